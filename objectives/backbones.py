@@ -1,0 +1,246 @@
+"""Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from promptgraft.objectives.soft_prompts import PromptedStack
+from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """Which pretrained model, and how it reads text.
+
+    Attributes:
+        path: Local folder or hub id.
+        family: Name of the backbone family.
+        max_tokens: Longest rendered prompt, in tokens, soft prompt not counted; longer fields are cut.
+    """
+
+    path: str
+    family: str
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Encoded prompts, padded on the right.
+
+    Attributes:
+        input_ids: Token ids, shape (rows, tokens).
+        lengths: Tokens of each row, shape (rows,).
+        labels: Index of each row's label among its task's labels, shape (rows,).
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+
+class Reader(nn.Module, ABC):
+    """Reads one logit per label off a backbone's hidden states; may hold trainable weights."""
+
+    @abstractmethod
+    def encode(self, prompt: RenderedPrompt) -> list[int]:
+        """Return the token ids that the stack sees."""
+
+    @abstractmethod
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score each label.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+            labels: The labels to score.
+
+        Returns:
+            Logits, shape (rows, len(labels)).
+        """
+
+
+class Backbone(ABC):
+    """A pretrained transformer that can score label words.
+
+    Attributes:
+        family: Registered name of the family.
+        has_head: Whether reading it out takes trainable weights.
+        model: The whole pretrained model.
+        stack: The part that turns token embeddings into last hidden states.
+    """
+
+    family: ClassVar[str]
+    has_head: ClassVar[bool]
+
+    def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.model = self._load(spec.path).to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(spec.path)
+        self.stack: Any = self.model.base_model
+        if getattr(self.stack, "pooler", None) is not None:
+            self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
+        self._pristine = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and spec.max_tokens > limit:
+            raise InvalidInputError(f"max_tokens is {spec.max_tokens}, but {spec.path} reads at most {limit} tokens")
+        self.max_positions: int | None = limit
+
+    @staticmethod
+    @abstractmethod
+    def _load(path: str) -> nn.Module: ...
+
+    @abstractmethod
+    def reader(
+        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+    ) -> Reader:
+        """Build what reads the labels off this backbone, in its state before any training.
+
+        Args:
+            head: `label_words` or `linear`.
+            template: Template of the prompts.
+            verbalizer: Label words; None if the head uses none.
+            labels: All labels of the source and target tasks.
+            seed: Seed of randomly initialised weights.
+
+        Raises:
+            InvalidInputError: If the family can't read this head or template.
+        """
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer layers, lowest first."""
+        return self.stack.get_submodule(self._layers_prefix)  # type: ignore[no-any-return]
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The input embedding matrix, shape (vocabulary, hidden)."""
+        return self.model.get_input_embeddings().weight  # type: ignore[operator, union-attr, return-value]
+
+    def restore(self) -> None:
+        """Put back every pretrained weight, exactly, and forget gradients and modes.
+
+        Every trial starts here, so that no trial sees what another one trained.
+        """
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self._pristine[name])
+                parameter.grad = None
+                parameter.requires_grad_(True)
+        self.model.eval()
+
+    def freeze(self, frozen_layers: int) -> None:
+        """Freeze the embeddings and the lowest layers; all weights if `frozen_layers` is N.
+
+        Args:
+            frozen_layers: k in [0, N]; 0 leaves everything trainable.
+
+        Raises:
+            InvalidInputError: If it lies outside [0, N].
+        """
+        if not 0 <= frozen_layers <= self.n_layers:
+            raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
+        layer_names = {
+            f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)
+        }
+        in_stack = {id(parameter): name for name, parameter in self.stack.named_parameters()}
+        seen_layers = False
+        for parameter in self.model.parameters():
+            name = in_stack.get(id(parameter), "")
+            frozen = next((value for prefix, value in layer_names.items() if name.startswith(prefix)), None)
+            seen_layers = seen_layers or frozen is not None
+            if frozen is None:
+                # Embeddings stand before the layers; a final norm or an untied output matrix behind them.
+                frozen = frozen_layers == self.n_layers if seen_layers else frozen_layers > 0
+            parameter.requires_grad_(not frozen)
+
+    def label_word_ids(self, words: Sequence[str]) -> list[int]:
+        """Tokenize words and return their token ids in order, without special tokens."""
+        return [token for word in words for token in self.tokenizer.encode(" " + word, add_special_tokens=False)]
+
+
+BACKBONES: Registry[type[Backbone]] = Registry("backbone family")
+
+
+def _layers_prefix(stack: nn.Module, n_layers: int) -> str:
+    for name, module in stack.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            return name
+    raise InvalidInputError(
+        f"{type(stack).__name__} has no list of {n_layers} layers, so layers can't be frozen; "
+        "expected a transformers model with a stack of layers"
+    )
+
+
+def weights_hash(path: str) -> str:
+    """Hash a model's configuration, tokenizer and weights into one; 16 hexadecimal digits."""
+    hashes = file_hashes(path)
+    content = "".join(f"{name}:{value};" for name, value in sorted(hashes.items()))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def file_hashes(path: str) -> dict[str, str]:
+    """SHA-256 of the configuration, tokenizer and weight files of a model.
+
+    Args:
+        path: Local folder or hub id.
+
+    Returns:
+        File name -> hexadecimal SHA-256.
+    """
+    folder = model_folder(path)
+    names = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix in (".safetensors", ".json", ".txt", ".model") or file.name.startswith("pytorch_model")
+    )
+    hashes = {}
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def model_folder(path: str) -> Path:
+    """Return the local folder of a model, fetching a hub id through the hub's own cache.
+
+    Raises:
+        InvalidInputError: If there is no such folder and no such model.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InvalidInputError(
+            f"backbone {path!r} is neither a local folder nor a model that the hub serves: {error}"
+        ) from error
+
+
+def choose_device() -> torch.device:
+    """Return the device that this process was given: CUDA, then MPS, then CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,129 @@
+"""Causal language models: log-probabilities of the label words at the end of the prompt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader
+from promptgraft.objectives.soft_prompts import PromptedStack
+from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+
+
+class CausalReader(Reader):
+    """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+        output: The output embeddings: hidden states -> logits over the vocabulary.
+        words: Label -> label words -> token ids.
+    """
+
+    def __init__(self, tokenizer: Any, output: nn.Module, words: dict[str, list[tuple[int, ...]]]) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self._output = [output]  # In a list: its weights belong to the backbone.
+        self.words = words
+
+    def encode(self, prompt: RenderedPrompt) -> list[int]:
+        """Tokenize what stands before the label; the space before it belongs to the label word."""
+        ids: list[int] = self.tokenizer(prompt.before.rstrip(" "))["input_ids"]
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return ids
+
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score the labels; see `Reader`."""
+        words = [word for label in labels for word in self.words[label]]
+        scores: dict[tuple[int, ...], Tensor] = {}
+        for prefix in _longest_prefixes([word[:-1] for word in words]):
+            log_probabilities = self._next_token_log_probabilities(stack, batch, prefix)
+            for word in words:
+                if prefix[: len(word) - 1] == word[:-1] and word not in scores:
+                    parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
+                    scores[word] = torch.stack(parts).sum(0)
+        per_label = [
+            torch.logsumexp(torch.stack([scores[word] for word in self.words[label]]), 0)
+            - torch.log(torch.tensor(float(len(self.words[label])), device=batch.lengths.device))
+            for label in labels
+        ]
+        return torch.stack(per_label, dim=1)
+
+    def _next_token_log_probabilities(
+        self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]
+    ) -> Tensor:
+        """Read the distributions of the tokens behind the prompt and behind each token of `prefix`.
+
+        Returns:
+            Log-probabilities, shape (rows, len(prefix) + 1, vocabulary).
+        """
+        input_ids, lengths = batch.input_ids, batch.lengths
+        if prefix:
+            rows, width = input_ids.shape
+            padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
+            place = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
+            input_ids = padded.scatter(1, place, input_ids.new_tensor(prefix).expand(rows, -1))
+        hidden = stack(input_ids, lengths + len(prefix), lengths)
+        first = lengths + stack.length - 1
+        place = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
+        read = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        return torch.log_softmax(self._output[0](read).float(), dim=-1)
+
+
+def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Leave out every prefix that another one starts with."""
+    unique = sorted(set(prefixes))
+    return [p for p in unique if not any(other != p and other[: len(p)] == p for other in unique)]
+
+
+@BACKBONES.register("causal_lm")
+class CausalLM(Backbone):
+    """A decoder that continues text, such as Llama or GPT-2."""
+
+    family = "causal_lm"
+    has_head = False
+
+    @staticmethod
+    def _load(path: str) -> nn.Module:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)  # type: ignore[no-any-return]
+
+    def reader(
+        self,
+        head: str,
+        template: Template,
+        verbalizer: Verbalizer | None,
+        labels: Sequence[str],
+        seed: int,  # noqa: ARG002
+    ) -> Reader:
+        """Tokenize the label words; nothing is trainable here."""
+        if head != "label_words" or verbalizer is None:
+            raise InvalidInputError(f"causal LMs are read by label words only, but the candidate's head is {head!r}")
+        check_label_last(template)
+        sample = template.render(dict.fromkeys(template.fields, "x"))
+        space = " " if sample.before.endswith(" ") else ""
+        words = {
+            label: [
+                tuple(self.tokenizer.encode(space + word, add_special_tokens=False))
+                for word in verbalizer.words[label]
+            ]
+            for label in labels
+        }
+        return CausalReader(self.tokenizer, self.model.get_output_embeddings(), words)  # type: ignore[operator]
+
+
+def check_label_last(template: Template) -> None:
+    """Refuse a template whose label a causal LM would have to guess before reading the text.
+
+    Raises:
+        InvalidInputError: If a field stands behind the label.
+    """
+    marks = {field: f"\ue001{index}\ue001" for index, field in enumerate(template.fields)}
+    prompt = template.render(marks)
+    late = [field for field, mark in marks.items() if mark not in prompt.before]
+    if late:
+        raise InvalidInputError(
+            f"template {template.name!r} puts the label before {', '.join(late)}; a causal LM reads from left to "
+            "right, so the label must come last"
+        )

@@ -1,0 +1,338 @@
+"""The objective: one candidate's whole migrate-and-evaluate cycle."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+# Imported for their registration.
+from promptgraft.objectives import causal_lm, encoder, text_classification  # noqa: F401
+from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec, choose_device, weights_hash
+from promptgraft.objectives.metrics import DIRECTIONS
+from promptgraft.objectives.migration import LoadReport, migrate
+from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.stages import StageStore
+from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, rows_hash
+from promptgraft.objectives.training import TrainingData, TrainingSettings, Update, train
+from promptgraft.spaces import Candidate, SearchSpace, SoftPrompt, TrialError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTraining:
+    """Settings of the source stage; its number of steps is the candidate's to choose.
+
+    Attributes:
+        batch_size: Rows in one update.
+        learning_rate: Peak step size of the backbone's weights.
+        head_learning_rate: Peak step size of the head.
+        frozen_layers: Layers (and the embeddings) kept frozen while training on the source.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 1e-2
+    frozen_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSpec:
+    """The fixed part of a study: everything that decides a result beside candidate and seed.
+
+    Attributes:
+        backbone: The pretrained model.
+        target: The target task.
+        source: The source task, if there is one.
+        space: The search space; the objective looks templates and verbalizers up in it.
+        metric: Name of the metric to optimise; see `objectives.metrics.DIRECTIONS`.
+        evaluate_every: Updates between two evaluations.
+        evaluation_batch_size: Rows a batch in evaluation.
+        source_training: Settings of the source stage.
+        split_seed: Seed of the splits.
+        stage_dir: Folder of finished stages; None computes them afresh every time.
+    """
+
+    backbone: BackboneSpec
+    target: TaskSpec
+    source: TaskSpec | None
+    space: SearchSpace
+    metric: str = "accuracy"
+    evaluate_every: int = 8
+    evaluation_batch_size: int = 32
+    source_training: SourceTraining = SourceTraining()
+    split_seed: int = 0
+    stage_dir: str | None = None
+
+    @property
+    def direction(self) -> str:
+        """`maximize` or `minimize`."""
+        return DIRECTIONS[self.metric]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished cycle leaves behind: the state at its best evaluation.
+
+    Attributes:
+        value: Validation value of the study's metric.
+        step: Update at which it was reached.
+        metrics: All validation metrics there.
+        confusion: True labels (rows) against predicted ones (columns), on validation rows.
+        logits: Validation logits, shape (validation rows, labels).
+        delta: Every weight that may differ from the pretrained backbone's, and every attached one.
+        load_report: What the migration did with each weight.
+        trainable_parameters: Number of weights that the target stage trained.
+        prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.
+        seconds: Wall time of the cycle, evaluations included.
+        max_rss_bytes: Largest resident memory of this process so far.
+    """
+
+    value: float
+    step: int
+    metrics: Mapping[str, float]
+    confusion: list[list[int]]
+    logits: npt.NDArray[np.float32]
+    delta: Mapping[str, Tensor]
+    load_report: LoadReport
+    trainable_parameters: int
+    prompt_tokens: int
+    seconds: float
+    max_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The target task's metrics at one step.
+
+    Attributes:
+        step: Updates done since the migration.
+        value: The study's metric on validation rows.
+        metrics: All metrics.
+        confusion: True labels (rows) against predicted ones (columns).
+        source_loss: Mean L_s since the evaluation before, in nats; None if the source took no part.
+        target_loss: The same for L_t.
+        result: The outcome, at the last evaluation only.
+    """
+
+    step: int
+    value: float
+    metrics: Mapping[str, float]
+    confusion: list[list[int]]
+    source_loss: float | None
+    target_loss: float | None
+    result: Result | None = None
+
+
+@dataclass
+class _Best:
+    """The best evaluation so far and the weights it was made with."""
+
+    evaluation: Evaluation
+    logits: npt.NDArray[np.float32]
+    state: Mapping[str, Tensor]
+
+
+class Objective:
+    """Evaluates candidates of one study, one after another, with the backbone loaded once.
+
+    Args:
+        spec: The study's fixed part.
+        device: Where to compute; chosen from what this process was given if None.
+
+    Raises:
+        InvalidInputError: If the data or the backbone can't serve.
+    """
+
+    def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
+        self.spec = spec
+        self.target, self.source = load_tasks(spec)
+        self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
+        self.stages = StageStore(Path(spec.stage_dir) if spec.stage_dir else None)
+        source_labels = self.source.labels if self.source else ()
+        self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
+        self._weights_hash: str | None = None
+        self._run = 0
+
+    def evaluate(self, candidate: Candidate, seed: int) -> Result:
+        """Run the whole cycle and return its outcome."""
+        *_, last = self.run(candidate, seed)
+        assert last.result is not None
+        return last.result
+
+    def run(self, candidate: Candidate, seed: int) -> Iterator[Evaluation]:
+        """Run the cycle, handing out every evaluation; stop early by not asking for the next one.
+
+        The result depends on the study's fixed part, the candidate and the seed alone: the backbone is
+        restored first, and every random number comes from the seed. A cycle that is still open when the
+        next one starts is over.
+
+        Args:
+            candidate: What to evaluate.
+            seed: Seed of initial values, batches and dropout. Sets torch's global generator.
+
+        Yields:
+            The evaluation at step 0, then one every `evaluate_every` updates and one at the last.
+
+        Raises:
+            TrialError: If the training fails, as with a loss that is not finite.
+            InvalidInputError: If the candidate asks for what the backbone can't do.
+        """
+        started = time.perf_counter()
+        self._run += 1
+        this_run = self._run
+        candidate = candidate.canonical(self.spec.space.facts)
+        model, load_report = self._migrated(candidate, seed)
+        best: _Best | None = None
+        for evaluation, logits in self._evaluations(model, candidate, seed):
+            if best is None or self._is_better(evaluation, best.evaluation):
+                best = _Best(evaluation, logits, model.snapshot(list(model.trainable())))
+            if evaluation.step == candidate.steps:
+                model.load(best.state)
+                yield replace(evaluation, result=self._result(model, best, load_report, started))
+                return
+            yield evaluation
+            if this_run != self._run:
+                raise TrialError("another cycle was started on this objective, so this one can't go on")
+
+    def _migrated(self, candidate: Candidate, seed: int) -> tuple[PromptedModel, LoadReport]:
+        """Train on the source if the candidate says so, then build the target model from it."""
+        state = self._source_state(candidate, seed) if candidate.source_steps else {}
+        self.backbone.restore()
+        model = self._model(candidate, seed)
+        report = migrate(model, state)
+        # Dropout starts from the same number whether the source stage was computed or read.
+        torch.manual_seed(seed)
+        return model, report
+
+    def _source_state(self, candidate: Candidate, seed: int) -> dict[str, Tensor]:
+        """Return the weights after the source stage, from the store if they are there."""
+        assert self.source is not None
+        source, settings = self.source, self.spec.source_training
+        on_source = replace(candidate, soft_prompt=SoftPrompt(), frozen_layers=settings.frozen_layers, alpha=1.0)
+        verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
+        if self._weights_hash is None:
+            self._weights_hash = weights_hash(self.spec.backbone.path)
+        key: dict[str, object] = {
+            "stage": "source",
+            "backbone": self._weights_hash,
+            "max_tokens": self.spec.backbone.max_tokens,
+            "rows": rows_hash(source.train),
+            "labels": [list(source.labels), list(self.labels)],
+            "template": self.spec.space.template(candidate.template).text,
+            "verbalizer": {label: list(words) for label, words in verbalizer.items()},
+            "head": candidate.head,
+            "steps": candidate.source_steps,
+            "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
+            "frozen_layers": settings.frozen_layers,
+            "seed": seed,
+            "device": self.backbone.device.type,
+        }
+
+        def compute() -> dict[str, Tensor]:
+            self.backbone.restore()
+            model = self._model(on_source, seed)
+            rates = (settings.learning_rate, settings.head_learning_rate)
+            plan = TrainingSettings(candidate.source_steps, settings.batch_size, *rates, alpha=1.0)
+            torch.manual_seed(seed)
+            for _ in train(model, TrainingData(model.encode(source.train), source.labels), None, plan, seed):
+                pass
+            return model.snapshot(list(model.trainable()))
+
+        return self.stages.get(key, compute)
+
+    def _model(self, candidate: Candidate, seed: int) -> PromptedModel:
+        space = self.spec.space
+        verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
+        template = space.template(candidate.template)
+        return PromptedModel(self.backbone, candidate, template, verbalizer, self.labels, seed)
+
+    def _evaluations(
+        self, model: PromptedModel, candidate: Candidate, seed: int
+    ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
+        """Train, and evaluate on the way."""
+        validation = model.encode(self.target.validation)
+        batch_size = self.spec.evaluation_batch_size
+        updates: list[Update] = []
+
+        def evaluate(step: int) -> tuple[Evaluation, npt.NDArray[np.float32]]:
+            logits = model.score(validation, self.target.labels, batch_size).numpy()
+            metrics = self.target.measure(logits, self.target.validation)
+            evaluation = Evaluation(
+                step,
+                metrics[self.spec.metric],
+                metrics,
+                self.target.confusion(logits, self.target.validation),
+                _mean([update.source_loss for update in updates]),
+                _mean([update.target_loss for update in updates]),
+            )
+            updates.clear()
+            return evaluation, logits
+
+        yield evaluate(0)
+        if not candidate.steps:
+            return
+        target = TrainingData(model.encode(self.target.train), self.target.labels)
+        source = None
+        if candidate.alpha > 0 and self.source is not None:
+            source = TrainingData(model.encode(self.source.train), self.source.labels)
+        plan = TrainingSettings(
+            candidate.steps,
+            candidate.batch_size,
+            candidate.learning_rate,
+            candidate.prompt_learning_rate,
+            candidate.alpha,
+        )
+        for step, update in enumerate(train(model, source, target, plan, seed), 1):
+            updates.append(update)
+            if step % self.spec.evaluate_every == 0 or step == candidate.steps:
+                yield evaluate(step)
+
+    def _is_better(self, new: Evaluation, old: Evaluation) -> bool:
+        """Compare by the study's metric, and at equal values by the loss."""
+        sign = 1 if self.spec.direction == "maximize" else -1
+        return (sign * new.value, -new.metrics["loss"]) > (sign * old.value, -old.metrics["loss"])
+
+    def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
+        changed = [*load_report.loaded, *model.trainable(), *model.attached()]
+        soft_length = model.candidate.soft_prompt.length
+        empty = model.template.render(dict.fromkeys(model.template.fields, ""))
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Result(
+            value=best.evaluation.value,
+            step=best.evaluation.step,
+            metrics=best.evaluation.metrics,
+            confusion=best.evaluation.confusion,
+            logits=best.logits,
+            delta=model.snapshot(list(dict.fromkeys(changed))),
+            load_report=load_report,
+            trainable_parameters=sum(p.numel() for p in model.trainable().values()),
+            prompt_tokens=len(model.reader.encode(empty)) + soft_length,
+            seconds=time.perf_counter() - started,
+            max_rss_bytes=rss if sys.platform == "darwin" else rss * 1024,
+        )
+
+
+def load_tasks(spec: ObjectiveSpec) -> tuple[Task, Task | None]:
+    """Load the study's tasks, cleaned, split and free of duplicates between them.
+
+    Returns:
+        The target, and the source if the study names one.
+
+    Raises:
+        InvalidInputError: If the data can't serve.
+    """
+    target = TASK_KINDS[spec.target.kind].load_target(spec.target, spec.split_seed)
+    if spec.source is None:
+        return target, None
+    return target, TASK_KINDS[spec.source.kind].load_source(spec.source, spec.split_seed, target)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None

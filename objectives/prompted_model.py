@@ -1,0 +1,177 @@
+"""A backbone with a candidate's soft prompt and reader attached: what one trial trains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from promptgraft.objectives.backbones import Backbone, Batch
+from promptgraft.objectives.soft_prompts import attach, initial_vectors
+from promptgraft.objectives.tasks import Row
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
+
+_BACKBONE, _READER, _SOFT_PROMPT = "backbone.", "reader.", "soft_prompt.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One prompt as token ids, with the index of its label."""
+
+    ids: tuple[int, ...]
+    label: int
+
+
+class PromptedModel:
+    """Scores the labels of rendered prompts; owns the trainable weights of one trial.
+
+    Args:
+        backbone: A restored backbone; the model trains its weights in place.
+        candidate: Says what is attached.
+        template: The candidate's template.
+        verbalizer: The candidate's verbalizer, if it uses one.
+        labels: Labels of both tasks.
+        seed: Seed of what is initialised at random.
+
+    Raises:
+        InvalidInputError: If the backbone can't do what the candidate asks.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        candidate: Candidate,
+        template: Template,
+        verbalizer: Verbalizer | None,
+        labels: Sequence[str],
+        seed: int,
+    ) -> None:
+        self.backbone = backbone
+        self.candidate = candidate
+        self.template = template
+        self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
+        soft = candidate.soft_prompt
+        vectors = torch.empty(0)
+        if soft.length:
+            words = [word for entry in verbalizer.words.values() for word in entry] if verbalizer else []
+            word_ids = backbone.label_word_ids(words)
+            vectors = initial_vectors(soft.init, soft.length, backbone.embeddings, word_ids, seed)
+            self._check_room(soft.length)
+        backbone.freeze(candidate.frozen_layers)
+        self.stack = attach(soft, vectors, backbone.stack, backbone.layers, not backbone.has_head)
+
+    def _check_room(self, length: int) -> None:
+        limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
+        if limit is not None and length + text > limit:
+            raise InvalidInputError(
+                f"soft_prompt.length {length} and max_tokens {text} make {length + text} positions, but "
+                f"{self.backbone.spec.path} has {limit}; shorten one of them"
+            )
+
+    def attached(self) -> dict[str, nn.Parameter]:
+        """The trainable weights that the migration attaches, by name."""
+        weights = {_READER + name: parameter for name, parameter in self.reader.named_parameters()}
+        if self.stack.length:
+            weights[_SOFT_PROMPT] = self.stack.weight  # type: ignore[assignment]
+        return weights
+
+    def carried(self) -> dict[str, nn.Parameter]:
+        """The backbone's weights, by name, frozen ones included."""
+        return {_BACKBONE + name: parameter for name, parameter in self.backbone.model.named_parameters()}
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """All weights, by name."""
+        return self.carried() | self.attached()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes, by name."""
+        return {name: parameter for name, parameter in self.weights().items() if parameter.requires_grad}
+
+    def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Copy weights to the CPU."""
+        weights = self.weights()
+        return {name: weights[name].detach().to("cpu", copy=True) for name in names}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Set weights from a snapshot; names and shapes must be the model's own."""
+        weights = self.weights()
+        with torch.no_grad():
+            for name, value in state.items():
+                weights[name].copy_(value)
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
+        """Render and tokenize rows, cutting the longest field where a prompt has too many tokens."""
+        return [EncodedRow(tuple(self._encode(row.fields)), row.label) for row in rows]
+
+    def render(self, fields: Mapping[str, str]) -> RenderedPrompt:
+        """Render the prompt that the model sees for these fields."""
+        return self.template.render(self._fit(fields)[0])
+
+    def _encode(self, fields: Mapping[str, str]) -> list[int]:
+        return self._fit(fields)[1]
+
+    def _fit(self, fields: Mapping[str, str]) -> tuple[Mapping[str, str], list[int]]:
+        limit = self.backbone.spec.max_tokens
+        while True:
+            ids = self.reader.encode(self.template.render(fields))
+            if len(ids) <= limit:
+                return fields, ids
+            fields = self._shorten(fields, len(ids) - limit)
+
+    def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
+        """Cut tokens off the end of the field that has most of them."""
+        spans = {
+            name: self.backbone.tokenizer(value, add_special_tokens=False, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+            for name, value in fields.items()
+            if name in self.template.fields
+        }
+        longest = max(spans, key=lambda name: len(spans[name]))
+        kept = len(spans[longest]) - excess
+        if kept < 1:
+            raise InvalidInputError(
+                f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
+                f"{self.backbone.spec.max_tokens}; raise max_tokens or shorten the template"
+            )
+        return {**fields, longest: fields[longest][: spans[longest][kept - 1][1]]}
+
+    def batch(self, rows: Sequence[EncodedRow]) -> Batch:
+        """Pad encoded rows to the longest of them."""
+        device = self.backbone.device
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
+        labels = torch.tensor([row.label for row in rows])
+        return Batch(input_ids.to(device), lengths.to(device), labels.to(device))
+
+    def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score a batch; shape (rows, len(labels))."""
+        scores: Tensor = self.reader(self.stack, batch, labels)
+        return scores
+
+    def nll(self, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Mean negative log-likelihood of a batch's labels, in nats; shape ()."""
+        return functional.cross_entropy(self.logits(batch, labels), batch.labels)
+
+    def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
+        """Score rows without gradients or dropout, in batches of similar length.
+
+        Args:
+            rows: Encoded prompts.
+            labels: The labels to score.
+            batch_size: Rows a batch.
+
+        Returns:
+            Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)).
+        """
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        result = torch.empty(len(rows), len(labels))
+        self.backbone.model.eval()
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
+        return result

@@ -1,0 +1,159 @@
+"""What a task is to the migrate-and-evaluate cycle, whatever its kind."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.spaces.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """Where a task's rows come from and how many are used.
+
+    Attributes:
+        train: Path of the table with the labelled rows.
+        fields: Template field -> column.
+        label: Column of the label.
+        kind: Name of the task kind.
+        labels: The labels in the order of the logits; rows with others are dropped and counted. Taken
+            from the data, sorted, if None.
+        test: Path of a separate table to hold out; part of `train` is held out if None.
+        train_rows: Rows to train on; all that remain if None.
+        validation_rows: Rows to choose by; as many as `train_rows` if None.
+        test_rows: Rows to hold out; all that remain if None.
+    """
+
+    train: str
+    fields: Mapping[str, str]
+    label: str
+    kind: str = "text_classification"
+    labels: tuple[str, ...] | None = None
+    test: str | None = None
+    train_rows: int | None = None
+    validation_rows: int | None = None
+    test_rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled example.
+
+    Attributes:
+        fields: Template field -> value.
+        label: Index of the label among the task's labels.
+    """
+
+    fields: Mapping[str, str]
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningReport:
+    """How many rows were read and why some were dropped.
+
+    Attributes:
+        read: Rows in the file or files.
+        missing_text: Rows with an empty field.
+        missing_label: Rows without a label.
+        invalid_label: Rows whose label is not among the task's.
+        duplicate: Further copies of a row that stands already (white space and case aside).
+        conflicting: Rows whose text occurs with different labels; all copies are dropped.
+        overlap: Rows removed since the same text is held out.
+    """
+
+    read: int = 0
+    missing_text: int = 0
+    missing_label: int = 0
+    invalid_label: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    overlap: int = 0
+
+    def __add__(self, other: "CleaningReport") -> "CleaningReport":
+        mine, theirs = asdict(self), asdict(other)
+        return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A task with its rows cleaned and split.
+
+    Attributes:
+        labels: Label names, in the order of the logits.
+        train: Rows to train on.
+        validation: Rows to choose by; empty for a source task.
+        test: Rows held out; empty for a source task.
+        cleaning: What was dropped.
+    """
+
+    labels: tuple[str, ...]
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...] = ()
+    test: tuple[Row, ...] = ()
+    cleaning: CleaningReport = field(default_factory=CleaningReport)
+
+    @classmethod
+    @abstractmethod
+    def load_target(cls, spec: TaskSpec, seed: int) -> "Task":
+        """Read, clean and split a target task.
+
+        Raises:
+            InvalidInputError: If the data can't serve, with the reason and the remedy.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load_source(cls, spec: TaskSpec, seed: int, target: "Task") -> "Task":
+        """Read and clean a source task, without the rows that the target holds out.
+
+        Raises:
+            InvalidInputError: If the data can't serve, with the reason and the remedy.
+        """
+
+    @abstractmethod
+    def measure(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, float]:
+        """Score outputs against the rows they belong to.
+
+        Args:
+            logits: Outputs, shape (rows, labels).
+            rows: The rows.
+
+        Returns:
+            Metric name -> value.
+        """
+
+    @abstractmethod
+    def confusion(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[list[int]]:
+        """Count true labels (rows) against predicted ones (columns)."""
+
+    def without(self, dropped: Sequence[Row]) -> "Task":
+        """Return the task with training rows removed that `dropped` contains."""
+        gone = {row_key(row) for row in dropped}
+        kept = tuple(row for row in self.train if row_key(row) not in gone)
+        report = self.cleaning + CleaningReport(overlap=len(self.train) - len(kept))
+        return replace(self, train=kept, cleaning=report)
+
+
+TASK_KINDS: Registry[type[Task]] = Registry("task kind")
+
+
+def row_key(row: Row) -> str:
+    """Return what makes two rows the same: their fields' text, white space and case aside."""
+    return json.dumps({name: normalise(value) for name, value in sorted(row.fields.items())})
+
+
+def normalise(text: str) -> str:
+    """Fold case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Hash rows in their order; 16 hexadecimal digits."""
+    content = json.dumps([[sorted(row.fields.items()), row.label] for row in rows])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

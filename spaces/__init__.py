@@ -1,0 +1,27 @@
+"""What can be tried: templates, label words and parameters, and the candidates drawn from them."""
+
+from promptgraft.spaces.candidates import Candidate, SoftPrompt, StudyFacts
+from promptgraft.spaces.errors import InvalidInputError, PromptgraftError, TrialError
+from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter
+from promptgraft.spaces.search_space import SearchSpace
+from promptgraft.spaces.templates import RenderedPrompt, Template
+from promptgraft.spaces.verbalizers import Verbalizer
+
+__all__ = [
+    "Candidate",
+    "Categorical",
+    "Condition",
+    "Constant",
+    "Float",
+    "Integer",
+    "InvalidInputError",
+    "Parameter",
+    "PromptgraftError",
+    "RenderedPrompt",
+    "SearchSpace",
+    "SoftPrompt",
+    "StudyFacts",
+    "Template",
+    "TrialError",
+    "Verbalizer",
+]

@@ -1,0 +1,169 @@
+"""The sole input of a trial beside the study's fixed part."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from promptgraft.spaces.errors import InvalidInputError
+from promptgraft.spaces.parameters import Scalar
+
+_LAYER_PLACE = re.compile(r"layer (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """What of the study's fixed part decides which knobs can matter.
+
+    Attributes:
+        n_layers: Transformer layers of the backbone.
+        has_head: Whether the backbone is read out by trainable weights (encoders), rather than by its
+            own vocabulary (causal LMs).
+        has_source: Whether the study names a source task.
+    """
+
+    n_layers: int
+    has_head: bool
+    has_source: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SoftPrompt:
+    """Trainable vectors among the embedded tokens.
+
+    Attributes:
+        length: Number of vectors, in tokens; 0 means none.
+        init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix)
+            or `label_words` (the rows of the label words, repeated).
+        place: `prefix` (before the text), `suffix` (after the text, before the label) or `layer K` (after
+            the text, entering at layer K: layers 0..K-1 never see them).
+    """
+
+    length: int = 0
+    init: str = "vocabulary"
+    place: str = "prefix"
+
+    @property
+    def layer(self) -> int | None:
+        """K of the place `layer K`, otherwise None.
+
+        Raises:
+            InvalidInputError: If the place is none of the known ones.
+        """
+        return parse_place(self.place)
+
+
+def parse_place(place: str) -> int | None:
+    """Read a soft prompt's place.
+
+    Returns:
+        K for `layer K`, None for `prefix` and `suffix`.
+
+    Raises:
+        InvalidInputError: If it is none of these.
+    """
+    if place in ("prefix", "suffix"):
+        return None
+    match = _LAYER_PLACE.fullmatch(place)
+    if match is None:
+        raise InvalidInputError(
+            f"unknown soft-prompt place {place!r}; expected 'prefix', 'suffix' or 'layer K' with K = 0, 1, …"
+        )
+    return int(match.group(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One point of the search space.
+
+    Attributes:
+        template: Id of the template.
+        verbalizer: Id of the verbalizer; empty where no label words are used.
+        head: How an encoder is read out: `label_words` (cosine to embeddings that start as the label
+            words') or `linear`. Causal LMs know only `label_words`.
+        soft_prompt: The soft prompt.
+        frozen_layers: 0 trains everything; k freezes the embeddings and layers 0..k-1; N freezes all.
+        alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
+        source_steps: Updates on the source alone before the migration.
+        steps: Updates after the migration.
+        batch_size: Rows of each task in one update.
+        learning_rate: Step size of the carried-over weights.
+        prompt_learning_rate: Step size of what the migration attaches: soft prompt and head.
+    """
+
+    template: str
+    verbalizer: str
+    head: str = "label_words"
+    soft_prompt: SoftPrompt = field(default_factory=SoftPrompt)
+    frozen_layers: int = 0
+    alpha: float = 0.0
+    source_steps: int = 0
+    steps: int = 32
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    prompt_learning_rate: float = 1e-2
+
+    def canonical(self, facts: StudyFacts) -> "Candidate":
+        """Set every knob that can't matter to its default, so that equivalent candidates are equal.
+
+        Args:
+            facts: The part of the study that decides what can matter.
+
+        Returns:
+            The candidate that stands for all those with the same outcome.
+        """
+        changes: dict[str, Scalar | SoftPrompt] = {}
+        if not self.soft_prompt.length:
+            changes["soft_prompt"] = SoftPrompt()
+        uses_words = self.soft_prompt.length > 0 and self.soft_prompt.init == "label_words"
+        if self.head == "linear" and not uses_words:
+            changes["verbalizer"] = ""
+        if not facts.has_source:
+            changes.update(alpha=0.0, source_steps=0)
+        carried = self.frozen_layers < facts.n_layers
+        attached = facts.has_head or self.soft_prompt.length > 0
+        untrained = self.steps == 0 or not (carried or attached)
+        if untrained:
+            defaults = ("batch_size", "alpha", "learning_rate", "prompt_learning_rate")
+            changes.update({name: DEFAULTS[name] for name in defaults})
+            changes.update(steps=0, frozen_layers=facts.n_layers)
+        if not carried:
+            changes["learning_rate"] = DEFAULTS["learning_rate"]
+        if not attached:
+            changes["prompt_learning_rate"] = DEFAULTS["prompt_learning_rate"]
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @property
+    def key(self) -> str:
+        """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON types, as `from_values` reads them back."""
+        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        del values["soft_prompt"]
+        return values | {f"soft_prompt.{name}": value for name, value in asdict(self.soft_prompt).items()}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Scalar]) -> "Candidate":
+        """Build a candidate from parameter names and values, such as `soft_prompt.length`: 8.
+
+        Raises:
+            InvalidInputError: If a name is no field of a candidate.
+        """
+        flat: dict[str, Scalar] = {}
+        soft: dict[str, Scalar] = {}
+        for name, value in values.items():
+            head, _, tail = name.partition(".")
+            target, key = (soft, tail) if head == "soft_prompt" else (flat, name)
+            target[key] = value
+        try:
+            return cls(**flat, soft_prompt=SoftPrompt(**soft))  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InvalidInputError(f"not a candidate: {error}") from error
+
+
+DEFAULTS: Mapping[str, Scalar] = {
+    f.name: f.default for f in fields(Candidate) if f.name not in ("template", "verbalizer", "soft_prompt")
+}

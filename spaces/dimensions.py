@@ -1,0 +1,125 @@
+"""What each searchable field of a candidate accepts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptgraft.spaces.candidates import parse_place
+from promptgraft.spaces.errors import InvalidInputError, did_you_mean
+from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """Type and bounds of one field of a candidate.
+
+    Attributes:
+        name: The field, as in `soft_prompt.length`.
+        kind: `int`, `float` or `str`.
+        low: Smallest allowed number; excluded where `open_low`.
+        high: Largest allowed number.
+        options: Allowed strings; empty where any is (places are checked on their own).
+        open_low: Whether `low` itself is refused.
+        when: Condition under which the field matters, whatever the study says.
+    """
+
+    name: str
+    kind: type[int] | type[float] | type[str]
+    low: float | None = None
+    high: float | None = None
+    options: tuple[str, ...] = ()
+    open_low: bool = False
+    when: Condition | None = None
+
+    def check(self, value: object) -> Scalar:
+        """Return the value in the field's type.
+
+        Raises:
+            InvalidInputError: If its type or its size is not allowed.
+        """
+        if self.kind is str:
+            return self._check_text(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInputError(f"{self.name} must be a number but got {value!r}")
+        if self.kind is int and value != int(value):
+            raise InvalidInputError(f"{self.name} must be a whole number but got {value!r}")
+        too_low = self.low is not None and (value < self.low or (self.open_low and value == self.low))
+        if too_low or (self.high is not None and value > self.high):
+            raise InvalidInputError(f"{self.name} must lie in {self.interval} but got {value}")
+        return int(value) if self.kind is int else float(value)
+
+    def _check_text(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise InvalidInputError(f"{self.name} must be text but got {value!r}")
+        if self.options and value not in self.options:
+            raise InvalidInputError(f"{self.name} can't be {value!r}; {did_you_mean(value, self.options)}")
+        if self.name == "soft_prompt.place":
+            parse_place(value)
+        return value
+
+    @property
+    def interval(self) -> str:
+        """The allowed numbers, as `[0, 1]`."""
+        left = "(" if self.open_low or self.low is None else "["
+        low = "-∞" if self.low is None else f"{self.low:g}"
+        return f"{left}{low}, {'∞)' if self.high is None else f'{self.high:g}]'}"
+
+    def parameter(
+        self,
+        choices: Sequence[object] | None,
+        low: float | None,
+        high: float | None,
+        step: float | None,
+        log: bool,
+        when: Condition | None,
+    ) -> Parameter:
+        """Build the parameter that a study describes by choices or by a range.
+
+        Raises:
+            InvalidInputError: If a value is not allowed, or the description contradicts itself.
+        """
+        when = when or self.when
+        if choices is not None:
+            if low is not None or high is not None:
+                raise InvalidInputError(f"{self.name}: give either choices or low and high, not both")
+            values = tuple(self.check(value) for value in choices)
+            return Constant(self.name, values[0], when) if len(values) == 1 else Categorical(self.name, values, when)
+        if low is None or high is None:
+            raise InvalidInputError(f"{self.name}: give a value, a list of choices, or both low and high")
+        if self.kind is str:
+            raise InvalidInputError(f"{self.name} is text and has no range; give a list of choices")
+        first, last = self.check(low), self.check(high)
+        if self.kind is int:
+            return Integer(self.name, int(first), int(last), int(step or 1), log, when)
+        return Float(self.name, float(first), float(last), step, log, when)
+
+
+_HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
+
+# In the order in which a trial suggests them: a condition may look only at what stands before it.
+DIMENSIONS: Mapping[str, Dimension] = {
+    dimension.name: dimension
+    for dimension in (
+        Dimension("head", str, options=("label_words", "linear")),
+        Dimension("soft_prompt.length", int, low=0, high=1000),
+        Dimension("soft_prompt.init", str, options=("vocabulary", "label_words"), when=_HAS_SOFT_PROMPT),
+        Dimension("soft_prompt.place", str, when=_HAS_SOFT_PROMPT),
+        Dimension("frozen_layers", int, low=0),
+        Dimension("source_steps", int, low=0),
+        Dimension("alpha", float, low=0, high=1),
+        Dimension("steps", int, low=0),
+        Dimension("batch_size", int, low=1),
+        Dimension("learning_rate", float, low=0, high=None, open_low=True),
+        Dimension("prompt_learning_rate", float, low=0, high=None, open_low=True),
+    )
+}
+
+
+def describe(parameter: Parameter) -> dict[str, Any]:
+    """Return the parameter as plain JSON types, for fingerprints and notes."""
+    kind = type(parameter).__name__.lower()
+    content = {name: getattr(parameter, name) for name in parameter.__slots__ if name != "when"}
+    if parameter.when is not None:
+        when = parameter.when
+        content["when"] = [when.parameter, list(when.choices), when.above]
+    return {"kind": kind, **content}

@@ -1,0 +1,138 @@
+"""Parameters of a search space, each with an optional condition on another one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from promptgraft.spaces.errors import InvalidInputError
+
+Scalar: TypeAlias = str | int | float | bool
+
+
+class SuggestingTrial(Protocol):
+    """The part of `optuna.trial.BaseTrial` that a parameter needs."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
+        """Suggest one of the choices."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Suggest an integer in [low, high]."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Suggest a float in [low, high]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """When a parameter exists.
+
+    Attributes:
+        parameter: Name of the parameter that decides; it must be suggested earlier.
+        choices: Values at which the condition holds; empty if `above` decides.
+        above: The condition holds at values greater than this.
+    """
+
+    parameter: str
+    choices: tuple[Scalar, ...] = ()
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.choices) == (self.above is not None):
+            raise InvalidInputError(
+                f"a condition on {self.parameter!r} needs either values or `above`, and not both"
+            )
+
+    def holds(self, values: Mapping[str, Scalar]) -> bool:
+        """Tell whether the condition holds for the values suggested so far."""
+        value = values.get(self.parameter)
+        if value is None:
+            return False
+        if self.above is not None:
+            return not isinstance(value, str) and value > self.above
+        return value in self.choices
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A value that is not searched."""
+
+    name: str
+    value: Scalar
+    when: Condition | None = None
+
+    def suggest(self, trial: SuggestingTrial) -> Scalar:  # noqa: ARG002
+        """Return the value."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """One of several values without an order."""
+
+    name: str
+    choices: tuple[Scalar, ...]
+    when: Condition | None = None
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise InvalidInputError(f"{self.name} has no choices; give at least one")
+        if len(set(self.choices)) != len(self.choices):
+            raise InvalidInputError(f"{self.name} lists a choice twice: {list(self.choices)}")
+
+    def suggest(self, trial: SuggestingTrial) -> Scalar:
+        """Ask the trial for one of the choices."""
+        return trial.suggest_categorical(self.name, self.choices)
+
+
+def _check_range(name: str, low: float, high: float, step: float | None, log: bool) -> None:
+    if low > high:
+        raise InvalidInputError(f"{name}: low ({low}) must not be greater than high ({high})")
+    if log and low <= 0:
+        raise InvalidInputError(f"{name}: a logarithmic range must start above 0 but low is {low}")
+    if step is not None and step <= 0:
+        raise InvalidInputError(f"{name}: step must be positive but got {step}")
+    if log and step is not None and step != 1:
+        raise InvalidInputError(f"{name}: step and log can't be combined")
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """An integer in [low, high]."""
+
+    name: str
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+    when: Condition | None = None
+
+    def __post_init__(self) -> None:
+        _check_range(self.name, self.low, self.high, self.step, self.log)
+
+    def suggest(self, trial: SuggestingTrial) -> Scalar:
+        """Ask the trial for an integer."""
+        return trial.suggest_int(self.name, self.low, self.high, step=self.step, log=self.log)
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A float in [low, high], on a linear or logarithmic scale."""
+
+    name: str
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    when: Condition | None = None
+
+    def __post_init__(self) -> None:
+        _check_range(self.name, self.low, self.high, self.step, self.log)
+
+    def suggest(self, trial: SuggestingTrial) -> Scalar:
+        """Ask the trial for a float."""
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+
+Parameter: TypeAlias = Constant | Categorical | Integer | Float

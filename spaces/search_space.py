@@ -1,0 +1,139 @@
+"""The search space: turns an Optuna trial into a candidate, define-by-run."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from promptgraft.spaces.candidates import Candidate, StudyFacts, parse_place
+from promptgraft.spaces.dimensions import DIMENSIONS, describe
+from promptgraft.spaces.errors import InvalidInputError, did_you_mean
+from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
+from promptgraft.spaces.templates import Template
+from promptgraft.spaces.verbalizers import Verbalizer
+
+T = TypeVar("T", Template, Verbalizer)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """All that can be tried in one study.
+
+    Attributes:
+        templates: The pool of templates.
+        verbalizers: The pool of verbalizers.
+        parameters: The searched or fixed fields of a candidate, in the order they are suggested; fields
+            left out keep their defaults.
+        facts: What decides which knobs can matter.
+
+    Raises:
+        InvalidInputError: If a pool is empty or holds the same content twice, a condition names an unknown
+            or later parameter, or a parameter goes beyond what the backbone has.
+    """
+
+    templates: tuple[Template, ...]
+    verbalizers: tuple[Verbalizer, ...]
+    parameters: tuple[Parameter, ...]
+    facts: StudyFacts
+
+    def __post_init__(self) -> None:
+        for what, pool in (("template", self.templates), ("verbalizer", self.verbalizers)):
+            if not pool:
+                raise InvalidInputError(f"the space has no {what}; give at least one")
+        for first, second in _pairs(self.templates):
+            if first.text == second.text:
+                raise InvalidInputError(f"templates {first.name!r} and {second.name!r} are the same text")
+        seen = ["template", "verbalizer"]
+        for parameter in self.parameters:
+            check_parameter(parameter, self.facts)
+            if parameter.when is not None and parameter.when.parameter not in seen:
+                raise InvalidInputError(
+                    f"{parameter.name} depends on {parameter.when.parameter!r}, which is not suggested before it; "
+                    f"{did_you_mean(parameter.when.parameter, seen)}"
+                )
+            seen.append(parameter.name)
+
+    def suggest(self, trial: SuggestingTrial) -> Candidate:
+        """Draw a candidate.
+
+        Args:
+            trial: An Optuna trial, or anything that suggests like one.
+
+        Returns:
+            The candidate in canonical form.
+        """
+        values: dict[str, Scalar] = {}
+        for parameter in self._all_parameters():
+            if parameter.when is None or parameter.when.holds(values):
+                values[parameter.name] = parameter.suggest(trial)
+        return Candidate.from_values(values).canonical(self.facts)
+
+    def template(self, template_id: str) -> Template:
+        """Look a template up by its id."""
+        return _by_id("template", self.templates, template_id)
+
+    def verbalizer(self, verbalizer_id: str) -> Verbalizer:
+        """Look a verbalizer up by its id."""
+        return _by_id("verbalizer", self.verbalizers, verbalizer_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides what can be drawn, 16 hexadecimal digits."""
+        content = {"parameters": [describe(p) for p in self._all_parameters()], "facts": asdict(self.facts)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _all_parameters(self) -> tuple[Parameter, ...]:
+        pools = (
+            _pool("template", tuple(template.id for template in self.templates)),
+            _pool("verbalizer", tuple(verbalizer.id for verbalizer in self.verbalizers)),
+        )
+        return pools + self.parameters
+
+
+def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
+    """Refuse values that the backbone or the study can't serve.
+
+    Raises:
+        InvalidInputError: If a value goes beyond `facts`.
+    """
+    if parameter.name not in DIMENSIONS:
+        raise InvalidInputError(f"unknown parameter {parameter.name!r}; {did_you_mean(parameter.name, DIMENSIONS)}")
+    for value in _extremes(parameter):
+        if parameter.name == "frozen_layers" and isinstance(value, int) and value > facts.n_layers:
+            raise InvalidInputError(
+                f"frozen_layers must lie in [0, {facts.n_layers}] (the backbone has {facts.n_layers} layers) "
+                f"but got {value}"
+            )
+        layer = parse_place(str(value)) if parameter.name == "soft_prompt.place" else None
+        if layer is not None and layer >= facts.n_layers:
+            raise InvalidInputError(
+                f"soft_prompt.place {value!r} needs a layer in [0, {facts.n_layers - 1}]: "
+                f"the backbone has {facts.n_layers} layers"
+            )
+        if parameter.name == "head" and value == "linear" and not facts.has_head:
+            raise InvalidInputError("head 'linear' needs an encoder; causal LMs support only 'label_words'")
+        if parameter.name in ("alpha", "source_steps") and value and not facts.has_source:
+            raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
+
+
+def _extremes(parameter: Parameter) -> tuple[Scalar, ...]:
+    if isinstance(parameter, Constant):
+        return (parameter.value,)
+    if isinstance(parameter, Categorical):
+        return parameter.choices
+    return (parameter.low, parameter.high)
+
+
+def _pool(name: str, ids: tuple[str, ...]) -> Parameter:
+    return Constant(name, ids[0]) if len(ids) == 1 else Categorical(name, ids)
+
+
+def _pairs(templates: tuple[Template, ...]) -> list[tuple[Template, Template]]:
+    return [(a, b) for i, a in enumerate(templates) for b in templates[i + 1 :]]
+
+
+def _by_id(what: str, pool: tuple[T, ...], key: str) -> T:
+    entries = {entry.id: entry for entry in pool}
+    if key not in entries:
+        raise InvalidInputError(f"unknown {what} id {key!r}; {did_you_mean(key, entries)}")
+    return entries[key]
