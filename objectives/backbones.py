@@ -1,11 +1,8 @@
 """Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
 
-import hashlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,25 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from promptgraft.objectives.soft_prompts import PromptedStack
+from promptgraft.objectives.specs import BackboneSpec
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
 from promptgraft.spaces.registry import Registry
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneSpec:
-    """Which pretrained model, and how it reads text.
-
-    Attributes:
-        path: Local folder or hub id.
-        family: Name of the backbone family.
-        max_tokens: Longest rendered prompt, in tokens, soft prompt not counted; longer fields are cut.
-    """
-
-    path: str
-    family: str
-    max_tokens: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +69,12 @@ class Backbone(ABC):
         self.device = device
         self.model = self._load(spec.path).to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path)
-        self.stack: Any = self.model.base_model
+        self.stack = self.model.base_model
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
-        self._pristine = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self._pristine: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in self.model.named_parameters()
+        }
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and spec.max_tokens > limit:
@@ -100,7 +83,7 @@ class Backbone(ABC):
 
     @staticmethod
     @abstractmethod
-    def _load(path: str) -> nn.Module: ...
+    def _load(path: str) -> Any: ...
 
     @abstractmethod
     def reader(
@@ -127,12 +110,14 @@ class Backbone(ABC):
     @property
     def layers(self) -> Sequence[nn.Module]:
         """The transformer layers, lowest first."""
-        return self.stack.get_submodule(self._layers_prefix)  # type: ignore[no-any-return]
+        found: nn.ModuleList = self.stack.get_submodule(self._layers_prefix)
+        return list(found)
 
     @property
     def embeddings(self) -> Tensor:
         """The input embedding matrix, shape (vocabulary, hidden)."""
-        return self.model.get_input_embeddings().weight  # type: ignore[operator, union-attr, return-value]
+        matrix: Tensor = self.model.get_input_embeddings().weight
+        return matrix
 
     def restore(self) -> None:
         """Put back every pretrained weight, exactly, and forget gradients and modes.
@@ -157,9 +142,7 @@ class Backbone(ABC):
         """
         if not 0 <= frozen_layers <= self.n_layers:
             raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
-        layer_names = {
-            f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)
-        }
+        layer_names = {f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)}
         in_stack = {id(parameter): name for name, parameter in self.stack.named_parameters()}
         seen_layers = False
         for parameter in self.model.parameters():
@@ -182,59 +165,11 @@ BACKBONES: Registry[type[Backbone]] = Registry("backbone family")
 def _layers_prefix(stack: nn.Module, n_layers: int) -> str:
     for name, module in stack.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return name
+            return str(name)
     raise InvalidInputError(
         f"{type(stack).__name__} has no list of {n_layers} layers, so layers can't be frozen; "
         "expected a transformers model with a stack of layers"
     )
-
-
-def weights_hash(path: str) -> str:
-    """Hash a model's configuration, tokenizer and weights into one; 16 hexadecimal digits."""
-    hashes = file_hashes(path)
-    content = "".join(f"{name}:{value};" for name, value in sorted(hashes.items()))
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def file_hashes(path: str) -> dict[str, str]:
-    """SHA-256 of the configuration, tokenizer and weight files of a model.
-
-    Args:
-        path: Local folder or hub id.
-
-    Returns:
-        File name -> hexadecimal SHA-256.
-    """
-    folder = model_folder(path)
-    names = sorted(
-        file.name
-        for file in folder.iterdir()
-        if file.suffix in (".safetensors", ".json", ".txt", ".model") or file.name.startswith("pytorch_model")
-    )
-    hashes = {}
-    for name in names:
-        with (folder / name).open("rb") as stream:
-            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes
-
-
-def model_folder(path: str) -> Path:
-    """Return the local folder of a model, fetching a hub id through the hub's own cache.
-
-    Raises:
-        InvalidInputError: If there is no such folder and no such model.
-    """
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InvalidInputError(
-            f"backbone {path!r} is neither a local folder nor a model that the hub serves: {error}"
-        ) from error
 
 
 def choose_device() -> torch.device:

@@ -51,9 +51,7 @@ class CausalReader(Reader):
         ]
         return torch.stack(per_label, dim=1)
 
-    def _next_token_log_probabilities(
-        self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]
-    ) -> Tensor:
+    def _next_token_log_probabilities(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
         """Read the distributions of the tokens behind the prompt and behind each token of `prefix`.
 
         Returns:
@@ -61,7 +59,7 @@ class CausalReader(Reader):
         """
         input_ids, lengths = batch.input_ids, batch.lengths
         if prefix:
-            rows, width = input_ids.shape
+            rows = len(input_ids)
             padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
             place = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
             input_ids = padded.scatter(1, place, input_ids.new_tensor(prefix).expand(rows, -1))
@@ -86,8 +84,8 @@ class CausalLM(Backbone):
     has_head = False
 
     @staticmethod
-    def _load(path: str) -> nn.Module:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)  # type: ignore[no-any-return]
+    def _load(path: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
     def reader(
         self,
@@ -100,30 +98,13 @@ class CausalLM(Backbone):
         """Tokenize the label words; nothing is trainable here."""
         if head != "label_words" or verbalizer is None:
             raise InvalidInputError(f"causal LMs are read by label words only, but the candidate's head is {head!r}")
-        check_label_last(template)
+        template.check_label_last()
         sample = template.render(dict.fromkeys(template.fields, "x"))
         space = " " if sample.before.endswith(" ") else ""
         words = {
             label: [
-                tuple(self.tokenizer.encode(space + word, add_special_tokens=False))
-                for word in verbalizer.words[label]
+                tuple(self.tokenizer.encode(space + word, add_special_tokens=False)) for word in verbalizer.words[label]
             ]
             for label in labels
         }
-        return CausalReader(self.tokenizer, self.model.get_output_embeddings(), words)  # type: ignore[operator]
-
-
-def check_label_last(template: Template) -> None:
-    """Refuse a template whose label a causal LM would have to guess before reading the text.
-
-    Raises:
-        InvalidInputError: If a field stands behind the label.
-    """
-    marks = {field: f"\ue001{index}\ue001" for index, field in enumerate(template.fields)}
-    prompt = template.render(marks)
-    late = [field for field, mark in marks.items() if mark not in prompt.before]
-    if late:
-        raise InvalidInputError(
-            f"template {template.name!r} puts the label before {', '.join(late)}; a causal LM reads from left to "
-            "right, so the label must come last"
-        )
+        return CausalReader(self.tokenizer, self.model.get_output_embeddings(), words)

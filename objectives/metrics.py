@@ -1,14 +1,17 @@
 """Classification metrics: scikit-learn's, under stated names."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+Direction = Literal["maximize", "minimize"]
+
 # Metric name -> the direction in which it is better, in Optuna's words.
-DIRECTIONS: Mapping[str, str] = {
+DIRECTIONS: Mapping[str, Direction] = {
     "accuracy": "maximize",
     "precision_macro": "maximize",
     "recall_macro": "maximize",

@@ -14,65 +14,15 @@ from torch import Tensor
 
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, text_classification  # noqa: F401
-from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec, choose_device, weights_hash
-from promptgraft.objectives.metrics import DIRECTIONS
+from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device
 from promptgraft.objectives.migration import LoadReport, migrate
+from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageStore
-from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, rows_hash
+from promptgraft.objectives.tasks import TASK_KINDS, Task, rows_hash
 from promptgraft.objectives.training import TrainingData, TrainingSettings, Update, train
-from promptgraft.spaces import Candidate, SearchSpace, SoftPrompt, TrialError
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTraining:
-    """Settings of the source stage; its number of steps is the candidate's to choose.
-
-    Attributes:
-        batch_size: Rows in one update.
-        learning_rate: Peak step size of the backbone's weights.
-        head_learning_rate: Peak step size of the head.
-        frozen_layers: Layers (and the embeddings) kept frozen while training on the source.
-    """
-
-    batch_size: int = 16
-    learning_rate: float = 5e-5
-    head_learning_rate: float = 1e-2
-    frozen_layers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectiveSpec:
-    """The fixed part of a study: everything that decides a result beside candidate and seed.
-
-    Attributes:
-        backbone: The pretrained model.
-        target: The target task.
-        source: The source task, if there is one.
-        space: The search space; the objective looks templates and verbalizers up in it.
-        metric: Name of the metric to optimise; see `objectives.metrics.DIRECTIONS`.
-        evaluate_every: Updates between two evaluations.
-        evaluation_batch_size: Rows a batch in evaluation.
-        source_training: Settings of the source stage.
-        split_seed: Seed of the splits.
-        stage_dir: Folder of finished stages; None computes them afresh every time.
-    """
-
-    backbone: BackboneSpec
-    target: TaskSpec
-    source: TaskSpec | None
-    space: SearchSpace
-    metric: str = "accuracy"
-    evaluate_every: int = 8
-    evaluation_batch_size: int = 32
-    source_training: SourceTraining = SourceTraining()
-    split_seed: int = 0
-    stage_dir: str | None = None
-
-    @property
-    def direction(self) -> str:
-        """`maximize` or `minimize`."""
-        return DIRECTIONS[self.metric]
+from promptgraft.spaces import Candidate, SoftPrompt, TrialError
 
 
 @dataclass(frozen=True)
@@ -164,6 +114,18 @@ class Objective:
         *_, last = self.run(candidate, seed)
         assert last.result is not None
         return last.result
+
+    def score_test(self, candidate: Candidate) -> npt.NDArray[np.float32]:
+        """Score the held-out rows with the pretrained weights and nothing trained.
+
+        Returns:
+            Logits, shape (test rows, labels).
+        """
+        self._run += 1
+        self.backbone.restore()
+        model = self._model(candidate, self.spec.split_seed)
+        rows = model.encode(self.target.test)
+        return model.score(rows, self.target.labels, self.spec.evaluation_batch_size).numpy()
 
     def run(self, candidate: Candidate, seed: int) -> Iterator[Evaluation]:
         """Run the cycle, handing out every evaluation; stop early by not asking for the next one.
@@ -262,6 +224,8 @@ class Objective:
 
         def evaluate(step: int) -> tuple[Evaluation, npt.NDArray[np.float32]]:
             logits = model.score(validation, self.target.labels, batch_size).numpy()
+            if not np.isfinite(logits).all():
+                raise TrialError(f"the validation logits are not finite at step {step}")
             metrics = self.target.measure(logits, self.target.validation)
             evaluation = Evaluation(
                 step,

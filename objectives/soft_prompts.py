@@ -145,9 +145,7 @@ class InsertedPrompt(PromptedStack):
         vectors = self.weight[offset.clamp(0, self.length - 1)].to(embedded.dtype)
         if self._layer is None:
             embedded = torch.where(slot[..., None], vectors, embedded)
-            return self._last_hidden(
-                inputs_embeds=embedded, attention_mask=self._mask(lengths + self.length, width)
-            )
+            return self._last_hidden(inputs_embeds=embedded, attention_mask=self._mask(lengths + self.length, width))
         embedded = embedded.masked_fill(slot[..., None], 0.0)
         visible = position < (lengths + self.length)[:, None]
         above = self._additive_mask(visible, embedded.dtype)

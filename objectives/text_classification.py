@@ -74,7 +74,7 @@ def clean(
         InvalidInputError: If the table can't be read, or fewer than two labels occur.
     """
     frame = read_table(path, [*spec.fields.values(), spec.label])
-    records: list[dict[str, Any]] = frame.to_dict("records")
+    records: list[dict[Any, Any]] = frame.to_dict("records")
     counts: Counter[str] = Counter(read=len(records))
     kept: list[tuple[dict[str, str], str]] = []
     for record in records:
@@ -116,9 +116,7 @@ def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
     return list(unique.values())
 
 
-def _split(
-    rows: list[Row], size: int, seed: int, spec: TaskSpec, name: str
-) -> tuple[list[Row], list[Row]]:
+def _split(rows: list[Row], size: int, seed: int, spec: TaskSpec, name: str) -> tuple[list[Row], list[Row]]:
     """Take a stratified sample of `size` rows; return (the rest, the sample)."""
     if size == len(rows) and name == "train":
         return [], rows

@@ -115,9 +115,7 @@ def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRo
         yield [data.rows[index] for index in chosen]
 
 
-def _nll(
-    model: PromptedModel, data: TrainingData | None, drawn: Iterator[list[EncodedRow]] | None
-) -> Tensor | None:
+def _nll(model: PromptedModel, data: TrainingData | None, drawn: Iterator[list[EncodedRow]] | None) -> Tensor | None:
     if data is None or drawn is None:
         return None
     return model.nll(model.batch(next(drawn)), data.labels)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import cast
 
 from promptgraft.spaces.errors import InvalidInputError
 from promptgraft.spaces.parameters import Scalar
@@ -165,5 +166,7 @@ class Candidate:
 
 
 DEFAULTS: Mapping[str, Scalar] = {
-    f.name: f.default for f in fields(Candidate) if f.name not in ("template", "verbalizer", "soft_prompt")
+    f.name: cast(Scalar, f.default)
+    for f in fields(Candidate)
+    if f.name not in ("template", "verbalizer", "soft_prompt")
 }

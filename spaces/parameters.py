@@ -40,9 +40,7 @@ class Condition:
 
     def __post_init__(self) -> None:
         if bool(self.choices) == (self.above is not None):
-            raise InvalidInputError(
-                f"a condition on {self.parameter!r} needs either values or `above`, and not both"
-            )
+            raise InvalidInputError(f"a condition on {self.parameter!r} needs either values or `above`, and not both")
 
     def holds(self, values: Mapping[str, Scalar]) -> bool:
         """Tell whether the condition holds for the values suggested so far."""

@@ -85,7 +85,7 @@ class Template:
             )
         if not self.fields:
             raise InvalidInputError(f"template {self.name!r} names no field; add one, such as {{{{ text }}}}")
-        self.render({field: "x" for field in self.fields})
+        self.render(dict.fromkeys(self.fields, "x"))
 
     @property
     def id(self) -> str:
@@ -110,6 +110,21 @@ class Template:
                 raise InvalidInputError(
                     f"template {self.name!r} uses the unknown field {field!r}; {did_you_mean(field, known)}"
                 )
+
+    def check_label_last(self) -> None:
+        """Refuse a template whose label would have to be guessed before the text is read.
+
+        Raises:
+            InvalidInputError: If a field stands behind the label.
+        """
+        marks = {field: f"\ue001{index}\ue001" for index, field in enumerate(self.fields)}
+        prompt = self.render(marks)
+        late = [field for field, mark in marks.items() if mark not in prompt.before]
+        if late:
+            raise InvalidInputError(
+                f"template {self.name!r} puts the label before {', '.join(late)}; a causal LM reads from left to "
+                "right, so the label must come last"
+            )
 
     def render(self, values: Mapping[str, str]) -> RenderedPrompt:
         """Fill in the fields.

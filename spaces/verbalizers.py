@@ -27,9 +27,7 @@ class Verbalizer:
         owner: dict[str, str] = {}
         for label, words in self.words.items():
             if not words or any(not word.strip() for word in words):
-                raise InvalidInputError(
-                    f"verbalizer {self.name!r} has no words for label {label!r}; give at least one"
-                )
+                raise InvalidInputError(f"verbalizer {self.name!r} has no words for label {label!r}; give at least one")
             for word in words:
                 if word in owner:
                     raise InvalidInputError(

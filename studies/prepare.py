@@ -31,7 +31,18 @@ ATTEMPTS = 4
 def download(requirement: str, folder: Path, *, source: bool = False) -> Path:
     """Download one package without its dependencies, trying again when the network fails."""
     kind = ["--no-binary", ":all:"] if source else ["--only-binary", ":all:"]
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *kind, "-d", str(folder), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        *kind,
+        "-d",
+        str(folder),
+        requirement,
+    ]
     for attempt in range(1, ATTEMPTS + 1):
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:

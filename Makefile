@@ -1,0 +1,55 @@
+# Every target makes its own environment in .venv; nothing needs to be installed by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo smollm2 test test-slow lint types wheel clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,dev]'
+	touch $@
+
+demo: .venv/.installed  ## A whole search in small: run, export, predict
+	$(BIN)/python studies/prepare.py
+	$(BIN)/promptgraft validate studies/demo.yaml
+	$(BIN)/promptgraft run studies/demo.yaml
+	$(BIN)/promptgraft best demo
+	$(BIN)/promptgraft export demo
+	$(BIN)/promptgraft predict runs/demo/bundle --input studies/data/amazon.csv --output runs/demo/predictions.csv
+	@echo "look at it: $(BIN)/promptgraft dashboard demo"
+
+smollm2: .venv/.installed  ## Six trials of the causal LM
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
+	$(BIN)/promptgraft export smollm2
+
+test: .venv/.installed  ## Everything but whole searches
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/.installed  ## Whole searches, crashes, failures
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest -m slow
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.installed
+	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases -p promptgraft
+	$(BIN)/mypy --strict studies/prepare.py
+
+wheel: .venv/.installed  ## Build the wheel, install it in an empty environment, ask it for help
+	rm -rf dist build .wheel-venv
+	$(BIN)/python -m build --quiet --wheel
+	$(PYTHON) -m venv .wheel-venv
+	.wheel-venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd / && $(CURDIR)/.wheel-venv/bin/promptgraft --help
+	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import optuna" 2>/dev/null
+	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null
+
+clean:
+	rm -rf .venv .wheel-venv build dist *.egg-info

@@ -1,0 +1,73 @@
+"""The fixed part of a study, as the workers get it: plain data, no torch."""
+
+from dataclasses import dataclass
+
+from promptgraft.objectives.metrics import DIRECTIONS, Direction
+from promptgraft.objectives.tasks import TaskSpec
+from promptgraft.spaces import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """Which pretrained model, and how it reads text.
+
+    Attributes:
+        path: Local folder or hub id.
+        family: Name of the backbone family.
+        max_tokens: Longest rendered prompt, in tokens, soft prompt not counted; longer fields are cut.
+    """
+
+    path: str
+    family: str
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTraining:
+    """Settings of the source stage; its number of steps is the candidate's to choose.
+
+    Attributes:
+        batch_size: Rows in one update.
+        learning_rate: Peak step size of the backbone's weights.
+        head_learning_rate: Peak step size of the head.
+        frozen_layers: Layers (and the embeddings) kept frozen while training on the source.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 1e-2
+    frozen_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSpec:
+    """The fixed part of a study: everything that decides a result beside candidate and seed.
+
+    Attributes:
+        backbone: The pretrained model.
+        target: The target task.
+        source: The source task, if there is one.
+        space: The search space; the objective looks templates and verbalizers up in it.
+        metric: Name of the metric to optimise; see `objectives.metrics.DIRECTIONS`.
+        evaluate_every: Updates between two evaluations.
+        evaluation_batch_size: Rows a batch in evaluation.
+        source_training: Settings of the source stage.
+        split_seed: Seed of the splits.
+        stage_dir: Folder of finished stages; None computes them afresh every time.
+    """
+
+    backbone: BackboneSpec
+    target: TaskSpec
+    source: TaskSpec | None
+    space: SearchSpace
+    metric: str = "accuracy"
+    evaluate_every: int = 8
+    evaluation_batch_size: int = 32
+    source_training: SourceTraining = SourceTraining()
+    split_seed: int = 0
+    stage_dir: str | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """`maximize` or `minimize`."""
+        return DIRECTIONS[self.metric]

@@ -1,0 +1,1 @@
+"""Who tries it: the Optuna study, Ray Tune, the winner, the bundle and the command line."""

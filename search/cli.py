@@ -1,0 +1,241 @@
+"""The command line. Commands are thin, and import what they need when they run."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from promptgraft.spaces.errors import InvalidInputError, PromptgraftError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BAD_INPUT, NOTHING_TO_EXPORT, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    help="Search over prompts and hyperparameters for transfer learning.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+
+StudyArgument = Annotated[str, typer.Argument(help="Study file, or the name of a study that was started.")]
+StorageOption = Annotated[str | None, typer.Option(help="Optuna storage URL.  [default: runs/NAME/study.db]")]
+WorkdirOption = Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/NAME]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors that are the user's to mend into one message and an exit code."""
+
+    @functools.wraps(command)
+    def run_command(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except PromptgraftError as error:
+            typer.echo(f"error: {error}", err=True)
+            code = BAD_INPUT if isinstance(error, InvalidInputError) else NOTHING_TO_EXPORT
+            raise typer.Exit(code) from error
+
+    return run_command
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(width=None if os.isatty(1) else 120)
+
+
+@app.command()
+@reported
+def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None:
+    """Check a study file against its data and its backbone; report every error at once."""
+    from promptgraft.search.studies import load_study
+
+    loaded = load_study(study)
+    task = loaded.target
+    typer.echo(
+        f"{study}: valid; study {loaded.name}, {len(task.train)} training, {len(task.validation)} validation and "
+        f"{len(task.test)} test rows, labels {', '.join(task.labels)}"
+    )
+
+
+@app.command()
+@reported
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file.")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials to reach, earlier runs included.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Start no trial after this time, such as 8h.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join, such as auto.")] = None,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Run a study, or go on with it: the same command continues where it was stopped."""
+    import logging
+
+    from promptgraft.search.progress import Progress
+    from promptgraft.search.run import RunOptions, run_study
+    from promptgraft.search.status import StudyReference
+    from promptgraft.search.studies import load_study
+    from promptgraft.search.study_file import parse_seconds
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    loaded = load_study(study)
+    reference = StudyReference.resolve(str(study), storage, workdir)
+    try:
+        timeout_s = parse_seconds(timeout) if timeout else loaded.file.budget.timeout
+    except ValueError as error:
+        raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
+    wanted = trials or loaded.file.budget.trials
+    maximize = loaded.objective.direction == "maximize"
+    progress = Progress(loaded.name, loaded.file.metric, maximize, wanted, timeout_s, console=_console())
+    options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
+    outcome = run_study(loaded, options, progress)
+    states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
+    typer.echo(f"study {loaded.name}: {outcome.finished} of {outcome.wanted} trials finished ({states})")
+    if outcome.ended_because is None:
+        typer.echo(f"stopped; go on with: promptgraft run {study}")
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(f"ended: {outcome.ended_because}")
+    if progress.best is not None:
+        typer.echo(f"best: trial {progress.best[0]}, validation {loaded.file.metric} {progress.best[1]:.4f}")
+    if outcome.finished < outcome.wanted and "failed" in outcome.ended_because:
+        raise typer.Exit(1)
+
+
+@app.command()
+@reported
+def status(
+    study: Annotated[str | None, typer.Argument(help="Study file or name; all studies if left out.")] = None,
+    as_json: JsonOption = False,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Show how far studies are."""
+    from promptgraft.search.status import StudyReference, started_studies
+    from promptgraft.search.status import status as summarise
+
+    names = [study] if study is not None else started_studies(Path("runs"))
+    if not names:
+        raise InvalidInputError("no study was started here; start one with: promptgraft run STUDY.yaml")
+    found = [summarise(StudyReference.resolve(name, storage, workdir).load()) for name in names]
+    if as_json:
+        typer.echo(json.dumps(found[0] if study is not None else found))
+        return
+    for summary in found:
+        best = summary["best"]
+        states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
+        shown = f"best {summary['metric']} {best['value']:.4f} (trial {best['number']})" if best else "no best yet"
+        typer.echo(f"{summary['study']}: {summary['finished']}/{summary['wanted']} finished; {states}; {shown}")
+
+
+@app.command()
+@reported
+def best(
+    study: StudyArgument,
+    as_json: JsonOption = False,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Show the best trial so far."""
+    from promptgraft.search.export import NothingToExportError
+    from promptgraft.search.status import StudyReference
+    from promptgraft.search.status import status as summarise
+
+    summary = summarise(StudyReference.resolve(study, storage, workdir).load())
+    found: dict[str, Any] | None = summary["best"]
+    if found is None:
+        raise NothingToExportError(f"study {summary['study']!r} has no COMPLETE trial yet")
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"trial {found['number']}: validation {summary['metric']} {found['value']:.4f}")
+    for name, value in found["candidate"].items():
+        typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+
+
+@app.command()
+@reported
+def export(
+    study: StudyArgument,
+    trial: Annotated[int | None, typer.Option(help="Trial to export.  [default: the best]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Write the winner as a bundle and compare it with the controls on the held-out rows."""
+    from rich.table import Table
+
+    from promptgraft.search.export import export_winner
+    from promptgraft.search.status import StudyReference
+    from promptgraft.search.studies import load_study
+
+    reference = StudyReference.resolve(study, storage, workdir)
+    optuna_study = reference.load()
+    loaded = load_study(reference.study_file(optuna_study))
+    exported = export_winner(loaded, optuna_study, reference.folder, output, trial)
+    metric = loaded.file.metric
+    names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    table = Table(title=f"{exported.test_rows} held-out rows", title_justify="left")
+    table.add_column("system")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in exported.held_out:
+        table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
+    _console().print(table)
+    typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and so optimistic")
+    typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
+
+
+@app.command()
+@reported
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
+    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
+    output: Annotated[Path, typer.Option(help="CSV to write.")],
+    backbone: Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")] = None,
+) -> None:
+    """Predict the rows of a table. Needs neither Optuna nor Ray."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    from promptgraft.objectives.predictor import Predictor
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers_logging.disable_progress_bar()
+    predictions = Predictor(bundle, backbone).predict_table(str(table))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(output, index=False)
+    skipped = int(predictions["label"].isna().sum())
+    note = f"; {skipped} rows without text have no prediction" if skipped else ""
+    typer.echo(f"{len(predictions)} rows -> {output}{note}")
+
+
+@app.command()
+@reported
+def dashboard(
+    study: StudyArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Serve Optuna Dashboard on this machine only."""
+    from optuna_dashboard import run_server
+
+    from promptgraft.search.status import StudyReference
+    from promptgraft.search.storage import open_storage
+
+    reference = StudyReference.resolve(study, storage, workdir)
+    reference.load()
+    typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (Ctrl-C ends it)")
+    run_server(open_storage(reference.storage_url), host="127.0.0.1", port=port)

@@ -1,0 +1,217 @@
+"""`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.objectives.bundle import BackboneReference, Manifest, write_bundle
+from promptgraft.objectives.tasks import rows_hash
+from promptgraft.search.ledger import best_trial
+from promptgraft.search.storage import RunFolder
+from promptgraft.search.studies import Study
+from promptgraft.search.worker import DELTA_FILE
+from promptgraft.spaces import Candidate, PromptgraftError
+
+
+class NothingToExportError(PromptgraftError):
+    """No finished trial can be exported."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutRow:
+    """One line of the held-out comparison: a system and its metrics on the test rows."""
+
+    name: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What an export wrote.
+
+    Attributes:
+        folder: The bundle.
+        trial: Number of the exported trial.
+        validation: The study's metric on validation rows.
+        held_out: The winner first, then the controls, on the test rows.
+        test_rows: Number of test rows.
+    """
+
+    folder: Path
+    trial: int
+    validation: float
+    held_out: tuple[HeldOutRow, ...]
+    test_rows: int
+
+
+def export_winner(
+    study: Study, optuna_study: optuna.Study, folder: RunFolder, output: Path | None, number: int | None
+) -> Export:
+    """Write the winner as a bundle and compare it with the controls on the held-out rows.
+
+    Nothing is trained: the weights are those that the trial kept. The held-out figures of a trial are
+    computed once and recorded in the study; a second export repeats the record.
+
+    Args:
+        study: The checked study.
+        optuna_study: Its record.
+        folder: Its folder.
+        output: Where to; the folder's `bundle` if None.
+        number: The trial to export; the best if None.
+
+    Raises:
+        NothingToExportError: If there is no such trial, or its weights were dropped.
+    """
+    from safetensors.torch import load_file
+
+    trial = _choose(optuna_study, number)
+    path = folder.trial(trial.number) / DELTA_FILE
+    if not path.is_file():
+        raise NothingToExportError(
+            f"the weights of trial {trial.number} are gone ({path}): only those of the best trials are kept"
+        )
+    delta = load_file(path)
+    target = output or folder.bundle
+    manifest = _manifest(study, trial)
+    write_bundle(target, manifest, delta, _card(study, manifest, ()))
+    held_out = _held_out(study, optuna_study, trial, target)
+    metrics = {**manifest.metrics, "test": held_out[0].metrics}
+    written = manifest.model_copy(update={"metrics": metrics})
+    write_bundle(target, written, delta, _card(study, written, held_out))
+    return Export(target, trial.number, float(trial.value or 0.0), held_out, len(study.target.test))
+
+
+def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
+    if number is None:
+        trial = best_trial(optuna_study)
+        if trial is None:
+            raise NothingToExportError(f"study {optuna_study.study_name!r} has no COMPLETE trial yet")
+        return trial
+    trials = {trial.number: trial for trial in optuna_study.get_trials(deepcopy=False)}
+    if number not in trials or trials[number].state != TrialState.COMPLETE:
+        state = trials[number].state.name if number in trials else "unknown"
+        raise NothingToExportError(f"trial {number} is {state}; only COMPLETE trials can be exported")
+    return trials[number]
+
+
+def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
+    from promptgraft.objectives.model_files import file_hashes
+
+    space, backbone = study.objective.space, study.objective.backbone
+    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    template = space.template(candidate.template)
+    verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
+    source_labels = study.source.labels if study.source else ()
+    prefix = "validation_"
+    return Manifest(
+        study=study.name,
+        trial=trial.number,
+        seed=study.file.seed,
+        candidate=candidate.to_dict(),
+        template={"name": template.name, "text": template.text},
+        verbalizer={"name": verbalizer.name, "words": dict(verbalizer.words)} if verbalizer else None,
+        labels=study.target.labels,
+        head_labels=tuple(dict.fromkeys((*study.target.labels, *source_labels))),
+        columns=dict(study.objective.target.fields),
+        backbone=BackboneReference(
+            path=backbone.path,
+            family=backbone.family,
+            max_tokens=backbone.max_tokens,
+            files=file_hashes(backbone.path),
+        ),
+        evaluation_batch_size=study.objective.evaluation_batch_size,
+        metrics={
+            "validation": {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
+        },
+    )
+
+
+def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path) -> tuple[HeldOutRow, ...]:
+    """Return the recorded comparison of this trial, or compute and record it."""
+    rows = rows_hash(study.target.test)
+    name = f"held_out_trial_{trial.number}"
+    record = optuna_study.user_attrs.get(name)
+    if record is None or record["rows"] != rows:
+        table = _compare(study, trial, bundle)
+        record = {
+            "rows": rows,
+            "opened": datetime.now(UTC).isoformat(timespec="seconds"),
+            "table": [[row.name, row.metrics] for row in table],
+        }
+        optuna_study.set_user_attr(name, record)
+    return tuple(HeldOutRow(name, metrics) for name, metrics in record["table"])
+
+
+def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOutRow]:
+    import torch
+
+    from promptgraft.objectives.objective import Objective
+    from promptgraft.objectives.predictor import Predictor
+    from promptgraft.search.controls import majority, tfidf, zero_shot
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    torch.set_num_threads(os.cpu_count() or 1)
+    task = study.target
+    predictor = Predictor(bundle)
+    logits = predictor.logits([row.fields for row in task.test])
+    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    verbalizer = candidate.verbalizer or study.objective.space.verbalizers[0].id
+    seed = study.file.seed
+    controls = [
+        majority(task),
+        tfidf(task, task.train, "training rows", seed),
+        tfidf(task, (*task.train, *task.validation), "training and validation rows", seed),
+        *zero_shot(Objective(study.objective), verbalizer),
+    ]
+    winner = HeldOutRow(f"winner (trial {trial.number})", task.measure(logits, task.test))
+    return [winner, *(HeldOutRow(control.name, control.metrics) for control in controls)]
+
+
+def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOutRow, ...]) -> str:
+    """Write the model card, in Hugging Face's format."""
+    metric = study.file.metric
+    lines = [
+        "---",
+        "library_name: promptgraft",
+        "pipeline_tag: text-classification",
+        "tags: [prompt-tuning, transfer-learning]",
+        "---",
+        "",
+        f"# {study.name}, trial {manifest.trial}",
+        "",
+        f"Classifies text as {', '.join(manifest.labels)}. A delta to `{Path(manifest.backbone.path).name}` "
+        f"({manifest.backbone.family}), found by promptgraft.",
+        "",
+        "```",
+        "promptgraft predict . --input new.csv --output predictions.csv",
+        "```",
+        "",
+        "## Candidate",
+        "",
+        *[f"- `{name}`: {value}" for name, value in manifest.candidate.items()],
+        "",
+        "```",
+        manifest.template["text"],
+        "```",
+        "",
+        "## Data",
+        "",
+        f"Trained on {len(study.target.train)} target rows"
+        + (f" and {len(study.source.train)} source rows" if study.source else "")
+        + f"; chosen by {metric} on {len(study.target.validation)} validation rows.",
+        "",
+        "## Evaluation",
+        "",
+        f"Validation {metric}: {manifest.metrics['validation'][metric]:.4f} (the best of a search, so optimistic).",
+        "",
+    ]
+    if held_out:
+        lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
+        lines += [f"| {row.name} | {row.metrics[metric]:.4f} |" for row in held_out]
+    return "\n".join(lines) + "\n"

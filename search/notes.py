@@ -1,0 +1,118 @@
+"""Notes for Optuna Dashboard: what a study searches, and what each trial did."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna_dashboard import save_note
+
+from promptgraft.objectives.tasks import Task
+from promptgraft.search.studies import Study
+from promptgraft.search.worker import Report
+from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
+
+
+def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
+    """Describe what is searched, and on which data."""
+    save_note(optuna_study, study_note(study))
+
+
+def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
+    """Put a note on a trial."""
+    # The dashboard asks for a live `Trial`; building one would draw from the sampler once more.
+    trial = SimpleNamespace(storage=storage, study=optuna_study, _trial_id=trial_id)
+    save_note(trial, note)
+
+
+def study_note(study: Study) -> str:
+    """Write the study's note, in Markdown."""
+    file, space = study.file, study.objective.space
+    lines = [
+        f"## {study.name}",
+        "",
+        f"Maximum of validation **{file.metric}** on the target."
+        if study.objective.direction == "maximize"
+        else f"Minimum of validation **{file.metric}** on the target.",
+        "",
+        f"Backbone `{file.backbone.path}` ({file.backbone.family}, {space.facts.n_layers} layers), "
+        f"seed {file.seed}, sampler `{file.sampler.name}`, pruner `{file.pruner.name}`.",
+        "",
+        "### Data",
+        "",
+        "| task | file | labels | train | validation | test | dropped |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+        _task_row("target", file.target.train, study.target),
+    ]
+    if study.source is not None and file.source is not None:
+        lines.append(_task_row("source", file.source.train, study.source))
+    lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
+    lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
+    lines += ["", "### Templates", ""]
+    for template in space.templates:
+        lines += [f"`{template.id}`", "", "```", template.text, "```", ""]
+    lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
+    for verbalizer in space.verbalizers:
+        lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
+    return "\n".join(lines)
+
+
+def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str:
+    """Write a trial's note, in Markdown: the prompt as the model sees it, metrics, confusion, losses."""
+    last = reports[-1]
+    soft = candidate.soft_prompt
+    place = f"{soft.length} soft tokens, {soft.place}, from {soft.init}" if soft.length else "no soft prompt"
+    labels = study.target.labels
+    lines = [
+        "### Prompt",
+        "",
+        f"Template `{candidate.template}`, {place}. A validation row, with its true label in brackets:",
+        "",
+        "```",
+        last.example.replace("```", "'''"),
+        "```",
+        "",
+        f"### Validation ({'best step ' + str(last.summary['best_step']) if last.summary else 'pruned here'})",
+        "",
+        "| metric | value |",
+        "| --- | ---: |",
+        *[f"| {name} | {value:.4f} |" for name, value in last.metrics.items()],
+        "",
+        "### Confusion (rows: true, columns: predicted)",
+        "",
+        "| | " + " | ".join(labels) + " |",
+        "| --- |" + " ---: |" * len(labels),
+        *[
+            f"| **{label}** | " + " | ".join(map(str, row)) + " |"
+            for label, row in zip(labels, last.confusion, strict=True)
+        ],
+        "",
+        "### Curve",
+        "",
+        f"| step | {study.file.metric} | L_s | L_t |",
+        "| ---: | ---: | ---: | ---: |",
+        *[f"| {r.step} | {r.value:.4f} | {_number(r.source_loss)} | {_number(r.target_loss)} |" for r in reports],
+    ]
+    if last.summary:
+        lines += ["", f"Migration: {last.summary['load_report']}."]
+    return "\n".join(lines)
+
+
+def _task_row(name: str, path: str, task: Task) -> str:
+    dropped = {key: count for key, count in asdict(task.cleaning).items() if count and key != "read"}
+    reasons = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in dropped.items()) or "none"
+    sizes = f"{len(task.train)} | {len(task.validation)} | {len(task.test)}"
+    return f"| {name} | `{path}` ({task.cleaning.read} rows) | {', '.join(task.labels)} | {sizes} | {reasons} |"
+
+
+def _values(parameter: Parameter) -> str:
+    if isinstance(parameter, Constant):
+        return f"{parameter.value} (fixed)"
+    if isinstance(parameter, Categorical):
+        return ", ".join(map(str, parameter.choices))
+    step = f", step {parameter.step:g}" if parameter.step is not None and parameter.step != 1 else ""
+    return f"{parameter.low:g} to {parameter.high:g}{', logarithmic' if parameter.log else step}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,113 @@
+"""Drawing candidates that no trial of the study has had yet."""
+
+import random
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from promptgraft.search.engines import build_sampler
+from promptgraft.search.study_file import EngineSection
+from promptgraft.spaces import Candidate, SearchSpace
+from promptgraft.spaces.parameters import SuggestingTrial
+
+# Draws of the study's own sampler before a random one takes over, and of that one before the space counts
+# as exhausted.
+SAMPLER_ATTEMPTS = 20
+RANDOM_ATTEMPTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate that the sampler suggested.
+
+    Attributes:
+        candidate: The candidate, canonical.
+        trial: The trial in memory that suggested it.
+    """
+
+    candidate: Candidate
+    trial: Trial
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameter name -> suggested value."""
+        return self.trial.params
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Parameter name -> distribution."""
+        return self.trial.distributions
+
+
+class Proposals:
+    """Lets a sampler draw on a copy of the study in memory, and refuses candidates that are known.
+
+    A draw that is refused must leave nothing behind in the study itself, and Optuna can't take an `ask`
+    back. The copy gets every report and result, so that the sampler sees what it would see there.
+
+    Args:
+        space: The search space.
+        sampler: Name and options of the sampler.
+        seed: The study's seed.
+        direction: Which way the values are better.
+        trials: Trials of earlier runs.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: EngineSection,
+        seed: int,
+        direction: StudyDirection,
+        trials: Iterable[FrozenTrial],
+    ) -> None:
+        self.space = space
+        self.sampler = sampler
+        self.seed = seed
+        self._copy = optuna.create_study(direction=direction)
+        self._copy.add_trials([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
+
+    def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
+        """Draw a candidate that is not known.
+
+        The sampler is built anew for every attempt, with a seed made from the study's seed, the number of its
+        trials and the attempt: a resumed study goes on where it stood instead of repeating itself.
+
+        Args:
+            known: Keys of the candidates that were tried.
+            n_trials: Number of trials in the study.
+
+        Returns:
+            The proposal; None if the space seems exhausted.
+        """
+        for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
+            seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
+            if attempt < SAMPLER_ATTEMPTS:
+                self._copy.sampler = build_sampler(self.sampler.name, self.sampler.options, seed)
+            else:
+                self._copy.sampler = RandomSampler(seed=seed)
+            proposal = self._ask()
+            if proposal.candidate.key not in known:
+                return proposal
+            self.told(proposal, TrialState.FAIL, None)
+        return None
+
+    def fixed(self, params: Mapping[str, Any]) -> Proposal:
+        """Propose given parameter values; those that are missing are drawn at random."""
+        self._copy.sampler = RandomSampler(seed=self.seed)
+        self._copy.enqueue_trial(dict(params))
+        return self._ask()
+
+    def told(self, proposal: Proposal, state: TrialState, value: float | None) -> None:
+        """Pass a result on to the sampler."""
+        self._copy.tell(proposal.trial, value if state == TrialState.COMPLETE else None, state)
+
+    def _ask(self) -> Proposal:
+        trial = self._copy.ask()
+        return Proposal(self.space.suggest(cast(SuggestingTrial, trial)), trial)

@@ -1,0 +1,275 @@
+"""`promptgraft run`: the driver that joins the study and Ray Tune."""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import optuna
+from optuna.trial import TrialState
+
+from promptgraft.objectives.tasks import rows_hash
+from promptgraft.search.ledger import StudyLedger, best_trial, ranked_trials
+from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
+from promptgraft.search.progress import Progress
+from promptgraft.search.storage import RunFolder, open_storage
+from promptgraft.search.studies import Study
+from promptgraft.search.worker import DELTA_FILE, Report
+from promptgraft.spaces import InvalidInputError
+
+logger = logging.getLogger(__name__)
+
+# Finished trials whose weights are kept on disk: the best ones, so that any of them can be exported.
+KEPT_DELTAS = 3
+
+_RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line decides beside the study file.
+
+    Attributes:
+        folder: The study's folder.
+        storage_url: Optuna storage; the folder's SQLite file if None.
+        trials: Finished trials to reach; the study file's number if None.
+        timeout_s: Seconds after which no trial starts; the study file's if None.
+        concurrent: Trials at a time; as many as this machine's CPUs allow if None.
+        address: Ray cluster to join; a local one is started if None.
+    """
+
+    folder: RunFolder
+    storage_url: str | None = None
+    trials: int | None = None
+    timeout_s: float | None = None
+    concurrent: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        states: Number of trials by state.
+        finished: Trials that are COMPLETE or PRUNED.
+        wanted: How many were wanted.
+        ended_because: Why no further trial started; None if the run was interrupted.
+    """
+
+    states: dict[str, int]
+    finished: int
+    wanted: int
+    ended_because: str | None
+
+
+def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
+    """Run trials until the budget is spent, continuing what earlier runs left.
+
+    Args:
+        study: The checked study.
+        options: Where and how long.
+        progress: Shows what happens, if given.
+
+    Raises:
+        InvalidInputError: If the stored study was started with another search space or other data.
+    """
+    folder = options.folder
+    folder.artifacts.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    storage = open_storage(options.storage_url or folder.storage_url())
+    direction = study.objective.direction
+    optuna_study = optuna.create_study(storage=storage, study_name=study.name, direction=direction, load_if_exists=True)
+    wanted = options.trials or study.file.budget.trials
+    _record(optuna_study, study, wanted)
+    ledger = StudyLedger(
+        optuna_study, storage, study.objective.space, study.file.sampler, study.file.pruner, study.file.seed
+    )
+    orphans = ledger.adopt_orphans()
+    if orphans:
+        logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
+    timeout_s = options.timeout_s or study.file.budget.timeout
+    progress = progress or Progress(study.name, study.file.metric, direction == "maximize", wanted, timeout_s)
+    return _Driver(study, options, ledger, progress, wanted, timeout_s).run()
+
+
+class _Driver:
+    """One run of Ray Tune over a ledger."""
+
+    def __init__(
+        self,
+        study: Study,
+        options: RunOptions,
+        ledger: StudyLedger,
+        progress: Progress,
+        wanted: int,
+        timeout_s: float | None,
+    ) -> None:
+        self.study = study
+        self.options = options
+        self.ledger = ledger
+        self.progress = progress
+        self.wanted = wanted
+        self.timeout_s = timeout_s
+        self.concurrent = options.concurrent or study.file.concurrent()
+        best = best_trial(ledger.study)
+        if best is not None and best.value is not None:
+            progress.best = (best.number, best.value)
+
+    def run(self) -> RunOutcome:
+        """Run until the searcher has nothing more to start, or a signal comes."""
+        self._show()
+        if self.ledger.finished >= self.wanted:
+            return self._outcome(f"all {self.wanted} trials are finished")
+        os.environ.update({name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ})
+        from promptgraft.search.tune_join import StudySearcher
+
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        searcher = StudySearcher(
+            self.ledger, self.wanted, deadline, self.study.file.budget.max_failure_rate, self.study.file.seed
+        )
+        try:
+            with (
+                self._ray(),
+                self.progress.shown(),
+                tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
+            ):
+                self._fit(searcher, scratch)
+        finally:
+            interrupted = self.ledger.interrupt("the run was stopped")
+            self._show()
+        return self._outcome(None if interrupted else searcher.ended_because)
+
+    def _fit(self, searcher: object, scratch: str) -> None:
+        from ray import tune
+
+        from promptgraft.search.tune_join import StudyScheduler
+        from promptgraft.search.worker import TrialRunner
+
+        resources = self.study.file.resources
+        folder = self.options.folder
+        spec = replace(self.study.objective, stage_dir=str(folder.stages.resolve()))
+        trainable = tune.with_parameters(
+            TrialRunner, spec=spec, artifacts=str(folder.artifacts.resolve()), threads=resources.cpu
+        )
+        request = {"cpu": resources.cpu, "gpu": resources.gpu}
+        scheduler = StudyScheduler(self.ledger, self)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, request),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=10**9,
+                max_concurrent_trials=self.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=self.study.name,
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+    def reported(self, number: int, report: Report) -> None:
+        """Show a trial's value."""
+        self.progress.reported(number, report)
+        self._show()
+
+    def finishing(self, number: int, reports: list[Report]) -> None:
+        """Write a trial's note just before its state is told."""
+        live = self.ledger.live[number]
+        note = trial_note(live.proposal.candidate, reports, self.study)
+        save_trial_note(self.ledger.study, self.ledger.storage, live.trial_id, note)
+
+    def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
+        """Show a trial's end, and drop the weights that can't win any more."""
+        self._show()
+        self.progress.ended(number, state.name, value, cause)
+        if state == TrialState.COMPLETE:
+            self._drop_losers()
+
+    def _drop_losers(self) -> None:
+        kept = {trial.number for trial in ranked_trials(self.ledger.study)[:KEPT_DELTAS]}
+        for file in self.options.folder.artifacts.glob(f"trial-*/{DELTA_FILE}"):
+            number = int(file.parent.name.removeprefix("trial-"))
+            if number not in kept and number not in self.ledger.live:
+                file.unlink(missing_ok=True)
+
+    def _show(self) -> None:
+        self.progress.update(self.ledger.counts(), self.ledger.finished)
+
+    def _outcome(self, ended_because: str | None) -> RunOutcome:
+        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.wanted, ended_because)
+
+    @contextmanager
+    def _ray(self) -> Iterator[None]:
+        """Start a local Ray, or join a cluster."""
+        import ray
+
+        resources = self.study.file.resources
+        if self.options.address is not None:
+            ray.init(address=self.options.address, log_to_driver=False, configure_logging=False)
+        else:
+            cpus = self.concurrent * resources.cpu
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        try:
+            total = ray.cluster_resources()
+            for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+                if wanted > total.get(kind, 0):
+                    raise InvalidInputError(
+                        f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
+                        f"resources.{kind.lower()} or join a cluster that has them with --address"
+                    )
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _record(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
+    """Store what the study searches, or refuse a study that was started with something else."""
+    identity = {
+        "search space": study.objective.space.fingerprint,
+        "seed": study.file.seed,
+        "metric": study.file.metric,
+        "backbone": asdict(study.objective.backbone),
+        "target rows": rows_hash((*study.target.train, *study.target.validation)),
+        "source rows": rows_hash(study.source.train) if study.source else None,
+        "test rows": rows_hash(study.target.test),
+        "source training": asdict(study.objective.source_training),
+    }
+    stored = optuna_study.user_attrs.get("identity")
+    if stored is not None and stored != identity:
+        changed = ", ".join(name for name in identity if stored.get(name) != identity[name])
+        raise InvalidInputError(
+            f"study {study.name!r} was started with another {changed}; results under one name must be comparable. "
+            "Undo the edit, or give the study another name (`study:` in the file)"
+        )
+    if stored is None:
+        save_study_note(optuna_study, study)
+        optuna_study.set_metric_names([study.file.metric])
+    attrs = {
+        "identity": identity,
+        "wanted": wanted,
+        "study_file": str(study.path),
+        "definition": study.file.model_dump(mode="json", exclude_none=True),
+    }
+    for name, value in attrs.items():
+        if optuna_study.user_attrs.get(name) != value:
+            optuna_study.set_user_attr(name, value)

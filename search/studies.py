@@ -1,0 +1,280 @@
+"""From a study file to a study: every error at once, with its line."""
+
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from promptgraft.objectives import text_classification  # noqa: F401  (registers its task kind)
+from promptgraft.objectives.metrics import DIRECTIONS
+from promptgraft.objectives.model_files import count_layers
+from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
+from promptgraft.search.engines import build_pruner, build_sampler
+from promptgraft.search.study_file import StudyFile, TaskSection
+from promptgraft.search.yaml_lines import LinedYaml, Location, Problem, StudyFileError
+from promptgraft.spaces import (
+    Condition,
+    InvalidInputError,
+    Parameter,
+    SearchSpace,
+    StudyFacts,
+    Template,
+    Verbalizer,
+)
+from promptgraft.spaces.dimensions import DIMENSIONS
+from promptgraft.spaces.errors import did_you_mean
+from promptgraft.spaces.search_space import check_parameter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A checked study.
+
+    Attributes:
+        path: The study file.
+        file: Its content.
+        objective: The fixed part, as the workers get it; paths are absolute.
+        target: The loaded target task.
+        source: The loaded source task, if there is one.
+    """
+
+    path: Path
+    file: StudyFile
+    objective: ObjectiveSpec
+    target: Task
+    source: Task | None
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.file.study
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file and check it against its data and its backbone.
+
+    Raises:
+        StudyFileError: With every problem found.
+        InvalidInputError: If the file isn't there.
+    """
+    return _Reader(LinedYaml(path)).read()
+
+
+class _Reader:
+    """Collects problems while it builds the parts that it can."""
+
+    def __init__(self, yaml: LinedYaml) -> None:
+        self.yaml = yaml
+        self.folder = yaml.path.resolve().parent
+        self.problems: list[Problem] = []
+
+    def read(self) -> Study:
+        file = self._parse()
+        self._check_engines(file)
+        n_layers = self._attempt(("backbone", "path"), lambda: count_layers(self._backbone_path(file)))
+        target, source = self._load_tasks(file)
+        facts = StudyFacts(n_layers or 10**6, file.backbone.family == "encoder", file.source is not None)
+        space = self._space(file, facts, target, source)
+        if file.source is not None and n_layers is not None and file.source.training.frozen_layers > n_layers:
+            got = file.source.training.frozen_layers
+            self._add(
+                ("source", "training", "frozen_layers"),
+                f"must lie in [0, {n_layers}] (the backbone has {n_layers} layers) but got {got}",
+            )
+        if self.problems or space is None or target is None:
+            raise StudyFileError(self.yaml.path, self.problems)
+        return Study(self.yaml.path.resolve(), file, self._objective(file, space), target, source)
+
+    def _parse(self) -> StudyFile:
+        content = self.yaml.plain()
+        try:
+            return StudyFile.model_validate(content)
+        except ValidationError as error:
+            entries = [dict(entry) for entry in error.errors()]
+        self.problems += [self._explain(entry) for entry in entries]
+        # Without its unknown keys the rest of the file can still be checked.
+        for entry in entries:
+            if entry["type"] == "extra_forbidden":
+                _delete(content, cast(Location, entry["loc"]))
+        try:
+            return StudyFile.model_validate(content)
+        except ValidationError as error:
+            raise StudyFileError(self.yaml.path, self.problems) from error
+
+    def _explain(self, entry: dict[str, Any]) -> Problem:
+        location: Location = entry["loc"]
+        if entry["type"] == "extra_forbidden":
+            hint = did_you_mean(str(location[-1]), _keys_at(StudyFile, location[:-1]))
+            return self.yaml.problem(location, f"unknown key {location[-1]!r}; {hint}")
+        if entry["type"] == "missing":
+            return self.yaml.problem(location, "is required but missing")
+        message = str(entry["msg"]).removeprefix("Value error, ")
+        return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, but got {entry['input']!r}")
+
+    def _check_engines(self, file: StudyFile) -> None:
+        with self._collecting(("metric",)):
+            if file.metric not in DIRECTIONS:
+                raise InvalidInputError(f"unknown metric {file.metric!r}; {did_you_mean(file.metric, DIRECTIONS)}")
+            expected = DIRECTIONS[file.metric]
+            if file.direction not in (None, expected):
+                self._add(("direction",), f"{file.metric} is better the other way: write {expected}")
+        with self._collecting(("sampler",)):
+            build_sampler(file.sampler.name, file.sampler.options, file.seed)
+        with self._collecting(("pruner",)):
+            build_pruner(file.pruner.name, file.pruner.options)
+
+    def _load_tasks(self, file: StudyFile) -> tuple[Task | None, Task | None]:
+        def load(section: TaskSection, name: str, other: Task | None) -> Task:
+            if section.kind not in TASK_KINDS:
+                self._add((name, "kind"), f"unknown task kind; {did_you_mean(section.kind, TASK_KINDS)}")
+            kind = TASK_KINDS[section.kind]
+            spec = self._task_spec(section)
+            return kind.load_target(spec, file.seed) if other is None else kind.load_source(spec, file.seed, other)
+
+        target = self._attempt(("target",), lambda: load(file.target, "target", None))
+        source_section = file.source
+        if source_section is None or target is None:
+            return target, None
+        return target, self._attempt(("source",), lambda: load(source_section, "source", target))
+
+    def _space(
+        self, file: StudyFile, facts: StudyFacts, target: Task | None, source: Task | None
+    ) -> SearchSpace | None:
+        before = len(self.problems)
+        fields = set(file.target.text) & set(file.source.text if file.source else file.target.text)
+        templates = [
+            self._attempt(("space", "templates", name), partial(self._template, file, name, text, fields))
+            for name, text in file.space.templates.items()
+        ]
+        labels = [*(target.labels if target else ()), *(source.labels if source else ())]
+        verbalizers = [
+            self._attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
+            for name, words in file.space.verbalizers.items()
+        ]
+        parameters = self._parameters(file, facts)
+        if len(self.problems) > before:
+            return None
+        return self._attempt(
+            ("space",),
+            lambda: SearchSpace(
+                tuple(entry for entry in templates if entry),
+                tuple(entry for entry in verbalizers if entry),
+                tuple(parameters),
+                facts,
+            ),
+        )
+
+    def _template(self, file: StudyFile, name: str, text: str, fields: set[str]) -> Template:
+        template = Template(name, text)
+        template.check_fields(sorted(fields))
+        if file.backbone.family == "causal_lm":
+            template.check_label_last()
+        return template
+
+    def _parameters(self, file: StudyFile, facts: StudyFacts) -> list[Parameter]:
+        described = {".".join(path): (path, section) for path, section in file.space.described().items()}
+        parameters = []
+        for name, dimension in DIMENSIONS.items():
+            if name not in described:
+                continue
+            path, section = described[name]
+            with self._collecting(("space", *path)):
+                when = None
+                if section.when is not None:
+                    when = Condition(section.when.parameter, section.when.choices, section.when.above)
+                parameter = dimension.parameter(
+                    section.choices, section.low, section.high, section.step, section.log, when
+                )
+                check_parameter(parameter, facts)
+                parameters.append(parameter)
+        return parameters
+
+    def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
+        training = file.source.training if file.source else None
+        return ObjectiveSpec(
+            backbone=BackboneSpec(self._backbone_path(file), file.backbone.family, file.backbone.max_tokens),
+            target=self._task_spec(file.target),
+            source=self._task_spec(file.source) if file.source else None,
+            space=space,
+            metric=file.metric,
+            evaluate_every=file.evaluation.every,
+            evaluation_batch_size=file.evaluation.batch_size,
+            source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
+            split_seed=file.seed,
+        )
+
+    def _task_spec(self, section: TaskSection) -> TaskSpec:
+        values = {name: getattr(section, name, None) for name in ("test", "validation_rows", "test_rows")}
+        if values["test"]:
+            values["test"] = str(self.folder / values["test"])
+        return TaskSpec(
+            train=str(self.folder / section.train),
+            fields=dict(section.text),
+            label=section.label,
+            kind=section.kind,
+            labels=section.labels,
+            train_rows=section.train_rows,
+            **values,
+        )
+
+    def _backbone_path(self, file: StudyFile) -> str:
+        """Return an absolute local folder, or the hub id as it is."""
+        local = self.folder / file.backbone.path
+        looks_local = file.backbone.path.startswith((".", "/", "~")) or local.exists()
+        return str(local.expanduser().resolve()) if looks_local else file.backbone.path
+
+    def _add(self, location: Location, message: str) -> None:
+        self.problems.append(self.yaml.problem(location, message))
+
+    @contextmanager
+    def _collecting(self, location: Location) -> Iterator[None]:
+        try:
+            yield
+        except InvalidInputError as error:
+            self._add(location, str(error))
+
+    def _attempt(self, location: Location, build: Callable[[], T]) -> T | None:
+        with self._collecting(location):
+            return build()
+        return None
+
+
+def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str]) -> Verbalizer:
+    verbalizer = Verbalizer(name, words)
+    verbalizer.check_labels(labels)
+    return verbalizer
+
+
+def _delete(content: Any, location: Location) -> None:
+    for part in location[:-1]:
+        content = content[part]
+    del content[location[-1]]
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
+    """List the keys that a study file may have at a location."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in typing.get_args(annotation):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None

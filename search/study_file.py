@@ -1,0 +1,202 @@
+"""The schema of a study file."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A mapping in a study file: unknown keys are refused, and nothing changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+def _fields(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+def _words(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def parse_seconds(value: object) -> float:
+    """Read `90`, `90s`, `30m` or `8h` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
+    if match is None:
+        raise ValueError("expected a time such as 90s, 30m or 8h")
+    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
+
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+
+
+class BackboneSection(Section):
+    """The pretrained model."""
+
+    path: str = Field(description="Local folder (relative to the study file) or hub id.")
+    family: Literal["encoder", "causal_lm"]
+    max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
+
+
+class TaskSection(Section):
+    """A table of labelled rows."""
+
+    train: str = Field(description="CSV, JSONL or Parquet, relative to the study file.")
+    text: Annotated[dict[str, str], BeforeValidator(_fields)] = Field(
+        description="Column of the text, or template field -> column."
+    )
+    label: str = Field(description="Column of the label.")
+    kind: str = "text_classification"
+    labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all that occur if left out.")
+    train_rows: int | None = Field(None, ge=2)
+
+
+class SourceTrainingSection(Section):
+    """How the source stage trains; its number of steps is searched, as `space.source_steps`."""
+
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+    head_learning_rate: float = Field(1e-2, gt=0)
+    frozen_layers: int = Field(0, ge=0)
+
+
+class SourceSection(TaskSection):
+    """The task with many labels."""
+
+    training: SourceTrainingSection = SourceTrainingSection()
+
+
+class TargetSection(TaskSection):
+    """The task with few labels, and how it is split."""
+
+    test: str | None = Field(None, description="Separate table to hold out; part of `train` if left out.")
+    validation_rows: int | None = Field(None, ge=2)
+    test_rows: int | None = Field(None, ge=2)
+
+
+def _range_or_choices(value: Any) -> Any:
+    """Read a bare value or list as choices."""
+    if isinstance(value, list):
+        return {"choices": value}
+    return value if isinstance(value, dict) else {"choices": [value]}
+
+
+class ConditionSection(Section):
+    """When a parameter exists."""
+
+    parameter: str
+    choices: Annotated[tuple[Any, ...], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = ()
+    above: float | None = None
+
+
+class ParameterSection(Section):
+    """A fixed value, a list of choices, or a range."""
+
+    choices: tuple[Any, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    when: ConditionSection | None = None
+
+
+Searched = Annotated[ParameterSection | None, BeforeValidator(_range_or_choices)]
+
+
+class SoftPromptSection(Section):
+    """The soft prompt's parameters."""
+
+    length: Searched = None
+    init: Searched = None
+    place: Searched = None
+
+
+class SpaceSection(Section):
+    """What can be tried."""
+
+    templates: dict[str, str] = Field(min_length=1, description="Name -> jinja2 text.")
+    verbalizers: dict[str, dict[str, Words]] = Field(min_length=1, description="Name -> label -> words.")
+    head: Searched = None
+    soft_prompt: SoftPromptSection = SoftPromptSection()
+    frozen_layers: Searched = None
+    source_steps: Searched = None
+    alpha: Searched = None
+    steps: Searched = None
+    batch_size: Searched = None
+    learning_rate: Searched = None
+    prompt_learning_rate: Searched = None
+
+    def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
+        """Return the parameters that the file gives, by their path below `space`."""
+        soft = {("soft_prompt", name): getattr(self.soft_prompt, name) for name in ("length", "init", "place")}
+        names = [name for name in type(self).model_fields if name not in ("templates", "verbalizers", "soft_prompt")]
+        found = {(name,): getattr(self, name) for name in names} | soft
+        return {path: section for path, section in found.items() if section is not None}
+
+
+class EvaluationSection(Section):
+    """When and how the target is evaluated."""
+
+    every: int = Field(8, ge=1, description="Updates between two evaluations.")
+    batch_size: int = Field(32, ge=1)
+
+
+class EngineSection(BaseModel):
+    """A sampler or pruner of Optuna; keys beside `name` are its own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The engine's own options."""
+        return self.model_extra or {}
+
+
+def _engine(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Engine = Annotated[EngineSection, BeforeValidator(_engine)]
+
+
+class BudgetSection(Section):
+    """When the search ends."""
+
+    trials: int = Field(24, ge=1, description="Finished trials (complete or pruned), earlier runs included.")
+    timeout: Seconds | None = Field(None, description="No new trial after this time, such as 8h.")
+    max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
+
+
+class ResourcesSection(Section):
+    """What one trial gets."""
+
+    cpu: int = Field(1, ge=1)
+    gpu: float = Field(0, ge=0)
+
+
+class StudyFile(Section):
+    """A whole study."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name; state lives in runs/NAME.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    metric: str = "accuracy"
+    direction: Literal["maximize", "minimize"] | None = None
+    backbone: BackboneSection
+    source: SourceSection | None = None
+    target: TargetSection
+    space: SpaceSection
+    evaluation: EvaluationSection = EvaluationSection()
+    sampler: Engine = EngineSection(name="tpe")
+    pruner: Engine = EngineSection(name="median")
+    budget: BudgetSection = BudgetSection()
+    resources: ResourcesSection = ResourcesSection()
+
+    def concurrent(self) -> int:
+        """Number of trials at a time that this machine's CPUs allow."""
+        return max(1, (os.cpu_count() or 1) // self.resources.cpu)

@@ -1,0 +1,135 @@
+"""The Ray actor that runs trials, one after another, with the backbone kept loaded."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.spaces import Candidate, PromptgraftError
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.objective import Evaluation
+
+logger = logging.getLogger(__name__)
+
+DELTA_FILE = "delta.safetensors"
+LOGITS_FILE = "validation_logits.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker says of its trial: an evaluation or a failure.
+
+    Attributes:
+        step: Updates done.
+        value: The study's metric on validation rows.
+        metrics: All validation metrics.
+        confusion: True labels (rows) against predicted ones (columns).
+        source_loss: Mean L_s since the report before, in nats.
+        target_loss: The same for L_t.
+        final: Whether the trial is over.
+        failure: Why it failed, if it did.
+        example: A validation row's prompt as the model sees it, up to and behind the label.
+        summary: Figures of a finished trial, for the study.
+    """
+
+    step: int = 0
+    value: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    source_loss: float | None = None
+    target_loss: float | None = None
+    final: bool = False
+    failure: str | None = None
+    example: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class TrialRunner(tune.Trainable):  # type: ignore[misc]
+    """Runs one cycle at a time; a step of Ray's is the training up to the next evaluation."""
+
+    def setup(self, config: dict[str, Any], spec: ObjectiveSpec, artifacts: str, threads: int) -> None:
+        """Load the study's fixed part once; Ray then reuses this actor for many trials."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        from promptgraft.objectives.objective import Objective
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        self._artifacts = Path(artifacts)
+        self._objective: Objective = Objective(spec)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up the next trial."""
+        self._number = int(new_config["number"])
+        self._candidate = Candidate.from_values(new_config["candidate"])
+        self._seed = int(new_config["seed"])
+        self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Go on to the next evaluation."""
+        try:
+            evaluation = next(self._cycle)
+            return {"report": self._report(evaluation)}
+        except Exception as error:  # The trial's boundary: it fails, and the search goes on.
+            logger.exception("trial %d failed", self._number)
+            cause = str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
+            return {"report": Report(final=True, failure=cause)}
+
+    def cleanup(self) -> None:
+        """Close the cycle."""
+        del self._cycle
+
+    def _report(self, evaluation: "Evaluation") -> Report:
+        result = evaluation.result
+        summary: dict[str, Any] = {}
+        if result is not None:
+            self._save(evaluation)
+            summary = {
+                "best_step": result.step,
+                "seconds": round(result.seconds, 3),
+                "max_rss_bytes": result.max_rss_bytes,
+                "trainable_parameters": result.trainable_parameters,
+                "prompt_tokens": result.prompt_tokens,
+                "load_report": result.load_report.summary(),
+            }
+        shown = result or evaluation
+        return Report(
+            step=evaluation.step,
+            value=evaluation.value,
+            metrics=dict(shown.metrics),
+            confusion=shown.confusion,
+            source_loss=evaluation.source_loss,
+            target_loss=evaluation.target_loss,
+            final=result is not None,
+            example=self._example(),
+            summary=summary | ({"value": result.value} if result else {}),
+        )
+
+    def _example(self) -> str:
+        row = self._objective.target.validation[0]
+        template = self._objective.spec.space.template(self._candidate.template)
+        prompt = template.render(row.fields)
+        return prompt.with_label(f"[{self._objective.target.labels[row.label]}]")
+
+    def _save(self, evaluation: "Evaluation") -> None:
+        """Keep the weights and the validation logits of a finished trial."""
+        import torch
+
+        from promptgraft.objectives.stages import write_tensors
+
+        assert evaluation.result is not None
+        folder = self._artifacts / f"trial-{self._number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / LOGITS_FILE, {"logits": torch.from_numpy(evaluation.result.logits)})
+        write_tensors(folder / DELTA_FILE, evaluation.result.delta)

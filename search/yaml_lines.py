@@ -1,0 +1,110 @@
+"""YAML 1.2 with the line of every value, for error messages that point."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from promptgraft.spaces import InvalidInputError
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a study file.
+
+    Attributes:
+        where: Path of the key, as in `space.alpha`.
+        line: Line in the file, from 1.
+        message: What is wrong, what was expected, and what to do.
+    """
+
+    where: str
+    line: int
+    message: str
+
+
+class StudyFileError(InvalidInputError):
+    """Every problem of a study file at once.
+
+    Args:
+        path: The study file.
+        problems: At least one problem.
+    """
+
+    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        lines = [f"{path}:{p.line}: {p.where + ': ' if p.where else ''}{p.message}" for p in self.problems]
+        super().__init__("\n".join(lines))
+
+
+class LinedYaml:
+    """A parsed YAML file that knows where its values stand.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StudyFileError: If it can't be parsed, or isn't a mapping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InvalidInputError(f"{path}: no such study file")
+        try:
+            root = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        except MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise StudyFileError(path, [Problem("", line, f"not valid YAML: {error.problem}")]) from error
+        except UnicodeDecodeError as error:
+            raise StudyFileError(path, [Problem("", 1, f"not UTF-8 text: {error}")]) from error
+        if not isinstance(root, CommentedMap):
+            raise StudyFileError(path, [Problem("", 1, "expected a mapping with the keys of a study")])
+        self._root = root
+
+    def plain(self) -> dict[str, Any]:
+        """Return the content as dictionaries, lists and scalars, with text keys."""
+        content: dict[str, Any] = _plain(self._root)
+        return content
+
+    def line(self, location: Location) -> int:
+        """Return the line of a key or list item, or of its nearest parent in the file."""
+        node: Any = self._root
+        line = 0
+        for part in location:
+            if isinstance(node, CommentedMap):
+                key = next((key for key in node if str(key) == str(part)), None)
+                if key is None:
+                    break
+                line = node.lc.key(key)[0]
+                node = node[key]
+            elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+                line = node.lc.item(part)[0]
+                node = node[part]
+            else:
+                break
+        return line + 1
+
+    def problem(self, location: Location, message: str) -> Problem:
+        """Describe a problem with the value at `location`."""
+        return Problem(".".join(str(part) for part in location), self.line(location), message)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)
