@@ -1,0 +1,140 @@
+"""Real data in small numbers; real models, and small random ones of the same architectures."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.tasks import TaskSpec
+from promptgraft.spaces import SearchSpace, StudyFacts, Template, Verbalizer
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+TINY_LAYERS = 3
+
+TEMPLATES = (
+    Template("review", "Review: {{ text }}\nSentiment: {{ label }}"),
+    Template("all_in_all", "{{ text }} All in all, it was {{ label }}"),
+)
+VERBALIZERS = (
+    Verbalizer("polarity", {"negative": ("negative",), "positive": ("positive",)}),
+    Verbalizer("opinion", {"negative": ("terrible", "a waste"), "positive": ("great", "worth every penny")}),
+)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder with movie.csv and amazon.csv."""
+    folder = STUDIES / "data"
+    assert (folder / "amazon.csv").exists(), "run: python studies/prepare.py --smollm2"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small random models with the real tokenizers, by family."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    small: dict[str, Any] = {
+        "num_hidden_layers": TINY_LAYERS,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    made = {}
+    for family, real, auto, extra in (
+        ("encoder", "minilm", AutoModel, {}),
+        ("causal_lm", "smollm2", AutoModelForCausalLM, {"num_key_value_heads": 2, "head_dim": 8}),
+    ):
+        folder = tmp_path_factory.mktemp(family)
+        config = AutoConfig.from_pretrained(STUDIES / "models" / real, **small, **extra)
+        torch.manual_seed(0)
+        model = auto.from_config(config)
+        # Random weights of the usual size make all classes equal; larger ones give the tests something to see.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(STUDIES / "models" / real).save_pretrained(folder)
+        made[family] = str(folder)
+    return made
+
+
+def real_model(family: str) -> str:
+    return str(STUDIES / "models" / {"encoder": "minilm", "causal_lm": "smollm2"}[family])
+
+
+@pytest.fixture(scope="session")
+def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
+    """Build the fixed part of a study over the real pair, in small numbers."""
+
+    def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
+        n_layers = json.loads((Path(path) / "config.json").read_text())["num_hidden_layers"]
+        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, family == "encoder", source))
+        values: dict[str, Any] = {
+            "backbone": BackboneSpec(path, family, 64),
+            "target": TaskSpec(
+                str(data / "amazon.csv"),
+                {"text": "text"},
+                "label",
+                train_rows=rows,
+                validation_rows=rows,
+                test_rows=2 * rows,
+            ),
+            "source": TaskSpec(str(data / "movie.csv"), {"text": "text"}, "label", train_rows=40) if source else None,
+            "space": space,
+            "evaluate_every": 2,
+            "evaluation_batch_size": 8,
+            "source_training": SourceTraining(batch_size=4, learning_rate=1e-3),
+        }
+        return ObjectiveSpec(**(values | changes))
+
+    return build
+
+
+@pytest.fixture
+def write_study(tmp_path: Path, data: Path, tiny_models: dict[str, str]) -> Callable[..., Path]:
+    """Write a study file over the tiny encoder; keyword arguments replace whole sections."""
+    from ruamel.yaml import YAML
+
+    def write(**sections: Any) -> Path:
+        content: dict[str, Any] = {
+            "study": "tiny",
+            "backbone": {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48},
+            "source": {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40},
+            "target": {
+                "train": str(data / "amazon.csv"),
+                "text": "text",
+                "label": "label",
+                "train_rows": 16,
+                "validation_rows": 16,
+                "test_rows": 40,
+            },
+            "space": {
+                "templates": {template.name: template.text for template in TEMPLATES},
+                "verbalizers": {v.name: {k: list(w) for k, w in v.words.items()} for v in VERBALIZERS},
+                "frozen_layers": {"low": 0, "high": TINY_LAYERS},
+                "steps": [4, 6],
+                "batch_size": 4,
+                "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+            },
+            "evaluation": {"every": 2, "batch_size": 8},
+            "budget": {"trials": 4},
+        }
+        content |= sections
+        content = {name: value for name, value in content.items() if value is not None}
+        path = tmp_path / "study.yaml"
+        with path.open("w") as stream:
+            YAML().dump(content, stream)
+        return path
+
+    return write

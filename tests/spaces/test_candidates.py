@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import pytest
+
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, StudyFacts
+
+ENCODER = StudyFacts(n_layers=6, has_head=True, has_source=True)
+CAUSAL = StudyFacts(n_layers=6, has_head=False, has_source=True)
+BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("facts", "first", "second"),
+    [
+        # No soft prompt: where it would start from and stand can't matter.
+        (ENCODER, replace(BASE, soft_prompt=SoftPrompt(0, "label_words", "suffix")), replace(BASE, soft_prompt=SoftPrompt())),
+        # All frozen: the backbone's step size can't matter.
+        (ENCODER, replace(BASE, frozen_layers=6, learning_rate=1.0), replace(BASE, frozen_layers=6)),
+        # Nothing attached: the step size of what is attached can't matter.
+        (
+            CAUSAL,
+            replace(BASE, soft_prompt=SoftPrompt(), prompt_learning_rate=1.0),
+            replace(BASE, soft_prompt=SoftPrompt()),
+        ),
+        # Nothing to train at all: neither the number of steps nor the batch size matters.
+        (
+            CAUSAL,
+            replace(BASE, soft_prompt=SoftPrompt(), frozen_layers=6, steps=9, batch_size=2, alpha=0.1),
+            replace(BASE, soft_prompt=SoftPrompt(), frozen_layers=6, steps=0),
+        ),
+        # A linear head without a soft prompt from label words reads no label words.
+        (
+            ENCODER,
+            replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "vocabulary")),
+            replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "vocabulary"), verbalizer="other"),
+        ),
+        # No source task.
+        (replace(ENCODER, has_source=False), replace(BASE, alpha=0.9, source_steps=5), replace(BASE, alpha=0.0)),
+    ],
+)
+def test_equivalent_candidates_are_one(facts: StudyFacts, first: Candidate, second: Candidate) -> None:
+    assert first != second
+    assert first.canonical(facts) == second.canonical(facts)
+    assert first.canonical(facts).key == second.canonical(facts).key
+
+
+def test_knobs_that_matter_survive() -> None:
+    assert BASE.canonical(ENCODER) == BASE
+    assert replace(BASE, alpha=0.25).key != BASE.key
+
+
+def test_canonical_is_idempotent() -> None:
+    once = replace(BASE, frozen_layers=6, soft_prompt=SoftPrompt()).canonical(CAUSAL)
+    assert once.canonical(CAUSAL) == once
+
+
+def test_round_trip() -> None:
+    assert Candidate.from_values(BASE.to_dict()) == BASE  # type: ignore[arg-type]
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="alhpa"):
+        Candidate.from_values({"template": "t", "verbalizer": "v", "alhpa": 1.0})
+
+
+@pytest.mark.parametrize(("place", "layer"), [("prefix", None), ("suffix", None), ("layer 3", 3)])
+def test_places(place: str, layer: int | None) -> None:
+    assert SoftPrompt(1, "vocabulary", place).layer == layer
+
+
+def test_an_unknown_place_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="'prefix', 'suffix' or 'layer K'"):
+        _ = SoftPrompt(1, "vocabulary", "middle").layer

@@ -1,0 +1,115 @@
+import optuna
+import pytest
+
+from promptgraft.spaces import (
+    Categorical,
+    Condition,
+    Constant,
+    Float,
+    Integer,
+    InvalidInputError,
+    SearchSpace,
+    StudyFacts,
+    Template,
+    Verbalizer,
+)
+from promptgraft.spaces.dimensions import DIMENSIONS
+
+FACTS = StudyFacts(n_layers=6, has_head=True, has_source=True)
+TEMPLATES = (Template("a", "{{ text }} {{ label }}"), Template("b", "It was {{ label }}: {{ text }}"))
+VERBALIZERS = (Verbalizer("v", {"no": ("bad",), "yes": ("good",)}),)
+
+
+def space(*parameters: object, facts: StudyFacts = FACTS) -> SearchSpace:
+    return SearchSpace(TEMPLATES, VERBALIZERS, tuple(parameters), facts)  # type: ignore[arg-type]
+
+
+LENGTH = Categorical("soft_prompt.length", (0, 8))
+INIT = Categorical("soft_prompt.init", ("vocabulary", "label_words"), Condition("soft_prompt.length", above=0))
+
+
+def test_a_conditional_parameter_exists_only_where_its_condition_holds() -> None:
+    study = optuna.create_study()
+    searched = space(LENGTH, INIT, Float("alpha", 0, 1))
+    for length, expected in ((0, False), (8, True)):
+        study.enqueue_trial({"soft_prompt.length": length})
+        trial = study.ask()
+        candidate = searched.suggest(trial)  # type: ignore[arg-type]
+        assert candidate.soft_prompt.length == length
+        assert ("soft_prompt.init" in trial.params) is expected
+
+
+def test_pools_are_stored_as_ids_and_single_choices_are_not_suggested() -> None:
+    trial = optuna.create_study().ask()
+    candidate = space().suggest(trial)  # type: ignore[arg-type]
+    assert trial.params == {"template": candidate.template}
+    assert candidate.template in {template.id for template in TEMPLATES}
+    assert candidate.verbalizer == VERBALIZERS[0].id
+
+
+def test_the_fingerprint_follows_every_part() -> None:
+    prints = {
+        space().fingerprint,
+        space(Float("alpha", 0, 1)).fingerprint,
+        space(Float("alpha", 0, 0.5)).fingerprint,
+        space(Constant("alpha", 0.5)).fingerprint,
+        space(LENGTH, INIT).fingerprint,
+        space(facts=StudyFacts(5, True, True)).fingerprint,
+        SearchSpace(TEMPLATES[:1], VERBALIZERS, (), FACTS).fingerprint,
+    }
+    assert len(prints) == 7
+    assert space(LENGTH).fingerprint == space(LENGTH).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("parameters", "facts", "message"),
+    [
+        ([Integer("frozen_layers", 0, 9)], FACTS, r"frozen_layers must lie in \[0, 6\]"),
+        ([Constant("soft_prompt.place", "layer 6")], FACTS, r"layer in \[0, 5\]"),
+        ([Constant("head", "linear")], StudyFacts(6, False, True), "needs an encoder"),
+        ([Float("alpha", 0, 1)], StudyFacts(6, True, False), "no source task"),
+        ([INIT, LENGTH], FACTS, "not suggested before it"),
+        ([Constant("alhpa", 1)], FACTS, "did you mean 'alpha'"),
+    ],
+)
+def test_what_the_backbone_or_study_cannot_serve_is_refused(
+    parameters: list[object], facts: StudyFacts, message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        space(*parameters, facts=facts)
+
+
+def test_the_same_template_twice_is_refused() -> None:
+    twice = (TEMPLATES[0], Template("copy", TEMPLATES[0].text))
+    with pytest.raises(InvalidInputError, match="same text"):
+        SearchSpace(twice, VERBALIZERS, (), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("alpha", 1.5, r"must lie in \[0, 1\] but got 1.5"),
+        ("alpha", "half", "must be a number"),
+        ("steps", 1.5, "whole number"),
+        ("learning_rate", 0, r"\(0, ∞\)"),
+        ("soft_prompt.init", "vocab", "did you mean 'vocabulary'"),
+        ("soft_prompt.place", "above", "expected 'prefix'"),
+    ],
+)
+def test_dimensions_check_values(name: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        DIMENSIONS[name].parameter([value], None, None, None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, 0.5, 0.1, None, False, None), "low"),
+        ((None, 0.0, 1.0, None, True, None), "above 0"),
+        ((None, 0.5, None, None, False, None), "both low and high"),
+        (([0.1], 0.0, 1.0, None, False, None), "not both"),
+    ],
+)
+def test_contradictory_ranges_are_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        DIMENSIONS["alpha"].parameter(*arguments)  # type: ignore[arg-type]
