@@ -43,8 +43,8 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
             raise InvalidInputError(f"{path}: no column {column!r}; {did_you_mean(column, frame.columns)}")
     if frame.empty:
         raise InvalidInputError(f"{path}: the table has no rows")
-    chosen = frame[list(dict.fromkeys(columns))].astype(object)
-    return chosen.map(lambda value: None if pd.isna(value) else str(value))
+    values = {name: [None if pd.isna(value) else str(value) for value in frame[name]] for name in columns}
+    return pd.DataFrame(values, dtype=object)
 
 
 def _read_csv(file: Path) -> pd.DataFrame:

@@ -204,15 +204,10 @@ def predict(
     backbone: Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")] = None,
 ) -> None:
     """Predict the rows of a table. Needs neither Optuna nor Ray."""
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
     from promptgraft.objectives.predictor import Predictor
+    from promptgraft.objectives.quiet import quiet_transformers
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     predictions = Predictor(bundle, backbone).predict_table(str(table))
     output.parent.mkdir(parents=True, exist_ok=True)
     predictions.to_csv(output, index=False)

@@ -1,7 +1,5 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
-import os
-import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,25 +146,21 @@ def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bund
 
 
 def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOutRow]:
-    import torch
-
     from promptgraft.objectives.objective import Objective
     from promptgraft.objectives.predictor import Predictor
+    from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.search.controls import majority, tfidf, zero_shot
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    torch.set_num_threads(os.cpu_count() or 1)
+    quiet_transformers()
     task = study.target
     predictor = Predictor(bundle)
     logits = predictor.logits([row.fields for row in task.test])
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     verbalizer = candidate.verbalizer or study.objective.space.verbalizers[0].id
-    seed = study.file.seed
     controls = [
         majority(task),
-        tfidf(task, task.train, "training rows", seed),
-        tfidf(task, (*task.train, *task.validation), "training and validation rows", seed),
+        tfidf(task, task.train, "training rows"),
+        tfidf(task, (*task.train, *task.validation), "training and validation rows"),
         *zero_shot(Objective(study.objective), verbalizer),
     ]
     winner = HeldOutRow(f"winner (trial {trial.number})", task.measure(logits, task.test))

@@ -1,7 +1,6 @@
 """The Ray actor that runs trials, one after another, with the backbone kept loaded."""
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,14 +54,12 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], spec: ObjectiveSpec, artifacts: str, threads: int) -> None:
         """Load the study's fixed part once; Ray then reuses this actor for many trials."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
-        from transformers.utils import logging as transformers_logging
 
         from promptgraft.objectives.objective import Objective
+        from promptgraft.objectives.quiet import quiet_transformers
 
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        quiet_transformers()
         torch.set_num_threads(threads)
         self._artifacts = Path(artifacts)
         self._objective: Objective = Objective(spec)

@@ -1,0 +1,189 @@
+"""One contract, run over every registered backbone family, on small random models with real tokenizers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from promptgraft.objectives import causal_lm, encoder  # noqa: F401
+from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
+from promptgraft.objectives.causal_lm import CausalLM
+from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.soft_prompts import InsertedPrompt, PrefixPrompt, PromptedStack
+from promptgraft.objectives.tasks import Row
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
+from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS, real_model
+
+CPU = torch.device("cpu")
+LABELS = ("negative", "positive")
+TEXTS = ["great camera", "the worst purchase i have ever made, by far, and it broke", "fine"]
+ROWS = [Row({"text": text}, index % 2) for index, text in enumerate(TEXTS)]
+PLACES = [SoftPrompt(), *(SoftPrompt(4, "vocabulary", place) for place in ("prefix", "suffix", "layer 0", "layer 2"))]
+
+
+@pytest.fixture(scope="module", params=sorted(BACKBONES))
+def backbone(request: pytest.FixtureRequest, tiny_models: dict[str, str]) -> Backbone:
+    return BACKBONES[request.param](BackboneSpec(tiny_models[request.param], request.param, 64), CPU)
+
+
+def build(backbone: Backbone, **changes: object) -> PromptedModel:
+    backbone.restore()
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, **changes)  # type: ignore[arg-type]
+    return PromptedModel(backbone, candidate, TEMPLATES[0], VERBALIZERS[1], LABELS, seed=0)
+
+
+def logits(model: PromptedModel, batch_size: int = 8) -> Tensor:
+    return model.score(model.encode(ROWS), LABELS, batch_size)
+
+
+@pytest.mark.parametrize("soft", PLACES, ids=lambda soft: f"{soft.length} {soft.place}")
+def test_logits_do_not_depend_on_padding_or_order(backbone: Backbone, soft: SoftPrompt) -> None:
+    model = build(backbone, soft_prompt=soft)
+    together, alone = logits(model), logits(model, batch_size=1)
+    assert together.shape == (3, 2)
+    assert (together - alone).abs().max() < 1e-4
+    assert together.std() > 1e-3
+
+
+@pytest.mark.parametrize("frozen_layers", range(TINY_LAYERS + 1))
+def test_frozen_tensors_are_bit_identical_after_training(backbone: Backbone, frozen_layers: int) -> None:
+    model = build(backbone, frozen_layers=frozen_layers, soft_prompt=SoftPrompt(2, "vocabulary", "suffix"))
+    before = model.snapshot(list(model.weights()))
+    optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.1)
+    model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
+    optimizer.step()
+    changed = {name for name, value in model.weights().items() if not torch.equal(value, before[name])}
+    prefix = f"backbone.{backbone.stack.base_model_prefix + '.' if not backbone.has_head else ''}"
+    layer_of = {
+        name: int(name.removeprefix(prefix + backbone._layers_prefix + ".").split(".")[0])
+        for name in before
+        if name.startswith(prefix + backbone._layers_prefix + ".")
+    }
+    assert {layer for name, layer in layer_of.items() if name in changed} == set(range(frozen_layers, TINY_LAYERS))
+    embeddings = {name for name in before if "embed" in name}
+    assert embeddings
+    if frozen_layers:
+        assert not embeddings & changed
+    else:
+        assert embeddings & changed
+    if frozen_layers == TINY_LAYERS:
+        assert not {name for name in changed if name.startswith("backbone.")}
+    assert "soft_prompt.weight" in changed
+
+
+def test_restore_puts_back_every_bit(backbone: Backbone) -> None:
+    before = {name: value.detach().clone() for name, value in backbone.model.named_parameters()}
+    model = build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "prefix"))
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            parameter.add_(1.0)
+    model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
+    backbone.restore()
+    for name, value in backbone.model.named_parameters():
+        assert torch.equal(value, before[name])
+        assert value.grad is None
+        assert value.requires_grad
+
+
+def test_a_prefix_equals_peft_s_where_both_can(backbone: Backbone) -> None:
+    """PEFT's prompt tuning beside our own module with the prompt inserted at position 0."""
+    backbone.restore()
+    batch = build(backbone).batch(build(backbone).encode(ROWS))
+    vectors = backbone.embeddings.detach()[5:9].clone()
+    causal = not backbone.has_head
+    peft = PrefixPrompt(backbone.stack, causal, vectors)
+    ours = InsertedPrompt(backbone.stack, causal, vectors, backbone.layers, None)
+    start = torch.zeros_like(batch.lengths)
+    outputs, gradients = [], []
+    for stack in (peft, ours):
+        hidden = stack(batch.input_ids, batch.lengths, start)
+        seen = torch.arange(hidden.shape[1]) < (batch.lengths + 4)[:, None]
+        outputs.append(hidden[seen])
+        hidden[seen].square().sum().backward()
+        gradients.append(stack.weight.grad)
+    assert (outputs[0] - outputs[1]).abs().max() < 1e-5
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-3, rtol=1e-4)
+
+
+def test_a_prompt_at_layer_k_leaves_everything_below_untouched(backbone: Backbone) -> None:
+    """What enters layer k for the text is the same with and without the prompt; above, it isn't."""
+    batch = build(backbone).batch(build(backbone).encode(ROWS))
+    vectors = backbone.embeddings.detach()[5:9].clone() * 3
+    causal = not backbone.has_head
+    seen: dict[str, list[Tensor]] = {}
+
+    def run(name: str, stack: PromptedStack) -> None:
+        seen[name] = []
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args: seen[name].append(args[0].detach().clone()))
+            for layer in backbone.layers
+        ]
+        stack(batch.input_ids, batch.lengths, batch.lengths)
+        for handle in handles:
+            handle.remove()
+
+    run("without", PromptedStack(backbone.stack, causal))
+    run("with", InsertedPrompt(backbone.stack, causal, vectors, backbone.layers, 1))
+    text = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
+    for layer in (0, 1):
+        with_prompt = seen["with"][layer][:, : text.shape[1]]
+        assert (with_prompt[text] - seen["without"][layer][text]).abs().max() < 1e-5
+    above = (seen["with"][2][:, : text.shape[1]][text] - seen["without"][2][text]).abs().max()
+    # In a causal LM the text stands before the prompt and never sees it, at any layer.
+    assert above < 1e-5 if causal else above > 1e-3
+
+
+def test_hooks_are_gone_after_a_forward_pass(backbone: Backbone) -> None:
+    logits(build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "layer 1")))
+    assert all(not layer._forward_pre_hooks for layer in backbone.layers)
+
+
+def test_long_fields_are_cut_and_the_template_is_kept(backbone: Backbone) -> None:
+    model = build(backbone)
+    (row,) = model.encode([Row({"text": "very " * 300 + "good"}, 1)])
+    assert len(row.ids) == 64
+    decoded = backbone.tokenizer.decode(row.ids).lower().replace(" ", "")
+    assert "review:" in decoded
+    assert "sentiment:" in decoded
+
+
+def test_a_soft_prompt_that_does_not_fit_is_refused(tiny_models: dict[str, str]) -> None:
+    small = BACKBONES["encoder"](BackboneSpec(tiny_models["encoder"], "encoder", 500), CPU)
+    with pytest.raises(InvalidInputError, match="make 520 positions"):
+        build(small, soft_prompt=SoftPrompt(20))
+
+
+def test_a_linear_head_needs_an_encoder(tiny_models: dict[str, str]) -> None:
+    causal = BACKBONES["causal_lm"](BackboneSpec(tiny_models["causal_lm"], "causal_lm", 64), CPU)
+    with pytest.raises(InvalidInputError, match="label words only"):
+        build(causal, head="linear")
+
+
+@pytest.mark.parametrize("make", ["tiny", "real"])
+def test_label_words_of_several_tokens_are_scored_as_the_whole_model_scores_them(
+    tiny_models: dict[str, str], make: str
+) -> None:
+    """Against the plain model's log-probabilities of each word's tokens, one row and one word at a time."""
+    path = tiny_models["causal_lm"] if make == "tiny" else real_model("causal_lm")
+    backbone = CausalLM(BackboneSpec(path, "causal_lm", 64), CPU)
+    found = logits(build(backbone))
+    for index, row in enumerate(ROWS):
+        context = backbone.tokenizer(f"Review: {row.fields['text']}\nSentiment:")["input_ids"]
+        for column, label in enumerate(LABELS):
+            scores = []
+            for word in VERBALIZERS[1].words[label]:
+                ids = backbone.tokenizer.encode(" " + word, add_special_tokens=False)
+                with torch.no_grad():
+                    output = backbone.model(torch.tensor([context + ids])).logits[0].log_softmax(-1)
+                scores.append(sum(output[len(context) + i - 1, token] for i, token in enumerate(ids)))
+            expected = torch.logsumexp(torch.stack(scores), 0) - torch.log(torch.tensor(float(len(scores))))
+            assert found[index, column].item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_label_embeddings_start_from_the_label_words(make_spec: Callable[..., object]) -> None:  # noqa: ARG001
+    """Zero-shot, the sentence encoder is better than chance on obvious rows."""
+    backbone = BACKBONES["encoder"](BackboneSpec(real_model("encoder"), "encoder", 64), CPU)
+    model = build(backbone)
+    rows = [Row({"text": "awful, broken, a terrible waste of money"}, 0), Row({"text": "excellent, i love it"}, 1)]
+    assert model.score(model.encode(rows), LABELS, 2).argmax(1).tolist() == [0, 1]

@@ -1,0 +1,126 @@
+"""A bundle predicts what its trial saw, in a process that can import neither Optuna nor Ray."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from promptgraft.objectives.bundle import BackboneReference, Manifest, read_manifest, write_bundle
+from promptgraft.objectives.model_files import file_hashes
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
+from tests.conftest import TEMPLATES, VERBALIZERS, real_model
+
+PREDICT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("optuna", "ray"):
+            raise ImportError(f"{name} is absent here")
+sys.meta_path.insert(0, Absent())
+import json, numpy as np
+from pathlib import Path
+from promptgraft.objectives.predictor import Predictor
+rows = json.loads(Path(sys.argv[2]).read_text())
+np.save(sys.argv[3], Predictor(Path(sys.argv[1])).logits(rows))
+"""
+
+CASES = [
+    ("encoder", Candidate("", "", soft_prompt=SoftPrompt(4, "vocabulary", "prefix"), frozen_layers=5, steps=2)),
+    ("encoder", Candidate("", "", head="linear", source_steps=2, frozen_layers=6, steps=2)),
+    ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=30, steps=1)),
+    ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1)),
+]
+
+
+def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> np.ndarray:  # type: ignore[type-arg]
+    result = objective.evaluate(candidate, 0)
+    template, verbalizer = spec.space.template(candidate.template), spec.space.verbalizer(candidate.verbalizer)
+    manifest = Manifest(
+        study="test",
+        trial=0,
+        seed=0,
+        candidate=candidate.to_dict(),
+        template={"name": template.name, "text": template.text},
+        verbalizer={"name": verbalizer.name, "words": dict(verbalizer.words)},
+        labels=objective.target.labels,
+        head_labels=objective.labels,
+        columns={"text": "text"},
+        backbone=BackboneReference(
+            path=spec.backbone.path,
+            family=spec.backbone.family,
+            max_tokens=spec.backbone.max_tokens,
+            files=file_hashes(spec.backbone.path),
+        ),
+        evaluation_batch_size=spec.evaluation_batch_size,
+        metrics={"validation": dict(result.metrics)},
+    )
+    write_bundle(folder, manifest, result.delta, "# card\n")
+    return result.logits
+
+
+@pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
+def test_predictions_equal_the_trial_s_own_logits(
+    family: str, candidate: Candidate, make_spec: Callable[..., ObjectiveSpec], tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    spec = make_spec(real_model(family), family, rows=8)
+    objective = Objective(spec)
+    full = replace(candidate, template=TEMPLATES[0].id, verbalizer=VERBALIZERS[0].id, batch_size=4, learning_rate=1e-3)
+    expected = export(tmp_path / "bundle", spec, objective, full)
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([dict(row.fields) for row in objective.target.validation]))
+    arguments = [str(tmp_path / "bundle"), str(rows), str(tmp_path / "logits.npy")]
+    subprocess.run([sys.executable, "-c", PREDICT, *arguments], check=True, timeout=120)
+    assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 1e-6
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
+) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    spec = make_spec(tiny_models["encoder"], "encoder")
+    export(folder, spec, Objective(spec), Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=2, batch_size=4))
+    return folder
+
+
+def test_tables_are_predicted_row_by_row(bundle: Path, tmp_path: Path) -> None:
+    from promptgraft.objectives.predictor import Predictor
+
+    table = tmp_path / "in.csv"
+    pd.DataFrame({"text": ["good", None, "{{ label }} bad"], "other": [1, 2, 3]}).to_csv(table, index=False)
+    found = Predictor(bundle).predict_table(str(table))
+    assert list(found.columns) == ["text", "label", "probability_negative", "probability_positive"]
+    assert found["label"].notna().tolist() == [True, False, True]
+    total = found[["probability_negative", "probability_positive"]].sum(axis=1)
+    assert total[0] == pytest.approx(1.0)
+
+
+def test_a_changed_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    delta = copy / "delta.safetensors"
+    content = bytearray(delta.read_bytes())
+    content[-1] ^= 1
+    delta.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"delta\.safetensors is missing or was changed"):
+        read_manifest(copy)
+    with pytest.raises(InvalidInputError, match="is not a bundle"):
+        read_manifest(tmp_path)
+
+
+def test_another_backbone_is_refused(bundle: Path) -> None:
+    from promptgraft.objectives.predictor import Predictor
+
+    with pytest.raises(InvalidInputError, match="not the file that this bundle was trained with"):
+        Predictor(bundle, backbone=real_model("encoder"))

@@ -1,0 +1,186 @@
+"""The whole cycle, on real data and small random models of both families."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from promptgraft.objectives.objective import Objective, Result
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.objectives.tasks import TaskSpec
+from promptgraft.spaces import Candidate, SoftPrompt, TrialError
+from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+
+BASE = Candidate(
+    TEMPLATES[0].id,
+    VERBALIZERS[1].id,
+    soft_prompt=SoftPrompt(2, "label_words", "suffix"),
+    frozen_layers=1,
+    alpha=0.5,
+    source_steps=3,
+    steps=5,
+    batch_size=4,
+    learning_rate=1e-2,
+)
+OTHERS = [
+    replace(BASE, frozen_layers=0, soft_prompt=SoftPrompt(3, "vocabulary", "prefix"), learning_rate=0.1),
+    replace(BASE, alpha=0.0, source_steps=0, soft_prompt=SoftPrompt(2, "vocabulary", "layer 2")),
+    replace(BASE, template=TEMPLATES[1].id, alpha=1.0),
+    replace(BASE, verbalizer=VERBALIZERS[0].id, soft_prompt=SoftPrompt()),
+    replace(BASE, frozen_layers=TINY_LAYERS, steps=2),
+]
+
+
+@pytest.fixture(scope="module", params=["encoder", "causal_lm"])
+def spec(
+    request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
+) -> ObjectiveSpec:
+    return make_spec(tiny_models[request.param], request.param)
+
+
+@pytest.fixture(scope="module")
+def objective(spec: ObjectiveSpec) -> Objective:
+    return Objective(spec)
+
+
+def difference(first: Result, second: Result) -> float:
+    return float(np.abs(first.logits - second.logits).max())
+
+
+def same_delta(first: Result, second: Result) -> bool:
+    return first.delta.keys() == second.delta.keys() and all(
+        torch.equal(value, second.delta[name]) for name, value in first.delta.items()
+    )
+
+
+def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """Alone with an empty store, alone without a store, and after five other candidates: equal to the bit."""
+    stored = replace(spec, stage_dir=str(tmp_path / "stages"))
+    worker = Objective(stored)
+    first = worker.evaluate(BASE, 0)
+    alone = Objective(spec).evaluate(BASE, 0)
+    for other in OTHERS:
+        worker.evaluate(other, 0)
+    half_done = worker.run(OTHERS[0], 0)
+    next(half_done)
+    next(half_done)  # A pruned trial leaves its weights half trained.
+    after = worker.evaluate(BASE, 0)
+    for other_result in (alone, after):
+        assert difference(first, other_result) == 0.0
+        assert same_delta(first, other_result)
+    assert difference(first, worker.evaluate(BASE, 1)) > 0
+
+
+def test_an_interrupted_cycle_cannot_go_on_with_another_one_s_weights(objective: Objective) -> None:
+    old = objective.run(BASE, 0)
+    next(old)
+    next(objective.run(OTHERS[0], 0))
+    with pytest.raises(TrialError, match="another cycle was started"):
+        next(old)
+
+
+def test_every_trained_weight_comes_back_and_frozen_ones_stay(objective: Objective) -> None:
+    pristine = {f"backbone.{n}": p.clone() for n, p in objective.backbone._pristine.items()}
+    result = objective.evaluate(replace(BASE, source_steps=0, frozen_layers=2), 0)
+    changed = {name for name in result.delta if name in pristine and not torch.equal(result.delta[name], pristine[name])}
+    weights = {f"backbone.{n}": p for n, p in objective.backbone.model.named_parameters()}
+    for name, value in weights.items():
+        if name not in result.delta:
+            assert torch.equal(value, pristine[name]), name
+    if result.step:
+        assert changed
+    assert result.trainable_parameters < sum(p.numel() for p in weights.values())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_alpha_s_endpoints_equal_training_on_one_task_alone(spec: ObjectiveSpec, data: Path, alpha: float) -> None:
+    """At alpha 0 the source may be another one, and at alpha 1 the target's training rows may be: nothing changes."""
+    candidate = replace(BASE, alpha=alpha, source_steps=0)
+    both = Objective(spec).evaluate(candidate, 0)
+    if alpha == 0.0:
+        other = replace(spec, source=None, space=replace(spec.space, facts=replace(spec.space.facts, has_source=False)))
+        alone = Objective(other)
+    else:
+        alone = Objective(spec)
+        object.__setattr__(alone.target, "train", alone.target.train[:2])
+    result = alone.evaluate(candidate, 0)
+    assert difference(both, result) == 0.0
+    assert same_delta(both, result)
+    assert difference(both, Objective(spec).evaluate(replace(candidate, alpha=0.5), 0)) > 0
+
+
+def test_losses_are_reported_apart(objective: Objective) -> None:
+    mixed = list(objective.run(BASE, 0))
+    assert [evaluation.step for evaluation in mixed] == [0, 2, 4, 5]
+    assert all(e.source_loss is not None and e.target_loss is not None for e in mixed[1:])
+    target_only = list(objective.run(replace(BASE, alpha=0.0), 0))
+    assert all(e.source_loss is None and e.target_loss is not None for e in target_only[1:])
+    source_only = list(objective.run(replace(BASE, alpha=1.0), 0))
+    assert all(e.source_loss is not None and e.target_loss is None for e in source_only[1:])
+
+
+def test_the_best_state_is_kept_and_not_the_last(objective: Objective) -> None:
+    """With a step size that ruins the model, the kept state is the best evaluation's."""
+    *_, last = evaluations = list(objective.run(replace(BASE, steps=8, learning_rate=0.5, frozen_layers=0), 0))
+    assert last.result is not None
+    best = max(evaluations, key=lambda e: (e.value, -e.metrics["loss"]))
+    assert last.result.value == best.value
+    assert last.result.step == best.step
+    assert last.result.metrics == best.metrics
+    measured = objective.target.measure(last.result.logits, objective.target.validation)
+    assert measured == last.result.metrics
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial(objective: Objective) -> None:
+    with pytest.raises(TrialError, match=r"loss became nan|not finite|loss became inf"):
+        objective.evaluate(replace(BASE, learning_rate=1e30, frozen_layers=0, steps=8), 0)
+    assert np.isfinite(objective.evaluate(BASE, 0).logits).all()
+
+
+def test_the_load_report_accounts_for_every_weight(objective: Objective) -> None:
+    report = objective.evaluate(BASE, 0).load_report
+    weights = [f"backbone.{name}" for name, _ in objective.backbone.model.named_parameters()]
+    assert set(weights) <= set(report.loaded) | set(report.pretrained)
+    assert "soft_prompt.weight" in report.fresh
+    assert set(report.loaded) >= set(weights)
+    fresh = objective.evaluate(replace(BASE, source_steps=0), 0).load_report
+    assert not fresh.loaded
+    assert set(fresh.pretrained) == set(weights)
+
+
+def test_a_damaged_stage_is_computed_again(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    stages = tmp_path / "stages"
+    worker = Objective(replace(spec, stage_dir=str(stages)))
+    first = worker.evaluate(BASE, 0)
+    (entry,) = stages.glob("*.safetensors")
+    entry.write_bytes(entry.read_bytes()[:100])
+    assert difference(first, worker.evaluate(BASE, 0)) == 0.0
+    assert entry.stat().st_size > 100
+
+
+def test_the_source_may_have_other_labels(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """Labels are matched by name: those of the source alone get rows and words of their own."""
+    rows = [(f"story {i} about {'sport' if i % 2 else 'trade'}", ("sport", "trade")[1 - i % 2]) for i in range(20)]
+    path = tmp_path / "topics.csv"
+    path.write_text("text,label\n" + "\n".join(f"{text},{label}" for text, label in rows))
+    words = {**VERBALIZERS[0].words, "sport": ("sports",), "trade": ("business",)}
+    verbalizer = replace(VERBALIZERS[0], words=words)
+    changed = replace(
+        spec,
+        source=TaskSpec(str(path), {"text": "text"}, "label"),
+        space=replace(spec.space, verbalizers=(verbalizer,)),
+    )
+    worker = Objective(changed)
+    assert worker.labels == ("negative", "positive", "sport", "trade")
+    result = worker.evaluate(replace(BASE, verbalizer=verbalizer.id), 0)
+    assert result.logits.shape[1] == 2
+
+
+def test_a_candidate_with_nothing_to_train_is_evaluated_once(objective: Objective) -> None:
+    frozen = replace(BASE, frozen_layers=TINY_LAYERS, soft_prompt=SoftPrompt(), source_steps=0)
+    evaluations = list(objective.run(frozen if not objective.backbone.has_head else replace(frozen, steps=0), 0))
+    assert [evaluation.step for evaluation in evaluations] == [0]
+    assert evaluations[0].result is not None

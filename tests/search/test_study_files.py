@@ -1,0 +1,123 @@
+"""Every mistake in a study file gets one clear message with its line, and all come at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from promptgraft.search.studies import load_study
+from promptgraft.search.study_file import parse_seconds
+from promptgraft.search.yaml_lines import StudyFileError
+from promptgraft.spaces import InvalidInputError
+from tests.conftest import STUDIES
+
+WriteStudy = Callable[..., Path]
+
+
+def problems(path: Path) -> dict[str, str]:
+    with pytest.raises(StudyFileError) as caught:
+        load_study(path)
+    return {problem.where: problem.message for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("name", ["demo", "smollm2"])
+def test_the_studies_that_we_ship_are_valid(name: str) -> None:
+    study = load_study(STUDIES / f"{name}.yaml")
+    assert study.name == name
+    assert len(study.target.train) == 64
+
+
+def space(**changes: Any) -> dict[str, Any]:
+    content = {
+        "templates": {"a": "{{ text }} {{ label }}"},
+        "verbalizers": {"v": {"negative": ["bad"], "positive": ["good"]}},
+    }
+    return {"space": content | changes}
+
+
+@pytest.mark.parametrize(
+    ("sections", "where", "message"),
+    [
+        (space(alhpa=0.5), "space.alhpa", "unknown key 'alhpa'; did you mean 'alpha'?"),
+        ({"pruner": {"name": "median", "n_startup": 3}}, "pruner", "no option 'n_startup'; did you mean 'n_startup_trials'?"),
+        ({"sampler": "tpee"}, "sampler", "unknown sampler 'tpee'; did you mean 'tpe'?"),
+        ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
+        ({"metric": "loss", "direction": "maximize"}, "direction", "write minimize"),
+        (space(templates={"a": "{{ texxt }} {{ label }}"}), "space.templates.a", "did you mean 'text'?"),
+        (space(templates={"a": "{{ text }}"}), "space.templates.a", "exactly once"),
+        (space(verbalizers={"v": {"negative": [], "positive": ["good"]}}), "space.verbalizers.v", "no words for label"),
+        (space(verbalizers={"v": {"positive": ["good"]}}), "space.verbalizers.v", "no words for label 'negative'"),
+        (space(frozen_layers=[0, 9]), "space.frozen_layers", "must lie in [0, 3] (the backbone has 3 layers) but got 9"),
+        (space(alpha={"low": 0, "high": 1.5}), "space.alpha", "must lie in [0, 1] but got 1.5"),
+        (space(steps="many"), "space.steps", "must be a number but got 'many'"),
+        ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "neither a local folder nor"),
+        ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'encoder' or 'causal_lm'"),
+        ({"budget": {"trials": 0}}, "budget.trials", "greater than or equal to 1"),
+        ({"target": None}, "target", "is required but missing"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ],
+)
+def test_one_mistake_one_message(write_study: WriteStudy, sections: dict[str, Any], where: str, message: str) -> None:
+    found = problems(write_study(**sections))
+    assert list(found) == [where]
+    assert message in found[where]
+
+
+def test_all_mistakes_come_at_once_with_their_lines(write_study: WriteStudy) -> None:
+    path = write_study(metric="acuracy", sampler="tpee", bugdet={}, **space(alpha=2, frozen_layers=7))
+    found = problems(path)
+    assert set(found) == {"metric", "sampler", "bugdet", "space.alpha", "space.frozen_layers"}
+    lines = path.read_text().splitlines()
+    with pytest.raises(StudyFileError) as caught:
+        load_study(path)
+    for problem in caught.value.problems:
+        assert lines[problem.line - 1].strip().startswith(problem.where.split(".")[-1])
+        assert f"{path}:{problem.line}: {problem.where}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"txt": ["a"], "label": ["x"]}), "no column 'text'; did you mean 'txt'?"),
+        (pd.DataFrame({"text": [f"r{i}" for i in range(9)], "label": ["one"] * 9}), "at least two labels"),
+        (pd.DataFrame({"text": [], "label": []}), "has no rows"),
+    ],
+)
+def test_data_that_cannot_serve(write_study: WriteStudy, tmp_path: Path, frame: pd.DataFrame, message: str) -> None:
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    found = problems(write_study(target={"train": "data.csv", "text": "text", "label": "label"}))
+    assert message in found["target"]
+
+
+def test_yaml_that_cannot_be_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("study: x\nspace: [1, 2\n")
+    assert "not valid YAML" in problems(path)[""]
+    path.write_text("study: a\nstudy: b\n")
+    assert "duplicate key" in problems(path)[""]
+    with pytest.raises(InvalidInputError, match="no such study file"):
+        load_study(tmp_path / "gone.yaml")
+
+
+def test_yes_and_no_stay_words_and_exponents_stay_numbers(write_study: WriteStudy) -> None:
+    path = write_study(**space(verbalizers={"v": {"negative": ["x"], "positive": ["y"]}}))
+    path.write_text(path.read_text().replace("- x", "- no").replace("- y", "- yes") + "  learning_rate: [2e-5, 1e-4]\n")
+    text = path.read_text().replace("  learning_rate: [2e-5, 1e-4]\n", "")
+    path.write_text(text.replace("space:\n", "space:\n  learning_rate: [2e-5, 1e-4]\n"))
+    study = load_study(path)
+    assert study.objective.space.verbalizers[0].words == {"negative": ("no",), "positive": ("yes",)}
+    assert study.objective.space.parameters[0].choices == (2e-5, 1e-4)  # type: ignore[union-attr]
+
+
+def test_relative_paths_are_relative_to_the_study_file(write_study: WriteStudy, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "inner.csv").write_text((data / "amazon.csv").read_text())
+    target = {"train": "inner.csv", "text": "text", "label": "label", "train_rows": 8, "test_rows": 8}
+    study = load_study(write_study(target=target))
+    assert study.objective.target.train == str(tmp_path / "inner.csv")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
+def test_times(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
