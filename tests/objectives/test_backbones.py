@@ -181,7 +181,7 @@ def test_label_words_of_several_tokens_are_scored_as_the_whole_model_scores_them
             assert found[index, column].item() == pytest.approx(expected.item(), abs=1e-3)
 
 
-def test_label_embeddings_start_from_the_label_words(make_spec: Callable[..., object]) -> None:  # noqa: ARG001
+def test_label_embeddings_start_from_the_label_words(make_spec: Callable[..., object]) -> None:
     """Zero-shot, the sentence encoder is better than chance on obvious rows."""
     backbone = BACKBONES["encoder"](BackboneSpec(real_model("encoder"), "encoder", 64), CPU)
     model = build(backbone)

@@ -81,7 +81,9 @@ def test_the_study_s_pruner_decides_and_never_at_the_last_step(tmp_path: Path) -
 def test_no_candidate_is_tried_twice_in_200_trials(tmp_path: Path) -> None:
     """In a space of 240 points, with a sampler that repeats itself a third of the time if it is let."""
     searched = space(
-        Categorical("frozen_layers", (0, 1, 2, 3, 4)), Categorical("alpha", (0.0, 0.2, 0.4)), Categorical("steps", (4, 8, 16, 32))
+        Categorical("frozen_layers", (0, 1, 2, 3, 4)),
+        Categorical("alpha", (0.0, 0.2, 0.4)),
+        Categorical("steps", (4, 8, 16, 32)),
     )
     book = ledger(tmp_path, searched)
     seen = [finish(book, index % 7 / 7) for index in range(200)]

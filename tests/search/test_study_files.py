@@ -41,7 +41,11 @@ def space(**changes: Any) -> dict[str, Any]:
     ("sections", "where", "message"),
     [
         (space(alhpa=0.5), "space.alhpa", "unknown key 'alhpa'; did you mean 'alpha'?"),
-        ({"pruner": {"name": "median", "n_startup": 3}}, "pruner", "no option 'n_startup'; did you mean 'n_startup_trials'?"),
+        (
+            {"pruner": {"name": "median", "n_startup": 3}},
+            "pruner",
+            "no option 'n_startup'; did you mean 'n_startup_trials'?",
+        ),
         ({"sampler": "tpee"}, "sampler", "unknown sampler 'tpee'; did you mean 'tpe'?"),
         ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
         ({"metric": "loss", "direction": "maximize"}, "direction", "write minimize"),
@@ -49,7 +53,11 @@ def space(**changes: Any) -> dict[str, Any]:
         (space(templates={"a": "{{ text }}"}), "space.templates.a", "exactly once"),
         (space(verbalizers={"v": {"negative": [], "positive": ["good"]}}), "space.verbalizers.v", "no words for label"),
         (space(verbalizers={"v": {"positive": ["good"]}}), "space.verbalizers.v", "no words for label 'negative'"),
-        (space(frozen_layers=[0, 9]), "space.frozen_layers", "must lie in [0, 3] (the backbone has 3 layers) but got 9"),
+        (
+            space(frozen_layers=[0, 9]),
+            "space.frozen_layers",
+            "must lie in [0, 3] (the backbone has 3 layers) but got 9",
+        ),
         (space(alpha={"low": 0, "high": 1.5}), "space.alpha", "must lie in [0, 1] but got 1.5"),
         (space(steps="many"), "space.steps", "must be a number but got 'many'"),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "neither a local folder nor"),

@@ -13,7 +13,11 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
     ("facts", "first", "second"),
     [
         # No soft prompt: where it would start from and stand can't matter.
-        (ENCODER, replace(BASE, soft_prompt=SoftPrompt(0, "label_words", "suffix")), replace(BASE, soft_prompt=SoftPrompt())),
+        (
+            ENCODER,
+            replace(BASE, soft_prompt=SoftPrompt(0, "label_words", "suffix")),
+            replace(BASE, soft_prompt=SoftPrompt()),
+        ),
         # All frozen: the backbone's step size can't matter.
         (ENCODER, replace(BASE, frozen_layers=6, learning_rate=1.0), replace(BASE, frozen_layers=6)),
         # Nothing attached: the step size of what is attached can't matter.

@@ -1,0 +1,133 @@
+"""Commands as a user types them: output, exit codes, and what they import."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+WriteStudy = Callable[..., Path]
+IMPORTS = """
+import sys
+from promptgraft.search.cli import app
+try:
+    app(sys.argv[2:])
+except SystemExit as error:
+    code = error.code
+loaded = [name for name in sys.argv[1].split(",") if name in sys.modules]
+assert not loaded, loaded
+sys.exit(code)
+"""
+
+
+def promptgraft(*arguments: str, absent: str = "nothing", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", IMPORTS, absent, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: dict[str, str]) -> Path:
+    """Folder in which a small study was run by the command line; its study file is study.yaml."""
+    from ruamel.yaml import YAML
+
+    folder = tmp_path_factory.mktemp("cli")
+    task = {"train": str(data / "amazon.csv"), "text": "text", "label": "label"}
+    content: dict[str, Any] = {
+        "study": "small",
+        "backbone": {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48},
+        "target": {**task, "train_rows": 16, "validation_rows": 16, "test_rows": 60},
+        "space": {
+            "templates": {"a": "{{ text }} {{ label }}", "b": "Review: {{ text }} {{ label }}"},
+            "verbalizers": {"v": {"negative": "bad", "positive": "good"}},
+            "steps": 4,
+            "batch_size": 4,
+            "frozen_layers": [1, 2, 3],
+        },
+        "budget": {"trials": 3},
+    }
+    with (folder / "study.yaml").open("w") as stream:
+        YAML().dump(content, stream)
+    result = promptgraft("run", "study.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "study small: 3 of 3 trials finished" in result.stdout
+    assert "Traceback" not in result.stderr
+    return folder
+
+
+def test_help_imports_nothing_heavy() -> None:
+    result = promptgraft("--help", absent="torch,ray,optuna,transformers,pandas,sklearn")
+    assert result.returncode == 0
+    for command in ("validate", "run", "status", "best", "export", "predict", "dashboard"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("study", ["study.yaml", "small"])
+def test_status_reads_the_study_without_torch_or_ray(finished: Path, study: str) -> None:
+    result = promptgraft("status", study, "--json", absent="torch,ray,transformers,sklearn", cwd=finished)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert {"study", "states", "best", "finished", "wanted"} <= summary.keys()
+    assert {"number", "value", "candidate"} == summary["best"].keys()
+    assert (summary["study"], summary["finished"], summary["wanted"]) == ("small", 3, 3)
+    assert summary["states"] == {"COMPLETE": 3}
+
+
+def test_status_alone_lists_every_study(finished: Path) -> None:
+    assert "small: 3/3 finished; 3 COMPLETE; best accuracy" in promptgraft("status", cwd=finished).stdout
+
+
+def test_export_then_predict(finished: Path) -> None:
+    exported = promptgraft("export", "small", cwd=finished)
+    assert exported.returncode == 0, exported.stderr
+    for name in ("winner (trial", "majority class", "TF-IDF", "zero-shot, template a", "zero-shot, template b"):
+        assert name in exported.stdout
+    bundle = finished / "runs" / "small" / "bundle"
+    assert {file.name for file in bundle.iterdir()} == {"manifest.json", "delta.safetensors", "README.md"}
+    first = json.loads((bundle / "manifest.json").read_text())["metrics"]["test"]
+    pd.DataFrame({"text": ["it broke at once", "{{ label }} {% raw %}"]}).to_csv(finished / "new.csv", index=False)
+    arguments = ["predict", str(bundle), "--input", "new.csv", "--output", "out.csv"]
+    result = promptgraft(*arguments, absent="optuna,ray", cwd=finished)
+    assert result.returncode == 0, result.stderr
+    assert "2 rows -> out.csv" in result.stdout
+    predictions = pd.read_csv(finished / "out.csv")
+    assert predictions["label"].isin(["negative", "positive"]).all()
+    assert promptgraft("export", "small", cwd=finished).returncode == 0
+    assert json.loads((bundle / "manifest.json").read_text())["metrics"]["test"] == first
+
+
+def test_best_prints_the_candidate(finished: Path) -> None:
+    result = promptgraft("best", "small", "--json", cwd=finished)
+    assert json.loads(result.stdout)["candidate"]["template"].split("-")[0] in ("a", "b")
+
+
+def test_bad_input_is_one_message_and_exit_code_2(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(metric="acuracy")
+    for command in ("validate", "run"):
+        result = promptgraft(command, str(path))
+        assert result.returncode == 2
+        assert "metric: unknown metric 'acuracy'; did you mean 'accuracy'?" in result.stderr
+        assert "Traceback" not in result.stderr
+    for arguments in (["status", "nobody"], ["validate", "gone.yaml"], ["export", "nobody"], ["predict", "x"]):
+        extra = ["--input", "a.csv", "--output", "b.csv"] if arguments[0] == "predict" else []
+        result = promptgraft(*arguments, *extra, cwd=tmp_path)
+        assert result.returncode == 2, arguments
+        assert "error: " in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_nothing_to_export_is_exit_code_3(finished: Path) -> None:
+    result = promptgraft("export", "small", "--trial", "99", cwd=finished)
+    assert result.returncode == 3
+    assert "trial 99 is unknown" in result.stderr
+
+
+def test_text_with_template_code_in_it_is_rendered_as_text(write_study: WriteStudy, tmp_path: Path) -> None:
+    rows = [(f"{{{{ 7 * 7 }}}} {{% raw %}} row {i}", "negative" if i % 2 else "positive") for i in range(40)]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "code.csv", index=False)
+    target = {"train": "code.csv", "text": "text", "label": "label", "train_rows": 8, "validation_rows": 8}
+    result = promptgraft("validate", str(write_study(target=target)))
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,200 @@
+"""Whole searches over real Ray Tune workers and a real SQLite study, with a small random model."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from safetensors.numpy import load_file
+
+from promptgraft.objectives.objective import Objective
+from promptgraft.search.run import RunOptions, run_study
+from promptgraft.search.storage import RunFolder, load_existing, open_storage
+from promptgraft.search.studies import load_study
+from promptgraft.spaces import Candidate, InvalidInputError
+from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+
+WriteStudy = Callable[..., Path]
+PROMPTGRAFT = [sys.executable, "-c", "from promptgraft.search.cli import app; app()"]
+HOPELESS = 1e30  # A step size that makes the loss NaN: these trials fail on purpose.
+
+
+def space(**changes: Any) -> dict[str, Any]:
+    content = {
+        "templates": {template.name: template.text for template in TEMPLATES},
+        "verbalizers": {v.name: {label: list(ws) for label, ws in v.words.items()} for v in VERBALIZERS},
+        "frozen_layers": {"low": 0, "high": TINY_LAYERS - 1},
+        "soft_prompt": {"length": [0, 2], "place": ["prefix", "suffix", "layer 1"]},
+        "source_steps": [0, 2],
+        "alpha": [0.0, 0.5],
+        "steps": [8, 12],
+        "batch_size": 4,
+        "learning_rate": [1e-4, 1e-3, 1e-2, HOPELESS],
+    }
+    return content | changes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return RunFolder(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def study_file(write_study: WriteStudy) -> Path:
+    return write_study(
+        space=space(),
+        pruner={"name": "median", "n_startup_trials": 3, "n_warmup_steps": 2},
+        sampler={"name": "random"},
+        budget={"trials": 24, "max_failure_rate": 0.9},
+    )
+
+
+def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:
+    """Say what happened, from the candidate, the curve and the files that the worker wrote."""
+    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    if candidate.learning_rate == HOPELESS:
+        return "FAIL"
+    wrote = (folder.trial(trial.number) / "validation_logits.safetensors").is_file()
+    last = max(trial.intermediate_values)
+    if last == candidate.steps and wrote:
+        return "COMPLETE"
+    return "PRUNED" if last < candidate.steps and not wrote else "inconsistent"
+
+
+def test_recorded_states_are_what_happened(study_file: Path, folder: RunFolder) -> None:
+    outcome = run_study(load_study(study_file), RunOptions(folder, concurrent=2))
+    study = load_existing("tiny", folder.storage_url())
+    trials = study.get_trials()
+    table = [(trial.number, expected_state(trial, folder), trial.state.name) for trial in trials]
+    assert [(n, expected) for n, expected, _ in table] == [(n, recorded) for n, _, recorded in table]
+    counts = {state: sum(recorded == state for _, _, recorded in table) for state in ("COMPLETE", "PRUNED", "FAIL")}
+    assert outcome.states == counts
+    assert all(counts.values()), counts
+    assert outcome.finished == counts["COMPLETE"] + counts["PRUNED"] == 24
+    assert len({trial.user_attrs["candidate_key"] for trial in trials}) == len(trials)
+    storage = open_storage(folder.storage_url())
+    notes = storage.get_study_system_attrs(storage.get_study_id_from_name("tiny"))
+    assert notes["dashboard:note_str:0"].startswith("## tiny")
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            assert "loss became" in trial.user_attrs["cause"] or "not finite" in trial.user_attrs["cause"]
+        else:
+            assert {"validation_accuracy", "validation_loss", "confusion"} <= trial.user_attrs.keys()
+            assert notes[f"dashboard:{trial._trial_id}:note_str:0"].startswith("### Prompt")
+
+
+def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolder) -> None:
+    """What reused workers computed is what a fresh process computes for the same candidate: 0.0 apart."""
+    import torch
+
+    torch.set_num_threads(1)
+    objective = Objective(load_study(study_file).objective)
+    study = load_existing("tiny", folder.storage_url())
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    for trial in complete[-3:]:
+        stored = load_file(folder.trial(trial.number) / "validation_logits.safetensors")["logits"]
+        alone = objective.evaluate(Candidate.from_values(trial.user_attrs["candidate"]), 0)
+        assert np.abs(stored - alone.logits).max() == 0.0
+        assert alone.value == trial.value
+
+
+def test_more_trials_continue_and_an_edited_study_is_refused(
+    study_file: Path, folder: RunFolder, write_study: WriteStudy
+) -> None:
+    study = load_study(study_file)
+    before = load_existing("tiny", folder.storage_url()).get_trials()
+    outcome = run_study(study, RunOptions(folder, trials=26, concurrent=2))
+    after = load_existing("tiny", folder.storage_url()).get_trials()
+    assert outcome.finished == 26
+    assert [t.params for t in after[: len(before)]] == [t.params for t in before]
+    assert run_study(study, RunOptions(folder, trials=26)).ended_because == "all 26 trials are finished"
+    edited = load_study(write_study(space=space(steps=[8, 16])))
+    with pytest.raises(InvalidInputError, match="another search space"):
+        run_study(edited, RunOptions(folder, trials=30))
+
+
+def test_only_the_best_weights_stay_on_disk(folder: RunFolder) -> None:
+    assert 1 <= len(list(folder.artifacts.glob("trial-*/delta.safetensors"))) <= 3
+
+
+def test_a_search_of_failures_stops(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(space=space(learning_rate=HOPELESS), budget={"trials": 50, "max_failure_rate": 0.5})
+    outcome = run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=2))
+    assert outcome.finished == 0
+    assert "100% of the trials failed" in str(outcome.ended_because)
+    assert outcome.states["FAIL"] < 12
+
+
+def test_a_trial_that_wants_more_than_ray_has_is_refused(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(resources={"cpu": 1, "gpu": 64})
+    with pytest.raises(InvalidInputError, match="wants 64 GPU, but Ray has"):
+        run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=1))
+
+
+def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if folder.database.is_file():
+            try:
+                trials = load_existing("tiny", folder.storage_url()).get_trials(deepcopy=False)
+            except InvalidInputError:
+                trials = []
+            running = any(trial.state == TrialState.RUNNING for trial in trials)
+            if running and sum(trial.state == TrialState.COMPLETE for trial in trials) >= finished:
+                return
+        time.sleep(0.05)
+    raise AssertionError("no trial finished in time")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
+    """Nothing finished is lost, nothing is left RUNNING, and what was cut off is run again."""
+    path = write_study(space=space(learning_rate=[1e-4, 1e-3], steps=[60, 80]), pruner="none")
+    folder = RunFolder(tmp_path / "run")
+    command = [*PROMPTGRAFT, "run", str(path), "--trials", "6", "--concurrent", "2", "--workdir", str(folder.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_trials(folder, 2, process)
+    process.send_signal(stop)
+    output, errors = process.communicate(timeout=120)
+    if stop == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert "go on with: promptgraft run" in output
+        states = {t.state for t in load_existing("tiny", folder.storage_url()).get_trials()}
+        assert TrialState.RUNNING not in states
+        assert "Traceback" not in errors
+    before = {
+        t.number: (t.value, t.intermediate_values)
+        for t in load_existing("tiny", folder.storage_url()).get_trials(states=(TrialState.COMPLETE,))
+    }
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    study = load_existing("tiny", folder.storage_url())
+    after = study.get_trials()
+    assert sum(trial.state == TrialState.COMPLETE for trial in after) == 6
+    assert {n: (after[n].value, after[n].intermediate_values) for n in before} == before
+    assert not [trial for trial in after if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+    lost = [trial for trial in after if trial.state == TrialState.FAIL]
+    assert lost
+    retried = {trial.user_attrs.get("retry_of") for trial in after}
+    assert {trial.number for trial in lost} <= retried
+    keys = [t.user_attrs["candidate_key"] for t in after if t.state == TrialState.COMPLETE]
+    assert len(set(keys)) == 6
+
+
+def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
+    from promptgraft.search.status import status
+
+    study = load_existing("tiny", folder.storage_url())
+    summary = status(study)
+    json.dumps(summary)
+    assert summary["best"]["value"] == max(t.value for t in study.get_trials(states=(TrialState.COMPLETE,)))
+    assert summary["finished"] == 26
+    assert optuna.load_study(study_name="tiny", storage=folder.storage_url()).metric_names == ["accuracy"]
