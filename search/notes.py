@@ -1,5 +1,6 @@
 """Notes for Optuna Dashboard: what a study searches, and what each trial did."""
 
+import textwrap
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -58,7 +59,7 @@ def study_note(study: Study) -> str:
 
 
 def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str:
-    """Write a trial's note, in Markdown: the prompt as the model sees it, metrics, confusion, losses."""
+    """Write a trial's note, in Markdown: a rendered prompt, metrics, confusion, losses."""
     last = reports[-1]
     soft = candidate.soft_prompt
     place = f"{soft.length} soft tokens, {soft.place}, from {soft.init}" if soft.length else "no soft prompt"
@@ -69,7 +70,7 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
         f"Template `{candidate.template}`, {place}. A validation row, with its true label in brackets:",
         "",
         "```",
-        last.example.replace("```", "'''"),
+        _wrapped(last.example.replace("```", "'''")),
         "```",
         "",
         f"### Validation ({'best step ' + str(last.summary['best_step']) if last.summary else 'pruned here'})",
@@ -112,6 +113,11 @@ def _values(parameter: Parameter) -> str:
         return ", ".join(map(str, parameter.choices))
     step = f", step {parameter.step:g}" if parameter.step is not None and parameter.step != 1 else ""
     return f"{parameter.low:g} to {parameter.high:g}{', logarithmic' if parameter.log else step}"
+
+
+def _wrapped(text: str) -> str:
+    """Break long lines, which the dashboard would not."""
+    return "\n".join(textwrap.fill(line, 100) for line in text.splitlines())
 
 
 def _number(value: float | None) -> str:

@@ -248,7 +248,7 @@ def _record(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
         "search space": study.objective.space.fingerprint,
         "seed": study.file.seed,
         "metric": study.file.metric,
-        "backbone": asdict(study.objective.backbone),
+        "backbone": study.file.backbone.model_dump(),
         "target rows": rows_hash((*study.target.train, *study.target.validation)),
         "source rows": rows_hash(study.source.train) if study.source else None,
         "test rows": rows_hash(study.target.test),

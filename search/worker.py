@@ -33,7 +33,7 @@ class Report:
         target_loss: The same for L_t.
         final: Whether the trial is over.
         failure: Why it failed, if it did.
-        example: A validation row's prompt as the model sees it, up to and behind the label.
+        example: A validation row in the template, with its label in brackets.
         summary: Figures of a finished trial, for the study.
     """
 
