@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageStore
-from promptgraft.objectives.tasks import TASK_KINDS, Task, rows_hash
+from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
 from promptgraft.objectives.training import TrainingData, TrainingSettings, Update, train
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
 
@@ -115,17 +115,16 @@ class Objective:
         assert last.result is not None
         return last.result
 
-    def score_test(self, candidate: Candidate) -> npt.NDArray[np.float32]:
-        """Score the held-out rows with the pretrained weights and nothing trained.
+    def score_untrained(self, candidate: Candidate, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """Score rows of the target with the pretrained weights and nothing trained.
 
         Returns:
-            Logits, shape (test rows, labels).
+            Logits, shape (len(rows), labels).
         """
         self._run += 1
         self.backbone.restore()
         model = self._model(candidate, self.spec.split_seed)
-        rows = model.encode(self.target.test)
-        return model.score(rows, self.target.labels, self.spec.evaluation_batch_size).numpy()
+        return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
 
     def run(self, candidate: Candidate, seed: int) -> Iterator[Evaluation]:
         """Run the cycle, handing out every evaluation; stop early by not asking for the next one.

@@ -48,13 +48,24 @@ def tfidf(task: Task, rows: tuple[Row, ...], name: str) -> Control:
     return Control(f"TF-IDF + logistic regression, {name} ({len(rows)} rows)", task.measure(logits, task.test))
 
 
-def zero_shot(objective: Objective, verbalizer: str) -> Iterator[Control]:
-    """Score the pretrained backbone with every template and one verbalizer, untrained."""
-    for template in objective.spec.space.templates:
-        candidate = Candidate(template.id, verbalizer, steps=0).canonical(objective.spec.space.facts)
-        logits = objective.score_test(candidate)
-        metrics = objective.target.measure(logits, objective.target.test)
-        yield Control(f"zero-shot, template {template.name}", metrics)
+def zero_shot(objective: Objective) -> Iterator[Control]:
+    """Score the pretrained backbone, untrained, with every template.
+
+    Each template gets the verbalizer with which it does best on the validation rows (by accuracy, then by
+    loss): the winner's label words were chosen there too.
+    """
+    target, space = objective.target, objective.spec.space
+    for template in space.templates:
+        candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
+
+        def rank(candidate: Candidate) -> tuple[float, float]:
+            metrics = target.measure(objective.score_untrained(candidate, target.validation), target.validation)
+            return metrics["accuracy"], -metrics["loss"]
+
+        chosen = max(candidates, key=rank)
+        logits = objective.score_untrained(chosen, target.test)
+        words = space.verbalizer(chosen.verbalizer).name
+        yield Control(f"zero-shot, template {template.name}, words {words}", target.measure(logits, target.test))
 
 
 def _text(row: Row) -> str:

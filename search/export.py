@@ -155,13 +155,11 @@ def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOutRow]
     task = study.target
     predictor = Predictor(bundle)
     logits = predictor.logits([row.fields for row in task.test])
-    candidate = Candidate.from_values(trial.user_attrs["candidate"])
-    verbalizer = candidate.verbalizer or study.objective.space.verbalizers[0].id
     controls = [
         majority(task),
         tfidf(task, task.train, "training rows"),
         tfidf(task, (*task.train, *task.validation), "training and validation rows"),
-        *zero_shot(Objective(study.objective), verbalizer),
+        *zero_shot(Objective(study.objective)),
     ]
     winner = HeldOutRow(f"winner (trial {trial.number})", task.measure(logits, task.test))
     return [winner, *(HeldOutRow(control.name, control.metrics) for control in controls)]

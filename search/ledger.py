@@ -80,6 +80,8 @@ class StudyLedger:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         trials = study.get_trials(deepcopy=False)
         self.states: Counter[TrialState] = Counter(trial.state for trial in trials)
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        self._errors = sum("interrupted" not in trial.user_attrs for trial in failed)
         self._proposals = Proposals(space, sampler, seed, study.direction, trials)
         self._known = {
             str(trial.user_attrs["candidate_key"]) for trial in trials if "candidate_key" in trial.user_attrs
@@ -97,12 +99,8 @@ class StudyLedger:
     @property
     def failure_rate(self) -> float:
         """Share of FAIL among the ended trials, interrupted ones aside; 0 while there are few."""
-        trials = (
-            self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if self.states[TrialState.FAIL] else []
-        )
-        failed = sum("interrupted" not in trial.user_attrs for trial in trials)
-        ended = failed + self.finished
-        return failed / ended if ended >= MIN_TRIALS_FOR_FAILURE_RATE else 0.0
+        ended = self._errors + self.finished
+        return self._errors / ended if ended >= MIN_TRIALS_FOR_FAILURE_RATE else 0.0
 
     def ask(self) -> Asked | None:
         """Start a trial: a waiting one if there is any, otherwise a candidate never tried.
@@ -165,6 +163,7 @@ class StudyLedger:
         """Record the trial as FAIL with its cause."""
         self.set_attrs(number, {"cause": cause})
         self.study.tell(number, state=TrialState.FAIL)
+        self._errors += 1
         self._ended(number, TrialState.FAIL)
 
     def interrupt(self, cause: str) -> int:
