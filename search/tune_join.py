@@ -41,6 +41,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.deadline = deadline
         self.max_failure_rate = max_failure_rate
         self.seed = seed
+        self.max_concurrent: int | None = None
         self.numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,10 +62,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         return None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's configuration; None while live trials may still fail."""
+        """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
         if self.ended_because is not None:
             return None if self.ledger.live else Searcher.FINISHED
-        if self.ledger.finished + len(self.ledger.live) >= self.wanted:
+        full = self.max_concurrent is not None and len(self.ledger.live) >= self.max_concurrent
+        if full or self.ledger.finished + len(self.ledger.live) >= self.wanted:
             return None
         asked = self.ledger.ask()
         if asked is None:
@@ -86,8 +88,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: results are reported by the scheduler, which also sees the one that stops a trial."""
 
-    def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002
-        """Let Ray's own limit hold without a wrapper."""
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Keep Ray's limit ourselves: without this Ray asks for trials that then wait, RUNNING in the study."""
+        self.max_concurrent = max_concurrent
         return True
 
     def save(self, checkpoint_path: str) -> None:

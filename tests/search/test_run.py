@@ -91,6 +91,15 @@ def test_recorded_states_are_what_happened(study_file: Path, folder: RunFolder) 
             assert notes[f"dashboard:{trial._trial_id}:note_str:0"].startswith("### Prompt")
 
 
+def test_no_more_trials_are_running_than_asked_for(folder: RunFolder) -> None:
+    trials = load_existing("tiny", folder.storage_url()).get_trials()
+    for trial in trials:
+        assert trial.datetime_start is not None
+        others = [t for t in trials if t.datetime_start and t.datetime_complete]
+        at_once = sum(t.datetime_start <= trial.datetime_start < t.datetime_complete for t in others)  # type: ignore[operator]
+        assert at_once <= 2
+
+
 def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolder) -> None:
     """What reused workers computed is what a fresh process computes for the same candidate: 0.0 apart."""
     import torch
