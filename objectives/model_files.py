@@ -47,14 +47,17 @@ def model_folder(path: str) -> Path:
     """
     if Path(path).is_dir():
         return Path(path)
+    if Path(path).is_absolute():
+        raise InvalidInputError(f"backbone {path!r}: no such folder; expected one that transformers can load")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
         raise InvalidInputError(
-            f"backbone {path!r} is neither a local folder nor a model that the hub serves: {error}"
+            f"backbone {path!r} is neither a local folder nor a model that the hub serves: {reason}"
         ) from error
 
 

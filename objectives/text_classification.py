@@ -94,8 +94,8 @@ def clean(
     if len({row.label for row in rows}) < 2:
         found = ", ".join(sorted({repr(names[row.label]) for row in rows})) or "none"
         raise InvalidInputError(
-            f"{path}: column {spec.label!r} must hold at least two labels after cleaning, found {found}; "
-            f"{dict(counts)} rows"
+            f"{path}: column {spec.label!r} must hold at least two labels after cleaning, found {found} "
+            f"(rows: {', '.join(f'{count} {reason}' for reason, count in counts.items())})"
         )
     return rows, names, CleaningReport(**counts)
 

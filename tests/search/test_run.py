@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.numpy import load_file
@@ -196,6 +197,27 @@ def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: si
     assert {trial.number for trial in lost} <= retried
     keys = [t.user_attrs["candidate_key"] for t in after if t.state == TrialState.COMPLETE]
     assert len(set(keys)) == 6
+
+
+def test_a_killed_worker_fails_its_trial_and_the_search_goes_on(write_study: WriteStudy, tmp_path: Path) -> None:
+    path = write_study(space=space(learning_rate=[1e-4, 1e-3], steps=[60, 80]), pruner="none")
+    folder = RunFolder(tmp_path / "run")
+    command = [*PROMPTGRAFT, "run", str(path), "--trials", "5", "--concurrent", "2", "--workdir", str(folder.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_trials(folder, 1, process)
+    names = {child: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)}
+    workers = [child for child, name in names.items() if name.startswith("ray::") and "Trainable" in name]
+    assert workers, names
+    workers[0].kill()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    trials = load_existing("tiny", folder.storage_url()).get_trials()
+    states = [trial.state for trial in trials]
+    assert states.count(TrialState.COMPLETE) == 5
+    assert states.count(TrialState.FAIL) == 1
+    assert len(trials) == 6
+    (failed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
+    assert "worker died" in failed.user_attrs["cause"]
 
 
 def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
