@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# What a plain `pip install promptgraft` leaves out.
+SEARCH_EXTRA = ("optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy")
 BAD_INPUT, NOTHING_TO_EXPORT, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
@@ -43,6 +45,11 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             typer.echo(f"error: {error}", err=True)
             code = BAD_INPUT if isinstance(error, InvalidInputError) else NOTHING_TO_EXPORT
             raise typer.Exit(code) from error
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in SEARCH_EXTRA:
+                raise
+            typer.echo(f"error: this command needs {error.name}; pip install 'promptgraft[search]'", err=True)
+            raise typer.Exit(BAD_INPUT) from error
 
     return run_command
 

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 KEPT_DELTAS = 3
 
 _RAY_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -46,7 +45,7 @@ class RunOptions:
         storage_url: Optuna storage; the folder's SQLite file if None.
         trials: Finished trials to reach; the study file's number if None.
         timeout_s: Seconds after which no trial starts; the study file's if None.
-        concurrent: Trials at a time; as many as this machine's CPUs allow if None.
+        concurrent: Trials at a time; as many as fit if None.
         address: Ray cluster to join; a local one is started if None.
     """
 
@@ -124,7 +123,7 @@ class _Driver:
         self.progress = progress
         self.wanted = wanted
         self.timeout_s = timeout_s
-        self.concurrent = options.concurrent or study.file.concurrent()
+        self.concurrent = 1
         best = best_trial(ledger.study)
         if best is not None and best.value is not None:
             progress.best = (best.number, best.value)
@@ -134,7 +133,10 @@ class _Driver:
         self._show()
         if self.ledger.finished >= self.wanted:
             return self._outcome(f"all {self.wanted} trials are finished")
-        os.environ.update({name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ})
+        for name, value in _RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if self.options.address is None:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         from promptgraft.search.tune_join import StudySearcher
 
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
@@ -217,26 +219,34 @@ class _Driver:
     def _outcome(self, ended_because: str | None) -> RunOutcome:
         return RunOutcome(self.ledger.counts(), self.ledger.finished, self.wanted, ended_because)
 
+    def _places(self, total: Mapping[str, float]) -> int:
+        """Return how many trials fit at a time, or fewer if the options say so."""
+        resources = self.study.file.resources
+        for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+            if wanted > total.get(kind, 0):
+                raise InvalidInputError(
+                    f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
+                    f"resources.{kind.lower()} or join a cluster that has them with --address"
+                )
+        places = int(total["CPU"] / resources.cpu)
+        if resources.gpu:
+            places = min(places, int(total["GPU"] / resources.gpu))
+        return min(places, self.options.concurrent or places)
+
     @contextmanager
     def _ray(self) -> Iterator[None]:
         """Start a local Ray, or join a cluster."""
         import ray
 
-        resources = self.study.file.resources
+        quiet = {"log_to_driver": False, "configure_logging": False}
         if self.options.address is not None:
-            ray.init(address=self.options.address, log_to_driver=False, configure_logging=False)
+            ray.init(address=self.options.address, **quiet)
         else:
-            cpus = self.concurrent * resources.cpu
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            cpus = (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
+            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            total = ray.cluster_resources()
-            for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
-                if wanted > total.get(kind, 0):
-                    raise InvalidInputError(
-                        f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
-                        f"resources.{kind.lower()} or join a cluster that has them with --address"
-                    )
+            self.concurrent = self._places(ray.cluster_resources())
             yield
         finally:
             ray.shutdown()

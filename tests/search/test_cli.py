@@ -119,6 +119,15 @@ def test_bad_input_is_one_message_and_exit_code_2(write_study: WriteStudy, tmp_p
         assert "Traceback" not in result.stderr
 
 
+def test_a_command_without_its_extra_says_what_to_install(write_study: WriteStudy) -> None:
+    """`sys.modules[name] = None` is how Python spells a module that isn't there."""
+    code = "import sys; sys.modules['optuna'] = None; from promptgraft.search.cli import app; app()"
+    command = [sys.executable, "-c", code, "validate", str(write_study())]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "this command needs optuna; pip install 'promptgraft[search]'" in result.stderr
+
+
 def test_nothing_to_export_is_exit_code_3(finished: Path) -> None:
     result = promptgraft("export", "small", "--trial", "99", cwd=finished)
     assert result.returncode == 3
