@@ -153,8 +153,7 @@ def best(
     workdir: WorkdirOption = None,
 ) -> None:
     """Show the best trial so far."""
-    from promptgraft.search.export import NothingToExportError
-    from promptgraft.search.status import StudyReference
+    from promptgraft.search.status import NothingToExportError, StudyReference
     from promptgraft.search.status import status as summarise
 
     summary = summarise(StudyReference.resolve(study, storage, workdir).load())

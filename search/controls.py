@@ -14,8 +14,8 @@ from promptgraft.spaces import Candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
-    """A reference point on the held-out rows.
+class HeldOut:
+    """A system's score on the held-out rows.
 
     Attributes:
         name: What it is.
@@ -26,14 +26,14 @@ class Control:
     metrics: dict[str, float]
 
 
-def majority(task: Task) -> Control:
+def majority(task: Task) -> HeldOut:
     """Predict the most frequent label of the training rows."""
     counts = np.bincount([row.label for row in task.train], minlength=len(task.labels)).astype(np.float32)
     logits = np.tile(np.log(np.maximum(counts, 1e-9) / counts.sum()), (len(task.test), 1))
-    return Control("majority class", task.measure(logits, task.test))
+    return HeldOut("majority class", task.measure(logits, task.test))
 
 
-def tfidf(task: Task, rows: tuple[Row, ...], name: str) -> Control:
+def tfidf(task: Task, rows: tuple[Row, ...], name: str) -> HeldOut:
     """Fit logistic regression on TF-IDF of words and word pairs.
 
     C is 10: on few rows cross-validation picks the strongest regularisation, which predicts the majority
@@ -45,10 +45,10 @@ def tfidf(task: Task, rows: tuple[Row, ...], name: str) -> Control:
     model.fit([_text(row) for row in rows], [row.label for row in rows])
     logits = np.full((len(task.test), len(task.labels)), -30.0, dtype=np.float32)
     logits[:, model.classes_] = model.predict_log_proba([_text(row) for row in task.test])
-    return Control(f"TF-IDF + logistic regression, {name} ({len(rows)} rows)", task.measure(logits, task.test))
+    return HeldOut(f"TF-IDF + logistic regression, {name} ({len(rows)} rows)", task.measure(logits, task.test))
 
 
-def zero_shot(objective: Objective) -> Iterator[Control]:
+def zero_shot(objective: Objective) -> Iterator[HeldOut]:
     """Score the pretrained backbone, untrained, with every template.
 
     Each template gets the verbalizer with which it does best on the validation rows (by accuracy, then by
@@ -65,7 +65,7 @@ def zero_shot(objective: Objective) -> Iterator[Control]:
         chosen = max(candidates, key=rank)
         logits = objective.score_untrained(chosen, target.test)
         words = space.verbalizer(chosen.verbalizer).name
-        yield Control(f"zero-shot, template {template.name}, words {words}", target.measure(logits, target.test))
+        yield HeldOut(f"zero-shot, template {template.name}, words {words}", target.measure(logits, target.test))
 
 
 def _text(row: Row) -> str:

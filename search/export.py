@@ -6,26 +6,21 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from safetensors.torch import load_file
 
 from promptgraft.objectives.bundle import BackboneReference, Manifest, write_bundle
+from promptgraft.objectives.model_files import file_hashes
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.predictor import Predictor
+from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import rows_hash
+from promptgraft.search.controls import HeldOut, majority, tfidf, zero_shot
 from promptgraft.search.ledger import best_trial
+from promptgraft.search.reports import DELTA_FILE
+from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
-from promptgraft.search.worker import DELTA_FILE
-from promptgraft.spaces import Candidate, PromptgraftError
-
-
-class NothingToExportError(PromptgraftError):
-    """No finished trial can be exported."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutRow:
-    """One line of the held-out comparison: a system and its metrics on the test rows."""
-
-    name: str
-    metrics: dict[str, float]
+from promptgraft.spaces import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ class Export:
     folder: Path
     trial: int
     validation: float
-    held_out: tuple[HeldOutRow, ...]
+    held_out: tuple[HeldOut, ...]
     test_rows: int
 
 
@@ -65,8 +60,6 @@ def export_winner(
     Raises:
         NothingToExportError: If there is no such trial, or its weights were dropped.
     """
-    from safetensors.torch import load_file
-
     trial = _choose(optuna_study, number)
     path = folder.trial(trial.number) / DELTA_FILE
     if not path.is_file():
@@ -98,8 +91,6 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
 
 
 def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
-    from promptgraft.objectives.model_files import file_hashes
-
     space, backbone = study.objective.space, study.objective.backbone
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     template = space.template(candidate.template)
@@ -129,7 +120,7 @@ def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
     )
 
 
-def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path) -> tuple[HeldOutRow, ...]:
+def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path) -> tuple[HeldOut, ...]:
     """Return the recorded comparison of this trial, or compute and record it."""
     rows = rows_hash(study.target.test)
     name = f"held_out_trial_{trial.number}"
@@ -142,15 +133,10 @@ def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bund
             "table": [[row.name, row.metrics] for row in table],
         }
         optuna_study.set_user_attr(name, record)
-    return tuple(HeldOutRow(name, metrics) for name, metrics in record["table"])
+    return tuple(HeldOut(name, metrics) for name, metrics in record["table"])
 
 
-def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOutRow]:
-    from promptgraft.objectives.objective import Objective
-    from promptgraft.objectives.predictor import Predictor
-    from promptgraft.objectives.quiet import quiet_transformers
-    from promptgraft.search.controls import majority, tfidf, zero_shot
-
+def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:
     quiet_transformers()
     task = study.target
     predictor = Predictor(bundle)
@@ -161,11 +147,11 @@ def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOutRow]
         tfidf(task, (*task.train, *task.validation), "training and validation rows"),
         *zero_shot(Objective(study.objective)),
     ]
-    winner = HeldOutRow(f"winner (trial {trial.number})", task.measure(logits, task.test))
-    return [winner, *(HeldOutRow(control.name, control.metrics) for control in controls)]
+    winner = HeldOut(f"winner (trial {trial.number})", task.measure(logits, task.test))
+    return [winner, *controls]
 
 
-def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOutRow, ...]) -> str:
+def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOut, ...]) -> str:
     """Write the model card, in Hugging Face's format."""
     metric = study.file.metric
     lines = [

@@ -9,8 +9,8 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
+from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
-from promptgraft.search.worker import Report
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
 
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from promptgraft.search.worker import Report
+from promptgraft.search.reports import Report
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -16,9 +16,9 @@ from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.ledger import StudyLedger, best_trial, ranked_trials
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.progress import Progress
+from promptgraft.search.reports import DELTA_FILE, Report
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study
-from promptgraft.search.worker import DELTA_FILE, Report
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,11 @@ import optuna
 from promptgraft.search.ledger import FINISHED, best_trial
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.yaml_lines import LinedYaml
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, PromptgraftError
+
+
+class NothingToExportError(PromptgraftError):
+    """No finished trial can be shown or exported."""
 
 
 @dataclass(frozen=True, slots=True)

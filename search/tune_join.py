@@ -16,7 +16,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.worker import Report
+from promptgraft.search.reports import Report
 
 logger = logging.getLogger(__name__)
 

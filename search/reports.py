@@ -1,0 +1,36 @@
+"""What workers tell the driver; imports neither Ray nor torch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DELTA_FILE = "delta.safetensors"
+LOGITS_FILE = "validation_logits.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker says of its trial: an evaluation or a failure.
+
+    Attributes:
+        step: Updates done.
+        value: The study's metric on validation rows.
+        metrics: All validation metrics.
+        confusion: True labels (rows) against predicted ones (columns).
+        source_loss: Mean L_s since the report before, in nats.
+        target_loss: The same for L_t.
+        final: Whether the trial is over.
+        failure: Why it failed, if it did.
+        example: A validation row in the template, with its label in brackets.
+        summary: Figures of a finished trial, for the study.
+    """
+
+    step: int = 0
+    value: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    source_loss: float | None = None
+    target_loss: float | None = None
+    final: bool = False
+    failure: str | None = None
+    example: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
