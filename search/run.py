@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+import sys
 import tempfile
 import time
 import warnings
@@ -135,8 +137,10 @@ class _Driver:
             return self._outcome(f"all {self.wanted} trials are finished")
         for name, value in _RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if self.options.address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        if self.options.address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+            # A local Ray listens on every interface; a token of this run keeps others out. Ray reads it when
+            # it is imported.
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         from promptgraft.search.tune_join import StudySearcher
 
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
