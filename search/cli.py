@@ -102,8 +102,7 @@ def run(
     except ValueError as error:
         raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
     wanted = trials or loaded.file.budget.trials
-    maximize = loaded.objective.direction == "maximize"
-    progress = Progress(loaded.name, loaded.file.metric, maximize, wanted, timeout_s, console=_console())
+    progress = Progress(loaded.name, loaded.file.metric, wanted, timeout_s, console=_console())
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
     outcome = run_study(loaded, options, progress)
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))

@@ -42,19 +42,17 @@ class Progress:
     Attributes:
         name: The study's name.
         metric: What is optimised.
-        maximize: Whether more is better.
         wanted: Finished trials to reach.
         timeout_s: Time after which no trial starts; None for no limit.
     """
 
     name: str
     metric: str
-    maximize: bool
     wanted: int
     timeout_s: float | None
     console: Console = field(default_factory=Console)
     states: dict[str, int] = field(default_factory=dict)
-    best: tuple[int, float] | None = None
+    best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
     curves: dict[int, list[float]] = field(default_factory=dict)
     finished: int = 0
 
@@ -78,17 +76,12 @@ class Progress:
         """Close a trial's curve; print a line where there is no live table."""
         with self._lock:
             self.curves.pop(number, None)
-        if state == "COMPLETE" and value is not None and self._improves(value):
-            self.best = (number, value)
         if not self.console.is_terminal:
             shown = "" if value is None else f"{self.metric} {value:.4f}"
             best = "" if self.best is None else f"best {self.best[1]:.4f} (trial {self.best[0]})"
             counts = f"{self.finished}/{self.wanted} finished"
             parts = [f"trial {number}", state, shown, note, counts, best, f"left {self.left()}"]
             self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
-
-    def _improves(self, value: float) -> bool:
-        return self.best is None or (value > self.best[1] if self.maximize else value < self.best[1])
 
     def left(self) -> str:
         """Estimate the time left from the pace so far."""

@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from promptgraft.objectives.tasks import rows_hash
-from promptgraft.search.ledger import StudyLedger, best_trial, ranked_trials
+from promptgraft.search.ledger import StudyLedger, ranked_trials
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.progress import Progress
 from promptgraft.search.reports import DELTA_FILE, Report
@@ -103,7 +103,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     if orphans:
         logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
     timeout_s = options.timeout_s or study.file.budget.timeout
-    progress = progress or Progress(study.name, study.file.metric, direction == "maximize", wanted, timeout_s)
+    progress = progress or Progress(study.name, study.file.metric, wanted, timeout_s)
     return _Driver(study, options, ledger, progress, wanted, timeout_s).run()
 
 
@@ -126,13 +126,11 @@ class _Driver:
         self.wanted = wanted
         self.timeout_s = timeout_s
         self.concurrent = 1
-        best = best_trial(ledger.study)
-        if best is not None and best.value is not None:
-            progress.best = (best.number, best.value)
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
         self._show()
+        self._rank()
         if self.ledger.finished >= self.wanted:
             return self._outcome(f"all {self.wanted} trials are finished")
         for name, value in _RAY_ENVIRONMENT.items():
@@ -206,16 +204,17 @@ class _Driver:
     def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
         """Show a trial's end, and drop the weights that can't win any more."""
         self._show()
-        self.progress.ended(number, state.name, value, cause)
         if state == TrialState.COMPLETE:
-            self._drop_losers()
+            self._rank()
+        self.progress.ended(number, state.name, value, cause)
 
-    def _drop_losers(self) -> None:
-        kept = {trial.number for trial in ranked_trials(self.ledger.study)[:KEPT_DELTAS]}
-        for file in self.options.folder.artifacts.glob(f"trial-*/{DELTA_FILE}"):
-            number = int(file.parent.name.removeprefix("trial-"))
-            if number not in kept and number not in self.ledger.live:
-                file.unlink(missing_ok=True)
+    def _rank(self) -> None:
+        """Show the best trial, and drop the weights of those that can't win."""
+        ranked = ranked_trials(self.ledger.study)
+        if ranked:
+            self.progress.best = (ranked[0].number, float(ranked[0].value or 0.0))
+        for trial in ranked[KEPT_DELTAS:]:
+            (self.options.folder.trial(trial.number) / DELTA_FILE).unlink(missing_ok=True)
 
     def _show(self) -> None:
         self.progress.update(self.ledger.counts(), self.ledger.finished)

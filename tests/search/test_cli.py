@@ -54,6 +54,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
     result = promptgraft("run", "study.yaml", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "study small: 3 of 3 trials finished" in result.stdout
+    number = json.loads(promptgraft("best", "small", "--json", cwd=folder).stdout)["number"]
+    assert f"best: trial {number}, validation accuracy" in result.stdout
     assert "Traceback" not in result.stderr
     return folder
 
