@@ -1,10 +1,16 @@
 """What workers tell the driver; imports neither Ray nor torch."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 DELTA_FILE = "delta.safetensors"
 LOGITS_FILE = "validation_logits.safetensors"
+
+
+def trial_folder(artifacts: Path, number: int) -> Path:
+    """Return where a trial's files are, for the worker that writes them and the driver that reads them."""
+    return artifacts / f"trial-{number}"
 
 
 @dataclass(frozen=True, slots=True)

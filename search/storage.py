@@ -8,6 +8,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
+from promptgraft.search.reports import trial_folder
 from promptgraft.spaces import InvalidInputError
 
 
@@ -43,7 +44,7 @@ class RunFolder:
 
     def trial(self, number: int) -> Path:
         """Files of one trial."""
-        return self.artifacts / f"trial-{number}"
+        return trial_folder(self.artifacts, number)
 
     def storage_url(self) -> str:
         """URL of the SQLite file."""

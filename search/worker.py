@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report
+from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_folder
 from promptgraft.spaces import Candidate, PromptgraftError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         from promptgraft.objectives.stages import write_tensors
 
         assert evaluation.result is not None
-        folder = self._artifacts / f"trial-{self._number}"
+        folder = trial_folder(self._artifacts, self._number)
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / LOGITS_FILE, {"logits": torch.from_numpy(evaluation.result.logits)})
         write_tensors(folder / DELTA_FILE, evaluation.result.delta)
