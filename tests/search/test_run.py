@@ -1,5 +1,6 @@
 """Whole searches over real Ray Tune workers and a real SQLite study, with a small random model."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -165,6 +166,19 @@ def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen
     raise AssertionError("no trial finished in time")
 
 
+def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """Return a Ray worker that has an actor, by the title that Ray gives its process a moment after its start."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                title = " ".join(child.cmdline())
+                if title.startswith("ray::") and "Trainable" in title:
+                    return child
+        time.sleep(0.02)
+    raise AssertionError("no Ray worker was seen")
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
     """Nothing finished is lost, nothing is left RUNNING, and what was cut off is run again."""
@@ -205,10 +219,7 @@ def test_a_killed_worker_fails_its_trial_and_the_search_goes_on(write_study: Wri
     command = [*PROMPTGRAFT, "run", str(path), "--trials", "5", "--concurrent", "2", "--workdir", str(folder.path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _wait_for_trials(folder, 1, process)
-    names = {child: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)}
-    workers = [child for child, name in names.items() if name.startswith("ray::") and "Trainable" in name]
-    assert workers, names
-    workers[0].kill()
+    _a_worker_of(process).kill()
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     trials = load_existing("tiny", folder.storage_url()).get_trials()
