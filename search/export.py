@@ -15,7 +15,7 @@ from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.controls import HeldOut, majority, tfidf, zero_shot
-from promptgraft.search.ledger import best_trial
+from promptgraft.search.ranking import best_trial
 from promptgraft.search.reports import DELTA_FILE
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder

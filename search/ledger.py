@@ -5,31 +5,31 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 """
 
 import logging
-import os
-import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import psutil
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.engines import build_pruner
+from promptgraft.search.locks import study_lock
+from promptgraft.search.owners import is_alive, new_owner, start_heartbeat
+from promptgraft.search.patience import StorageLostError, patient
 from promptgraft.search.proposals import Proposal, Proposals
+from promptgraft.search.ranking import FINISHED
+from promptgraft.search.retries import Loss, is_retry, retry_of_lost
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
 
 logger = logging.getLogger(__name__)
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # A failure rate is judged from this many ended trials on.
 MIN_TRIALS_FOR_FAILURE_RATE = 6
-# Times that a trial lost with its driver is run again.
-MAX_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,9 @@ class _Live:
 class StudyLedger:
     """Asks the study for candidates and tells it what became of them.
 
+    Several drivers may work on one study, each with a ledger of its own. What decides between them, drawing a
+    candidate and adopting an orphan, happens under the study's lock.
+
     Args:
         study: The study.
         storage: The storage that holds it.
@@ -61,6 +64,14 @@ class StudyLedger:
         sampler: Name and options of the sampler.
         pruner: Name and options of the pruner.
         seed: The study's seed.
+        max_retries: Times that a trial is run again whose worker or driver died.
+
+    Attributes:
+        trials: The study's trials when last looked at.
+        live: The trials of this driver, by number.
+        states: Number of trials by state, those of other drivers as of the last look.
+        exhausted: Whether the space holds no candidate that was not tried.
+        lost: Set once the storage was given up; every later call raises it.
     """
 
     def __init__(
@@ -71,21 +82,24 @@ class StudyLedger:
         sampler: EngineSection,
         pruner: EngineSection,
         seed: int,
+        max_retries: int = 3,
     ) -> None:
         self.study = study
         self.storage = storage
         self.study.pruner = build_pruner(pruner.name, pruner.options)
+        self.max_retries = max_retries
         self.live: dict[int, _Live] = {}
+        self.trials: list[FrozenTrial] = []
+        self.states: Counter[TrialState] = Counter()
         self.exhausted = False
+        self.lost: StorageLostError | None = None
+        self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        trials = study.get_trials(deepcopy=False)
-        self.states: Counter[TrialState] = Counter(trial.state for trial in trials)
-        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-        self._errors = sum("interrupted" not in trial.user_attrs for trial in failed)
-        self._proposals = Proposals(space, sampler, seed, study.direction, trials)
-        self._known = {
-            str(trial.user_attrs["candidate_key"]) for trial in trials if "candidate_key" in trial.user_attrs
-        }
+        self._proposals = Proposals(space, sampler, seed, study.direction)
+        self._known: set[str] = set()
+        self._learnt: set[int] = set()
+        self._errors = 0
+        self.refresh()
 
     def counts(self) -> dict[str, int]:
         """Number of trials by name of their state."""
@@ -102,27 +116,40 @@ class StudyLedger:
         ended = self._errors + self.finished
         return self._errors / ended if ended >= MIN_TRIALS_FOR_FAILURE_RATE else 0.0
 
-    def ask(self) -> Asked | None:
+    @patient
+    def refresh(self) -> None:
+        """Look at the study again: other drivers, and users, may have written to it."""
+        self.trials = self.study.get_trials(deepcopy=False)
+        self.states = Counter(trial.state for trial in self.trials)
+        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
+        self._errors = sum("interrupted" not in trial.user_attrs for trial in failed)
+        for trial in self.trials:
+            if trial.number in self._learnt:
+                continue
+            if "candidate_key" in trial.user_attrs:
+                self._known.add(trial.user_attrs["candidate_key"])
+            if trial.state.is_finished():
+                self._learnt.add(trial.number)
+                if trial.state in FINISHED:
+                    self._proposals.learn(trial)
+
+    @patient
+    def ask(self, wanted: int | None = None) -> Asked | None:
         """Start a trial: a waiting one if there is any, otherwise a candidate never tried.
 
-        Returns:
-            The trial; None if the space is exhausted.
-        """
-        waiting = self._claim_waiting()
-        if waiting is not None:
-            return waiting
-        proposal = self._proposals.draw(self._known, self.states.total())
-        if proposal is None:
-            self.exhausted = True
-            return None
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=proposal.params,
-            distributions=proposal.distributions,
-            user_attrs=self._identity(proposal.candidate),
-        )
-        return self._started(self.storage.create_new_trial(self._study_id, template), proposal)
+        Args:
+            wanted: Finished trials to reach; None for no limit. Trials that other drivers run count.
 
+        Returns:
+            The trial; None if the space is exhausted, or enough trials are finished or running.
+        """
+        with study_lock(self.storage, self.study.study_name):
+            self.refresh()
+            if wanted is not None and self.finished + self.states[TrialState.RUNNING] >= wanted:
+                return None
+            return self._claim_waiting() or self._start_new()
+
+    @patient
     def report(self, number: int, step: int, value: float, *, final: bool) -> bool:
         """Record an intermediate value.
 
@@ -135,15 +162,18 @@ class StudyLedger:
         Returns:
             Whether the pruner wants the trial to stop.
         """
-        trial_id = self.live[number].trial_id
-        self.storage.set_trial_intermediate_value(trial_id, step, value)
-        self.live[number].proposal.trial.report(value, step)
-        return not final and self.study.pruner.prune(self.study, self.storage.get_trial(trial_id))
+        with self._holding(number) as live:
+            self.storage.set_trial_intermediate_value(live.trial_id, step, value)
+            live.proposal.trial.report(value, step)
+            return not final and self.study.pruner.prune(self.study, self.storage.get_trial(live.trial_id))
+        return True
 
+    @patient
     def set_attrs(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Record user attributes of a live trial."""
-        for name, value in attrs.items():
-            self.storage.set_trial_user_attr(self.live[number].trial_id, name, value)
+        with self._holding(number) as live:
+            for name, value in attrs.items():
+                self.storage.set_trial_user_attr(live.trial_id, name, value)
 
     def frozen(self, number: int) -> FrozenTrial:
         """Return a live trial as the study has it."""
@@ -151,126 +181,149 @@ class StudyLedger:
 
     def complete(self, number: int, value: float) -> None:
         """Record the trial as COMPLETE."""
-        self.study.tell(number, value)
-        self._ended(number, TrialState.COMPLETE, value)
+        self._end(number, TrialState.COMPLETE, value)
 
-    def prune(self, number: int) -> None:
-        """Record the trial as PRUNED; its curve is there already."""
-        self.study.tell(number, state=TrialState.PRUNED)
-        self._ended(number, TrialState.PRUNED)
+    def prune(self, number: int, value: float) -> None:
+        """Record the trial as PRUNED, with its last value; its curve is there already."""
+        self._end(number, TrialState.PRUNED, value)
 
     def fail(self, number: int, cause: str) -> None:
-        """Record the trial as FAIL with its cause."""
+        """Record the trial as FAIL with its cause; it isn't run again."""
         self.set_attrs(number, {"cause": cause})
-        self.study.tell(number, state=TrialState.FAIL)
-        self._errors += 1
-        self._ended(number, TrialState.FAIL)
+        if number in self.live:
+            self._errors += 1
+            self._end(number, TrialState.FAIL, None)
 
-    def interrupt(self, cause: str) -> int:
+    @patient
+    def lose(self, number: int, loss: Loss, cause: str) -> bool:
+        """Record a trial that was cut off as FAIL, and queue it again if it has retries left.
+
+        Returns:
+            Whether it is queued again.
+        """
+        with self._holding(number):
+            trial = self.frozen(number)
+            queued = self._fail_and_queue(trial, loss, cause)
+            live = self.live.pop(number)
+            self._learnt.add(number)
+            self._proposals.told(live.proposal, TrialState.FAIL, None)
+            self.states[TrialState.RUNNING] -= 1
+            self.states[TrialState.FAIL] += 1
+            self.states[TrialState.WAITING] += queued
+            self._errors += not loss.interrupted
+            return queued
+        return False
+
+    def interrupt(self, loss: Loss, cause: str) -> int:
         """Record every live trial as FAIL and queue it again; return how many there were."""
         numbers = list(self.live)
         for number in numbers:
-            trial = self.frozen(number)
-            del self.live[number]
-            self._fail_and_queue(trial, cause)
+            self.lose(number, loss, cause)
         return len(numbers)
 
+    @patient
     def adopt_orphans(self) -> int:
-        """Record the trials of dead drivers on this host as FAIL and queue them again.
+        """Record the trials of dead drivers as FAIL and queue them again.
+
+        A driver on this host is dead if its process is; one on another host if its heartbeat has stopped.
 
         Returns:
             The number of orphans found.
         """
-        orphans = [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial.number not in self.live and not _is_alive(trial.user_attrs.get("owner"))
-        ]
-        for trial in orphans:
-            self._fail_and_queue(trial, "the driver that ran this trial ended without a word")
+        with study_lock(self.storage, self.study.study_name):
+            self.refresh()
+            running = [t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self.live]
+            stale = set(self.storage._get_stale_trial_ids(self._study_id)) if running else set()
+            orphans = [trial for trial in running if self._is_orphan(trial, stale)]
+            for trial in orphans:
+                self._fail_and_queue(trial, Loss.ORPHANED, "the driver that ran this trial ended without a word")
+            if orphans:
+                self.refresh()
         return len(orphans)
 
-    def _fail_and_queue(self, trial: FrozenTrial, cause: str) -> None:
-        retries = int(trial.user_attrs.get("retries", 0))
-        trial_id = self._trial_id(trial.number)
-        self.storage.set_trial_user_attr(trial_id, "cause", cause)
-        self.storage.set_trial_user_attr(trial_id, "interrupted", True)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        self.states[TrialState.RUNNING] -= 1
-        self.states[TrialState.FAIL] += 1
-        if retries < MAX_RETRIES:
-            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "retries": retries + 1})
-            self.states[TrialState.WAITING] += 1
+    def _is_orphan(self, trial: FrozenTrial, stale: set[int]) -> bool:
+        owner = trial.user_attrs.get("owner")
+        alive = False if owner == self._owner else is_alive(owner)
+        if alive is None:
+            start_heartbeat(self.storage, trial._trial_id)
+            return trial._trial_id in stale
+        return not alive
+
+    def _fail_and_queue(self, trial: FrozenTrial, loss: Loss, cause: str) -> bool:
+        """Write the retry first and the end second: a crash in between leaves an orphan that has its retry."""
+        retry = None
+        if not is_retry(self.trials, trial.number):
+            retry = retry_of_lost(trial, loss, self.max_retries)
+        if retry is not None:
+            self.storage.create_new_trial(self._study_id, retry)
+        elif loss.counts:
+            cause += f"; not run again, since it was lost {self.max_retries + 1} times"
+        self.storage.set_trial_user_attr(trial._trial_id, "cause", cause)
+        if loss.interrupted:
+            self.storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return retry is not None
 
     def _claim_waiting(self) -> Asked | None:
         """Take a queued trial, whether queued by us or by the user's `study.enqueue_trial`."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial_id = self._trial_id(trial.number)
-            if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                continue  # Another driver was faster.
-            self.states[TrialState.WAITING] -= 1
-            proposal = self._proposals.fixed(trial.system_attrs.get("fixed_params", {}))
-            for name, distribution in proposal.distributions.items():
+        waiting = next((trial for trial in self.trials if trial.state == TrialState.WAITING), None)
+        if waiting is None:
+            return None
+        trial_id = waiting._trial_id
+        proposal = self._proposals.fixed({**waiting.system_attrs.get("fixed_params", {}), **waiting.params})
+        # Everything else first: from the moment it is RUNNING, a trial must have an owner.
+        for name, distribution in proposal.distributions.items():
+            if name not in waiting.params:
                 internal = distribution.to_internal_repr(proposal.params[name])
                 self.storage.set_trial_param(trial_id, name, internal, distribution)
-            for name, value in self._identity(proposal.candidate).items():
-                self.storage.set_trial_user_attr(trial_id, name, value)
-            return self._started(trial_id, proposal)
-        return None
+        for name, value in self._identity(proposal.candidate).items():
+            self.storage.set_trial_user_attr(trial_id, name, value)
+        self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        self.states[TrialState.WAITING] -= 1
+        return self._started(trial_id, waiting.number, proposal)
 
-    def _trial_id(self, number: int) -> int:
-        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+    def _start_new(self) -> Asked | None:
+        originals = sum("retry_of" not in trial.user_attrs for trial in self.trials)
+        proposal = self._proposals.draw(self._known, originals)
+        if proposal is None:
+            self.exhausted = True
+            return None
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=proposal.params,
+            distributions=proposal.distributions,
+            user_attrs=self._identity(proposal.candidate),
+        )
+        trial_id = self.storage.create_new_trial(self._study_id, template)
+        return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
-        return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": _owner()}
+        return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}
 
-    def _started(self, trial_id: int, proposal: Proposal) -> Asked:
-        number = self.storage.get_trial_number_from_id(trial_id)
+    def _started(self, trial_id: int, number: int, proposal: Proposal) -> Asked:
         self.live[number] = _Live(trial_id, proposal)
+        self.storage.record_heartbeat(trial_id)
         self.states[TrialState.RUNNING] += 1
         self._known.add(proposal.candidate.key)
         return Asked(number, proposal.candidate)
 
-    def _ended(self, number: int, state: TrialState, value: float | None = None) -> None:
-        self._proposals.told(self.live.pop(number).proposal, state, value)
-        self.states[TrialState.RUNNING] -= 1
-        self.states[state] += 1
+    @patient
+    def _end(self, number: int, state: TrialState, value: float | None) -> None:
+        with self._holding(number) as live:
+            self.storage.set_trial_state_values(live.trial_id, state, None if value is None else [value])
+            self._proposals.told(live.proposal, state, value)
+            del self.live[number]
+            self._learnt.add(number)
+            self.states[TrialState.RUNNING] -= 1
+            self.states[state] += 1
 
-
-def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the COMPLETE trials, best first; at equal values, the one with the lower loss.
-
-    Accuracy on few validation rows ties often, and then the loss says more than the trial's number.
-    """
-    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-
-    def rank(trial: FrozenTrial) -> tuple[float, float, int]:
-        return (
-            -sign * float(trial.value or 0.0),
-            float(trial.user_attrs.get("validation_loss", 0.0)),
-            trial.number,
-        )
-
-    return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)
-
-
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the first of `ranked_trials`, if there is one."""
-    return next(iter(ranked_trials(study)), None)
-
-
-def _owner() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": platform.node(), "pid": os.getpid(), "started": process.create_time()}
-
-
-def _is_alive(owner: Mapping[str, Any] | None) -> bool:
-    """Tell whether a trial's driver still runs; on another host it is taken to."""
-    if owner is None:
-        return False
-    if owner["host"] != platform.node():
-        return True
-    try:
-        return abs(float(psutil.Process(owner["pid"]).create_time()) - float(owner["started"])) < 1
-    except psutil.NoSuchProcess:
-        return False
+    @contextmanager
+    def _holding(self, number: int) -> Iterator[_Live]:
+        """Let go of a trial that another driver took for an orphan, after this host slept for instance."""
+        live = self.live[number]
+        try:
+            yield live
+        except UpdateFinishedTrialError:
+            logger.warning("trial %d was taken for an orphan by another driver, which runs it again", number)
+            del self.live[number]
+            self.refresh()

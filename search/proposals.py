@@ -1,7 +1,7 @@
 """Drawing candidates that no trial of the study has had yet."""
 
 import random
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -56,7 +56,6 @@ class Proposals:
         sampler: Name and options of the sampler.
         seed: The study's seed.
         direction: Which way the values are better.
-        trials: Trials of earlier runs.
     """
 
     def __init__(
@@ -65,13 +64,15 @@ class Proposals:
         sampler: EngineSection,
         seed: int,
         direction: StudyDirection,
-        trials: Iterable[FrozenTrial],
     ) -> None:
         self.space = space
         self.sampler = sampler
         self.seed = seed
         self._copy = optuna.create_study(direction=direction)
-        self._copy.add_trials([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """Take over a finished trial of an earlier run or of another driver."""
+        self._copy.add_trial(trial)
 
     def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
         """Draw a candidate that is not known.
@@ -81,7 +82,7 @@ class Proposals:
 
         Args:
             known: Keys of the candidates that were tried.
-            n_trials: Number of trials in the study.
+            n_trials: Number of candidates tried; a trial that is run again is none.
 
         Returns:
             The proposal; None if the space seems exhausted.

@@ -1,41 +1,40 @@
 """`promptgraft run`: the driver that joins the study and Ray Tune."""
 
 import logging
-import os
-import secrets
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
 
 from promptgraft.objectives.tasks import rows_hash
-from promptgraft.search.ledger import StudyLedger, ranked_trials
+from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
+from promptgraft.search.owners import Heartbeat
+from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
+from promptgraft.search.ranking import ranked_trials
+from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
 from promptgraft.search.reports import DELTA_FILE, Report
+from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study
 from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:
+    from promptgraft.search.tune_join import StudySearcher
 
 logger = logging.getLogger(__name__)
 
 # Finished trials whose weights are kept on disk: the best ones, so that any of them can be exported.
 KEPT_DELTAS = 3
 
-_RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
+# Times in a row that a local Ray that died is started again without a trial being finished in between.
+MAX_RAY_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,13 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     wanted = options.trials or study.file.budget.trials
     _record(optuna_study, study, wanted)
     ledger = StudyLedger(
-        optuna_study, storage, study.objective.space, study.file.sampler, study.file.pruner, study.file.seed
+        optuna_study,
+        storage,
+        study.objective.space,
+        study.file.sampler,
+        study.file.pruner,
+        study.file.seed,
+        study.file.budget.max_retries,
     )
     orphans = ledger.adopt_orphans()
     if orphans:
@@ -125,7 +130,6 @@ class _Driver:
         self.progress = progress
         self.wanted = wanted
         self.timeout_s = timeout_s
-        self.concurrent = 1
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
@@ -133,12 +137,7 @@ class _Driver:
         self._rank()
         if self.ledger.finished >= self.wanted:
             return self._outcome(f"all {self.wanted} trials are finished")
-        for name, value in _RAY_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if self.options.address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-            # A local Ray listens on every interface; a token of this run keeps others out. Ray reads it when
-            # it is imported.
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        prepare_environment(self.options.address)
         from promptgraft.search.tune_join import StudySearcher
 
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
@@ -146,21 +145,47 @@ class _Driver:
             self.ledger, self.wanted, deadline, self.study.file.budget.max_failure_rate, self.study.file.seed
         )
         try:
-            with (
-                self._ray(),
-                self.progress.shown(),
-                tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
-            ):
-                self._fit(searcher, scratch)
+            with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
+                self._search(searcher)
         finally:
-            interrupted = self.ledger.interrupt("the run was stopped")
+            interrupted = self.ledger.interrupt(Loss.STOPPED, "the run was stopped")
             self._show()
+        if searcher.fatal is not None:
+            raise searcher.fatal
         return self._outcome(None if interrupted else searcher.ended_because)
 
-    def _fit(self, searcher: object, scratch: str) -> None:
+    def _live_ids(self) -> list[int]:
+        return [live.trial_id for live in list(self.ledger.live.values())]
+
+    def _search(self, searcher: "StudySearcher") -> None:
+        """Run Ray Tune until the search ends; start a local Ray again if it dies."""
+        options, cpu = self.options, self.study.file.resources.cpu
+        restarts, finished = 0, self.ledger.finished
+        while True:
+            with (
+                ray_session(options.address, (options.concurrent or self.study.file.concurrent()) * cpu) as session,
+                tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
+            ):
+                try:
+                    self._fit(searcher, session, scratch)
+                    return
+                except Exception as error:
+                    if session.is_alive:
+                        raise
+                    restarts = restarts + 1 if finished == self.ledger.finished else 1
+                    if restarts > MAX_RAY_RESTARTS:
+                        raise RayLostError(
+                            f"Ray died {restarts} times without a trial being finished; see its logs in /tmp/ray"
+                        ) from error
+            finished = self.ledger.finished
+            lost = self.ledger.interrupt(Loss.PREEMPTED, "Ray itself ended")
+            logger.warning("Ray died and is started again; %d trials are recorded as FAIL and queued again", lost)
+
+    def _fit(self, searcher: "StudySearcher", session: RaySession, scratch: str) -> None:
         from ray import tune
 
         from promptgraft.search.tune_join import StudyScheduler
+        from promptgraft.search.watch import StudyWatch
         from promptgraft.search.worker import TrialRunner
 
         resources = self.study.file.resources
@@ -171,19 +196,28 @@ class _Driver:
         )
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
         scheduler = StudyScheduler(self.ledger, self)
+        watch = StudyWatch(
+            self.ledger,
+            searcher,
+            scheduler,
+            self.study.file.budget.trial_timeout,
+            lambda: max(1, self._places(session.resources())),
+            session,
+        )
         tuner = tune.Tuner(
             tune.with_resources(trainable, request),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=10**9,
-                max_concurrent_trials=self.concurrent,
+                max_concurrent_trials=self._places(session.resources()),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=self.study.name,
                 storage_path=scratch,
                 verbose=0,
+                callbacks=[watch],
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
@@ -195,6 +229,7 @@ class _Driver:
         self.progress.reported(number, report)
         self._show()
 
+    @patient
     def finishing(self, number: int, reports: list[Report]) -> None:
         """Write a trial's note just before its state is told."""
         live = self.ledger.live[number]
@@ -208,6 +243,7 @@ class _Driver:
             self._rank()
         self.progress.ended(number, state.name, value, cause)
 
+    @patient
     def _rank(self) -> None:
         """Show the best trial, and drop the weights of those that can't win."""
         ranked = ranked_trials(self.ledger.study)
@@ -235,24 +271,6 @@ class _Driver:
         if resources.gpu:
             places = min(places, int(total["GPU"] / resources.gpu))
         return min(places, self.options.concurrent or places)
-
-    @contextmanager
-    def _ray(self) -> Iterator[None]:
-        """Start a local Ray, or join a cluster."""
-        import ray
-
-        quiet = {"log_to_driver": False, "configure_logging": False}
-        if self.options.address is not None:
-            ray.init(address=self.options.address, **quiet)
-        else:
-            cpus = (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
-            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        try:
-            self.concurrent = self._places(ray.cluster_resources())
-            yield
-        finally:
-            ray.shutdown()
 
 
 def _record(optuna_study: optuna.Study, study: Study, wanted: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 
-from promptgraft.search.ledger import FINISHED, best_trial
+from promptgraft.search.ranking import FINISHED, best_trial
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.yaml_lines import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError

@@ -1,5 +1,6 @@
 """Where a study lives: its folder and its Optuna storage."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
+from promptgraft.search.owners import GRACE_S, HEARTBEAT_S
 from promptgraft.search.reports import trial_folder
 from promptgraft.spaces import InvalidInputError
 
@@ -63,7 +65,9 @@ def open_storage(url: str) -> RDBStorage:
     try:
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        storage = RDBStorage(url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Heartbeats.
+            storage = RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
     except (ValueError, ImportError, OSError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
         safe = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
         raise InvalidInputError(f"can't open the storage {safe}: {error}") from error

@@ -170,6 +170,8 @@ class BudgetSection(Section):
 
     trials: int = Field(24, ge=1, description="Finished trials (complete or pruned), earlier runs included.")
     timeout: Seconds | None = Field(None, description="No new trial after this time, such as 8h.")
+    trial_timeout: Seconds | None = Field(None, description="Wall time after which a trial is killed and FAIL.")
+    max_retries: int = Field(3, ge=0, description="Times a trial is run again whose worker or driver died.")
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
 

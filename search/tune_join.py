@@ -8,6 +8,7 @@ trial when the study's pruner says so. See docs/decisions/0002-optuna-ray-join.m
 import json
 import logging
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 from optuna.trial import TrialState
@@ -17,8 +18,12 @@ from ray.tune.search import Searcher
 
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.reports import Report
+from promptgraft.search.retries import lost_worker
+from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
+
+FINISHED: str = Searcher.FINISHED
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -30,6 +35,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         deadline: `time.monotonic()` after which no trial starts; None for no limit.
         max_failure_rate: Share of failed trials beyond which no trial starts.
         seed: Seed of every trial.
+
+    Attributes:
+        max_concurrent: Trials at a time; may change while the search runs.
+        fatal: What keeps the search from going on, if anything does.
     """
 
     def __init__(
@@ -41,8 +50,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.deadline = deadline
         self.max_failure_rate = max_failure_rate
         self.seed = seed
-        self.max_concurrent: int | None = None
-        self.numbers: dict[str, int] = {}
+        self.max_concurrent = 1
+        self.fatal: PromptgraftError | None = None
+        self._look_again_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Ray's own snapshots nothing: the study is the state."""
@@ -61,29 +71,27 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return "the space holds no candidate that was not tried"
         return None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
+        if self.fatal is not None:
+            return FINISHED
         if self.ended_because is not None:
-            return None if self.ledger.live else Searcher.FINISHED
-        full = self.max_concurrent is not None and len(self.ledger.live) >= self.max_concurrent
-        if full or self.ledger.finished + len(self.ledger.live) >= self.wanted:
+            return None if self.ledger.live else FINISHED
+        if len(self.ledger.live) >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
-        asked = self.ledger.ask()
+        try:
+            asked = self.ledger.ask(self.wanted)
+        except PromptgraftError as error:
+            self.fatal = error
+            return FINISHED
         if asked is None:
+            # The rest is running, here or with another driver: look whether it was finished in a second.
+            self._look_again_at = time.monotonic() + 1
             return None
-        self.numbers[trial_id] = asked.number
         return {"number": asked.number, "candidate": asked.candidate.to_dict(), "seed": self.seed}
 
-    def on_trial_complete(
-        self,
-        trial_id: str,
-        result: dict[str, Any] | None = None,  # noqa: ARG002
-        error: bool = False,
-    ) -> None:
-        """Record a trial whose worker died; all others ended in the scheduler."""
-        number = self.numbers.pop(trial_id)
-        if error and number in self.ledger.live:
-            self.ledger.fail(number, "the worker died: killed, out of memory, or it could not start")
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: every end goes through the scheduler."""
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: results are reported by the scheduler, which also sees the one that stops a trial."""
@@ -119,6 +127,9 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     Args:
         ledger: The study.
         listener: Is told of every report and every end.
+
+    Attributes:
+        overdue: Trials that were killed because they took too long, with the cause.
     """
 
     def __init__(self, ledger: StudyLedger, listener: TrialListener) -> None:
@@ -126,36 +137,68 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.ledger = ledger
         self.listener = listener
         self.reports: dict[int, list[Report]] = {}
+        self.overdue: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Ray's own snapshots nothing: the study is the state."""
         return {}
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record a report; see `TrialScheduler`."""
         number, report = int(trial.config["number"]), result["report"]
-        if number not in self.ledger.live:
-            return TrialScheduler.STOP  # type: ignore[no-any-return]
-        if report.failure is not None:
+        goes_on = False
+        try:
+            if number in self.ledger.live:
+                goes_on = self._record(number, report)
+        except PromptgraftError:  # The storage is lost; the searcher says so.
+            tune_controller.request_stop_experiment()
+        if not goes_on:
             self.reports.pop(number, None)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP  # type: ignore[no-any-return]
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Record a trial whose worker died, or was killed because the trial took too long."""
+        number = int(trial.config["number"])
+        self.reports.pop(number, None)
+        if number not in self.ledger.live:
+            return
+        try:
+            if number in self.overdue:
+                cause = self.overdue.pop(number)
+                self.ledger.fail(number, cause)
+            else:
+                loss, cause = lost_worker(Path(trial.error_file).read_text())
+                if self.ledger.lose(number, loss, cause):
+                    cause += "; queued again"
+            self.listener.ended(number, TrialState.FAIL, None, cause)
+        except PromptgraftError:
+            tune_controller.request_stop_experiment()
+
+    def _record(self, number: int, report: Report) -> bool:
+        """Tell the study of a report; return whether the trial goes on."""
+        if report.failure is not None:
             self.ledger.fail(number, report.failure)
             self.listener.ended(number, TrialState.FAIL, None, report.failure)
-            return TrialScheduler.STOP  # type: ignore[no-any-return]
+            return False
         reports = self.reports.setdefault(number, [])
         reports.append(report)
-        pruned = self.ledger.report(number, report.step, report.value, final=report.final)
+        stop = self.ledger.report(number, report.step, report.value, final=report.final)
+        if number not in self.ledger.live:
+            return False
         self.listener.reported(number, report)
-        if not (pruned or report.final):
-            return TrialScheduler.CONTINUE  # type: ignore[no-any-return]
-        self._end(number, self.reports.pop(number), pruned)
-        return TrialScheduler.STOP  # type: ignore[no-any-return]
+        if stop or report.final:
+            self._end(number, reports, pruned=stop)
+            return False
+        return True
 
-    def _end(self, number: int, reports: list[Report], pruned: bool) -> None:
+    def _end(self, number: int, reports: list[Report], *, pruned: bool) -> None:
         last = reports[-1]
         self.ledger.set_attrs(number, trial_attrs(reports))
+        if number not in self.ledger.live:
+            return
         self.listener.finishing(number, reports)
         if pruned:
-            self.ledger.prune(number)
+            self.ledger.prune(number, last.value)
             self.listener.ended(number, TrialState.PRUNED, last.value, f"at step {last.step}")
         else:
             value = float(last.summary["value"])

@@ -6,7 +6,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from promptgraft.search.ledger import StudyLedger, best_trial
+from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.ranking import best_trial
+from promptgraft.search.retries import Loss
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, Categorical, Float, SearchSpace, StudyFacts, Template, Verbalizer
@@ -57,7 +59,7 @@ def test_states_and_curves_are_recorded_when_they_happen(tmp_path: Path) -> None
         book.report(complete.number, step, value, final=step == 8)
     book.complete(complete.number, 0.7)
     book.report(pruned.number, 0, 0.1, final=False)
-    book.prune(pruned.number)
+    book.prune(pruned.number, 0.1)
     book.fail(failed.number, "out of luck")
     trials = book.study.get_trials()
     assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
@@ -116,7 +118,7 @@ def test_interrupted_trials_are_failed_and_queued_again(tmp_path: Path) -> None:
     finish(book, 0.5)
     lost = book.ask()
     assert lost is not None
-    assert book.interrupt("stopped") == 1
+    assert book.interrupt(Loss.STOPPED, "stopped") == 1
     assert book.counts() == {"COMPLETE": 1, "FAIL": 1, "WAITING": 1}
     assert book.failure_rate == 0
     again = ledger(tmp_path).ask()
@@ -170,3 +172,135 @@ def test_the_failure_rate_waits_for_enough_trials(tmp_path: Path, failures: int)
         assert asked is not None
         book.fail(asked.number, "always")
     assert book.failure_rate == (1.0 if failures == 6 else 0.0)
+
+
+def hand_over(book: StudyLedger, number: int, **changes: object) -> None:
+    """Make a live trial look like that of a driver elsewhere."""
+    book.set_attrs(number, {"owner": {**book.frozen(number).user_attrs["owner"], **changes}})
+
+
+def test_two_drivers_share_a_study_without_a_duplicate(tmp_path: Path) -> None:
+    searched = space(Categorical("frozen_layers", (0, 1, 2)))
+    books = ledger(tmp_path, searched), ledger(tmp_path, searched)
+    started = [book.ask(wanted=10) for _ in range(5) for book in books]
+    assert all(started)
+    assert len({asked.candidate.key for asked in started if asked}) == 10
+    assert books[0].ask(wanted=10) is None
+    for book in books:
+        assert book.adopt_orphans() == 0
+        for number in list(book.live):
+            book.complete(number, 0.5)
+    for book in books:
+        book.refresh()
+        assert book.finished == 10
+        assert book.counts() == {"COMPLETE": 10}
+
+
+def test_a_driver_learns_from_the_other_one(tmp_path: Path) -> None:
+    """After the same finished trials, both draw what one driver alone would have drawn."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = ledger(tmp_path / "alone")
+    expected = [finish(alone, index / 10) for index in range(8)]
+    books = ledger(tmp_path / "two"), ledger(tmp_path / "two")
+    assert [finish(books[index % 2], index / 10) for index in range(8)] == expected
+
+
+def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 0
+    with other.storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2026-01-01 00:00:00'")
+    assert other.adopt_orphans() == 1
+    assert other.counts() == {"FAIL": 1, "WAITING": 1}
+    # The driver was only asleep: it lets go of the trial, and what it found is found again by the retry.
+    assert book.report(asked.number, 0, 0.5, final=False)
+    assert not book.live
+    assert book.counts() == {"FAIL": 1, "WAITING": 1}
+
+
+def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_too(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    with book.storage.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM trial_heartbeats")
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 0
+    with other.storage.engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM trial_heartbeats").scalar() == 1
+
+
+def test_a_lost_trial_is_run_again_at_most_k_times_with_its_history(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    first = book.ask()
+    assert first is not None
+    asked, history = first, []
+    for _ in range(3):
+        history.append(asked.number)
+        assert book.lose(asked.number, Loss.WORKER_DIED, "killed")
+        again = book.ask()
+        assert again is not None
+        assert again.candidate == first.candidate
+        asked = again
+        assert optuna.storages.RetryHeartbeatStaleTrialCallback.retry_history(book.frozen(asked.number)) == history
+    for _ in range(5):
+        assert book.lose(asked.number, Loss.PREEMPTED, "the node is gone")
+        again = book.ask()
+        assert again is not None
+        asked = again
+    assert not book.lose(asked.number, Loss.WORKER_DIED, "killed")
+    trials = book.study.get_trials()
+    assert "not run again, since it was lost 4 times" in trials[asked.number].user_attrs["cause"]
+    assert book.counts() == {"FAIL": 9}
+    assert sum("interrupted" in trial.user_attrs for trial in trials) == 5
+    new = book.ask()
+    assert new is not None
+    assert new.candidate != first.candidate
+
+
+def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_retry(tmp_path: Path) -> None:
+    class CrashError(Exception):
+        pass
+
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise CrashError
+
+    book.storage.set_trial_user_attr = crash  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        book.lose(asked.number, Loss.WORKER_DIED, "killed")
+    other = ledger(tmp_path)
+    assert other.counts() == {"RUNNING": 1, "WAITING": 1}
+    owner = {**book._owner, "started": 0.0}
+    other.storage.set_trial_user_attr(book.frozen(asked.number)._trial_id, "owner", owner)
+    assert other.adopt_orphans() == 1
+    assert other.counts() == {"FAIL": 1, "WAITING": 1}
+
+
+def test_a_retry_does_not_shift_the_random_numbers(tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "rough").mkdir()
+    calm = ledger(tmp_path / "calm")
+    expected = [finish(calm, index / 10) for index in range(8)]
+    rough, found = ledger(tmp_path / "rough"), []
+    for index in range(8):
+        asked = rough.ask()
+        assert asked is not None
+        if index % 3 == 0:
+            rough.lose(asked.number, Loss.ORPHANED, "killed")
+            rough = ledger(tmp_path / "rough")
+        else:
+            rough.complete(asked.number, index / 10)
+            found.append(asked.candidate)
+            continue
+        found.append(finish(rough, index / 10))
+    assert found == expected

@@ -1,0 +1,53 @@
+"""One driver at a time: a lock on a study that all its drivers share, and that dies with its holder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+
+from promptgraft.spaces import PromptgraftError
+
+LOCK_TIMEOUT_S = 60
+
+
+class StudyLockedError(PromptgraftError, TimeoutError):
+    """Another driver has held the study's lock for longer than it ever should."""
+
+
+@contextmanager
+def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
+    """Hold the study's lock, so that two drivers never start the same candidate or adopt the same orphan.
+
+    The lock is a file beside an SQLite database, or an advisory lock of PostgreSQL: both are released by the
+    system when their holder dies.
+
+    Raises:
+        StudyLockedError: If it isn't free within `LOCK_TIMEOUT_S`.
+    """
+    if storage.engine.dialect.name == "sqlite":
+        path = Path(str(storage.engine.url.database))
+        try:
+            with FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise StudyLockedError(_message(study_name)) from error
+        return
+    key = int.from_bytes(sha256(f"promptgraft/{study_name}".encode()).digest()[:8], signed=True)
+    with storage.engine.connect() as connection, connection.begin():
+        try:
+            connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        except sqlalchemy.exc.OperationalError as error:
+            raise StudyLockedError(_message(study_name)) from error
+        yield
+
+
+def _message(study_name: str) -> str:
+    return (
+        f"study {study_name!r} was locked by another driver for {LOCK_TIMEOUT_S} s; is one stopped (SIGSTOP) "
+        "or its disk or database not answering?"
+    )

@@ -1,0 +1,112 @@
+"""Ray for the time of a run: started on this machine, or a cluster that is joined."""
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from promptgraft.spaces import PromptgraftError
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# Processes of a local Ray without which it can't go on.
+_VITAL = ("gcs_server", "raylet")
+
+
+class RayLostError(PromptgraftError):
+    """The local Ray has died under the run."""
+
+
+class RaySession:
+    """A Ray that runs trials.
+
+    Args:
+        vital: Processes of a local Ray; none for a cluster.
+    """
+
+    def __init__(self, vital: list[psutil.Process]) -> None:
+        self._vital = vital
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the processes of the local Ray still run; a cluster looks after itself."""
+        return all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self._vital)
+
+    def resources(self) -> dict[str, float]:
+        """Return what the cluster has in all: CPU, GPU and others by name."""
+        import ray
+
+        found: dict[str, float] = ray.cluster_resources()
+        return found
+
+
+def prepare_environment(address: str | None) -> None:
+    """Set what Ray reads when it is imported, unless the user has set it.
+
+    A local Ray listens on every interface; a token of this run keeps others out.
+
+    Args:
+        address: Cluster that will be joined; None for a local Ray.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+        if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
+    """Start a local Ray or join a cluster; SIGTERM and SIGHUP then stop the run as Ctrl-C does.
+
+    Args:
+        address: Cluster to join; a local Ray is started if None.
+        cpus: Logical CPUs of a local Ray.
+    """
+    import ray
+
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    if address is not None:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
+    try:
+        with _stopped_like_ctrl_c():
+            yield RaySession(vital)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM (a batch system, `kill`) and SIGHUP (a lost terminal) for Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:  # noqa: ARG001
+        signal.raise_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
