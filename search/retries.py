@@ -58,7 +58,7 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
 
     Its history is kept the way Optuna's `RetryHeartbeatStaleTrialCallback` does, which can read it.
     """
-    losses = int(trial.user_attrs.get("losses", 0)) + loss.counts
+    losses = int(trial.user_attrs.get("times_lost", 0)) + loss.counts
     if losses > max_retries:
         return None
     history = [*trial.system_attrs.get("retry_history", []), trial.number]
@@ -70,6 +70,6 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**kept, "retry_of": trial.number, "losses": losses},
+        user_attrs={**kept, "retry_of": trial.number, "times_lost": losses},
         system_attrs={**trial.system_attrs, **system},
     )

@@ -44,6 +44,9 @@ def space(**changes: Any) -> dict[str, Any]:
     return content | changes
 
 
+LONG = space(learning_rate=[1e-4, 1e-3], steps=[60, 80])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return RunFolder(tmp_path_factory.mktemp("run"))
@@ -166,6 +169,13 @@ def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen
     raise AssertionError("no trial finished in time")
 
 
+def _start(path: Path, tmp_path: Path, *, trials: int) -> tuple[subprocess.Popen[str], RunFolder]:
+    folder = RunFolder(tmp_path / "run")
+    command = [*PROMPTGRAFT, "run", str(path), "--trials", str(trials), "--concurrent", "2"]
+    command += ["--workdir", str(folder.path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), folder
+
+
 def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     """Return a Ray worker that has an actor, by the title that Ray gives its process a moment after its start."""
     deadline = time.monotonic() + 60
@@ -179,7 +189,7 @@ def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     raise AssertionError("no Ray worker was seen")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "SIGTERM", "kill -9"])
 def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
     """Nothing finished is lost, nothing is left RUNNING, and what was cut off is run again."""
     path = write_study(space=space(learning_rate=[1e-4, 1e-3], steps=[60, 80]), pruner="none")
@@ -189,7 +199,7 @@ def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: si
     _wait_for_trials(folder, 2, process)
     process.send_signal(stop)
     output, errors = process.communicate(timeout=120)
-    if stop == signal.SIGINT:
+    if stop != signal.SIGKILL:
         assert process.returncode == 130, errors
         assert "go on with: promptgraft run" in output
         states = {t.state for t in load_existing("tiny", folder.storage_url()).get_trials()}
@@ -213,22 +223,48 @@ def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: si
     assert len(set(keys)) == 6
 
 
-def test_a_killed_worker_fails_its_trial_and_the_search_goes_on(write_study: WriteStudy, tmp_path: Path) -> None:
-    path = write_study(space=space(learning_rate=[1e-4, 1e-3], steps=[60, 80]), pruner="none")
-    folder = RunFolder(tmp_path / "run")
-    command = [*PROMPTGRAFT, "run", str(path), "--trials", "5", "--concurrent", "2", "--workdir", str(folder.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("sign", "cause", "counted"),
+    [
+        (signal.SIGKILL, "the worker died", True),
+        (signal.SIGTERM, "the worker was asked to go (SIGTERM)", False),
+    ],
+    ids=["killed", "pre-empted"],
+)
+def test_a_lost_worker_s_trial_is_run_again(
+    write_study: WriteStudy, tmp_path: Path, sign: signal.Signals, cause: str, counted: bool
+) -> None:
+    process, folder = _start(write_study(space=LONG, pruner="none"), tmp_path, trials=4)
     _wait_for_trials(folder, 1, process)
-    _a_worker_of(process).kill()
-    _, errors = process.communicate(timeout=240)
+    _a_worker_of(process).send_signal(sign)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert cause in output
     trials = load_existing("tiny", folder.storage_url()).get_trials()
-    states = [trial.state for trial in trials]
-    assert states.count(TrialState.COMPLETE) == 5
-    assert states.count(TrialState.FAIL) == 1
-    assert len(trials) == 6
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 4
     (failed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
-    assert "worker died" in failed.user_attrs["cause"]
+    assert cause in failed.user_attrs["cause"]
+    assert ("interrupted" not in failed.user_attrs) is counted
+    (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == failed.number)
+    assert again.state == TrialState.COMPLETE
+    assert again.user_attrs["times_lost"] == int(counted)
+
+
+def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, tmp_path: Path) -> None:
+    """A stopped process is as hung as can be: it doesn't even answer Ray."""
+    path = write_study(space=LONG, pruner="none", budget={"trials": 3, "trial_timeout": "20s"})
+    process, folder = _start(path, tmp_path, trials=3)
+    _wait_for_trials(folder, 1, process)
+    worker = _a_worker_of(process)
+    worker.suspend()
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, output + errors
+    trials = load_existing("tiny", folder.storage_url()).get_trials()
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 3
+    (failed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
+    assert "longer than budget.trial_timeout (20 s)" in failed.user_attrs["cause"]
+    assert not worker.is_running()
 
 
 def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
