@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo smollm2 test test-slow lint types wheel clean
+.PHONY: demo smollm2 test test-slow test-faults lint types wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,11 +27,15 @@ smollm2: .venv/.installed  ## Six trials of the causal LM
 
 test: .venv/.installed  ## Everything but whole searches
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: .venv/.installed  ## Whole searches, crashes, failures
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m slow
+
+test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: about 40 minutes
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest -m faults -s
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
