@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 # What a plain `pip install promptgraft` leaves out.
 SEARCH_EXTRA = ("optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy")
-BAD_INPUT, NOTHING_TO_EXPORT, INTERRUPTED = 2, 3, 130
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Search over prompts and hyperparameters for transfer learning.",
@@ -29,7 +29,14 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(help="Study file, or the name of a study that was started.")]
-StorageOption = Annotated[str | None, typer.Option(help="Optuna storage URL.  [default: runs/NAME/study.db]")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Optuna storage URL; sqlite or postgresql.  [default: runs/NAME/study.db]",
+        envvar="PROMPTGRAFT_STORAGE",  # Keeps a password off the command line.
+        show_envvar=True,
+    ),
+]
 WorkdirOption = Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/NAME]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -43,13 +50,12 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except PromptgraftError as error:
             typer.echo(f"error: {error}", err=True)
-            code = BAD_INPUT if isinstance(error, InvalidInputError) else NOTHING_TO_EXPORT
-            raise typer.Exit(code) from error
+            raise typer.Exit(error.exit_code) from error
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] not in SEARCH_EXTRA:
                 raise
             typer.echo(f"error: this command needs {error.name}; pip install 'promptgraft[search]'", err=True)
-            raise typer.Exit(BAD_INPUT) from error
+            raise typer.Exit(InvalidInputError.exit_code) from error
 
     return run_command
 
@@ -82,6 +88,9 @@ def run(
     timeout: Annotated[str | None, typer.Option(help="Start no trial after this time, such as 8h.")] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, such as auto.")] = None,
+    new_study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run the file as a study of this name, beside the file's own.")
+    ] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
@@ -95,8 +104,8 @@ def run(
     from promptgraft.search.study_file import parse_seconds
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    loaded = load_study(study)
-    reference = StudyReference.resolve(str(study), storage, workdir)
+    loaded = load_study(study, new_study)
+    reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
         timeout_s = parse_seconds(timeout) if timeout else loaded.file.budget.timeout
     except ValueError as error:
@@ -108,7 +117,7 @@ def run(
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     typer.echo(f"study {loaded.name}: {outcome.finished} of {outcome.wanted} trials finished ({states})")
     if outcome.ended_because is None:
-        typer.echo(f"stopped; go on with: promptgraft run {study}")
+        typer.echo("stopped; the same command goes on")
         raise typer.Exit(INTERRUPTED)
     typer.echo(f"ended: {outcome.ended_because}")
     if progress.best is not None:
@@ -185,7 +194,7 @@ def export(
 
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
-    loaded = load_study(reference.study_file(optuna_study))
+    loaded = load_study(reference.study_file(optuna_study), reference.name)
     exported = export_winner(loaded, optuna_study, reference.folder, output, trial)
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
@@ -219,6 +228,28 @@ def predict(
     skipped = int(predictions["label"].isna().sum())
     note = f"; {skipped} rows without text have no prediction" if skipped else ""
     typer.echo(f"{len(predictions)} rows -> {output}{note}")
+
+
+@app.command()
+@reported
+def upgrade(
+    study: Annotated[str | None, typer.Argument(help="Study file or name; not needed with --storage.")] = None,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Bring a database that an older Optuna wrote up to the installed one's schema, after copying it."""
+    from promptgraft.search.status import StudyReference
+    from promptgraft.search.storage import safe_url, upgrade_storage
+
+    if storage is None:
+        if study is None:
+            raise InvalidInputError("name a study, or its storage with --storage")
+        storage = StudyReference.resolve(study, None, workdir).storage_url
+    before, after = upgrade_storage(storage)
+    if before == after:
+        typer.echo(f"{safe_url(storage)}: up to date ({after})")
+    else:
+        typer.echo(f"{safe_url(storage)}: {before} -> {after}")
 
 
 @app.command()

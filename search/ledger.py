@@ -5,6 +5,7 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 """
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -23,6 +25,7 @@ from promptgraft.search.patience import StorageLostError, patient
 from promptgraft.search.proposals import Proposal, Proposals
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.retries import Loss, is_retry, retry_of_lost
+from promptgraft.search.stored_parameters import base_name, stored_names
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
 
@@ -96,6 +99,7 @@ class StudyLedger:
         self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._proposals = Proposals(space, sampler, seed, study.direction)
+        self._names: dict[str, str] | None = None
         self._known: set[str] = set()
         self._learnt: set[int] = set()
         self._errors = 0
@@ -266,20 +270,35 @@ class StudyLedger:
 
     def _claim_waiting(self) -> Asked | None:
         """Take a queued trial, whether queued by us or by the user's `study.enqueue_trial`."""
-        waiting = next((trial for trial in self.trials if trial.state == TrialState.WAITING), None)
-        if waiting is None:
+        for waiting in self.trials:
+            if waiting.state == TrialState.WAITING:
+                asked = self._claim(waiting)
+                if asked is not None:
+                    return asked
+        return None
+
+    def _claim(self, waiting: FrozenTrial) -> Asked | None:
+        trial_id, expected = waiting._trial_id, waiting.user_attrs.get("candidate_key")
+        given = {base_name(name): value for name, value in waiting.params.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
+            proposal = self._proposals.fixed({**waiting.system_attrs.get("fixed_params", {}), **given})
+        self.states[TrialState.WAITING] -= 1
+        if expected not in (None, proposal.candidate.key):
+            self._proposals.told(proposal, TrialState.FAIL, None)
+            self.storage.set_trial_user_attr(trial_id, "cause", "the edited space no longer holds this candidate")
+            self.storage.set_trial_user_attr(trial_id, "interrupted", True)
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self.states[TrialState.FAIL] += 1
             return None
-        trial_id = waiting._trial_id
-        proposal = self._proposals.fixed({**waiting.system_attrs.get("fixed_params", {}), **waiting.params})
         # Everything else first: from the moment it is RUNNING, a trial must have an owner.
-        for name, distribution in proposal.distributions.items():
-            if name not in waiting.params:
-                internal = distribution.to_internal_repr(proposal.params[name])
-                self.storage.set_trial_param(trial_id, name, internal, distribution)
+        if not waiting.params:
+            params, distributions = self._stored(proposal)
+            for name, distribution in distributions.items():
+                self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(params[name]), distribution)
         for name, value in self._identity(proposal.candidate).items():
             self.storage.set_trial_user_attr(trial_id, name, value)
         self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        self.states[TrialState.WAITING] -= 1
         return self._started(trial_id, waiting.number, proposal)
 
     def _start_new(self) -> Asked | None:
@@ -288,14 +307,23 @@ class StudyLedger:
         if proposal is None:
             self.exhausted = True
             return None
+        params, distributions = self._stored(proposal)
         template = create_trial(
             state=TrialState.RUNNING,
-            params=proposal.params,
-            distributions=proposal.distributions,
+            params=params,
+            distributions=distributions,
             user_attrs=self._identity(proposal.candidate),
         )
         trial_id = self.storage.create_new_trial(self._study_id, template)
         return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)
+
+    def _stored(self, proposal: Proposal) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """Return a proposal's parameters and distributions by the names that the study has for them."""
+        if self._names is None:
+            self._names = stored_names(self.study, self._proposals.distributions)
+        names = self._names
+        params = {names[name]: value for name, value in proposal.params.items()}
+        return params, {names[name]: distribution for name, distribution in proposal.distributions.items()}
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}

@@ -9,9 +9,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from promptgraft.search.engines import build_sampler
+from promptgraft.search.stored_parameters import distributions_of, present_parameters
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
 from promptgraft.spaces.parameters import SuggestingTrial
@@ -68,11 +69,21 @@ class Proposals:
         self.space = space
         self.sampler = sampler
         self.seed = seed
+        self.distributions = distributions_of(space)
         self._copy = optuna.create_study(direction=direction)
 
     def learn(self, trial: FrozenTrial) -> None:
-        """Take over a finished trial of an earlier run or of another driver."""
-        self._copy.add_trial(trial)
+        """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
+        params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
+        self._copy.add_trial(
+            create_trial(
+                state=trial.state,
+                value=trial.value,
+                params=params,
+                distributions={name: self.distributions[name] for name in params},
+                intermediate_values=trial.intermediate_values,
+            )
+        )
 
     def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
         """Draw a candidate that is not known.

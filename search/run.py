@@ -5,15 +5,15 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
 
-from promptgraft.objectives.tasks import rows_hash
+from promptgraft.search.identity import record_study
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
+from promptgraft.search.notes import save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
 from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
@@ -94,7 +94,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     direction = study.objective.direction
     optuna_study = optuna.create_study(storage=storage, study_name=study.name, direction=direction, load_if_exists=True)
     wanted = options.trials or study.file.budget.trials
-    _record(optuna_study, study, wanted)
+    record_study(optuna_study, study, wanted)
     ledger = StudyLedger(
         optuna_study,
         storage,
@@ -271,36 +271,3 @@ class _Driver:
         if resources.gpu:
             places = min(places, int(total["GPU"] / resources.gpu))
         return min(places, self.options.concurrent or places)
-
-
-def _record(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
-    """Store what the study searches, or refuse a study that was started with something else."""
-    identity = {
-        "search space": study.objective.space.fingerprint,
-        "seed": study.file.seed,
-        "metric": study.file.metric,
-        "backbone": study.file.backbone.model_dump(),
-        "target rows": rows_hash((*study.target.train, *study.target.validation)),
-        "source rows": rows_hash(study.source.train) if study.source else None,
-        "test rows": rows_hash(study.target.test),
-        "source training": asdict(study.objective.source_training),
-    }
-    stored = optuna_study.user_attrs.get("identity")
-    if stored is not None and stored != identity:
-        changed = ", ".join(name for name in identity if stored.get(name) != identity[name])
-        raise InvalidInputError(
-            f"study {study.name!r} was started with another {changed}; results under one name must be comparable. "
-            "Undo the edit, or give the study another name (`study:` in the file)"
-        )
-    if stored is None:
-        save_study_note(optuna_study, study)
-        optuna_study.set_metric_names([study.file.metric])
-    attrs = {
-        "identity": identity,
-        "wanted": wanted,
-        "study_file": str(study.path),
-        "definition": study.file.model_dump(mode="json", exclude_none=True),
-    }
-    for name, value in attrs.items():
-        if optuna_study.user_attrs.get(name) != value:
-            optuna_study.set_user_attr(name, value)

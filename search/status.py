@@ -15,6 +15,8 @@ from promptgraft.spaces import InvalidInputError, PromptgraftError
 class NothingToExportError(PromptgraftError):
     """No finished trial can be shown or exported."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True, slots=True)
 class StudyReference:

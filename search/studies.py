@@ -58,21 +58,26 @@ class Study:
         return self.file.study
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path, name: str | None = None) -> Study:
     """Read a study file and check it against its data and its backbone.
+
+    Args:
+        path: The study file.
+        name: What to call the study, if not what the file says.
 
     Raises:
         StudyFileError: With every problem found.
         InvalidInputError: If the file isn't there.
     """
-    return _Reader(LinedYaml(path)).read()
+    return _Reader(LinedYaml(path), name).read()
 
 
 class _Reader:
     """Collects problems while it builds the parts that it can."""
 
-    def __init__(self, yaml: LinedYaml) -> None:
+    def __init__(self, yaml: LinedYaml, name: str | None) -> None:
         self.yaml = yaml
+        self.name = name
         self.folder = yaml.path.resolve().parent
         self.problems: list[Problem] = []
 
@@ -94,7 +99,7 @@ class _Reader:
         return Study(self.yaml.path.resolve(), file, self._objective(file, space), target, source)
 
     def _parse(self) -> StudyFile:
-        content = self.yaml.plain()
+        content = self.yaml.plain() | ({"study": self.name} if self.name else {})
         try:
             return StudyFile.model_validate(content)
         except ValidationError as error:

@@ -2,14 +2,23 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class PromptgraftError(Exception):
-    """Root of every error that promptgraft raises on purpose."""
+    """Root of every error that promptgraft raises on purpose.
+
+    Attributes:
+        exit_code: What the command line ends with.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class InvalidInputError(PromptgraftError, ValueError):
     """A study file, a data file or a candidate says something that can't be used."""
+
+    exit_code = 2
 
 
 class TrialError(PromptgraftError, RuntimeError):

@@ -63,7 +63,7 @@ class SearchSpace:
             The candidate in canonical form.
         """
         values: dict[str, Scalar] = {}
-        for parameter in self._all_parameters():
+        for parameter in self.all_parameters():
             if parameter.when is None or parameter.when.holds(values):
                 values[parameter.name] = parameter.suggest(trial)
         return Candidate.from_values(values).canonical(self.facts)
@@ -79,10 +79,11 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what can be drawn, 16 hexadecimal digits."""
-        content = {"parameters": [describe(p) for p in self._all_parameters()], "facts": asdict(self.facts)}
+        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": asdict(self.facts)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _all_parameters(self) -> tuple[Parameter, ...]:
+    def all_parameters(self) -> tuple[Parameter, ...]:
+        """Return the pools as parameters, then the others, in the order they are suggested."""
         pools = (
             _pool("template", tuple(template.id for template in self.templates)),
             _pool("verbalizer", tuple(verbalizer.id for verbalizer in self.verbalizers)),
