@@ -1,14 +1,15 @@
 # Every target makes its own environment in .venv; nothing needs to be installed by hand.
 PYTHON ?= python3
 BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo smollm2 test test-slow test-faults lint types wheel clean
+.PHONY: demo smollm2 test test-slow test-postgres test-faults lint types wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,postgres,dev]'
 	touch $@
 
 demo: .venv/.installed  ## A whole search in small: run, export, predict
@@ -27,11 +28,16 @@ smollm2: .venv/.installed  ## Six trials of the causal LM
 
 test: .venv/.installed  ## Everything but whole searches
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -m "not slow and not faults and not postgres"
 
 test-slow: .venv/.installed  ## Whole searches, crashes, failures
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m slow
+
+test-postgres: .venv/.installed  ## Install a PostgreSQL server if there is none, and test against it
+	command -v initdb || ls -d /usr/lib/postgresql/*/bin || $(SUDO) apt-get install -y postgresql
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest -m postgres -s
 
 test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: about 40 minutes
 	$(BIN)/python studies/prepare.py --smollm2

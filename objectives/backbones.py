@@ -57,18 +57,20 @@ class Backbone(ABC):
     Attributes:
         family: Registered name of the family.
         has_head: Whether reading it out takes trainable weights.
+        auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
         stack: The part that turns token embeddings into last hidden states.
     """
 
     family: ClassVar[str]
     has_head: ClassVar[bool]
+    auto_class: ClassVar[Any]
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self.model = self._load(spec.path).to(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(spec.path)
+        self.model = self._load().to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
         self.stack = self.model.base_model
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
@@ -81,9 +83,29 @@ class Backbone(ABC):
             raise InvalidInputError(f"max_tokens is {spec.max_tokens}, but {spec.path} reads at most {limit} tokens")
         self.max_positions: int | None = limit
 
-    @staticmethod
-    @abstractmethod
-    def _load(path: str) -> Any: ...
+    def _load(self) -> Any:
+        """Load the weights, from safetensors only: unpickling a file can run any code that it holds."""
+        try:
+            return self.auto_class.from_pretrained(
+                self.spec.path,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=self.spec.trust_remote_code,
+            )
+        except OSError as error:
+            if "safetensors" not in str(error):
+                raise
+            raise InvalidInputError(
+                f"{self.spec.path} has no weights in safetensors; pickled ones aren't loaded, since they can run code. "
+                "Convert them: AutoModel.from_pretrained(...).save_pretrained(...) in a place that you trust"
+            ) from error
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise InvalidInputError(
+                f"{self.spec.path} needs Python code of its own; read it, and if you trust it, set "
+                "backbone.trust_remote_code: true"
+            ) from error
 
     @abstractmethod
     def reader(

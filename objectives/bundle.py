@@ -29,12 +29,14 @@ class BackboneReference(_Part):
         family: Backbone family.
         max_tokens: Longest rendered prompt, in tokens.
         files: File name -> SHA-256 of its content.
+        trust_remote_code: Whether the model needs Python code that lies beside its weights.
     """
 
     path: str
     family: str
     max_tokens: int
     files: dict[str, str]
+    trust_remote_code: bool = False
 
 
 class Manifest(_Part):

@@ -83,9 +83,7 @@ class CausalLM(Backbone):
     family = "causal_lm"
     has_head = False
 
-    @staticmethod
-    def _load(path: str) -> Any:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    auto_class = AutoModelForCausalLM
 
     def reader(
         self,

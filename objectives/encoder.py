@@ -75,9 +75,7 @@ class Encoder(Backbone):
     family = "encoder"
     has_head = True
 
-    @staticmethod
-    def _load(path: str) -> Any:
-        return AutoModel.from_pretrained(path, dtype=torch.float32)
+    auto_class = AutoModel
 
     def reader(
         self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int

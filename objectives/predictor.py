@@ -29,12 +29,20 @@ class Predictor:
         folder: The bundle.
         backbone: Folder or hub id of the pretrained model, where it is not at the recorded place.
         device: Where to compute; chosen from what this process was given if None.
+        trust_remote_code: Whether Python code that lies beside the weights may be run.
 
     Raises:
         InvalidInputError: If the bundle or the backbone is not the recorded one.
     """
 
-    def __init__(self, folder: Path, backbone: str | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        backbone: str | None = None,
+        device: torch.device | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         self.manifest = read_manifest(folder)
         reference = self.manifest.backbone
         path = backbone or reference.path
@@ -46,7 +54,11 @@ class Predictor:
                     "with --backbone"
                 )
         candidate, template, verbalizer = self.manifest.parts()
-        spec = BackboneSpec(path, reference.family, reference.max_tokens)
+        if reference.trust_remote_code and not trust_remote_code:
+            raise InvalidInputError(
+                f"{path} needs Python code of its own; read it, and if you trust it, pass --trust-remote-code"
+            )
+        spec = BackboneSpec(path, reference.family, reference.max_tokens, trust_remote_code)
         loaded = BACKBONES[reference.family](spec, device or choose_device())
         self._model = PromptedModel(
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed

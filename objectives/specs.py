@@ -15,11 +15,13 @@ class BackboneSpec:
         path: Local folder or hub id.
         family: Name of the backbone family.
         max_tokens: Longest rendered prompt, in tokens, soft prompt not counted; longer fields are cut.
+        trust_remote_code: Whether Python code that lies beside the weights may be run.
     """
 
     path: str
     family: str
     max_tokens: int = 128
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,13 +216,16 @@ def predict(
     table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
     output: Annotated[Path, typer.Option(help="CSV to write.")],
     backbone: Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
+    ] = False,
 ) -> None:
     """Predict the rows of a table. Needs neither Optuna nor Ray."""
     from promptgraft.objectives.predictor import Predictor
     from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
-    predictions = Predictor(bundle, backbone).predict_table(str(table))
+    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
     output.parent.mkdir(parents=True, exist_ok=True)
     predictions.to_csv(output, index=False)
     skipped = int(predictions["label"].isna().sum())

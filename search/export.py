@@ -112,6 +112,7 @@ def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
             family=backbone.family,
             max_tokens=backbone.max_tokens,
             files=file_hashes(backbone.path),
+            trust_remote_code=backbone.trust_remote_code,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
         metrics={
@@ -139,7 +140,7 @@ def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bund
 def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:
     quiet_transformers()
     task = study.target
-    predictor = Predictor(bundle)
+    predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
     controls = [
         majority(task),

@@ -163,8 +163,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _schema_message(url: str, error: RuntimeError) -> str:
-    if "no longer compatible" not in str(error) and "upgrade" not in str(error):
+    if "no longer compatible" not in str(error):
         return f"can't open the storage {safe_url(url)}: {_first_line(error)}"
+    if "updating optuna" in str(error):
+        return (
+            f"{safe_url(url)} was written by a newer Optuna than the installed {optuna.__version__}: "
+            "pip install --upgrade optuna"
+        )
     return (
         f"{safe_url(url)} was written by another version of Optuna than the installed {optuna.__version__}; bring its "
         f"schema up to date with: promptgraft upgrade --storage {safe_url(url)}"

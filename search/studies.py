@@ -205,7 +205,12 @@ class _Reader:
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
         training = file.source.training if file.source else None
         return ObjectiveSpec(
-            backbone=BackboneSpec(self._backbone_path(file), file.backbone.family, file.backbone.max_tokens),
+            backbone=BackboneSpec(
+                self._backbone_path(file),
+                file.backbone.family,
+                file.backbone.max_tokens,
+                file.backbone.trust_remote_code,
+            ),
             target=self._task_spec(file.target),
             source=self._task_spec(file.source) if file.source else None,
             space=space,

@@ -40,6 +40,7 @@ class BackboneSection(Section):
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
     family: Literal["encoder", "causal_lm"]
     max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
+    trust_remote_code: bool = Field(False, description="Run Python code that lies beside the weights.")
 
 
 class TaskSection(Section):

@@ -1,5 +1,6 @@
 """What the ledger writes is what happened, whatever storage fixture holds the study."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -25,8 +26,24 @@ def space(*parameters: object) -> SearchSpace:
 WIDE = space(Float("learning_rate", 1e-5, 1e-2, log=True), Float("alpha", 0, 1))
 
 
+def sqlite_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+class Where:
+    """Where the studies of a test live: a URL for each folder."""
+
+    url_of: Callable[[Path], str] = staticmethod(sqlite_url)
+
+
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def _every_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "postgresql":
+        monkeypatch.setattr(Where, "url_of", staticmethod(request.getfixturevalue("postgres_url")))
+
+
 def ledger(folder: Path, searched: SearchSpace = WIDE, pruner: str = "none", seed: int = 0) -> StudyLedger:
-    storage = open_storage(f"sqlite:///{folder / 'study.db'}")
+    storage = open_storage(Where.url_of(folder))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
     sampler = EngineSection.model_validate({"name": "tpe", "n_startup_trials": 3})
     return StudyLedger(study, storage, searched, sampler, EngineSection(name=pruner), seed)
@@ -41,7 +58,8 @@ def finish(book: StudyLedger, value: float) -> Candidate:
 
 
 def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
-    with ledger(tmp_path).storage.engine.connect() as connection:
+    storage = open_storage(sqlite_url(tmp_path))
+    with storage.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
 
