@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from promptgraft.objectives.stages import write_tensors
+from promptgraft.objectives.files import FileStore
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
 
 SCHEMA_VERSION = 1
@@ -104,7 +104,7 @@ def write_bundle(folder: Path, manifest: Manifest, delta: Mapping[str, Tensor], 
         The manifest as written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / DELTA_FILE, delta)
+    FileStore(str(folder)).write_tensors(DELTA_FILE, delta)
     (folder / "README.md").write_text(card, encoding="utf-8")
     files = {name: file_sha256(folder / name) for name in (DELTA_FILE, "README.md")}
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}

@@ -3,9 +3,9 @@
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,17 @@ from torch import Tensor
 
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, text_classification  # noqa: F401
-from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device
+from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
+from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
+from promptgraft.objectives.checkpoints import Checkpoint, Saved
+from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageStore
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
-from promptgraft.objectives.training import TrainingData, TrainingSettings, Update, train
+from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
 
 
@@ -103,7 +106,7 @@ class Objective:
         self.spec = spec
         self.target, self.source = load_tasks(spec)
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
-        self.stages = StageStore(Path(spec.stage_dir) if spec.stage_dir else None)
+        self.stages = StageStore(FileStore(spec.files) if spec.files else None)
         source_labels = self.source.labels if self.source else ()
         self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
         self._weights_hash: str | None = None
@@ -126,7 +129,7 @@ class Objective:
         model = self._model(candidate, self.spec.split_seed)
         return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
 
-    def run(self, candidate: Candidate, seed: int) -> Iterator[Evaluation]:
+    def run(self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None) -> Iterator[Evaluation]:
         """Run the cycle, handing out every evaluation; stop early by not asking for the next one.
 
         The result depends on the study's fixed part, the candidate and the seed alone: the backbone is
@@ -136,6 +139,8 @@ class Objective:
         Args:
             candidate: What to evaluate.
             seed: Seed of initial values, batches and dropout. Sets torch's global generator.
+            checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its
+                evaluations once more and goes on behind them; the result is the same, bit for bit.
 
         Yields:
             The evaluation at step 0, then one every `evaluate_every` updates and one at the last.
@@ -148,9 +153,21 @@ class Objective:
         self._run += 1
         this_run = self._run
         candidate = candidate.canonical(self.spec.space.facts)
+        identity = self._identity(candidate, seed) if checkpoint else {}
+        saved = checkpoint.load(identity) if checkpoint else None
         model, load_report = self._migrated(candidate, seed)
+        done: list[Evaluation] = []
         best: _Best | None = None
-        for evaluation, logits in self._evaluations(model, candidate, seed):
+        if saved is not None:
+            done = [Evaluation(**entry) for entry in saved.content["evaluations"]]
+            best = _Best(done[saved.content["best"]], saved.tensors["logits"].numpy(), saved.part("best/"))
+            started -= saved.content["seconds"]
+        for evaluation in list(done):
+            yield evaluation
+            self._check_open(this_run)
+        trainer = self._trainer(model, candidate, seed, saved)
+        for evaluation, logits in self._evaluations(model, trainer, first=saved is None):
+            done.append(evaluation)
             if best is None or self._is_better(evaluation, best.evaluation):
                 best = _Best(evaluation, logits, model.snapshot(list(model.trainable())))
             if evaluation.step == candidate.steps:
@@ -158,8 +175,67 @@ class Objective:
                 yield replace(evaluation, result=self._result(model, best, load_report, started))
                 return
             yield evaluation
-            if this_run != self._run:
-                raise TrialError("another cycle was started on this objective, so this one can't go on")
+            self._check_open(this_run)
+            if checkpoint is not None and checkpoint.is_due:
+                seconds = time.perf_counter() - started
+                checkpoint.save(identity, *self._state(model, trainer, done, best, seconds))
+
+    def _check_open(self, run: int) -> None:
+        if run != self._run:
+            raise TrialError("another cycle was started on this objective, so this one can't go on")
+
+    def _identity(self, candidate: Candidate, seed: int) -> dict[str, object]:
+        """Everything that decides a cycle's outcome, as JSON types."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "backbone": self._backbone_hash(),
+            "max_tokens": self.spec.backbone.max_tokens,
+            "candidate": candidate.to_dict(),
+            "seed": seed,
+            "target": rows_hash((*self.target.train, *self.target.validation)),
+            "source": rows_hash(self.source.train) if self.source else None,
+            "source_training": asdict(self.spec.source_training),
+            "evaluation": [self.spec.evaluate_every, self.spec.evaluation_batch_size, self.spec.metric],
+            "device": self.backbone.device.type,
+        }
+
+    def _state(
+        self, model: PromptedModel, trainer: Trainer, done: list[Evaluation], best: _Best, seconds: float
+    ) -> tuple[dict[str, object], dict[str, Tensor]]:
+        """Collect what a checkpoint needs: JSON types and tensors."""
+        steps = [evaluation.step for evaluation in done]
+        content: dict[str, object] = {
+            "step": trainer.step,
+            "seconds": seconds,
+            "best": steps.index(best.evaluation.step),
+            "evaluations": [asdict(evaluation) for evaluation in done],
+        }
+        tensors = {f"model/{name}": value for name, value in model.snapshot(list(model.trainable())).items()}
+        tensors |= {f"best/{name}": value for name, value in best.state.items()}
+        tensors |= {f"optimizer/{name}": value for name, value in trainer.state().items()}
+        tensors |= {f"random/{name}": value for name, value in random_state(self.backbone.device).items()}
+        return content, tensors | {"logits": torch.from_numpy(best.logits)}
+
+    def _trainer(self, model: PromptedModel, candidate: Candidate, seed: int, saved: Saved | None) -> Trainer:
+        """Build what trains on the target, in the saved state if there is one."""
+        target = TrainingData(model.encode(self.target.train), self.target.labels)
+        source = None
+        if candidate.alpha > 0 and self.source is not None:
+            source = TrainingData(model.encode(self.source.train), self.source.labels)
+        plan = TrainingSettings(
+            candidate.steps,
+            candidate.batch_size,
+            candidate.learning_rate,
+            candidate.prompt_learning_rate,
+            candidate.alpha,
+        )
+        if saved is None:
+            return Trainer(model, source, target, plan, seed)
+        trainer = Trainer(model, source, target, plan, seed, saved.content["step"])
+        model.load(saved.part("model/"))
+        trainer.load_state(saved.part("optimizer/"))
+        set_random_state(self.backbone.device, saved.part("random/"))
+        return trainer
 
     def _migrated(self, candidate: Candidate, seed: int) -> tuple[PromptedModel, LoadReport]:
         """Train on the source if the candidate says so, then build the target model from it."""
@@ -177,11 +253,9 @@ class Objective:
         source, settings = self.source, self.spec.source_training
         on_source = replace(candidate, soft_prompt=SoftPrompt(), frozen_layers=settings.frozen_layers, alpha=1.0)
         verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
-        if self._weights_hash is None:
-            self._weights_hash = weights_hash(self.spec.backbone.path)
         key: dict[str, object] = {
             "stage": "source",
-            "backbone": self._weights_hash,
+            "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
             "rows": rows_hash(source.train),
             "labels": [list(source.labels), list(self.labels)],
@@ -201,8 +275,8 @@ class Objective:
             rates = (settings.learning_rate, settings.head_learning_rate)
             plan = TrainingSettings(candidate.source_steps, settings.batch_size, *rates, alpha=1.0)
             torch.manual_seed(seed)
-            for _ in train(model, TrainingData(model.encode(source.train), source.labels), None, plan, seed):
-                pass
+            rows = TrainingData(model.encode(source.train), source.labels)
+            deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
             return model.snapshot(list(model.trainable()))
 
         return self.stages.get(key, compute)
@@ -213,21 +287,26 @@ class Objective:
         template = space.template(candidate.template)
         return PromptedModel(self.backbone, candidate, template, verbalizer, self.labels, seed)
 
+    def _backbone_hash(self) -> str:
+        if self._weights_hash is None:
+            self._weights_hash = weights_hash(self.spec.backbone.path)
+        return self._weights_hash
+
     def _evaluations(
-        self, model: PromptedModel, candidate: Candidate, seed: int
+        self, model: PromptedModel, trainer: Trainer, *, first: bool
     ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
-        """Train, and evaluate on the way."""
+        """Train, and evaluate on the way; before the first update too if `first`."""
         validation = model.encode(self.target.validation)
         batch_size = self.spec.evaluation_batch_size
         updates: list[Update] = []
 
-        def evaluate(step: int) -> tuple[Evaluation, npt.NDArray[np.float32]]:
+        def evaluate() -> tuple[Evaluation, npt.NDArray[np.float32]]:
             logits = model.score(validation, self.target.labels, batch_size).numpy()
             if not np.isfinite(logits).all():
-                raise TrialError(f"the validation logits are not finite at step {step}")
+                raise TrialError(f"the validation logits are not finite at step {trainer.step}")
             metrics = self.target.measure(logits, self.target.validation)
             evaluation = Evaluation(
-                step,
+                trainer.step,
                 metrics[self.spec.metric],
                 metrics,
                 self.target.confusion(logits, self.target.validation),
@@ -237,24 +316,12 @@ class Objective:
             updates.clear()
             return evaluation, logits
 
-        yield evaluate(0)
-        if not candidate.steps:
-            return
-        target = TrainingData(model.encode(self.target.train), self.target.labels)
-        source = None
-        if candidate.alpha > 0 and self.source is not None:
-            source = TrainingData(model.encode(self.source.train), self.source.labels)
-        plan = TrainingSettings(
-            candidate.steps,
-            candidate.batch_size,
-            candidate.learning_rate,
-            candidate.prompt_learning_rate,
-            candidate.alpha,
-        )
-        for step, update in enumerate(train(model, source, target, plan, seed), 1):
+        if first:
+            yield evaluate()
+        for update in trainer.updates():
             updates.append(update)
-            if step % self.spec.evaluate_every == 0 or step == candidate.steps:
-                yield evaluate(step)
+            if trainer.step % self.spec.evaluate_every == 0 or trainer.step == trainer.settings.steps:
+                yield evaluate()
 
     def _is_better(self, new: Evaluation, old: Evaluation) -> bool:
         """Compare by the study's metric, and at equal values by the loss."""

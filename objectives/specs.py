@@ -55,7 +55,7 @@ class ObjectiveSpec:
         evaluation_batch_size: Rows a batch in evaluation.
         source_training: Settings of the source stage.
         split_seed: Seed of the splits.
-        stage_dir: Folder of finished stages; None computes them afresh every time.
+        files: Folder or URL of the study's files; None computes every stage afresh.
     """
 
     backbone: BackboneSpec
@@ -67,7 +67,7 @@ class ObjectiveSpec:
     evaluation_batch_size: int = 32
     source_training: SourceTraining = SourceTraining()
     split_seed: int = 0
-    stage_dir: str | None = None
+    files: str | None = None
 
     @property
     def direction(self) -> Direction:

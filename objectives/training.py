@@ -1,8 +1,11 @@
 """The one training loop: updates on source and target batches."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -50,14 +53,8 @@ class Update:
     target_loss: float | None
 
 
-def train(
-    model: PromptedModel,
-    source: TrainingData | None,
-    target: TrainingData | None,
-    settings: TrainingSettings,
-    seed: int,
-) -> Iterator[Update]:
-    """Train with AdamW on alpha * L_s + (1 - alpha) * L_t, yielding after every update.
+class Trainer:
+    """Trains with AdamW on alpha * L_s + (1 - alpha) * L_t.
 
     A task with weight 0 takes no part at all: its rows are not drawn and its forward pass is not run, so
     that alpha = 0 and alpha = 1 equal training on one task alone, bit for bit.
@@ -68,33 +65,83 @@ def train(
         target: Target rows; may be None if alpha is 1.
         settings: How long and how fast.
         seed: Seed of the batches; dropout follows torch's global generator, which the caller seeds.
+        step: Updates done before, by a trainer whose `state` is then to be loaded.
 
-    Yields:
-        The losses of each update.
-
-    Raises:
-        TrialError: If a loss is not finite.
+    Attributes:
+        step: Updates done.
     """
-    use_source, use_target = settings.alpha > 0, settings.alpha < 1
-    source_batches = batches(source, settings.batch_size, seed) if use_source and source else None
-    target_batches = batches(target, settings.batch_size, seed + 1) if use_target and target else None
-    optimizer, schedule = _optimizer(model, settings)
-    for step in range(1, settings.steps + 1):
-        model.backbone.model.train()
-        source_nll = _nll(model, source, source_batches)
-        target_nll = _nll(model, target, target_batches)
-        loss = _combine(source_nll, target_nll, settings.alpha)
-        if not math.isfinite(loss.item()):
-            raise TrialError(
-                f"the loss became {loss.item()} at step {step} (L_s {_item(source_nll)}, L_t {_item(target_nll)}, "
-                f"learning_rate {settings.learning_rate:g}, prompt_learning_rate {settings.prompt_learning_rate:g})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.trainable().values(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        yield Update(_item(source_nll), _item(target_nll))
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        source: TrainingData | None,
+        target: TrainingData | None,
+        settings: TrainingSettings,
+        seed: int,
+        step: int = 0,
+    ) -> None:
+        self.model = model
+        self.source, self.target = source, target
+        self.settings = settings
+        self.step = step
+        use_source, use_target = settings.alpha > 0, settings.alpha < 1
+        self._source_batches = batches(source, settings.batch_size, seed) if use_source and source else None
+        self._target_batches = batches(target, settings.batch_size, seed + 1) if use_target and target else None
+        for drawn in (self._source_batches, self._target_batches):
+            if drawn is not None:
+                deque(islice(drawn, step), maxlen=0)
+
+    @cached_property
+    def _engine(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Optimizer and schedule, built when the first update needs them: a candidate may have no steps."""
+        return _optimizer(self.model, self.settings, self.step)
+
+    def updates(self) -> Iterator[Update]:
+        """Train up to the last step.
+
+        Yields:
+            The losses of each update.
+
+        Raises:
+            TrialError: If a loss is not finite.
+        """
+        while self.step < self.settings.steps:
+            optimizer, schedule = self._engine
+            self.model.backbone.model.train()
+            source_nll = _nll(self.model, self.source, self._source_batches)
+            target_nll = _nll(self.model, self.target, self._target_batches)
+            loss = _combine(source_nll, target_nll, self.settings.alpha)
+            if not math.isfinite(loss.item()):
+                raise TrialError(
+                    f"the loss became {loss.item()} at step {self.step + 1} (L_s {_item(source_nll)}, "
+                    f"L_t {_item(target_nll)}, learning_rate {self.settings.learning_rate:g}, "
+                    f"prompt_learning_rate {self.settings.prompt_learning_rate:g})"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            self.step += 1
+            yield Update(_item(source_nll), _item(target_nll))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimizer's state, `<parameter>.<name>` -> tensor on the CPU."""
+        found = self._engine[0].state_dict()["state"]
+        return {
+            f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True)
+            for index, entry in found.items()
+            for name, value in entry.items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the optimizer's state from a trainer that was `step` updates far."""
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            index, _, name = key.partition(".")
+            entries.setdefault(int(index), {})[name] = value
+        optimizer, _ = self._engine
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
 
 def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:
@@ -131,13 +178,13 @@ def _combine(source_nll: Tensor | None, target_nll: Tensor | None, alpha: float)
 
 
 def _optimizer(
-    model: PromptedModel, settings: TrainingSettings
+    model: PromptedModel, settings: TrainingSettings, done: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     attached = [p for p in model.attached().values() if p.requires_grad]
     carried = [p for p in model.carried().values() if p.requires_grad]
     groups = [
-        {"params": carried, "lr": settings.learning_rate},
-        {"params": attached, "lr": settings.prompt_learning_rate},
+        {"params": params, "lr": rate, "initial_lr": rate}
+        for params, rate in ((carried, settings.learning_rate), (attached, settings.prompt_learning_rate))
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
     warmup = max(1, round(WARMUP_FRACTION * settings.steps))
@@ -147,7 +194,7 @@ def _optimizer(
         falling = (settings.steps - step) / max(1, settings.steps - warmup)
         return max(0.0, min(1.0, rising, falling))
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def _item(value: Tensor | None) -> float | None:

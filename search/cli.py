@@ -37,7 +37,9 @@ StorageOption = Annotated[
         show_envvar=True,
     ),
 ]
-WorkdirOption = Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/NAME]")]
+WorkdirOption = Annotated[
+    str | None, typer.Option(help="Folder of the study, or URL for its files (s3://...).  [default: runs/NAME]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

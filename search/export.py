@@ -6,7 +6,6 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from safetensors.torch import load_file
 
 from promptgraft.objectives.bundle import BackboneReference, Manifest, write_bundle
 from promptgraft.objectives.model_files import file_hashes
@@ -16,7 +15,7 @@ from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.controls import HeldOut, majority, tfidf, zero_shot
 from promptgraft.search.ranking import best_trial
-from promptgraft.search.reports import DELTA_FILE
+from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
@@ -61,12 +60,13 @@ def export_winner(
         NothingToExportError: If there is no such trial, or its weights were dropped.
     """
     trial = _choose(optuna_study, number)
-    path = folder.trial(trial.number) / DELTA_FILE
-    if not path.is_file():
+    files, name = folder.files(), trial_file(trial.number, DELTA_FILE)
+    try:
+        delta = files.read_tensors(name)
+    except FileNotFoundError as error:
         raise NothingToExportError(
-            f"the weights of trial {trial.number} are gone ({path}): only those of the best trials are kept"
-        )
-    delta = load_file(path)
+            f"the weights of trial {trial.number} are gone ({files.path(name)}): only those of the best trials are kept"
+        ) from error
     target = output or folder.bundle
     manifest = _manifest(study, trial)
     write_bundle(target, manifest, delta, _card(study, manifest, ()))

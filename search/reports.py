@@ -1,16 +1,15 @@
 """What workers tell the driver; imports neither Ray nor torch."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 DELTA_FILE = "delta.safetensors"
 LOGITS_FILE = "validation_logits.safetensors"
 
 
-def trial_folder(artifacts: Path, number: int) -> Path:
-    """Return where a trial's files are, for the worker that writes them and the driver that reads them."""
-    return artifacts / f"trial-{number}"
+def trial_file(number: int, name: str) -> str:
+    """Return where a trial's file is in the study's files."""
+    return f"artifacts/trial-{number}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class Report:
         final: Whether the trial is over.
         failure: Why it failed, if it did.
         example: A validation row in the template, with its label in brackets.
+        interrupted: Whether the trial is not to blame for its failure, so that it may run again.
         summary: Figures of a finished trial, for the study.
     """
 
@@ -38,5 +38,6 @@ class Report:
     target_loss: float | None = None
     final: bool = False
     failure: str | None = None
+    interrupted: bool = False
     example: str = ""
     summary: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
-from promptgraft.search.reports import DELTA_FILE, Report
+from promptgraft.search.reports import DELTA_FILE, Report, trial_file
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study
@@ -87,7 +87,6 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
         InvalidInputError: If the stored study was started with another search space or other data.
     """
     folder = options.folder
-    folder.artifacts.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = open_storage(options.storage_url or folder.storage_url())
@@ -130,6 +129,7 @@ class _Driver:
         self.progress = progress
         self.wanted = wanted
         self.timeout_s = timeout_s
+        self.files = options.folder.files()
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
@@ -190,9 +190,9 @@ class _Driver:
 
         resources = self.study.file.resources
         folder = self.options.folder
-        spec = replace(self.study.objective, stage_dir=str(folder.stages.resolve()))
+        spec = replace(self.study.objective, files=folder.files_url)
         trainable = tune.with_parameters(
-            TrialRunner, spec=spec, artifacts=str(folder.artifacts.resolve()), threads=resources.cpu
+            TrialRunner, spec=spec, checkpoint_every_s=self.study.file.checkpoint.every, threads=resources.cpu
         )
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
         scheduler = StudyScheduler(self.ledger, self)
@@ -250,7 +250,7 @@ class _Driver:
         if ranked:
             self.progress.best = (ranked[0].number, float(ranked[0].value or 0.0))
         for trial in ranked[KEPT_DELTAS:]:
-            (self.options.folder.trial(trial.number) / DELTA_FILE).unlink(missing_ok=True)
+            self.files.delete(trial_file(trial.number, DELTA_FILE))
 
     def _show(self) -> None:
         self.progress.update(self.ledger.counts(), self.ledger.finished)

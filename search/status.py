@@ -35,13 +35,13 @@ class StudyReference:
     storage_url: str
 
     @classmethod
-    def resolve(cls, study: str, storage: str | None, workdir: Path | None) -> "StudyReference":
+    def resolve(cls, study: str, storage: str | None, workdir: str | None) -> "StudyReference":
         """Find a study by its file or by its name.
 
         Args:
             study: Path of a study file, or a study's name.
             storage: Storage URL, if not the folder's SQLite file.
-            workdir: The study's folder, if not `runs/<name>`.
+            workdir: The study's folder or the URL of its files, if not `runs/<name>`.
 
         Raises:
             InvalidInputError: If the file isn't there or names no study.
@@ -50,7 +50,7 @@ class StudyReference:
         name = study if file is None else str(LinedYaml(file).plain().get("study", ""))
         if not name:
             raise InvalidInputError(f"{file}: the key `study` is missing; it names the study")
-        folder = RunFolder(workdir or Path("runs") / name)
+        folder = RunFolder.of(name, workdir)
         return cls(name, file, folder, storage or folder.storage_url())
 
     def load(self) -> optuna.Study:

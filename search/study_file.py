@@ -176,6 +176,12 @@ class BudgetSection(Section):
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
 
+class CheckpointSection(Section):
+    """When a trial saves its state, from which it goes on after a crash."""
+
+    every: Seconds = Field(300.0, description="Time between two checkpoints, at least.")
+
+
 class ResourcesSection(Section):
     """What one trial gets."""
 
@@ -198,6 +204,7 @@ class StudyFile(Section):
     sampler: Engine = EngineSection(name="tpe")
     pruner: Engine = EngineSection(name="median")
     budget: BudgetSection = BudgetSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     resources: ResourcesSection = ResourcesSection()
 
     def concurrent(self) -> int:

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from promptgraft.objectives.files import DiskFullError, FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_folder
+from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_file
 from promptgraft.spaces import Candidate, PromptgraftError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
     """Runs one cycle at a time; a step of Ray's is the training up to the next evaluation."""
 
-    def setup(self, config: dict[str, Any], spec: ObjectiveSpec, artifacts: str, threads: int) -> None:
+    def setup(self, config: dict[str, Any], spec: ObjectiveSpec, checkpoint_every_s: float, threads: int) -> None:
         """Load the study's fixed part once; Ray then reuses this actor for many trials."""
         import torch
 
@@ -29,16 +29,22 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
         quiet_transformers()
         torch.set_num_threads(threads)
-        self._artifacts = Path(artifacts)
+        assert spec.files is not None
+        self._files = FileStore(spec.files)
+        self._checkpoint_every_s = checkpoint_every_s
         self._objective: Objective = Objective(spec)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next trial."""
+        from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
+
         self._number = int(new_config["number"])
         self._candidate = Candidate.from_values(new_config["candidate"])
         self._seed = int(new_config["seed"])
-        self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed)
+        name = checkpoint_name(self._candidate.key, self._seed)
+        checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
+        self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed, checkpoint)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -49,7 +55,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         except Exception as error:  # The trial's boundary: it fails, and the search goes on.
             logger.exception("trial %d failed", self._number)
             cause = str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
-            return {"report": Report(final=True, failure=cause)}
+            interrupted = isinstance(error, DiskFullError)
+            return {"report": Report(final=True, failure=cause, interrupted=interrupted)}
 
     def cleanup(self) -> None:
         """Close the cycle."""
@@ -91,10 +98,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """Keep the weights and the validation logits of a finished trial."""
         import torch
 
-        from promptgraft.objectives.stages import write_tensors
-
         assert evaluation.result is not None
-        folder = trial_folder(self._artifacts, self._number)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / LOGITS_FILE, {"logits": torch.from_numpy(evaluation.result.logits)})
-        write_tensors(folder / DELTA_FILE, evaluation.result.delta)
+        logits = {"logits": torch.from_numpy(evaluation.result.logits)}
+        self._files.write_tensors(trial_file(self._number, LOGITS_FILE), logits)
+        self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)

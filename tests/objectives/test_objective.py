@@ -58,7 +58,7 @@ def same_delta(first: Result, second: Result) -> bool:
 
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
     """Alone with an empty store, alone without a store, and after five other candidates: equal to the bit."""
-    stored = replace(spec, stage_dir=str(tmp_path / "stages"))
+    stored = replace(spec, files=str(tmp_path))
     worker = Objective(stored)
     first = worker.evaluate(BASE, 0)
     alone = Objective(spec).evaluate(BASE, 0)
@@ -155,7 +155,7 @@ def test_the_load_report_accounts_for_every_weight(objective: Objective) -> None
 
 def test_a_damaged_stage_is_computed_again(spec: ObjectiveSpec, tmp_path: Path) -> None:
     stages = tmp_path / "stages"
-    worker = Objective(replace(spec, stage_dir=str(stages)))
+    worker = Objective(replace(spec, files=str(tmp_path)))
     first = worker.evaluate(BASE, 0)
     (entry,) = stages.glob("*.safetensors")
     entry.write_bytes(entry.read_bytes()[:100])

@@ -16,6 +16,7 @@ import psutil
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.ranking import FINISHED
+from promptgraft.search.reports import LOGITS_FILE, trial_file
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.spaces import Candidate, InvalidInputError
 
@@ -172,7 +173,7 @@ def _is_right(trial: FrozenTrial, trials: list[FrozenTrial], folder: RunFolder) 
     """Tell whether the state is what the curve, the files and the retries say."""
     steps = Candidate.from_values(trial.user_attrs["candidate"]).steps
     last = max(trial.intermediate_values, default=-1)
-    wrote = (folder.trial(trial.number) / "validation_logits.safetensors").is_file()
+    wrote = (folder.path / trial_file(trial.number, LOGITS_FILE)).is_file()
     if trial.state == TrialState.COMPLETE:
         return last == steps and wrote
     if trial.state == TrialState.PRUNED:

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors.numpy import load_file
 
 from promptgraft.objectives.objective import Objective
+from promptgraft.search.reports import LOGITS_FILE, trial_file
 from promptgraft.search.run import RunOptions, run_study
 from promptgraft.search.storage import RunFolder, load_existing, open_storage
 from promptgraft.search.studies import load_study
@@ -67,7 +68,7 @@ def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     if candidate.learning_rate == HOPELESS:
         return "FAIL"
-    wrote = (folder.trial(trial.number) / "validation_logits.safetensors").is_file()
+    wrote = (folder.path / trial_file(trial.number, LOGITS_FILE)).is_file()
     last = max(trial.intermediate_values)
     if last == candidate.steps and wrote:
         return "COMPLETE"
@@ -114,7 +115,7 @@ def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolde
     study = load_existing("tiny", folder.storage_url())
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     for trial in complete[-3:]:
-        stored = load_file(folder.trial(trial.number) / "validation_logits.safetensors")["logits"]
+        stored = load_file(folder.path / trial_file(trial.number, LOGITS_FILE))["logits"]
         alone = objective.evaluate(Candidate.from_values(trial.user_attrs["candidate"]), 0)
         assert np.abs(stored - alone.logits).max() == 0.0
         assert alone.value == trial.value
@@ -131,7 +132,7 @@ def test_more_trials_continue(study_file: Path, folder: RunFolder) -> None:
 
 
 def test_only_the_best_weights_stay_on_disk(folder: RunFolder) -> None:
-    assert 1 <= len(list(folder.artifacts.glob("trial-*/delta.safetensors"))) <= 3
+    assert 1 <= len(list((folder.path / "artifacts").glob("trial-*/delta.safetensors"))) <= 3
 
 
 def test_a_search_of_failures_stops(write_study: WriteStudy, tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Where a study's files are: a local folder, a shared disk or an object store, through fsspec."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from promptgraft.spaces import PromptgraftError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# Left free on a local disk by what can be computed again; results may use three quarters of it.
+MIN_FREE_BYTES = 512 * 2**20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(PromptgraftError, OSError):
+    """There is no room for a result; the trial is not to blame."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a study.
+
+    Attributes:
+        name: Path below the store, with `/`.
+        size_bytes: Its size.
+        used: When it was last written or read, seconds since the epoch; 0 if unknown.
+    """
+
+    name: str
+    size_bytes: int
+    used: float
+
+
+class FileStore:
+    """Reads and writes whole files by name.
+
+    Args:
+        url: A local folder, or a URL that fsspec knows, such as `s3://bucket/study`.
+        min_free_bytes: Room to leave on a local disk.
+    """
+
+    def __init__(self, url: str, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+        self.fs, self.root = fsspec.url_to_fs(url)
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.min_free_bytes = min_free_bytes
+
+    def path(self, name: str) -> str:
+        """Return the full path of a file, without the protocol."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+        return bool(self.fs.exists(self.path(name)))
+
+    def delete(self, name: str) -> None:
+        """Delete a file; it may be gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
+
+    def files(self) -> list[StoredFile]:
+        """List all files of the store."""
+        if not self.fs.exists(self.root):
+            return []
+        found = self.fs.find(self.root, detail=True)
+        prefix = len(self.root.rstrip("/")) + 1
+        return [StoredFile(path[prefix:], int(info["size"] or 0), _used(info)) for path, info in found.items()]
+
+    def free_bytes(self) -> int | None:
+        """Room on the disk of a local store; None elsewhere."""
+        if not self.is_local:
+            return None
+        folder = Path(self.root)
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def lock(self, name: str) -> AbstractContextManager[object]:
+        """Keep others from computing the same file; on an object store they may, and get the same."""
+        if not self.is_local:
+            return nullcontext()
+        path = Path(self.path(f"{name}.lock"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+
+    def read_tensors(self, name: str) -> "dict[str, Tensor]":
+        """Read a safetensors file.
+
+        Raises:
+            FileNotFoundError: If it isn't there.
+            SafetensorError: If it is damaged.
+        """
+        from safetensors.torch import load, load_file
+
+        if self.is_local:
+            path = Path(self.path(name))
+            tensors = load_file(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)  # So that what is used stays longest.
+            return tensors
+        return load(self.fs.cat_file(self.path(name)))
+
+    def read_metadata(self, name: str) -> dict[str, str]:
+        """Read the texts in a safetensors file's header; see `read_tensors`."""
+        from safetensors import safe_open
+
+        if self.is_local:
+            with safe_open(self.path(name), "pt") as opened:
+                return dict(opened.metadata() or {})
+        with self.fs.open(self.path(name), "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            return dict(json.loads(stream.read(size)).get("__metadata__", {}))
+
+    def write_tensors(
+        self, name: str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a safetensors file, so that no reader ever sees half of it.
+
+        Raises:
+            DiskFullError: If a local disk has no room for it.
+        """
+        from safetensors.torch import save, save_file
+
+        content = {key: value.contiguous() for key, value in tensors.items()}
+        self._check_room(content, self.min_free_bytes // 4)
+        texts = dict(metadata) if metadata else None
+        if not self.is_local:
+            self.fs.pipe_file(self.path(name), save(content, texts))
+            return
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(content, partial, texts)
+            partial.replace(path)
+        except Exception as error:
+            if not _is_full(error):
+                raise
+            raise DiskFullError(f"no room for {path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def try_to_write(
+        self, name: str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a file that can be done without; where there is no room, say so and go on."""
+        try:
+            self._check_room(tensors, self.min_free_bytes)
+            self.write_tensors(name, tensors, metadata)
+        except DiskFullError as error:
+            logger.warning("not kept: %s", error)
+
+    def _check_room(self, tensors: "Mapping[str, Tensor]", leave_bytes: int) -> None:
+        free = self.free_bytes()
+        wanted = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if free is not None and free - wanted < leave_bytes:
+            raise DiskFullError(
+                f"{wanted / 2**20:.0f} MiB would leave less than {leave_bytes / 2**20:.0f} MiB free on the disk of "
+                f"{self.root} ({free / 2**20:.0f} MiB are free)"
+            )
+
+
+def _used(info: Mapping[str, object]) -> float:
+    for key in ("mtime", "LastModified", "created"):
+        value = info.get(key)
+        if isinstance(value, int | float):
+            return float(value)
+        stamp = getattr(value, "timestamp", None)
+        if stamp is not None:
+            return float(stamp())
+    return 0.0
+
+
+def _is_full(error: BaseException) -> bool:
+    """Tell whether the disk is full; safetensors wraps the system's error into a text of its own."""
+    return getattr(error, "errno", None) in _DISK_FULL or "No space left" in str(error) or "os error 28" in str(error)
