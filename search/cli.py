@@ -87,7 +87,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
 def run(
     study: Annotated[Path, typer.Argument(help="Study file.")],
     trials: Annotated[int | None, typer.Option(min=1, help="Finished trials to reach, earlier runs included.")] = None,
-    timeout: Annotated[str | None, typer.Option(help="Start no trial after this time, such as 8h.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Length of this run, such as 8h.")] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, such as auto.")] = None,
     new_study: Annotated[
@@ -103,17 +103,17 @@ def run(
     from promptgraft.search.run import RunOptions, run_study
     from promptgraft.search.status import StudyReference
     from promptgraft.search.studies import load_study
-    from promptgraft.search.study_file import parse_seconds
+    from promptgraft.search.wording import parse_seconds
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     loaded = load_study(study, new_study)
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
-        timeout_s = parse_seconds(timeout) if timeout else loaded.file.budget.timeout
+        timeout_s = parse_seconds(timeout) if timeout else None
     except ValueError as error:
         raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
     wanted = trials or loaded.file.budget.trials
-    progress = Progress(loaded.name, loaded.file.metric, wanted, timeout_s, console=_console())
+    progress = Progress(loaded.name, loaded.file.metric, wanted, console=_console())
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
     outcome = run_study(loaded, options, progress)
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
@@ -137,7 +137,7 @@ def status(
     workdir: WorkdirOption = None,
 ) -> None:
     """Show how far studies are."""
-    from promptgraft.search.status import StudyReference, started_studies
+    from promptgraft.search.status import StudyReference, started_studies, status_lines
     from promptgraft.search.status import status as summarise
 
     names = [study] if study is not None else started_studies(Path("runs"))
@@ -148,10 +148,7 @@ def status(
         typer.echo(json.dumps(found[0] if study is not None else found))
         return
     for summary in found:
-        best = summary["best"]
-        states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
-        shown = f"best {summary['metric']} {best['value']:.4f} (trial {best['number']})" if best else "no best yet"
-        typer.echo(f"{summary['study']}: {summary['finished']}/{summary['wanted']} finished; {states}; {shown}")
+        typer.echo("\n".join(status_lines(summary)))
 
 
 @app.command()

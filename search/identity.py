@@ -9,6 +9,7 @@ import optuna
 
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.tasks import rows_hash
+from promptgraft.search.budget import Limits
 from promptgraft.search.notes import save_study_note
 from promptgraft.search.studies import Study
 from promptgraft.spaces import InvalidInputError
@@ -47,6 +48,12 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     for name, value in attrs.items():
         if optuna_study.user_attrs.get(name) != value:
             optuna_study.set_user_attr(name, value)
+
+
+def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
+    """Store how the present run is limited, for `status` in another process."""
+    run = {"limits": limits.record(), "concurrent": concurrent, "files": files}
+    optuna_study.set_user_attr("run", run)
 
 
 def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:

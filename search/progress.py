@@ -11,19 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from promptgraft.search.budget import Forecast
 from promptgraft.search.reports import Report
+from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as `42s`, `3m 10s` or `2h 05m`."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 def sparkline(values: list[float]) -> str:
@@ -43,28 +35,24 @@ class Progress:
         name: The study's name.
         metric: What is optimised.
         wanted: Finished trials to reach.
-        timeout_s: Time after which no trial starts; None for no limit.
     """
 
     name: str
     metric: str
     wanted: int
-    timeout_s: float | None
     console: Console = field(default_factory=Console)
     states: dict[str, int] = field(default_factory=dict)
     best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
     curves: dict[int, list[float]] = field(default_factory=dict)
     finished: int = 0
+    forecast: Forecast | None = None
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
-        self._finished_before: int | None = None
         self._lock = threading.Lock()
 
     def update(self, states: dict[str, int], finished: int) -> None:
         """Take over the study's counts."""
-        if self._finished_before is None:
-            self._finished_before = finished
         self.states, self.finished = states, finished
 
     def reported(self, number: int, report: Report) -> None:
@@ -84,13 +72,8 @@ class Progress:
             self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
 
     def left(self) -> str:
-        """Estimate the time left from the pace so far."""
-        elapsed = time.monotonic() - self._started
-        done = self.finished - (self._finished_before or 0)
-        guess = elapsed / done * max(0, self.wanted - self.finished) if done else None
-        limit = None if self.timeout_s is None else max(0.0, self.timeout_s - elapsed)
-        known = [value for value in (guess, limit) if value is not None]
-        return duration(min(known)) if known else "?"
+        """Say how long the search will go on, by the forecast."""
+        return duration(max(0.0, self.forecast.ends_at - time.time())) if self.forecast else "?"
 
     def __rich__(self) -> RenderableType:
         """Draw the live table."""
@@ -106,7 +89,8 @@ class Progress:
                 Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {values[-1]:.4f}")
                 for number, values in sorted(self.curves.items())
             ]
-        return Group(head, *curves)
+        end = [Text(f"  {self.forecast}")] if self.forecast else []
+        return Group(head, *end, *curves)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ _ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_READY_S = 60
 # Processes of a local Ray without which it can't go on.
 _VITAL = ("gcs_server", "raylet")
 
@@ -85,6 +87,9 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
         ray.init(address=address, **quiet)
     else:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        deadline = time.monotonic() + _READY_S
+        while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+            time.sleep(0.05)  # On a busy machine the node is registered a moment later.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
     try:

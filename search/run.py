@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import TrialState
 
-from promptgraft.search.identity import record_study
+from promptgraft.search.budget import Limits, forecast
+from promptgraft.search.disk import KEPT_DELTAS, tidy
+from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
@@ -19,7 +21,7 @@ from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
-from promptgraft.search.reports import DELTA_FILE, Report, trial_file
+from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from promptgraft.search.tune_join import StudySearcher
 
 logger = logging.getLogger(__name__)
-
-# Finished trials whose weights are kept on disk: the best ones, so that any of them can be exported.
-KEPT_DELTAS = 3
 
 # Times in a row that a local Ray that died is started again without a trial being finished in between.
 MAX_RAY_RESTARTS = 3
@@ -45,7 +44,7 @@ class RunOptions:
         folder: The study's folder.
         storage_url: Optuna storage; the folder's SQLite file if None.
         trials: Finished trials to reach; the study file's number if None.
-        timeout_s: Seconds after which no trial starts; the study file's if None.
+        timeout_s: Length of the run; the study file's if None.
         concurrent: Trials at a time; as many as fit if None.
         address: Ray cluster to join; a local one is started if None.
     """
@@ -92,8 +91,8 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     storage = open_storage(options.storage_url or folder.storage_url())
     direction = study.objective.direction
     optuna_study = optuna.create_study(storage=storage, study_name=study.name, direction=direction, load_if_exists=True)
-    wanted = options.trials or study.file.budget.trials
-    record_study(optuna_study, study, wanted)
+    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
+    record_study(optuna_study, study, limits.trials)
     ledger = StudyLedger(
         optuna_study,
         storage,
@@ -106,9 +105,8 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     orphans = ledger.adopt_orphans()
     if orphans:
         logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
-    timeout_s = options.timeout_s or study.file.budget.timeout
-    progress = progress or Progress(study.name, study.file.metric, wanted, timeout_s)
-    return _Driver(study, options, ledger, progress, wanted, timeout_s).run()
+    progress = progress or Progress(study.name, study.file.metric, limits.trials)
+    return _Driver(study, options, ledger, progress, limits).run()
 
 
 class _Driver:
@@ -120,15 +118,16 @@ class _Driver:
         options: RunOptions,
         ledger: StudyLedger,
         progress: Progress,
-        wanted: int,
-        timeout_s: float | None,
+        limits: Limits,
     ) -> None:
         self.study = study
         self.options = options
         self.ledger = ledger
         self.progress = progress
-        self.wanted = wanted
-        self.timeout_s = timeout_s
+        self.limits = limits
+        self.wanted = limits.trials
+        self.concurrent = 1
+        self._foretell_at = 0.0
         self.files = options.folder.files()
 
     def run(self) -> RunOutcome:
@@ -140,19 +139,19 @@ class _Driver:
         prepare_environment(self.options.address)
         from promptgraft.search.tune_join import StudySearcher
 
-        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
-        searcher = StudySearcher(
-            self.ledger, self.wanted, deadline, self.study.file.budget.max_failure_rate, self.study.file.seed
-        )
+        searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
+        self._tidy(searcher)
         try:
             with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
                 self._search(searcher)
         finally:
-            interrupted = self.ledger.interrupt(Loss.STOPPED, "the run was stopped")
+            ended_because = searcher.ended_because
+            interrupted = self.ledger.interrupt(Loss.STOPPED, ended_because or "the run was stopped")
             self._show()
+        self._tidy(searcher)
         if searcher.fatal is not None:
             raise searcher.fatal
-        return self._outcome(None if interrupted else searcher.ended_because)
+        return self._outcome(ended_because if ended_because or not interrupted else None)
 
     def _live_ids(self) -> list[int]:
         return [live.trial_id for live in list(self.ledger.live.values())]
@@ -184,7 +183,7 @@ class _Driver:
     def _fit(self, searcher: "StudySearcher", session: RaySession, scratch: str) -> None:
         from ray import tune
 
-        from promptgraft.search.tune_join import StudyScheduler
+        from promptgraft.search.tune_join import HardEnd, StudyScheduler
         from promptgraft.search.watch import StudyWatch
         from promptgraft.search.worker import TrialRunner
 
@@ -195,7 +194,9 @@ class _Driver:
             TrialRunner, spec=spec, checkpoint_every_s=self.study.file.checkpoint.every, threads=resources.cpu
         )
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
-        scheduler = StudyScheduler(self.ledger, self)
+        scheduler = StudyScheduler(self.ledger, searcher, self)
+        self.concurrent = self._places(session.resources())
+        record_run(self.ledger.study, self.limits, self.concurrent, folder.files_url)
         watch = StudyWatch(
             self.ledger,
             searcher,
@@ -203,6 +204,7 @@ class _Driver:
             self.study.file.budget.trial_timeout,
             lambda: max(1, self._places(session.resources())),
             session,
+            lambda: self._tidy(searcher),
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, request),
@@ -210,7 +212,7 @@ class _Driver:
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=10**9,
-                max_concurrent_trials=self._places(session.resources()),
+                max_concurrent_trials=self.concurrent,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -218,6 +220,7 @@ class _Driver:
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[watch],
+                stop=HardEnd(self.limits.ends_at),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
@@ -245,15 +248,24 @@ class _Driver:
 
     @patient
     def _rank(self) -> None:
-        """Show the best trial, and drop the weights of those that can't win."""
+        """Show the best trial."""
         ranked = ranked_trials(self.ledger.study)
         if ranked:
             self.progress.best = (ranked[0].number, float(ranked[0].value or 0.0))
-        for trial in ranked[KEPT_DELTAS:]:
-            self.files.delete(trial_file(trial.number, DELTA_FILE))
+
+    @patient
+    def _tidy(self, searcher: "StudySearcher") -> None:
+        """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
+        self.ledger.refresh()
+        best = {trial.number for trial in ranked_trials(self.ledger.study)[:KEPT_DELTAS]}
+        use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes)
+        searcher.disk_full = use.full
 
     def _show(self) -> None:
         self.progress.update(self.ledger.counts(), self.ledger.finished)
+        if time.monotonic() >= self._foretell_at:
+            self._foretell_at = time.monotonic() + 1
+            self.progress.forecast = forecast(self.ledger.trials, self.limits, self.concurrent, time.time())
 
     def _outcome(self, ended_because: str | None) -> RunOutcome:
         return RunOutcome(self.ledger.counts(), self.ledger.finished, self.wanted, ended_because)

@@ -1,13 +1,21 @@
 """`promptgraft status` and `best`: the study read back, without torch or Ray."""
 
-from dataclasses import dataclass
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
+from promptgraft.objectives.files import FileStore
+from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
+from promptgraft.search.disk import DiskUse
+from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial
 from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.wording import size
 from promptgraft.search.yaml_lines import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
@@ -67,24 +75,61 @@ def status(study: optuna.Study) -> dict[str, Any]:
 
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`; None if there is none),
-        `finished` (complete or pruned), `wanted`, and `metric`.
+        `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `interrupted` (trials
+        cut off through no fault of theirs), `seconds` (of all trials), `budget` (limit -> use in words),
+        `forecast` (`limit`, `ends_at`, `trials`; None if there is none) and `disk` (`used_bytes`, `free_bytes`).
     """
-    states: dict[str, int] = {}
-    finished = 0
-    for trial in study.get_trials(deepcopy=False):
-        states[trial.state.name] = states.get(trial.state.name, 0) + 1
-        finished += trial.state in FINISHED
+    now = time.time()
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state.name for trial in trials)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    owners = [trial.user_attrs.get("owner", {}) for trial in running]
+    drivers = {(owner.get("host"), owner.get("pid")) for owner in owners if is_alive(owner or None) is not False}
     best = best_trial(study)
+    run = study.user_attrs.get("run")
+    limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
+    if not drivers:
+        limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
+    use = _disk_use(run["files"]) if run else None
+    ahead = forecast(trials, limits, len(running), now) if drivers else None
     return {
         "study": study.study_name,
         "metric": (study.metric_names or ["value"])[0],
-        "states": states,
-        "finished": finished,
+        "states": dict(states),
+        "finished": sum(trial.state in FINISHED for trial in trials),
         "wanted": study.user_attrs.get("wanted"),
         "best": None
         if best is None
         else {"number": best.number, "value": best.value, "candidate": best.user_attrs.get("candidate")},
+        "drivers": len(
+            {(owner.get("host"), owner.get("pid")) for owner in owners if is_alive(owner or None) is not False}
+        ),
+        "interrupted": sum("interrupted" in trial.user_attrs for trial in trials),
+        "seconds": round(compute_seconds(trials, now), 1),
+        "budget": describe_use(trials, limits, use.used_bytes if use else None, now),
+        "forecast": asdict(ahead) if ahead else None,
+        "disk": {"used_bytes": use.used_bytes, "free_bytes": use.free_bytes} if use else None,
     }
+
+
+def status_lines(summary: dict[str, Any]) -> list[str]:
+    """Write a summary for people."""
+    best = summary["best"]
+    states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
+    shown = f"best {summary['metric']} {best['value']:.4f} (trial {best['number']})" if best else "no best yet"
+    lines = [f"{summary['study']}: {summary['finished']}/{summary['wanted']} finished; {states}; {shown}"]
+    use = "; ".join(f"{name} {value}" for name, value in summary["budget"].items() if name != "trials")
+    free = (summary["disk"] or {}).get("free_bytes")
+    lines.append(f"  used: {use}" + (f" ({size(free)} free)" if free is not None else ""))
+    ahead = f"; {Forecast(**summary['forecast'])}" if summary["forecast"] else ""
+    cut_off = f"; {summary['interrupted']} trials were cut off and queued again" if summary["interrupted"] else ""
+    lines.append(f"  {summary['drivers']} drivers at work{ahead}{cut_off}")
+    return lines
+
+
+def _disk_use(url: str) -> DiskUse:
+    files = FileStore(url)
+    return DiskUse(sum(file.size_bytes for file in files.files()), files.free_bytes())
 
 
 def started_studies(runs: Path) -> list[str]:

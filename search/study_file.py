@@ -1,11 +1,12 @@
 """The schema of a study file."""
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from promptgraft.search.wording import next_moment, parse_bytes, parse_seconds
 
 
 class Section(BaseModel):
@@ -22,15 +23,13 @@ def _words(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def parse_seconds(value: object) -> float:
-    """Read `90`, `90s`, `30m` or `8h` as seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
-    if match is None:
-        raise ValueError("expected a time such as 90s, 30m or 8h")
-    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
+def _moment(value: Any) -> Any:
+    next_moment(str(value), 0.0)
+    return value
 
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
@@ -170,8 +169,14 @@ class BudgetSection(Section):
     """When the search ends."""
 
     trials: int = Field(24, ge=1, description="Finished trials (complete or pruned), earlier runs included.")
-    timeout: Seconds | None = Field(None, description="No new trial after this time, such as 8h.")
+    timeout: Seconds | None = Field(None, description="Length of a run, such as 8h.")
     trial_timeout: Seconds | None = Field(None, description="Wall time after which a trial is killed and FAIL.")
+    deadline: Annotated[str, BeforeValidator(_moment)] | None = Field(
+        None, description="When the run must be over: a time of day such as 07:00, or a date with time."
+    )
+    compute: Seconds | None = Field(None, description="Time of all trials together, earlier runs included.")
+    disk: Bytes | None = Field(None, description="What all files of the study may take up, such as 20GB.")
+    reserve: float = Field(0.1, ge=0, lt=1, description="Share of time and compute kept for judging the winner.")
     max_retries: int = Field(3, ge=0, description="Times a trial is run again whose worker or driver died.")
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 

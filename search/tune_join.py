@@ -15,10 +15,13 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
+from promptgraft.objectives.files import DiskFullError
+from promptgraft.search.budget import Limits
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.reports import Report
-from promptgraft.search.retries import lost_worker
+from promptgraft.search.retries import Loss, lost_worker
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -31,26 +34,22 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Args:
         ledger: The study.
-        wanted: Finished trials to reach.
-        deadline: `time.monotonic()` after which no trial starts; None for no limit.
-        max_failure_rate: Share of failed trials beyond which no trial starts.
+        limits: What the run may use.
         seed: Seed of every trial.
 
     Attributes:
         max_concurrent: Trials at a time; may change while the search runs.
+        disk_full: Why there is no room for another trial, if so.
         fatal: What keeps the search from going on, if anything does.
     """
 
-    def __init__(
-        self, ledger: StudyLedger, wanted: int, deadline: float | None, max_failure_rate: float, seed: int
-    ) -> None:
+    def __init__(self, ledger: StudyLedger, limits: Limits, seed: int) -> None:
         super().__init__()
         self.ledger = ledger
-        self.wanted = wanted
-        self.deadline = deadline
-        self.max_failure_rate = max_failure_rate
+        self.limits = limits
         self.seed = seed
         self.max_concurrent = 1
+        self.disk_full: str | None = None
         self.fatal: PromptgraftError | None = None
         self._look_again_at = 0.0
 
@@ -61,15 +60,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     @property
     def ended_because(self) -> str | None:
         """Why no further trial starts, if so."""
-        if self.ledger.finished >= self.wanted:
-            return f"all {self.wanted} trials are finished"
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            return "the time is up"
-        if self.ledger.failure_rate > self.max_failure_rate:
-            return f"{self.ledger.failure_rate:.0%} of the trials failed (allowed: {self.max_failure_rate:.0%})"
+        if self.ledger.finished >= self.limits.trials:
+            return f"all {self.limits.trials} trials are finished"
+        reached = self.limits.reached(self.ledger.trials, time.time())
+        if reached is not None:
+            return reached
+        rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
+        if rate > allowed:
+            return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
         if self.ledger.exhausted:
             return "the space holds no candidate that was not tried"
-        return None
+        return self.disk_full
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
@@ -80,7 +81,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if len(self.ledger.live) >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
         try:
-            asked = self.ledger.ask(self.wanted)
+            asked = self.ledger.ask(self.limits.trials)
         except PromptgraftError as error:
             self.fatal = error
             return FINISHED
@@ -108,6 +109,25 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Restore nothing: the study is the state."""
 
 
+class HardEnd(Stopper):  # type: ignore[misc]
+    """Stops what still runs when the time is over; the driver queues it again.
+
+    Args:
+        ends_at: Seconds since the epoch; None for never.
+    """
+
+    def __init__(self, ends_at: float | None) -> None:
+        self.ends_at = ends_at
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Stop no trial by its result."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the time is over."""
+        return self.ends_at is not None and time.time() > self.ends_at
+
+
 class TrialListener(Protocol):
     """Is told what happens to trials, to show it and to write notes."""
 
@@ -126,15 +146,17 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Args:
         ledger: The study.
+        searcher: Is told what keeps the search from going on.
         listener: Is told of every report and every end.
 
     Attributes:
         overdue: Trials that were killed because they took too long, with the cause.
     """
 
-    def __init__(self, ledger: StudyLedger, listener: TrialListener) -> None:
+    def __init__(self, ledger: StudyLedger, searcher: StudySearcher, listener: TrialListener) -> None:
         super().__init__()
         self.ledger = ledger
+        self.searcher = searcher
         self.listener = listener
         self.reports: dict[int, list[Report]] = {}
         self.overdue: dict[int, str] = {}
@@ -150,7 +172,8 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         try:
             if number in self.ledger.live:
                 goes_on = self._record(number, report)
-        except PromptgraftError:  # The storage is lost; the searcher says so.
+        except PromptgraftError as error:
+            self.searcher.fatal = error
             tune_controller.request_stop_experiment()
         if not goes_on:
             self.reports.pop(number, None)
@@ -171,11 +194,16 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
                 if self.ledger.lose(number, loss, cause):
                     cause += "; queued again"
             self.listener.ended(number, TrialState.FAIL, None, cause)
-        except PromptgraftError:
+        except PromptgraftError as error:
+            self.searcher.fatal = error
             tune_controller.request_stop_experiment()
 
     def _record(self, number: int, report: Report) -> bool:
         """Tell the study of a report; return whether the trial goes on."""
+        if report.failure is not None and report.interrupted:
+            self.ledger.lose(number, Loss.STOPPED, report.failure)
+            self.listener.ended(number, TrialState.FAIL, None, f"{report.failure}; queued again")
+            raise DiskFullError(f"{report.failure}. Make room and run the same command")
         if report.failure is not None:
             self.ledger.fail(number, report.failure)
             self.listener.ended(number, TrialState.FAIL, None, report.failure)

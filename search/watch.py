@@ -17,6 +17,7 @@ from promptgraft.spaces import PromptgraftError
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+TIDY_EVERY_S = 10.0
 ADOPT_EVERY_S = 30.0
 
 
@@ -30,6 +31,7 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
         trial_timeout_s: Wall time after which a trial is killed; None for no limit.
         places: Returns how many trials fit into the cluster as it is now.
         session: The Ray that runs the trials.
+        tidy: Deletes what isn't needed any more, and looks at the disk.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
         trial_timeout_s: float | None,
         places: Callable[[], int],
         session: RaySession,
+        tidy: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.searcher = searcher
@@ -47,8 +50,10 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
         self.trial_timeout_s = trial_timeout_s
         self.places = places
         self.session = session
+        self.tidy = tidy
         self._running: dict[int, tuple[float, Trial]] = {}
         self._look_at = time.monotonic()
+        self._tidy_at = time.monotonic() + TIDY_EVERY_S
         self._adopt_at = time.monotonic() + ADOPT_EVERY_S
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +73,9 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
         if not self.session.is_alive:
             raise RayLostError("a process of the local Ray has ended")
         self._kill_overdue(now)
+        if now >= self._tidy_at:
+            self._tidy_at = now + TIDY_EVERY_S
+            self.tidy()
         if now >= self._adopt_at:
             self._adopt_at = now + ADOPT_EVERY_S
             self.searcher.max_concurrent = self.places()

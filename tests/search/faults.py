@@ -109,7 +109,7 @@ def kill_drivers(driver: Driver, kills: int) -> None:
     signals = [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT]
     while driver.figures.kills.total() < kills:
         process = driver.start()
-        sleep_until(time.monotonic() + chance.uniform(0.0, 15.0), process)
+        sleep_until(time.monotonic() + chance.uniform(0.0, 14.0), process)
         driver.note_finished()
         if process.poll() is None:
             sign = chance.choice(signals)

@@ -72,9 +72,9 @@ def test_killed_drivers(
     study_file: Callable[..., Path], tmp_path: Path, concurrent: int, sampler: str, pruner: str
 ) -> None:
     """The schedule allows equality where what is drawn doesn't depend on which of two trials ends first."""
-    study = study_file(60, sampler={"name": sampler}, pruner={"name": pruner})
+    study = study_file(150, sampler={"name": sampler}, pruner={"name": pruner})
     driver = _driver(study, tmp_path, concurrent)
-    faults.kill_drivers(driver, 45 // SHORTER)
+    faults.kill_drivers(driver, 50 // SHORTER)
     driver.finish()
     found = faults.faults_found(driver)
     _report(f"drivers, {concurrent} at a time", driver, found)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from promptgraft.search.studies import load_study
-from promptgraft.search.study_file import parse_seconds
+from promptgraft.search.wording import parse_seconds
 from promptgraft.search.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
 from tests.conftest import STUDIES
