@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo smollm2 test test-slow test-postgres test-faults lint types wheel clean
+.PHONY: demo smollm2 test test-slow test-postgres test-faults bench lint types wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,6 +42,11 @@ test-postgres: .venv/.installed  ## Install a PostgreSQL server if there is none
 test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: about 40 minutes
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m faults -s
+
+bench: .venv/.installed  ## Overhead a trial beside Ray Tune's OptunaSearch and plain Optuna; a soak of 1,000 trials
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/python -m tests.bench.overhead
+	$(BIN)/python -m tests.bench.soak
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

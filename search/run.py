@@ -106,11 +106,19 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     if orphans:
         logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
     progress = progress or Progress(study.name, study.file.metric, limits.trials)
-    return _Driver(study, options, ledger, progress, limits).run()
+    return Driver(study, options, ledger, progress, limits).run()
 
 
-class _Driver:
-    """One run of Ray Tune over a ledger."""
+class Driver:
+    """One run of Ray Tune over a ledger.
+
+    Args:
+        study: The checked study.
+        options: Where and how long.
+        ledger: The stored study.
+        progress: Shows what happens.
+        limits: What the run may use.
+    """
 
     def __init__(
         self,
@@ -185,18 +193,12 @@ class _Driver:
 
         from promptgraft.search.tune_join import HardEnd, StudyScheduler
         from promptgraft.search.watch import StudyWatch
-        from promptgraft.search.worker import TrialRunner
 
         resources = self.study.file.resources
-        folder = self.options.folder
-        spec = replace(self.study.objective, files=folder.files_url)
-        trainable = tune.with_parameters(
-            TrialRunner, spec=spec, checkpoint_every_s=self.study.file.checkpoint.every, threads=resources.cpu
-        )
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
         scheduler = StudyScheduler(self.ledger, searcher, self)
         self.concurrent = self._places(session.resources())
-        record_run(self.ledger.study, self.limits, self.concurrent, folder.files_url)
+        record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
         watch = StudyWatch(
             self.ledger,
             searcher,
@@ -207,7 +209,7 @@ class _Driver:
             lambda: self._tidy(searcher),
         )
         tuner = tune.Tuner(
-            tune.with_resources(trainable, request),
+            tune.with_resources(self.trainable(), request),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -226,6 +228,19 @@ class _Driver:
             ),
         )
         tuner.fit()
+
+    def trainable(self) -> object:
+        """Return what Ray runs for a trial."""
+        from ray import tune
+
+        from promptgraft.search.worker import TrialRunner
+
+        return tune.with_parameters(
+            TrialRunner,
+            spec=replace(self.study.objective, files=self.options.folder.files_url),
+            checkpoint_every_s=self.study.file.checkpoint.every,
+            threads=self.study.file.resources.cpu,
+        )
 
     def reported(self, number: int, report: Report) -> None:
         """Show a trial's value."""

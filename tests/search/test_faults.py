@@ -108,7 +108,7 @@ def test_killed_nodes(study_file: Callable[..., Path], tmp_path: Path, monkeypat
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    driver = _driver(study_file(100), tmp_path, 2, "--address", cluster.address)
+    driver = _driver(study_file(160), tmp_path, 2, "--address", cluster.address)
     chance = random.Random(SEED)
     try:
         process = driver.start()

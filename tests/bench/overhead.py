@@ -1,0 +1,176 @@
+"""Overhead of a no-op trial with five reports, two at a time: ours, Ray Tune's OptunaSearch, plain Optuna.
+
+python -m tests.bench.overhead [--trials 200]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from promptgraft.search.budget import Limits
+from promptgraft.search.identity import record_study
+from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.progress import Progress
+from promptgraft.search.ray_session import prepare_environment
+from promptgraft.search.run import Driver, RunOptions
+from promptgraft.search.storage import RunFolder, open_storage
+from promptgraft.search.studies import load_study
+from tests.bench.studies import write_small_study
+
+REPORTS, CONCURRENT = 5, 2
+
+
+def ours(trials: int, folder: Path) -> list[float]:
+    """The whole driver of `promptgraft run`, with a trial that does nothing."""
+    from ray import tune
+
+    from promptgraft.search.reports import Report
+
+    class Nothing(tune.Trainable):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.reports = 0
+            return True
+
+        def step(self) -> dict[str, Any]:
+            self.reports += 1
+            final = self.reports == REPORTS
+            value = self.reports / 10
+            return {"report": Report(self.reports, value, {"loss": 0.5}, final=final, summary={"value": value})}
+
+    class EmptyDriver(Driver):
+        def trainable(self) -> object:
+            return Nothing
+
+        def finishing(self, number: int, reports: list[Report]) -> None:
+            """Write no note: there is no candidate's prompt to show."""
+
+    study = load_study(write_small_study(folder, trials))
+    storage = open_storage(RunFolder(folder / "run").storage_url())
+    stored = optuna.create_study(storage=storage, study_name=study.name, direction="maximize")
+    record_study(stored, study, trials)
+    file = study.file
+    ledger = StudyLedger(stored, storage, study.objective.space, file.sampler, file.pruner, file.seed)
+    options = RunOptions(RunFolder(folder / "run"), concurrent=CONCURRENT)
+    EmptyDriver(study, options, ledger, Progress("bench", "accuracy", trials, console=_quiet()), Limits(trials)).run()
+    return _ends(stored)
+
+
+def stock(trials: int, folder: Path, *, reuse: bool) -> list[float]:
+    """Ray Tune with its own OptunaSearch, in memory as it comes."""
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Nothing(tune.Trainable):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.reports = 0
+            return True
+
+        def step(self) -> dict[str, Any]:
+            self.reports += 1
+            return {"value": self.reports / 10, "done": self.reports == REPORTS}
+
+    class Clock(tune.Callback):  # type: ignore[misc]
+        ends: list[float] = []  # noqa: RUF012
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.ends.append(time.time())
+
+    ray.init(address="local", num_cpus=CONCURRENT, include_dashboard=False, log_to_driver=False)
+    clock = Clock()
+    space = {"x": tune.uniform(0, 1), "y": tune.randint(0, 9), "z": tune.choice(["a", "b"]), "w": tune.uniform(0, 1)}
+    tuner = tune.Tuner(
+        tune.with_resources(Nothing, {"cpu": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(metric="value", mode="max"),
+            num_samples=trials,
+            max_concurrent_trials=CONCURRENT,
+            reuse_actors=reuse,
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0, callbacks=[clock]),
+    )
+    tuner.fit()
+    ray.shutdown()
+    return clock.ends
+
+
+def plain(trials: int, folder: Path) -> list[float]:
+    """`study.optimize` with two threads and the same SQLite settings; no processes at all."""
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{folder / 'plain.db'}"), direction="maximize")
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        trial.suggest_int("y", 0, 8)
+        trial.suggest_categorical("z", ["a", "b"])
+        trial.suggest_float("w", 0, 1)
+        for report in range(REPORTS):
+            trial.report(report / 10, report)
+            trial.should_prune()
+        return 0.5
+
+    study.optimize(objective, n_trials=trials, n_jobs=CONCURRENT)
+    return _ends(study)
+
+
+def _ends(study: optuna.Study) -> list[float]:
+    return sorted(trial.datetime_complete.timestamp() for trial in study.get_trials() if trial.datetime_complete)
+
+
+def _quiet() -> Any:
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def _steady_ms(ends: list[float]) -> float:
+    """Milliseconds a trial between the first tenth and the end: the start isn't counted."""
+    first = len(ends) // 10
+    return 1000 * (ends[-1] - ends[first]) / (len(ends) - 1 - first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--fresh-trials", type=int, default=30)
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    prepare_environment(None)
+    few, many = arguments.fresh_trials, arguments.trials
+    systems: dict[str, Callable[[Path], list[float]]] = {
+        "promptgraft": lambda folder: ours(many, folder),
+        "Ray Tune + OptunaSearch, reused actors": lambda folder: stock(many, folder, reuse=True),
+        "Ray Tune + OptunaSearch, fresh actors": lambda folder: stock(few, folder, reuse=False),
+        "plain Optuna, threads": lambda folder: plain(many, folder),
+    }
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    for _ in range(arguments.runs):
+        for name, system in systems.items():
+            with tempfile.TemporaryDirectory() as folder:
+                times[name].append(_steady_ms(system(Path(folder))))
+    base = statistics.median(times["promptgraft"])
+    print(
+        f"ms a trial, {REPORTS} reports, {CONCURRENT} at a time, median of {arguments.runs} (range), and ratio to ours"
+    )
+    for name, values in times.items():
+        middle = statistics.median(values)
+        print(f"  {name:40} {middle:7.1f}  ({min(values):.1f}-{max(values):.1f})  {middle / base:5.2f}x")
+
+
+if __name__ == "__main__":
+    main()
