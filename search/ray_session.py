@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from promptgraft.spaces import PromptgraftError
+from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -91,12 +91,48 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
         while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
             time.sleep(0.05)  # On a busy machine the node is registered a moment later.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if address is not None:
+        _check_nodes()
     vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
     try:
         with _stopped_like_ctrl_c():
             yield RaySession(vital)
     finally:
         ray.shutdown()
+
+
+def _check_nodes() -> None:
+    """See that every node of a cluster that can run trials has this version installed.
+
+    Raises:
+        InvalidInputError: If one has not.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Defined here, so that it travels by value: a node without the package could not import it.
+    def installed() -> str | None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("promptgraft")
+        except PackageNotFoundError:
+            return None
+
+    ours = installed()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    answers = [
+        ray.remote(installed)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote()
+        for node in nodes
+    ]
+    for node, theirs in zip(nodes, ray.get(answers), strict=True):
+        if theirs != ours:
+            raise InvalidInputError(
+                f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "
+                f"{ours}; install the same wheel on every node"
+            )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from promptgraft.objectives.files import DiskFullError, FileStore
@@ -31,6 +32,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(threads)
         assert spec.files is not None
         self._files = FileStore(spec.files)
+        context = ray.get_runtime_context()
+        self._place = {"node": context.get_node_id(), "gpus": context.get_accelerator_ids().get("GPU", [])}
         self._checkpoint_every_s = checkpoint_every_s
         self._objective: Objective = Objective(spec)
         self.reset_config(config)
@@ -69,6 +72,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             self._save(evaluation)
             summary = {
                 "best_step": result.step,
+                **self._place,
                 "seconds": round(result.seconds, 3),
                 "max_rss_bytes": result.max_rss_bytes,
                 "trainable_parameters": result.trainable_parameters,

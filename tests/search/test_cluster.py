@@ -1,0 +1,77 @@
+"""A cluster of real Ray nodes, with the code from the wheel: placement on devices, and a node without the package."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.search.storage import RunFolder, load_existing
+from tests.search.faults import PROMPTGRAFT
+from tests.search.test_run import space
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built and unpacked where only PYTHONPATH finds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--quiet", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True)
+    return site
+
+
+@pytest.fixture
+def cluster(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two nodes with a logical GPU each, behind a head that runs no trials."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", str(wheel_site))
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [started.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
+    yield started.address
+    for node in nodes:
+        started.remove_node(node, allow_graceful=False)
+    started.head_node.kill_all_processes(check_alive=False, allow_graceful=True)
+
+
+def overlaps(trials: list[FrozenTrial]) -> int:
+    """Most trials that ran at the same moment."""
+    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
+    return max(
+        sum(t.datetime_start <= start < t.datetime_complete for t in trials if t.datetime_start and t.datetime_complete)
+        for start in starts
+    )
+
+
+def test_half_a_gpu_each_on_two_nodes_from_the_wheel(
+    cluster: str, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_study(
+        space=space(learning_rate=[1e-4, 1e-3], steps=[40, 60]), pruner="none", resources={"cpu": 1, "gpu": 0.5}
+    )
+    folder = RunFolder(tmp_path / "run")
+    command = [*PROMPTGRAFT, "run", str(path), "--trials", "12", "--address", cluster, "--workdir", str(folder.path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    where = [sys.executable, "-c", "import promptgraft.search.run as run; print(run.__file__)"]
+    assert "site" in subprocess.run(where, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    trials = load_existing("tiny", folder.storage_url()).get_trials(states=(TrialState.COMPLETE,))
+    by_device: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        assert len(trial.user_attrs["gpus"]) == 1
+        by_device.setdefault(json.dumps([trial.user_attrs["node"], trial.user_attrs["gpus"]]), []).append(trial)
+    assert len(by_device) == 2, "each node has a device"
+    assert overlaps(trials) > 2
+    assert all(overlaps(on_it) <= 2 for on_it in by_device.values())
