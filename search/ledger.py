@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -169,7 +170,9 @@ class StudyLedger:
         with self._holding(number) as live:
             self.storage.set_trial_intermediate_value(live.trial_id, step, value)
             live.proposal.trial.report(value, step)
-            return not final and self.study.pruner.prune(self.study, self.storage.get_trial(live.trial_id))
+            if final or isinstance(self.study.pruner, NopPruner):
+                return False
+            return self.study.pruner.prune(self.study, self.storage.get_trial(live.trial_id))
         return True
 
     @patient
