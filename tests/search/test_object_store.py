@@ -31,7 +31,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", endpoint)
     fsspec.config.set_conf_env(fsspec.config.conf)
-    fsspec.filesystem("s3").mkdir("graft")
+    fsspec.filesystem("s3").makedirs("graft", exist_ok=True)
     yield "s3://graft/study"
     server.stop()
 
