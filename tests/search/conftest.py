@@ -5,7 +5,9 @@ import secrets
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,9 +22,25 @@ def _program(name: str) -> str:
     return found
 
 
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server: its URL without a database, and the command that controls it."""
+
+    url: str
+    control: list[str]
+    start: list[str]
+    folder: Path
+
+    def restart(self, pause_s: float) -> None:
+        """Take it down as a crash does, and start it again after a while."""
+        subprocess.run([*self.control, "-m", "immediate", "stop"], check=True, cwd=self.folder, capture_output=True)
+        time.sleep(pause_s)
+        subprocess.run([*self.control, *self.start], check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+
+
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a server of our own on a free loopback port, with a password; yield its URL without a database."""
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server of our own on a free loopback port, with a password."""
     folder = tmp_path_factory.mktemp("postgres")
     password = secrets.token_hex(8)
     with socket.socket() as free:
@@ -43,25 +61,27 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run([*user, *command], check=True, capture_output=True, cwd=folder)
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
     control = [*user, _program("pg_ctl"), "-D", str(data), "-w"]
-    subprocess.run([*control, "-o", options, "-l", str(folder / "log"), "start"], check=True, cwd=folder)
-    yield f"postgresql://graft:{password}@127.0.0.1:{port}"
+    start = ["-o", options, "-l", str(folder / "log"), "start"]
+    subprocess.run([*control, *start], check=True, cwd=folder)
+    yield Server(f"postgresql://graft:{password}@127.0.0.1:{port}", control, start, folder)
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Callable[[Path], str]:
+def postgres_url(postgres_server: Server) -> Callable[[Path], str]:
     """Return the URL of a database of its own for each folder."""
 
     def url_of(folder: Path) -> str:
         name = "d" + sha256(str(folder).encode()).hexdigest()[:12]
         engine = sqlalchemy.create_engine(
-            f"{postgres_server}/postgres".replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+            f"{postgres_server.url}/postgres".replace("postgresql:", "postgresql+psycopg:"),
+            isolation_level="AUTOCOMMIT",
         )
         with engine.connect() as connection:
             known = sqlalchemy.text("SELECT 1 FROM pg_database WHERE datname = :name")
             if connection.execute(known, {"name": name}).scalar() is None:
                 connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
-        return f"{postgres_server}/{name}"
+        return f"{postgres_server.url}/{name}"
 
     return url_of

@@ -3,19 +3,27 @@
 import os
 import random
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 
+from promptgraft.search import patience
+from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.patience import StorageLostError
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.storage import RunFolder, load_existing, open_storage
+from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import InvalidInputError
 from tests.search import faults
+from tests.search.conftest import Server
 from tests.search.faults import PROMPTGRAFT, Driver, Figures
 from tests.search.test_faults import CHEAP
+from tests.search.test_ledger import WIDE
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
 
@@ -81,13 +89,40 @@ def test_what_is_wrong_with_a_server_is_said_without_the_password(postgres_url: 
         assert url.split(":")[2].split("@")[0] not in str(caught.value)
 
 
-def test_a_server_that_restarts_is_waited_for(postgres_url: Callable[[Path], str], tmp_path: Path) -> None:
-    """A connection that the server dropped, as it does when it restarts, is made anew."""
+def test_a_server_that_restarts_is_waited_for(
+    postgres_server: Server, postgres_url: Callable[[Path], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     storage = open_storage(postgres_url(tmp_path))
-    other = open_storage(postgres_url(tmp_path))
-    with other.engine.begin() as connection:
-        connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-    assert storage.get_all_studies() == []
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="median"), 0)
+    asked = book.ask()
+    assert asked is not None
+    restart = threading.Thread(target=postgres_server.restart, args=(3.0,))
+    restart.start()
+    steps = 0
+    while restart.is_alive():
+        book.report(asked.number, steps, 0.5, final=False)
+        steps += 1
+        time.sleep(0.05)
+    book.complete(asked.number, 0.5)
+    assert "does not answer" in caplog.text
+    (trial,) = study.get_trials()
+    assert (trial.state.name, len(trial.intermediate_values)) == ("COMPLETE", steps)
+
+
+def test_a_storage_that_stays_away_ends_the_run_with_one_error(
+    postgres_server: Server, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
+    storage = open_storage(postgres_url(tmp_path))
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="none"), 0)
+    assert book.ask() is not None
+    restart = threading.Thread(target=postgres_server.restart, args=(6.0,))
+    restart.start()
+    time.sleep(1.5)
+    with pytest.raises(StorageLostError, match="run the same command"):
+        book.ask()
+    with pytest.raises(StorageLostError):
+        book.refresh()  # At once: it was given up.
+    restart.join()
