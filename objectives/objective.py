@@ -44,6 +44,7 @@ class Result:
         prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.
         seconds: Wall time of the cycle, evaluations included.
         max_rss_bytes: Largest resident memory of this process so far.
+        resumed_at: Update at which a checkpoint was taken up; 0 if none was.
     """
 
     value: float
@@ -57,6 +58,7 @@ class Result:
     prompt_tokens: int
     seconds: float
     max_rss_bytes: int
+    resumed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ class Objective:
                 best = _Best(evaluation, logits, model.snapshot(list(model.trainable())))
             if evaluation.step == candidate.steps:
                 model.load(best.state)
-                yield replace(evaluation, result=self._result(model, best, load_report, started))
+                result = self._result(model, best, load_report, started)
+                yield replace(evaluation, result=replace(result, resumed_at=saved.content["step"] if saved else 0))
                 return
             yield evaluation
             self._check_open(this_run)

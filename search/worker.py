@@ -72,6 +72,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             self._save(evaluation)
             summary = {
                 "best_step": result.step,
+                "resumed_at": result.resumed_at,
                 **self._place,
                 "seconds": round(result.seconds, 3),
                 "max_rss_bytes": result.max_rss_bytes,

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import psutil
 import pytest
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.numpy import load_file
 
@@ -108,7 +109,6 @@ def test_no_more_trials_are_running_than_asked_for(folder: RunFolder) -> None:
 
 def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolder) -> None:
     """What reused workers computed is what a fresh process computes for the same candidate: 0.0 apart."""
-    import torch
 
     torch.set_num_threads(1)
     objective = Objective(load_study(study_file).objective)
@@ -149,20 +149,25 @@ def test_a_trial_that_wants_more_than_ray_has_is_refused(write_study: WriteStudy
         run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=1))
 
 
-def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen[str]) -> None:
+def _wait_for(folder: RunFolder, process: subprocess.Popen[str], seen: Callable[[list[FrozenTrial]], bool]) -> None:
+    """Wait until the study shows something."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         if folder.database.is_file():
-            try:
-                trials = load_existing("tiny", folder.storage_url()).get_trials(deepcopy=False)
-            except InvalidInputError:
-                trials = []
-            running = any(trial.state == TrialState.RUNNING for trial in trials)
-            if running and sum(trial.state == TrialState.COMPLETE for trial in trials) >= finished:
-                return
+            with contextlib.suppress(InvalidInputError):
+                if seen(load_existing("tiny", folder.storage_url()).get_trials(deepcopy=False)):
+                    return
         time.sleep(0.05)
-    raise AssertionError("no trial finished in time")
+    raise AssertionError("it was not seen in time")
+
+
+def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen[str]) -> None:
+    def enough(trials: list[FrozenTrial]) -> bool:
+        running = any(trial.state == TrialState.RUNNING for trial in trials)
+        return running and sum(trial.state == TrialState.COMPLETE for trial in trials) >= finished
+
+    _wait_for(folder, process, enough)
 
 
 def _start(path: Path, tmp_path: Path, *, trials: int) -> tuple[subprocess.Popen[str], RunFolder]:
@@ -245,6 +250,29 @@ def test_a_lost_worker_s_trial_is_run_again(
     (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == failed.number)
     assert again.state == TrialState.COMPLETE
     assert again.user_attrs["times_lost"] == int(counted)
+
+
+def test_a_killed_long_trial_goes_on_from_its_checkpoint(write_study: WriteStudy, tmp_path: Path) -> None:
+    """And ends, bit for bit, as the objective alone does."""
+    path = write_study(
+        space=space(learning_rate=1e-3, steps=400, source_steps=2), pruner="none", checkpoint={"every": 0.001}
+    )
+    process, folder = _start(path, tmp_path, trials=1)
+    _wait_for(folder, process, lambda trials: any(len(trial.intermediate_values) > 40 for trial in trials))
+    process.kill()
+    process.communicate()
+    assert len(list((folder.path / "checkpoints").glob("*.safetensors"))) >= 1
+    again, _ = _start(path, tmp_path, trials=1)
+    output, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, output + errors
+    (trial,) = load_existing("tiny", folder.storage_url()).get_trials(states=(TrialState.COMPLETE,))
+    assert trial.user_attrs["resumed_at"] > 0
+    assert sorted(trial.intermediate_values) == list(range(0, 401, 2))
+    torch.set_num_threads(1)
+    alone = Objective(load_study(path).objective).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), 0)
+    stored = load_file(folder.path / trial_file(trial.number, LOGITS_FILE))["logits"]
+    assert np.abs(stored - alone.logits).max() == 0.0
+    assert alone.value == trial.value
 
 
 def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, tmp_path: Path) -> None:
