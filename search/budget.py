@@ -10,9 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.study_file import BudgetSection
 from promptgraft.search.wording import duration, next_moment, size
+from promptgraft.spaces import InvalidInputError
 
 # Trials that a forecast looks back on, and those it needs at least.
 _RECENT, _FEWEST = 50, 3
+# User attribute: how long an orphan ran. It was found much later than it ended.
+RAN_S = "ran_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,17 @@ class Limits:
             trials: The command line's number, if given.
             timeout_s: The command line's time, if given.
             now: Start of the run, seconds since the epoch.
+
+        Raises:
+            InvalidInputError: If the deadline has passed.
         """
         timeout_s = timeout_s or budget.timeout
         ends = [now + timeout_s] if timeout_s else []
         if budget.deadline is not None:
-            ends.append(next_moment(budget.deadline, now))
+            try:
+                ends.append(next_moment(budget.deadline, now))
+            except ValueError as error:
+                raise InvalidInputError(f"budget.deadline: {error}, but got {budget.deadline!r}") from error
         ends_at = min(ends, default=None)
         return cls(
             trials or budget.trials,
@@ -77,7 +86,8 @@ class Limits:
     def reached(self, trials: Sequence[FrozenTrial], now: float) -> str | None:
         """Say which limit keeps another trial from starting, if one does.
 
-        A trial is not started that, by the median of the others, would end too late.
+        A trial is not started that, by the median of the others, would end too late; those that run are expected to
+        use as much as the others, too.
         """
         finished = sum(trial.state in FINISHED for trial in trials)
         if finished >= self.trials:
@@ -91,7 +101,9 @@ class Limits:
             return f"the time is up: {duration(self.time_s)}{kept}{takes}"
         if self.search_compute_s is not None and self.compute_s is not None:
             used = compute_seconds(trials, now)
-            if used + usual > self.search_compute_s:
+            running = [_seconds(trial, now) for trial in trials if trial.state == TrialState.RUNNING]
+            to_come = usual + sum(max(0.0, usual - seconds) for seconds in running)
+            if used + to_come > self.search_compute_s:
                 return f"the compute is used up: {duration(used)} of {duration(self.compute_s)}{kept}"
         return None
 
@@ -158,9 +170,13 @@ def describe_use(trials: Sequence[FrozenTrial], limits: Limits, disk_bytes: int 
     finished = sum(trial.state in FINISHED for trial in trials)
     used = {"trials": f"{finished} of {limits.trials}"}
     if limits.ends_at is not None:
-        used["time"] = f"{duration(max(0.0, limits.ends_at - now))} left" if limits.ends_at > now else "over"
+        left = f"{duration(limits.ends_at - now)} left" if limits.ends_at > now else "over"
+        used["time"] = left if limits.time_s is None else f"{left} of {duration(limits.time_s)}"
     compute = duration(compute_seconds(trials, now))
     used["compute"] = compute if limits.compute_s is None else f"{compute} of {duration(limits.compute_s)}"
+    failed = sum(trial.state == TrialState.FAIL and "interrupted" not in trial.user_attrs for trial in trials)
+    rate = failed / (failed + finished) if failed else 0.0
+    used["failures"] = f"{rate:.0%} of at most {limits.max_failure_rate:.0%}"
     if disk_bytes is not None:
         used["disk"] = size(disk_bytes) + ("" if limits.disk_bytes is None else f" of {size(limits.disk_bytes)}")
     return used
@@ -169,8 +185,11 @@ def describe_use(trials: Sequence[FrozenTrial], limits: Limits, disk_bytes: int 
 def _seconds(trial: FrozenTrial, now: float) -> float:
     if trial.datetime_start is None:
         return 0.0
+    if RAN_S in trial.user_attrs:
+        return float(trial.user_attrs[RAN_S])
     if trial.datetime_complete is not None:
-        return (trial.datetime_complete - trial.datetime_start).total_seconds()
+        # Optuna's times are local ones: where the clock is put back, an end may lie before its start.
+        return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())
     return max(0.0, now - trial.datetime_start.timestamp()) if trial.state == TrialState.RUNNING else 0.0
 
 

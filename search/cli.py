@@ -110,6 +110,8 @@ def run(
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
         timeout_s = parse_seconds(timeout) if timeout else None
+        if timeout_s == 0:
+            raise ValueError("expected more than 0")
     except ValueError as error:
         raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
     wanted = trials or loaded.file.budget.trials

@@ -1,6 +1,7 @@
 """Keeps a study's files within their quota, and the disk from filling up."""
 
 import re
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from promptgraft.search.wording import size
 KEPT_DELTAS = 3
 _TRIAL_FILE = re.compile(r"artifacts/trial-(\d+)/(.+)")
 _CHECKPOINT = re.compile(r"checkpoints/([^-]+)-\d+\.safetensors")
+# A file is being written while it has this ending; one that hasn't changed for so long has lost its writer.
+_PARTIAL, _ABANDONED_S = ".partial", 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,9 @@ class DiskUse:
 def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int], quota_bytes: int | None) -> DiskUse:
     """Delete what can't be needed any more, then, if there is still too much, what can be computed again.
 
-    First go the weights of trials that can't win and the checkpoints of trials that have ended; then, above the
-    quota or where the disk is nearly full, stages, those not used for longest first. What stays: the weights of the
-    best trials, checkpoints of trials that run or wait, and small files.
+    First go the weights of trials that can't win, the checkpoints of trials that have ended, and what killed workers
+    left half written; then, above the quota or where the disk is nearly full, stages, those not used for longest
+    first. What stays: the weights of the best trials, checkpoints of trials that run or wait, and small files.
 
     Args:
         files: The study's files.
@@ -49,7 +52,7 @@ def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int],
     going_on = {trial.user_attrs.get("candidate_key") for trial in trials if trial.state in unfinished}
     left: list[StoredFile] = []
     for file in files.files():
-        if _is_spent(file.name, states, best, going_on):
+        if _is_abandoned(file) or _is_spent(file.name, states, best, going_on):
             files.delete(file.name)
         else:
             left.append(file)
@@ -66,6 +69,10 @@ def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int],
 
 def _is_stage(name: str) -> bool:
     return name.startswith("stages/") and name.endswith(".safetensors")
+
+
+def _is_abandoned(file: StoredFile) -> bool:
+    return file.name.endswith(_PARTIAL) and file.used < time.time() - _ABANDONED_S
 
 
 def _is_spent(

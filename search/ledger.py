@@ -5,6 +5,7 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 """
 
 import logging
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,10 @@ from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from promptgraft.search.budget import RAN_S
 from promptgraft.search.engines import build_pruner
 from promptgraft.search.locks import study_lock
-from promptgraft.search.owners import is_alive, new_owner, start_heartbeat
+from promptgraft.search.owners import is_alive, new_owner, silent_seconds, start_heartbeat
 from promptgraft.search.patience import StorageLostError, patient
 from promptgraft.search.proposals import Proposal, Proposals
 from promptgraft.search.ranking import FINISHED
@@ -266,10 +268,19 @@ class StudyLedger:
         elif loss.counts:
             cause += f"; not run again, since it was lost {self.max_retries + 1} times"
         self.storage.set_trial_user_attr(trial._trial_id, "cause", cause)
+        if loss is Loss.ORPHANED:
+            self.storage.set_trial_user_attr(trial._trial_id, RAN_S, self._seconds_until_silent(trial))
         if loss.interrupted:
             self.storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
         self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         return retry is not None
+
+    def _seconds_until_silent(self, trial: FrozenTrial) -> float:
+        """Return how long an orphan ran: it may be found days later, which must not count as compute."""
+        silent_s = silent_seconds(self.storage, trial._trial_id)
+        if silent_s is None or trial.datetime_start is None:
+            return 0.0
+        return max(0.0, round(time.time() - trial.datetime_start.timestamp() - silent_s, 3))
 
     def _claim_waiting(self) -> Asked | None:
         """Take a queued trial, whether queued by us or by the user's `study.enqueue_trial`."""

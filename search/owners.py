@@ -53,6 +53,20 @@ def start_heartbeat(storage: RDBStorage, trial_id: int) -> None:
         storage.record_heartbeat(trial_id)
 
 
+def silent_seconds(storage: RDBStorage, trial_id: int) -> float | None:
+    """Return how long ago a trial's last heartbeat was, by the database's clock; None if it never beat."""
+    query = sqlalchemy.text(
+        "SELECT heartbeat, CURRENT_TIMESTAMP AS present FROM trial_heartbeats WHERE trial_id = :trial_id"
+    ).columns(heartbeat=sqlalchemy.DateTime, present=sqlalchemy.DateTime)
+    with storage.engine.connect() as connection:
+        row = connection.execute(query, {"trial_id": trial_id}).first()
+    if row is None:
+        return None
+    # PostgreSQL stores the session's local time without its zone.
+    silent: float = (row.present.replace(tzinfo=None) - row.heartbeat.replace(tzinfo=None)).total_seconds()
+    return max(0.0, silent)
+
+
 class Heartbeat:
     """Tells the storage every `HEARTBEAT_S` that this driver's trials are alive, by the storage's own clock.
 

@@ -148,7 +148,8 @@ class Driver:
         from promptgraft.search.tune_join import StudySearcher
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
-        self._tidy(searcher)
+        searcher.look_at_disk = lambda: self._tidy(searcher)
+        searcher.look_at_disk()
         try:
             with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
                 self._search(searcher)
@@ -206,7 +207,7 @@ class Driver:
             self.study.file.budget.trial_timeout,
             lambda: max(1, self._places(session.resources())),
             session,
-            lambda: self._tidy(searcher),
+            searcher.look_at_disk,
         )
         tuner = tune.Tuner(
             tune.with_resources(self.trainable(), request),
@@ -280,7 +281,9 @@ class Driver:
         self.progress.update(self.ledger.counts(), self.ledger.finished)
         if time.monotonic() >= self._foretell_at:
             self._foretell_at = time.monotonic() + 1
-            self.progress.forecast = forecast(self.ledger.trials, self.limits, self.concurrent, time.time())
+            others = max(0, self.ledger.states[TrialState.RUNNING] - len(self.ledger.live))
+            places = self.concurrent + others
+            self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
     def _outcome(self, ended_because: str | None) -> RunOutcome:
         return RunOutcome(self.ledger.counts(), self.ledger.finished, self.wanted, ended_because)

@@ -75,23 +75,28 @@ def status(study: optuna.Study) -> dict[str, Any]:
 
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`; None if there is none),
-        `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `interrupted` (trials
-        cut off through no fault of theirs), `seconds` (of all trials), `budget` (limit -> use in words),
-        `forecast` (`limit`, `ends_at`, `trials`; None if there is none) and `disk` (`used_bytes`, `free_bytes`).
+        `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
+        RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
+        `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
+        there is none) and `disk` (`used_bytes`, `free_bytes`).
     """
     now = time.time()
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    owners = [trial.user_attrs.get("owner", {}) for trial in running]
-    drivers = {(owner.get("host"), owner.get("pid")) for owner in owners if is_alive(owner or None) is not False}
+    dead = {trial.number for trial in running if is_alive(trial.user_attrs.get("owner")) is False}
+    live = [trial.user_attrs["owner"] for trial in running if trial.number not in dead]
+    drivers = {(owner["host"], owner["pid"]) for owner in live}
+    # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
+    trials = [trial for trial in trials if trial.number not in dead]
     best = best_trial(study)
     run = study.user_attrs.get("run")
     limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
     if not drivers:
         limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
     use = _disk_use(run["files"]) if run else None
-    ahead = forecast(trials, limits, len(running), now) if drivers else None
+    places = max(len(live), run["concurrent"] if run else 1)
+    ahead = forecast(trials, limits, places, now) if drivers else None
     return {
         "study": study.study_name,
         "metric": (study.metric_names or ["value"])[0],
@@ -101,10 +106,10 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "best": None
         if best is None
         else {"number": best.number, "value": best.value, "candidate": best.user_attrs.get("candidate")},
-        "drivers": len(
-            {(owner.get("host"), owner.get("pid")) for owner in owners if is_alive(owner or None) is not False}
-        ),
+        "drivers": len(drivers),
+        "orphans": len(dead),
         "interrupted": sum("interrupted" in trial.user_attrs for trial in trials),
+        "retries": sum("retry_of" in trial.user_attrs for trial in trials),
         "seconds": round(compute_seconds(trials, now), 1),
         "budget": describe_use(trials, limits, use.used_bytes if use else None, now),
         "forecast": asdict(ahead) if ahead else None,
@@ -120,11 +125,17 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     lines = [f"{summary['study']}: {summary['finished']}/{summary['wanted']} finished; {states}; {shown}"]
     use = "; ".join(f"{name} {value}" for name, value in summary["budget"].items() if name != "trials")
     free = (summary["disk"] or {}).get("free_bytes")
-    lines.append(f"  used: {use}" + (f" ({size(free)} free)" if free is not None else ""))
-    ahead = f"; {Forecast(**summary['forecast'])}" if summary["forecast"] else ""
-    cut_off = f"; {summary['interrupted']} trials were cut off and queued again" if summary["interrupted"] else ""
-    lines.append(f"  {summary['drivers']} drivers at work{ahead}{cut_off}")
+    lines.append(f"  used      {use}" + (f"; {size(free)} of disk free" if free is not None else ""))
+    if summary["forecast"]:
+        lines.append(f"  forecast  {Forecast(**summary['forecast'])}")
+    lines.append(f"  drivers   {summary['drivers'] or 'none'} at work" + _left_by_dead(summary["orphans"]))
+    if summary["interrupted"]:
+        lines.append(f"  cut off   {summary['interrupted']} trials; {summary['retries']} queued again")
     return lines
+
+
+def _left_by_dead(orphans: int) -> str:
+    return f"; {orphans} RUNNING left by one that died, which the next run starts again" if orphans else ""
 
 
 def _disk_use(url: str) -> DiskUse:

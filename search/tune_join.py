@@ -8,6 +8,7 @@ trial when the study's pruner says so. See docs/decisions/0002-optuna-ray-join.m
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Attributes:
         max_concurrent: Trials at a time; may change while the search runs.
-        disk_full: Why there is no room for another trial, if so.
+        disk_full: Why there is no room for another trial, if so, when last looked at.
+        look_at_disk: Looks again and sets `disk_full`.
         fatal: What keeps the search from going on, if anything does.
     """
 
@@ -50,6 +52,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.seed = seed
         self.max_concurrent = 1
         self.disk_full: str | None = None
+        self.look_at_disk: Callable[[], None] = lambda: None
         self.fatal: PromptgraftError | None = None
         self._look_again_at = 0.0
 
@@ -77,7 +80,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if self.fatal is not None:
             return FINISHED
         if self.ended_because is not None:
-            return None if self.ledger.live else FINISHED
+            if self.ledger.live:
+                return None
+            if not self._has_room_again():
+                return FINISHED
         if len(self.ledger.live) >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
         try:
@@ -90,6 +96,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._look_again_at = time.monotonic() + 1
             return None
         return {"number": asked.number, "candidate": asked.candidate.to_dict(), "seed": self.seed}
+
+    def _has_room_again(self) -> bool:
+        """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""
+        if self.disk_full is None or self.ended_because != self.disk_full:
+            return False
+        try:
+            self.look_at_disk()
+        except PromptgraftError as error:
+            self.fatal = error
+            return False
+        return self.disk_full is None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: every end goes through the scheduler."""

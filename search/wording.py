@@ -4,7 +4,7 @@ import re
 from datetime import datetime, timedelta
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def duration(seconds: float) -> str:
@@ -66,6 +66,9 @@ def next_moment(deadline: str, now: float) -> float:
             hour, minute = map(int, deadline.split(":"))
             moment = start.replace(hour=hour, minute=minute, second=0, microsecond=0)
             return (moment if moment > start else moment + timedelta(days=1)).timestamp()
-        return datetime.fromisoformat(deadline).timestamp()
+        found = datetime.fromisoformat(deadline).timestamp()
     except ValueError as error:
         raise ValueError("expected a time of day such as 07:00, or a date such as 2026-12-24T07:00") from error
+    if found <= now:
+        raise ValueError("expected a moment to come")
+    return found

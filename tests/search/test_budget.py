@@ -12,10 +12,11 @@ import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.objectives.files import DiskFullError, FileStore
-from promptgraft.search.budget import Limits, compute_seconds, forecast
+from promptgraft.search.budget import Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.disk import tidy
 from promptgraft.search.study_file import BudgetSection
 from promptgraft.search.wording import next_moment, parse_bytes
+from promptgraft.spaces import InvalidInputError
 
 NOW = datetime(2026, 11, 24, 19, 0)
 T0 = NOW.timestamp()
@@ -53,6 +54,38 @@ def test_compute_counts_every_trial() -> None:
     assert str(limits(compute=300).reached(trials, T0)).startswith(
         "the compute is used up: 4m 40s of 5m 00s, of which 10%"
     )
+
+
+def test_compute_leaves_room_for_what_runs_already() -> None:
+    """200 s are used by ten, 80 s by eight that will use as much again; another trial needs 20 s."""
+    trials = [*TEN, *[trial(-10, None, TrialState.RUNNING) for _ in range(8)]]
+    assert limits(compute=380, reserve=0).reached(trials, T0) is None
+    assert "the compute is used up" in str(limits(compute=379, reserve=0).reached(trials, T0))
+
+
+def test_an_orphan_found_a_day_later_used_only_what_it_ran() -> None:
+    orphan = trial(-86400, 86000, TrialState.FAIL, interrupted=True, ran_s=42.0)
+    assert compute_seconds([orphan], T0) == 42
+    assert compute_seconds([trial(-100, -1800)], T0) == 0, "the clock was put back meanwhile"
+
+
+def test_a_deadline_that_has_passed_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"budget.deadline: expected a moment to come, but got '2026-01-02T03'"):
+        limits(deadline="2026-01-02T03")
+
+
+def test_use_is_told_in_words() -> None:
+    trials = [*TEN, trial(-30, 30, TrialState.FAIL), trial(-9, 9, TrialState.FAIL, interrupted=True)]
+    used = describe_use(
+        trials, limits(timeout="8h", compute="1h", disk="20GB", max_failure_rate=0.5), 1_200_000_000, T0
+    )
+    assert used == {
+        "trials": "10 of 100",
+        "time": "8h 00m left of 8h 00m",
+        "compute": "3m 59s of 1h 00m",
+        "failures": "9% of at most 50%",
+        "disk": "1.2 GB of 20 GB",
+    }
 
 
 def test_a_deadline_is_the_next_such_moment() -> None:
@@ -122,6 +155,18 @@ def test_what_can_t_win_is_deleted_and_then_what_can_be_computed_again(tmp_path:
     use = tidy(files, trials, {1}, 200 * 1024)
     assert "the disk quota is used up" in str(use.full)
     assert {file.name for file in files.files()} == {name for name in left if not name.startswith("stages")}
+
+
+def test_what_a_killed_worker_left_half_written_is_deleted(tmp_path: Path) -> None:
+    files = FileStore(str(tmp_path), min_free_bytes=0)
+    old, new = "artifacts/trial-0/delta.safetensors.7.partial", "stages/a.safetensors.8.partial"
+    for name in (old, new):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"half")
+    two_hours_ago = time.time() - 7200
+    os.utime(tmp_path / old, (two_hours_ago, two_hours_ago))
+    assert tidy(files, [], (), None).used_bytes == 4
+    assert [file.name for file in files.files()] == [new]
 
 
 @pytest.fixture

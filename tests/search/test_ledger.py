@@ -1,17 +1,22 @@
 """What the ledger writes is what happened, whatever storage fixture holds the study."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
+from promptgraft.search.budget import Limits, compute_seconds
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.ranking import best_trial
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study_file import EngineSection
+from promptgraft.search.tune_join import FINISHED, StudySearcher
 from promptgraft.spaces import Candidate, Categorical, Float, SearchSpace, StudyFacts, Template, Verbalizer
 
 FACTS = StudyFacts(n_layers=6, has_head=True, has_source=True)
@@ -239,6 +244,42 @@ def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(tmp_path: Pat
     assert book.report(asked.number, 0, 0.5, final=False)
     assert not book.live
     assert book.counts() == {"FAIL": 1, "WAITING": 1}
+
+
+def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    started = book.frozen(asked.number).datetime_start
+    assert started is not None
+    with book.storage.engine.begin() as connection:
+        times = sqlalchemy.text("SELECT heartbeat FROM trial_heartbeats").columns(heartbeat=sqlalchemy.DateTime)
+        beat = connection.execute(times).scalar_one()
+        for table, column, moment in (
+            ("trials", "datetime_start", started - timedelta(days=1)),
+            ("trial_heartbeats", "heartbeat", beat - timedelta(days=1) + timedelta(seconds=40)),
+        ):
+            change = sqlalchemy.text(f"UPDATE {table} SET {column} = :moment")
+            connection.execute(change.bindparams(sqlalchemy.bindparam("moment", moment, sqlalchemy.DateTime)))
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 1
+    used = compute_seconds(other.trials, time.time())
+    assert used == pytest.approx(40, abs=2), "to the second of the database's clock"
+
+
+def test_searching_goes_on_when_the_last_trial_s_end_made_room(tmp_path: Path) -> None:
+    searcher = StudySearcher(ledger(tmp_path), Limits(5), seed=0)
+    searcher.disk_full = "the disk quota is used up"
+    assert searcher.suggest("a") == FINISHED
+
+    def look() -> None:
+        searcher.disk_full = None
+
+    searcher.look_at_disk = look
+    assert isinstance(searcher.suggest("b"), dict)
+    searcher.disk_full = "the disk quota is used up"
+    assert searcher.suggest("c") is None, "one trial is live, and may free its checkpoint"
 
 
 def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_too(tmp_path: Path) -> None:

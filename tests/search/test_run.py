@@ -291,6 +291,34 @@ def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, t
     assert not worker.is_running()
 
 
+def test_what_runs_at_the_end_of_the_time_is_stopped_and_queued_again(write_study: WriteStudy, tmp_path: Path) -> None:
+    endless = space(learning_rate=[1e-4, 1e-3], steps=10**6)
+    path = write_study(space=endless, pruner="none", budget={"trials": 9, "timeout": "40s", "reserve": 0})
+    outcome = run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=2))
+    assert outcome.ended_because == "the time is up: 40s"
+    assert outcome.states == {"FAIL": 2, "WAITING": 2}
+    trials = load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).get_trials()
+    assert [trial.user_attrs["cause"] for trial in trials[:2]] == ["the time is up: 40s"] * 2
+    assert all(trial.user_attrs["interrupted"] and trial.intermediate_values for trial in trials[:2])
+
+
+def test_status_tells_what_a_killed_driver_left(write_study: WriteStudy, tmp_path: Path) -> None:
+    from promptgraft.search.status import status, status_lines
+
+    endless = space(learning_rate=[1e-4, 1e-3], steps=10**6)
+    process, folder = _start(write_study(space=endless, pruner="none"), tmp_path, trials=3)
+    _wait_for_trials(folder, 0, process)
+    study = load_existing("tiny", folder.storage_url())
+    assert status(study)["drivers"] == 1
+    process.kill()
+    process.communicate(timeout=60)
+    summary = status(study)
+    left = summary["orphans"]
+    assert left in (1, 2)
+    assert (summary["drivers"], summary["states"], summary["seconds"]) == (0, {"RUNNING": left}, 0)
+    assert f"none at work; {left} RUNNING left by one that died" in "\n".join(status_lines(summary))
+
+
 def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
     from promptgraft.search.status import status
 
