@@ -100,6 +100,7 @@ def test_an_edit_that_changes_what_results_mean_is_refused(
     assert "edits" not in stored.user_attrs
 
 
+@pytest.mark.slow
 def test_new_study_runs_the_edited_file_beside_the_old_study(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,7 +190,11 @@ def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     raise AssertionError("no Ray worker was seen")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "SIGTERM", "kill -9"])
+@pytest.mark.parametrize(
+    "stop",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    ids=["ctrl-c", "SIGTERM", "kill -9"],
+)
 def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
     """Nothing finished is lost, nothing is left RUNNING, and what was cut off is run again."""
     path = write_study(space=space(learning_rate=[1e-4, 1e-3], steps=[60, 80]), pruner="none")
@@ -224,6 +228,7 @@ def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: si
     assert len(set(keys)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "cause", "counted"),
     [
@@ -252,6 +257,7 @@ def test_a_lost_worker_s_trial_is_run_again(
     assert again.user_attrs["times_lost"] == int(counted)
 
 
+@pytest.mark.slow
 def test_a_killed_long_trial_goes_on_from_its_checkpoint(write_study: WriteStudy, tmp_path: Path) -> None:
     """And ends, bit for bit, as the objective alone does."""
     path = write_study(
@@ -275,6 +281,7 @@ def test_a_killed_long_trial_goes_on_from_its_checkpoint(write_study: WriteStudy
     assert alone.value == trial.value
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, tmp_path: Path) -> None:
     """A stopped process is as hung as can be: it doesn't even answer Ray."""
     path = write_study(space=LONG, pruner="none", budget={"trials": 3, "trial_timeout": "20s"})
@@ -291,6 +298,7 @@ def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, t
     assert not worker.is_running()
 
 
+@pytest.mark.slow
 def test_what_runs_at_the_end_of_the_time_is_stopped_and_queued_again(write_study: WriteStudy, tmp_path: Path) -> None:
     endless = space(learning_rate=[1e-4, 1e-3], steps=10**6)
     path = write_study(space=endless, pruner="none", budget={"trials": 9, "timeout": "40s", "reserve": 0})
