@@ -133,7 +133,6 @@ class Driver:
         self.ledger = ledger
         self.progress = progress
         self.limits = limits
-        self.wanted = limits.trials
         self.concurrent = 1
         self._foretell_at = 0.0
         self.files = options.folder.files()
@@ -142,8 +141,8 @@ class Driver:
         """Run until the searcher has nothing more to start, or a signal comes."""
         self._show()
         self._rank()
-        if self.ledger.finished >= self.wanted:
-            return self._outcome(f"all {self.wanted} trials are finished")
+        if self.ledger.finished >= self.limits.trials:
+            return self._outcome(f"all {self.limits.trials} trials are finished")
         prepare_environment(self.options.address)
         from promptgraft.search.tune_join import StudySearcher
 
@@ -286,7 +285,7 @@ class Driver:
             self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
     def _outcome(self, ended_because: str | None) -> RunOutcome:
-        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.wanted, ended_because)
+        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.limits.trials, ended_because)
 
     def _places(self, total: Mapping[str, float]) -> int:
         """Return how many trials fit at a time, or fewer if the options say so."""

@@ -27,11 +27,9 @@ from tests.bench.studies import write_small_study
 REPORTS, CONCURRENT = 5, 2
 
 
-def ours(trials: int, folder: Path) -> list[float]:
-    """The whole driver of `promptgraft run`, with a trial that does nothing."""
+def _nothing(reported: Callable[[int], dict[str, Any]]) -> type:
+    """Return a trial that does nothing but say `reported(1)`, `reported(2)`, ..."""
     from ray import tune
-
-    from promptgraft.search.reports import Report
 
     class Nothing(tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:
@@ -43,13 +41,23 @@ def ours(trials: int, folder: Path) -> list[float]:
 
         def step(self) -> dict[str, Any]:
             self.reports += 1
-            final = self.reports == REPORTS
-            value = self.reports / 10
-            return {"report": Report(self.reports, value, {"loss": 0.5}, final=final, summary={"value": value})}
+            return reported(self.reports)
+
+    return Nothing
+
+
+def ours(trials: int, folder: Path) -> list[float]:
+    """The whole driver of `promptgraft run`, with a trial that does nothing."""
+    from promptgraft.search.reports import Report
+
+    def reported(reports: int) -> dict[str, Any]:
+        value = reports / 10
+        summary = {"value": value}
+        return {"report": Report(reports, value, {"loss": 0.5}, final=reports == REPORTS, summary=summary)}
 
     class EmptyDriver(Driver):
         def trainable(self) -> object:
-            return Nothing
+            return _nothing(reported)
 
         def finishing(self, number: int, reports: list[Report]) -> None:
             """Write no note: there is no candidate's prompt to show."""
@@ -71,17 +79,8 @@ def stock(trials: int, folder: Path, *, reuse: bool) -> list[float]:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    class Nothing(tune.Trainable):  # type: ignore[misc]
-        def setup(self, config: dict[str, Any]) -> None:
-            self.reset_config(config)
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.reports = 0
-            return True
-
-        def step(self) -> dict[str, Any]:
-            self.reports += 1
-            return {"value": self.reports / 10, "done": self.reports == REPORTS}
+    def reported(reports: int) -> dict[str, Any]:
+        return {"value": reports / 10, "done": reports == REPORTS}
 
     ends = folder / "ends"  # A file, since Ray runs a copy of the callback.
 
@@ -93,7 +92,7 @@ def stock(trials: int, folder: Path, *, reuse: bool) -> list[float]:
     ray.init(address="local", num_cpus=CONCURRENT, include_dashboard=False, log_to_driver=False)
     space = {"x": tune.uniform(0, 1), "y": tune.randint(0, 9), "z": tune.choice(["a", "b"]), "w": tune.uniform(0, 1)}
     tuner = tune.Tuner(
-        tune.with_resources(Nothing, {"cpu": 1}),
+        tune.with_resources(_nothing(reported), {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(metric="value", mode="max"),
