@@ -126,7 +126,7 @@ def run(
     typer.echo(f"ended: {outcome.ended_because}")
     if progress.best is not None:
         typer.echo(f"best: trial {progress.best[0]}, validation {loaded.file.metric} {progress.best[1]:.4f}")
-    if outcome.finished < outcome.wanted and ("failed" in outcome.ended_because or "disk" in outcome.ended_because):
+    if outcome.needs_help:
         raise typer.Exit(1)
 
 

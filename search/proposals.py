@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -71,6 +72,7 @@ class Proposals:
         self.seed = seed
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(direction=direction)
+        self._common = IntersectionSearchSpace(include_pruned=True)
 
     def learn(self, trial: FrozenTrial) -> None:
         """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
@@ -101,7 +103,7 @@ class Proposals:
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
             seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
             if attempt < SAMPLER_ATTEMPTS:
-                self._copy.sampler = build_sampler(self.sampler.name, self.sampler.options, seed)
+                self._copy.sampler = self._sampler(seed)
             else:
                 self._copy.sampler = RandomSampler(seed=seed)
             proposal = self._ask()
@@ -109,6 +111,13 @@ class Proposals:
                 return proposal
             self.told(proposal, TrialState.FAIL, None)
         return None
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        sampler = build_sampler(self.sampler.name, self.sampler.options, seed)
+        if isinstance(sampler, TPESampler):
+            # What the trials have in common: told anew, it takes a look at each of them again, for every draw.
+            sampler._search_space = self._common
+        return sampler
 
     def fixed(self, params: Mapping[str, Any]) -> Proposal:
         """Propose given parameter values; those that are missing are drawn at random."""

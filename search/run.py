@@ -66,12 +66,14 @@ class RunOutcome:
         finished: Trials that are COMPLETE or PRUNED.
         wanted: How many were wanted.
         ended_because: Why no further trial started; None if the run was interrupted.
+        needs_help: Whether that is something that someone has to look into.
     """
 
     states: dict[str, int]
     finished: int
     wanted: int
     ended_because: str | None
+    needs_help: bool = False
 
 
 def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
@@ -159,7 +161,7 @@ class Driver:
         self._tidy(searcher)
         if searcher.fatal is not None:
             raise searcher.fatal
-        return self._outcome(ended_because if ended_because or not interrupted else None)
+        return self._outcome(ended_because if ended_because or not interrupted else None, searcher.needs_help)
 
     def _live_ids(self) -> list[int]:
         return [live.trial_id for live in list(self.ledger.live.values())]
@@ -284,8 +286,8 @@ class Driver:
             places = self.concurrent + others
             self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
-    def _outcome(self, ended_because: str | None) -> RunOutcome:
-        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.limits.trials, ended_because)
+    def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
+        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.limits.trials, ended_because, needs_help)
 
     def _places(self, total: Mapping[str, float]) -> int:
         """Return how many trials fit at a time, or fewer if the options say so."""

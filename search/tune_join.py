@@ -68,12 +68,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         reached = self.limits.reached(self.ledger.trials, time.time())
         if reached is not None:
             return reached
-        rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
-        if rate > allowed:
+        if self._fails_too_often:
+            rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
             return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
         if self.ledger.exhausted:
             return "the space holds no candidate that was not tried"
         return self.disk_full
+
+    @property
+    def needs_help(self) -> bool:
+        """Whether it ended for a reason that someone has to look into, rather than by its budget."""
+        return self.ledger.finished < self.limits.trials and (self._fails_too_often or self.disk_full is not None)
+
+    @property
+    def _fails_too_often(self) -> bool:
+        return self.ledger.failure_rate > self.limits.max_failure_rate
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         """Return the next trial's configuration; None while live trials may still fail, or fill their places."""

@@ -64,6 +64,11 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
         """Note when a worker took up a trial."""
         self._running[int(trial.config["number"])] = (time.monotonic(), trial)
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Forget Ray's statistics of a trial: they are kept to the end, 50 kB a trial, and nobody reads them."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
         """Look after things, once a second; Ray calls this many times a second."""
         now = time.monotonic()
