@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from promptgraft.objectives.soft_prompts import PromptedStack
+from promptgraft.objectives.layers import LayerStack
+from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
 from promptgraft.spaces.registry import Registry
@@ -23,15 +24,23 @@ class Batch:
         input_ids: Token ids, shape (rows, tokens).
         lengths: Tokens of each row, shape (rows,).
         labels: Index of each row's label among its task's labels, shape (rows,).
+        known: What the frozen layers make of the prompts, if that was computed before.
     """
 
     input_ids: Tensor
     lengths: Tensor
     labels: Tensor
+    known: Known | None = None
 
 
 class Reader(nn.Module, ABC):
-    """Reads one logit per label off a backbone's hidden states; may hold trainable weights."""
+    """Reads one logit per label off a backbone's hidden states; may hold trainable weights.
+
+    Attributes:
+        continues: Whether it lets the stack see tokens of a label word behind the prompt.
+    """
+
+    continues = False
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:
@@ -60,6 +69,7 @@ class Backbone(ABC):
         auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
         stack: The part that turns token embeddings into last hidden states.
+        layers: That part, layer by layer.
     """
 
     family: ClassVar[str]
@@ -78,6 +88,8 @@ class Backbone(ABC):
             name: value.detach().clone() for name, value in self.model.named_parameters()
         }
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
+        self.layers = LayerStack(self.stack, self._layers_prefix, causal=not self.has_head)
+        self._frozen_layers = 0
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and spec.max_tokens > limit:
             raise InvalidInputError(f"max_tokens is {spec.max_tokens}, but {spec.path} reads at most {limit} tokens")
@@ -130,12 +142,6 @@ class Backbone(ABC):
         return int(self.model.config.num_hidden_layers)
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The transformer layers, lowest first."""
-        found: nn.ModuleList = self.stack.get_submodule(self._layers_prefix)
-        return list(found)
-
-    @property
     def embeddings(self) -> Tensor:
         """The input embedding matrix, shape (vocabulary, hidden)."""
         matrix: Tensor = self.model.get_input_embeddings().weight
@@ -151,7 +157,14 @@ class Backbone(ABC):
                 parameter.copy_(self._pristine[name])
                 parameter.grad = None
                 parameter.requires_grad_(True)
+        self._frozen_layers = 0
         self.model.eval()
+
+    def train(self) -> None:
+        """Go into training mode; what is frozen stays as it is when evaluated, without dropout."""
+        self.model.train(self._frozen_layers == 0)
+        for layer in self.layers.layers[self._frozen_layers :]:
+            layer.train()
 
     def freeze(self, frozen_layers: int) -> None:
         """Freeze the embeddings and the lowest layers; all weights if `frozen_layers` is N.
@@ -164,6 +177,7 @@ class Backbone(ABC):
         """
         if not 0 <= frozen_layers <= self.n_layers:
             raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
+        self._frozen_layers = frozen_layers
         layer_names = {f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)}
         in_stack = {id(parameter): name for name, parameter in self.stack.named_parameters()}
         seen_layers = False

@@ -26,6 +26,7 @@ class CausalReader(Reader):
         self.tokenizer = tokenizer
         self._output = [output]  # In a list: its weights belong to the backbone.
         self.words = words
+        self.continues = any(len(word) > 1 for entry in words.values() for word in entry)
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize what stands before the label; the space before it belongs to the label word."""
@@ -63,7 +64,7 @@ class CausalReader(Reader):
             padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
             place = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
             input_ids = padded.scatter(1, place, input_ids.new_tensor(prefix).expand(rows, -1))
-        hidden = stack(input_ids, lengths + len(prefix), lengths)
+        hidden = stack(input_ids, lengths + len(prefix), lengths, batch.known)
         first = lengths + stack.length - 1
         place = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
         read = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))

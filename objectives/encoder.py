@@ -42,7 +42,7 @@ class EncoderReader(Reader):
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
-        hidden = stack(batch.input_ids, batch.lengths, batch.lengths)
+        hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
         features = mean_pool(hidden, batch.lengths, stack.shift)
         rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
         weight = self.weight[rows]

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,18 @@ from torch import Tensor
 
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, text_classification  # noqa: F401
+from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
-from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.objectives.stages import StageStore
+from promptgraft.objectives.stages import StageStore, StageUse
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
-from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update
+from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
 
 
@@ -44,6 +45,7 @@ class Result:
         prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.
         seconds: Wall time of the cycle, evaluations included.
         max_rss_bytes: Largest resident memory of this process so far.
+        stages: What was found in the store of stages, and what was computed.
         resumed_at: Update at which a checkpoint was taken up; 0 if none was.
     """
 
@@ -58,6 +60,7 @@ class Result:
     prompt_tokens: int
     seconds: float
     max_rss_bytes: int
+    stages: StageUse = field(default_factory=StageUse)
     resumed_at: int = 0
 
 
@@ -108,7 +111,10 @@ class Objective:
         self.spec = spec
         self.target, self.source = load_tasks(spec)
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
-        self.stages = StageStore(FileStore(spec.files) if spec.files else None)
+        self.stages = StageStore(FileStore(spec.files), spec.memory_bytes) if spec.files else None
+        parts = {"target": self.target.train, "validation": self.target.validation}
+        self._rows = parts | ({"source": self.source.train} if self.source else {})
+        self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
         source_labels = self.source.labels if self.source else ()
         self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
         self._weights_hash: str | None = None
@@ -155,6 +161,7 @@ class Objective:
         self._run += 1
         this_run = self._run
         candidate = candidate.canonical(self.spec.space.facts)
+        used = self.stages.use if self.stages else StageUse()
         identity = self._identity(candidate, seed) if checkpoint else {}
         saved = checkpoint.load(identity) if checkpoint else None
         model, load_report = self._migrated(candidate, seed)
@@ -175,7 +182,9 @@ class Objective:
             if evaluation.step == candidate.steps:
                 model.load(best.state)
                 result = self._result(model, best, load_report, started)
-                yield replace(evaluation, result=replace(result, resumed_at=saved.content["step"] if saved else 0))
+                used = self.stages.use - used if self.stages else used
+                resumed_at = saved.content["step"] if saved else 0
+                yield replace(evaluation, result=replace(result, stages=used, resumed_at=resumed_at))
                 return
             yield evaluation
             self._check_open(this_run)
@@ -195,8 +204,8 @@ class Objective:
             "max_tokens": self.spec.backbone.max_tokens,
             "candidate": candidate.to_dict(),
             "seed": seed,
-            "target": rows_hash((*self.target.train, *self.target.validation)),
-            "source": rows_hash(self.source.train) if self.source else None,
+            "rows": self._hashes,
+            "stages": self.stages is not None,
             "source_training": asdict(self.spec.source_training),
             "evaluation": [self.spec.evaluate_every, self.spec.evaluation_batch_size, self.spec.metric],
             "device": self.backbone.device.type,
@@ -221,10 +230,10 @@ class Objective:
 
     def _trainer(self, model: PromptedModel, candidate: Candidate, seed: int, saved: Saved | None) -> Trainer:
         """Build what trains on the target, in the saved state if there is one."""
-        target = TrainingData(model.encode(self.target.train), self.target.labels)
+        target = TrainingData(self._encoded(model, "target", seed + 1), self.target.labels)
         source = None
         if candidate.alpha > 0 and self.source is not None:
-            source = TrainingData(model.encode(self.source.train), self.source.labels)
+            source = TrainingData(self._encoded(model, "source", seed), self.source.labels)
         plan = TrainingSettings(
             candidate.steps,
             candidate.batch_size,
@@ -246,6 +255,7 @@ class Objective:
         self.backbone.restore()
         model = self._model(candidate, seed)
         report = migrate(model, state)
+        self._reuse(model, candidate, seed)
         # Dropout starts from the same number whether the source stage was computed or read.
         torch.manual_seed(seed)
         return model, report
@@ -255,13 +265,31 @@ class Objective:
         assert self.source is not None
         source, settings = self.source, self.spec.source_training
         on_source = replace(candidate, soft_prompt=SoftPrompt(), frozen_layers=settings.frozen_layers, alpha=1.0)
+
+        def compute() -> dict[str, Tensor]:
+            self.backbone.restore()
+            model = self._model(on_source, seed)
+            self._reuse(model, on_source, seed)
+            rates = (settings.learning_rate, settings.head_learning_rate)
+            plan = TrainingSettings(candidate.source_steps, settings.batch_size, *rates, alpha=1.0)
+            torch.manual_seed(seed)
+            rows = TrainingData(self._encoded(model, "source", seed), source.labels)
+            deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
+            return model.snapshot(list(model.trainable()))
+
+        return self.stages.get(self._source_key(candidate, seed), compute) if self.stages else compute()
+
+    def _source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
+        """Everything that decides the weights after the source stage, as JSON types."""
+        assert self.source is not None
+        settings = self.spec.source_training
         verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
-        key: dict[str, object] = {
+        return {
             "stage": "source",
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
-            "rows": rows_hash(source.train),
-            "labels": [list(source.labels), list(self.labels)],
+            "rows": self._hashes["source"],
+            "labels": [list(self.source.labels), list(self.labels)],
             "template": self.spec.space.template(candidate.template).text,
             "verbalizer": {label: list(words) for label, words in verbalizer.items()},
             "head": candidate.head,
@@ -272,17 +300,41 @@ class Objective:
             "device": self.backbone.device.type,
         }
 
-        def compute() -> dict[str, Tensor]:
-            self.backbone.restore()
-            model = self._model(on_source, seed)
-            rates = (settings.learning_rate, settings.head_learning_rate)
-            plan = TrainingSettings(candidate.source_steps, settings.batch_size, *rates, alpha=1.0)
-            torch.manual_seed(seed)
-            rows = TrainingData(model.encode(source.train), source.labels)
-            deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
-            return model.snapshot(list(model.trainable()))
+    def _reuse(self, model: PromptedModel, candidate: Candidate, seed: int) -> None:
+        """Let a model take from the store what its frozen layers make of the rows."""
+        reuse = model.reuse()
+        if self.stages is None or reuse is None:
+            return
+        base = self.spec.source_training.frozen_layers if self.source else 0
 
-        return self.stages.get(key, compute)
+        def weights(depth: int) -> dict[str, object]:
+            trained = candidate.source_steps > 0 and depth > base
+            return {
+                "backbone": self._backbone_hash(),
+                "source": self._source_key(candidate, seed) if trained else None,
+                "device": self.backbone.device.type,
+            }
+
+        model.activations = Activations(self.stages, self.backbone.layers, reuse, base, weights)
+
+    def _encoded(self, model: PromptedModel, part: str, seed: int | None = None) -> list[EncodedRow]:
+        """Return the token ids of rows; those trained on are laid out in the order in which they are drawn."""
+        rows = self._rows[part]
+        if self.stages is None:
+            return model.encode(rows)
+        key = {
+            "stage": "encoded",
+            "backbone": self._backbone_hash(),
+            "max_tokens": self.spec.backbone.max_tokens,
+            "template": model.template.text,
+            "rows": self._hashes[part],
+        }
+        encoded = EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows))))
+        if model.activations is not None:
+            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+            order = by_length if seed is None else first_epoch(len(encoded), seed)
+            model.activations.add([row.ids for row in encoded], order)
+        return encoded
 
     def _model(self, candidate: Candidate, seed: int) -> PromptedModel:
         space = self.spec.space
@@ -299,7 +351,7 @@ class Objective:
         self, model: PromptedModel, trainer: Trainer, *, first: bool
     ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
         """Train, and evaluate on the way; before the first update too if `first`."""
-        validation = model.encode(self.target.validation)
+        validation = self._encoded(model, "validation")
         batch_size = self.spec.evaluation_batch_size
         updates: list[Update] = []
 

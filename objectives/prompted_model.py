@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
 from promptgraft.objectives.tasks import Row
@@ -22,6 +23,22 @@ class EncodedRow:
     ids: tuple[int, ...]
     label: int
 
+    @classmethod
+    def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
+        """Put rows into tensors: `ids` of all rows in one, `lengths` and `labels` of shape (rows,)."""
+        return {
+            "ids": torch.tensor([token for row in rows for token in row.ids], dtype=torch.int32),
+            "lengths": torch.tensor([len(row.ids) for row in rows], dtype=torch.int32),
+            "labels": torch.tensor([row.label for row in rows], dtype=torch.int32),
+        }
+
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor]) -> "list[EncodedRow]":
+        """Take rows out of tensors; see `pack`."""
+        pieces = tensors["ids"].split(tensors["lengths"].tolist())
+        labels = tensors["labels"].tolist()
+        return [cls(tuple(ids.tolist()), label) for ids, label in zip(pieces, labels, strict=True)]
+
 
 class PromptedModel:
     """Scores the labels of rendered prompts; owns the trainable weights of one trial.
@@ -33,6 +50,9 @@ class PromptedModel:
         verbalizer: The candidate's verbalizer, if it uses one.
         labels: Labels of both tasks.
         seed: Seed of what is initialised at random.
+
+    Attributes:
+        activations: What is known of rows that were encoded; everything is computed if None.
 
     Raises:
         InvalidInputError: If the backbone can't do what the candidate asks.
@@ -50,6 +70,7 @@ class PromptedModel:
         self.backbone = backbone
         self.candidate = candidate
         self.template = template
+        self.activations: Activations | None = None
         self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
@@ -59,7 +80,7 @@ class PromptedModel:
             vectors = initial_vectors(soft.init, soft.length, backbone.embeddings, word_ids, seed)
             self._check_room(soft.length)
         backbone.freeze(candidate.frozen_layers)
-        self.stack = attach(soft, vectors, backbone.stack, backbone.layers, not backbone.has_head)
+        self.stack = attach(soft, vectors, backbone.layers)
 
     def _check_room(self, length: int) -> None:
         limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
@@ -68,6 +89,17 @@ class PromptedModel:
                 f"soft_prompt.length {length} and max_tokens {text} make {length + text} positions, but "
                 f"{self.backbone.spec.path} has {limit}; shorten one of them"
             )
+
+    def reuse(self) -> Reuse | None:
+        """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
+        frozen, entry = self.candidate.frozen_layers, self.stack.entry
+        if self.stack.shift or not frozen:
+            return None
+        below = frozen if entry is None else min(entry, frozen)
+        if self.backbone.layers.causal:
+            # Nothing behind the text changes it at any layer; what stands there needs its keys and values.
+            return Reuse(frozen, 0 if self.reader.continues else below)
+        return Reuse(below, below) if below else None
 
     def attached(self) -> dict[str, nn.Parameter]:
         """The trainable weights that the migration attaches, by name."""
@@ -145,7 +177,8 @@ class PromptedModel:
         for index, row in enumerate(rows):
             input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
         labels = torch.tensor([row.label for row in rows])
-        return Batch(input_ids.to(device), lengths.to(device), labels.to(device))
+        known = self.activations.known([row.ids for row in rows]) if self.activations else None
+        return Batch(input_ids.to(device), lengths.to(device), labels.to(device), known)
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score a batch; shape (rows, len(labels))."""

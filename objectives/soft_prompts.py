@@ -6,14 +6,16 @@ LM's text independent of the prompt, and `layer K` (late prompt tuning; Liu et a
 leaves everything below layer K independent of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
+from promptgraft.objectives.layers import KeysValues, LayerStack
 from promptgraft.spaces import SoftPrompt
 
 
@@ -38,55 +40,119 @@ def initial_vectors(init: str, length: int, embeddings: Tensor, word_ids: Sequen
     return embeddings.detach()[ids.to(embeddings.device)].clone()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the frozen layers make of a batch's text, which no soft prompt changes.
+
+    Attributes:
+        depth: The layer that `hidden` enters; their number where it holds the last hidden states.
+        hidden: Shape (rows, tokens, hidden), padded on the right.
+        past: Layer -> keys and values of the text, in causal LMs; for the layers below `depth` that tokens behind
+            the text have to pass.
+    """
+
+    depth: int
+    hidden: Tensor
+    past: Mapping[int, KeysValues]
+
+
 class PromptedStack(nn.Module):
     """A backbone's stack with no soft prompt; the base of those with one.
 
     Attributes:
         length: Number of vectors in front of the label.
         shift: How far the prompt moves the text's own tokens to the right.
+        entry: The layer up to which the text doesn't depend on the prompt; None where it never does.
     """
 
     length = 0
     shift = 0
+    entry: Any = None  # int | None
 
-    def __init__(self, stack: Any, causal: bool) -> None:
+    def __init__(self, layers: LayerStack) -> None:
         super().__init__()
-        self._stack = [stack]  # In a list: its weights belong to the backbone, not to this module.
-        self.causal = causal
+        self._layers = [layers]  # In a list: its weights belong to the backbone, not to this module.
 
     @property
-    def stack(self) -> Any:
+    def layers(self) -> LayerStack:
         """The pretrained stack."""
-        return self._stack[0]
+        return self._layers[0]
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
         """Run the stack.
 
         Args:
             input_ids: Token ids, padded on the right, shape (rows, tokens).
             lengths: Tokens of each row, shape (rows,).
             insert_at: Where in each row a prompt after the text goes, shape (rows,).
+            known: What is known of the tokens before `insert_at`; all is computed if None.
 
         Returns:
             Last hidden states, shape (rows, tokens + length, hidden). Token i of a row stands at i + shift
-            before `insert_at`, and at i + length from there on.
+            before `insert_at`, and at i + length from there on. Where they are known, those before `insert_at`
+            may be left out, as zeros, if the prompt or a label word stands behind them.
         """
-        return self._last_hidden(input_ids=input_ids, attention_mask=self._mask(lengths, input_ids.shape[1]))
+        layers, width = self.layers, input_ids.shape[1]
+        if known is None:
+            return layers.run(input_ids=input_ids, attention_mask=layers.mask(lengths, width))
+        if width > known.hidden.shape[1]:
+            return self._continue(known, input_ids, insert_at)
+        if known.depth == len(layers):
+            return known.hidden
+        return layers.run(known.depth, None, known.hidden, attention_mask=layers.mask(lengths, width))
 
-    def _mask(self, lengths: Tensor, width: int) -> Tensor | None:
-        # Behind a causal mask no token sees the padding on its right.
-        return None if self.causal else (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
+    def _enters(self, below: Tensor) -> Tensor:
+        """Put the prompt in front of the new tokens; there is none here."""
+        return below
 
-    def _last_hidden(self, **inputs: Any) -> Tensor:
-        hidden: Tensor = self.stack(**inputs).last_hidden_state
-        return hidden
+    def _continue(self, known: Known, input_ids: Tensor, insert_at: Tensor) -> Tensor:
+        """Run only what stands behind the text: soft prompt, then the tokens of a label word; causal LMs only."""
+        layers, text = self.layers, known.hidden.shape[1]
+        rows, behind = len(input_ids), input_ids.shape[1] - text
+        place = insert_at[:, None] + torch.arange(self.length + behind, device=input_ids.device)
+        word = input_ids.gather(1, place[:, :behind]) if behind else input_ids[:, :0]
+        entry = known.depth if self.entry is None or not self.length else min(self.entry, known.depth)
+        first = 0 if behind else entry
+        new = torch.cat([known.hidden.new_zeros(rows, self.length, known.hidden.shape[2]), layers.embed(word)], dim=1)
+        for begin, end in ((first, entry), (entry, known.depth)):
+            if self.length and begin == self.entry:
+                new = self._enters(new)
+            if begin < end:
+                mask = self._mask_behind(insert_at, text, new, unseen=self.length if end == entry else 0)
+                past = layers.past({layer: known.past[layer] for layer in range(begin, end)})
+                new = layers.run(
+                    begin, end, new, position_ids=place, attention_mask=mask, past_key_values=past, use_cache=True
+                )
+        whole = torch.cat([known.hidden, known.hidden.new_zeros(rows, new.shape[1], new.shape[2])], dim=1)
+        whole = whole.scatter(1, place[..., None].expand_as(new), new)
+        if known.depth == len(layers):
+            return whole
+        return self._run_above(known.depth, whole, insert_at, behind)
+
+    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int) -> Tensor:
+        """Run the layers above the frozen ones on text and all that stands behind it."""
+        lengths = insert_at + self.length + behind
+        return self.layers.run(first, None, hidden, attention_mask=self.layers.mask(lengths, hidden.shape[1]))
+
+    def _mask_behind(self, insert_at: Tensor, text: int, new: Tensor, unseen: int) -> Tensor:
+        """Let new tokens see the text and each other, the first few aside; (rows, 1, new tokens, text + new tokens)."""
+        count = new.shape[1]
+        seen = torch.ones(count, count, dtype=torch.bool, device=new.device).tril()
+        seen[:, :unseen] = False
+        before = torch.arange(text, device=new.device) < insert_at[:, None]
+        return additive(
+            torch.cat([before[:, None].expand(-1, count, -1), seen.expand(len(new), -1, -1)], dim=2)[:, None], new.dtype
+        )
 
 
 class PrefixPrompt(PromptedStack):
     """A soft prompt before the text, by PEFT's prompt tuning."""
 
-    def __init__(self, stack: Any, causal: bool, vectors: Tensor) -> None:
-        super().__init__(stack, causal)
+    entry = 0
+
+    def __init__(self, layers: LayerStack, vectors: Tensor) -> None:
+        super().__init__(layers)
+        stack = layers.stack
         self.length = self.shift = len(vectors)
         config = PromptTuningConfig(
             task_type="FEATURE_EXTRACTION",
@@ -105,9 +171,9 @@ class PrefixPrompt(PromptedStack):
             embedding.weight.copy_(vectors)
         self.weight: nn.Parameter = embedding.weight
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor) -> Tensor:  # noqa: ARG002
-        """Run the stack behind the prompt; see `PromptedStack`."""
-        mask = self._mask(lengths, input_ids.shape[1])
+    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:  # noqa: ARG002
+        """Run the stack behind the prompt; see `PromptedStack`. Every token sees the prompt, so nothing is known."""
+        mask = self.layers.mask(lengths, input_ids.shape[1])
         hidden: Tensor = self._peft[0](input_ids=input_ids, attention_mask=mask).last_hidden_state
         return hidden
 
@@ -116,54 +182,77 @@ class InsertedPrompt(PromptedStack):
     """A soft prompt after the text, entering with the embeddings or at a layer.
 
     Args:
-        stack: The pretrained stack.
-        causal: Whether it is a causal LM's.
+        layers: The pretrained stack.
         vectors: First values, shape (length, hidden).
-        layers: The stack's layers.
         layer: Layer at which the prompt enters; None with the embeddings.
     """
 
-    def __init__(
-        self, stack: Any, causal: bool, vectors: Tensor, layers: Sequence[nn.Module], layer: int | None
-    ) -> None:
-        super().__init__(stack, causal)
+    def __init__(self, layers: LayerStack, vectors: Tensor, layer: int | None) -> None:
+        super().__init__(layers)
         self.length = len(vectors)
         self.weight = nn.Parameter(vectors.clone())
-        self._layers = list(layers)
-        self._layer = layer
+        self.entry: int = layer or 0
+        self._late = layer is not None
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
         """Run the stack around the prompt; see `PromptedStack`."""
+        layers = self.layers
+        if known is not None and layers.causal:
+            return self._continue(known, input_ids, insert_at)
+        slot, token = self._places(input_ids, insert_at)
+        width = slot.shape[1]
+        if known is None:
+            hidden = layers.embed(input_ids.gather(1, token).masked_fill(slot, 0))
+        else:
+            hidden = known.hidden.gather(1, token[..., None].expand(-1, -1, known.hidden.shape[2]))
+        if not self._late:
+            hidden = torch.where(slot[..., None], self._vectors(slot, insert_at, hidden.dtype), hidden)
+            return layers.run(hidden=hidden, attention_mask=layers.mask(lengths + self.length, width))
+        return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length)
+
+    def _enters(self, below: Tensor) -> Tensor:
+        vectors = self.weight.to(below.dtype).expand(len(below), -1, -1)
+        return torch.cat([vectors, below[:, self.length :]], dim=1)
+
+    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int) -> Tensor:
+        if self.entry < first or not self._late:
+            return super()._run_above(first, hidden, insert_at, behind)
+        position = torch.arange(hidden.shape[1], device=hidden.device)
+        offset = position - insert_at[:, None]
+        slot = (offset >= 0) & (offset < self.length)
+        return self._run_late(first, hidden, slot, insert_at, insert_at + self.length + behind)
+
+    def _places(self, input_ids: Tensor, insert_at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the prompt stands and which token stands elsewhere; both of shape (rows, tokens + length)."""
         width = input_ids.shape[1] + self.length
         position = torch.arange(width, device=input_ids.device).expand(len(input_ids), width)
         offset = position - insert_at[:, None]
-        slot = (offset >= 0) & (offset < self.length)
         token = torch.where(offset >= self.length, position - self.length, position)
-        embedded = self.stack.get_input_embeddings()(
-            input_ids.gather(1, token.clamp(max=input_ids.shape[1] - 1).masked_fill(slot, 0))
-        )
-        vectors = self.weight[offset.clamp(0, self.length - 1)].to(embedded.dtype)
-        if self._layer is None:
-            embedded = torch.where(slot[..., None], vectors, embedded)
-            return self._last_hidden(inputs_embeds=embedded, attention_mask=self._mask(lengths + self.length, width))
-        embedded = embedded.masked_fill(slot[..., None], 0.0)
-        visible = position < (lengths + self.length)[:, None]
-        above = self._additive_mask(visible, embedded.dtype)
-        below = self._additive_mask(visible & ~slot, embedded.dtype)
-        with self._entering(self._layer, vectors, slot, above):
-            return self._last_hidden(inputs_embeds=embedded, attention_mask=below)
+        return (offset >= 0) & (offset < self.length), token.clamp(max=input_ids.shape[1] - 1)
 
-    def _additive_mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
+    def _vectors(self, slot: Tensor, insert_at: Tensor, dtype: torch.dtype) -> Tensor:
+        offset = torch.arange(slot.shape[1], device=slot.device) - insert_at[:, None]
+        return self.weight[offset.clamp(0, self.length - 1)].to(dtype)
+
+    def _run_late(self, first: int, hidden: Tensor, slot: Tensor, insert_at: Tensor, lengths: Tensor) -> Tensor:
+        """Run from layer `first` on, with the prompt entering at its layer."""
+        hidden = hidden.masked_fill(slot[..., None], 0.0)
+        visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        above, below = self._late_mask(visible, hidden.dtype), self._late_mask(visible & ~slot, hidden.dtype)
+        with self._entering(self._vectors(slot, insert_at, hidden.dtype), slot, above):
+            return self.layers.run(first, None, hidden, attention_mask=below)
+
+    def _late_mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn visible keys, shape (rows, keys), into a mask of shape (rows, 1, queries, keys)."""
         width = visible.shape[1]
         allowed = visible[:, None, None, :].expand(-1, 1, width, width)
-        if self.causal:
+        if self.layers.causal:
             allowed = allowed & torch.ones(width, width, dtype=torch.bool, device=visible.device).tril()
-        return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        return additive(allowed, dtype)
 
     @contextmanager
-    def _entering(self, layer: int, vectors: Tensor, slot: Tensor, mask: Tensor) -> Iterator[None]:
-        """Let the vectors in at `layer`, and make them visible from there on."""
+    def _entering(self, vectors: Tensor, slot: Tensor, mask: Tensor) -> Iterator[None]:
+        """Let the vectors in at their layer, and make them visible from there on."""
 
         def swap(index: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
             def hook(
@@ -172,7 +261,7 @@ class InsertedPrompt(PromptedStack):
                 kwargs: dict[str, Any],
             ) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 hidden, *rest = args
-                if index == layer:
+                if index == self.entry:
                     hidden = torch.where(slot[..., None], vectors, hidden)
                 if "attention_mask" in kwargs:
                     return (hidden, *rest), {**kwargs, "attention_mask": mask}
@@ -182,8 +271,8 @@ class InsertedPrompt(PromptedStack):
 
         handles = [
             module.register_forward_pre_hook(swap(index), with_kwargs=True)
-            for index, module in enumerate(self._layers)
-            if index >= layer
+            for index, module in enumerate(self.layers.layers)
+            if index >= self.entry
         ]
         try:
             yield
@@ -192,20 +281,21 @@ class InsertedPrompt(PromptedStack):
                 handle.remove()
 
 
-def attach(
-    soft_prompt: SoftPrompt, vectors: Tensor, stack: Any, layers: Sequence[nn.Module], causal: bool
-) -> PromptedStack:
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask of what may be seen into one that is added to attention scores."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def attach(soft_prompt: SoftPrompt, vectors: Tensor, layers: LayerStack) -> PromptedStack:
     """Put a soft prompt on a stack.
 
     Args:
         soft_prompt: Length and place.
         vectors: First values, shape (length, hidden).
-        stack: The pretrained stack.
-        layers: Its layers.
-        causal: Whether it is a causal LM's.
+        layers: The pretrained stack.
     """
     if not soft_prompt.length:
-        return PromptedStack(stack, causal)
+        return PromptedStack(layers)
     if soft_prompt.place == "prefix":
-        return PrefixPrompt(stack, causal, vectors)
-    return InsertedPrompt(stack, causal, vectors, layers, soft_prompt.layer)
+        return PrefixPrompt(layers, vectors)
+    return InsertedPrompt(layers, vectors, soft_prompt.layer)

@@ -56,6 +56,7 @@ class ObjectiveSpec:
         source_training: Settings of the source stage.
         split_seed: Seed of the splits.
         files: Folder or URL of the study's files; None computes every stage afresh.
+        memory_bytes: Stages that a worker keeps in memory.
     """
 
     backbone: BackboneSpec
@@ -68,6 +69,7 @@ class ObjectiveSpec:
     source_training: SourceTraining = SourceTraining()
     split_seed: int = 0
     files: str | None = None
+    memory_bytes: int = 2 * 2**30
 
     @property
     def direction(self) -> Direction:

@@ -107,7 +107,7 @@ class Trainer:
         """
         while self.step < self.settings.steps:
             optimizer, schedule = self._engine
-            self.model.backbone.model.train()
+            self.model.backbone.train()
             source_nll = _nll(self.model, self.source, self._source_batches)
             target_nll = _nll(self.model, self.target, self._target_batches)
             loss = _combine(source_nll, target_nll, self.settings.alpha)
@@ -142,6 +142,12 @@ class Trainer:
             entries.setdefault(int(index), {})[name] = value
         optimizer, _ = self._engine
         optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+
+
+def first_epoch(n_rows: int, seed: int) -> list[int]:
+    """Return the order in which `batches` draws the rows for the first time."""
+    order: list[int] = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
 
 
 def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:

@@ -91,9 +91,8 @@ def test_a_prefix_equals_peft_s_where_both_can(backbone: Backbone) -> None:
     backbone.restore()
     batch = build(backbone).batch(build(backbone).encode(ROWS))
     vectors = backbone.embeddings.detach()[5:9].clone()
-    causal = not backbone.has_head
-    peft = PrefixPrompt(backbone.stack, causal, vectors)
-    ours = InsertedPrompt(backbone.stack, causal, vectors, backbone.layers, None)
+    peft = PrefixPrompt(backbone.layers, vectors)
+    ours = InsertedPrompt(backbone.layers, vectors, None)
     start = torch.zeros_like(batch.lengths)
     outputs, gradients = [], []
     for stack in (peft, ours):
@@ -117,14 +116,14 @@ def test_a_prompt_at_layer_k_leaves_everything_below_untouched(backbone: Backbon
         seen[name] = []
         handles = [
             layer.register_forward_pre_hook(lambda _, args: seen[name].append(args[0].detach().clone()))
-            for layer in backbone.layers
+            for layer in backbone.layers.layers
         ]
         stack(batch.input_ids, batch.lengths, batch.lengths)
         for handle in handles:
             handle.remove()
 
-    run("without", PromptedStack(backbone.stack, causal))
-    run("with", InsertedPrompt(backbone.stack, causal, vectors, backbone.layers, 1))
+    run("without", PromptedStack(backbone.layers))
+    run("with", InsertedPrompt(backbone.layers, vectors, 1))
     text = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
     for layer in (0, 1):
         with_prompt = seen["with"][layer][:, : text.shape[1]]
@@ -136,7 +135,7 @@ def test_a_prompt_at_layer_k_leaves_everything_below_untouched(backbone: Backbon
 
 def test_hooks_are_gone_after_a_forward_pass(backbone: Backbone) -> None:
     logits(build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "layer 1")))
-    assert all(not layer._forward_pre_hooks for layer in backbone.layers)
+    assert all(not layer._forward_pre_hooks for layer in backbone.layers.layers)
 
 
 def test_long_fields_are_cut_and_the_template_is_kept(backbone: Backbone) -> None:

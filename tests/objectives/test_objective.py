@@ -57,11 +57,11 @@ def same_delta(first: Result, second: Result) -> bool:
 
 
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
-    """Alone with an empty store, alone without a store, and after five other candidates: equal to the bit."""
+    """Alone with an empty store, with another one, and after five other candidates: equal to the bit."""
     stored = replace(spec, files=str(tmp_path))
     worker = Objective(stored)
     first = worker.evaluate(BASE, 0)
-    alone = Objective(spec).evaluate(BASE, 0)
+    alone = Objective(replace(spec, files=str(tmp_path / "other"))).evaluate(BASE, 0)
     for other in OTHERS:
         worker.evaluate(other, 0)
     half_done = worker.run(OTHERS[0], 0)
@@ -157,10 +157,17 @@ def test_a_damaged_stage_is_computed_again(spec: ObjectiveSpec, tmp_path: Path) 
     stages = tmp_path / "stages"
     worker = Objective(replace(spec, files=str(tmp_path)))
     first = worker.evaluate(BASE, 0)
-    (entry,) = stages.glob("*.safetensors")
-    entry.write_bytes(entry.read_bytes()[:100])
-    assert difference(first, worker.evaluate(BASE, 0)) == 0.0
-    assert entry.stat().st_size > 100
+    sizes = {entry: entry.stat().st_size for entry in stages.glob("*.safetensors")}
+    assert len(sizes) > 3
+    for index, entry in enumerate(sizes):
+        content = bytearray(entry.read_bytes())
+        content[-1 if index % 2 else 200] ^= 1  # A single bit, in the tensors or in the header.
+        entry.write_bytes(content if index % 3 else content[:100])
+    again = Objective(replace(spec, files=str(tmp_path))).evaluate(BASE, 0)
+    assert difference(first, again) == 0.0
+    assert again.stages.misses == len(sizes), "every one is computed again"
+    assert {entry: entry.stat().st_size for entry in sizes} == sizes
+    assert Objective(replace(spec, files=str(tmp_path))).evaluate(BASE, 0).stages.misses == 0
 
 
 def test_the_source_may_have_other_labels(spec: ObjectiveSpec, tmp_path: Path) -> None:
