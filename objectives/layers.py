@@ -69,7 +69,7 @@ class LayerStack:
         """
         cache = DynamicCache(config=self.stack.config)
         output = self.run(first, last, use_cache=True, past_key_values=cache, **inputs)
-        return output, {layer: (cache.layers[layer].keys, cache.layers[layer].values) for layer in range(first, last)}  # type: ignore[dict-item]
+        return output, {layer: (cache.layers[layer].keys, cache.layers[layer].values) for layer in range(first, last)}
 
     def past(self, known: Mapping[int, KeysValues]) -> DynamicCache:
         """Return keys and values in the form that `run` takes as `past_key_values`."""

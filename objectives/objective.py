@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,69 +22,12 @@ from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
+from promptgraft.objectives.results import Evaluation, Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageStore, StageUse
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished cycle leaves behind: the state at its best evaluation.
-
-    Attributes:
-        value: Validation value of the study's metric.
-        step: Update at which it was reached.
-        metrics: All validation metrics there.
-        confusion: True labels (rows) against predicted ones (columns), on validation rows.
-        logits: Validation logits, shape (validation rows, labels).
-        delta: Every weight that may differ from the pretrained backbone's, and every attached one.
-        load_report: What the migration did with each weight.
-        trainable_parameters: Number of weights that the target stage trained.
-        prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.
-        seconds: Wall time of the cycle, evaluations included.
-        max_rss_bytes: Largest resident memory of this process so far.
-        stages: What was found in the store of stages, and what was computed.
-        resumed_at: Update at which a checkpoint was taken up; 0 if none was.
-    """
-
-    value: float
-    step: int
-    metrics: Mapping[str, float]
-    confusion: list[list[int]]
-    logits: npt.NDArray[np.float32]
-    delta: Mapping[str, Tensor]
-    load_report: LoadReport
-    trainable_parameters: int
-    prompt_tokens: int
-    seconds: float
-    max_rss_bytes: int
-    stages: StageUse = field(default_factory=StageUse)
-    resumed_at: int = 0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The target task's metrics at one step.
-
-    Attributes:
-        step: Updates done since the migration.
-        value: The study's metric on validation rows.
-        metrics: All metrics.
-        confusion: True labels (rows) against predicted ones (columns).
-        source_loss: Mean L_s since the evaluation before, in nats; None if the source took no part.
-        target_loss: The same for L_t.
-        result: The outcome, at the last evaluation only.
-    """
-
-    step: int
-    value: float
-    metrics: Mapping[str, float]
-    confusion: list[list[int]]
-    source_loss: float | None
-    target_loss: float | None
-    result: Result | None = None
 
 
 @dataclass

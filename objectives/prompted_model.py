@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,12 @@ class EncodedRow:
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor]) -> "list[EncodedRow]":
         """Take rows out of tensors; see `pack`."""
-        pieces = tensors["ids"].split(tensors["lengths"].tolist())
-        labels = tensors["labels"].tolist()
-        return [cls(tuple(ids.tolist()), label) for ids, label in zip(pieces, labels, strict=True)]
+        ids, ends = tensors["ids"].tolist(), tensors["lengths"].cumsum(0).tolist()
+        spans = pairwise([0, *ends])
+        return [
+            cls(tuple(ids[start:end]), label)
+            for (start, end), label in zip(spans, tensors["labels"].tolist(), strict=True)
+        ]
 
 
 class PromptedModel:

@@ -56,7 +56,7 @@ class ObjectiveSpec:
         source_training: Settings of the source stage.
         split_seed: Seed of the splits.
         files: Folder or URL of the study's files; None computes every stage afresh.
-        memory_bytes: Stages that a worker keeps in memory.
+        memory_bytes: How much of the stages a worker keeps in memory.
     """
 
     backbone: BackboneSpec

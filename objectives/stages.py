@@ -80,10 +80,10 @@ class StageStore:
         """
         content = json.dumps({"version": STAGE_VERSION, **key}, sort_keys=True)
         name = f"{FOLDER}/{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
-        found = self._remembered(name) or self._read(name)
+        found = self._remembered(name) or self._read(name, content)
         if found is None:
             with self.files.lock(name):
-                found = self._read(name)
+                found = self._read(name, content)
                 if found is None:
                     return self._compute(name, content, compute)
         tensors, seconds = found
@@ -103,13 +103,13 @@ class StageStore:
         self._remember(name, tensors, seconds)
         return tensors
 
-    def _read(self, name: str) -> tuple[dict[str, Tensor], float] | None:
+    def _read(self, name: str, content: str) -> tuple[dict[str, Tensor], float] | None:
         """Read an entry; None if it isn't there or is damaged."""
         try:
             header = self.files.read_metadata(name)
             tensors, seconds = self.files.read_tensors(name), float(header["seconds"])
-            if checksum(tensors) != header["crc32"]:
-                raise SafetensorError("its checksum is wrong")
+            if header["key"] != content or checksum(tensors) != header["crc32"]:
+                raise SafetensorError("its key or its checksum is wrong")
         except FileNotFoundError:
             return None
         except (SafetensorError, KeyError, ValueError, OSError) as error:

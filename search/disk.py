@@ -34,7 +34,13 @@ class DiskUse:
     full: str | None = None
 
 
-def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int], quota_bytes: int | None) -> DiskUse:
+def tidy(
+    files: FileStore,
+    trials: Iterable[FrozenTrial],
+    best: Collection[int],
+    quota_bytes: int | None,
+    stages_bytes: int | None = None,
+) -> DiskUse:
     """Delete what can't be needed any more, then, if there is still too much, what can be computed again.
 
     First go the weights of trials that can't win, the checkpoints of trials that have ended, and what killed workers
@@ -46,6 +52,7 @@ def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int],
         trials: Its trials.
         best: Numbers of the trials whose weights stay.
         quota_bytes: What the files may take up; None for no limit.
+        stages_bytes: What the stages among them may take up; None for no limit.
     """
     states = {trial.number: trial.state for trial in trials}
     unfinished = (TrialState.RUNNING, TrialState.WAITING)
@@ -58,10 +65,12 @@ def tidy(files: FileStore, trials: Iterable[FrozenTrial], best: Collection[int],
             left.append(file)
     used, free = sum(file.size_bytes for file in left), files.free_bytes()
     stages = sorted((file for file in left if _is_stage(file.name)), key=lambda file: file.used)
+    kept = sum(stage.size_bytes for stage in stages)
     for stage in stages:
-        if _full(files, used, free, quota_bytes) is None:
+        if (stages_bytes is None or kept <= stages_bytes) and _full(files, used, free, quota_bytes) is None:
             break
         files.delete(stage.name)
+        kept -= stage.size_bytes
         used -= stage.size_bytes
         free = files.free_bytes()
     return DiskUse(used, free, _full(files, used, free, quota_bytes))

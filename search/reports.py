@@ -27,6 +27,7 @@ class Report:
         failure: Why it failed, if it did.
         example: A validation row in the template, with its label in brackets.
         interrupted: Whether the trial is not to blame for its failure, so that it may run again.
+        cost: What the trial took and what the store of stages saved it, up to now.
         summary: Figures of a finished trial, for the study.
     """
 
@@ -40,4 +41,5 @@ class Report:
     failure: str | None = None
     interrupted: bool = False
     example: str = ""
+    cost: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)

@@ -275,7 +275,7 @@ class Driver:
         """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
         self.ledger.refresh()
         best = {trial.number for trial in ranked_trials(self.ledger.study)[:KEPT_DELTAS]}
-        use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes)
+        use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes, self.study.file.cache.disk)
         searcher.disk_full = use.full
 
     def _show(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
@@ -15,7 +15,7 @@ from promptgraft.search.disk import DiskUse
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial
 from promptgraft.search.storage import RunFolder, load_existing
-from promptgraft.search.wording import size
+from promptgraft.search.wording import duration, size
 from promptgraft.search.yaml_lines import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
@@ -78,7 +78,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
         `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
         RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
         `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
-        there is none) and `disk` (`used_bytes`, `free_bytes`).
+        there is none), `shared` (`found` and `computed` stages, `saved_s`) and `disk` (`used_bytes`, `free_bytes`).
     """
     now = time.time()
     trials = study.get_trials(deepcopy=False)
@@ -113,6 +113,11 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "seconds": round(compute_seconds(trials, now), 1),
         "budget": describe_use(trials, limits, use.used_bytes if use else None, now),
         "forecast": asdict(ahead) if ahead else None,
+        "shared": {
+            "found": _total(trials, "stages_found"),
+            "computed": _total(trials, "stages_computed"),
+            "saved_s": round(_total(trials, "seconds_saved"), 1),
+        },
         "disk": {"used_bytes": use.used_bytes, "free_bytes": use.free_bytes} if use else None,
     }
 
@@ -126,6 +131,12 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     use = "; ".join(f"{name} {value}" for name, value in summary["budget"].items() if name != "trials")
     free = (summary["disk"] or {}).get("free_bytes")
     lines.append(f"  used      {use}" + (f"; {size(free)} of disk free" if free is not None else ""))
+    shared = summary["shared"]
+    if shared["computed"]:
+        found, computed = int(shared["found"]), int(shared["computed"])
+        lines.append(
+            f"  shared    {duration(shared['saved_s'])} saved: {computed} stages computed, found {found} times"
+        )
     if summary["forecast"]:
         lines.append(f"  forecast  {Forecast(**summary['forecast'])}")
     lines.append(f"  drivers   {summary['drivers'] or 'none'} at work" + _left_by_dead(summary["orphans"]))
@@ -136,6 +147,10 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
 
 def _left_by_dead(orphans: int) -> str:
     return f"; {orphans} RUNNING left by one that died, which the next run starts again" if orphans else ""
+
+
+def _total(trials: list[FrozenTrial], attr: str) -> float:
+    return sum(float(trial.user_attrs.get(attr, 0)) for trial in trials)
 
 
 def _disk_use(url: str) -> DiskUse:

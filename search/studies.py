@@ -219,6 +219,7 @@ class _Reader:
             evaluation_batch_size=file.evaluation.batch_size,
             source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
             split_seed=file.seed,
+            memory_bytes=file.cache.memory,
         )
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:

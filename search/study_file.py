@@ -181,6 +181,13 @@ class BudgetSection(Section):
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
 
+class CacheSection(Section):
+    """How much of what trials share is kept: source-trained weights, token ids, what frozen layers make of the rows."""
+
+    memory: Bytes = Field(2 * 2**30, description="In the memory of each worker.")
+    disk: Bytes = Field(10 * 2**30, description="In the study's files; what was not used for longest goes first.")
+
+
 class CheckpointSection(Section):
     """When a trial saves its state, from which it goes on after a crash."""
 
@@ -210,6 +217,7 @@ class StudyFile(Section):
     pruner: Engine = EngineSection(name="median")
     budget: BudgetSection = BudgetSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    cache: CacheSection = CacheSection()
     resources: ResourcesSection = ResourcesSection()
 
     def concurrent(self) -> int:

@@ -1,6 +1,7 @@
 """The Ray actor that runs trials, one after another, with the backbone kept loaded."""
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_fi
 from promptgraft.spaces import Candidate, PromptgraftError
 
 if TYPE_CHECKING:
-    from promptgraft.objectives.objective import Evaluation
+    from promptgraft.objectives.results import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,15 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next trial."""
         from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
+        from promptgraft.objectives.stages import StageUse
 
         self._number = int(new_config["number"])
         self._candidate = Candidate.from_values(new_config["candidate"])
         self._seed = int(new_config["seed"])
         name = checkpoint_name(self._candidate.key, self._seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
+        self._started = time.perf_counter()
+        self._stages = self._objective.stages.use if self._objective.stages else StageUse()
         self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed, checkpoint)
         return True
 
@@ -74,7 +78,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 "best_step": result.step,
                 "resumed_at": result.resumed_at,
                 **self._place,
-                "seconds": round(result.seconds, 3),
                 "max_rss_bytes": result.max_rss_bytes,
                 "trainable_parameters": result.trainable_parameters,
                 "prompt_tokens": result.prompt_tokens,
@@ -90,8 +93,21 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             target_loss=evaluation.target_loss,
             final=result is not None,
             example=self._example(),
+            cost=self._cost(evaluation),
             summary=summary | ({"value": result.value} if result else {}),
         )
+
+    def _cost(self, evaluation: "Evaluation") -> dict[str, float]:
+        assert self._objective.stages is not None
+        use = self._objective.stages.use - self._stages
+        # A result's time includes that of the worker that began the trial, if it was resumed.
+        seconds = evaluation.result.seconds if evaluation.result else time.perf_counter() - self._started
+        return {
+            "seconds": round(seconds, 3),
+            "stages_found": use.hits,
+            "stages_computed": use.misses,
+            "seconds_saved": round(use.saved_s, 3),
+        }
 
     def _example(self) -> str:
         row = self._objective.target.validation[0]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from promptgraft.objectives import activations
-from promptgraft.objectives.objective import Objective, Result
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec, SourceTraining
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS

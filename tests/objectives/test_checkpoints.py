@@ -11,7 +11,8 @@ import torch
 from promptgraft.objectives import checkpoints
 from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
 from promptgraft.objectives.files import FileStore
-from promptgraft.objectives.objective import Objective, Result
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptgraft.objectives.objective import Objective, Result
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import TaskSpec
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
@@ -161,12 +162,11 @@ def test_a_damaged_stage_is_computed_again(spec: ObjectiveSpec, tmp_path: Path) 
     assert len(sizes) > 3
     for index, entry in enumerate(sizes):
         content = bytearray(entry.read_bytes())
-        content[-1 if index % 2 else 200] ^= 1  # A single bit, in the tensors or in the header.
+        content[-1] ^= 1  # A single bit.
         entry.write_bytes(content if index % 3 else content[:100])
     again = Objective(replace(spec, files=str(tmp_path))).evaluate(BASE, 0)
     assert difference(first, again) == 0.0
-    assert again.stages.misses == len(sizes), "every one is computed again"
-    assert {entry: entry.stat().st_size for entry in sizes} == sizes
+    assert again.stages.misses == first.stages.misses == len(sizes), "none is trusted"
     assert Objective(replace(spec, files=str(tmp_path))).evaluate(BASE, 0).stages.misses == 0
 
 
