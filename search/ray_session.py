@@ -38,9 +38,11 @@ class RaySession:
 
     Args:
         vital: Processes of a local Ray; none for a cluster.
+        stop: Tells whether someone wants the run to stop.
     """
 
-    def __init__(self, vital: list[psutil.Process]) -> None:
+    def __init__(self, vital: list[psutil.Process], stop: "StopSignals") -> None:
+        self.stop = stop
         self._vital = vital
 
     @property
@@ -72,6 +74,45 @@ def prepare_environment(address: str | None) -> None:
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
+class StopSignals:
+    """Takes SIGTERM (a batch system, `kill`) and SIGHUP (a lost terminal) for Ctrl-C, and remembers that one came.
+
+    A KeyboardInterrupt gets lost where Python can't raise it, in a callback from C for instance; the run ends then
+    as soon as it looks.
+
+    Attributes:
+        came: Whether any of them was received.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers, again if somebody else has set theirs."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in ((signal.SIGINT, self._stop), (signal.SIGTERM, self._pass), (signal.SIGHUP, self._pass)):
+            found = signal.signal(number, handler)
+            self._before.setdefault(number, found)
+
+    def _stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        self.came = True
+        raise KeyboardInterrupt
+
+    def _pass(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        self.came = True
+        signal.raise_signal(signal.SIGINT)  # While Ray Tune is at work, that is its own.
+
+
 @contextmanager
 def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     """Start a local Ray or join a cluster; SIGTERM and SIGHUP then stop the run as Ctrl-C does.
@@ -82,11 +123,24 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     """
     import ray
 
-    quiet = {"log_to_driver": False, "configure_logging": False}
-    if address is not None:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    with StopSignals() as stop:
+        quiet = {"log_to_driver": False, "configure_logging": False}
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        try:
+            stop.install()  # Ray has taken SIGTERM for itself.
+            yield _ready_session(address, cpus, stop)
+        finally:
+            ray.shutdown()
+
+
+def _ready_session(address: str | None, cpus: int, stop: "StopSignals") -> RaySession:
+    """Wait until a local Ray has its node, or see that a cluster's nodes will do."""
+    import ray
+
+    if address is None:
         deadline = time.monotonic() + _READY_S
         while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
             time.sleep(0.05)  # On a busy machine the node is registered a moment later.
@@ -94,11 +148,7 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     if address is not None:
         _check_nodes()
     vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
-    try:
-        with _stopped_like_ctrl_c():
-            yield RaySession(vital)
-    finally:
-        ray.shutdown()
+    return RaySession(vital, stop)
 
 
 def _check_nodes() -> None:
@@ -133,21 +183,3 @@ def _check_nodes() -> None:
                 f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "
                 f"{ours}; install the same wheel on every node"
             )
-
-
-@contextmanager
-def _stopped_like_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM (a batch system, `kill`) and SIGHUP (a lost terminal) for Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:  # noqa: ARG001
-        signal.raise_signal(signal.SIGINT)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

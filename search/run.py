@@ -224,7 +224,7 @@ class Driver:
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[watch],
-                stop=HardEnd(self.limits.ends_at),
+                stop=HardEnd(self.limits.ends_at, lambda: session.stop.came),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),

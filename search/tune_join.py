@@ -136,22 +136,28 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
 
 class HardEnd(Stopper):  # type: ignore[misc]
-    """Stops what still runs when the time is over; the driver queues it again.
+    """Stops what still runs when the time is over or a signal came; the driver queues it again.
 
     Args:
         ends_at: Seconds since the epoch; None for never.
+        is_stopped: Tells whether a signal came.
     """
 
-    def __init__(self, ends_at: float | None) -> None:
+    def __init__(self, ends_at: float | None, is_stopped: Callable[[], bool]) -> None:
         self.ends_at = ends_at
+        self.is_stopped = is_stopped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Ray's own snapshots nothing: the study is the state."""
+        return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Stop no trial by its result."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the time is over."""
-        return self.ends_at is not None and time.time() > self.ends_at
+        """Whether to stop all."""
+        return self.is_stopped() or (self.ends_at is not None and time.time() > self.ends_at)
 
 
 class TrialListener(Protocol):
