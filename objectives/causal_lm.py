@@ -1,10 +1,12 @@
 """Causal language models: log-probabilities of the label words at the end of the prompt."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader
@@ -14,6 +16,8 @@ from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verb
 
 class CausalReader(Reader):
     """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
+
+    Where all words are single tokens, the sum over the vocabulary is the same for all of them and is left out.
 
     Args:
         tokenizer: The backbone's tokenizer.
@@ -39,24 +43,47 @@ class CausalReader(Reader):
         """Score the labels; see `Reader`."""
         words = [word for label in labels for word in self.words[label]]
         scores: dict[tuple[int, ...], Tensor] = {}
+        if not self.continues:
+            tokens = torch.tensor([word[0] for word in words], device=batch.lengths.device)
+            scores = dict(zip(words, self._columns(self._read(stack, batch, ())[:, 0], tokens).T, strict=True))
+            return self._of_labels(scores, labels)
         for prefix in _longest_prefixes([word[:-1] for word in words]):
             log_probabilities = self._next_token_log_probabilities(stack, batch, prefix)
             for word in words:
                 if prefix[: len(word) - 1] == word[:-1] and word not in scores:
                     parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
                     scores[word] = torch.stack(parts).sum(0)
+        return self._of_labels(scores, labels)
+
+    def _of_labels(self, scores: dict[tuple[int, ...], Tensor], labels: Sequence[str]) -> Tensor:
+        """Average over the words of each label; shape (rows, len(labels))."""
         per_label = [
             torch.logsumexp(torch.stack([scores[word] for word in self.words[label]]), 0)
-            - torch.log(torch.tensor(float(len(self.words[label])), device=batch.lengths.device))
+            - math.log(len(self.words[label]))
             for label in labels
         ]
         return torch.stack(per_label, dim=1)
+
+    def _columns(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Compute the logits of a few tokens only; shape (rows, len(tokens))."""
+        output: Any = self._output[0]
+        bias = getattr(output, "bias", None)
+        found = functional.linear(hidden, output.weight[tokens], None if bias is None else bias[tokens])
+        return found.float()
 
     def _next_token_log_probabilities(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
         """Read the distributions of the tokens behind the prompt and behind each token of `prefix`.
 
         Returns:
             Log-probabilities, shape (rows, len(prefix) + 1, vocabulary).
+        """
+        return torch.log_softmax(self._output[0](self._read(stack, batch, prefix)).float(), dim=-1)
+
+    def _read(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
+        """Return the last hidden states of the prompt's end and of each token of `prefix` behind it.
+
+        Returns:
+            Shape (rows, len(prefix) + 1, hidden).
         """
         input_ids, lengths = batch.input_ids, batch.lengths
         if prefix:
@@ -67,8 +94,7 @@ class CausalReader(Reader):
         hidden = stack(input_ids, lengths + len(prefix), lengths, batch.known)
         first = lengths + stack.length - 1
         place = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
-        read = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
-        return torch.log_softmax(self._output[0](read).float(), dim=-1)
+        return hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

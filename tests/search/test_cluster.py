@@ -15,6 +15,17 @@ from tests.search.faults import PROMPTGRAFT
 from tests.search.test_run import space
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
+print("address", cluster.address, flush=True)
+sys.stdin.read()
+for node in nodes:
+    cluster.remove_node(node, allow_graceful=False)
+cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=True)
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,14 +47,13 @@ def cluster(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two nodes with a logical GPU each, behind a head that runs no trials."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("PYTHONPATH", str(wheel_site))
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [started.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
-    yield started.address
-    for node in nodes:
-        started.remove_node(node, allow_graceful=False)
-    started.head_node.kill_all_processes(check_alive=False, allow_graceful=True)
+    # In a process of its own: Ray ends a process that ever knew a cluster a minute after the cluster is gone.
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as p:
+        assert p.stdout is not None
+        yield next(line.split()[1] for line in p.stdout if line.startswith("address "))
+        p.communicate("")
 
 
 def overlaps(trials: list[FrozenTrial]) -> int:
