@@ -1,7 +1,6 @@
 """Kills drivers, workers, nodes and Ray at random moments, and counts what was lost; used by test_faults.py."""
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -39,6 +38,11 @@ class Figures:
     seen: dict[int, tuple[object, ...]] = field(default_factory=dict)
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background: they, and all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def trials_of(folder: RunFolder, url: str | None = None) -> list[FrozenTrial]:
     try:
         return load_existing("tiny", url or folder.storage_url()).get_trials(deepcopy=False)
@@ -67,7 +71,7 @@ class Driver:
             command += ["--storage", self.storage]
         self.figures.runs += 1
         log = (self.folder.path.parent / "driver.log").open("a")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ})
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, text=True, preexec_fn=heed_ctrl_c)
         return self.process
 
     def note_finished(self) -> None:

@@ -174,7 +174,8 @@ def _start(path: Path, tmp_path: Path, *, trials: int) -> tuple[subprocess.Popen
     folder = RunFolder(tmp_path / "run")
     command = [*PROMPTGRAFT, "run", str(path), "--trials", str(trials), "--concurrent", "2"]
     command += ["--workdir", str(folder.path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), folder
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c), folder
 
 
 def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
