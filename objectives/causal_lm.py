@@ -68,8 +68,9 @@ class CausalReader(Reader):
         """Compute the logits of a few tokens only; shape (rows, len(tokens))."""
         output: Any = self._output[0]
         bias = getattr(output, "bias", None)
-        found: Tensor = functional.linear(hidden, output.weight[tokens], None if bias is None else bias[tokens])
-        return found.float()
+        chosen = None if bias is None else bias[tokens]
+        found: Tensor = functional.linear(hidden, output.weight[tokens], chosen).float()
+        return found
 
     def _next_token_log_probabilities(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
         """Read the distributions of the tokens behind the prompt and behind each token of `prefix`.
