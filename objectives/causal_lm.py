@@ -92,7 +92,7 @@ class CausalReader(Reader):
             padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
             place = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
             input_ids = padded.scatter(1, place, input_ids.new_tensor(prefix).expand(rows, -1))
-        hidden = stack(input_ids, lengths + len(prefix), lengths, batch.known)
+        hidden: Tensor = stack(input_ids, lengths + len(prefix), lengths, batch.known)
         first = lengths + stack.length - 1
         place = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
         return hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
