@@ -1,6 +1,7 @@
 """Where a study lives: its folder and its Optuna storage."""
 
 import sqlite3
+import time
 import warnings
 from contextlib import closing
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class RunFolder:
         return f"sqlite:///{self.database.resolve()}"
 
 
+_ATTEMPTS = 20
 # What `postgresql://` means: SQLAlchemy's own choice, psycopg2, is no longer developed.
 _POSTGRESQL = "postgresql+psycopg"
 
@@ -98,9 +100,7 @@ def open_storage(url: str) -> RDBStorage:
     try:
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Heartbeats.
-            storage = RDBStorage(url, engine_kwargs=engine_kwargs, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+        storage = _connect(url, engine_kwargs)
     except ImportError as error:
         raise InvalidInputError("PostgreSQL needs psycopg: pip install 'promptgraft[postgres]'") from error
     except RuntimeError as error:
@@ -118,6 +118,23 @@ def open_storage(url: str) -> RDBStorage:
                 "block each other; put it on a local disk, or use PostgreSQL"
             )
     return storage
+
+
+def _connect(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+    """Open a storage and create its tables; again if another process is creating them at this moment."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Heartbeats.
+                return RDBStorage(
+                    url, engine_kwargs=engine_kwargs, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S
+                )
+        except sqlalchemy.exc.DBAPIError as error:
+            raced = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
+            if attempt == _ATTEMPTS - 1 or not raced:
+                raise
+            time.sleep(0.2)
+    raise AssertionError("unreachable")
 
 
 def upgrade_storage(url: str) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Storages: what can't do the job is refused with its reason, and old schemas are upgraded by a command."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -76,3 +78,13 @@ def test_a_newer_schema_asks_for_a_newer_optuna(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["upgrade", "--storage", f"sqlite:///{path}"])
     assert result.exit_code == 2
     assert "pip install --upgrade optuna" in result.output
+
+
+def test_several_processes_may_open_a_new_storage_at_once(tmp_path: Path) -> None:
+    """A driver creates the tables while `status` looks, or two drivers start together."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    code = f"from promptgraft.search.storage import open_storage; open_storage({url!r})"
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
