@@ -43,10 +43,11 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: 
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m faults -s
 
-bench: .venv/.installed  ## Overhead a trial beside Ray Tune's OptunaSearch and plain Optuna; a soak of 1,000 trials
+bench: .venv/.installed  ## Overhead a trial beside Ray Tune's OptunaSearch and plain Optuna; a soak of 1,000 trials; replay beside Trainer
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.soak
+	$(BIN)/python -m tests.bench.replay
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
