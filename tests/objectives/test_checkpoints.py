@@ -1,6 +1,5 @@
 """A cycle that goes on from a checkpoint ends as if it had never stopped: 0.0 apart."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +26,6 @@ BASE = Candidate(
     batch_size=4,
     learning_rate=1e-3,
 )
-
-
-@pytest.fixture(scope="module", params=["encoder", "causal_lm"])
-def spec(
-    request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
-) -> ObjectiveSpec:
-    return make_spec(tiny_models[request.param], request.param)
 
 
 def checkpoint(folder: Path) -> Checkpoint:

@@ -1,6 +1,5 @@
 """The whole cycle, on real data and small random models of both families."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +32,6 @@ OTHERS = [
     replace(BASE, verbalizer=VERBALIZERS[0].id, soft_prompt=SoftPrompt()),
     replace(BASE, frozen_layers=TINY_LAYERS, steps=2),
 ]
-
-
-@pytest.fixture(scope="module", params=["encoder", "causal_lm"])
-def spec(
-    request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
-) -> ObjectiveSpec:
-    return make_spec(tiny_models[request.param], request.param)
 
 
 @pytest.fixture(scope="module")
