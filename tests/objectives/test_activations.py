@@ -20,7 +20,7 @@ PLACES = ["none", "suffix", "layer 1", "layer 2"]
 
 
 def candidates() -> Iterator[Candidate]:
-    """Every place of the soft prompt from which something is shared, at every depth, with short label words and long."""
+    """Every place from which something is shared, at every depth, with short label words and long ones."""
     for number, (place, frozen) in enumerate(product(PLACES, (1, 2, TINY_LAYERS))):
         soft = SoftPrompt() if place == "none" else SoftPrompt(2, "vocabulary", place)
         yield Candidate(
