@@ -4,7 +4,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,9 +25,9 @@ from promptgraft.search.storage import RunFolder, load_existing, open_storage
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.search.faults import PROMPTGRAFT, heed_ctrl_c
 
 WriteStudy = Callable[..., Path]
-PROMPTGRAFT = [sys.executable, "-c", "from promptgraft.search.cli import app; app()"]
 HOPELESS = 1e30  # A step size that makes the loss NaN: these trials fail on purpose.
 
 
@@ -171,17 +170,12 @@ def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen
     _wait_for(folder, process, enough)
 
 
-def _heed_ctrl_c() -> None:
-    """Undo what a shell does to jobs in the background: they, and all that they start, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _start(path: Path, tmp_path: Path, *, trials: int) -> tuple[subprocess.Popen[str], RunFolder]:
     folder = RunFolder(tmp_path / "run")
     command = [*PROMPTGRAFT, "run", str(path), "--trials", str(trials), "--concurrent", "2"]
     command += ["--workdir", str(folder.path)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c), folder
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c), folder
 
 
 def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
