@@ -69,8 +69,13 @@ class Objective:
         assert last.result is not None
         return last.result
 
-    def score_untrained(self, candidate: Candidate, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """Score rows of the target with the pretrained weights and nothing trained.
+    def score(self, candidate: Candidate, delta: Mapping[str, Tensor], rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """Score rows of the target with a trained state, or with the pretrained weights alone.
+
+        Args:
+            candidate: What is attached.
+            delta: A result's `delta`; empty for the pretrained weights.
+            rows: The rows.
 
         Returns:
             Logits, shape (len(rows), labels).
@@ -78,6 +83,7 @@ class Objective:
         self._run += 1
         self.backbone.restore()
         model = self._model(candidate, self.spec.split_seed)
+        model.load(delta)
         return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
 
     def run(self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None) -> Iterator[Evaluation]:

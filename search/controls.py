@@ -59,11 +59,11 @@ def zero_shot(objective: Objective) -> Iterator[HeldOut]:
         candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
 
         def rank(candidate: Candidate) -> tuple[float, float]:
-            metrics = target.measure(objective.score_untrained(candidate, target.validation), target.validation)
+            metrics = target.measure(objective.score(candidate, {}, target.validation), target.validation)
             return metrics["accuracy"], -metrics["loss"]
 
         chosen = max(candidates, key=rank)
-        logits = objective.score_untrained(chosen, target.test)
+        logits = objective.score(chosen, {}, target.test)
         words = space.verbalizer(chosen.verbalizer).name
         yield HeldOut(f"zero-shot, template {template.name}, words {words}", target.measure(logits, target.test))
 

@@ -58,7 +58,7 @@ def write_job(path: Path, study: Path, count: int, seed: int) -> None:
         model = _model(objective, candidate)
         if candidate.template not in prompts:
             prompts[candidate.template] = _prompts(objective, model)
-        untrained = objective.score_untrained(candidate, objective.target.validation)
+        untrained = objective.score(candidate, {}, objective.target.validation)
         entries.append({**candidate.to_dict(), **_words(objective, candidate), "untrained": untrained.tolist()})
     job = {
         "study": str(study),
