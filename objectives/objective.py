@@ -80,11 +80,15 @@ class Objective:
         Returns:
             Logits, shape (len(rows), labels).
         """
-        self._run += 1
-        self.backbone.restore()
-        model = self._model(candidate, self.spec.split_seed)
+        (model,) = self.untrained([candidate])
         model.load(delta)
         return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
+
+    def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
+        """Return models with the pretrained weights, all on the one backbone: good for scoring only."""
+        self._run += 1
+        self.backbone.restore()
+        return [self._model(candidate, self.spec.split_seed) for candidate in candidates]
 
     def run(self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None) -> Iterator[Evaluation]:
         """Run the cycle, handing out every evaluation; stop early by not asking for the next one.

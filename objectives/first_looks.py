@@ -1,0 +1,194 @@
+"""Cheap first looks: every template with every verbalizer, scored before any training, by racing.
+
+Verbalizers of one template share its forward pass; templates of a causal LM that begin with the same tokens, as those
+that begin with the text, share its keys and values. Pairs that are clearly worse than the best drop out early.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import ttest_rel
+from torch import Tensor
+
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
+from promptgraft.objectives.soft_prompts import Known, PromptedStack
+from promptgraft.objectives.tasks import Row
+from promptgraft.spaces import Candidate
+
+# Rows between two decisions, and the level at which a pair drops out, shared by all comparisons of a race.
+ROUND_ROWS = 16
+LEVEL = 0.05
+
+# Ids of a template and a verbalizer.
+Pair = tuple[str, str]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLook:
+    """What a template and a verbalizer do without training.
+
+    Attributes:
+        template: Id of the template.
+        verbalizer: Id of the verbalizer.
+        score: Mean log-likelihood of the right label, in nats, each label's mean logit taken off (batch
+            calibration; Zhou et al. 2023, arXiv:2309.17249): what training mends first is not counted.
+        accuracy: Share of rows whose label is the likeliest, likewise.
+        rows: Rows that it was scored on before the race was decided.
+    """
+
+    template: str
+    verbalizer: str
+    score: float
+    accuracy: float
+    rows: int
+
+
+def race(objective: Objective, rows: Sequence[Row]) -> list[FirstLook]:
+    """Score all pairs of a study's templates and verbalizers, the losing ones on fewer rows.
+
+    Args:
+        objective: The study's objective.
+        rows: Labelled rows of the target; not those that winners are chosen by.
+
+    Returns:
+        The pairs, the best first: those that stayed longer before those that dropped out, then by score.
+    """
+    space = objective.spec.space
+    ordered = _by_turns(rows)
+    labels = np.array([row.label for row in ordered])
+    running: list[Pair] = [(t.id, v.id) for t in space.templates for v in space.verbalizers]
+    logits: dict[Pair, Scores] = {}
+    n_pairs, n_rounds = len(running), -(-len(ordered) // ROUND_ROWS)
+    for start in range(0, len(ordered), ROUND_ROWS):
+        for pair, found in look(objective, running, ordered[start : start + ROUND_ROWS]):
+            logits[pair] = np.concatenate([logits[pair], found]) if pair in logits else found
+        running = _survivors(running, logits, labels, LEVEL / max(1, n_pairs * n_rounds))
+        if len(running) == 1:
+            break
+    looks = [_summary(pair, found, labels) for pair, found in logits.items()]
+    return sorted(looks, key=lambda entry: (-entry.rows, -entry.score))
+
+
+def look(objective: Objective, pairs: Sequence[Pair], rows: Sequence[Row]) -> Iterator[tuple[Pair, Scores]]:
+    """Score rows with each of some pairs, nothing trained.
+
+    Yields:
+        The pair, and its logits of shape (rows, labels).
+    """
+    candidates = [Candidate(*pair, steps=0).canonical(objective.spec.space.facts) for pair in pairs]
+    models = dict(zip(pairs, objective.untrained(candidates), strict=True))
+    first = {template: model for (template, _), model in reversed(models.items())}
+    encoded = {template: model.encode(rows) for template, model in first.items()}
+    labels = objective.target.labels
+    with torch.inference_mode():
+        for stack, template in _stacks(objective, first, encoded):
+            for pair, model in models.items():
+                if pair[0] == template:
+                    scores = model.reader(stack, model.batch(encoded[template]), labels)
+                    yield pair, scores.double().cpu().numpy()
+
+
+def _stacks(
+    objective: Objective, models: Mapping[str, PromptedModel], encoded: Mapping[str, list[EncodedRow]]
+) -> Iterator[tuple[PromptedStack, str]]:
+    """Hand out a stack for each template, which shares what can be shared."""
+    layers = objective.backbone.layers
+    for group in _groups(encoded) if layers.causal else [[template] for template in encoded]:
+        known, starts = None, None
+        if len(group) > 1:
+            ids = [[row.ids for row in encoded[template]] for template in group]
+            shared = [_common(prompts) for prompts in zip(*ids, strict=True)]
+            batch = models[group[0]].batch([EncodedRow(row[:n], 0) for row, n in zip(ids[0], shared, strict=True)])
+            hidden, keys = layers.run_with_keys(0, len(layers), input_ids=batch.input_ids)
+            known, starts = Known(len(layers), hidden, keys), batch.lengths
+        for template in group:
+            yield _SharedStack(objective, known, starts), template
+
+
+class _SharedStack(PromptedStack):
+    """Runs the same batch once for all readers, and only what stands behind a prefix that is known."""
+
+    def __init__(self, objective: Objective, known: Known | None, starts: Tensor | None) -> None:
+        super().__init__(objective.backbone.layers)
+        self._known, self._starts = known, starts
+        self._runs: dict[bytes, Tensor] = {}
+
+    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
+        """Run the stack; see `PromptedStack`."""
+        key = input_ids.cpu().numpy().tobytes()
+        if key not in self._runs:
+            self._runs[key] = self._run(input_ids, lengths, insert_at, known)
+        return self._runs[key]
+
+    def _run(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None) -> Tensor:
+        if self._known is None or self._starts is None:
+            return super().forward(input_ids, lengths, insert_at, known)
+        behind = int((lengths - self._starts).max())
+        width = self._known.hidden.shape[1] + behind
+        padded = torch.nn.functional.pad(input_ids, (0, max(0, width - input_ids.shape[1])))
+        return self._continue(self._known, padded[:, :width], self._starts)
+
+
+def _groups(encoded: Mapping[str, list[EncodedRow]]) -> list[list[str]]:
+    """Put templates together of which at least half of the tokens are the same, from the start on."""
+    groups: list[list[str]] = []
+    for template, rows in encoded.items():
+        for group in groups:
+            others = encoded[group[0]]
+            shared = sum(_common((a.ids, b.ids)) for a, b in zip(rows, others, strict=True))
+            if 2 * shared >= sum(len(row.ids) for row in rows):
+                group.append(template)
+                break
+        else:
+            groups.append([template])
+    return groups
+
+
+def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Count the tokens that all prompts begin with; the last one of each is left to be run."""
+    limit = min(len(ids) for ids in prompts) - 1
+    for place in range(limit):
+        if len({ids[place] for ids in prompts}) > 1:
+            return place
+    return limit
+
+
+def _by_turns(rows: Sequence[Row]) -> list[Row]:
+    """Order rows so that labels take turns: every round has some of each."""
+    by_label: dict[int, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return [row for row in chain.from_iterable(turns) if row is not None]
+
+
+def _likelihoods(logits: Scores, labels: npt.NDArray[np.int64]) -> tuple[Scores, npt.NDArray[np.bool_]]:
+    """Return each row's log-likelihood of its label, and whether it is the likeliest, after calibration."""
+    centred = logits - logits.mean(0)
+    log_probabilities = centred - np.logaddexp.reduce(centred, axis=1, keepdims=True)
+    labels = labels[: len(logits)]
+    return log_probabilities[np.arange(len(labels)), labels], centred.argmax(1) == labels
+
+
+def _survivors(
+    running: list[Pair], logits: Mapping[Pair, Scores], labels: npt.NDArray[np.int64], level: float
+) -> list[Pair]:
+    """Drop the pairs that are worse than the best, by a paired t test."""
+    scores = {pair: _likelihoods(logits[pair], labels)[0] for pair in running}
+    best = max(running, key=lambda pair: float(scores[pair].mean()))
+
+    def is_worse(pair: Pair) -> bool:
+        return bool(ttest_rel(scores[best], scores[pair], alternative="greater").pvalue < level)
+
+    return [pair for pair in running if pair == best or not is_worse(pair)]
+
+
+def _summary(pair: Pair, logits: Scores, labels: npt.NDArray[np.int64]) -> FirstLook:
+    likelihoods, right = _likelihoods(logits, labels)
+    return FirstLook(*pair, float(likelihoods.mean()), float(right.mean()), len(logits))

@@ -1,0 +1,62 @@
+"""First looks equal what the untrained model scores, and share and race without changing who wins."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from promptgraft.objectives import first_looks
+from promptgraft.objectives.first_looks import look, race
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.spaces import Candidate, Template
+from tests.conftest import TEMPLATES, VERBALIZERS, real_model
+
+
+@pytest.fixture(name="spec")
+def spec_with_more_templates(spec: ObjectiveSpec) -> ObjectiveSpec:
+    """Add templates that begin with the text, one of which can go on from the other."""
+    more = (
+        Template("verdict", "{{ text }} It was {{ label }}"),
+        Template("answer", "{{ text }}\nMy verdict: {{ label }}"),
+    )
+    return replace(spec, space=replace(spec.space, templates=(*spec.space.templates, *more)))
+
+
+def test_a_look_equals_the_untrained_score(spec: ObjectiveSpec) -> None:
+    objective = Objective(spec)
+    rows = objective.target.train[:6]
+    space = spec.space
+    pairs = [(template.id, verbalizer.id) for template in space.templates for verbalizer in space.verbalizers]
+    found = dict(look(objective, pairs, rows))
+    assert list(sorted(found)) == sorted(pairs)
+    for pair, logits in found.items():
+        alone = objective.score(Candidate(*pair, steps=0), {}, rows)
+        # A reader of single tokens leaves the sum over the vocabulary out, a joint one doesn't: compare differences.
+        np.testing.assert_allclose(logits - logits[:, :1], alone - alone[:, :1], atol=1e-4)
+
+
+def test_a_look_leaves_nothing_behind(spec: ObjectiveSpec) -> None:
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, frozen_layers=1, steps=2, batch_size=4)
+    objective = Objective(spec)
+    before = objective.evaluate(candidate, 0)
+    race(objective, objective.target.train)
+    after = objective.evaluate(candidate, 0)
+    assert np.array_equal(before.logits, after.logits)
+
+
+def test_losers_drop_out_and_the_winner_stays(
+    make_spec: Callable[..., ObjectiveSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real weights: the same best pair as without racing, on fewer rows in all."""
+    spec = make_spec(real_model("encoder"), "encoder", rows=64)
+    more = tuple(Template(f"noise {n}", "{{ label }} " + "lorem ipsum " * n + "{{ text }}") for n in (5, 20))
+    objective = Objective(replace(spec, space=replace(spec.space, templates=(*spec.space.templates, *more))))
+    rows = objective.target.train
+    raced = race(objective, rows)
+    monkeypatch.setattr(first_looks, "LEVEL", 0.0)
+    whole = race(objective, rows)
+    assert {entry.rows for entry in whole} == {len(rows)}
+    assert sum(entry.rows for entry in raced) < sum(entry.rows for entry in whole)
+    assert raced[0].template == whole[0].template
