@@ -63,10 +63,13 @@ def race(objective: Objective, rows: Sequence[Row]) -> list[FirstLook]:
     ordered = _by_turns(rows)
     labels = np.array([row.label for row in ordered])
     running: list[Pair] = [(t.id, v.id) for t in space.templates for v in space.verbalizers]
+    models = untrained_models(objective, running)
     logits: dict[Pair, Scores] = {}
     n_pairs, n_rounds = len(running), -(-len(ordered) // ROUND_ROWS)
     for start in range(0, len(ordered), ROUND_ROWS):
-        for pair, found in look(objective, running, ordered[start : start + ROUND_ROWS]):
+        for pair, found in look(
+            objective, {pair: models[pair] for pair in running}, ordered[start : start + ROUND_ROWS]
+        ):
             logits[pair] = np.concatenate([logits[pair], found]) if pair in logits else found
         running = _survivors(running, logits, labels, LEVEL / max(1, n_pairs * n_rounds))
         if len(running) == 1:
@@ -75,15 +78,26 @@ def race(objective: Objective, rows: Sequence[Row]) -> list[FirstLook]:
     return sorted(looks, key=lambda entry: (-entry.rows, -entry.score))
 
 
-def look(objective: Objective, pairs: Sequence[Pair], rows: Sequence[Row]) -> Iterator[tuple[Pair, Scores]]:
+def untrained_models(objective: Objective, pairs: Sequence[Pair]) -> dict[Pair, PromptedModel]:
+    """Build the models of some pairs, with the pretrained weights."""
+    candidates = [Candidate(*pair, steps=0).canonical(objective.spec.space.facts) for pair in pairs]
+    return dict(zip(pairs, objective.untrained(candidates), strict=True))
+
+
+def look(
+    objective: Objective, models: Mapping[Pair, PromptedModel], rows: Sequence[Row]
+) -> Iterator[tuple[Pair, Scores]]:
     """Score rows with each of some pairs, nothing trained.
+
+    Args:
+        objective: The study's objective.
+        models: From `untrained_models`.
+        rows: Rows of the target.
 
     Yields:
         The pair, and its logits of shape (rows, labels).
     """
-    candidates = [Candidate(*pair, steps=0).canonical(objective.spec.space.facts) for pair in pairs]
-    models = dict(zip(pairs, objective.untrained(candidates), strict=True))
-    first = {template: model for (template, _), model in reversed(models.items())}
+    first = {template: model for (template, _), model in models.items()}
     encoded = {template: model.encode(rows) for template, model in first.items()}
     labels = objective.target.labels
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from promptgraft.spaces import InvalidInputError
 logger = logging.getLogger(__name__)
 
 # These decide what is tried next and for how long, not what a result means.
-_FREE = ("study", "space", "sampler", "pruner", "budget", "resources", "checkpoint")
+_FREE = ("study", "space", "sampler", "pruner", "guidance", "budget", "resources", "checkpoint", "cache")
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test")
 

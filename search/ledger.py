@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.budget import RAN_S
 from promptgraft.search.engines import build_pruner
+from promptgraft.search.guidance import Guidance
 from promptgraft.search.locks import study_lock
 from promptgraft.search.owners import is_alive, new_owner, silent_seconds, start_heartbeat
 from promptgraft.search.patience import StorageLostError, patient
@@ -29,7 +30,7 @@ from promptgraft.search.proposals import Proposal, Proposals
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.retries import Loss, is_retry, retry_of_lost
 from promptgraft.search.stored_parameters import base_name, stored_names
-from promptgraft.search.study_file import EngineSection
+from promptgraft.search.study_file import EngineSection, GuidanceSection
 from promptgraft.spaces import Candidate, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class StudyLedger:
         pruner: Name and options of the pruner.
         seed: The study's seed.
         max_retries: Times that a trial is run again whose worker or driver died.
+        guidance: What guides the sampler beside results; nothing if None.
 
     Attributes:
+        guidance: The same, with what it has learnt.
         trials: The study's trials when last looked at.
         live: The trials of this driver, by number.
         states: Number of trials by state, those of other drivers as of the last look.
@@ -89,6 +92,7 @@ class StudyLedger:
         pruner: EngineSection,
         seed: int,
         max_retries: int = 3,
+        guidance: GuidanceSection | None = None,
     ) -> None:
         self.study = study
         self.storage = storage
@@ -101,7 +105,8 @@ class StudyLedger:
         self.lost: StorageLostError | None = None
         self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._proposals = Proposals(space, sampler, seed, study.direction)
+        self.guidance = Guidance(guidance or GuidanceSection())
+        self._proposals = Proposals(space, sampler, seed, study.direction, self.guidance)
         self._names: dict[str, str] | None = None
         self._known: set[str] = set()
         self._learnt: set[int] = set()
@@ -317,6 +322,7 @@ class StudyLedger:
 
     def _start_new(self) -> Asked | None:
         originals = sum("retry_of" not in trial.user_attrs for trial in self.trials)
+        self.guidance.learn(self.trials)
         proposal = self._proposals.draw(self._known, originals)
         if proposal is None:
             self.exhausted = True
@@ -326,7 +332,7 @@ class StudyLedger:
             state=TrialState.RUNNING,
             params=params,
             distributions=distributions,
-            user_attrs=self._identity(proposal.candidate),
+            user_attrs=self._identity(proposal.candidate) | self._expectation(proposal.candidate),
         )
         trial_id = self.storage.create_new_trial(self._study_id, template)
         return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)
@@ -341,6 +347,10 @@ class StudyLedger:
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}
+
+    def _expectation(self, candidate: Candidate) -> dict[str, float]:
+        expected = self.guidance.expected_seconds(candidate)
+        return {} if expected is None else {"expected_seconds": round(expected, 2)}
 
     def _started(self, trial_id: int, number: int, proposal: Proposal) -> Asked:
         self.live[number] = _Live(trial_id, proposal)

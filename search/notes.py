@@ -3,12 +3,14 @@
 import textwrap
 from dataclasses import asdict
 from types import SimpleNamespace
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
+from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
@@ -16,7 +18,8 @@ from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
 
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
-    save_note(optuna_study, study_note(study))
+    looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
+    save_note(optuna_study, study_note(study) + _looks_note(study, looks))
 
 
 def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
@@ -55,6 +58,27 @@ def study_note(study: Study) -> str:
     lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
+    return "\n".join(lines)
+
+
+def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
+    """Write what prompts scored before any training, in Markdown; nothing if they weren't looked at."""
+    if not looks:
+        return ""
+    space = study.objective.space
+    names = {t.id: t.name for t in space.templates} | {v.id: v.name for v in space.verbalizers}
+    lines = [
+        "",
+        "",
+        "### First looks: prompts before any training, on the target's training rows",
+        "",
+        "| template | label words | log-likelihood | accuracy | rows |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for e in looks:
+        if e["template"] in names and e["verbalizer"] in names:
+            scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
+            lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")
     return "\n".join(lines)
 
 

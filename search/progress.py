@@ -71,6 +71,10 @@ class Progress:
             parts = [f"trial {number}", state, shown, note, counts, best, f"left {self.left()}"]
             self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
 
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     def left(self) -> str:
         """Say how long the search will go on, by the forecast."""
         return duration(max(0.0, self.forecast.ends_at - time.time())) if self.forecast else "?"

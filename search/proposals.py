@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from promptgraft.search.engines import build_sampler
+from promptgraft.search.guidance import Guidance
 from promptgraft.search.stored_parameters import distributions_of, present_parameters
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
@@ -58,6 +59,7 @@ class Proposals:
         sampler: Name and options of the sampler.
         seed: The study's seed.
         direction: Which way the values are better.
+        guidance: Chooses among several draws, if it has anything to choose by.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Proposals:
         sampler: EngineSection,
         seed: int,
         direction: StudyDirection,
+        guidance: Guidance,
     ) -> None:
         self.space = space
         self.sampler = sampler
         self.seed = seed
+        self.guidance = guidance
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(direction=direction)
         self._common = IntersectionSearchSpace(include_pruned=True)
@@ -100,17 +104,28 @@ class Proposals:
         Returns:
             The proposal; None if the space seems exhausted.
         """
+        found: list[Proposal] = []
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
+            if len(found) >= (self.guidance.choices if attempt < SAMPLER_ATTEMPTS else 1):
+                break
             seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
             if attempt < SAMPLER_ATTEMPTS:
                 self._copy.sampler = self._sampler(seed)
             else:
                 self._copy.sampler = RandomSampler(seed=seed)
             proposal = self._ask()
-            if proposal.candidate.key not in known:
-                return proposal
-            self.told(proposal, TrialState.FAIL, None)
-        return None
+            if proposal.candidate.key in known or any(proposal.candidate == other.candidate for other in found):
+                self.told(proposal, TrialState.FAIL, None)
+            else:
+                found.append(proposal)
+        if len(found) < 2:
+            return found[0] if found else None
+        weights = self.guidance.weights([proposal.candidate for proposal in found], n_trials)
+        (chosen,) = random.Random(f"{self.seed}/{n_trials}").choices(found, weights)
+        for proposal in found:
+            if proposal is not chosen:
+                self.told(proposal, TrialState.FAIL, None)
+        return chosen
 
     def _sampler(self, seed: int) -> BaseSampler:
         sampler = build_sampler(self.sampler.name, self.sampler.options, seed)

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 
 from promptgraft.search.budget import Limits, forecast
 from promptgraft.search.disk import KEPT_DELTAS, tidy
+from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.notes import save_trial_note, trial_note
+from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
 from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
@@ -103,6 +104,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
         study.file.pruner,
         study.file.seed,
         study.file.budget.max_retries,
+        study.file.guidance,
     )
     orphans = ledger.adopt_orphans()
     if orphans:
@@ -176,7 +178,10 @@ class Driver:
                 tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
             ):
                 try:
+                    self._look_first()
                     self._fit(searcher, session, scratch)
+                    return
+                except KeyboardInterrupt:
                     return
                 except Exception as error:
                     if session.is_alive:
@@ -189,6 +194,32 @@ class Driver:
             finished = self.ledger.finished
             lost = self.ledger.interrupt(Loss.PREEMPTED, "Ray itself ended")
             logger.warning("Ray died and is started again; %d trials are recorded as FAIL and queued again", lost)
+
+    def _look_first(self) -> None:
+        """Have untrained prompts scored that were not, if that is to guide the sampler."""
+        space = self.study.objective.space
+        if not self.study.file.guidance.first_looks or len(space.templates) * len(space.verbalizers) < 2:
+            return
+        study = self.ledger.study
+        pairs = {(t.id, v.id): f"{t.name}, {v.name}" for t in space.templates for v in space.verbalizers}
+        looks = [e for e in study.user_attrs.get(FIRST_LOOKS, []) if (e["template"], e["verbalizer"]) in pairs]
+        if len(looks) < len(pairs):
+            import ray
+
+            from promptgraft.search.worker import look_first
+
+            resources = self.study.file.resources
+            task = ray.remote(look_first).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
+            try:
+                looks = ray.get(task.remote(self.study.objective, resources.cpu))
+            except ray.exceptions.RayTaskError as error:
+                logger.warning("untrained prompts could not be looked at, so they guide nothing: %s", error.cause)
+                return
+            study.set_user_attr(FIRST_LOOKS, looks)
+            save_study_note(study, self.study)
+            best = pairs[looks[0]["template"], looks[0]["verbalizer"]]
+            self.progress.say(f"first looks: {len(pairs)} untrained prompts, the best {best}")
+        self.ledger.guidance.use_looks(looks)
 
     def _fit(self, searcher: "StudySearcher", session: RaySession, scratch: str) -> None:
         from ray import tune

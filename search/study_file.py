@@ -181,6 +181,15 @@ class BudgetSection(Section):
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
 
+class GuidanceSection(Section):
+    """What may guide the sampler beside results; a weight, never a filter. 0 switches it off."""
+
+    first_looks: float = Field(
+        0.0, ge=0, description="How much the score of a prompt before any training counts at first, such as 1."
+    )
+    cost: float = Field(0.0, ge=0, description="Power of a candidate's expected time by which its chance is divided.")
+
+
 class CacheSection(Section):
     """How much of what trials share is kept: source-trained weights, token ids, what frozen layers make of the rows."""
 
@@ -215,6 +224,7 @@ class StudyFile(Section):
     evaluation: EvaluationSection = EvaluationSection()
     sampler: Engine = EngineSection(name="tpe")
     pruner: Engine = EngineSection(name="median")
+    guidance: GuidanceSection = GuidanceSection()
     budget: BudgetSection = BudgetSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cache: CacheSection = CacheSection()

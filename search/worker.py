@@ -123,3 +123,19 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         logits = {"logits": torch.from_numpy(evaluation.result.logits)}
         self._files.write_tensors(trial_file(self._number, LOGITS_FILE), logits)
         self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)
+
+
+def look_first(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
+    """Race the untrained prompts of a study on the target's training rows; see `objectives.first_looks`."""
+    from dataclasses import asdict
+
+    import torch
+
+    from promptgraft.objectives.first_looks import race
+    from promptgraft.objectives.objective import Objective
+    from promptgraft.objectives.quiet import quiet_transformers
+
+    quiet_transformers()
+    torch.set_num_threads(threads)
+    objective = Objective(spec)
+    return [asdict(look) for look in race(objective, objective.target.train)]

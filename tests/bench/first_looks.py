@@ -86,7 +86,7 @@ def measure(name: str, files: str) -> dict[str, Any]:
             *_, last = objective.run(replace(candidate, template=look.template, verbalizer=look.verbalizer), 0)
             trained_s += time.process_time() - started
             # The last evaluation, not the best: nothing was chosen on these rows.
-            trained[kind][look.template, look.verbalizer] = -last.metrics["loss"]
+            trained[kind][look.template, look.verbalizer] = last.metrics["accuracy"]
     names = {template.id: template.name for template in templates} | {v.id: v.name for v in verbalizers}
     found: dict[str, Any] = {"race_cpu_s": race_s, "no_race_cpu_s": whole_s, "trained_cpu_s": trained_s}
     found["rows_raced"], found["rows"] = sum(e.rows for e in raced), sum(e.rows for e in looks)
@@ -109,8 +109,8 @@ def _correlations(looks: list[first_looks.FirstLook], scores: dict[Pair, float])
     for measure_name in ("score", "accuracy"):
         before = [getattr(e, measure_name) for e in looks]
         found[measure_name] = float(spearmanr(before, after).statistic)
-    found["loss behind the best of the first 3"] = best - max(after[:3])
-    found["loss behind the best of the median"] = best - sorted(after)[len(after) // 2]
+    found["accuracy behind the best of the first 3"] = best - max(after[:3])
+    found["accuracy behind the best of the median"] = best - sorted(after)[len(after) // 2]
     return found
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from promptgraft.objectives import first_looks
-from promptgraft.objectives.first_looks import look, race
+from promptgraft.objectives.first_looks import look, race, untrained_models
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.spaces import Candidate, Template
+from promptgraft.spaces import Candidate, Template, Verbalizer
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model
 
 
@@ -29,8 +29,8 @@ def test_a_look_equals_the_untrained_score(spec: ObjectiveSpec) -> None:
     rows = objective.target.train[:6]
     space = spec.space
     pairs = [(template.id, verbalizer.id) for template in space.templates for verbalizer in space.verbalizers]
-    found = dict(look(objective, pairs, rows))
-    assert list(sorted(found)) == sorted(pairs)
+    found = dict(look(objective, untrained_models(objective, pairs), rows))
+    assert sorted(found) == sorted(pairs)
     for pair, logits in found.items():
         alone = objective.score(Candidate(*pair, steps=0), {}, rows)
         # A reader of single tokens leaves the sum over the vocabulary out, a joint one doesn't: compare differences.
@@ -51,12 +51,19 @@ def test_losers_drop_out_and_the_winner_stays(
 ) -> None:
     """With real weights: the same best pair as without racing, on fewer rows in all."""
     spec = make_spec(real_model("encoder"), "encoder", rows=64)
-    more = tuple(Template(f"noise {n}", "{{ label }} " + "lorem ipsum " * n + "{{ text }}") for n in (5, 20))
-    objective = Objective(replace(spec, space=replace(spec.space, templates=(*spec.space.templates, *more))))
+    more = (
+        Template("weather", "{{ label }} is the weather in March: {{ text }}"),
+        Template("bare", "{{ text }} {{ label }}"),
+    )
+    swapped = Verbalizer("swapped", {"negative": ("great",), "positive": ("terrible",)})
+    space = replace(
+        spec.space, templates=(*spec.space.templates, *more), verbalizers=(*spec.space.verbalizers, swapped)
+    )
+    objective = Objective(replace(spec, space=space))
     rows = objective.target.train
     raced = race(objective, rows)
     monkeypatch.setattr(first_looks, "LEVEL", 0.0)
     whole = race(objective, rows)
     assert {entry.rows for entry in whole} == {len(rows)}
     assert sum(entry.rows for entry in raced) < sum(entry.rows for entry in whole)
-    assert raced[0].template == whole[0].template
+    assert (raced[0].template, raced[0].verbalizer) == (whole[0].template, whole[0].verbalizer)
