@@ -13,12 +13,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.batching import split_by_length
 from promptgraft.objectives.layers import KeysValues, LayerStack
 from promptgraft.objectives.soft_prompts import Known
-from promptgraft.objectives.stages import StageStore
+from promptgraft.objectives.stages import StageKey, StageStore
 
-# Rows that are computed and stored together, and rows of them that are run in one batch, of similar length.
-WINDOW_ROWS, BATCH_ROWS = 64, 16
+# Rows that are computed and stored together.
+WINDOW_ROWS = 64
 
 TokenIds = tuple[int, ...]
 
@@ -68,6 +69,7 @@ class Activations:
         self.weights = weights
         self._depths = [0, *([base] if 0 < base < reuse.depth else []), reuse.depth]
         self._places: dict[TokenIds, tuple[_Window, int]] = {}
+        self._keys: dict[tuple[str, int, int], StageKey] = {}
 
     def add(self, rows: Sequence[TokenIds], order: Sequence[int]) -> None:
         """Lay out windows over rows; nothing is computed yet.
@@ -95,7 +97,7 @@ class Activations:
             rows: Rows that were added.
         """
         width = max(len(ids) for ids in rows)
-        device = next(self.layers.stack.parameters()).device
+        device = self.layers.device
         hidden: Tensor | None = None
         past: dict[int, KeysValues] = {}
         for number, ids in enumerate(rows):
@@ -126,24 +128,28 @@ class Activations:
 
     def _segment(self, window: _Window, first: int, last: int) -> dict[str, Tensor]:
         with_keys = last > self.reuse.keys_from
-        key: dict[str, object] = {
-            "stage": "activations",
-            "weights": dict(self.weights(last)),
-            "layers": [first, last],
-            "keys": with_keys,
-            "rows": window.hash,
-        }
-        return self.stages.get(key, lambda: self._compute(window, first, last, with_keys))
+        place = (window.hash, first, last)
+        if place not in self._keys:
+            content: dict[str, object] = {
+                "stage": "activations",
+                "weights": dict(self.weights(last)),
+                "layers": [first, last],
+                "keys": with_keys,
+                "rows": window.hash,
+            }
+            self._keys[place] = StageKey.of(content)
+        return self.stages.get(self._keys[place], lambda: self._compute(window, first, last, with_keys))
 
     def _compute(self, window: _Window, first: int, last: int, with_keys: bool) -> dict[str, Tensor]:
         below = self._segment(window, 0, first)["hidden"] if first else None
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad():
-            for start in range(0, len(window.rows), BATCH_ROWS):
-                rows = window.rows[start : start + BATCH_ROWS]
+            lengths = [len(ids) for ids in window.rows]  # In rising order: batches are runs of rows.
+            for batch in split_by_length(lengths, WINDOW_ROWS, self.layers.device.type):
+                rows = [window.rows[index] for index in batch]
                 states = None
                 if below is not None:
-                    states = [below[window.starts[start + i] : window.starts[start + i + 1]] for i in range(len(rows))]
+                    states = [below[window.starts[index] : window.starts[index + 1]] for index in batch]
                 for name, tensor in self._run(rows, states, first, last, with_keys):
                     parts.setdefault(name, []).append(tensor)
         # Hidden states lie along the tokens of all rows; keys and values have their heads in front.
@@ -153,7 +159,7 @@ class Activations:
         self, rows: Sequence[TokenIds], below: Sequence[Tensor] | None, first: int, last: int, with_keys: bool
     ) -> Iterator[tuple[str, Tensor]]:
         """Run one batch, and hand out its tensors with the padding left out."""
-        device = next(self.layers.stack.parameters()).device
+        device = self.layers.device
         lengths = torch.tensor([len(ids) for ids in rows], device=device)
         ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=device)
         for index, row in enumerate(rows):

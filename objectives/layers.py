@@ -31,6 +31,11 @@ class LayerStack:
     def __len__(self) -> int:
         return len(self.layers)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the stack is."""
+        return next(self.stack.parameters()).device  # type: ignore[no-any-return]
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Look up token embeddings; shape (rows, tokens, hidden)."""
         embedded: Tensor = self.stack.get_input_embeddings()(input_ids)

@@ -1,18 +1,16 @@
 """The loss of the migration."""
 
-from torch import Tensor
 
-
-def mixed_loss(source_nll: Tensor, target_nll: Tensor, alpha: float) -> Tensor:
+def mixed_loss(source_nll: float, target_nll: float, alpha: float) -> float:
     """Weigh the source loss against the target loss.
 
     Args:
-        source_nll: Mean negative log-likelihood of the source batch, in nats; shape ().
-        target_nll: The same for the target batch; shape ().
+        source_nll: Mean negative log-likelihood of the source batch, in nats.
+        target_nll: The same for the target batch.
         alpha: Weight of the source, in [0, 1].
 
     Returns:
-        alpha * source_nll + (1 - alpha) * target_nll; shape ().
+        alpha * source_nll + (1 - alpha) * target_nll.
 
     Raises:
         ValueError: If alpha lies outside [0, 1].

@@ -24,7 +24,7 @@ from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.results import Evaluation, Result
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.objectives.stages import StageStore, StageUse
+from promptgraft.objectives.stages import StageKey, StageStore
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
@@ -54,7 +54,7 @@ class Objective:
         self.spec = spec
         self.target, self.source = load_tasks(spec)
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
-        self.stages = StageStore(FileStore(spec.files), spec.memory_bytes) if spec.files else None
+        self.stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
@@ -114,7 +114,8 @@ class Objective:
         self._run += 1
         this_run = self._run
         candidate = candidate.canonical(self.spec.space.facts)
-        used = self.stages.use if self.stages else StageUse()
+        self.stages.start_trial()
+        used = self.stages.use
         identity = self._identity(candidate, seed) if checkpoint else {}
         saved = checkpoint.load(identity) if checkpoint else None
         model, load_report = self._migrated(candidate, seed)
@@ -135,7 +136,7 @@ class Objective:
             if evaluation.step == candidate.steps:
                 model.load(best.state)
                 result = self._result(model, best, load_report, started)
-                used = self.stages.use - used if self.stages else used
+                used = self.stages.use - used
                 resumed_at = saved.content["step"] if saved else 0
                 yield replace(evaluation, result=replace(result, stages=used, resumed_at=resumed_at))
                 return
@@ -155,10 +156,10 @@ class Objective:
             "version": CHECKPOINT_VERSION,
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
+            "micro_batch_size": self.spec.backbone.micro_batch_size,
             "candidate": candidate.to_dict(),
             "seed": seed,
             "rows": self._hashes,
-            "stages": self.stages is not None,
             "source_training": asdict(self.spec.source_training),
             "evaluation": [self.spec.evaluate_every, self.spec.evaluation_batch_size, self.spec.metric],
             "device": self.backbone.device.type,
@@ -193,6 +194,7 @@ class Objective:
             candidate.learning_rate,
             candidate.prompt_learning_rate,
             candidate.alpha,
+            self.spec.backbone.micro_batch_size,
         )
         if saved is None:
             return Trainer(model, source, target, plan, seed)
@@ -224,13 +226,14 @@ class Objective:
             model = self._model(on_source, seed)
             self._reuse(model, on_source, seed)
             rates = (settings.learning_rate, settings.head_learning_rate)
-            plan = TrainingSettings(candidate.source_steps, settings.batch_size, *rates, alpha=1.0)
+            size = (candidate.source_steps, settings.batch_size)
+            plan = TrainingSettings(*size, *rates, 1.0, self.spec.backbone.micro_batch_size)
             torch.manual_seed(seed)
             rows = TrainingData(self._encoded(model, "source", seed), source.labels)
             deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
             return model.snapshot(list(model.trainable()))
 
-        return self.stages.get(self._source_key(candidate, seed), compute) if self.stages else compute()
+        return self.stages.get(StageKey.of(self._source_key(candidate, seed)), compute)
 
     def _source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Everything that decides the weights after the source stage, as JSON types."""
@@ -248,6 +251,7 @@ class Objective:
             "head": candidate.head,
             "steps": candidate.source_steps,
             "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
+            "micro_batch_size": self.spec.backbone.micro_batch_size,
             "frozen_layers": settings.frozen_layers,
             "seed": seed,
             "device": self.backbone.device.type,
@@ -256,7 +260,7 @@ class Objective:
     def _reuse(self, model: PromptedModel, candidate: Candidate, seed: int) -> None:
         """Let a model take from the store what its frozen layers make of the rows."""
         reuse = model.reuse()
-        if self.stages is None or reuse is None:
+        if reuse is None:
             return
         base = self.spec.source_training.frozen_layers if self.source else 0
 
@@ -273,15 +277,14 @@ class Objective:
     def _encoded(self, model: PromptedModel, part: str, seed: int | None = None) -> list[EncodedRow]:
         """Return the token ids of rows; those trained on are laid out in the order in which they are drawn."""
         rows = self._rows[part]
-        if self.stages is None:
-            return model.encode(rows)
-        key = {
+        content = {
             "stage": "encoded",
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
             "template": model.template.text,
             "rows": self._hashes[part],
         }
+        key = StageKey.of(content)
         encoded = EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows))))
         if model.activations is not None:
             by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
+from promptgraft.objectives.batching import split_by_length
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
@@ -184,6 +185,23 @@ class PromptedModel:
         known = self.activations.known([row.ids for row in rows]) if self.activations else None
         return Batch(input_ids.to(device), lengths.to(device), labels.to(device), known)
 
+    def split(self, rows: Sequence[EncodedRow], max_rows: int) -> list[list[int]]:
+        """Split rows into batches, so that little is run on padding.
+
+        Args:
+            rows: Encoded prompts.
+            max_rows: Largest number of rows in a batch.
+
+        Returns:
+            Indices of the rows of each batch.
+        """
+        known = self.activations
+        if known is not None and known.reuse.depth == len(self.backbone.layers):
+            lengths = [1] * len(rows)  # What is run, if anything, stands behind the text: the same for all rows.
+        else:
+            lengths = [len(row.ids) + self.stack.length for row in rows]
+        return split_by_length(lengths, max_rows, self.backbone.device.type)
+
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score a batch; shape (rows, len(labels))."""
         scores: Tensor = self.reader(self.stack, batch, labels)
@@ -199,16 +217,14 @@ class PromptedModel:
         Args:
             rows: Encoded prompts.
             labels: The labels to score.
-            batch_size: Rows a batch.
+            batch_size: Largest number of rows in a batch.
 
         Returns:
             Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)).
         """
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         result = torch.empty(len(rows), len(labels))
         self.backbone.model.eval()
         with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
+            for chosen in self.split(rows, batch_size):
                 result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
         return result

@@ -16,12 +16,15 @@ class BackboneSpec:
         family: Name of the backbone family.
         max_tokens: Longest rendered prompt, in tokens, soft prompt not counted; longer fields are cut.
         trust_remote_code: Whether Python code that lies beside the weights may be run.
+        micro_batch_size: Largest number of rows that are trained on at once; the gradients of a larger batch's parts
+            are accumulated. None for no limit.
     """
 
     path: str
     family: str
     max_tokens: int = 128
     trust_remote_code: bool = False
+    micro_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class ObjectiveSpec:
         evaluation_batch_size: Rows a batch in evaluation.
         source_training: Settings of the source stage.
         split_seed: Seed of the splits.
-        files: Folder or URL of the study's files; None computes every stage afresh.
+        files: Folder or URL of the study's files; None computes every stage afresh for each trial.
         memory_bytes: How much of the stages a worker keeps in memory.
     """
 

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,29 @@ from promptgraft.objectives.files import FileStore
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the code that computes a stage changes its outcome.
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 FOLDER = "stages"
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """Everything that decides the outcome of a stage.
+
+    Attributes:
+        content: As JSON.
+    """
+
+    content: str
+
+    @classmethod
+    def of(cls, key: Mapping[str, object]) -> "StageKey":
+        """Build a key from JSON types."""
+        return cls(json.dumps({"version": STAGE_VERSION, **key}, sort_keys=True))
+
+    @property
+    def name(self) -> str:
+        """Where the stage is among the files."""
+        return f"{FOLDER}/{hashlib.sha256(self.content.encode()).hexdigest()[:32]}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +76,50 @@ class StageStore:
     the last ones used are kept in memory, too. What is handed out is shared: it must not be changed in place.
 
     Args:
-        files: Where entries live.
+        files: Where entries live; None for memory only.
         memory_bytes: How much of them to keep in memory.
 
     Attributes:
-        use: What it was good for so far.
+        use: What it was good for so far; a stage that one trial asks for several times counts once.
     """
 
-    def __init__(self, files: FileStore, memory_bytes: int) -> None:
+    def __init__(self, files: FileStore | None, memory_bytes: int) -> None:
         self.files = files
         self.memory_bytes = memory_bytes
         self.use = StageUse()
         self._memory: OrderedDict[str, tuple[dict[str, Tensor], int, float]] = OrderedDict()
         self._in_memory_bytes = 0
+        self._names: dict[str, str] = {}  # Content of a key -> its name, for this trial.
 
-    def get(self, key: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def start_trial(self) -> None:
+        """Count what the next trial asks for anew; without files, forget what the last one computed."""
+        self._names.clear()
+        if self.files is None:
+            self._memory.clear()
+            self._in_memory_bytes = 0
+
+    def get(self, key: StageKey, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a stage's tensors, computing them if nobody has.
 
         Args:
-            key: Everything that decides the outcome, as JSON types.
+            key: Everything that decides the outcome.
             compute: Computes the tensors.
 
         Returns:
             Name -> tensor on the CPU, equal bit for bit whether computed or read.
         """
-        content = json.dumps({"version": STAGE_VERSION, **key}, sort_keys=True)
-        name = f"{FOLDER}/{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
-        found = self._remembered(name) or self._read(name, content)
+        is_new = key.content not in self._names
+        name = self._names.setdefault(key.content, key.name) if is_new else self._names[key.content]
+        found = self._remembered(name) or self._read(name, key.content)
         if found is None:
-            with self.files.lock(name):
-                found = self._read(name, content)
+            with self.files.lock(name) if self.files else nullcontext():
+                found = self._read(name, key.content)
                 if found is None:
-                    return self._compute(name, content, compute)
+                    return self._compute(name, key.content, compute)
         tensors, seconds = found
-        use = self.use
-        self.use = StageUse(use.hits + 1, use.misses, use.saved_s + seconds, use.spent_s)
+        if is_new:
+            use = self.use
+            self.use = StageUse(use.hits + 1, use.misses, use.saved_s + seconds, use.spent_s)
         return tensors
 
     def _compute(self, name: str, content: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -98,13 +129,16 @@ class StageStore:
         seconds = time.perf_counter() - started - (self.use.spent_s - before)
         use = self.use
         self.use = StageUse(use.hits, use.misses + 1, use.saved_s, use.spent_s + seconds)
-        header = {"key": content, "seconds": f"{seconds:.6f}", "crc32": checksum(tensors)}
-        self.files.try_to_write(name, tensors, header)
+        if self.files is not None:
+            header = {"key": content, "seconds": f"{seconds:.6f}", "crc32": checksum(tensors)}
+            self.files.try_to_write(name, tensors, header)
         self._remember(name, tensors, seconds)
         return tensors
 
     def _read(self, name: str, content: str) -> tuple[dict[str, Tensor], float] | None:
         """Read an entry; None if it isn't there or is damaged."""
+        if self.files is None:
+            return None
         try:
             header = self.files.read_metadata(name)
             tensors, seconds = self.files.read_tensors(name), float(header["seconds"])

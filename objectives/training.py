@@ -28,6 +28,8 @@ class TrainingSettings:
         learning_rate: Peak step size of the backbone's weights.
         prompt_learning_rate: Peak step size of soft prompt and head.
         alpha: Weight of the source loss.
+        micro_batch_size: Largest number of rows that are run at once; gradients of a batch's parts are accumulated.
+            None for no limit.
     """
 
     steps: int
@@ -35,6 +37,7 @@ class TrainingSettings:
     learning_rate: float
     prompt_learning_rate: float
     alpha: float
+    micro_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +111,36 @@ class Trainer:
         while self.step < self.settings.steps:
             optimizer, schedule = self._engine
             self.model.backbone.train()
-            source_nll = _nll(self.model, self.source, self._source_batches)
-            target_nll = _nll(self.model, self.target, self._target_batches)
-            loss = _combine(source_nll, target_nll, self.settings.alpha)
-            if not math.isfinite(loss.item()):
+            optimizer.zero_grad(set_to_none=True)
+            alpha = self.settings.alpha
+            source_nll = self._backward(self.source, self._source_batches, alpha)
+            target_nll = self._backward(self.target, self._target_batches, 1 - alpha)
+            loss = _combine(source_nll, target_nll, alpha)
+            if not math.isfinite(loss):
                 raise TrialError(
-                    f"the loss became {loss.item()} at step {self.step + 1} (L_s {_item(source_nll)}, "
-                    f"L_t {_item(target_nll)}, learning_rate {self.settings.learning_rate:g}, "
+                    f"the loss became {loss} at step {self.step + 1} (L_s {source_nll}, "
+                    f"L_t {target_nll}, learning_rate {self.settings.learning_rate:g}, "
                     f"prompt_learning_rate {self.settings.prompt_learning_rate:g})"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), MAX_GRADIENT_NORM)
             optimizer.step()
             schedule.step()
             self.step += 1
-            yield Update(_item(source_nll), _item(target_nll))
+            yield Update(source_nll, target_nll)
+
+    def _backward(
+        self, data: TrainingData | None, drawn: Iterator[list[EncodedRow]] | None, weight: float
+    ) -> float | None:
+        """Add the gradient of one task's weighted loss, in parts of similar length; return L, None without the task."""
+        if data is None or drawn is None:
+            return None
+        rows = next(drawn)
+        parts: list[Tensor] = []
+        for chosen in self.model.split(rows, self.settings.micro_batch_size or len(rows)):
+            nll = self.model.nll(self.model.batch([rows[i] for i in chosen]), data.labels) * (len(chosen) / len(rows))
+            (weight * nll).backward()  # type: ignore[no-untyped-call]
+            parts.append(nll.detach())
+        return float(torch.stack(parts).sum())
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state, `<parameter>.<name>` -> tensor on the CPU."""
@@ -168,13 +185,7 @@ def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRo
         yield [data.rows[index] for index in chosen]
 
 
-def _nll(model: PromptedModel, data: TrainingData | None, drawn: Iterator[list[EncodedRow]] | None) -> Tensor | None:
-    if data is None or drawn is None:
-        return None
-    return model.nll(model.batch(next(drawn)), data.labels)
-
-
-def _combine(source_nll: Tensor | None, target_nll: Tensor | None, alpha: float) -> Tensor:
+def _combine(source_nll: float | None, target_nll: float | None, alpha: float) -> float:
     if source_nll is not None and target_nll is not None:
         return mixed_loss(source_nll, target_nll, alpha)
     alone = source_nll if source_nll is not None else target_nll
@@ -201,7 +212,3 @@ def _optimizer(
         return max(0.0, min(1.0, rising, falling))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
-
-
-def _item(value: Tensor | None) -> float | None:
-    return None if value is None else value.item()

@@ -210,6 +210,7 @@ class _Reader:
                 file.backbone.family,
                 file.backbone.max_tokens,
                 file.backbone.trust_remote_code,
+                file.backbone.micro_batch_size,
             ),
             target=self._task_spec(file.target),
             source=self._task_spec(file.source) if file.source else None,

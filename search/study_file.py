@@ -40,6 +40,9 @@ class BackboneSection(Section):
     family: Literal["encoder", "causal_lm"]
     max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
     trust_remote_code: bool = Field(False, description="Run Python code that lies beside the weights.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows trained on at once; gradients of larger batches are accumulated."
+    )
 
 
 class TaskSection(Section):

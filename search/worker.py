@@ -42,7 +42,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next trial."""
         from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
-        from promptgraft.objectives.stages import StageUse
 
         self._number = int(new_config["number"])
         self._candidate = Candidate.from_values(new_config["candidate"])
@@ -50,7 +49,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         name = checkpoint_name(self._candidate.key, self._seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
         self._started = time.perf_counter()
-        self._stages = self._objective.stages.use if self._objective.stages else StageUse()
+        self._stages = self._objective.stages.use
         self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed, checkpoint)
         return True
 
@@ -98,7 +97,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         )
 
     def _cost(self, evaluation: "Evaluation") -> dict[str, float]:
-        assert self._objective.stages is not None
         use = self._objective.stages.use - self._stages
         # A result's time includes that of the worker that began the trial, if it was resumed.
         seconds = evaluation.result.seconds if evaluation.result else time.perf_counter() - self._started

@@ -79,7 +79,8 @@ def test_predictions_equal_the_trial_s_own_logits(
     rows.write_text(json.dumps([dict(row.fields) for row in objective.target.validation]))
     arguments = [str(tmp_path / "bundle"), str(rows), str(tmp_path / "logits.npy")]
     subprocess.run([sys.executable, "-c", PREDICT, *arguments], check=True, timeout=120)
-    assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 1e-6
+    # The trial ran what stands behind the frozen layers, production runs the whole model: other sums, other rounding.
+    assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 5e-6 * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")

@@ -88,9 +88,8 @@ def test_only_what_was_not_done_is_done(spec: ObjectiveSpec, tmp_path: Path) -> 
     stop_after(spec, candidate, tmp_path, 4)  # Saved behind the third evaluation, at step 4.
     objective = Objective(spec)
     trained: list[bool] = []
-    objective.backbone.model.get_input_embeddings().register_forward_pre_hook(
-        lambda *_: trained.append(torch.is_grad_enabled() and objective.backbone.layers.layers[-1].training)
-    )
+    last = objective.backbone.layers.layers[-1]
+    last.register_forward_pre_hook(lambda *_: trained.append(torch.is_grad_enabled() and last.training))
     cycle = objective.run(candidate, 0, checkpoint(tmp_path))
     assert [next(cycle).step for _ in range(3)] == [0, 2, 4]
     assert not any(trained)

@@ -28,10 +28,10 @@ def test_figures_equal_scikit_learns(classes: int) -> None:
 
 
 def test_the_mission_s_example() -> None:
-    assert mixed_loss(torch.tensor(0.1), torch.tensor(0.2), 0.5).item() == pytest.approx(0.15)
+    assert mixed_loss(0.1, 0.2, 0.5) == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\] but got"):
-        mixed_loss(torch.tensor(0.1), torch.tensor(0.2), alpha)
+        mixed_loss(0.1, 0.2, alpha)
