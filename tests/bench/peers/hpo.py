@@ -45,7 +45,7 @@ class MixedTrainer(Trainer):
         """Build the trial's model and data, source stage included; without a trial, what the constructor wants."""
         if trial is None:
             # The constructor's model is only looked at, then thrown away; Ray would send it to every trial.
-            return nn.Linear(1, 1) if self.parts.tuned else self._build()
+            return nn.Linear(1, 1) if self.parts.tuned else self.parts.model(self.candidate)[0]
         self.candidate = self.parts.job["candidates"][_index(trial, len(self.parts.job["candidates"]))]
         self.args.max_steps = self.candidate["steps"]
         self.args.per_device_train_batch_size = self.candidate["batch_size"]
