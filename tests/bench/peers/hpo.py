@@ -164,8 +164,8 @@ def search_optuna(path: str, outcomes: Outcomes, tuned: bool) -> Callable[[], No
     parts = parts_of(path, tuned)
     count = len(parts.job["candidates"])
     storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(study_name="replay", storage=storage, direction="maximize")
     for index in range(count):
-        study = optuna.create_study(study_name="replay", storage=storage, direction="maximize", load_if_exists=True)
         study.enqueue_trial({"candidate": index})
     if tuned:
         optuna.logging.set_verbosity(optuna.logging.WARNING)

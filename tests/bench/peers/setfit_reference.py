@@ -7,6 +7,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from setfit import SetFitModel, Trainer, TrainingArguments
+from sklearn.linear_model import LogisticRegression
 
 from peers.job import Job, Stopwatch
 
@@ -22,7 +23,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     labels = {name: [label for _, label in rows] for name, rows in job["plain"].items()}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            model=SetFitModel.from_pretrained(job["backbone"], model_body=body),
+            model=SetFitModel(model_body=body, model_head=LogisticRegression()),
             args=TrainingArguments(
                 output_dir=folder, seed=job["seed"], report_to="none", save_strategy="no", show_progress_bar=False
             ),
