@@ -18,6 +18,7 @@ the lower layers, reuse actors, and log nothing. Neither writes checkpoints, whi
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -58,16 +59,18 @@ def watch(command: list[str]) -> tuple[int, dict[str, float]]:
     child = subprocess.Popen(command)
     root, readings = psutil.Process(child.pid), Readings()
     largest = together = 0
-    while True:
-        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-        if ended:
-            break
-        memory = _read(root, readings)
-        largest, together = max([largest, *memory]), max(together, sum(memory))
-        time.sleep(EVERY_S)
-    wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)  # It was waited for behind Popen's back.
-    _end_left(readings)
+    try:
+        while True:
+            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if ended:
+                break
+            memory = _read(root, readings)
+            largest, together = max([largest, *memory]), max(together, sum(memory))
+            time.sleep(EVERY_S)
+        wall = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)  # It was waited for behind Popen's back.
+    finally:
+        _end_left(readings)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cpu = max(sum(reading[0] for reading in readings.values()), usage.ru_utime + usage.ru_stime)
     return child.returncode, {
@@ -95,6 +98,8 @@ def _end_left(readings: Readings) -> None:
 
 
 def main() -> None:
+    # Asked to end, it ends what it started first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     code, measured = watch([sys.executable, "-P", "-m", "peers.systems", *sys.argv[1:]])
     if code:
         sys.exit(code)
