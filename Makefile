@@ -43,7 +43,13 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: 
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m faults -s
 
-bench: .venv/.installed  ## Overhead a trial beside Ray Tune's OptunaSearch and plain Optuna; a soak of 1,000 trials; replay beside Trainer
+# The peers get an environment of their own: what a user would install today, without promptgraft.
+.peers-venv/.installed: tests/bench/peers/requirements.txt
+	$(PYTHON) -m venv .peers-venv
+	.peers-venv/bin/pip install --quiet --requirement tests/bench/peers/requirements.txt
+	touch $@
+
+bench: .venv/.installed .peers-venv/.installed  ## Overhead a trial, a soak of 1,000 trials, and a replay beside what a user would run today
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.soak
@@ -68,4 +74,4 @@ wheel: .venv/.installed  ## Build the wheel, install it in an empty environment,
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null
 
 clean:
-	rm -rf .venv .wheel-venv build dist *.egg-info
+	rm -rf .venv .peers-venv .wheel-venv build dist *.egg-info

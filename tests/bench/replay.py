@@ -1,17 +1,18 @@
-"""Cost of one fixed list of candidates: promptgraft with and without its stores, and transformers' Trainer with PEFT.
+"""Cost of one fixed list of candidates: promptgraft with and without its stores, and what a user would run today.
 
-python -m tests.bench.replay [--study demo] [--candidates 12] [--runs 5] [--out FILE.json] [--peer-python PATH]
+python -m tests.bench.replay [--study demo] [--candidates 12] [--runs 5] [--systems a,b,c] [--out FILE.json]
 
 The candidates are drawn at random, with a fixed seed, from the study's own space. Every system's run is a fresh
-process with one thread; the systems of a run follow one another, and their order turns by one from run to run.
-Start-up (imports, loading) is counted apart from the candidates. Systems:
+process with one thread and one candidate at a time; the systems of a run follow one another, and their order turns by
+one from run to run. Start-up (imports, loading) is counted apart from the candidates, and whole runs, with all their
+processes, apart from both. Systems:
 
-    off              promptgraft without a store: everything computed afresh
-    cold             an empty store and a new objective for each candidate
-    list             one store, empty at the start of the list: what a search sees
-    warm             the list once more, in a new process, with that store
-    trainer_default  Trainer and PEFT as in the documentation's examples; see tests/bench/peers.py
-    trainer_tuned    the same, tuned by hand
+    off    promptgraft without a store: everything computed afresh
+    cold   an empty store and a new objective for each candidate
+    list   one store, empty at the start of the list: what a search sees
+    warm   the list once more, in a new process, with that store
+    hpo_optuna, hpo_ray, tune_peft, each _default and _tuned; setfit
+           the peers, in the environment that `make .peers-venv/.installed` makes; see tests/bench/peers/__main__.py
 
 This module imports nothing but the standard library, so that its memory doesn't count in the children's.
 """
@@ -20,22 +21,30 @@ import argparse
 import json
 import os
 import platform
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.replay_tables import REFERENCE, Report, Reports, group_ratios, mean, show, summarise
+
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = {"demo": 12, "smollm2": 6}
 OURS = ("off", "cold", "list", "warm")
-PEERS = ("trainer_default", "trainer_tuned")
+PEERS = (
+    "hpo_optuna_default",
+    "hpo_optuna_tuned",
+    "hpo_ray_default",
+    "hpo_ray_tuned",
+    "tune_peft_default",
+    "tune_peft_tuned",
+)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,64 +76,77 @@ class Bench:
         """Run one system on the whole list.
 
         Args:
-            system: One of `OURS` or `PEERS`, or `untrained`, or `reversed`.
+            system: One of `OURS` or `PEERS`, or the reference, or `untrained`, or `reversed`.
             files: Folder of the store; of a store for each candidate if the system is `cold`.
         """
         out = self.folder / f"report-{self.name}.json"
-        if system in (*PEERS, "untrained"):
-            script = str(Path(__file__).with_name("peers.py"))
-            command = [self.peer_python, "-P", script, str(self.job), str(out), "--system", system]
-            _run(command, {name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
+        if system in (*PEERS, REFERENCE, "untrained"):
+            command = [self.peer_python, "-P", "-m", "peers", str(self.job), str(out), "--system", system]
+            measured = _run(command, dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parent)})
         else:
             mode = system if system in ("off", "cold") else "shared"
             options = ["--mode", mode, "--files", str(files), *(["--reverse"] if system == "reversed" else [])]
-            self._ours("run", str(self.job), str(out), *options)
-        report: Report = json.loads(out.read_text())
+            measured = self._ours("run", str(self.job), str(out), *options)
+        report: Report = {**measured, **json.loads(out.read_text())}  # The peers' own figures leave their watcher out.
         out.unlink()
         return report
 
-    def _ours(self, *arguments: str) -> None:
-        _run([sys.executable, "-m", "tests.bench.replay_ours", *arguments], dict(os.environ))
+    def _ours(self, *arguments: str) -> dict[str, float]:
+        return _run([sys.executable, "-m", "tests.bench.replay_ours", *arguments], dict(os.environ))
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
+def _run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Run a command with one thread; return its processor and wall time."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment | ONE_THREAD | QUIET, capture_output=True, text=True)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"run_cpu_s": cpu, "run_wall_s": wall}
 
 
-def measure(bench: Bench, runs: int, default_runs: int) -> dict[str, list[Report]]:
-    """Run all systems `runs` times, interleaved; `warm` always follows `list`, whose store it needs.
+def measure(bench: Bench, systems: tuple[str, ...], runs: int, default_runs: int) -> Reports:
+    """Run systems `runs` times, interleaved; `warm` always follows `list`, whose store it needs.
 
-    `trainer_default`, which takes longer than all others together, takes part in the first `default_runs` only.
+    The default forms, which take longer than all others together, take part in the first `default_runs` only.
     """
-    groups: list[tuple[str, ...]] = [("off",), ("cold",), ("list", "warm"), *((peer,) for peer in PEERS)]
-    reports: dict[str, list[Report]] = {system: [] for system in (*OURS, *PEERS)}
+    pair = tuple(system for system in ("list", "warm") if system in systems)
+    groups = [(system,) for system in systems if system not in pair]
+    if pair:
+        groups.insert(len([system for system in ("off", "cold") if system in systems]), pair)
+    reports: Reports = {system: [] for group in groups for system in group}
     for run in range(runs):
         turn = run % len(groups)
         for group in groups[turn:] + groups[:turn]:
-            if group == ("trainer_default",) and run >= default_runs:
+            if group[0].endswith("_default") and run >= default_runs:
                 continue
             with tempfile.TemporaryDirectory(dir=bench.folder) as files:
                 for system in group:
-                    reports[system].append(bench.replay(system, Path(files)))
-                    mean = _mean(reports[system][-1], "cpu_s")
-                    print(f"  run {run + 1}/{runs} {system:16} {mean:8.2f} CPU-s a candidate", flush=True)
+                    report = bench.replay(system, Path(files))
+                    reports[system].append(report)
+                    print(
+                        f"  run {run + 1}/{runs} {system:18} {mean(report, 'cpu_s'):8.2f} CPU-s a candidate,"
+                        f" whole run {report['run_cpu_s']:.1f} CPU-s, {report['run_wall_s']:.1f} s",
+                        flush=True,
+                    )
     return reports
 
 
-def check(bench: Bench, reports: dict[str, list[Report]]) -> Report:
+def check(bench: Bench, reports: Reports) -> Report:
     """Compare scores: stores against none, the list in two orders, the peers' reading of a candidate with ours."""
+    checks: Report = {}
     with tempfile.TemporaryDirectory(dir=bench.folder) as files:
-        reversed_list = bench.replay("reversed", Path(files))
-        untrained = bench.replay("untrained", Path(files))
-    off = reports["off"][0]
-    stored = {s: [_difference(off, report) for report in reports[s]] for s in OURS}
-    return {
-        "off_against": {s: [max(values) for values in zip(*found, strict=True)] for s, found in stored.items()},
-        "list_against_reversed": _difference(reports["list"][0], reversed_list),
-        "untrained_peer_against_ours": [entry["difference"] for entry in untrained["candidates"]],
-    }
+        if "off" in reports:
+            stored = {s: [_difference(reports["off"][0], r) for r in reports[s]] for s in OURS if s in reports}
+            checks["off_against"] = {s: [max(v) for v in zip(*found, strict=True)] for s, found in stored.items()}
+        if "list" in reports:
+            reversed_list = bench.replay("reversed", Path(files))
+            checks["list_against_reversed"] = _difference(reports["list"][0], reversed_list)
+        if any(peer in reports for peer in PEERS):
+            untrained = bench.replay("untrained", Path(files))
+            checks["untrained_peer_against_ours"] = [entry["difference"] for entry in untrained["candidates"]]
+    return checks
 
 
 def _difference(one: Report, other: Report) -> list[float]:
@@ -136,52 +158,20 @@ def _difference(one: Report, other: Report) -> list[float]:
     ]
 
 
-def _mean(report: Report, name: str) -> float:
-    return statistics.fmean(entry[name] for entry in report["candidates"])
+def chosen(text: str | None, family: str) -> tuple[str, ...]:
+    """Read `--systems`; without it all, but the reference, a sentence encoder, only beside encoders.
 
-
-def summarise(reports: dict[str, list[Report]]) -> dict[str, dict[str, Any]]:
-    """Reduce each system to its values for each run; ratios are taken within a run."""
-    summary: dict[str, dict[str, Any]] = {}
-    for system, runs in reports.items():
-        summary[system] = {
-            "cpu_s": [_mean(run, "cpu_s") for run in runs],
-            "wall_s": [_mean(run, "wall_s") for run in runs],
-            "startup_cpu_s": [run["startup_cpu_s"] for run in runs],
-            "max_rss_mib": [run["max_rss_bytes"] / 2**20 for run in runs],
-            "accuracy": [_mean(run, "value") for run in runs],
-        }
-        if "source_cpu_s" in runs[0]["candidates"][0]:
-            summary[system]["before_target_cpu_s"] = [_mean(run, "source_cpu_s") for run in runs]
-    for entry in summary.values():
-        for base in ("list", "cold", "warm"):
-            pairs = zip(entry["cpu_s"], summary[base]["cpu_s"], strict=False)  # The peer may have fewer runs.
-            entry[f"ratio_to_{base}"] = [mine / other for mine, other in pairs]
-    return summary
-
-
-def show(name: str, job: Report, summary: dict[str, dict[str, Any]], checks: Report) -> None:
-    """Print the table."""
-    runs = len(summary["off"]["cpu_s"])
-    print(f"\n{name}: {len(job['candidates'])} candidates, median of {runs} runs (range), one thread")
-    print(
-        f"  {'system':16} {'CPU-s a candidate':24} {'wall s':24} {'/list':>6} {'/cold':>6} {'/warm':>6}"
-        f" {'start CPU-s':>11} {'peak MiB':>8} {'accuracy':>8}"
-    )
-    for system, entry in summary.items():
-        ratios = " ".join(f"{statistics.median(entry[f'ratio_to_{b}']):6.2f}" for b in ("list", "cold", "warm"))
-        start, peak, accuracy = (statistics.median(entry[n]) for n in ("startup_cpu_s", "max_rss_mib", "accuracy"))
-        times = f"{_spread(entry['cpu_s']):24} {_spread(entry['wall_s']):24}"
-        print(f"  {system:16} {times} {ratios} {start:11.2f} {peak:8.0f} {accuracy:8.3f}")
-    for system, found in checks["off_against"].items():
-        print(f"  |logits: off - {system}| at most {max(found):.1e}")
-    print(f"  |logits: list - list reversed| at most {max(checks['list_against_reversed']):.1e}, wanted 0.0")
-    peer = checks["untrained_peer_against_ours"]
-    print(f"  |untrained logits: peer - promptgraft| at most {max(peer):.1e}")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    Raises:
+        ValueError: If a system is unknown, or lacks another that it needs.
+    """
+    known = (*OURS, *PEERS, REFERENCE)
+    names = tuple(text.split(",")) if text else (*OURS, *PEERS, *([REFERENCE] if family == "encoder" else []))
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"unknown systems {unknown}; there are {', '.join(known)}")
+    if "warm" in names and "list" not in names:
+        raise ValueError("warm needs list, whose store it reads")
+    return tuple(name for name in known if name in names)
 
 
 def main() -> None:
@@ -190,9 +180,10 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, help="default: 12 for demo, 6 for smollm2")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--default-runs", type=int, default=2, help="runs in which trainer_default takes part")
+    parser.add_argument("--default-runs", type=int, default=1, help="runs in which the default forms take part")
+    parser.add_argument("--systems", help="names with commas between them; default: all")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with torch, transformers and peft")
+    parser.add_argument("--peer-python", default=str(ROOT / ".peers-venv" / "bin" / "python"))
     arguments = parser.parse_args()
     content: dict[str, Any] = {"python": platform.python_version(), "threads": 1, "seed": arguments.seed}
     for name in arguments.study or list(CANDIDATES):
@@ -200,12 +191,19 @@ def main() -> None:
             bench = Bench(name, Path(folder), arguments.peer_python)
             print(f"{name}: drawing candidates", flush=True)
             job = bench.prepare(arguments.candidates or CANDIDATES[name], arguments.seed)
-            reports = measure(bench, arguments.runs, max(1, arguments.default_runs))
+            systems = chosen(arguments.systems, job["family"])
+            reports = measure(bench, systems, arguments.runs, max(1, arguments.default_runs))
             checks = check(bench, reports)
-        summary = summarise(reports)
-        show(name, job, summary, checks)
+        summary, groups = summarise(reports), group_ratios(job["candidates"], reports)
+        show(name, len(job["candidates"]), summary, groups, checks)
         candidates = [{k: v for k, v in entry.items() if k != "untrained"} for entry in job["candidates"]]
-        content[name] = {"candidates": candidates, "summary": summary, "checks": checks, "reports": reports}
+        content[name] = {
+            "candidates": candidates,
+            "summary": summary,
+            "groups": groups,
+            "checks": checks,
+            "reports": reports,
+        }
         if arguments.out:
             arguments.out.write_text(json.dumps(content, indent=1))
 

@@ -78,6 +78,7 @@ def write_job(path: Path, study: Path, count: int, seed: int) -> None:
             for name in ("batch_size", "learning_rate", "head_learning_rate", "frozen_layers")
         },
         "prompts": prompts,
+        "plain": _plain(objective),
         "candidates": entries,
     }
     path.write_text(json.dumps(job))
@@ -108,6 +109,13 @@ def _prompts(objective: Objective, model: PromptedModel) -> dict[str, list[tuple
         "validation": rendered(objective.target.validation),
         "source": rendered(objective.source.train) if objective.source else [],
     }
+
+
+def _plain(objective: Objective) -> dict[str, list[tuple[str, int]]]:
+    """List the target's rows without any template, test rows too."""
+    target = objective.target
+    parts = {"train": target.train, "validation": target.validation, "test": target.test}
+    return {name: [(" ".join(row.fields.values()), row.label) for row in rows] for name, rows in parts.items()}
 
 
 def _words(objective: Objective, candidate: Candidate) -> dict[str, Any]:
@@ -155,7 +163,9 @@ def evaluate(job: dict[str, Any], mode: str, files: Path, reverse: bool) -> dict
             objective = Objective(replace(spec, files=str(files / str(len(outcomes)))))
         with clock.candidate() as times:
             result = objective.evaluate(candidates[index], job["seed"])
-        outcomes[index] = {**times(), "value": result.value, "step": result.step, "logits": result.logits.tolist()}
+        used = {"hits": result.stages.hits, "misses": result.stages.misses, "saved_s": result.stages.saved_s}
+        scores = {"value": result.value, "step": result.step, "logits": result.logits.tolist()}
+        outcomes[index] = {**times(), **used, **scores}
     return clock.report([outcomes[index] for index in order])
 
 
