@@ -203,7 +203,7 @@ def _optimizer(
         {"params": params, "lr": rate, "initial_lr": rate}
         for params, rate in ((carried, settings.learning_rate), (attached, settings.prompt_learning_rate))
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
     warmup = max(1, round(WARMUP_FRACTION * settings.steps))
 
     def factor(step: int) -> float:

@@ -1,30 +1,34 @@
-"""A table of real results: every candidate of a small space, evaluated once.
+"""A table of real results: every candidate of a small space evaluated once, and what each part of it cost.
 
 python -m tests.bench.surface --out surface.json
 
-Searches are replayed on it (`tests.bench.search_replay`): what would take days of training takes seconds, and every
-searcher meets the same surface. An interrupted run goes on where it stood.
+Searches are replayed on it (`tests.bench.free_search`): what would take days of training takes seconds, and every
+searcher meets the same surface. Seconds are processor time of one thread. What trials share is listed stage by stage
+with what it took, so that the cost of any order of candidates can be told: a stage is paid for by the first that needs
+it. An interrupted run goes on where it stood.
 """
 
 import argparse
 import json
 import random
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
+from promptgraft.objectives.stages import StageKey
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, Categorical, SearchSpace
 from promptgraft.spaces.parameters import Constant, Scalar
 
 STUDY = Path(__file__).parent / "surface.yaml"
+SAVE_EVERY = 10
 
 
 def grid(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], Candidate]]:
@@ -44,29 +48,59 @@ def grid(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], Candidate]]:
         yield point, Candidate.from_values(point).canonical(space.facts)
 
 
-def evaluate(objective: Objective, candidate: Candidate, seed: int) -> dict[str, Any]:
-    """Run one candidate's cycle, and score its best state on the held-out rows."""
-    started = time.process_time()
+class Recorder:
+    """Notes which stages a trial asks for, what each took, and which others it was computed from.
+
+    Args:
+        objective: Its store is watched.
+        known: Stage -> [seconds, stages it needs], from an earlier run.
+    """
+
+    def __init__(self, objective: Objective, known: dict[str, list[Any]]) -> None:
+        self.known = known
+        self.asked: list[str] = []  # By the trial itself.
+        self.spent_s = 0.0
+        self._open: list[list[str]] = []
+        self._get = objective.stages.get
+        objective.stages.get = self.get  # type: ignore[method-assign]
+
+    def get(self, key: StageKey, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Pass on to the store, and take note."""
+        name = key.name.split("/")[1][:12]
+        asked = self._open[-1] if self._open else self.asked
+        if name not in asked:
+            asked.append(name)
+
+        def watched() -> dict[str, Tensor]:
+            started, before = time.process_time(), self.spent_s
+            self._open.append([])
+            tensors = compute()
+            seconds = time.process_time() - started - (self.spent_s - before)  # What it was made from counts there.
+            self.spent_s += seconds
+            self.known[name] = [round(seconds, 4), self._open.pop()]
+            return tensors
+
+        return self._get(key, watched)
+
+
+def evaluate(objective: Objective, recorder: Recorder, candidate: Candidate, seed: int) -> dict[str, Any]:
+    """Run one candidate's cycle; return its curve, and what it had spent and asked for at each point."""
+    started, before = time.process_time(), recorder.spent_s
+    recorder.asked.clear()
     curve = []
     for evaluation in objective.run(candidate, seed):
+        own_s = time.process_time() - started - (recorder.spent_s - before)
         metrics = {name: evaluation.metrics[name] for name in ("accuracy", "loss")}
-        curve.append({"step": evaluation.step, **metrics, "cpu_s": round(time.process_time() - started, 3)})
+        curve.append({"step": evaluation.step, **metrics, "own_s": round(own_s, 4), "stages": [*recorder.asked]})
         result = evaluation.result
     assert result is not None
-    scores = objective.score(candidate, result.delta, objective.target.test)
-    test = objective.target.measure(scores, objective.target.test)
-    return {
-        "candidate": candidate.to_dict(),
-        "curve": curve,
-        "value": result.value,
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-    }
+    return {"candidate": candidate.to_dict(), "curve": curve, "value": result.value}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--files", type=Path, required=True, help="store of stages; keep it to go on later")
     parser.add_argument("--study", type=Path, default=STUDY)
     parser.add_argument("--limit", type=int, help="evaluate only so many more")
     arguments = parser.parse_args()
@@ -74,16 +108,16 @@ def main() -> None:
     quiet_transformers()
     study = load_study(arguments.study)
     candidates = {candidate.key: candidate for _, candidate in grid(study.objective.space)}
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    left = [key for key in candidates if key not in done]
+    table = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"stages": {}, "candidates": {}}
+    left = [key for key in candidates if key not in table["candidates"]]
     random.Random(0).shuffle(left)
-    with tempfile.TemporaryDirectory() as files:
-        objective = Objective(replace(study.objective, files=files))
-        for number, key in enumerate(left[: arguments.limit], 1):
-            done[key] = evaluate(objective, candidates[key], study.file.seed)
-            arguments.out.write_text(json.dumps(done, indent=0))
-            if number % 20 == 0:
-                print(f"{len(done)} of {len(candidates)}", flush=True)
+    objective = Objective(replace(study.objective, files=str(arguments.files)))
+    recorder = Recorder(objective, table["stages"])
+    for number, key in enumerate(left[: arguments.limit], 1):
+        table["candidates"][key] = evaluate(objective, recorder, candidates[key], study.file.seed)
+        if number % SAVE_EVERY == 0 or number == len(left[: arguments.limit]):
+            arguments.out.write_text(json.dumps(table))
+            print(f"{len(table['candidates'])} of {len(candidates)}", flush=True)
 
 
 if __name__ == "__main__":
