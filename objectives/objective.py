@@ -155,6 +155,7 @@ class Objective:
             "version": CHECKPOINT_VERSION,
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
+            "numerics": self.spec.backbone.numerics,
             "candidate": candidate.to_dict(),
             "seed": seed,
             "rows": self._hashes,
@@ -241,6 +242,7 @@ class Objective:
             "stage": "source",
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
+            "numerics": self.spec.backbone.numerics,
             "rows": self._hashes["source"],
             "labels": [list(self.source.labels), list(self.labels)],
             "template": self.spec.space.template(candidate.template).text,
@@ -264,6 +266,7 @@ class Objective:
             trained = candidate.source_steps > 0 and depth > base
             return {
                 "backbone": self._backbone_hash(),
+                "numerics": self.spec.backbone.numerics,
                 "source": self._source_key(candidate, seed) if trained else None,
                 "device": self.backbone.device.type,
             }
