@@ -103,7 +103,8 @@ class Backbone(ABC):
 
     def _load(self) -> Any:
         """Load the weights, from safetensors only: unpickling a file can run any code that it holds."""
-        spec, options = self.spec, {}
+        spec = self.spec
+        options: dict[str, Any] = {}
         if spec.attn_implementation is not None:
             options["attn_implementation"] = spec.attn_implementation
         if spec.device_map is not None:

@@ -34,8 +34,8 @@ class PretrainedWeights:
         absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         if absent:
             raise InvalidInputError(
-                f"backbone.device_map leaves {len(absent)} weights ({absent[0]}, ...) on no device, where they can't be "
-                "trained; use a smaller model, dtype: bfloat16, or more devices"
+                f"backbone.device_map leaves {len(absent)} weights ({absent[0]}, ...) on no device, where they can't "
+                "be trained; use a smaller model, dtype: bfloat16, or more devices"
             )
         low = dtype != torch.float32
         # Memory of the device is what low precision saves; the copy that is exact stays out of it.
@@ -122,4 +122,4 @@ def checkpoint_layer(layer: nn.Module) -> None:
             return forward(*args, **kwargs)
         return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
 
-    layer.forward = run  # type: ignore[method-assign]
+    layer.forward = run
