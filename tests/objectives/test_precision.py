@@ -124,7 +124,7 @@ def test_order_does_not_matter_in_low_precision(
         assert difference(first, second) == difference(first, again) == 0.0, entry
         assert again.stages.misses == 0
         exact = full.evaluate(entry, 0)  # In the same store: nothing of the other precision may be taken from it.
-        assert 0 < difference(first, exact)
+        assert difference(first, exact) > 0
         scored = full.score(entry.canonical(spec.space.facts), first.delta, full.target.validation)
         assert np.abs(scored - first.logits).max() < 0.05 * np.abs(scored).max()
 
@@ -189,7 +189,7 @@ def test_attention_that_takes_no_masks_refuses_late_prompts(
 ) -> None:
     backbone = load("causal_lm")
     monkeypatch.setattr(backbone, "spec", replace(backbone.spec, attn_implementation="flash_attention_2"))
-    with pytest.raises(InvalidInputError, match="needs masks that backbone.attn_implementation 'flash_attention_2'"):
+    with pytest.raises(InvalidInputError, match=r"needs masks that backbone\.attn_implementation"):
         build(backbone, soft_prompt=soft("layer 1"))
     assert build(backbone, soft_prompt=soft("suffix"), frozen_layers=2).reuse() is None
 
