@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from promptgraft.objectives.layers import LayerStack
+from promptgraft.objectives.precision import PretrainedWeights, checkpoint_layer, compute_in
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
@@ -78,17 +79,22 @@ class Backbone(ABC):
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
         self.spec = spec
-        self.device = device
-        self.model = self._load().to(device)
+        self.model = self._load()
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
         self.stack = self.model.base_model
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
-        self._pristine: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in self.model.named_parameters()
-        }
+        self.device = device if spec.device_map is None else self.model.get_input_embeddings().weight.device
+        self.weights = PretrainedWeights(self.model, getattr(torch, spec.dtype), self.device)
+        if spec.device_map is None:
+            self.model.to(device)
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
         self.layers = LayerStack(self.stack, self._layers_prefix, causal=not self.has_head)
+        compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
+        if spec.gradient_checkpointing:
+            self.stack.config.use_cache = False
+            for layer in self.layers.layers:
+                checkpoint_layer(layer)
         self._frozen_layers = 0
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and spec.max_tokens > limit:
@@ -97,13 +103,26 @@ class Backbone(ABC):
 
     def _load(self) -> Any:
         """Load the weights, from safetensors only: unpickling a file can run any code that it holds."""
+        spec = self.spec
+        options: dict[str, Any] = {}
+        if spec.attn_implementation is not None:
+            options["attn_implementation"] = spec.attn_implementation
+        if spec.device_map is not None:
+            options["device_map"] = spec.device_map
         try:
+            # Where a device map is needed, the model may be too large for more than the asked-for type.
             return self.auto_class.from_pretrained(
-                self.spec.path,
-                dtype=torch.float32,
+                spec.path,
+                dtype=torch.float32 if spec.device_map is None else getattr(torch, spec.dtype),
                 use_safetensors=True,
-                trust_remote_code=self.spec.trust_remote_code,
+                trust_remote_code=spec.trust_remote_code,
+                **options,
             )
+        except ImportError as error:
+            raise InvalidInputError(
+                f"backbone.attn_implementation {spec.attn_implementation!r} or backbone.device_map "
+                f"{spec.device_map!r} needs a package that is not installed: {error}"
+            ) from error
         except OSError as error:
             if "safetensors" not in str(error):
                 raise
@@ -112,6 +131,8 @@ class Backbone(ABC):
                 "Convert them: AutoModel.from_pretrained(...).save_pretrained(...) in a place that you trust"
             ) from error
         except ValueError as error:
+            if "attention" in str(error) or "attn" in str(error):
+                raise InvalidInputError(f"backbone.attn_implementation: {error}") from error
             if "trust_remote_code" not in str(error):
                 raise
             raise InvalidInputError(
@@ -143,20 +164,15 @@ class Backbone(ABC):
 
     @property
     def embeddings(self) -> Tensor:
-        """The input embedding matrix, shape (vocabulary, hidden)."""
-        matrix: Tensor = self.model.get_input_embeddings().weight
-        return matrix
+        """The input embedding matrix as it was loaded, shape (vocabulary, hidden)."""
+        return self.weights.loaded(self.model.get_input_embeddings().weight)
 
     def restore(self) -> None:
         """Put back every pretrained weight, exactly, and forget gradients and modes.
 
         Every trial starts here, so that no trial sees what another one trained.
         """
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(self._pristine[name])
-                parameter.grad = None
-                parameter.requires_grad_(True)
+        self.weights.restore()
         self._frozen_layers = 0
         self.model.eval()
 
@@ -189,6 +205,7 @@ class Backbone(ABC):
                 # Embeddings stand before the layers; a final norm or an untied output matrix behind them.
                 frozen = frozen_layers == self.n_layers if seen_layers else frozen_layers > 0
             parameter.requires_grad_(not frozen)
+        self.weights.widen_trainable()
 
     def label_word_ids(self, words: Sequence[str]) -> list[int]:
         """Tokenize words and return their token ids in order, without special tokens."""

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -30,6 +30,8 @@ class BackboneReference(_Part):
         max_tokens: Longest rendered prompt, in tokens.
         files: File name -> SHA-256 of its content.
         trust_remote_code: Whether the model needs Python code that lies beside its weights.
+        dtype: Type in which it is loaded and computes.
+        attn_implementation: How transformers computes attention; its own choice if None.
     """
 
     path: str
@@ -37,6 +39,8 @@ class BackboneReference(_Part):
     max_tokens: int
     files: dict[str, str]
     trust_remote_code: bool = False
+    dtype: Literal["float32"] = "float32"
+    attn_implementation: str | None = None
 
 
 class Manifest(_Part):

@@ -68,8 +68,9 @@ class CausalReader(Reader):
         """Compute the logits of a few tokens only; shape (rows, len(tokens))."""
         output: Any = self._output[0]
         bias = getattr(output, "bias", None)
-        chosen = None if bias is None else bias[tokens]
-        found: Tensor = functional.linear(hidden, output.weight[tokens], chosen).float()
+        chosen = None if bias is None else bias[tokens.to(bias.device)].to(hidden)
+        # Few rows: exact products cost nothing, whatever type the matrix is held in.
+        found: Tensor = functional.linear(hidden, output.weight[tokens.to(output.weight.device)].to(hidden), chosen)
         return found
 
     def _next_token_log_probabilities(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
@@ -78,7 +79,8 @@ class CausalReader(Reader):
         Returns:
             Log-probabilities, shape (rows, len(prefix) + 1, vocabulary).
         """
-        return torch.log_softmax(self._output[0](self._read(stack, batch, prefix)).float(), dim=-1)
+        hidden = self._read(stack, batch, prefix)
+        return torch.log_softmax(self._output[0](hidden).to(hidden), dim=-1)
 
     def _read(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
         """Return the last hidden states of the prompt's end and of each token of `prefix` behind it.

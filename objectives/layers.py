@@ -64,7 +64,7 @@ class LayerStack:
         found: list[Tensor] = []
         with self._shortened(first, last, hidden, found):
             output: Tensor = self.stack(**inputs).last_hidden_state
-        return found[0] if found else output
+        return found[0].to(output) if found else output
 
     def run_with_keys(self, first: int, last: int, **inputs: Any) -> tuple[Tensor, dict[int, KeysValues]]:
         """Run a part, and keep the keys and values of its layers; see `run`.
@@ -80,7 +80,8 @@ class LayerStack:
         """Return keys and values in the form that `run` takes as `past_key_values`."""
         cache = DynamicCache(config=self.stack.config)
         for layer, (keys, values) in known.items():
-            cache.update(keys, values, layer)
+            device = next(self.layers[layer].parameters()).device
+            cache.update(keys.to(device), values.to(device), layer)
         return cache
 
     @contextmanager

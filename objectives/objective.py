@@ -156,7 +156,7 @@ class Objective:
             "version": CHECKPOINT_VERSION,
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
-            "micro_batch_size": self.spec.backbone.micro_batch_size,
+            "numerics": self.spec.backbone.numerics,
             "candidate": candidate.to_dict(),
             "seed": seed,
             "rows": self._hashes,
@@ -244,6 +244,7 @@ class Objective:
             "stage": "source",
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
+            "numerics": self.spec.backbone.numerics,
             "rows": self._hashes["source"],
             "labels": [list(self.source.labels), list(self.labels)],
             "template": self.spec.space.template(candidate.template).text,
@@ -251,7 +252,6 @@ class Objective:
             "head": candidate.head,
             "steps": candidate.source_steps,
             "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
-            "micro_batch_size": self.spec.backbone.micro_batch_size,
             "frozen_layers": settings.frozen_layers,
             "seed": seed,
             "device": self.backbone.device.type,
@@ -268,6 +268,7 @@ class Objective:
             trained = candidate.source_steps > 0 and depth > base
             return {
                 "backbone": self._backbone_hash(),
+                "numerics": self.spec.backbone.numerics,
                 "source": self._source_key(candidate, seed) if trained else None,
                 "device": self.backbone.device.type,
             }

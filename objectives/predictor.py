@@ -58,7 +58,14 @@ class Predictor:
             raise InvalidInputError(
                 f"{path} needs Python code of its own; read it, and if you trust it, pass --trust-remote-code"
             )
-        spec = BackboneSpec(path, reference.family, reference.max_tokens, trust_remote_code)
+        spec = BackboneSpec(
+            path,
+            reference.family,
+            reference.max_tokens,
+            trust_remote_code,
+            dtype=reference.dtype,
+            attn_implementation=reference.attn_implementation,
+        )
         loaded = BACKBONES[reference.family](spec, device or choose_device())
         self._model = PromptedModel(
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed

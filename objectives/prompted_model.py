@@ -12,8 +12,9 @@ from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.batching import split_by_length
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
+from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
-from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
 _BACKBONE, _READER, _SOFT_PROMPT = "backbone.", "reader.", "soft_prompt.weight"
 
@@ -83,7 +84,9 @@ class PromptedModel:
             words = [word for entry in verbalizer.words.values() for word in entry] if verbalizer else []
             word_ids = backbone.label_word_ids(words)
             vectors = initial_vectors(soft.init, soft.length, backbone.embeddings, word_ids, seed)
+            vectors = vectors.to(backbone.device, torch.float32)
             self._check_room(soft.length)
+            self._check_masks(soft)
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers)
 
@@ -95,11 +98,20 @@ class PromptedModel:
                 f"{self.backbone.spec.path} has {limit}; shorten one of them"
             )
 
+    def _check_masks(self, soft: SoftPrompt) -> None:
+        if soft.layer is not None and not self.backbone.spec.takes_masks:
+            raise InvalidInputError(
+                f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
+                f"{self.backbone.spec.attn_implementation!r} can't take; use {' or '.join(MASKED_ATTENTION)}"
+            )
+
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
         frozen, entry = self.candidate.frozen_layers, self.stack.entry
         if self.stack.shift or not frozen:
             return None
+        if self.backbone.layers.causal and not self.backbone.spec.takes_masks:
+            return None  # What stands behind the text would have to be told which of its keys are padding.
         below = frozen if entry is None else min(entry, frozen)
         if self.backbone.layers.causal:
             # Nothing behind the text changes it at any layer; what stands there needs its keys and values.

@@ -261,11 +261,12 @@ class InsertedPrompt(PromptedStack):
                 kwargs: dict[str, Any],
             ) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 hidden, *rest = args
+                device = hidden.device
                 if index == self.entry:
-                    hidden = torch.where(slot[..., None], vectors, hidden)
+                    hidden = torch.where(slot[..., None].to(device), vectors.to(device), hidden)
                 if "attention_mask" in kwargs:
-                    return (hidden, *rest), {**kwargs, "attention_mask": mask}
-                return (hidden, mask, *rest[1:]), kwargs
+                    return (hidden, *rest), {**kwargs, "attention_mask": mask.to(device)}
+                return (hidden, mask.to(device), *rest[1:]), kwargs
 
             return hook
 

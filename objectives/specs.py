@@ -1,10 +1,14 @@
 """The fixed part of a study, as the workers get it: plain data, no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from promptgraft.objectives.metrics import DIRECTIONS, Direction
 from promptgraft.objectives.tasks import TaskSpec
 from promptgraft.spaces import SearchSpace
+
+# Attention of transformers that takes any mask; the others know only causality and padding.
+MASKED_ATTENTION = ("eager", "sdpa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,11 @@ class BackboneSpec:
         trust_remote_code: Whether Python code that lies beside the weights may be run.
         micro_batch_size: Largest number of rows that are trained on at once; the gradients of a larger batch's parts
             are accumulated. None for no limit.
+        dtype: Type in which frozen matrices are held: `float32`, `bfloat16` or `float16`.
+        autocast: Type in which the model computes, the same names; that of `dtype` if None.
+        attn_implementation: How transformers computes attention; its own choice if None.
+        gradient_checkpointing: Whether layers are run again in the backward pass rather than remembered.
+        device_map: Where transformers puts the parts of the model; all on one device if None.
     """
 
     path: str
@@ -25,6 +34,40 @@ class BackboneSpec:
     max_tokens: int = 128
     trust_remote_code: bool = False
     micro_batch_size: int | None = None
+    dtype: str = "float32"
+    autocast: str | None = None
+    attn_implementation: str | None = None
+    gradient_checkpointing: bool = False
+    device_map: str | Mapping[str, int | str] | None = None
+
+    @property
+    def numerics(self) -> dict[str, object]:
+        """What decides the last bits of a result, as JSON types: part of every key."""
+        return {
+            "dtype": self.dtype,
+            "autocast": self.computes_in,
+            "attn_implementation": self.attn_implementation,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "micro_batch_size": self.micro_batch_size,
+            "device_map": dict(self.device_map) if isinstance(self.device_map, Mapping) else self.device_map,
+        }
+
+    @property
+    def computes_in(self) -> str:
+        """Name of the type in which the model computes."""
+        return self.autocast or self.dtype
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether attention can be told which token sees which."""
+        return self.attn_implementation in (None, *MASKED_ATTENTION)
+
+    def in_float32(self) -> "BackboneSpec":
+        """Return the same model in full precision, as production loads it."""
+        attention = self.attn_implementation if self.takes_masks else None
+        return replace(
+            self, dtype="float32", autocast=None, attn_implementation=attention, gradient_checkpointing=False
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,8 @@ def best(
         typer.echo(json.dumps(found))
         return
     typer.echo(f"trial {found['number']}: validation {summary['metric']} {found['value']:.4f}")
+    if "float32" in found:
+        typer.echo(f"  scored again in float32: {found['float32']['value']:.4f}")
     for name, value in found["candidate"].items():
         typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
 

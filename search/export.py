@@ -1,8 +1,10 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,7 +16,8 @@ from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.controls import HeldOut, majority, tfidf, zero_shot
-from promptgraft.search.ranking import best_trial
+from promptgraft.search.finalists import record, score_in_float32, unscored, work
+from promptgraft.search.ranking import best_trial, float32_scores
 from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
@@ -59,7 +62,13 @@ def export_winner(
     Raises:
         NothingToExportError: If there is no such trial, or its weights were dropped.
     """
+    chosen = _choose(optuna_study, number)
+    pending = unscored(optuna_study, study, [chosen])
+    if pending:
+        quiet_transformers()
+        record(optuna_study, score_in_float32(replace(study.objective, files=folder.files_url), work(pending)))
     trial = _choose(optuna_study, number)
+    score = float32_scores(optuna_study).get(trial.number)
     files, name = folder.files(), trial_file(trial.number, DELTA_FILE)
     try:
         delta = files.read_tensors(name)
@@ -68,13 +77,14 @@ def export_winner(
             f"the weights of trial {trial.number} are gone ({files.path(name)}): only those of the best trials are kept"
         ) from error
     target = output or folder.bundle
-    manifest = _manifest(study, trial)
+    manifest = _manifest(study, trial, score)
     write_bundle(target, manifest, delta, _card(study, manifest, ()))
     held_out = _held_out(study, optuna_study, trial, target)
     metrics = {**manifest.metrics, "test": held_out[0].metrics}
     written = manifest.model_copy(update={"metrics": metrics})
     write_bundle(target, written, delta, _card(study, written, held_out))
-    return Export(target, trial.number, float(trial.value or 0.0), held_out, len(study.target.test))
+    value = float(score["value"] if score else trial.value or 0.0)
+    return Export(target, trial.number, value, held_out, len(study.target.test))
 
 
 def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
@@ -90,13 +100,14 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
     return trials[number]
 
 
-def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
+def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None) -> Manifest:
     space, backbone = study.objective.space, study.objective.backbone
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     source_labels = study.source.labels if study.source else ()
     prefix = "validation_"
+    measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
         study=study.name,
         trial=trial.number,
@@ -113,11 +124,10 @@ def _manifest(study: Study, trial: FrozenTrial) -> Manifest:
             max_tokens=backbone.max_tokens,
             files=file_hashes(backbone.path),
             trust_remote_code=backbone.trust_remote_code,
+            attn_implementation=backbone.in_float32().attn_implementation,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
-        metrics={
-            "validation": {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
-        },
+        metrics={"validation": score["metrics"] if score else measured},
     )
 
 
@@ -146,7 +156,7 @@ def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:
         majority(task),
         tfidf(task, task.train, "training rows"),
         tfidf(task, (*task.train, *task.validation), "training and validation rows"),
-        *zero_shot(Objective(study.objective)),
+        *zero_shot(Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))),
     ]
     winner = HeldOut(f"winner (trial {trial.number})", task.measure(logits, task.test))
     return [winner, *controls]

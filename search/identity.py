@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # These decide what is tried next and for how long, not what a result means.
 _FREE = ("study", "space", "sampler", "pruner", "guidance", "budget", "resources", "checkpoint", "cache")
+# What studies ran with whose record is older than the setting.
+_SINCE_THEN = {"backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test")
 
@@ -79,7 +81,10 @@ def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Refuse edits that change what a result means, or that take away what an old trial needs."""
-    unsafe = [f"{name}: {old!r} -> {new!r}" for name, old, new in _differences(stored["settings"], present["settings"])]
+    unsafe = [
+        f"{name}: {old!r} -> {new!r}"
+        for name, old, new in _differences(_SINCE_THEN | stored["settings"], present["settings"])
+    ]
     for name in ("backbone weights", "target rows", "source rows", "test rows"):
         if stored[name] != present[name]:
             unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")

@@ -11,6 +11,7 @@ from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
@@ -19,7 +20,8 @@ from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
     looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
-    save_note(optuna_study, study_note(study) + _looks_note(study, looks))
+    scored = _finalists_note(optuna_study)
+    save_note(optuna_study, study_note(study) + _looks_note(study, looks) + scored)
 
 
 def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
@@ -79,6 +81,23 @@ def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
         if e["template"] in names and e["verbalizer"] in names:
             scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
             lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")
+    return "\n".join(lines)
+
+
+def _finalists_note(optuna_study: optuna.Study) -> str:
+    """Write what finalists score in float32, in Markdown; nothing if none was scored again."""
+    scores = float32_scores(optuna_study)
+    if not scores:
+        return ""
+    values = {trial.number: trial.value for trial in optuna_study.get_trials(deepcopy=False)}
+    lines = ["", "", "### Finalists, scored again in float32", ""]
+    lines += [
+        "| trial | in the search | in float32 | largest difference of a probability |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for number, score in sorted(scores.items()):
+        difference = f"{score['max_probability_difference']:.1e}"
+        lines.append(f"| {number} | {_number(values.get(number))} | {score['value']:.4f} | {difference} |")
     return "\n".join(lines)
 
 

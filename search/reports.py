@@ -5,6 +5,7 @@ from typing import Any
 
 DELTA_FILE = "delta.safetensors"
 LOGITS_FILE = "validation_logits.safetensors"
+FLOAT32_LOGITS_FILE = "validation_logits_float32.safetensors"
 
 
 def trial_file(number: int, name: str) -> str:

@@ -12,7 +12,8 @@ import optuna
 from optuna.trial import TrialState
 
 from promptgraft.search.budget import Limits, forecast
-from promptgraft.search.disk import KEPT_DELTAS, tidy
+from promptgraft.search.disk import tidy
+from promptgraft.search.finalists import kept, record, unscored, work
 from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.ledger import StudyLedger
@@ -20,7 +21,7 @@ from promptgraft.search.notes import save_study_note, save_trial_note, trial_not
 from promptgraft.search.owners import Heartbeat
 from promptgraft.search.patience import patient
 from promptgraft.search.progress import Progress
-from promptgraft.search.ranking import ranked_trials
+from promptgraft.search.ranking import float32_scores, ranked_trials
 from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
@@ -145,9 +146,9 @@ class Driver:
         """Run until the searcher has nothing more to start, or a signal comes."""
         self._show()
         self._rank()
-        if self.ledger.finished >= self.limits.trials:
-            return self._outcome(f"all {self.limits.trials} trials are finished")
         prepare_environment(self.options.address)
+        if self.ledger.finished >= self.limits.trials:
+            return self._outcome(self._judge(f"all {self.limits.trials} trials are finished"))
         from promptgraft.search.tune_join import StudySearcher
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
@@ -163,7 +164,38 @@ class Driver:
         self._tidy(searcher)
         if searcher.fatal is not None:
             raise searcher.fatal
-        return self._outcome(ended_because if ended_because or not interrupted else None, searcher.needs_help)
+        reason = ended_because if ended_because or not interrupted else None
+        return self._outcome(self._judge(reason), searcher.needs_help)
+
+    def _judge(self, ended_because: str | None) -> str | None:
+        """Once the search has ended, score its finalists in float32 if it was in lower precision.
+
+        Returns:
+            Why the run ended; None if it was interrupted meanwhile, and the next run does the rest.
+        """
+        pending = unscored(self.ledger.study, self.study) if ended_because else []
+        if not pending:
+            return ended_because
+        import ray
+
+        from promptgraft.search.worker import score_finalists
+
+        resources = self.study.file.resources
+        try:
+            with ray_session(self.options.address, resources.cpu):
+                spec = replace(self.study.objective, files=self.options.folder.files_url)
+                task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
+                scores = ray.get(task.remote(spec, resources.cpu, work(pending)))
+        except KeyboardInterrupt:
+            return None
+        except ray.exceptions.RayError as error:
+            logger.warning("finalists could not be scored in float32, the next run or export tries again: %s", error)
+            return ended_because
+        record(self.ledger.study, scores)
+        save_study_note(self.ledger.study, self.study)
+        self._rank()
+        self.progress.say(f"finalists: {len(scores)} trials scored again in float32")
+        return ended_because
 
     def _live_ids(self) -> list[int]:
         return [live.trial_id for live in list(self.ledger.live.values())]
@@ -299,13 +331,14 @@ class Driver:
         """Show the best trial."""
         ranked = ranked_trials(self.ledger.study)
         if ranked:
-            self.progress.best = (ranked[0].number, float(ranked[0].value or 0.0))
+            score = float32_scores(self.ledger.study).get(ranked[0].number, {"value": ranked[0].value})
+            self.progress.best = (ranked[0].number, float(score["value"] or 0.0))
 
     @patient
     def _tidy(self, searcher: "StudySearcher") -> None:
         """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
         self.ledger.refresh()
-        best = {trial.number for trial in ranked_trials(self.ledger.study)[:KEPT_DELTAS]}
+        best = kept(self.ledger.study, ranked_trials(self.ledger.study))
         use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes, self.study.file.cache.disk)
         searcher.disk_full = use.full
 

@@ -13,7 +13,7 @@ from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.disk import DiskUse
 from promptgraft.search.owners import is_alive
-from promptgraft.search.ranking import FINISHED, best_trial
+from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.wording import duration, size
 from promptgraft.search.yaml_lines import LinedYaml
@@ -74,7 +74,8 @@ def status(study: optuna.Study) -> dict[str, Any]:
     """Summarise a study in JSON types.
 
     Returns:
-        `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`; None if there is none),
+        `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was
+        scored again in it; None if there is none), `finalists` (number -> value in float32),
         `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
         RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
         `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
@@ -89,7 +90,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
     drivers = {(owner["host"], owner["pid"]) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
-    best = best_trial(study)
+    best, scores = best_trial(study), float32_scores(study)
     run = study.user_attrs.get("run")
     limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
     if not drivers:
@@ -105,7 +106,9 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "wanted": study.user_attrs.get("wanted"),
         "best": None
         if best is None
-        else {"number": best.number, "value": best.value, "candidate": best.user_attrs.get("candidate")},
+        else {"number": best.number, "value": best.value, "candidate": best.user_attrs.get("candidate")}
+        | ({"float32": scores[best.number]} if best.number in scores else {}),
+        "finalists": {number: score["value"] for number, score in sorted(scores.items())},
         "drivers": len(drivers),
         "orphans": len(dead),
         "interrupted": sum("interrupted" in trial.user_attrs for trial in trials),
@@ -137,6 +140,9 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"  shared    {duration(shared['saved_s'])} saved: {computed} stages computed, found {found} times"
         )
+    if summary["finalists"]:
+        scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
+        lines.append(f"  float32   finalists scored again: {scored}")
     if summary["forecast"]:
         lines.append(f"  forecast  {Forecast(**summary['forecast'])}")
     lines.append(f"  drivers   {summary['drivers'] or 'none'} at work" + _left_by_dead(summary["orphans"]))

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 from promptgraft.objectives import text_classification  # noqa: F401  (registers its task kind)
 from promptgraft.objectives.metrics import DIRECTIONS
 from promptgraft.objectives.model_files import count_layers
-from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.specs import MASKED_ATTENTION, BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
 from promptgraft.search.engines import build_pruner, build_sampler
 from promptgraft.search.study_file import StudyFile, TaskSection
 from promptgraft.search.yaml_lines import LinedYaml, Location, Problem, StudyFileError
 from promptgraft.spaces import (
     Condition,
+    Constant,
     InvalidInputError,
     Parameter,
     SearchSpace,
@@ -200,6 +201,8 @@ class _Reader:
                 )
                 check_parameter(parameter, facts)
                 parameters.append(parameter)
+                if name == "soft_prompt.place":
+                    _check_masks(file, parameter)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
@@ -208,9 +211,7 @@ class _Reader:
             backbone=BackboneSpec(
                 self._backbone_path(file),
                 file.backbone.family,
-                file.backbone.max_tokens,
-                file.backbone.trust_remote_code,
-                file.backbone.micro_batch_size,
+                **file.backbone.model_dump(exclude={"path", "family"}),
             ),
             target=self._task_spec(file.target),
             source=self._task_spec(file.source) if file.source else None,
@@ -263,6 +264,18 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str])
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer
+
+
+def _check_masks(file: StudyFile, place: Parameter) -> None:
+    """Refuse soft prompts that enter late where attention can't be told who sees them."""
+    attention = file.backbone.attn_implementation
+    choices = [place.value] if isinstance(place, Constant) else getattr(place, "choices", ())
+    late = [choice for choice in choices if str(choice).startswith("layer")]
+    if late and attention not in (None, *MASKED_ATTENTION):
+        raise InvalidInputError(
+            f"{late[0]!r} needs masks that backbone.attn_implementation {attention!r} can't take; "
+            f"leave it out, or use {' or '.join(MASKED_ATTENTION)}"
+        )
 
 
 def _delete(content: Any, location: Location) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from promptgraft.search.wording import next_moment, parse_bytes, parse_seconds
 
@@ -43,6 +43,33 @@ class BackboneSection(Section):
     micro_batch_size: int | None = Field(
         None, ge=1, description="Rows trained on at once; gradients of larger batches are accumulated."
     )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type of frozen matrices, and of computing; what is trained stays float32."
+    )
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None, validate_default=True, description="Type of computing alone."
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, validate_default=True, description="As in transformers."
+    )
+    gradient_checkpointing: bool = Field(False, description="Run layers again in the backward pass; saves memory.")
+    device_map: str | dict[str, int | str] | None = Field(None, description="As in transformers, such as auto.")
+
+    @field_validator("autocast")
+    @classmethod
+    def _is_that_of_dtype(cls, value: str | None, info: ValidationInfo) -> str | None:
+        dtype = info.data.get("dtype", "float32")
+        if value is not None and dtype not in ("float32", value):
+            raise ValueError(f"must be left out or be {dtype} where dtype is {dtype}")
+        return value
+
+    @field_validator("attn_implementation")
+    @classmethod
+    def _computes_in_low_precision(cls, value: str | None, info: ValidationInfo) -> str | None:
+        low = info.data.get("dtype", "float32") != "float32" or info.data.get("autocast") is not None
+        if value is not None and value.startswith("flash") and not low:
+            raise ValueError(f"{value} does not compute in float32; add dtype: bfloat16, or take sdpa")
+        return value
 
 
 class TaskSection(Section):

@@ -123,6 +123,20 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)
 
 
+def score_finalists(
+    spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Score trials again in float32; see `search.finalists`."""
+    import torch
+
+    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.search.finalists import score_in_float32
+
+    quiet_transformers()
+    torch.set_num_threads(threads)
+    return score_in_float32(spec, trials)
+
+
 def look_first(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
     """Race the untrained prompts of a study on the target's training rows; see `objectives.first_looks`."""
     from dataclasses import asdict

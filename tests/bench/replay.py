@@ -1,8 +1,8 @@
 """Cost of one fixed list of candidates: promptgraft with and without its stores, and what a user would run today.
 
-python -m tests.bench.replay [--study demo] [--candidates 12] [--runs 5] [--systems a,b,c] [--out FILE.json]
+python -m tests.bench.replay [--study minilm] [--candidates 12] [--runs 5] [--systems a,b,c] [--out FILE.json]
 
-The candidates are drawn at random, with a fixed seed, from the study's own space. Every system's run is a fresh
+The candidates are drawn at random, with a fixed seed, from the space of `replay_<study>.yaml`. Every system's run is a fresh
 process with one thread and one candidate at a time; the systems of a run follow one another, and their order turns by
 one from run to run. Start-up (imports, loading) is counted apart from the candidates, and whole runs, with all their
 processes, apart from both. Systems:
@@ -33,7 +33,7 @@ from typing import Any
 from tests.bench.replay_tables import REFERENCE, Report, Reports, group_ratios, mean, show, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
-CANDIDATES = {"demo": 12, "smollm2": 6}
+CANDIDATES = {"minilm": 12, "smollm2": 6}
 OURS = ("off", "cold", "list", "warm")
 PEERS = (
     "hpo_optuna_default",
@@ -67,7 +67,7 @@ class Bench:
 
     def prepare(self, candidates: int, seed: int) -> Report:
         """Draw the candidates and write the job; return it."""
-        study = str(ROOT / "studies" / f"{self.name}.yaml")
+        study = str(Path(__file__).with_name(f"replay_{self.name}.yaml"))
         self._ours("job", str(self.job), study, "--candidates", str(candidates), "--seed", str(seed))
         job: Report = json.loads(self.job.read_text())
         return job
@@ -177,7 +177,7 @@ def chosen(text: str | None, family: str) -> tuple[str, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--study", choices=tuple(CANDIDATES), action="append", help="default: all of them")
-    parser.add_argument("--candidates", type=int, help="default: 12 for demo, 6 for smollm2")
+    parser.add_argument("--candidates", type=int, help="default: 12 for minilm, 6 for smollm2")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--default-runs", type=int, default=1, help="runs in which the default forms take part")

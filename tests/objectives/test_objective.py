@@ -76,7 +76,7 @@ def test_an_interrupted_cycle_cannot_go_on_with_another_one_s_weights(objective:
 
 
 def test_every_trained_weight_comes_back_and_frozen_ones_stay(objective: Objective) -> None:
-    pristine = {f"backbone.{n}": p.clone() for n, p in objective.backbone._pristine.items()}
+    pristine = {f"backbone.{n}": p.clone() for n, p in objective.backbone.weights.pristine.items()}
     result = objective.evaluate(replace(BASE, source_steps=0, frozen_layers=2), 0)
     changed = {
         name for name in result.delta if name in pristine and not torch.equal(result.delta[name], pristine[name])

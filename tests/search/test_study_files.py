@@ -62,6 +62,21 @@ def space(**changes: Any) -> dict[str, Any]:
         (space(steps="many"), "space.steps", "must be a number but got 'many'"),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "no such folder"),
         ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'encoder' or 'causal_lm'"),
+        (
+            {"backbone": {"path": "x", "family": "encoder", "dtype": "bf16"}},
+            "backbone.dtype",
+            "'float32', 'bfloat16' or 'float16'",
+        ),
+        (
+            {"backbone": {"path": "x", "family": "encoder", "dtype": "bfloat16", "autocast": "float16"}},
+            "backbone.autocast",
+            "be bfloat16 where dtype is bfloat16",
+        ),
+        (
+            {"backbone": {"path": "x", "family": "encoder", "attn_implementation": "flash_attention_2"}},
+            "backbone.attn_implementation",
+            "does not compute in float32; add dtype: bfloat16",
+        ),
         ({"budget": {"trials": 0}}, "budget.trials", "greater than or equal to 1"),
         ({"target": None}, "target", "is required but missing"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
@@ -71,6 +86,13 @@ def test_one_mistake_one_message(write_study: WriteStudy, sections: dict[str, An
     found = problems(write_study(**sections))
     assert list(found) == [where]
     assert message in found[where]
+
+
+def test_late_prompts_want_attention_that_takes_masks(write_study: WriteStudy, tiny_models: dict[str, str]) -> None:
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "dtype": "bfloat16", "max_tokens": 48}
+    backbone["attn_implementation"] = "flash_attention_2"
+    found = problems(write_study(backbone=backbone, **space(soft_prompt={"length": 2, "place": ["prefix", "layer 1"]})))
+    assert "'layer 1' needs masks that backbone.attn_implementation" in found["space.soft_prompt.place"]
 
 
 def test_all_mistakes_come_at_once_with_their_lines(write_study: WriteStudy) -> None:

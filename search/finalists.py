@@ -1,0 +1,89 @@
+"""The finalists of a search in low precision, scored again in float32, as production will run them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+from promptgraft.objectives.files import FileStore
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.search.disk import KEPT_DELTAS
+from promptgraft.search.ranking import FLOAT32, finalists, float32_scores
+from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.studies import Study
+from promptgraft.spaces import Candidate
+
+logger = logging.getLogger(__name__)
+
+
+def unscored(optuna_study: optuna.Study, study: Study, also: Sequence[FrozenTrial] = ()) -> list[FrozenTrial]:
+    """Return the finalists that have no score in float32 though the search was in lower precision.
+
+    Args:
+        optuna_study: The stored study.
+        study: The checked study.
+        also: Trials to count among the finalists.
+    """
+    if study.objective.backbone.computes_in == "float32":
+        return []
+    scored = float32_scores(optuna_study)
+    chosen = {trial.number: trial for trial in (*finalists(optuna_study, KEPT_DELTAS), *also)}
+    return [trial for number, trial in chosen.items() if number not in scored]
+
+
+def kept(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials whose weights stay: the best ones, and those that wait for their score."""
+    best = (*ranked[:KEPT_DELTAS], *finalists(optuna_study, KEPT_DELTAS))
+    return {trial.number for trial in best}
+
+
+def record(optuna_study: optuna.Study, scores: Sequence[dict[str, Any]]) -> None:
+    """Store what `score_in_float32` found."""
+    for score in scores:
+        content = {name: value for name, value in score.items() if name != "number"}
+        optuna_study.set_user_attr(f"{FLOAT32}{score['number']}", content)
+
+
+def work(trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
+    """Return trials as `score_in_float32` takes them: number and candidate."""
+    return [(trial.number, trial.user_attrs["candidate"]) for trial in trials]
+
+
+def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Score the validation rows with the kept weights of some trials, on the backbone in float32.
+
+    Args:
+        spec: The study's fixed part, with its files.
+        trials: Number and candidate of each.
+
+    Returns:
+        Of each trial whose weights are there: `number`, `value`, `metrics` and `max_probability_difference`.
+    """
+    import torch
+    from scipy.special import softmax
+
+    from promptgraft.objectives.objective import Objective
+
+    assert spec.files is not None
+    files = FileStore(spec.files)
+    objective = Objective(replace(spec, backbone=spec.backbone.in_float32(), files=None))
+    found: list[dict[str, Any]] = []
+    for number, values in trials:
+        try:
+            delta = files.read_tensors(trial_file(number, DELTA_FILE))
+            before = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].numpy()
+        except FileNotFoundError:
+            logger.warning("the weights of trial %d are gone, so it is not scored in float32", number)
+            continue
+        rows = objective.target.validation
+        logits = objective.score(Candidate.from_values(values), delta, rows)
+        files.write_tensors(trial_file(number, FLOAT32_LOGITS_FILE), {"logits": torch.from_numpy(logits)})
+        metrics = objective.target.measure(logits, rows)
+        difference = np.abs(softmax(logits, axis=1) - softmax(before, axis=1)).max()
+        entry = {"number": number, "value": metrics[spec.metric], "metrics": metrics}
+        found.append(entry | {"max_probability_difference": float(difference)})
+    return found
