@@ -1,0 +1,282 @@
+"""Compute to reach a score: searches replayed on a table of real results, ours and those that a user would run today.
+
+python -m tests.bench.free_search SURFACE.json [--peer REPORT.json] [--seeds 20] [--out F.json]
+
+Every searcher meets the same table (`tests.bench.surface`): the validation accuracy of each candidate at each of its
+evaluations was measured once. What differs is what is drawn, what is stopped early, and what that costs. The target is
+what random search without pruning reaches in 100 trials, the median over seeds. Costs are processor seconds:
+
+    ours      what each candidate took beside the stages that trials share, and each stage when the first one needs it
+    peers     `Trainer.hyperparameter_search` in its tuned form, measured on a sample of the candidates
+              (`--peer`, a report of its replay of candidates of `surface.yaml`) and fitted to the others
+
+Overhead of the search itself (Ray, storage, start-up) is in neither. Searchers:
+
+    peer random         Optuna's random sampler, nothing pruned, candidates drawn again and again
+    peer tpe asha       Optuna's TPE as Ray's OptunaSearch uses it (a stopped trial counts with its last value), Ray's
+                        own ASHA with the reduction factor that serves it best
+    ours                promptgraft's draws (TPE, no candidate twice) and the demo's median pruner
+    ours, ...           the same with a guidance switched on, with random draws, or nothing pruned
+"""
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from promptgraft.search.engines import build_pruner
+from promptgraft.search.guidance import Guidance
+from promptgraft.search.proposals import Proposals
+from promptgraft.search.studies import load_study
+from promptgraft.search.study_file import EngineSection, GuidanceSection
+from promptgraft.spaces import Candidate, SearchSpace
+from promptgraft.spaces.parameters import SuggestingTrial
+from tests.bench.surface import STUDY
+
+RANDOM_TRIALS = 100
+MAX_TRIALS = 300
+FACTORS = (2, 3, 4)  # Ray's default reduction factor is 4.
+OURS = {"sampler": EngineSection(name="tpe", n_startup_trials=8), "pruner": ("median", 4, 8)}
+
+# What a search has spent and the best value it has seen, after each evaluation.
+Progress = Iterator[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Real results.
+
+    Attributes:
+        space: Where they were drawn from.
+        candidates: Key of a candidate -> its curve and value.
+        stages: Stage -> [seconds, stages that it is made from].
+    """
+
+    space: SearchSpace
+    candidates: dict[str, dict[str, Any]]
+    stages: dict[str, list[Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Table":
+        content = json.loads(path.read_text())
+        return cls(load_study(STUDY).objective.space, content["candidates"], content["stages"])
+
+    def curve(self, candidate: Candidate) -> list[dict[str, Any]]:
+        curve: list[dict[str, Any]] = self.candidates[candidate.key]["curve"]
+        return curve
+
+
+class OurCosts:
+    """Seconds of a trial up to each evaluation, with a store that fills up as the search goes on."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._stored: set[str] = set()
+
+    def _pay(self, stage: str) -> float:
+        if stage in self._stored:
+            return 0.0
+        self._stored.add(stage)
+        seconds, parts = self.table.stages[stage]
+        return float(seconds) + sum(self._pay(part) for part in parts)
+
+    def steps(self, candidate: Candidate) -> Iterator[float]:
+        """Hand out what each further evaluation costs."""
+        before = 0.0
+        for point in self.table.curve(candidate):
+            yield point["own_s"] - before + sum(self._pay(stage) for stage in point["stages"])
+            before = point["own_s"]
+
+
+class PeerCosts:
+    """The same for the peer: a sum of what its parts took in a sample, fitted by least squares."""
+
+    def __init__(self, table: Table, report: dict[str, Any]) -> None:
+        self.table = table
+        rows = [Candidate.from_values(_own(entry)) for entry in report["candidates"]]
+        seconds = np.array(
+            [statistics.median(run["candidates"][i]["cpu_s"] for run in report["runs"]) for i in range(len(rows))]
+        )
+        known = np.array([self._features(row) for row in rows])
+        self._weights = np.linalg.lstsq(known, seconds, rcond=None)[0]
+        fitted = known @ self._weights
+        self.error = float(np.abs(fitted - seconds).mean() / seconds.mean())
+
+    @staticmethod
+    def _features(candidate: Candidate) -> list[float]:
+        """Source stage, evaluations, then forward and backward passes of the updates."""
+        tasks = 2.0 if candidate.alpha > 0 else 1.0
+        tokens = float(candidate.soft_prompt.length > 0)
+        # A late prompt needs gradients from layer 4 on, whatever is frozen.
+        depth = 6 - min(candidate.frozen_layers, 4 if tokens else 6)
+        return [float(candidate.source_steps > 0), 1.0, tasks, tasks * depth]
+
+    def steps(self, candidate: Candidate) -> Iterator[float]:
+        """Hand out what each further evaluation costs."""
+        source, evaluations, *updates = np.array(self._features(candidate)) * self._weights
+        curve = self.table.curve(candidate)
+        last = max(1, curve[-1]["step"])
+        before = 0
+        for index, point in enumerate(curve):
+            share = (point["step"] - before) / last
+            before = point["step"]
+            yield float(evaluations / len(curve) + share * sum(updates) + (source if index == 0 else 0.0))
+
+
+def _own(entry: dict[str, Any]) -> dict[str, Any]:
+    fields = Candidate.__dataclass_fields__
+    return {k: v for k, v in entry.items() if k in fields or k.startswith("soft_prompt.")}
+
+
+def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed: int) -> Progress:
+    """Search as Ray Tune with OptunaSearch does; ASHA with a reduction factor, or nothing stopped."""
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed) if sampler == "random" else optuna.samplers.TPESampler(seed=seed),
+    )
+    bracket = _Bracket(8, 32, factor, 0) if factor else None
+    spent, best = 0.0, 0.0
+    for _ in range(MAX_TRIALS):
+        trial = study.ask()
+        candidate = table.space.suggest(cast(SuggestingTrial, trial))
+        value = 0.0
+        for point, seconds in zip(table.curve(candidate), costs.steps(candidate), strict=True):
+            spent, value = spent + seconds, point["accuracy"]
+            best = max(best, value)
+            yield spent, best
+            if bracket and point["step"] and bracket.on_result(trial.number, point["step"], value) == "STOP":
+                break
+        study.tell(trial, value)
+
+
+def ours(table: Table, seed: int, guidance: GuidanceSection, sampler: str = "tpe", pruner: str = "median") -> Progress:
+    """Search as promptgraft does, one trial at a time."""
+    engine = EngineSection(name="tpe", n_startup_trials=8) if sampler == "tpe" else EngineSection(name="random")
+    guide = Guidance(guidance)
+    proposals = Proposals(table.space, engine, seed, StudyDirection.MAXIMIZE, guide)
+    options = {"n_startup_trials": 4, "n_warmup_steps": 8} if pruner == "median" else {}
+    proposals._copy.pruner = build_pruner(pruner, options)
+    costs = OurCosts(table)
+    known: set[str] = set()
+    spent, best = 0.0, 0.0
+    while (proposal := proposals.draw(known, len(known))) is not None:
+        candidate, trial = proposal.candidate, proposal.trial
+        known.add(candidate.key)
+        curve = table.curve(candidate)
+        state, used = TrialState.COMPLETE, spent
+        for point, seconds in zip(curve, costs.steps(candidate), strict=True):
+            spent, best = spent + seconds, max(best, point["accuracy"])
+            yield spent, best
+            trial.report(point["accuracy"], point["step"])
+            if point is not curve[-1] and trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        value = table.candidates[candidate.key]["value"]
+        proposals.told(proposal, state, value if state == TrialState.COMPLETE else None)
+        if state == TrialState.COMPLETE:
+            attrs = {"seconds": spent - used, "candidate": candidate.to_dict()}
+            guide.learn([_finished(trial.number, value, attrs)])
+
+
+def _finished(number: int, value: float, attrs: dict[str, Any]) -> optuna.trial.FrozenTrial:
+    trial = optuna.trial.create_trial(value=value, user_attrs=attrs)
+    trial.number = number
+    return trial
+
+
+def to_reach(progress: Progress, target: float) -> float | None:
+    """Return what a search had spent when it reached a value; None if it never did."""
+    return next((spent for spent, best in progress if best >= target), None)
+
+
+def target_of(table: Table, seeds: Sequence[int]) -> tuple[float, list[float]]:
+    """Return the median over seeds of the best value of random search, and all of them."""
+    points = list(table.candidates)
+    found = []
+    for seed in seeds:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+        drawn = [table.space.suggest(cast(SuggestingTrial, study.ask())).key for _ in range(RANDOM_TRIALS)]
+        found.append(max(table.candidates[key]["value"] for key in drawn))
+    assert points
+    return statistics.median_low(found), found
+
+
+def measure(table: Table, peer_costs: PeerCosts | None, seeds: Sequence[int]) -> dict[str, Any]:
+    """Let all searchers search with all seeds."""
+    target, best_of_random = target_of(table, seeds)
+    off = GuidanceSection()
+    searchers: dict[str, Callable[[int], Progress]] = {
+        "ours": partial(_ours, table, off),
+        "ours, random": partial(_ours, table, off, sampler="random"),
+        "ours, nothing pruned": partial(_ours, table, off, pruner="none"),
+        "ours, cost 1": partial(_ours, table, GuidanceSection(cost=1.0)),
+        "ours, cost 0.5": partial(_ours, table, GuidanceSection(cost=0.5)),
+    }
+    if peer_costs is not None:
+        searchers["peer random"] = lambda seed: peer(table, peer_costs, "random", None, seed)
+        searchers["peer tpe"] = lambda seed: peer(table, peer_costs, "tpe", None, seed)
+        for factor in FACTORS:
+            searchers[f"peer tpe asha {factor}"] = partial(_asha, table, peer_costs, factor)
+    spent = {name: [to_reach(search(seed), target) for seed in seeds] for name, search in searchers.items()}
+    return {"target": target, "best_of_random": best_of_random, "spent_s": spent}
+
+
+def _ours(table: Table, guidance: GuidanceSection, seed: int, **options: str) -> Progress:
+    return ours(table, seed, guidance, **options)
+
+
+def _asha(table: Table, costs: PeerCosts, factor: int, seed: int) -> Progress:
+    return peer(table, costs, "tpe", factor, seed)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table; a search that failed counts as longer than all others."""
+    values = found["best_of_random"]
+    print(f"target {found['target']:.4f} (best of {RANDOM_TRIALS} random: {min(values):.4f}-{max(values):.4f})")
+    spent: dict[str, list[float | None]] = found["spent_s"]
+    base = _median(spent["ours"])
+    print(f"  {'searcher':24} {'CPU-s to the target':>20} {'quartiles':>20} {'ratio to ours':>14} {'failed':>7}")
+    for name, values in spent.items():
+        middle, low, high = _median(values), _median(values, 0.25), _median(values, 0.75)
+        failed = sum(value is None for value in values)
+        print(f"  {name:24} {middle:20.0f} {low:9.0f}-{high:<10.0f} {middle / base:14.2f} {failed:4}/{len(values)}")
+
+
+def _median(values: Sequence[float | None], share: float = 0.5) -> float:
+    ranked = sorted(float("inf") if value is None else value for value in values)
+    return ranked[round(share * (len(ranked) - 1))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("surface", type=Path)
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    random.seed(0)
+    table = Table.read(arguments.surface)
+    peer_costs = None
+    if arguments.peer:
+        peer_costs = PeerCosts(table, json.loads(arguments.peer.read_text()))
+        print(f"the peer's costs are fitted with a mean error of {100 * peer_costs.error:.0f} %")
+    found = measure(table, peer_costs, range(arguments.seeds))
+    show(found)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
