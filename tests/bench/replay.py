@@ -4,8 +4,8 @@ python -m tests.bench.replay [--study minilm] [--candidates 12] [--runs 5] [--sy
 
 The candidates are drawn at random, with a fixed seed, from the space of `replay_<study>.yaml`. Every system's run is
 a fresh process with one thread and one candidate at a time; the systems of a run follow one another, and their order
-turns by one from run to run. Start-up (imports, loading) is counted apart from the candidates, and whole runs, with all their
-processes, apart from both. Systems:
+turns by one from run to run. Start-up (imports, loading) is counted apart from the candidates, and whole runs, with
+all their processes, apart from both. Systems:
 
     off    promptgraft without a store: everything computed afresh
     cold   an empty store and a new objective for each candidate
