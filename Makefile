@@ -53,7 +53,8 @@ bench: .venv/.installed .peers-venv/.installed  ## Overhead a trial, a soak of 1
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.soak
-	$(BIN)/python -m tests.bench.replay
+	mkdir -p runs
+	$(BIN)/python -m tests.bench.replay --out runs/bench-replay.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -185,3 +185,13 @@ def test_a_candidate_with_nothing_to_train_is_evaluated_once(objective: Objectiv
     evaluations = list(objective.run(frozen if not objective.backbone.has_head else replace(frozen, steps=0), 0))
     assert [evaluation.step for evaluation in evaluations] == [0]
     assert evaluations[0].result is not None
+
+
+def test_micro_batches_change_nothing_but_the_last_bits(spec: ObjectiveSpec) -> None:
+    """A batch's parts count by their rows: two rows at once or four, the same gradient."""
+    # Nothing has dropout, which would draw other numbers for other parts.
+    candidate = replace(BASE, frozen_layers=TINY_LAYERS, source_steps=0)
+    whole = Objective(spec).evaluate(candidate, 0)
+    for rows in (1, 2, 3):
+        small = replace(spec, backbone=replace(spec.backbone, micro_batch_size=rows))
+        assert difference(whole, Objective(small).evaluate(candidate, 0)) <= 1e-5
