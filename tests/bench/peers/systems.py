@@ -34,14 +34,19 @@ def prepare(system: str, path: str, outcomes: Outcomes) -> Callable[[], None]:
 
 
 def differences(job: Job) -> list[dict[str, Any]]:
-    """Compare each candidate's untrained logits with promptgraft's."""
+    """Compare each candidate's untrained log-probabilities of the labels with promptgraft's.
+
+    Logits themselves may differ by a number that all labels of a row have in common: promptgraft leaves out the sum
+    over the vocabulary where every label word is one token.
+    """
     from peers.trials import Parts
 
     parts, entries = Parts(job, tuned=True), []
     for candidate in job["candidates"]:
         watch = Stopwatch()
         logits = parts.untrained(candidate)
-        difference = float((logits - torch.tensor(candidate["untrained"])).abs().max())
+        ours = torch.tensor(candidate["untrained"])
+        difference = float((logits.log_softmax(-1) - ours.log_softmax(-1)).abs().max())
         entries.append({"difference": difference, **watch.times()})
     return entries
 
