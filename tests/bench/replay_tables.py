@@ -146,9 +146,8 @@ def _show_checks(checks: Report) -> None:
     if "list_against_reversed" in checks:
         print(f"  |logits: list - list reversed| at most {max(checks['list_against_reversed']):.1e}, wanted 0.0")
     if "untrained_peer_against_ours" in checks:
-        print(
-            f"  |untrained log-probabilities: peer - promptgraft| at most {max(checks['untrained_peer_against_ours']):.1e}"
-        )
+        largest = max(checks["untrained_peer_against_ours"])
+        print(f"  |untrained log-probabilities: peer - promptgraft| at most {largest:.1e}")
 
 
 def _columns(entry: dict[str, Any], name: str, bases: list[str]) -> str:
