@@ -29,19 +29,17 @@ class StageKey:
 
     Attributes:
         content: As JSON.
+        name: Where the stage is among the files: a hash of the content.
     """
 
     content: str
+    name: str
 
     @classmethod
     def of(cls, key: Mapping[str, object]) -> "StageKey":
         """Build a key from JSON types."""
-        return cls(json.dumps({"version": STAGE_VERSION, **key}, sort_keys=True))
-
-    @property
-    def name(self) -> str:
-        """Where the stage is among the files."""
-        return f"{FOLDER}/{hashlib.sha256(self.content.encode()).hexdigest()[:32]}.safetensors"
+        content = json.dumps({"version": STAGE_VERSION, **key}, sort_keys=True)
+        return cls(content, f"{FOLDER}/{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,11 @@ class StageStore:
         self.use = StageUse()
         self._memory: OrderedDict[str, tuple[dict[str, Tensor], int, float]] = OrderedDict()
         self._in_memory_bytes = 0
-        self._names: dict[str, str] = {}  # Content of a key -> its name, for this trial.
+        self._asked: set[str] = set()  # By this trial.
 
     def start_trial(self) -> None:
         """Count what the next trial asks for anew; without files, forget what the last one computed."""
-        self._names.clear()
+        self._asked.clear()
         if self.files is None:
             self._memory.clear()
             self._in_memory_bytes = 0
@@ -108,8 +106,8 @@ class StageStore:
         Returns:
             Name -> tensor on the CPU, equal bit for bit whether computed or read.
         """
-        is_new = key.content not in self._names
-        name = self._names.setdefault(key.content, key.name) if is_new else self._names[key.content]
+        name, is_new = key.name, key.name not in self._asked
+        self._asked.add(name)
         found = self._remembered(name) or self._read(name, key.content)
         if found is None:
             with self.files.lock(name) if self.files else nullcontext():

@@ -1,6 +1,7 @@
 """Compute to reach a score: searches replayed on a table of real results, ours and those that a user would run today.
 
-python -m tests.bench.free_search SURFACE.json [--peer REPORT.json] [--seeds 20] [--out F.json]
+python -m tests.bench.replay --study surface --runs 1 --systems list,hpo_optuna_tuned --out REPLAY.json
+python -m tests.bench.free_search SURFACE.json [--peer REPLAY.json] [--seeds 20] [--out F.json]
 
 Every searcher meets the same table (`tests.bench.surface`): the validation accuracy of each candidate at each of its
 evaluations was measured once. What differs is what is drawn, what is stopped early, and what that costs. The target is
@@ -8,7 +9,7 @@ what random search without pruning reaches in 100 trials, the median over seeds.
 
     ours      what each candidate took beside the stages that trials share, and each stage when the first one needs it
     peers     `Trainer.hyperparameter_search` in its tuned form, measured on a sample of the candidates
-              (`--peer`, a report of its replay of candidates of `surface.yaml`) and fitted to the others
+              (`--peer`, a replay of candidates of `surface.yaml`) and fitted to the others
 
 Overhead of the search itself (Ray, storage, start-up) is in neither. Searchers:
 
@@ -44,6 +45,7 @@ from promptgraft.spaces import Candidate, SearchSpace
 from promptgraft.spaces.parameters import SuggestingTrial
 from tests.bench.surface import STUDY
 
+PEER = "hpo_optuna_tuned"
 RANDOM_TRIALS = 100
 MAX_TRIALS = 300
 FACTORS = (2, 3, 4)  # Ray's default reduction factor is 4.
@@ -101,11 +103,14 @@ class OurCosts:
 class PeerCosts:
     """The same for the peer: a sum of what its parts took in a sample, fitted by least squares."""
 
-    def __init__(self, table: Table, report: dict[str, Any]) -> None:
+    def __init__(self, table: Table, replay: dict[str, Any]) -> None:
         self.table = table
-        rows = [Candidate.from_values(_own(entry)) for entry in report["candidates"]]
+        rows = [Candidate.from_values(_own(entry)) for entry in replay["candidates"]]
         seconds = np.array(
-            [statistics.median(run["candidates"][i]["cpu_s"] for run in report["runs"]) for i in range(len(rows))]
+            [
+                statistics.median(run["candidates"][i]["cpu_s"] for run in replay["reports"][PEER])
+                for i in range(len(rows))
+            ]
         )
         known = np.array([self._features(row) for row in rows])
         self._weights = np.linalg.lstsq(known, seconds, rcond=None)[0]
@@ -160,7 +165,7 @@ def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed:
         study.tell(trial, value)
 
 
-def ours(table: Table, seed: int, guidance: GuidanceSection, sampler: str = "tpe", pruner: str = "median") -> Progress:
+def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe", pruner: str = "median") -> Progress:
     """Search as promptgraft does, one trial at a time."""
     engine = EngineSection(name="tpe", n_startup_trials=8) if sampler == "tpe" else EngineSection(name="random")
     guide = Guidance(guidance)
@@ -215,27 +220,19 @@ def measure(table: Table, peer_costs: PeerCosts | None, seeds: Sequence[int]) ->
     target, best_of_random = target_of(table, seeds)
     off = GuidanceSection()
     searchers: dict[str, Callable[[int], Progress]] = {
-        "ours": partial(_ours, table, off),
-        "ours, random": partial(_ours, table, off, sampler="random"),
-        "ours, nothing pruned": partial(_ours, table, off, pruner="none"),
-        "ours, cost 1": partial(_ours, table, GuidanceSection(cost=1.0)),
-        "ours, cost 0.5": partial(_ours, table, GuidanceSection(cost=0.5)),
+        "ours": partial(ours, table, off),
+        "ours, random": partial(ours, table, off, sampler="random"),
+        "ours, nothing pruned": partial(ours, table, off, pruner="none"),
+        "ours, cost 1": partial(ours, table, GuidanceSection(cost=1.0)),
+        "ours, cost 0.5": partial(ours, table, GuidanceSection(cost=0.5)),
     }
     if peer_costs is not None:
-        searchers["peer random"] = lambda seed: peer(table, peer_costs, "random", None, seed)
-        searchers["peer tpe"] = lambda seed: peer(table, peer_costs, "tpe", None, seed)
+        searchers["peer random"] = partial(peer, table, peer_costs, "random", None)
+        searchers["peer tpe"] = partial(peer, table, peer_costs, "tpe", None)
         for factor in FACTORS:
-            searchers[f"peer tpe asha {factor}"] = partial(_asha, table, peer_costs, factor)
+            searchers[f"peer tpe asha {factor}"] = partial(peer, table, peer_costs, "tpe", factor)
     spent = {name: [to_reach(search(seed), target) for seed in seeds] for name, search in searchers.items()}
     return {"target": target, "best_of_random": best_of_random, "spent_s": spent}
-
-
-def _ours(table: Table, guidance: GuidanceSection, seed: int, **options: str) -> Progress:
-    return ours(table, seed, guidance, **options)
-
-
-def _asha(table: Table, costs: PeerCosts, factor: int, seed: int) -> Progress:
-    return peer(table, costs, "tpe", factor, seed)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -267,7 +264,7 @@ def main() -> None:
     table = Table.read(arguments.surface)
     peer_costs = None
     if arguments.peer:
-        peer_costs = PeerCosts(table, json.loads(arguments.peer.read_text()))
+        peer_costs = PeerCosts(table, json.loads(arguments.peer.read_text())["surface"])
         print(f"the peer's costs are fitted with a mean error of {100 * peer_costs.error:.0f} %")
     found = measure(table, peer_costs, range(arguments.seeds))
     show(found)
