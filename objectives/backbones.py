@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from promptgraft.objectives.layers import LayerStack
-from promptgraft.objectives.precision import PretrainedWeights, checkpoint_layer, compute_in
+from promptgraft.objectives.precision import PretrainedWeights, compute_in
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
@@ -91,10 +91,11 @@ class Backbone(ABC):
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
         self.layers = LayerStack(self.stack, self._layers_prefix, causal=not self.has_head)
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
+        if self.layers.causal:
+            self.layers.skip_unread()
         if spec.gradient_checkpointing:
             self.stack.config.use_cache = False
-            for layer in self.layers.layers:
-                checkpoint_layer(layer)
+            self.layers.checkpoint()
         self._frozen_layers = 0
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and spec.max_tokens > limit:

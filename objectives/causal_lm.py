@@ -92,12 +92,12 @@ class CausalReader(Reader):
         if prefix:
             rows = len(input_ids)
             padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
-            place = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
-            input_ids = padded.scatter(1, place, input_ids.new_tensor(prefix).expand(rows, -1))
-        hidden: Tensor = stack(input_ids, lengths + len(prefix), lengths, batch.known)
+            behind = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
+            input_ids = padded.scatter(1, behind, input_ids.new_tensor(prefix).expand(rows, -1))
         first = lengths + stack.length - 1
-        place = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
-        return hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        read_at = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
+        hidden: Tensor = stack(input_ids, lengths + len(prefix), lengths, batch.known, read_at)
+        return hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

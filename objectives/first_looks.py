@@ -131,22 +131,31 @@ class _SharedStack(PromptedStack):
     def __init__(self, objective: Objective, known: Known | None, starts: Tensor | None) -> None:
         super().__init__(objective.backbone.layers)
         self._known, self._starts = known, starts
-        self._runs: dict[bytes, Tensor] = {}
+        self._runs: dict[tuple[bytes, ...], Tensor] = {}
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        insert_at: Tensor,
+        known: Known | None = None,
+        read_at: Tensor | None = None,
+    ) -> Tensor:
         """Run the stack; see `PromptedStack`."""
-        key = input_ids.cpu().numpy().tobytes()
+        key = tuple(tensor.cpu().numpy().tobytes() for tensor in (input_ids, read_at) if tensor is not None)
         if key not in self._runs:
-            self._runs[key] = self._run(input_ids, lengths, insert_at, known)
+            self._runs[key] = self._run(input_ids, lengths, insert_at, known, read_at)
         return self._runs[key]
 
-    def _run(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None) -> Tensor:
+    def _run(
+        self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None, read_at: Tensor | None
+    ) -> Tensor:
         if self._known is None or self._starts is None:
-            return super().forward(input_ids, lengths, insert_at, known)
+            return super().forward(input_ids, lengths, insert_at, known, read_at)
         behind = int((lengths - self._starts).max())
         width = self._known.hidden.shape[1] + behind
         padded = torch.nn.functional.pad(input_ids, (0, max(0, width - input_ids.shape[1])))
-        return self._continue(self._known, padded[:, :width], self._starts)
+        return self._continue(self._known, padded[:, :width], self._starts, read_at)
 
 
 def _groups(encoded: Mapping[str, list[EncodedRow]]) -> list[list[str]]:

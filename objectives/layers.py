@@ -1,12 +1,18 @@
 """A stack of layers that can be run in part: from one layer to another, on hidden states that are known."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+from promptgraft.objectives.last_layer import LastLayer
+from promptgraft.objectives.precision import checkpoint_layer
+
+# Enough random hidden states to see what moves the last token's.
+TRIED_ROWS, TRIED_TOKENS = 4, 16
 
 # Keys and values of one layer, each of shape (rows, heads, tokens, size of a head).
 KeysValues = tuple[Tensor, Tensor]
@@ -27,6 +33,7 @@ class LayerStack:
         parent, _, self._name = prefix.rpartition(".")
         self._parent: nn.Module = stack.get_submodule(parent) if parent else stack
         self.layers: Sequence[nn.Module] = list(stack.get_submodule(prefix))
+        self.last_layer: LastLayer | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -45,7 +52,30 @@ class LayerStack:
         """Mark the tokens of each row, shape (rows, width); behind a causal mask none sees the padding on its right."""
         return None if self.causal else (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
 
-    def run(self, first: int = 0, last: int | None = None, hidden: Tensor | None = None, **inputs: Any) -> Tensor:
+    def skip_unread(self) -> None:
+        """Let the last layer of a causal stack be run only where it is read; called once the stack can run."""
+        size, generator = self.stack.config.hidden_size, torch.Generator().manual_seed(0)
+        hidden = torch.randn(TRIED_ROWS, TRIED_TOKENS, size, generator=generator).to(self.device)
+        self.last_layer = LastLayer(self.layers[-1], lambda states: self.run(len(self) - 1, hidden=states), hidden)
+
+    def reading(self, read_at: Tensor | None) -> AbstractContextManager[None]:
+        """Say where the last hidden states are read, shape (rows, places); they may be anything elsewhere."""
+        return nullcontext() if self.last_layer is None else self.last_layer.reading(read_at)
+
+    def checkpoint(self) -> None:
+        """Let layers run again in the backward pass, instead of keeping what they compute."""
+        for layer in self.layers[:-1]:
+            checkpoint_layer(layer)
+        checkpoint_layer(self.layers[-1], self.last_layer.same_again if self.last_layer else None)
+
+    def run(
+        self,
+        first: int = 0,
+        last: int | None = None,
+        hidden: Tensor | None = None,
+        read_at: Tensor | None = None,
+        **inputs: Any,
+    ) -> Tensor:
         """Run the layers from `first` up to `last`.
 
         Args:
@@ -53,6 +83,7 @@ class LayerStack:
             last: The layer before which to stop; None, or their number, for all the way to the last hidden states,
                 final norm included.
             hidden: What enters layer `first`, shape (rows, tokens, hidden); needed if that is not layer 0.
+            read_at: Where the last hidden states are read; see `reading`.
             **inputs: Passed on to the stack: `input_ids` or `inputs_embeds` where `first` is 0, masks, positions.
 
         Returns:
@@ -62,7 +93,7 @@ class LayerStack:
         if hidden is not None:
             inputs["inputs_embeds"] = hidden
         found: list[Tensor] = []
-        with self._shortened(first, last, hidden, found):
+        with self._shortened(first, last, hidden, found), self.reading(read_at):
             output: Tensor = self.stack(**inputs).last_hidden_state
         return found[0].to(output) if found else output
 

@@ -6,6 +6,7 @@ numbers, and would be lost. Norms and biases stay in float32, too, and so does t
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from promptgraft.spaces import InvalidInputError
+
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
 class PretrainedWeights:
@@ -107,19 +110,24 @@ def _autocast(forward: Callable[..., Any], dtype: torch.dtype, device: torch.dev
     return run
 
 
-def checkpoint_layer(layer: nn.Module) -> None:
+def checkpoint_layer(layer: nn.Module, contexts: Contexts | None = None) -> None:
     """Let a layer run again in the backward pass, instead of keeping what it computes.
 
     transformers' own gradient checkpointing passes by layers in evaluation mode, as frozen ones are here, though a
     soft prompt's gradient flows through all of them; and it drops the keys and values that a layer is given.
+
+    Args:
+        layer: The layer.
+        contexts: Makes the contexts in which it is run, and run again.
     """
     forward = layer.forward
+    options: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
 
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         trained = args[0].requires_grad or any(parameter.requires_grad for parameter in layer.parameters())
         if not torch.is_grad_enabled() or not trained or kwargs.get("past_key_values") is not None:
             return forward(*args, **kwargs)
-        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, **options)
 
     layer.forward = run

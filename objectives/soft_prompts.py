@@ -9,6 +9,7 @@ leaves everything below layer K independent of it.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -78,7 +79,14 @@ class PromptedStack(nn.Module):
         """The pretrained stack."""
         return self._layers[0]
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        insert_at: Tensor,
+        known: Known | None = None,
+        read_at: Tensor | None = None,
+    ) -> Tensor:
         """Run the stack.
 
         Args:
@@ -86,26 +94,27 @@ class PromptedStack(nn.Module):
             lengths: Tokens of each row, shape (rows,).
             insert_at: Where in each row a prompt after the text goes, shape (rows,).
             known: What is known of the tokens before `insert_at`; all is computed if None.
+            read_at: Where in the returned rows anything is read, shape (rows, places); None for everywhere.
 
         Returns:
             Last hidden states, shape (rows, tokens + length, hidden). Token i of a row stands at i + shift
-            before `insert_at`, and at i + length from there on. Where they are known, those before `insert_at`
-            may be left out, as zeros, if the prompt or a label word stands behind them.
+            before `insert_at`, and at i + length from there on. What isn't read may hold anything.
         """
         layers, width = self.layers, input_ids.shape[1]
         if known is None:
-            return layers.run(input_ids=input_ids, attention_mask=layers.mask(lengths, width))
+            return layers.run(input_ids=input_ids, read_at=read_at, attention_mask=layers.mask(lengths, width))
         if width > known.hidden.shape[1]:
-            return self._continue(known, input_ids, insert_at)
+            return self._continue(known, input_ids, insert_at, read_at)
         if known.depth == len(layers):
             return known.hidden
-        return layers.run(known.depth, None, known.hidden, attention_mask=layers.mask(lengths, width))
+        mask = layers.mask(lengths, width)
+        return layers.run(known.depth, None, known.hidden, read_at, attention_mask=mask)
 
     def _enters(self, below: Tensor) -> Tensor:
         """Put the prompt in front of the new tokens; there is none here."""
         return below
 
-    def _continue(self, known: Known, input_ids: Tensor, insert_at: Tensor) -> Tensor:
+    def _continue(self, known: Known, input_ids: Tensor, insert_at: Tensor, read_at: Tensor | None) -> Tensor:
         """Run only what stands behind the text: soft prompt, then the tokens of a label word; causal LMs only."""
         layers, text = self.layers, known.hidden.shape[1]
         rows, behind = len(input_ids), input_ids.shape[1] - text
@@ -127,12 +136,12 @@ class PromptedStack(nn.Module):
         whole = whole.scatter(1, place[..., None].expand_as(new), new)
         if known.depth == len(layers):
             return whole
-        return self._run_above(known.depth, whole, insert_at, behind)
+        return self._run_above(known.depth, whole, insert_at, behind, read_at)
 
-    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int) -> Tensor:
+    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int, read_at: Tensor | None) -> Tensor:
         """Run the layers above the frozen ones on text and all that stands behind it."""
-        lengths = insert_at + self.length + behind
-        return self.layers.run(first, None, hidden, attention_mask=self.layers.mask(lengths, hidden.shape[1]))
+        mask = self.layers.mask(insert_at + self.length + behind, hidden.shape[1])
+        return self.layers.run(first, None, hidden, read_at, attention_mask=mask)
 
     def _mask_behind(self, insert_at: Tensor, text: int, new: Tensor, unseen: int) -> Tensor:
         """Let new tokens see the text and each other, the first few aside; (rows, 1, new tokens, text + new tokens)."""
@@ -171,10 +180,18 @@ class PrefixPrompt(PromptedStack):
             embedding.weight.copy_(vectors)
         self.weight: nn.Parameter = embedding.weight
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:  # noqa: ARG002
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        insert_at: Tensor,  # noqa: ARG002
+        known: Known | None = None,  # noqa: ARG002
+        read_at: Tensor | None = None,
+    ) -> Tensor:
         """Run the stack behind the prompt; see `PromptedStack`. Every token sees the prompt, so nothing is known."""
         mask = self.layers.mask(lengths, input_ids.shape[1])
-        hidden: Tensor = self._peft[0](input_ids=input_ids, attention_mask=mask).last_hidden_state
+        with self.layers.reading(read_at):
+            hidden: Tensor = self._peft[0](input_ids=input_ids, attention_mask=mask).last_hidden_state
         return hidden
 
 
@@ -194,11 +211,18 @@ class InsertedPrompt(PromptedStack):
         self.entry: int = layer or 0
         self._late = layer is not None
 
-    def forward(self, input_ids: Tensor, lengths: Tensor, insert_at: Tensor, known: Known | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        insert_at: Tensor,
+        known: Known | None = None,
+        read_at: Tensor | None = None,
+    ) -> Tensor:
         """Run the stack around the prompt; see `PromptedStack`."""
         layers = self.layers
         if known is not None and layers.causal:
-            return self._continue(known, input_ids, insert_at)
+            return self._continue(known, input_ids, insert_at, read_at)
         slot, token = self._places(input_ids, insert_at)
         width = slot.shape[1]
         if known is None:
@@ -207,20 +231,21 @@ class InsertedPrompt(PromptedStack):
             hidden = known.hidden.gather(1, token[..., None].expand(-1, -1, known.hidden.shape[2]))
         if not self._late:
             hidden = torch.where(slot[..., None], self._vectors(slot, insert_at, hidden.dtype), hidden)
-            return layers.run(hidden=hidden, attention_mask=layers.mask(lengths + self.length, width))
-        return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length)
+            mask = layers.mask(lengths + self.length, width)
+            return layers.run(hidden=hidden, read_at=read_at, attention_mask=mask)
+        return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length, read_at)
 
     def _enters(self, below: Tensor) -> Tensor:
         vectors = self.weight.to(below.dtype).expand(len(below), -1, -1)
         return torch.cat([vectors, below[:, self.length :]], dim=1)
 
-    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int) -> Tensor:
+    def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int, read_at: Tensor | None) -> Tensor:
         if self.entry < first or not self._late:
-            return super()._run_above(first, hidden, insert_at, behind)
+            return super()._run_above(first, hidden, insert_at, behind, read_at)
         position = torch.arange(hidden.shape[1], device=hidden.device)
         offset = position - insert_at[:, None]
         slot = (offset >= 0) & (offset < self.length)
-        return self._run_late(first, hidden, slot, insert_at, insert_at + self.length + behind)
+        return self._run_late(first, hidden, slot, insert_at, insert_at + self.length + behind, read_at)
 
     def _places(self, input_ids: Tensor, insert_at: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the prompt stands and which token stands elsewhere; both of shape (rows, tokens + length)."""
@@ -234,13 +259,21 @@ class InsertedPrompt(PromptedStack):
         offset = torch.arange(slot.shape[1], device=slot.device) - insert_at[:, None]
         return self.weight[offset.clamp(0, self.length - 1)].to(dtype)
 
-    def _run_late(self, first: int, hidden: Tensor, slot: Tensor, insert_at: Tensor, lengths: Tensor) -> Tensor:
+    def _run_late(
+        self,
+        first: int,
+        hidden: Tensor,
+        slot: Tensor,
+        insert_at: Tensor,
+        lengths: Tensor,
+        read_at: Tensor | None,
+    ) -> Tensor:
         """Run from layer `first` on, with the prompt entering at its layer."""
         hidden = hidden.masked_fill(slot[..., None], 0.0)
         visible = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
         above, below = self._late_mask(visible, hidden.dtype), self._late_mask(visible & ~slot, hidden.dtype)
         with self._entering(self._vectors(slot, insert_at, hidden.dtype), slot, above):
-            return self.layers.run(first, None, hidden, attention_mask=below)
+            return self.layers.run(first, None, hidden, read_at, attention_mask=below)
 
     def _late_mask(self, visible: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn visible keys, shape (rows, keys), into a mask of shape (rows, 1, queries, keys)."""
@@ -256,17 +289,18 @@ class InsertedPrompt(PromptedStack):
 
         def swap(index: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
             def hook(
-                module: nn.Module,  # noqa: ARG001
+                module: nn.Module,
                 args: tuple[Any, ...],
                 kwargs: dict[str, Any],
             ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-                hidden, *rest = args
-                device = hidden.device
+                given, device = list(args), args[0].device
                 if index == self.entry:
-                    hidden = torch.where(slot[..., None].to(device), vectors.to(device), hidden)
-                if "attention_mask" in kwargs:
-                    return (hidden, *rest), {**kwargs, "attention_mask": mask.to(device)}
-                return (hidden, mask.to(device), *rest[1:]), kwargs
+                    given[0] = torch.where(slot[..., None].to(device), vectors.to(device), given[0])
+                place = list(signature(module.forward).parameters).index("attention_mask")
+                if place >= len(given):
+                    return tuple(given), {**kwargs, "attention_mask": mask.to(device)}
+                given[place] = mask.to(device)
+                return tuple(given), kwargs
 
             return hook
 

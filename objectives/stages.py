@@ -19,7 +19,7 @@ from promptgraft.objectives.files import FileStore
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the code that computes a stage changes its outcome.
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 FOLDER = "stages"
 
 

@@ -6,7 +6,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # As trials have it; more threads than free cores make small models crawl.
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,10 @@ def real_model(family: str) -> str:
 @pytest.fixture(scope="session")
 def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
     """Build the fixed part of a study over the real pair, in small numbers."""
+    from transformers import AutoConfig
 
     def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
-        n_layers = json.loads((Path(path) / "config.json").read_text())["num_hidden_layers"]
+        n_layers = AutoConfig.from_pretrained(path).num_hidden_layers
         space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, family == "encoder", source))
         values: dict[str, Any] = {
             "backbone": BackboneSpec(path, family, 64),
