@@ -49,12 +49,16 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: 
 	.peers-venv/bin/pip install --quiet --requirement tests/bench/peers/requirements.txt
 	touch $@
 
-bench: .venv/.installed .peers-venv/.installed  ## Overhead a trial, a soak of 1,000 trials, and a replay beside what a user would run today
+bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a user would run today: a day on two cores
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/python -m tests.bench.overhead
-	$(BIN)/python -m tests.bench.soak
 	mkdir -p runs
-	$(BIN)/python -m tests.bench.replay --out runs/bench-replay.json
+	$(BIN)/python -m tests.bench.overhead
+	$(BIN)/python -m tests.bench.growth --out runs/growth.json --plot runs/growth.png
+	$(BIN)/python -m tests.bench.first_looks --out runs/first-looks.json
+	$(BIN)/python -m tests.bench.replay --out runs/replay.json
+	$(BIN)/python -m tests.bench.surface --out runs/surface.json --files runs/surface-store
+	$(BIN)/python -m tests.bench.replay --study surface --runs 1 --systems list,hpo_optuna_tuned --out runs/replay-surface.json
+	$(BIN)/python -m tests.bench.free_search runs/surface.json --peer runs/replay-surface.json --out runs/free-search.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.losses import mixed_loss
+from promptgraft.objectives.losses import mixed_loss, task_weights
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.spaces import TrialError
 
@@ -113,8 +113,9 @@ class Trainer:
             self.model.backbone.train()
             optimizer.zero_grad(set_to_none=True)
             alpha = self.settings.alpha
-            source_nll = self._backward(self.source, self._source_batches, alpha)
-            target_nll = self._backward(self.target, self._target_batches, 1 - alpha)
+            source_weight, target_weight = task_weights(alpha)
+            source_nll = self._backward(self.source, self._source_batches, source_weight)
+            target_nll = self._backward(self.target, self._target_batches, target_weight)
             loss = _combine(source_nll, target_nll, alpha)
             if not math.isfinite(loss):
                 raise TrialError(

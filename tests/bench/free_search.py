@@ -43,6 +43,7 @@ from promptgraft.search.studies import load_study
 from promptgraft.search.study_file import EngineSection, GuidanceSection
 from promptgraft.spaces import Candidate, SearchSpace
 from promptgraft.spaces.parameters import SuggestingTrial
+from tests.bench.replay_ours import read_candidate
 from tests.bench.surface import STUDY
 
 PEER = "hpo_optuna_tuned"
@@ -105,7 +106,7 @@ class PeerCosts:
 
     def __init__(self, table: Table, replay: dict[str, Any]) -> None:
         self.table = table
-        rows = [Candidate.from_values(_own(entry)) for entry in replay["candidates"]]
+        rows = [read_candidate(entry) for entry in replay["candidates"]]
         seconds = np.array(
             [
                 statistics.median(run["candidates"][i]["cpu_s"] for run in replay["reports"][PEER])
@@ -136,11 +137,6 @@ class PeerCosts:
             share = (point["step"] - before) / last
             before = point["step"]
             yield float(evaluations / len(curve) + share * sum(updates) + (source if index == 0 else 0.0))
-
-
-def _own(entry: dict[str, Any]) -> dict[str, Any]:
-    fields = Candidate.__dataclass_fields__
-    return {k: v for k, v in entry.items() if k in fields or k.startswith("soft_prompt.")}
 
 
 def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed: int) -> Progress:

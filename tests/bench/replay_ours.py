@@ -134,6 +134,12 @@ def _words(objective: Objective, candidate: Candidate) -> dict[str, Any]:
     return {"words": read, "word_ids": ids}
 
 
+def read_candidate(entry: dict[str, Any]) -> Candidate:
+    """Take a candidate out of an entry of a job, which says more than that."""
+    fields = Candidate.__dataclass_fields__
+    return Candidate.from_values({k: v for k, v in entry.items() if k in fields or k.startswith("soft_prompt.")})
+
+
 def evaluate(job: dict[str, Any], mode: str, files: Path, reverse: bool) -> dict[str, Any]:
     """Evaluate the job's candidates, one after another.
 
@@ -150,11 +156,7 @@ def evaluate(job: dict[str, Any], mode: str, files: Path, reverse: bool) -> dict
     spec = load_study(Path(job["study"])).objective
     store = None if mode == "off" else str(files / "0" if mode == "cold" else files)
     objective = Objective(replace(spec, files=store))
-    fields = Candidate.__dataclass_fields__
-    candidates = [
-        Candidate.from_values({k: v for k, v in entry.items() if k in fields or k.startswith("soft_prompt.")})
-        for entry in job["candidates"]
-    ]
+    candidates = [read_candidate(entry) for entry in job["candidates"]]
     clock = Clock()
     outcomes: dict[int, dict[str, Any]] = {}
     order = list(range(len(candidates)))
