@@ -1,5 +1,6 @@
 """Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,9 +40,11 @@ class Reader(nn.Module, ABC):
 
     Attributes:
         continues: Whether it lets the stack see tokens of a label word behind the prompt.
+        masks: How many mask tokens stand in the label's place.
     """
 
     continues = False
+    masks = 0
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:
@@ -66,7 +69,8 @@ class Backbone(ABC):
 
     Attributes:
         family: Registered name of the family.
-        has_head: Whether reading it out takes trainable weights.
+        has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
+        causal: Whether a token sees only those before it.
         auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
         stack: The part that turns token embeddings into last hidden states.
@@ -75,6 +79,7 @@ class Backbone(ABC):
 
     family: ClassVar[str]
     has_head: ClassVar[bool]
+    causal: ClassVar[bool]
     auto_class: ClassVar[Any]
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
@@ -89,9 +94,9 @@ class Backbone(ABC):
         if spec.device_map is None:
             self.model.to(device)
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
-        self.layers = LayerStack(self.stack, self._layers_prefix, causal=not self.has_head)
+        self.layers = LayerStack(self.stack, self._layers_prefix, self.causal)
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
-        if self.layers.causal:
+        if not self.has_head:
             self.layers.skip_unread()
         if spec.gradient_checkpointing:
             self.stack.config.use_cache = False
@@ -164,6 +169,12 @@ class Backbone(ABC):
         return int(self.model.config.num_hidden_layers)
 
     @property
+    def sliding_window(self) -> int | None:
+        """How far some of the layers see, in tokens; None if all see everything."""
+        window: int | None = getattr(self.model.config, "sliding_window", None)
+        return window
+
+    @property
     def embeddings(self) -> Tensor:
         """The input embedding matrix as it was loaded, shape (vocabulary, hidden)."""
         return self.weights.loaded(self.model.get_input_embeddings().weight)
@@ -208,6 +219,19 @@ class Backbone(ABC):
             parameter.requires_grad_(not frozen)
         self.weights.widen_trainable()
 
+    def words_behind(
+        self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Tokenize the words of each label as they stand in a template, without special tokens."""
+        sample = template.render(dict.fromkeys(template.fields, "x"))
+        space = " " if sample.before.endswith(" ") else ""
+        return {
+            label: [
+                tuple(self.tokenizer.encode(space + word, add_special_tokens=False)) for word in verbalizer.words[label]
+            ]
+            for label in labels
+        }
+
     def label_word_ids(self, words: Sequence[str]) -> list[int]:
         """Tokenize words and return their token ids in order, without special tokens."""
         return [token for word in words for token in self.tokenizer.encode(" " + word, add_special_tokens=False)]
@@ -224,6 +248,20 @@ def _layers_prefix(stack: nn.Module, n_layers: int) -> str:
         f"{type(stack).__name__} has no list of {n_layers} layers, so layers can't be frozen; "
         "expected a transformers model with a stack of layers"
     )
+
+
+def mean_over_words(scores: Mapping[tuple[int, ...], Tensor], words: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:
+    """Average the probabilities of the words of each label.
+
+    Args:
+        scores: Label word -> its log-probability in each row, shape (rows,).
+        words: The words of each label.
+
+    Returns:
+        Log-probabilities, shape (rows, len(words)).
+    """
+    averages = [torch.logsumexp(torch.stack([scores[word] for word in own]), 0) - math.log(len(own)) for own in words]
+    return torch.stack(averages, dim=1)
 
 
 def choose_device() -> torch.device:

@@ -1,6 +1,5 @@
 """Causal language models: log-probabilities of the label words at the end of the prompt."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader
+from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader, mean_over_words
 from promptgraft.objectives.soft_prompts import PromptedStack
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -43,26 +42,18 @@ class CausalReader(Reader):
         """Score the labels; see `Reader`."""
         words = [word for label in labels for word in self.words[label]]
         scores: dict[tuple[int, ...], Tensor] = {}
+        of_labels = [self.words[label] for label in labels]
         if not self.continues:
             tokens = torch.tensor([word[0] for word in words], device=batch.lengths.device)
             scores = dict(zip(words, self._columns(self._read(stack, batch, ())[:, 0], tokens).T, strict=True))
-            return self._of_labels(scores, labels)
+            return mean_over_words(scores, of_labels)
         for prefix in _longest_prefixes([word[:-1] for word in words]):
             log_probabilities = self._next_token_log_probabilities(stack, batch, prefix)
             for word in words:
                 if prefix[: len(word) - 1] == word[:-1] and word not in scores:
                     parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
                     scores[word] = torch.stack(parts).sum(0)
-        return self._of_labels(scores, labels)
-
-    def _of_labels(self, scores: dict[tuple[int, ...], Tensor], labels: Sequence[str]) -> Tensor:
-        """Average over the words of each label; shape (rows, len(labels))."""
-        per_label = [
-            torch.logsumexp(torch.stack([scores[word] for word in self.words[label]]), 0)
-            - math.log(len(self.words[label]))
-            for label in labels
-        ]
-        return torch.stack(per_label, dim=1)
+        return mean_over_words(scores, of_labels)
 
     def _columns(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Compute the logits of a few tokens only; shape (rows, len(tokens))."""
@@ -112,6 +103,7 @@ class CausalLM(Backbone):
 
     family = "causal_lm"
     has_head = False
+    causal = True
 
     auto_class = AutoModelForCausalLM
 
@@ -127,12 +119,5 @@ class CausalLM(Backbone):
         if head != "label_words" or verbalizer is None:
             raise InvalidInputError(f"causal LMs are read by label words only, but the candidate's head is {head!r}")
         template.check_label_last()
-        sample = template.render(dict.fromkeys(template.fields, "x"))
-        space = " " if sample.before.endswith(" ") else ""
-        words = {
-            label: [
-                tuple(self.tokenizer.encode(space + word, add_special_tokens=False)) for word in verbalizer.words[label]
-            ]
-            for label in labels
-        }
+        words = self.words_behind(template, verbalizer, labels)
         return CausalReader(self.tokenizer, self.model.get_output_embeddings(), words)

@@ -74,6 +74,7 @@ class Encoder(Backbone):
 
     family = "encoder"
     has_head = True
+    causal = False
 
     auto_class = AutoModel
 

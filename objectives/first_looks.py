@@ -24,6 +24,9 @@ from promptgraft.spaces import Candidate
 ROUND_ROWS = 16
 LEVEL = 0.05
 
+# What decides the token ids: a template, and how many masks stand in it.
+Form = tuple[str, int]
+
 # Ids of a template and a verbalizer.
 Pair = tuple[str, str]
 Scores = npt.NDArray[np.float64]
@@ -97,32 +100,36 @@ def look(
     Yields:
         The pair, and its logits of shape (rows, labels).
     """
-    first = {template: model for (template, _), model in models.items()}
-    encoded = {template: model.encode(rows) for template, model in first.items()}
+    first = {_form(model): model for model in models.values()}
+    encoded = {form: model.encode(rows) for form, model in first.items()}
     labels = objective.target.labels
     with torch.inference_mode():
-        for stack, template in _stacks(objective, first, encoded):
+        for stack, form in _stacks(objective, first, encoded):
             for pair, model in models.items():
-                if pair[0] == template:
-                    scores = model.reader(stack, model.batch(encoded[template]), labels)
+                if _form(model) == form:
+                    scores = model.reader(stack, model.batch(encoded[form]), labels)
                     yield pair, scores.double().cpu().numpy()
 
 
+def _form(model: PromptedModel) -> Form:
+    return model.template.id, model.reader.masks
+
+
 def _stacks(
-    objective: Objective, models: Mapping[str, PromptedModel], encoded: Mapping[str, list[EncodedRow]]
-) -> Iterator[tuple[PromptedStack, str]]:
-    """Hand out a stack for each template, which shares what can be shared."""
+    objective: Objective, models: Mapping[Form, PromptedModel], encoded: Mapping[Form, list[EncodedRow]]
+) -> Iterator[tuple[PromptedStack, Form]]:
+    """Hand out a stack for each form of prompt, which shares what can be shared."""
     layers = objective.backbone.layers
-    for group in _groups(encoded) if layers.causal else [[template] for template in encoded]:
+    for group in _groups(encoded) if layers.causal else [[form] for form in encoded]:
         known, starts = None, None
         if len(group) > 1:
-            ids = [[row.ids for row in encoded[template]] for template in group]
+            ids = [[row.ids for row in encoded[form]] for form in group]
             shared = [_common(prompts) for prompts in zip(*ids, strict=True)]
             batch = models[group[0]].batch([EncodedRow(row[:n], 0) for row, n in zip(ids[0], shared, strict=True)])
             hidden, keys = layers.run_with_keys(0, len(layers), input_ids=batch.input_ids)
             known, starts = Known(len(layers), hidden, keys), batch.lengths
-        for template in group:
-            yield _SharedStack(objective, known, starts), template
+        for form in group:
+            yield _SharedStack(objective, known, starts), form
 
 
 class _SharedStack(PromptedStack):
@@ -158,18 +165,18 @@ class _SharedStack(PromptedStack):
         return self._continue(self._known, padded[:, :width], self._starts, read_at)
 
 
-def _groups(encoded: Mapping[str, list[EncodedRow]]) -> list[list[str]]:
+def _groups(encoded: Mapping[Form, list[EncodedRow]]) -> list[list[Form]]:
     """Put templates together of which at least half of the tokens are the same, from the start on."""
-    groups: list[list[str]] = []
-    for template, rows in encoded.items():
+    groups: list[list[Form]] = []
+    for form, rows in encoded.items():
         for group in groups:
             others = encoded[group[0]]
             shared = sum(_common((a.ids, b.ids)) for a, b in zip(rows, others, strict=True))
             if 2 * shared >= sum(len(row.ids) for row in rows):
-                group.append(template)
+                group.append(form)
                 break
         else:
-            groups.append([template])
+            groups.append([form])
     return groups
 
 

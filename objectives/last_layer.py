@@ -1,8 +1,9 @@
-"""A causal LM's last layer, run only where it is read.
+"""The last layer of a language model, run only where it is read.
 
-Label words are read at the end of a prompt. What the last layer does to all the tokens before it is seen by no one,
-save their keys and values: their feed-forward network, queries and attention output need not be computed. With 28 of
-30 layers frozen, forward and backward pass of the other two take 0.6 of their time (SmolLM2, 50 tokens, one core).
+Label words are read at the end of a prompt, or at a mask. What the last layer does to all the other tokens is seen by
+no one, save their keys and values: their feed-forward network, queries and attention output need not be computed.
+With 28 of 30 layers frozen, forward and backward pass of the other two take 0.6 of their time (SmolLM2, 50 tokens,
+one core).
 """
 
 from collections.abc import Callable, Iterator

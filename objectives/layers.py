@@ -53,7 +53,7 @@ class LayerStack:
         return None if self.causal else (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
 
     def skip_unread(self) -> None:
-        """Let the last layer of a causal stack be run only where it is read; called once the stack can run."""
+        """Let the last layer be run only where it is read; called once the stack can run."""
         size, generator = self.stack.config.hidden_size, torch.Generator().manual_seed(0)
         hidden = torch.randn(TRIED_ROWS, TRIED_TOKENS, size, generator=generator).to(self.device)
         self.last_layer = LastLayer(self.layers[-1], lambda states: self.run(len(self) - 1, hidden=states), hidden)
@@ -122,13 +122,13 @@ class LayerStack:
             yield
             return
         modules: list[nn.Module] = [*self.layers]
-        modules[:first] = [_Pass() for _ in range(first)]
-        modules[last:] = [_Pass() for _ in modules[last:]]
+        modules[:first] = [_Pass(layer) for layer in modules[:first]]
+        modules[last:] = [_Pass(layer) for layer in modules[last:]]
         if first:
             assert hidden is not None
-            modules[first - 1] = _Enter(hidden)
+            modules[first - 1] = _Enter(self.layers[first - 1], hidden)
         if last < len(self):
-            modules[last] = _Catch(found)
+            modules[last] = _Catch(self.layers[last], found)
         whole = self._parent._modules[self._name]
         self._parent._modules[self._name] = nn.ModuleList(modules)
         try:
@@ -137,29 +137,43 @@ class LayerStack:
             self._parent._modules[self._name] = whole
 
 
-class _Pass(nn.Module):
-    """Stands for a layer that isn't run."""
+class _StandIn(nn.Module):
+    """Stands for a layer that isn't run; what a stack asks of its layers, such as their type, it answers for it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layer = [layer]  # In a list: its weights are not the stand-in's.
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_layer"][0], name)
+
+
+class _Pass(_StandIn):
+    """Hands on what comes in."""
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden
 
 
-class _Enter(nn.Module):
+class _Enter(_StandIn):
     """Hands out known hidden states, whatever comes in."""
 
-    def __init__(self, known: Tensor) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Module, known: Tensor) -> None:
+        super().__init__(layer)
         self._known = known
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG002
         return self._known
 
 
-class _Catch(nn.Module):
+class _Catch(_StandIn):
     """Keeps what comes in."""
 
-    def __init__(self, found: list[Tensor]) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Module, found: list[Tensor]) -> None:
+        super().__init__(layer)
         self._found = found
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:

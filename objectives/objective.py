@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Imported for their registration.
-from promptgraft.objectives import causal_lm, encoder, text_classification  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, text_classification  # noqa: F401
 from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
@@ -243,6 +243,7 @@ class Objective:
         return {
             "stage": "source",
             "backbone": self._backbone_hash(),
+            "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
             "numerics": self.spec.backbone.numerics,
             "rows": self._hashes["source"],
@@ -282,7 +283,9 @@ class Objective:
             "stage": "encoded",
             "backbone": self._backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
+            "family": self.spec.backbone.family,
             "template": model.template.text,
+            "masks": model.reader.masks,
             "rows": self._hashes[part],
         }
         key = StageKey.of(content)

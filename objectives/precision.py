@@ -91,6 +91,7 @@ def compute_in(dtype: torch.dtype, device: torch.device, model: Any, stack: nn.M
         output = model.get_output_embeddings()
         if output is not None:
             output.forward = _autocast(output.forward, dtype, device)
+            model.forward = _autocast(model.forward, dtype, device)
         stack.forward = _autocast(stack.forward, dtype, device)
     if dtype != torch.float32 or several:
         stack.register_forward_hook(partial(_hand_out, device))

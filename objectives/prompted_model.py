@@ -104,6 +104,12 @@ class PromptedModel:
                 f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
                 f"{self.backbone.spec.attn_implementation!r} can't take; use {' or '.join(MASKED_ATTENTION)}"
             )
+        window, longest = self.backbone.sliding_window, soft.length + self.backbone.spec.max_tokens
+        if soft.layer is not None and window is not None and longest > window:
+            raise InvalidInputError(
+                f"soft_prompt.place {soft.place!r} needs attention over all {longest} positions (length, max_tokens), "
+                f"but layers of {self.backbone.spec.path} see {window}; shorten the prompt or use another place"
+            )
 
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""

@@ -20,7 +20,7 @@ class StudyFacts:
     Attributes:
         n_layers: Transformer layers of the backbone.
         has_head: Whether the backbone is read out by trainable weights (encoders), rather than by its
-            own vocabulary (causal LMs).
+            own vocabulary (causal and masked LMs).
         has_source: Whether the study names a source task.
     """
 
@@ -37,8 +37,8 @@ class SoftPrompt:
         length: Number of vectors, in tokens; 0 means none.
         init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix)
             or `label_words` (the rows of the label words, repeated).
-        place: `prefix` (before the text), `suffix` (after the text, before the label) or `layer K` (after
-            the text, entering at layer K: layers 0..K-1 never see them).
+        place: `prefix` (before the text), `suffix` (after the text; a causal LM's label follows it) or `layer K`
+            (as `suffix`, entering at layer K: layers 0..K-1 never see them).
     """
 
     length: int = 0
@@ -82,7 +82,7 @@ class Candidate:
         template: Id of the template.
         verbalizer: Id of the verbalizer; empty where no label words are used.
         head: How an encoder is read out: `label_words` (cosine to embeddings that start as the label
-            words') or `linear`. Causal LMs know only `label_words`.
+            words') or `linear`. Language models know only `label_words`.
         soft_prompt: The soft prompt.
         frozen_layers: 0 trains everything; k freezes the embeddings and layers 0..k-1; N freezes all.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.

@@ -112,7 +112,7 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
                 f"the backbone has {facts.n_layers} layers"
             )
         if parameter.name == "head" and value == "linear" and not facts.has_head:
-            raise InvalidInputError("head 'linear' needs an encoder; causal LMs support only 'label_words'")
+            raise InvalidInputError("head 'linear' needs an encoder; language models support only 'label_words'")
         if parameter.name in ("alpha", "source_steps") and value and not facts.has_source:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
 

@@ -41,7 +41,7 @@ def data() -> Path:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Small random models with the real tokenizers, by family."""
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     small: dict[str, Any] = {
         "num_hidden_layers": TINY_LAYERS,
@@ -52,6 +52,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made = {}
     for family, real, auto, extra in (
         ("encoder", "minilm", AutoModel, {}),
+        ("masked_lm", "minilm", AutoModelForMaskedLM, {}),
         ("causal_lm", "smollm2", AutoModelForCausalLM, {"num_key_value_heads": 2, "head_dim": 8}),
     ):
         folder = tmp_path_factory.mktemp(family)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptgraft.objectives import causal_lm, encoder  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
 from promptgraft.objectives.causal_lm import CausalLM
 from promptgraft.objectives.prompted_model import PromptedModel
@@ -54,7 +54,7 @@ def test_frozen_tensors_are_bit_identical_after_training(backbone: Backbone, fro
     model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
     optimizer.step()
     changed = {name for name, value in model.weights().items() if not torch.equal(value, before[name])}
-    prefix = f"backbone.{backbone.stack.base_model_prefix + '.' if not backbone.has_head else ''}"
+    prefix = f"backbone.{backbone.model.base_model_prefix + '.' if backbone.model is not backbone.stack else ''}"
     layer_of = {
         name: int(name.removeprefix(prefix + backbone._layers_prefix + ".").split(".")[0])
         for name in before
@@ -109,7 +109,7 @@ def test_a_prompt_at_layer_k_leaves_everything_below_untouched(backbone: Backbon
     """What enters layer k for the text is the same with and without the prompt; above, it isn't."""
     batch = build(backbone).batch(build(backbone).encode(ROWS))
     vectors = backbone.embeddings.detach()[5:9].clone() * 3
-    causal = not backbone.has_head
+    causal = backbone.causal
     seen: dict[str, list[Tensor]] = {}
 
     def run(name: str, stack: PromptedStack) -> None:

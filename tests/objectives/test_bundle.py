@@ -36,6 +36,7 @@ CASES = [
     ("encoder", Candidate("", "", head="linear", source_steps=2, frozen_layers=6, steps=2)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=30, steps=1)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1)),
+    ("masked_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
 ]
 
 
@@ -67,11 +68,16 @@ def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: C
 
 @pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
 def test_predictions_equal_the_trial_s_own_logits(
-    family: str, candidate: Candidate, make_spec: Callable[..., ObjectiveSpec], tmp_path: Path
+    family: str,
+    candidate: Candidate,
+    make_spec: Callable[..., ObjectiveSpec],
+    tiny_models: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     from dataclasses import replace
 
-    spec = make_spec(real_model(family), family, rows=8)
+    path = tiny_models[family] if family == "masked_lm" else real_model(family)  # None can be installed.
+    spec = make_spec(path, family, rows=8)
     objective = Objective(spec)
     full = replace(candidate, template=TEMPLATES[0].id, verbalizer=VERBALIZERS[0].id, batch_size=4, learning_rate=1e-3)
     expected = export(tmp_path / "bundle", spec, objective, full)

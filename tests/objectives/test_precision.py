@@ -18,7 +18,7 @@ from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
 from tests.objectives.test_backbones import CPU, LABELS, ROWS, build
 
-FAMILIES = ["causal_lm", "encoder"]
+FAMILIES = ["causal_lm", "encoder", "masked_lm"]
 PLACES = ["none", "prefix", "suffix", "layer 1"]
 
 
@@ -126,7 +126,8 @@ def test_order_does_not_matter_in_low_precision(
         exact = full.evaluate(entry, 0)  # In the same store: nothing of the other precision may be taken from it.
         assert difference(first, exact) > 0
         scored = full.score(entry.canonical(spec.space.facts), first.delta, full.target.validation)
-        assert np.abs(scored - first.logits).max() < 0.05 * np.abs(scored).max()
+        # A masked LM's whole head is in low precision.
+        assert np.abs(scored - first.logits).max() < (0.1 if family == "masked_lm" else 0.05) * np.abs(scored).max()
 
 
 @pytest.mark.parametrize("frozen", [0, 2, TINY_LAYERS])
@@ -135,7 +136,7 @@ def test_order_does_not_matter_in_low_precision(
 def test_gradient_checkpointing_changes_nothing(
     load: Callable[..., Backbone], family: str, place: str, frozen: int
 ) -> None:
-    if (family, place, frozen) == ("causal_lm", "none", TINY_LAYERS):
+    if family != "encoder" and (place, frozen) == ("none", TINY_LAYERS):
         pytest.skip("nothing is trained")
     changes = {"soft_prompt": soft(place), "frozen_layers": frozen}
     loss, plain = gradients(build(load(family), **changes))
