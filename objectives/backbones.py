@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from promptgraft.objectives.adapters import Injected
 from promptgraft.objectives.layers import LayerStack
 from promptgraft.objectives.precision import PretrainedWeights, compute_in
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
-from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Adapter, InvalidInputError, RenderedPrompt, Template, Verbalizer
 from promptgraft.spaces.registry import Registry
 
 
@@ -75,6 +76,7 @@ class Backbone(ABC):
         model: The whole pretrained model.
         stack: The part that turns token embeddings into last hidden states.
         layers: That part, layer by layer.
+        pretrained: The model's own weights by name, whatever is injected into it.
     """
 
     family: ClassVar[str]
@@ -93,6 +95,8 @@ class Backbone(ABC):
         self.weights = PretrainedWeights(self.model, getattr(torch, spec.dtype), self.device)
         if spec.device_map is None:
             self.model.to(device)
+        self.pretrained: dict[str, nn.Parameter] = dict(self.model.named_parameters())
+        self._injected: Injected | None = None
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
         self.layers = LayerStack(self.stack, self._layers_prefix, self.causal)
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
@@ -180,10 +184,13 @@ class Backbone(ABC):
         return self.weights.loaded(self.model.get_input_embeddings().weight)
 
     def restore(self) -> None:
-        """Put back every pretrained weight, exactly, and forget gradients and modes.
+        """Put back every pretrained weight, exactly, and forget adapters, gradients and modes.
 
         Every trial starts here, so that no trial sees what another one trained.
         """
+        if self._injected is not None:
+            self._injected.remove()
+            self._injected = None
         self.weights.restore()
         self._frozen_layers = 0
         self.model.eval()
@@ -205,6 +212,7 @@ class Backbone(ABC):
         """
         if not 0 <= frozen_layers <= self.n_layers:
             raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
+        assert self._injected is None, "restore() comes before another candidate"
         self._frozen_layers = frozen_layers
         layer_names = {f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)}
         in_stack = {id(parameter): name for name, parameter in self.stack.named_parameters()}
@@ -218,6 +226,27 @@ class Backbone(ABC):
                 frozen = frozen_layers == self.n_layers if seen_layers else frozen_layers > 0
             parameter.requires_grad_(not frozen)
         self.weights.widen_trainable()
+
+    def adapt(self, adapter: Adapter, frozen_layers: int, seed: int) -> dict[str, nn.Parameter]:
+        """Freeze all weights, and put adapters into the layers above the lowest; until `restore`.
+
+        Args:
+            adapter: What is put there; nothing if its method is `none`.
+            frozen_layers: k: layers 0..k-1 get none.
+            seed: Seed of what is initialised at random.
+
+        Returns:
+            Name -> trainable weight.
+
+        Raises:
+            InvalidInputError: If the model takes none of this kind.
+        """
+        if adapter.method == "none":
+            return {}
+        self.freeze(self.n_layers)
+        self._frozen_layers = frozen_layers
+        self._injected = Injected(self.stack, adapter, self._layers_prefix, frozen_layers, seed)
+        return self._injected.weights
 
     def words_behind(
         self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]

@@ -59,5 +59,5 @@ def migrate(model: PromptedModel, source_state: Mapping[str, Tensor]) -> LoadRep
     return LoadReport(
         loaded=tuple(name for name in weights if name in source_state),
         pretrained=tuple(name for name in model.carried() if name not in source_state),
-        fresh=tuple(name for name in model.attached() if name not in source_state),
+        fresh=tuple(name for name in model.adapters() | model.attached() if name not in source_state),
     )

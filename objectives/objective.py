@@ -27,7 +27,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
-from promptgraft.spaces import Candidate, SoftPrompt, TrialError
+from promptgraft.spaces import Adapter, Candidate, SoftPrompt, TrialError
 
 
 @dataclass
@@ -219,7 +219,9 @@ class Objective:
         """Return the weights after the source stage, from the store if they are there."""
         assert self.source is not None
         source, settings = self.source, self.spec.source_training
-        on_source = replace(candidate, soft_prompt=SoftPrompt(), frozen_layers=settings.frozen_layers, alpha=1.0)
+        on_source = replace(
+            candidate, soft_prompt=SoftPrompt(), adapter=Adapter(), frozen_layers=settings.frozen_layers, alpha=1.0
+        )
 
         def compute() -> dict[str, Tensor]:
             self.backbone.restore()

@@ -16,7 +16,7 @@ from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
-_BACKBONE, _READER, _SOFT_PROMPT = "backbone.", "reader.", "soft_prompt.weight"
+_BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class PromptedModel:
             self._check_masks(soft)
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers)
+        self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
 
     def _check_room(self, length: int) -> None:
         limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
@@ -131,13 +132,17 @@ class PromptedModel:
             weights[_SOFT_PROMPT] = self.stack.weight  # type: ignore[assignment]
         return weights
 
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """The trainable weights inside the backbone that stand for its own, by name."""
+        return {_ADAPTER + name: parameter for name, parameter in self._adapters.items()}
+
     def carried(self) -> dict[str, nn.Parameter]:
         """The backbone's weights, by name, frozen ones included."""
-        return {_BACKBONE + name: parameter for name, parameter in self.backbone.model.named_parameters()}
+        return {_BACKBONE + name: parameter for name, parameter in self.backbone.pretrained.items()}
 
     def weights(self) -> dict[str, nn.Parameter]:
         """All weights, by name."""
-        return self.carried() | self.attached()
+        return self.carried() | self.adapters() | self.attached()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The weights that training changes, by name."""

@@ -25,7 +25,7 @@ class TrainingSettings:
     Attributes:
         steps: Updates.
         batch_size: Rows of each task in one update.
-        learning_rate: Peak step size of the backbone's weights.
+        learning_rate: Peak step size of the backbone's weights, or of the adapters in their place.
         prompt_learning_rate: Peak step size of soft prompt and head.
         alpha: Weight of the source loss.
         micro_batch_size: Largest number of rows that are run at once; gradients of a batch's parts are accumulated.
@@ -199,7 +199,7 @@ def _optimizer(
     model: PromptedModel, settings: TrainingSettings, done: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     attached = [p for p in model.attached().values() if p.requires_grad]
-    carried = [p for p in model.carried().values() if p.requires_grad]
+    carried = [p for p in (model.carried() | model.adapters()).values() if p.requires_grad]
     groups = [
         {"params": params, "lr": rate, "initial_lr": rate}
         for params, rate in ((carried, settings.learning_rate), (attached, settings.prompt_learning_rate))

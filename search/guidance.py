@@ -130,6 +130,7 @@ class CostModel:
         found = {
             f"frozen {candidate.frozen_layers}": 1.0,
             f"place {soft.place if soft.length else 'none'}": 1.0,
+            f"adapter {candidate.adapter.method}": 1.0,
             f"template {candidate.template}": 1.0,
             f"verbalizer {candidate.verbalizer}": 1.0,
             "steps": math.log1p(candidate.steps),

@@ -106,6 +106,9 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
     last = reports[-1]
     soft = candidate.soft_prompt
     place = f"{soft.length} soft tokens, {soft.place}, from {soft.init}" if soft.length else "no soft prompt"
+    adapter = candidate.adapter
+    if adapter.method != "none":
+        place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
     labels = study.target.labels
     lines = [
         "### Prompt",

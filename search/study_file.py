@@ -145,6 +145,13 @@ class SoftPromptSection(Section):
     place: Searched = None
 
 
+class AdapterSection(Section):
+    """Adapters in place of the weights of layers that aren't frozen."""
+
+    method: Searched = None
+    rank: Searched = None
+
+
 class SpaceSection(Section):
     """What can be tried."""
 
@@ -153,6 +160,7 @@ class SpaceSection(Section):
     head: Searched = None
     soft_prompt: SoftPromptSection = SoftPromptSection()
     frozen_layers: Searched = None
+    adapter: AdapterSection = AdapterSection()
     source_steps: Searched = None
     alpha: Searched = None
     steps: Searched = None
@@ -162,9 +170,13 @@ class SpaceSection(Section):
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
         """Return the parameters that the file gives, by their path below `space`."""
-        soft = {("soft_prompt", name): getattr(self.soft_prompt, name) for name in ("length", "init", "place")}
-        names = [name for name in type(self).model_fields if name not in ("templates", "verbalizers", "soft_prompt")]
-        found = {(name,): getattr(self, name) for name in names} | soft
+        found: dict[tuple[str, ...], ParameterSection | None] = {}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, SoftPromptSection | AdapterSection):
+                found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
+            elif name not in ("templates", "verbalizers"):
+                found[name,] = section
         return {path: section for path, section in found.items() if section is not None}
 
 

@@ -55,6 +55,19 @@ class SoftPrompt:
         return parse_place(self.place)
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Small trainable weights in the layers above the frozen ones, in place of those layers' own.
+
+    Attributes:
+        method: `none`, `lora` or `ia3`.
+        rank: LoRA's rank.
+    """
+
+    method: str = "none"
+    rank: int = 8
+
+
 def parse_place(place: str) -> int | None:
     """Read a soft prompt's place.
 
@@ -85,11 +98,12 @@ class Candidate:
             words') or `linear`. Language models know only `label_words`.
         soft_prompt: The soft prompt.
         frozen_layers: 0 trains everything; k freezes the embeddings and layers 0..k-1; N freezes all.
+        adapter: Trained in place of all that isn't frozen; the weights themselves stay as they are.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
         source_steps: Updates on the source alone before the migration.
         steps: Updates after the migration.
         batch_size: Rows of each task in one update.
-        learning_rate: Step size of the carried-over weights.
+        learning_rate: Step size of the carried-over weights, or of the adapters in their place.
         prompt_learning_rate: Step size of what the migration attaches: soft prompt and head.
     """
 
@@ -98,6 +112,7 @@ class Candidate:
     head: str = "label_words"
     soft_prompt: SoftPrompt = field(default_factory=SoftPrompt)
     frozen_layers: int = 0
+    adapter: Adapter = field(default_factory=Adapter)
     alpha: float = 0.0
     source_steps: int = 0
     steps: int = 32
@@ -114,7 +129,7 @@ class Candidate:
         Returns:
             The candidate that stands for all those with the same outcome.
         """
-        changes: dict[str, Scalar | SoftPrompt] = {}
+        changes: dict[str, Scalar | SoftPrompt | Adapter] = {}
         if not self.soft_prompt.length:
             changes["soft_prompt"] = SoftPrompt()
         uses_words = self.soft_prompt.length > 0 and self.soft_prompt.init == "label_words"
@@ -131,6 +146,10 @@ class Candidate:
             changes.update(steps=0, frozen_layers=facts.n_layers)
         if not carried:
             changes["learning_rate"] = DEFAULTS["learning_rate"]
+        if untrained or not carried:
+            changes["adapter"] = Adapter()
+        elif self.adapter.method != "lora":
+            changes["adapter"] = Adapter(self.adapter.method)
         if not attached:
             changes["prompt_learning_rate"] = DEFAULTS["prompt_learning_rate"]
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -138,13 +157,17 @@ class Candidate:
     @property
     def key(self) -> str:
         """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        content = asdict(self)
+        if self.adapter == Adapter():
+            del content["adapter"]  # Studies from before there were adapters keep their keys.
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types, as `from_values` reads them back."""
-        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
-        del values["soft_prompt"]
-        return values | {f"soft_prompt.{name}": value for name, value in asdict(self.soft_prompt).items()}
+        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
+        for group in GROUPS:
+            values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
+        return values
 
     @classmethod
     def from_values(cls, values: Mapping[str, Scalar]) -> "Candidate":
@@ -154,19 +177,20 @@ class Candidate:
             InvalidInputError: If a name is no field of a candidate.
         """
         flat: dict[str, Scalar] = {}
-        soft: dict[str, Scalar] = {}
+        grouped: dict[str, dict[str, Scalar]] = {group: {} for group in GROUPS}
         for name, value in values.items():
-            head, _, tail = name.partition(".")
-            target, key = (soft, tail) if head == "soft_prompt" else (flat, name)
+            group, _, own = name.partition(".")
+            target, key = (grouped[group], own) if group in GROUPS else (flat, name)
             target[key] = value
         try:
-            return cls(**flat, soft_prompt=SoftPrompt(**soft))  # type: ignore[arg-type]
+            return cls(**flat, **{group: GROUPS[group](**own) for group, own in grouped.items()})  # type: ignore[arg-type]
         except TypeError as error:
             raise InvalidInputError(f"not a candidate: {error}") from error
 
 
+# Fields that have fields of their own.
+GROUPS: Mapping[str, type[SoftPrompt] | type[Adapter]] = {"soft_prompt": SoftPrompt, "adapter": Adapter}
+
 DEFAULTS: Mapping[str, Scalar] = {
-    f.name: cast(Scalar, f.default)
-    for f in fields(Candidate)
-    if f.name not in ("template", "verbalizer", "soft_prompt")
+    f.name: cast(Scalar, f.default) for f in fields(Candidate) if f.name not in ("template", "verbalizer", *GROUPS)
 }

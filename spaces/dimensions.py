@@ -105,6 +105,8 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("soft_prompt.init", str, options=("vocabulary", "label_words"), when=_HAS_SOFT_PROMPT),
         Dimension("soft_prompt.place", str, when=_HAS_SOFT_PROMPT),
         Dimension("frozen_layers", int, low=0),
+        Dimension("adapter.method", str, options=("none", "lora", "ia3")),
+        Dimension("adapter.rank", int, low=1, when=Condition("adapter.method", choices=("lora",))),
         Dimension("source_steps", int, low=0),
         Dimension("alpha", float, low=0, high=1),
         Dimension("steps", int, low=0),

@@ -14,7 +14,7 @@ from promptgraft.objectives.bundle import BackboneReference, Manifest, read_mani
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
+from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model
 
 PREDICT = """
@@ -34,6 +34,7 @@ np.save(sys.argv[3], Predictor(Path(sys.argv[1])).logits(rows))
 CASES = [
     ("encoder", Candidate("", "", soft_prompt=SoftPrompt(4, "vocabulary", "prefix"), frozen_layers=5, steps=2)),
     ("encoder", Candidate("", "", head="linear", source_steps=2, frozen_layers=6, steps=2)),
+    ("encoder", Candidate("", "", adapter=Adapter("lora", 2), frozen_layers=4, steps=2)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=30, steps=1)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1)),
     ("masked_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),

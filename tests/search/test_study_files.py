@@ -61,7 +61,7 @@ def space(**changes: Any) -> dict[str, Any]:
         (space(alpha={"low": 0, "high": 1.5}), "space.alpha", "must lie in [0, 1] but got 1.5"),
         (space(steps="many"), "space.steps", "must be a number but got 'many'"),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "no such folder"),
-        ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'encoder' or 'causal_lm'"),
+        ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'masked_lm' or 'causal_lm'"),
         (
             {"backbone": {"path": "x", "family": "encoder", "dtype": "bf16"}},
             "backbone.dtype",

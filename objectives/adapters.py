@@ -1,0 +1,65 @@
+"""Adapters in place of unfreezing: what PEFT injects into the layers that a candidate trains.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) adds a product of two low-rank matrices to some of a layer's matrices; (IA)3
+(Liu et al. 2022, arXiv:2205.05638) scales keys, values and the inner feed-forward activations. Which matrices these are
+is PEFT's to say, by architecture.
+"""
+
+from typing import Any
+
+import torch
+from peft import IA3Config, IA3Model, LoraConfig, LoraModel
+from torch import nn
+
+from promptgraft.spaces import Adapter, InvalidInputError
+
+_NAME = "default"
+
+
+class Injected:
+    """Adapters in a stack, until they are taken out again; the stack's own weights stay as they are.
+
+    Args:
+        stack: The pretrained stack; its modules are wrapped in place.
+        adapter: What is injected.
+        layers: Where in the stack the list of layers is.
+        frozen_layers: The lowest layers, which get none.
+        seed: Seed of what is initialised at random. LoRA starts without any effect, and so does (IA)3.
+
+    Attributes:
+        weights: Name -> trainable weight.
+
+    Raises:
+        InvalidInputError: If PEFT doesn't know where the architecture takes such adapters.
+    """
+
+    def __init__(self, stack: Any, adapter: Adapter, layers: str, frozen_layers: int, seed: int) -> None:
+        own = {id(parameter) for parameter in stack.parameters()}
+        options: dict[str, Any] = {}
+        if frozen_layers:
+            options["exclude_modules"] = rf"(.*\.)?{layers}\.({'|'.join(map(str, range(frozen_layers)))})\..*"
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self._peft = _inject(stack, adapter, options)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"PEFT can't put adapter.method {adapter.method!r} into a {stack.config.model_type!r} model ({error}); "
+                "use another method, or none"
+            ) from error
+        self.weights: dict[str, nn.Parameter] = {
+            name.replace(f".{_NAME}", ""): parameter
+            for name, parameter in stack.named_parameters()
+            if id(parameter) not in own
+        }
+
+    def remove(self) -> None:
+        """Put the stack's own modules back."""
+        self._peft.unload()
+
+
+def _inject(stack: Any, adapter: Adapter, options: dict[str, Any]) -> Any:
+    if adapter.method == "lora":
+        # Scaled by lora_alpha / r = 1, whatever the rank.
+        return LoraModel(stack, LoraConfig(r=adapter.rank, lora_alpha=adapter.rank, **options), _NAME)
+    return IA3Model(stack, IA3Config(**options), _NAME)
