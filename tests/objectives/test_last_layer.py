@@ -46,29 +46,26 @@ def test_keys_and_values_are_computed_for_all_tokens(tiny_models: dict[str, str]
     assert load(tiny_models["encoder"], "encoder").layers.last_layer is None, "its tokens are all read"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def objective(
+    request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str], gpt2: str
+) -> Objective:
+    path = gpt2 if request.param == "gpt2" else tiny_models["causal_lm"]
+    return Objective(make_spec(path, "causal_lm", rows=8))
+
+
 @pytest.mark.parametrize("place", ["none", "prefix", "suffix", "layer 1"])
 @pytest.mark.parametrize("frozen", [0, 2, TINY_LAYERS])
 @pytest.mark.parametrize("verbalizer", [verbalizer.id for verbalizer in VERBALIZERS])
 def test_what_is_read_and_its_gradients_equal_those_of_the_whole_layer(
-    make_spec: Callable[..., ObjectiveSpec],
-    tiny_models: dict[str, str],
-    gpt2: str,
-    monkeypatch: pytest.MonkeyPatch,
-    architecture: str,
-    place: str,
-    frozen: int,
-    verbalizer: str,
+    objective: Objective, monkeypatch: pytest.MonkeyPatch, place: str, frozen: int, verbalizer: str
 ) -> None:
-    path = gpt2 if architecture == "gpt2" else tiny_models["causal_lm"]
-    spec = make_spec(path, "causal_lm", rows=8)
     values = {"template": TEMPLATES[0].id, "verbalizer": verbalizer, "frozen_layers": frozen, "steps": 2}
     soft = {} if place == "none" else {"soft_prompt.length": 3, "soft_prompt.place": place}
     found = []
     for whole in (False, True):
         if whole:
             monkeypatch.setattr(LayerStack, "reading", lambda self, read_at: nullcontext())
-        objective = Objective(spec)
         found.append(objective.evaluate(Candidate.from_values({**values, **soft}), 0).logits)
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
     assert found[0].std() > 0

@@ -193,7 +193,7 @@ def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 @pytest.mark.parametrize(
     "stop",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
     ids=["ctrl-c", "SIGTERM", "kill -9"],
 )
 def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
