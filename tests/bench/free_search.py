@@ -37,7 +37,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from promptgraft.search.engines import build_pruner
-from promptgraft.search.guidance import Guidance
+from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.proposals import Proposals
 from promptgraft.search.studies import load_study
 from promptgraft.search.study_file import EngineSection, GuidanceSection
@@ -63,16 +63,18 @@ class Table:
         space: Where they were drawn from.
         candidates: Key of a candidate -> its curve and value.
         stages: Stage -> [seconds, stages that it is made from].
+        looks: What the untrained prompts did.
     """
 
     space: SearchSpace
     candidates: dict[str, dict[str, Any]]
     stages: dict[str, list[Any]]
+    looks: list[dict[str, Any]]
 
     @classmethod
     def read(cls, path: Path) -> "Table":
         content = json.loads(path.read_text())
-        return cls(load_study(STUDY).objective.space, content["candidates"], content["stages"])
+        return cls(load_study(STUDY).objective.space, content["candidates"], content["stages"], content[FIRST_LOOKS])
 
     def curve(self, candidate: Candidate) -> list[dict[str, Any]]:
         curve: list[dict[str, Any]] = self.candidates[candidate.key]["curve"]
@@ -165,6 +167,7 @@ def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe
     """Search as promptgraft does, one trial at a time."""
     engine = EngineSection(name="tpe", n_startup_trials=8) if sampler == "tpe" else EngineSection(name="random")
     guide = Guidance(guidance)
+    guide.use_looks(table.looks)
     proposals = Proposals(table.space, engine, seed, StudyDirection.MAXIMIZE, guide)
     options = {"n_startup_trials": 4, "n_warmup_steps": 8} if pruner == "median" else {}
     proposals._copy.pruner = build_pruner(pruner, options)
@@ -219,8 +222,8 @@ def measure(table: Table, peer_costs: PeerCosts | None, seeds: Sequence[int]) ->
         "ours": partial(ours, table, off),
         "ours, random": partial(ours, table, off, sampler="random"),
         "ours, nothing pruned": partial(ours, table, off, pruner="none"),
-        "ours, cost 1": partial(ours, table, GuidanceSection(cost=1.0)),
-        "ours, cost 0.5": partial(ours, table, GuidanceSection(cost=0.5)),
+        "ours, first looks": partial(ours, table, GuidanceSection(first_looks=1.0)),
+        **{f"ours, cost {power:g}": partial(ours, table, GuidanceSection(cost=power)) for power in (0.5, 1.0, 2.0)},
     }
     if peer_costs is not None:
         searchers["peer random"] = partial(peer, table, peer_costs, "random", None)

@@ -13,16 +13,18 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.first_looks import race
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.stages import StageKey
+from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, Categorical, SearchSpace
 from promptgraft.spaces.parameters import Constant, Scalar
@@ -118,6 +120,9 @@ def main() -> None:
         if number % SAVE_EVERY == 0 or number == len(left[: arguments.limit]):
             arguments.out.write_text(json.dumps(table))
             print(f"{len(table['candidates'])} of {len(candidates)}", flush=True)
+    if FIRST_LOOKS not in table:
+        table[FIRST_LOOKS] = [asdict(entry) for entry in race(objective, objective.target.train)]
+        arguments.out.write_text(json.dumps(table))
 
 
 if __name__ == "__main__":
