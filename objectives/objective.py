@@ -220,7 +220,11 @@ class Objective:
         assert self.source is not None
         source, settings = self.source, self.spec.source_training
         on_source = replace(
-            candidate, soft_prompt=SoftPrompt(), adapter=Adapter(), frozen_layers=settings.frozen_layers, alpha=1.0
+            candidate,
+            soft_prompt=self._source_prompt(candidate),
+            adapter=Adapter(),
+            frozen_layers=settings.frozen_layers,
+            alpha=1.0,
         )
 
         def compute() -> dict[str, Tensor]:
@@ -236,6 +240,12 @@ class Objective:
             return model.snapshot(list(model.trainable()))
 
         return self.stages.get(StageKey.of(self._source_key(candidate, seed)), compute)
+
+    @staticmethod
+    def _source_prompt(candidate: Candidate) -> SoftPrompt:
+        """Return the soft prompt that is trained in the source stage, which is none but where the candidate asks."""
+        soft = candidate.soft_prompt
+        return replace(soft, init="vocabulary") if soft.init == "source" else SoftPrompt()
 
     def _source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Everything that decides the weights after the source stage, as JSON types."""
@@ -253,6 +263,7 @@ class Objective:
             "template": self.spec.space.template(candidate.template).text,
             "verbalizer": {label: list(words) for label, words in verbalizer.items()},
             "head": candidate.head,
+            "soft_prompt": asdict(self._source_prompt(candidate)),
             "steps": candidate.source_steps,
             "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
             "frozen_layers": settings.frozen_layers,

@@ -81,9 +81,12 @@ class PromptedModel:
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
         if soft.length:
-            words = [word for entry in verbalizer.words.values() for word in entry] if verbalizer else []
-            word_ids = backbone.label_word_ids(words)
-            vectors = initial_vectors(soft.init, soft.length, backbone.embeddings, word_ids, seed)
+            word_ids: list[int] = []
+            if soft.init == "label_words" and verbalizer is not None:
+                word_ids = backbone.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
+            elif soft.init == "template":
+                word_ids = backbone.tokenizer.encode(template.words, add_special_tokens=False)
+            vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
             vectors = vectors.to(backbone.device, torch.float32)
             self._check_room(soft.length)
             self._check_masks(soft)

@@ -20,20 +20,19 @@ from promptgraft.objectives.layers import KeysValues, LayerStack
 from promptgraft.spaces import SoftPrompt
 
 
-def initial_vectors(init: str, length: int, embeddings: Tensor, word_ids: Sequence[int], seed: int) -> Tensor:
+def initial_vectors(length: int, embeddings: Tensor, word_ids: Sequence[int], seed: int) -> Tensor:
     """Choose the first values of a soft prompt.
 
     Args:
-        init: `vocabulary` or `label_words`.
         length: Number of vectors.
         embeddings: Input embedding matrix, shape (vocabulary, hidden).
-        word_ids: Token ids of the label words.
+        word_ids: Token ids that are repeated; a sample of the vocabulary is taken if there are none.
         seed: Seed of the sample from the vocabulary.
 
     Returns:
         Rows of the embedding matrix, shape (length, hidden).
     """
-    if init == "label_words":
+    if word_ids:
         ids = torch.tensor([word_ids[i % len(word_ids)] for i in range(length)])
     else:
         generator = torch.Generator().manual_seed(seed)

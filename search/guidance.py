@@ -152,4 +152,5 @@ class CostModel:
 
 def _source(candidate: Candidate) -> tuple[object, ...]:
     """Return what decides which source stage a candidate needs."""
-    return (candidate.template, candidate.verbalizer, candidate.head, candidate.source_steps)
+    prompt = candidate.soft_prompt if candidate.soft_prompt.init == "source" else None
+    return (candidate.template, candidate.verbalizer, candidate.head, candidate.source_steps, prompt)

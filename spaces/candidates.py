@@ -35,8 +35,9 @@ class SoftPrompt:
 
     Attributes:
         length: Number of vectors, in tokens; 0 means none.
-        init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix)
-            or `label_words` (the rows of the label words, repeated).
+        init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix), `label_words`
+            or `template` (the rows of those words, repeated), or `source` (sampled, and trained in the source stage
+            with all else that is; SPoT, Vu et al. 2022, arXiv:2110.07904).
         place: `prefix` (before the text), `suffix` (after the text; a causal LM's label follows it) or `layer K`
             (as `suffix`, entering at layer K: layers 0..K-1 never see them).
     """
@@ -132,6 +133,8 @@ class Candidate:
         changes: dict[str, Scalar | SoftPrompt | Adapter] = {}
         if not self.soft_prompt.length:
             changes["soft_prompt"] = SoftPrompt()
+        elif self.soft_prompt.init == "source" and not (facts.has_source and self.source_steps):
+            changes["soft_prompt"] = replace(self.soft_prompt, init="vocabulary")
         uses_words = self.soft_prompt.length > 0 and self.soft_prompt.init == "label_words"
         if self.head == "linear" and not uses_words:
             changes["verbalizer"] = ""

@@ -102,7 +102,9 @@ DIMENSIONS: Mapping[str, Dimension] = {
     for dimension in (
         Dimension("head", str, options=("label_words", "linear")),
         Dimension("soft_prompt.length", int, low=0, high=1000),
-        Dimension("soft_prompt.init", str, options=("vocabulary", "label_words"), when=_HAS_SOFT_PROMPT),
+        Dimension(
+            "soft_prompt.init", str, options=("vocabulary", "label_words", "template", "source"), when=_HAS_SOFT_PROMPT
+        ),
         Dimension("soft_prompt.place", str, when=_HAS_SOFT_PROMPT),
         Dimension("frozen_layers", int, low=0),
         Dimension("adapter.method", str, options=("none", "lora", "ia3")),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from promptgraft.spaces.candidates import Candidate, StudyFacts, parse_place
@@ -66,7 +66,11 @@ class SearchSpace:
         for parameter in self.all_parameters():
             if parameter.when is None or parameter.when.holds(values):
                 values[parameter.name] = parameter.suggest(trial)
-        return Candidate.from_values(values).canonical(self.facts)
+        candidate = Candidate.from_values(values)
+        soft = candidate.soft_prompt
+        if soft.init == "template" and not self.template(candidate.template).words:
+            candidate = replace(candidate, soft_prompt=replace(soft, init="vocabulary"))
+        return candidate.canonical(self.facts)
 
     def template(self, template_id: str) -> Template:
         """Look a template up by its id."""
@@ -113,7 +117,10 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
             )
         if parameter.name == "head" and value == "linear" and not facts.has_head:
             raise InvalidInputError("head 'linear' needs an encoder; language models support only 'label_words'")
-        if parameter.name in ("alpha", "source_steps") and value and not facts.has_source:
+        needs_source = (parameter.name in ("alpha", "source_steps") and value) or (
+            parameter.name == "soft_prompt.init" and value == "source"
+        )
+        if needs_source and not facts.has_source:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
 
 

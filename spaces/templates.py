@@ -98,6 +98,12 @@ class Template:
         names = meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text))
         return tuple(sorted(names - {LABEL_FIELD}))
 
+    @property
+    def words(self) -> str:
+        """The template's own text, without fields and label; outer white space removed."""
+        empty = self.render(dict.fromkeys(self.fields, ""))
+        return f"{empty.before} {empty.after}".strip()
+
     def check_fields(self, available: Iterable[str]) -> None:
         """Refuse fields that the data don't have.
 

@@ -31,6 +31,7 @@ OTHERS = [
     replace(BASE, template=TEMPLATES[1].id, alpha=1.0),
     replace(BASE, verbalizer=VERBALIZERS[0].id, soft_prompt=SoftPrompt()),
     replace(BASE, frozen_layers=TINY_LAYERS, steps=2),
+    replace(BASE, soft_prompt=SoftPrompt(2, "source", "suffix")),
 ]
 
 
@@ -50,7 +51,7 @@ def same_delta(first: Result, second: Result) -> bool:
 
 
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
-    """Alone with an empty store, with another one, and after five other candidates: equal to the bit."""
+    """Alone with an empty store, with another one, and after six other candidates: equal to the bit."""
     stored = replace(spec, files=str(tmp_path))
     worker = Objective(stored)
     first = worker.evaluate(BASE, 0)
@@ -65,6 +66,22 @@ def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, t
         assert difference(first, other_result) == 0.0
         assert same_delta(first, other_result)
     assert difference(first, worker.evaluate(BASE, 1)) > 0
+
+
+def test_a_soft_prompt_starts_where_it_is_told_to(objective: Objective) -> None:
+    """Nothing is trained on the target, so that the prompt is still what it started as."""
+    starts = {}
+    for init in ("vocabulary", "label_words", "template", "source"):
+        result = objective.evaluate(replace(BASE, soft_prompt=SoftPrompt(3, init, "suffix"), steps=0), 0)
+        starts[init] = result.delta["soft_prompt.weight"]
+        assert ("soft_prompt.weight" in result.load_report.loaded) is (init == "source")
+    embeddings, encode = objective.backbone.embeddings, objective.backbone.tokenizer.encode
+    words = encode(TEMPLATES[0].words, add_special_tokens=False)
+    assert torch.equal(starts["template"], embeddings[[words[i % len(words)] for i in range(3)]])
+    assert len({tuple(start.flatten().tolist()) for start in starts.values()}) == 4
+    again = objective.evaluate(replace(BASE, soft_prompt=SoftPrompt(3, "source", "suffix"), source_steps=0), 0)
+    same = objective.evaluate(replace(BASE, soft_prompt=SoftPrompt(3, "vocabulary", "suffix"), source_steps=0), 0)
+    assert difference(again, same) == 0.0, "without a source stage there is nothing to start from"
 
 
 def test_an_interrupted_cycle_cannot_go_on_with_another_one_s_weights(objective: Objective) -> None:

@@ -38,6 +38,12 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
             replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "vocabulary")),
             replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "vocabulary"), verbalizer="other"),
         ),
+        # No source stage: no soft prompt was trained there.
+        (
+            ENCODER,
+            replace(BASE, soft_prompt=SoftPrompt(4, "source")),
+            replace(BASE, soft_prompt=SoftPrompt(4, "vocabulary")),
+        ),
         # No source task.
         (replace(ENCODER, has_source=False), replace(BASE, alpha=0.9, source_steps=5), replace(BASE, alpha=0.0)),
     ],

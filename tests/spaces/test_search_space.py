@@ -39,6 +39,14 @@ def test_a_conditional_parameter_exists_only_where_its_condition_holds() -> None
         assert ("soft_prompt.init" in trial.params) is expected
 
 
+def test_a_template_without_words_starts_no_soft_prompt() -> None:
+    study = optuna.create_study()
+    searched = space(Constant("soft_prompt.length", 4), Constant("soft_prompt.init", "template"))
+    for template, init in ((TEMPLATES[0], "vocabulary"), (TEMPLATES[1], "template")):
+        study.enqueue_trial({"template": template.id})
+        assert searched.suggest(study.ask()).soft_prompt.init == init  # type: ignore[arg-type]
+
+
 def test_pools_are_stored_as_ids_and_single_choices_are_not_suggested() -> None:
     trial = optuna.create_study().ask()
     candidate = space().suggest(trial)  # type: ignore[arg-type]
@@ -68,6 +76,7 @@ def test_the_fingerprint_follows_every_part() -> None:
         ([Constant("soft_prompt.place", "layer 6")], FACTS, r"layer in \[0, 5\]"),
         ([Constant("head", "linear")], StudyFacts(6, False, True), "needs an encoder"),
         ([Float("alpha", 0, 1)], StudyFacts(6, True, False), "no source task"),
+        ([Constant("soft_prompt.init", "source")], StudyFacts(6, True, False), "no source task"),
         ([INIT, LENGTH], FACTS, "not suggested before it"),
         ([Constant("alhpa", 1)], FACTS, "did you mean 'alpha'"),
     ],
