@@ -104,17 +104,19 @@ class OurCosts:
 
 
 class PeerCosts:
-    """The same for the peer: a sum of what its parts took in a sample, fitted by least squares."""
+    """The same for the peer: a sum of what its parts took in a sample, fitted by least squares.
+
+    The table and the sample were measured at different times, on a machine that may have been busier: the peer's
+    seconds are put on the table's scale by what our own cost of the sample is in both.
+    """
 
     def __init__(self, table: Table, replay: dict[str, Any]) -> None:
         self.table = table
         rows = [read_candidate(entry) for entry in replay["candidates"]]
-        seconds = np.array(
-            [
-                statistics.median(run["candidates"][i]["cpu_s"] for run in replay["reports"][PEER])
-                for i in range(len(rows))
-            ]
-        )
+        ours = OurCosts(table)
+        in_table = sum(sum(ours.steps(row)) for row in rows)
+        self.scale = in_table / sum(_medians(replay, "list"))
+        seconds = self.scale * np.array(_medians(replay, PEER))
         known = np.array([self._features(row) for row in rows])
         self._weights = np.linalg.lstsq(known, seconds, rcond=None)[0]
         fitted = known @ self._weights
@@ -139,6 +141,12 @@ class PeerCosts:
             share = (point["step"] - before) / last
             before = point["step"]
             yield float(evaluations / len(curve) + share * sum(updates) + (source if index == 0 else 0.0))
+
+
+def _medians(replay: dict[str, Any], system: str) -> list[float]:
+    """Return what each candidate of a replay took, the median of its runs."""
+    runs = [[entry["cpu_s"] for entry in run["candidates"]] for run in replay["reports"][system]]
+    return [statistics.median(found) for found in zip(*runs, strict=True)]
 
 
 def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed: int) -> Progress:
@@ -264,7 +272,10 @@ def main() -> None:
     peer_costs = None
     if arguments.peer:
         peer_costs = PeerCosts(table, json.loads(arguments.peer.read_text())["surface"])
-        print(f"the peer's costs are fitted with a mean error of {100 * peer_costs.error:.0f} %")
+        print(
+            f"the peer's costs: times {peer_costs.scale:.2f} for the scale, "
+            f"fitted with a mean error of {100 * peer_costs.error:.0f} %"
+        )
     found = measure(table, peer_costs, range(arguments.seeds))
     show(found)
     if arguments.out:
