@@ -17,7 +17,7 @@ Overhead of the search itself (Ray, storage, start-up) is in neither. Searchers:
     peer tpe asha       Optuna's TPE as Ray's OptunaSearch uses it (a stopped trial counts with its last value), Ray's
                         own ASHA with the reduction factor that serves it best
     ours                promptgraft's draws (TPE, no candidate twice) and the demo's median pruner
-    ours, ...           the same with a guidance switched on, with random draws, or nothing pruned
+    ours, unpruned      the same, nothing pruned; with random draws, or with a guidance switched on
 """
 
 import argparse
@@ -222,37 +222,48 @@ def target_of(table: Table, seeds: Sequence[int]) -> tuple[float, list[float]]:
     return statistics.median_low(found), found
 
 
-def measure(table: Table, peer_costs: PeerCosts | None, seeds: Sequence[int]) -> dict[str, Any]:
-    """Let all searchers search with all seeds."""
-    target, best_of_random = target_of(table, seeds)
-    off = GuidanceSection()
-    searchers: dict[str, Callable[[int], Progress]] = {
+def searchers(table: Table, peer_costs: PeerCosts | None) -> dict[str, Callable[[int], Progress]]:
+    """Return all searchers by name, from seed to search."""
+    off, looks = GuidanceSection(), GuidanceSection(first_looks=1.0)
+    found: dict[str, Callable[[int], Progress]] = {
         "ours": partial(ours, table, off),
-        "ours, random": partial(ours, table, off, sampler="random"),
-        "ours, nothing pruned": partial(ours, table, off, pruner="none"),
-        "ours, first looks": partial(ours, table, GuidanceSection(first_looks=1.0)),
-        **{f"ours, cost {power:g}": partial(ours, table, GuidanceSection(cost=power)) for power in (0.5, 1.0, 2.0)},
+        "ours, unpruned": partial(ours, table, off, pruner="none"),
+        "ours, unpruned, random": partial(ours, table, off, sampler="random", pruner="none"),
+        "ours, unpruned, first looks": partial(ours, table, looks, pruner="none"),
     }
+    for power in (0.5, 1.0, 2.0):
+        found[f"ours, unpruned, cost {power:g}"] = partial(ours, table, GuidanceSection(cost=power), pruner="none")
     if peer_costs is not None:
-        searchers["peer random"] = partial(peer, table, peer_costs, "random", None)
-        searchers["peer tpe"] = partial(peer, table, peer_costs, "tpe", None)
+        found["peer random"] = partial(peer, table, peer_costs, "random", None)
+        found["peer tpe"] = partial(peer, table, peer_costs, "tpe", None)
         for factor in FACTORS:
-            searchers[f"peer tpe asha {factor}"] = partial(peer, table, peer_costs, "tpe", factor)
-    spent = {name: [to_reach(search(seed), target) for seed in seeds] for name, search in searchers.items()}
-    return {"target": target, "best_of_random": best_of_random, "spent_s": spent}
+            found[f"peer tpe asha {factor}"] = partial(peer, table, peer_costs, "tpe", factor)
+    return found
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the table; a search that failed counts as longer than all others."""
-    values = found["best_of_random"]
-    print(f"target {found['target']:.4f} (best of {RANDOM_TRIALS} random: {min(values):.4f}-{max(values):.4f})")
-    spent: dict[str, list[float | None]] = found["spent_s"]
-    base = _median(spent["ours"])
-    print(f"  {'searcher':24} {'CPU-s to the target':>20} {'quartiles':>20} {'ratio to ours':>14} {'failed':>7}")
-    for name, values in spent.items():
-        middle, low, high = _median(values), _median(values, 0.25), _median(values, 0.75)
-        failed = sum(value is None for value in values)
-        print(f"  {name:24} {middle:20.0f} {low:9.0f}-{high:<10.0f} {middle / base:14.2f} {failed:4}/{len(values)}")
+def measure(
+    table: Table, chosen: dict[str, Callable[[int], Progress]], seeds: Sequence[int], out: Path | None
+) -> dict[str, Any]:
+    """Let searchers search with all seeds; show and write what is known after each of them."""
+    target, best_of_random = target_of(table, seeds)
+    found: dict[str, Any] = {"target": target, "best_of_random": best_of_random, "spent_s": {}}
+    print(f"target {target:.4f} (best of {RANDOM_TRIALS} random: {min(best_of_random):.4f}-{max(best_of_random):.4f})")
+    print(f"  {'searcher':28} {'CPU-s to the target':>20} {'quartiles':>20} {'ratio to the first':>19} {'failed':>7}")
+    for name, search in chosen.items():
+        found["spent_s"][name] = [to_reach(search(seed), target) for seed in seeds]
+        show(name, found["spent_s"])
+        if out:
+            out.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def show(name: str, spent: dict[str, list[float | None]]) -> None:
+    """Print a line; a search that failed counts as longer than all others."""
+    values, base = spent[name], _median(next(iter(spent.values())))
+    middle, low, high = _median(values), _median(values, 0.25), _median(values, 0.75)
+    failed = sum(value is None for value in values)
+    quartiles = f"{low:9.0f}-{high:<10.0f}"
+    print(f"  {name:28} {middle:20.0f} {quartiles} {middle / base:18.2f} {failed:4}/{len(values)}", flush=True)
 
 
 def _median(values: Sequence[float | None], share: float = 0.5) -> float:
@@ -265,6 +276,7 @@ def main() -> None:
     parser.add_argument("surface", type=Path)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", action="append", help="a searcher; may be given several times")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -276,10 +288,10 @@ def main() -> None:
             f"the peer's costs: times {peer_costs.scale:.2f} for the scale, "
             f"fitted with a mean error of {100 * peer_costs.error:.0f} %"
         )
-    found = measure(table, peer_costs, range(arguments.seeds))
-    show(found)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1))
+    chosen = searchers(table, peer_costs)
+    if arguments.only:
+        chosen = {name: chosen[name] for name in arguments.only}
+    measure(table, chosen, range(arguments.seeds), arguments.out)
 
 
 if __name__ == "__main__":
