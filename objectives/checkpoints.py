@@ -15,7 +15,7 @@ from promptgraft.objectives.files import FileStore
 logger = logging.getLogger(__name__)
 
 # Part of every identity: raise it when the code changes what a trial computes.
-VERSION = 3
+VERSION = 4
 FOLDER = "checkpoints"
 _HEADER = "checkpoint"
 # A checkpoint is written only after this many times what the last one took: at most 5 % of the time.

@@ -35,6 +35,7 @@ class LastLayer:
 
     def __init__(self, layer: nn.Module, run: Callable[[Tensor], Tensor], hidden: Tensor) -> None:
         self._read_at: Tensor | None = None
+        self._width = 0  # Of what the part that is running was given.
         self.parts: list[nn.Module] = []
         with torch.no_grad():
             expected = run(hidden)[:, -1:]

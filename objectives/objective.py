@@ -155,6 +155,7 @@ class Objective:
         return {
             "version": CHECKPOINT_VERSION,
             "backbone": self._backbone_hash(),
+            "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
             "numerics": self.spec.backbone.numerics,
             "candidate": candidate.to_dict(),

@@ -137,7 +137,7 @@ def _words(objective: Objective, candidate: Candidate) -> dict[str, Any]:
 def read_candidate(entry: dict[str, Any]) -> Candidate:
     """Take a candidate out of an entry of a job, which says more than that."""
     fields = Candidate.__dataclass_fields__
-    return Candidate.from_values({k: v for k, v in entry.items() if k in fields or k.startswith("soft_prompt.")})
+    return Candidate.from_values({k: v for k, v in entry.items() if k.partition(".")[0] in fields})
 
 
 def evaluate(job: dict[str, Any], mode: str, files: Path, reverse: bool) -> dict[str, Any]:
