@@ -28,7 +28,7 @@ smollm2: .venv/.installed  ## Six trials of the causal LM
 
 test: .venv/.installed  ## Everything but whole searches
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m "not slow and not faults and not postgres"
+	$(BIN)/pytest -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile
 
 test-slow: .venv/.installed  ## Whole searches, crashes, failures
 	$(BIN)/python studies/prepare.py --smollm2
