@@ -86,7 +86,7 @@ class Manifest(_Part):
         if self.verbalizer is not None:
             words = {label: tuple(entry) for label, entry in self.verbalizer["words"].items()}
             verbalizer = Verbalizer(self.verbalizer["name"], words)
-        return Candidate.from_values(self.candidate), Template(**self.template), verbalizer
+        return Candidate.from_values(self.candidate), Template(self.template["name"], self.template["text"]), verbalizer
 
 
 def file_sha256(path: Path) -> str:

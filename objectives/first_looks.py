@@ -63,7 +63,7 @@ def race(objective: Objective, rows: Sequence[Row]) -> list[FirstLook]:
         The pairs, the best first: those that stayed longer before those that dropped out, then by score.
     """
     space = objective.spec.space
-    ordered = _by_turns(rows)
+    ordered = by_turns(rows)
     labels = np.array([row.label for row in ordered])
     running: list[Pair] = [(t.id, v.id) for t in space.templates for v in space.verbalizers]
     models = untrained_models(objective, running)
@@ -189,7 +189,7 @@ def _common(prompts: Sequence[tuple[int, ...]]) -> int:
     return limit
 
 
-def _by_turns(rows: Sequence[Row]) -> list[Row]:
+def by_turns(rows: Sequence[Row]) -> list[Row]:
     """Order rows so that labels take turns: every round has some of each."""
     by_label: dict[int, list[Row]] = {}
     for row in rows:

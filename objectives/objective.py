@@ -27,7 +27,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
 from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
-from promptgraft.spaces import Adapter, Candidate, SoftPrompt, TrialError
+from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError
 
 
 @dataclass
@@ -62,6 +62,12 @@ class Objective:
         self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
         self._weights_hash: str | None = None
         self._run = 0
+
+    def know(self, template: Template) -> None:
+        """Take a template into the space that joined the study since."""
+        space = self.spec.space
+        if all(template.id != known.id for known in space.templates):
+            self.spec = replace(self.spec, space=replace(space, templates=(*space.templates, template)))
 
     def evaluate(self, candidate: Candidate, seed: int) -> Result:
         """Run the whole cycle and return its outcome."""

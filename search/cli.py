@@ -192,12 +192,13 @@ def export(
     from rich.table import Table
 
     from promptgraft.search.export import export_winner
+    from promptgraft.search.pool import with_pool
     from promptgraft.search.status import StudyReference
     from promptgraft.search.studies import load_study
 
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
-    loaded = load_study(reference.study_file(optuna_study), reference.name)
+    loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
     exported = export_winner(loaded, optuna_study, reference.folder, output, trial)
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))

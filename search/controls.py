@@ -49,13 +49,15 @@ def tfidf(task: Task, rows: tuple[Row, ...], name: str) -> HeldOut:
 
 
 def zero_shot(objective: Objective) -> Iterator[HeldOut]:
-    """Score the pretrained backbone, untrained, with every template.
+    """Score the pretrained backbone, untrained, with every template that the search was given.
 
     Each template gets the verbalizer with which it does best on the validation rows (by accuracy, then by
     loss): the winner's label words were chosen there too.
     """
     target, space = objective.target, objective.spec.space
     for template in space.templates:
+        if template.source not in ("written", "promptsource"):
+            continue  # What a search has made is no control of it.
         candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
 
         def rank(candidate: Candidate) -> tuple[float, float]:

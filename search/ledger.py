@@ -22,13 +22,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.budget import RAN_S
 from promptgraft.search.engines import build_pruner
-from promptgraft.search.guidance import Guidance
+from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.locks import study_lock
 from promptgraft.search.owners import is_alive, new_owner, silent_seconds, start_heartbeat
 from promptgraft.search.patience import StorageLostError, patient
+from promptgraft.search.pool import Pool, record_growth
 from promptgraft.search.proposals import Proposal, Proposals
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.retries import Loss, is_retry, retry_of_lost
+from promptgraft.search.similarity import TemplateKernel
 from promptgraft.search.stored_parameters import base_name, stored_names
 from promptgraft.search.study_file import EngineSection, GuidanceSection
 from promptgraft.spaces import Candidate, SearchSpace
@@ -80,6 +82,8 @@ class StudyLedger:
         live: The trials of this driver, by number.
         states: Number of trials by state, those of other drivers as of the last look.
         exhausted: Whether the space holds no candidate that was not tried.
+        pool: Templates that have joined the space while the study ran.
+        space: The search space, those templates included.
         lost: Set once the storage was given up; every later call raises it.
     """
 
@@ -106,7 +110,10 @@ class StudyLedger:
         self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self.guidance = Guidance(guidance or GuidanceSection())
-        self._proposals = Proposals(space, sampler, seed, study.direction, self.guidance)
+        self.pool = Pool()
+        self.space = self._file_space = space
+        self._sampler, self._seed = sampler, seed
+        self._proposals = self._new_proposals()
         self._names: dict[str, str] | None = None
         self._known: set[str] = set()
         self._learnt: set[int] = set()
@@ -144,6 +151,35 @@ class StudyLedger:
                 self._learnt.add(trial.number)
                 if trial.state in FINISHED:
                     self._proposals.learn(trial)
+        self._widen()
+
+    def _new_proposals(self) -> Proposals:
+        return Proposals(self.space, self._sampler, self._seed, self.study.direction, self.guidance)
+
+    def _widen(self) -> None:
+        """Draw from the larger space from now on, if templates have joined; all that was learnt stays."""
+        pool = Pool.of(self.study)
+        if pool.rounds == self.pool.rounds:
+            return
+        self.pool, self.space = pool, pool.added_to(self._file_space)
+        self._proposals, self._names, self.exhausted = self._new_proposals(), None, False
+        looks = self.study.user_attrs.get(FIRST_LOOKS, [])
+        self._proposals.kernel = TemplateKernel(pool.features or {}, looks)
+        self.guidance.use_looks(looks)
+        for trial in self.trials:
+            if trial.state in FINISHED:
+                self._proposals.learn(trial)
+        for number, live in self.live.items():
+            reports = self.storage.get_trial(live.trial_id).intermediate_values
+            self.live[number] = _Live(live.trial_id, self._proposals.taken_over(live.proposal, reports))
+
+    @patient
+    def record_growth(self, round_: int, growth: Mapping[str, Any]) -> Pool:
+        """Write what a round of growth found to the study, and draw from the larger space; see `pool`."""
+        with study_lock(self.storage, self.study.study_name):
+            record_growth(self.study, round_, growth)
+            self.refresh()
+        return self.pool
 
     @patient
     def ask(self, wanted: int | None = None) -> Asked | None:

@@ -11,14 +11,16 @@ from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.pool import with_pool
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
-from promptgraft.spaces import Candidate, Categorical, Constant, Parameter
+from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Template
 
 
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
+    study = with_pool(study, optuna_study)
     looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
     scored = _finalists_note(optuna_study)
     save_note(optuna_study, study_note(study) + _looks_note(study, looks) + scored)
@@ -56,11 +58,18 @@ def study_note(study: Study) -> str:
     lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
     lines += ["", "### Templates", ""]
     for template in space.templates:
-        lines += [f"`{template.id}`", "", "```", template.text, "```", ""]
+        lines += [f"`{template.id}`{_lineage(template)}", "", "```", template.text, "```", ""]
     lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
     return "\n".join(lines)
+
+
+def _lineage(template: Template) -> str:
+    if template.source == "written":
+        return ""
+    parents = " and ".join(f"`{parent}`" for parent in template.parents)
+    return f" ({template.source}{' of ' + parents if parents else ''})"
 
 
 def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:

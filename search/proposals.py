@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from promptgraft.search.engines import build_sampler
 from promptgraft.search.guidance import Guidance
+from promptgraft.search.similarity import TemplateKernel, see_alike
 from promptgraft.search.stored_parameters import distributions_of, present_parameters
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
@@ -60,6 +61,9 @@ class Proposals:
         seed: The study's seed.
         direction: Which way the values are better.
         guidance: Chooses among several draws, if it has anything to choose by.
+
+    Attributes:
+        kernel: Which templates are alike; each is a stranger to the others if None.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Proposals:
         self.sampler = sampler
         self.seed = seed
         self.guidance = guidance
+        self.kernel: TemplateKernel | None = None
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(direction=direction)
         self._common = IntersectionSearchSpace(include_pruned=True)
@@ -132,6 +137,8 @@ class Proposals:
         if isinstance(sampler, TPESampler):
             # What the trials have in common: told anew, it takes a look at each of them again, for every draw.
             sampler._search_space = self._common
+            if self.kernel is not None:
+                see_alike(sampler, self.kernel)
         return sampler
 
     def fixed(self, params: Mapping[str, Any]) -> Proposal:
@@ -139,6 +146,19 @@ class Proposals:
         self._copy.sampler = RandomSampler(seed=self.seed)
         self._copy.enqueue_trial(dict(params))
         return self._ask()
+
+    def taken_over(self, proposal: Proposal, reports: Mapping[int, float]) -> Proposal:
+        """Take over a running trial of an older, smaller space.
+
+        Args:
+            proposal: What was proposed then.
+            reports: Step -> value, so far.
+        """
+        values = present_parameters(proposal.params, proposal.candidate.to_dict(), self.distributions)
+        taken = self.fixed(values)
+        for step, value in reports.items():
+            taken.trial.report(value, step)
+        return Proposal(proposal.candidate, taken.trial)
 
     def told(self, proposal: Proposal, state: TrialState, value: float | None) -> None:
         """Pass a result on to the sampler."""

@@ -30,6 +30,7 @@ class Report:
         interrupted: Whether the trial is not to blame for its failure, so that it may run again.
         cost: What the trial took and what the store of stages saved it, up to now.
         summary: Figures of a finished trial, for the study.
+        growth: What a round of growth found, where that was run rather than a trial.
     """
 
     step: int = 0
@@ -44,3 +45,4 @@ class Report:
     example: str = ""
     cost: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    growth: dict[str, Any] | None = None

@@ -20,13 +20,14 @@ from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
 from promptgraft.search.patience import patient
+from promptgraft.search.pool import Grower, with_pool
 from promptgraft.search.progress import Progress
 from promptgraft.search.ranking import float32_scores, ranked_trials
 from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
-from promptgraft.search.studies import Study
+from promptgraft.search.studies import Study, model_path
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Driver:
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
         searcher.look_at_disk = lambda: self._tidy(searcher)
+        searcher.grower = self._grower()
         searcher.look_at_disk()
         try:
             with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
@@ -183,7 +185,8 @@ class Driver:
         resources = self.study.file.resources
         try:
             with ray_session(self.options.address, resources.cpu):
-                spec = replace(self.study.objective, files=self.options.folder.files_url)
+                objective = with_pool(self.study, self.ledger.study).objective
+                spec = replace(objective, files=self.options.folder.files_url)
                 task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
                 scores = ray.get(task.remote(spec, resources.cpu, work(pending)))
         except KeyboardInterrupt:
@@ -196,6 +199,21 @@ class Driver:
         self._rank()
         self.progress.say(f"finalists: {len(scores)} trials scored again in float32")
         return ended_because
+
+    def _grower(self) -> Grower | None:
+        """Build what lets the pool of templates grow, if the study says so."""
+        section = self.study.file.space.grow
+        if section is None:
+            return None
+        writer = section.writer
+        found = {"path": model_path(self.study.path.parent, writer.path), "family": writer.family} if writer else None
+        # A template that joins with the last trials would not be tried.
+        last = self.limits.trials - (self.options.concurrent or self.study.file.concurrent())
+        return Grower(self.ledger, section, self.study.file.seed, last, found, self._grown)
+
+    def _grown(self, what: str) -> None:
+        self.progress.say(what)
+        save_study_note(self.ledger.study, self.study)
 
     def _live_ids(self) -> list[int]:
         return [live.trial_id for live in list(self.ledger.live.values())]

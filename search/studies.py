@@ -1,5 +1,6 @@
 """From a study file to a study: every error at once, with its line."""
 
+import logging
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from promptgraft.objectives.model_files import count_layers
 from promptgraft.objectives.specs import MASKED_ATTENTION, BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
 from promptgraft.search.engines import build_pruner, build_sampler
+from promptgraft.search.promptsource import Imported, read_promptsource
 from promptgraft.search.study_file import StudyFile, TaskSection
 from promptgraft.search.yaml_lines import LinedYaml, Location, Problem, StudyFileError
 from promptgraft.spaces import (
@@ -33,6 +35,8 @@ from promptgraft.spaces.errors import did_you_mean
 from promptgraft.spaces.search_space import check_parameter
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,14 @@ class _Reader:
             self._attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
             for name, words in file.space.verbalizers.items()
         ]
+        if target is not None:
+            for imported in self._imported(file, target, sorted(fields)):
+                texts = {template.text for template in templates if template}
+                templates += [template for template in imported.templates if template.text not in texts]
+                known = [entry.words for entry in verbalizers if entry]
+                verbalizers += [entry for entry in imported.verbalizers if entry.words not in known]
         parameters = self._parameters(file, facts)
+        self._check_growth(file)
         if len(self.problems) > before:
             return None
         return self._attempt(
@@ -177,6 +188,33 @@ class _Reader:
                 facts,
             ),
         )
+
+    def _imported(self, file: StudyFile, target: Task, fields: list[str]) -> Iterator[Imported]:
+        for index, name in enumerate(file.space.promptsource):
+            with self._collecting(("space", "promptsource", index)):
+                imported = read_promptsource(self.folder / name, target.labels, fields)
+                if file.backbone.family == "causal_lm":
+                    imported = imported.that_end_with_the_label()
+                for skipped, reason in imported.skipped.items():
+                    logger.warning("%s: template %r is left out: %s", name, skipped, reason)
+                yield imported
+
+    def _check_growth(self, file: StudyFile) -> None:
+        grow = file.space.grow
+        if grow is None:
+            return
+        from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES
+
+        family = grow.writer.family if grow.writer else file.backbone.family
+        for source in grow.sources:
+            with self._collecting(("space", "grow", "sources")):
+                TEMPLATE_SOURCES[source]
+                needed = NEEDS_WRITER.get(source, family)
+                if needed != family:
+                    raise InvalidInputError(
+                        f"{source!r} needs a {needed} that writes, and {family} is none; name one, as "
+                        f"space.grow.writer: {{path: ..., family: {needed}}}"
+                    )
 
     def _template(self, file: StudyFile, name: str, text: str, fields: set[str]) -> Template:
         template = Template(name, text)
@@ -239,10 +277,7 @@ class _Reader:
         )
 
     def _backbone_path(self, file: StudyFile) -> str:
-        """Return an absolute local folder, or the hub id as it is."""
-        local = self.folder / file.backbone.path
-        looks_local = file.backbone.path.startswith((".", "/", "~")) or local.exists()
-        return str(local.expanduser().resolve()) if looks_local else file.backbone.path
+        return model_path(self.folder, file.backbone.path)
 
     def _add(self, location: Location, message: str) -> None:
         self.problems.append(self.yaml.problem(location, message))
@@ -258,6 +293,13 @@ class _Reader:
         with self._collecting(location):
             return build()
         return None
+
+
+def model_path(folder: Path, path: str) -> str:
+    """Return an absolute local folder, relative to the study file's, or the hub id as it is."""
+    local = folder / path
+    looks_local = path.startswith((".", "/", "~")) or local.exists()
+    return str(local.expanduser().resolve()) if looks_local else path
 
 
 def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str]) -> Verbalizer:

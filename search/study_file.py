@@ -152,11 +152,32 @@ class AdapterSection(Section):
     rank: Searched = None
 
 
+class WriterSection(Section):
+    """A language model that writes templates."""
+
+    path: str = Field(description="Local folder (relative to the study file) or hub id.")
+    family: Literal["masked_lm", "causal_lm"]
+
+
+class GrowSection(Section):
+    """How new templates join while the study runs."""
+
+    sources: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        ("mutation", "crossover"), min_length=1, description="Where they come from, by name."
+    )
+    every: int = Field(8, ge=1, description="Finished trials between two rounds; the first is at the start.")
+    size: int = Field(4, ge=1, description="Templates that join in a round.")
+    limit: int = Field(32, ge=2, description="Templates in all, those of this file included.")
+    writer: WriterSection | None = Field(None, description="The model that writes; the backbone if it can.")
+
+
 class SpaceSection(Section):
     """What can be tried."""
 
-    templates: dict[str, str] = Field(min_length=1, description="Name -> jinja2 text.")
-    verbalizers: dict[str, dict[str, Words]] = Field(min_length=1, description="Name -> label -> words.")
+    templates: dict[str, str] = Field({}, description="Name -> jinja2 text.")
+    promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
+    grow: GrowSection | None = None
+    verbalizers: dict[str, dict[str, Words]] = Field({}, description="Name -> label -> words.")
     head: Searched = None
     soft_prompt: SoftPromptSection = SoftPromptSection()
     frozen_layers: Searched = None
@@ -175,7 +196,7 @@ class SpaceSection(Section):
             section = getattr(self, name)
             if isinstance(section, SoftPromptSection | AdapterSection):
                 found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
-            elif name not in ("templates", "verbalizers"):
+            elif name not in ("templates", "promptsource", "grow", "verbalizers"):
                 found[name,] = section
         return {path: section for path, section in found.items() if section is not None}
 

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from ray.tune.stopper import Stopper
 from promptgraft.objectives.files import DiskFullError
 from promptgraft.search.budget import Limits
 from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.pool import Grower
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss, lost_worker
 from promptgraft.spaces import PromptgraftError
@@ -28,6 +30,8 @@ from promptgraft.spaces import PromptgraftError
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
+# The number of what runs as a trial of Ray's and is none of the study's.
+NO_TRIAL = -1
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -43,6 +47,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         disk_full: Why there is no room for another trial, if so, when last looked at.
         look_at_disk: Looks again and sets `disk_full`.
         fatal: What keeps the search from going on, if anything does.
+        grower: Grows the pool of templates, if the study says so.
     """
 
     def __init__(self, ledger: StudyLedger, limits: Limits, seed: int) -> None:
@@ -54,6 +59,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.disk_full: str | None = None
         self.look_at_disk: Callable[[], None] = lambda: None
         self.fatal: PromptgraftError | None = None
+        self.grower: Grower | None = None
         self._look_again_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,8 +99,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 return None
             if not self._has_room_again():
                 return FINISHED
-        if len(self.ledger.live) >= self.max_concurrent or time.monotonic() < self._look_again_at:
+        growing = self.grower is not None and self.grower.running
+        if len(self.ledger.live) + growing >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
+        round_ = self.grower.next_round() if self.grower is not None and self.ended_because is None else None
+        if round_ is not None:
+            return {"number": NO_TRIAL, "grow": round_}
         try:
             asked = self.ledger.ask(self.limits.trials)
         except PromptgraftError as error:
@@ -104,7 +114,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             # The rest is running, here or with another driver: look whether it was finished in a second.
             self._look_again_at = time.monotonic() + 1
             return None
-        return {"number": asked.number, "candidate": asked.candidate.to_dict(), "seed": self.seed}
+        template = asdict(self.ledger.space.template(asked.candidate.template))
+        values = asked.candidate.to_dict()
+        return {"number": asked.number, "candidate": values, "template": template, "seed": self.seed}
 
     def _has_room_again(self) -> bool:
         """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""
@@ -202,7 +214,9 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         number, report = int(trial.config["number"]), result["report"]
         goes_on = False
         try:
-            if number in self.ledger.live:
+            if number == NO_TRIAL and self.searcher.grower is not None:
+                self.searcher.grower.told(trial.config["grow"]["round"], report.growth, report.failure)
+            elif number in self.ledger.live:
                 goes_on = self._record(number, report)
         except PromptgraftError as error:
             self.searcher.fatal = error
@@ -215,6 +229,8 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         """Record a trial whose worker died, or was killed because the trial took too long."""
         number = int(trial.config["number"])
         self.reports.pop(number, None)
+        if number == NO_TRIAL and self.searcher.grower is not None:
+            self.searcher.grower.lost(trial.config["grow"]["round"], "the worker died")
         if number not in self.ledger.live:
             return
         try:

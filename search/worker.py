@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -11,9 +12,10 @@ from ray import tune
 from promptgraft.objectives.files import DiskFullError, FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_file
-from promptgraft.spaces import Candidate, PromptgraftError
+from promptgraft.spaces import Candidate, PromptgraftError, Template
 
 if TYPE_CHECKING:
+    from promptgraft.objectives.objective import Objective
     from promptgraft.objectives.results import Evaluation
 
 logger = logging.getLogger(__name__)
@@ -44,29 +46,36 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
 
         self._number = int(new_config["number"])
+        self._round: dict[str, Any] | None = new_config.get("grow")
+        self._cycle: Iterator[Evaluation] = iter(())
+        if self._round is not None:
+            return True
+        self._objective.know(Template(**new_config["template"]))
         self._candidate = Candidate.from_values(new_config["candidate"])
         self._seed = int(new_config["seed"])
         name = checkpoint_name(self._candidate.key, self._seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
         self._started = time.perf_counter()
         self._stages = self._objective.stages.use
-        self._cycle: Iterator[Evaluation] = self._objective.run(self._candidate, self._seed, checkpoint)
+        self._cycle = self._objective.run(self._candidate, self._seed, checkpoint)
         return True
 
     def step(self) -> dict[str, Any]:
         """Go on to the next evaluation."""
         try:
+            if self._round is not None:
+                return {"report": Report(final=True, growth=grow_pool(self._objective, self._round))}
             evaluation = next(self._cycle)
             return {"report": self._report(evaluation)}
         except Exception as error:  # The trial's boundary: it fails, and the search goes on.
-            logger.exception("trial %d failed", self._number)
+            logger.exception("%s failed", f"trial {self._number}" if self._round is None else "a round of growth")
             cause = str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
             interrupted = isinstance(error, DiskFullError)
             return {"report": Report(final=True, failure=cause, interrupted=interrupted)}
 
     def cleanup(self) -> None:
         """Close the cycle."""
-        del self._cycle
+        self._cycle = iter(())
 
     def _report(self, evaluation: "Evaluation") -> Report:
         result = evaluation.result
@@ -123,6 +132,26 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)
 
 
+def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
+    """Run a round of growth; see `objectives.growth` and `search.pool`.
+
+    Args:
+        objective: The worker's objective.
+        work: From `Grower.next_round`.
+
+    Returns:
+        `templates`, `looks`, `features` and `drafted`, as JSON types.
+    """
+    from promptgraft.objectives.growth import GrowthPlan, grow
+    from promptgraft.objectives.writers import WriterSpec
+
+    parents = [Template(**entry) for entry in work["parents"]]
+    writer = WriterSpec(**work["writer"]) if work["writer"] else None
+    plan = GrowthPlan(tuple(work["sources"]), work["size"], writer)
+    growth = asdict(grow(objective, parents, plan, work["round"], work["seed"]))
+    return {name: list(part) if isinstance(part, tuple) else part for name, part in growth.items()}
+
+
 def score_finalists(
     spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any]]]
 ) -> list[dict[str, Any]]:
@@ -139,8 +168,6 @@ def score_finalists(
 
 def look_first(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
     """Race the untrained prompts of a study on the target's training rows; see `objectives.first_looks`."""
-    from dataclasses import asdict
-
     import torch
 
     from promptgraft.objectives.first_looks import race

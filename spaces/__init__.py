@@ -4,11 +4,12 @@ from promptgraft.spaces.candidates import Adapter, Candidate, SoftPrompt, StudyF
 from promptgraft.spaces.errors import InvalidInputError, PromptgraftError, TrialError
 from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter
 from promptgraft.spaces.search_space import SearchSpace
-from promptgraft.spaces.templates import RenderedPrompt, Template
+from promptgraft.spaces.templates import Block, RenderedPrompt, Template
 from promptgraft.spaces.verbalizers import Verbalizer
 
 __all__ = [
     "Adapter",
+    "Block",
     "Candidate",
     "Categorical",
     "Condition",

@@ -1,11 +1,36 @@
-"""Named implementations: task kinds, backbone families, samplers and the like."""
+"""Named implementations: task kinds, backbone families, template sources and the like.
+
+Other packages add theirs through the entry point group `promptgraft.plugins`: each entry is a module that registers
+something when it is imported. It is found wherever the package is installed, on every node of a cluster too.
+"""
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 
 T = TypeVar("T")
+
+PLUGINS = "promptgraft.plugins"
+
+
+@cache
+def load_plugins() -> None:
+    """Import the modules that installed packages name, once.
+
+    Raises:
+        InvalidInputError: If one of them can't be imported.
+    """
+    for entry in entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except Exception as error:  # Whatever the package does wrong, the user has to know which one it was.
+            raise InvalidInputError(
+                f"the plugin {entry.name!r} ({entry.value}) can't be imported: {type(error).__name__}: {error}; "
+                "mend or uninstall the package that brings it"
+            ) from error
 
 
 class Registry(Generic[T]):
@@ -35,12 +60,15 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
+        load_plugins()
         if name not in self._entries:
             raise InvalidInputError(f"unknown {self.what} {name!r}; {did_you_mean(name, self._entries)}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        load_plugins()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        load_plugins()
         return iter(self._entries)

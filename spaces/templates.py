@@ -54,6 +54,19 @@ class RenderedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A field of a template with the words before it.
+
+    Attributes:
+        words: The template's own text before the field.
+        field: Name of the field; empty for the text behind the last one.
+    """
+
+    words: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """A prompt in jinja2's syntax, rendered in its sandbox with undefined fields refused.
 
@@ -62,6 +75,8 @@ class Template:
     Attributes:
         name: The user's name for it.
         text: The template; names its fields as `{{ text }}` and the label's place as `{{ label }}`.
+        source: Where it comes from: `written`, `promptsource`, or what made it during the study.
+        parents: Ids of the templates that it was made from.
 
     Raises:
         InvalidInputError: If the text is no template, or doesn't name the label exactly once.
@@ -69,6 +84,8 @@ class Template:
 
     name: str
     text: str
+    source: str = "written"
+    parents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -103,6 +120,23 @@ class Template:
         """The template's own text, without fields and label; outer white space removed."""
         empty = self.render(dict.fromkeys(self.fields, ""))
         return f"{empty.before} {empty.after}".strip()
+
+    @property
+    def blocks(self) -> tuple[Block, ...] | None:
+        """The template cut behind each field; None if it is more than words and fields, as with filters."""
+        blocks, words = [], ""
+        for node in _ENVIRONMENT.parse(self.text).body:
+            if not isinstance(node, nodes.Output):
+                return None
+            for part in node.nodes:
+                if isinstance(part, nodes.TemplateData):
+                    words += part.data
+                elif isinstance(part, nodes.Name):
+                    blocks.append(Block(words, part.name))
+                    words = ""
+                else:
+                    return None
+        return (*blocks, Block(words, ""))
 
     def check_fields(self, available: Iterable[str]) -> None:
         """Refuse fields that the data don't have.

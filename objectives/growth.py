@@ -1,0 +1,190 @@
+"""A round of growth: new templates from several sources, raced untrained, the best of them kept."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from promptgraft.objectives.first_looks import FirstLook, by_turns, race
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, drafts
+from promptgraft.objectives.writers import Writer, WriterSpec
+from promptgraft.spaces import InvalidInputError, Template
+
+# Drafts that are raced for each template that is kept, and drafts asked for at most for each of those.
+RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
+# Rows of the target's training data on which a round is decided at most.
+RACE_ROWS = 32
+# Length of a template's embedding: a random projection keeps distances well enough, and the study's record small.
+EMBEDDING_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPlan:
+    """How a pool of templates grows.
+
+    Attributes:
+        sources: Names of template sources.
+        size: Templates to keep of a round.
+        writer: The model that writes; the backbone, if it can, where None.
+    """
+
+    sources: tuple[str, ...]
+    size: int
+    writer: WriterSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFeatures:
+    """What a sampler sees of a template beside its id.
+
+    Attributes:
+        template: Its id.
+        tokens: Tokens of its own words.
+        position: Where its first field begins, as a share of its own words: 0 before all of them, 1 behind.
+        embedding: Mean input embedding of its words, unit length, projected; shape (EMBEDDING_SIZE,).
+    """
+
+    template: str
+    tokens: int
+    position: float
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a round has found.
+
+    Attributes:
+        templates: Those that are new to the pool.
+        looks: How all templates of the pool, old and new, do untrained.
+        features: The same templates' features.
+        drafted: Source -> drafts that were raced.
+    """
+
+    templates: tuple[Template, ...]
+    looks: tuple[FirstLook, ...]
+    features: tuple[TemplateFeatures, ...]
+    drafted: dict[str, int]
+
+
+def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, round_: int, seed: int) -> Growth:
+    """Draft templates, race them untrained on the target's training rows, and keep the best.
+
+    Args:
+        objective: The study's objective; its space is left as it was.
+        parents: The pool, the best first.
+        plan: How to grow it.
+        round_: Number of the round; names the templates.
+        seed: Seed of the study.
+
+    Returns:
+        The round's outcome. The same arguments give the same one.
+    """
+    rows = by_turns(objective.target.train)[:RACE_ROWS]
+    chance = random.Random(f"{seed}/{round_}")
+    spec = objective.spec
+    first_words = next(iter(spec.space.verbalizers)).words
+    words = [first_words[label][0] for label in objective.target.labels]
+    objective.backbone.restore()
+    request = Request(tuple(parents), chance, rows, words, _writer(objective, plan))
+    new, drafted = _drafted(objective, request, plan, round_)
+    objective.spec = replace(spec, space=replace(spec.space, templates=(*parents, *new)))
+    try:
+        looks = race(objective, rows)
+    finally:
+        objective.spec = spec
+    ranks: dict[str, int] = {}
+    for rank, entry in enumerate(looks):
+        ranks.setdefault(entry.template, rank)
+    kept = tuple(sorted(new, key=lambda template: ranks[template.id])[: plan.size])
+    pool = (*parents, *kept)
+    ids = {template.id for template in pool}
+    return Growth(
+        kept,
+        tuple(entry for entry in looks if entry.template in ids),
+        tuple(features(objective, template) for template in pool),
+        drafted,
+    )
+
+
+def _writer(objective: Objective, plan: GrowthPlan) -> Writer | None:
+    if not any(source in NEEDS_WRITER for source in plan.sources):
+        return None
+    if plan.writer is not None:
+        return Writer.load(plan.writer, objective.backbone.device)
+    backbone = objective.backbone
+    return Writer(backbone.model, backbone.tokenizer, backbone.family)
+
+
+def _drafted(
+    objective: Objective, request: Request, plan: GrowthPlan, round_: int
+) -> tuple[list[Template], dict[str, int]]:
+    """Ask the sources in turn until there are enough drafts; a template that can't be used is no draft."""
+    wanted = plan.size * RACED_PER_KEPT
+    known = {template.text for template in request.parents}
+    waiting: dict[str, Iterator[Template]] = {
+        source: _usable(objective, source, request, known, wanted * TRIES_PER_RACED, round_) for source in plan.sources
+    }
+    new: list[Template] = []
+    drafted = dict.fromkeys(plan.sources, 0)
+    while waiting and len(new) < wanted:
+        for source in list(waiting):
+            template = next(waiting[source], None)
+            if template is None:
+                del waiting[source]
+                continue
+            new.append(template)
+            drafted[source] += 1
+    return new[:wanted], drafted
+
+
+def _usable(
+    objective: Objective, source: str, request: Request, known: set[str], tries: int, round_: int
+) -> Iterator[Template]:
+    for number, draft in enumerate(drafts(source, request, tries)):
+        if draft.text in known:
+            continue
+        known.add(draft.text)
+        try:
+            template = Template(f"{source}-{round_}-{number}", draft.text, source, draft.parents)
+            _check(objective, template, request)
+        except InvalidInputError:
+            continue
+        yield template
+
+
+def _check(objective: Objective, template: Template, request: Request) -> None:
+    """Refuse a template that the backbone can't read, that misses the label or all of the text, or is too long."""
+    template.check_fields(request.rows[0].fields)
+    if objective.backbone.causal:
+        template.check_label_last()
+    if len(_tokens(objective, template)) > objective.spec.backbone.max_tokens // 2:
+        raise InvalidInputError(f"template {template.name!r} leaves too little room for the text")
+
+
+def features(objective: Objective, template: Template) -> TemplateFeatures:
+    """Describe a template by what makes it like others."""
+    ids = _tokens(objective, template)
+    empty = template.render(dict.fromkeys(template.fields, "\ue001"))
+    whole = empty.before + empty.after
+    own = len(whole.replace("\ue001", "").strip())
+    position = len(whole.partition("\ue001")[0].strip()) / own if own else 0.0
+    return TemplateFeatures(template.id, len(ids), min(1.0, position), tuple(_embedding(objective, ids).tolist()))
+
+
+def _tokens(objective: Objective, template: Template) -> list[int]:
+    ids: list[int] = objective.backbone.tokenizer.encode(template.words, add_special_tokens=False)
+    return ids
+
+
+def _embedding(objective: Objective, ids: Sequence[int]) -> Tensor:
+    matrix = objective.backbone.embeddings
+    if not ids:
+        return torch.zeros(EMBEDDING_SIZE)
+    mean = matrix[torch.tensor(ids, device=matrix.device)].float().mean(0).cpu()
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(len(mean), EMBEDDING_SIZE, generator=generator)
+    return torch.nn.functional.normalize(mean @ projection, dim=0)

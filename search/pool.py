@@ -1,0 +1,202 @@
+"""The pool of templates that grows while a study runs: kept in the study, shared by its drivers.
+
+A round runs on a worker, as trials do (`objectives.growth`), and its outcome is written to the study; from then on
+every draw is made from the larger pool. A template's id is made from its text, so that a trial means the same whatever
+joins. See docs/decisions/0007-a-pool-that-grows.md.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.studies import Study
+from promptgraft.search.study_file import GrowSection
+from promptgraft.spaces import SearchSpace, Template
+
+if TYPE_CHECKING:
+    from promptgraft.search.ledger import StudyLedger
+
+logger = logging.getLogger(__name__)
+
+POOL = "template_pool"  # User attribute of the study.
+# A template's mean result counts as if it had this many more results, all of them the study's mean.
+SHRINKAGE = 2.0
+# Times that a round is run again whose worker died.
+MAX_LOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What a study has found beside the templates of its file.
+
+    Attributes:
+        rounds: Rounds of growth that were run.
+        templates: The templates that joined.
+        features: What a sampler sees of a template, by id.
+    """
+
+    rounds: int = 0
+    templates: tuple[Template, ...] = ()
+    features: Mapping[str, Mapping[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> "Pool":
+        """Read the pool of a study."""
+        content = study.user_attrs.get(POOL)
+        if content is None:
+            return cls()
+        templates = tuple(Template(**{**entry, "parents": tuple(entry["parents"])}) for entry in content["templates"])
+        return cls(content["rounds"], templates, content["features"])
+
+    def added_to(self, space: SearchSpace) -> SearchSpace:
+        """Return a space with the templates that joined; those that its file has by now are left out."""
+        texts = {template.text for template in space.templates}
+        joined = tuple(template for template in self.templates if template.text not in texts)
+        return replace(space, templates=(*space.templates, *joined))
+
+
+class Grower:
+    """Decides when the pool of a running study grows, and takes down what a round found.
+
+    Args:
+        ledger: The study.
+        section: How it grows.
+        seed: Seed of the study.
+        last: Finished trials after which no round is of use.
+        writer: The model that writes, with an absolute path; None where the backbone does.
+        listener: Is told when templates have joined.
+
+    Attributes:
+        running: Whether a worker is at a round.
+    """
+
+    def __init__(
+        self,
+        ledger: "StudyLedger",
+        section: GrowSection,
+        seed: int,
+        last: int,
+        writer: Mapping[str, str] | None,
+        listener: Callable[[str], None],
+    ) -> None:
+        self.ledger = ledger
+        self.section = section
+        self.seed = seed
+        self.last = last
+        self.writer = writer
+        self.listener = listener
+        self.running = False
+        self._lost = 0
+
+    def next_round(self) -> dict[str, Any] | None:
+        """Return what a worker needs for a round; None if none is due."""
+        ledger, pool = self.ledger, self.ledger.pool
+        due = len(ledger.space.templates) < self.section.limit and ledger.finished >= pool.rounds * self.section.every
+        if self.running or not due or ledger.finished >= self.last:
+            return None
+        self.running = True
+        maximize = ledger.study.direction == StudyDirection.MAXIMIZE
+        looks = ledger.study.user_attrs.get(FIRST_LOOKS, [])
+        parents = ranked_templates(ledger.space, ledger.trials, looks, maximize=maximize)
+        return {
+            "round": pool.rounds,
+            "parents": [asdict(template) for template in parents],
+            "sources": list(self.section.sources),
+            "size": min(self.section.size, self.section.limit - len(ledger.space.templates)),
+            "writer": self.writer,
+            "seed": self.seed,
+        }
+
+    def told(self, round_: int, growth: Mapping[str, Any] | None, failure: str | None) -> None:
+        """Take down a round's outcome.
+
+        Args:
+            round_: Its number.
+            growth: What a worker found; see `worker.grow_pool`. None if it found nothing.
+            failure: Why it found nothing; it isn't tried again then.
+        """
+        self.running = False
+        if failure is not None:
+            logger.warning("no templates joined in round %d: %s", round_, failure)
+        before = len(self.ledger.pool.templates)
+        pool = self.ledger.record_growth(round_, growth or {"templates": [], "looks": [], "features": []})
+        names = ", ".join(template.id for template in pool.templates[before:])
+        if names:
+            self.listener(f"round {round_}: {names} joined the templates")
+
+    def lost(self, round_: int, cause: str) -> None:
+        """Have a round run again whose worker died; not for ever."""
+        self.running = False
+        self._lost += 1
+        if self._lost > MAX_LOST:
+            self._lost = 0
+            self.told(round_, None, cause)
+
+
+def with_pool(study: Study, optuna_study: optuna.Study) -> Study:
+    """Return a study with the templates that joined while it ran."""
+    space = Pool.of(optuna_study).added_to(study.objective.space)
+    return replace(study, objective=replace(study.objective, space=space))
+
+
+def ranked_templates(
+    space: SearchSpace, trials: Sequence[FrozenTrial], looks: Sequence[Mapping[str, Any]], *, maximize: bool
+) -> tuple[Template, ...]:
+    """Order the templates of a space, the best first.
+
+    By the mean value of their finished trials, drawn towards the mean of all by `SHRINKAGE`, since a single good trial
+    proves little; at equal values, as before any trial, by how they do untrained.
+
+    Args:
+        space: The space.
+        trials: The study's trials.
+        looks: First looks, the best first.
+        maximize: Whether larger values are better.
+    """
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and trial.value is not None and "candidate" in trial.user_attrs:
+            values.setdefault(trial.user_attrs["candidate"]["template"], []).append(trial.value)
+    every = [value for own in values.values() for value in own]
+    mean = sum(every) / len(every) if every else 0.0
+    sign = 1 if maximize else -1
+    ranks: dict[str, int] = {}
+    for rank, look in enumerate(looks):
+        ranks.setdefault(look["template"], rank)
+
+    def order(template: Template) -> tuple[float, int]:
+        own = values.get(template.id, [])
+        shrunk = (sum(own) + SHRINKAGE * mean) / (len(own) + SHRINKAGE)
+        return -sign * shrunk, ranks.get(template.id, len(looks))
+
+    return tuple(sorted(space.templates, key=order))
+
+
+def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -> None:
+    """Write what a round found to the study, whose lock must be held.
+
+    Args:
+        study: The study.
+        round_: Number of the round; nothing is written if another driver has run it meanwhile.
+        growth: `templates`, `looks` and `features`, as a worker reports them.
+    """
+    pool = Pool.of(study)
+    if round_ != pool.rounds:
+        return
+    content = {
+        "rounds": pool.rounds + 1,
+        "templates": [asdict(template) for template in pool.templates] + list(growth["templates"]),
+        "features": {**(pool.features or {}), **{entry["template"]: entry for entry in growth["features"]}},
+    }
+    pairs = {(look["template"], look["verbalizer"]) for look in growth["looks"]}
+    known = study.user_attrs.get(FIRST_LOOKS, [])
+    others = [look for look in known if (look["template"], look["verbalizer"]) not in pairs]
+    looks = sorted([*growth["looks"], *others], key=lambda look: (-look["rows"], -look["score"]))
+    study.set_user_attr(FIRST_LOOKS, looks)
+    study.set_user_attr(POOL, content)

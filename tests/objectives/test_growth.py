@@ -1,0 +1,148 @@
+"""One contract over every source of templates, and what a round of growth makes of their drafts."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from promptgraft.objectives.growth import GrowthPlan, features, grow
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES, Draft, Request, drafts
+from promptgraft.objectives.writers import Writer, WriterSpec
+from promptgraft.spaces import Candidate, InvalidInputError, Template
+from tests.conftest import TEMPLATES
+
+FAMILY = {source: NEEDS_WRITER.get(source, "encoder") for source in TEMPLATE_SOURCES}
+
+
+@pytest.fixture(scope="module")
+def objectives(tiny_models: dict[str, str], make_spec: Callable[..., ObjectiveSpec]) -> dict[str, Objective]:
+    return {family: Objective(make_spec(path, family)) for family, path in tiny_models.items()}
+
+
+def request_of(objective: Objective, seed: int = 0) -> Request:
+    backbone = objective.backbone
+    writer = Writer(backbone.model, backbone.tokenizer, backbone.family)
+    rows = objective.target.train
+    return Request(TEMPLATES, random.Random(seed), rows, ["terrible", "worth every penny"], writer)
+
+
+@pytest.mark.parametrize("source", TEMPLATE_SOURCES)
+def test_drafts_are_templates_and_name_their_parents(source: str, objectives: dict[str, Objective]) -> None:
+    objective = objectives[FAMILY[source]]
+    objective.backbone.restore()
+    found = list(drafts(source, request_of(objective), 12))
+    assert len(found) == 12
+    known = {template.id for template in TEMPLATES}
+    for draft in found:
+        assert Template("draft", draft.text).fields == ("text",)
+        assert set(draft.parents) <= known
+        assert draft.parents
+    assert len({draft.text for draft in found}) > 2, "it says the same thing again and again"
+    assert found == list(drafts(source, request_of(objective), 12)), "the same request gives the same drafts"
+    assert found != list(drafts(source, request_of(objective, seed=1), 12))
+
+
+def test_a_writer_continues_as_the_plain_model_does(objectives: dict[str, Objective]) -> None:
+    """One beam step by hand: the likeliest token after all texts together."""
+    import torch
+
+    backbone = objectives["causal_lm"].backbone
+    backbone.restore()
+    writer = Writer(backbone.model, backbone.tokenizer, "causal_lm")
+    texts = ["a fine camera", "it broke after a day and nobody helped"]
+    with torch.no_grad():
+        scores = [
+            backbone.model(**backbone.tokenizer(text, return_tensors="pt")).logits[0, -1].log_softmax(-1)
+            for text in texts
+        ]
+    likeliest = backbone.tokenizer.decode((scores[0] + scores[1]).argmax()).strip().split("\n")[0].strip()
+    found = writer.continuations(texts, 100)
+    assert likeliest in found or not likeliest
+
+
+@pytest.mark.parametrize("family", ["encoder", "causal_lm", "masked_lm"])
+def test_a_round_keeps_the_best_of_what_was_drafted(family: str, objectives: dict[str, Objective]) -> None:
+    objective = objectives[family]
+    plan = GrowthPlan(tuple(s for s in TEMPLATE_SOURCES if FAMILY[s] in (family, "encoder")), 3)
+    before = objective.spec
+    grown = grow(objective, TEMPLATES, plan, 0, 0)
+    assert objective.spec is before
+    assert len(grown.templates) == 3
+    assert sum(grown.drafted.values()) > 3
+    assert all(count > 0 for count in grown.drafted.values()), grown.drafted
+    pool = {template.id for template in (*TEMPLATES, *grown.templates)}
+    assert {look.template for look in grown.looks} == pool
+    assert [entry.template for entry in grown.features] == [t.id for t in (*TEMPLATES, *grown.templates)]
+    assert grow(objective, TEMPLATES, plan, 0, 0) == grown
+    assert grow(objective, TEMPLATES, plan, 1, 0).templates != grown.templates
+    best = [look.template for look in grown.looks if look.template not in {t.id for t in TEMPLATES}]
+    assert list(dict.fromkeys(best)) == [template.id for template in grown.templates]
+
+
+def test_growth_leaves_no_trace_in_results(
+    tiny_models: dict[str, str], make_spec: Callable[..., ObjectiveSpec]
+) -> None:
+    """A trial before and after a round, and one of a template that joined, on another worker: equal to the bit."""
+    spec = make_spec(tiny_models["causal_lm"], "causal_lm")
+    worker, other = Objective(spec), Objective(spec)
+    candidate = Candidate(TEMPLATES[0].id, spec.space.verbalizers[1].id, steps=3, batch_size=4, source_steps=2)
+    first = worker.evaluate(candidate, 0)
+    joined = grow(worker, TEMPLATES, GrowthPlan(("mutation", "paraphrase"), 2), 0, 0).templates[0]
+    assert (worker.evaluate(candidate, 0).logits == first.logits).all()
+    for objective in (worker, other):
+        objective.know(joined)
+    new = replace(candidate, template=joined.id)
+    assert (worker.evaluate(new, 0).logits == other.evaluate(new, 0).logits).all()
+
+
+def test_what_can_not_be_used_is_no_draft(objectives: dict[str, Objective]) -> None:
+    """A custom source in a few lines; its bad drafts are dropped, and the good one is kept."""
+
+    @TEMPLATE_SOURCES.register("by_hand")
+    def by_hand(request: Request) -> Iterator[Draft]:
+        for text in (
+            "{{ label }}: {{ text }}",  # A causal LM can't read it.
+            "no field {{ label }}",
+            "{{ text }} {{ author }} {{ label }}",
+            "word " * 40 + "{{ text }} {{ label }}",
+            TEMPLATES[0].text,
+            "Opinion: {{ text }}\nIn a word: {{ label }}",
+        ):
+            yield Draft(text, ())
+
+    try:
+        grown = grow(objectives["causal_lm"], TEMPLATES, GrowthPlan(("by_hand",), 4), 0, 0)
+    finally:
+        del TEMPLATE_SOURCES._entries["by_hand"]
+    assert [template.text for template in grown.templates] == ["Opinion: {{ text }}\nIn a word: {{ label }}"]
+    assert grown.templates[0].source == "by_hand"
+
+
+def test_features_say_where_the_text_stands(objectives: dict[str, Objective]) -> None:
+    objective = objectives["encoder"]
+    places = {
+        "{{ text }} {{ label }}": 0.0,
+        "{{ text }} It was {{ label }}": 0.0,
+        "It was {{ label }}: {{ text }}": 1.0,
+        "Text: {{ text }} Word: {{ label }}": 0.5,
+    }
+    for text, place in places.items():
+        assert features(objective, Template("t", text)).position == pytest.approx(place, abs=0.1)
+    same = [
+        features(objective, Template("t", text)).embedding
+        for text in ("{{ text }} fine {{ label }}", "fine {{ text }} {{ label }}")
+    ]
+    assert same[0] == same[1]
+
+
+def test_a_writer_that_is_none_is_named(tiny_models: dict[str, str]) -> None:
+    import torch
+
+    with pytest.raises(InvalidInputError, match=r"grow\.writer '/nowhere' can't be loaded"):
+        Writer.load(WriterSpec("/nowhere", "causal_lm"), torch.device("cpu"))
+    assert Writer.load(WriterSpec(tiny_models["causal_lm"], "causal_lm"), torch.device("cpu")).paraphrases(
+        "Text:", 2, 0
+    )
