@@ -1,6 +1,7 @@
 """A round of growth: new templates from several sources, raced untrained, the best of them kept."""
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, drafts
 from promptgraft.objectives.writers import Writer, WriterSpec
 from promptgraft.spaces import InvalidInputError, Template
+from promptgraft.spaces.templates import LABEL_FIELD
 
 # Drafts that are raced for each template that is kept, and drafts asked for at most for each of those.
 RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
@@ -99,7 +101,7 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     ranks: dict[str, int] = {}
     for rank, entry in enumerate(looks):
         ranks.setdefault(entry.template, rank)
-    kept = tuple(sorted(new, key=lambda template: ranks[template.id])[: plan.size])
+    kept = _varied(sorted(new, key=lambda template: ranks[template.id]), parents)[: plan.size]
     pool = (*parents, *kept)
     ids = {template.id for template in pool}
     return Growth(
@@ -108,6 +110,25 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
         tuple(features(objective, template) for template in pool),
         drafted,
     )
+
+
+def _varied(ranked: Sequence[Template], parents: Sequence[Template]) -> tuple[Template, ...]:
+    """Put templates behind the others whose words stand in the pool, or before them, in the same order.
+
+    Without it a round is the best parent with four kinds of white space.
+    """
+    seen = {_wording(template) for template in parents}
+    new, again = [], []
+    for template in ranked:
+        (again if _wording(template) in seen else new).append(template)
+        seen.add(_wording(template))
+    return (*new, *again)
+
+
+def _wording(template: Template) -> tuple[str, ...]:
+    """Return a template's words and the names of its fields, in order, without case and punctuation."""
+    prompt = template.render({name: f" {name} " for name in template.fields})
+    return tuple(re.findall(r"\w+", prompt.with_label(f" {LABEL_FIELD} ").lower()))
 
 
 def _writer(objective: Objective, plan: GrowthPlan) -> Writer | None:

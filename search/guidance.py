@@ -47,6 +47,8 @@ class Guidance:
 
     def use_looks(self, looks: Sequence[dict[str, Any]]) -> None:
         """Take over what was seen of untrained prompts: `template`, `verbalizer` and `score` of each pair."""
+        if not looks:
+            return
         scores = np.array([look["score"] for look in looks])
         spread = float(scores.std()) or 1.0
         self._looks = {

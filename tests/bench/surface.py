@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from promptgraft.objectives.first_looks import race
+from promptgraft.objectives.growth import features
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.stages import StageKey
@@ -122,6 +123,7 @@ def main() -> None:
             print(f"{len(table['candidates'])} of {len(candidates)}", flush=True)
     if FIRST_LOOKS not in table:
         table[FIRST_LOOKS] = [asdict(entry) for entry in race(objective, objective.target.train)]
+        table["features"] = [asdict(features(objective, template)) for template in study.objective.space.templates]
         arguments.out.write_text(json.dumps(table))
 
 

@@ -1,0 +1,99 @@
+"""A whole search over real Ray workers whose templates grow, with a plugin's source among those that make them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from promptgraft.search.pool import Pool, with_pool
+from promptgraft.search.run import RunOptions, run_study
+from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.studies import load_study
+from promptgraft.spaces import Candidate
+from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.search.faults import PROMPTGRAFT
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SPACE = {
+    "templates": {template.name: template.text for template in TEMPLATES},
+    "verbalizers": {v.name: {label: list(ws) for label, ws in v.words.items()} for v in VERBALIZERS},
+    "steps": [2, 4, 6],
+    "batch_size": 4,
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "grow": {"sources": ["mutation", "crossover"], "every": 3, "size": 2, "limit": 6},
+}
+
+
+def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs")
+    path = write_study(space=SPACE, budget={"trials": 8}, pruner="none")
+    assert run_study(load_study(path), RunOptions(folder, concurrent=2)).finished == 8
+    pool = Pool.of(load_existing(folder.storage_url(), "tiny"))
+    assert pool.rounds == 2
+    assert len(pool.templates) == 4
+    known = {template.id for template in (*TEMPLATES, *pool.templates)}
+    assert all(set(template.parents) <= known for template in pool.templates)
+    # The next run reads them from the study, and so do all who want to know what a trial was.
+    outcome = run_study(load_study(path), RunOptions(folder, concurrent=2, trials=16))
+    assert outcome.finished == 16
+    study = load_existing(folder.storage_url(), "tiny")
+    trials = study.get_trials()
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    used = [Candidate.from_values(trial.user_attrs["candidate"]).template for trial in trials]
+    joined = {template.id for template in pool.templates} & set(used)
+    assert joined, "no trial had a template that joined"
+    assert len({trial.user_attrs["candidate_key"] for trial in trials}) == 16
+    space = with_pool(load_study(path), study).objective.space
+    assert {space.template(template).id for template in used} == set(used)
+    number = next(trial.number for trial, template in zip(trials, used, strict=True) if template in joined)
+    export = [PROMPTGRAFT, "export", str(path), "--trial", str(number), "--workdir", str(folder.path)]
+    shown = subprocess.run(export, check=True, capture_output=True, text=True).stdout
+    assert "zero-shot, template review" in shown
+    assert "zero-shot, template mutation" not in shown
+    predict = [PROMPTGRAFT, "predict", str(folder.bundle), "--input", str(load_study(path).objective.target.train)]
+    subprocess.run([*predict, "--output", str(tmp_path / "out.csv")], check=True, capture_output=True)
+
+
+def plugin_of_the_readme() -> str:
+    """Take the example out of the README: what stands there is what is run."""
+    text = README.read_text()
+    (code,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    return code
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> dict[str, str]:
+    """Install a package with the README's plugin, as pip would lay it out; return the environment that sees it."""
+    site = tmp_path / "site"
+    info = site / "my_prompts-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "my_prompts.py").write_text(plugin_of_the_readme())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-prompts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[promptgraft.plugins]\nmy_prompts = my_prompts\n")
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def test_the_readme_s_plugin_makes_templates(
+    write_study: Callable[..., Path], tmp_path: Path, plugins: dict[str, str]
+) -> None:
+    assert len(plugin_of_the_readme().splitlines()) < 30
+    grow = {"sources": ["questions"], "every": 2, "size": 2, "limit": 4}
+    path = write_study(space={**SPACE, "grow": grow}, budget={"trials": 4}, pruner="none")
+    command = [PROMPTGRAFT, "run", str(path), "--workdir", str(tmp_path / "runs")]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "unknown template source 'questions'" in refused.stderr
+    subprocess.run(command, check=True, capture_output=True, env=plugins)
+    pool = Pool.of(load_existing(RunFolder(tmp_path / "runs").storage_url(), "tiny"))
+    assert [template.source for template in pool.templates] == ["questions", "questions"]
+
+
+def test_a_plugin_that_fails_is_named(tmp_path: Path, plugins: dict[str, str]) -> None:
+    (tmp_path / "site" / "my_prompts.py").write_text("import no_such_module")
+    code = "from promptgraft.objectives.template_sources import TEMPLATE_SOURCES; 'mutation' in TEMPLATE_SOURCES"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=plugins)
+    assert "the plugin 'my_prompts' (my_prompts) can't be imported: ModuleNotFoundError" in done.stderr
