@@ -118,7 +118,8 @@ def _varied(ranked: Sequence[Template], parents: Sequence[Template]) -> tuple[Te
     Without it a round is the best parent with four kinds of white space.
     """
     seen = {_wording(template) for template in parents}
-    new, again = [], []
+    new: list[Template] = []
+    again: list[Template] = []
     for template in ranked:
         (again if _wording(template) in seen else new).append(template)
         seen.add(_wording(template))

@@ -32,7 +32,7 @@ def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], 
     folder = RunFolder(tmp_path / "runs")
     path = write_study(space=SPACE, budget={"trials": 8}, pruner="none")
     assert run_study(load_study(path), RunOptions(folder, concurrent=2)).finished == 8
-    pool = Pool.of(load_existing(folder.storage_url(), "tiny"))
+    pool = Pool.of(load_existing("tiny", folder.storage_url()))
     assert pool.rounds == 2
     assert len(pool.templates) == 4
     known = {template.id for template in (*TEMPLATES, *pool.templates)}
@@ -40,7 +40,7 @@ def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], 
     # The next run reads them from the study, and so do all who want to know what a trial was.
     outcome = run_study(load_study(path), RunOptions(folder, concurrent=2, trials=16))
     assert outcome.finished == 16
-    study = load_existing(folder.storage_url(), "tiny")
+    study = load_existing("tiny", folder.storage_url())
     trials = study.get_trials()
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     used = [Candidate.from_values(trial.user_attrs["candidate"]).template for trial in trials]
@@ -88,7 +88,7 @@ def test_the_readme_s_plugin_makes_templates(
     assert refused.returncode == 2
     assert "unknown template source 'questions'" in refused.stderr
     subprocess.run(command, check=True, capture_output=True, env=plugins)
-    pool = Pool.of(load_existing(RunFolder(tmp_path / "runs").storage_url(), "tiny"))
+    pool = Pool.of(load_existing("tiny", RunFolder(tmp_path / "runs").storage_url()))
     assert [template.source for template in pool.templates] == ["questions", "questions"]
 
 
