@@ -78,7 +78,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
             return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
         if self.ledger.exhausted:
-            return "the space holds no candidate that was not tried"
+            return "the space holds no allowed candidate that was not tried"
         return self.disk_full
 
     @property

@@ -89,7 +89,7 @@ def test_architectures_of_masked_lms(architecture: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "family"), [("minilm", "encoder"), ("minilm", "masked_lm"), ("smollm2", "causal_lm")])
 def test_real_models(name: str, family: str) -> None:
-    """Against the checkpoint's own tensors: a tied output matrix counts once, a pooler that nothing reads not at all."""
+    """Against the checkpoint's own tensors: a pooler that nothing reads doesn't count."""
     from safetensors import safe_open
 
     spec = BackboneSpec(str(STUDIES / "models" / name), family)
