@@ -1,7 +1,7 @@
 """Bounds on a candidate's size rule out what is beyond them, whoever asks for it, and nothing else."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from promptgraft.spaces import (
     Parameter,
     SearchSpace,
     StudyFacts,
+    Template,
 )
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
 
@@ -271,3 +272,26 @@ def test_bounds_are_refused_only_if_no_candidate_keeps_to_them(
         smallest = {"prompt_tokens": min(t for t, _ in pairs), "trainable_parameters": min(w for _, w in pairs)}
         for name, size in smallest.items():
             assert (f"{name}; the smallest has {size}" in str(caught.value)) == (size > bounds[name])
+
+
+def test_templates_that_join_a_study_are_held_to_its_bounds(write_study: WriteStudy, tmp_path: Path) -> None:
+    study = load_study(write_study(space=SPACE, constraints={"prompt_tokens": 18}))
+    book = open_ledger(study, tmp_path)
+    long = Template(
+        "long", "a review of a product that I bought for my own use in a shop near my home: {{ text }} {{ label }}"
+    )
+    fits = Template("fits", "Opinion: {{ text }} {{ label }}")
+    looks = [
+        {"template": t.id, "verbalizer": v.id, "score": -0.6, "accuracy": 0.6, "rows": 16}
+        for t in (long, fits)
+        for v in VERBALIZERS
+    ]
+    growth = {"templates": [asdict(long), asdict(fits)], "looks": looks, "features": []}
+    book.record_growth(0, growth)
+    drawn = {asked.candidate.template for asked in (book.ask() for _ in range(40)) if asked is not None}
+    assert fits.id in drawn
+    assert long.id not in drawn
+    book.study.enqueue_trial({"template": long.id, "frozen_layers": 1})
+    assert book.ask() is not None
+    (refused,) = [trial for trial in book.study.get_trials() if trial.state == TrialState.FAIL]
+    assert "prompt_tokens is at most 18, but the candidate has" in refused.user_attrs["cause"]
