@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from promptgraft.objectives.adapters import Injected
 from promptgraft.objectives.layers import LayerStack
@@ -68,6 +68,10 @@ class Reader(nn.Module, ABC):
 class Backbone(ABC):
     """A pretrained transformer that can score label words.
 
+    Args:
+        spec: Which one, and how it computes.
+        device: Where. On `meta` no weights are loaded, and all can be built and counted, but nothing computed.
+
     Attributes:
         family: Registered name of the family.
         has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
@@ -86,7 +90,8 @@ class Backbone(ABC):
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
         self.spec = spec
-        self.model = self._load()
+        on_meta = device.type == "meta"
+        self.model = self._architecture(device) if on_meta else self._load()
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
         self.stack = self.model.base_model
         if getattr(self.stack, "pooler", None) is not None:
@@ -100,7 +105,7 @@ class Backbone(ABC):
         self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
         self.layers = LayerStack(self.stack, self._layers_prefix, self.causal)
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
-        if not self.has_head:
+        if not self.has_head and not on_meta:
             self.layers.skip_unread()
         if spec.gradient_checkpointing:
             self.stack.config.use_cache = False
@@ -110,6 +115,13 @@ class Backbone(ABC):
         if limit is not None and spec.max_tokens > limit:
             raise InvalidInputError(f"max_tokens is {spec.max_tokens}, but {spec.path} reads at most {limit} tokens")
         self.max_positions: int | None = limit
+
+    def _architecture(self, device: torch.device) -> Any:
+        """Build the model without its weights."""
+        trust = self.spec.trust_remote_code
+        config = AutoConfig.from_pretrained(self.spec.path, trust_remote_code=trust)
+        with device:
+            return self.auto_class.from_config(config, trust_remote_code=trust)
 
     def _load(self) -> Any:
         """Load the weights, from safetensors only: unpickling a file can run any code that it holds."""

@@ -95,6 +95,8 @@ class Encoder(Backbone):
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""
+        if self.device.type == "meta":
+            return self.embeddings.new_empty(self.embeddings.shape[1])  # Masks can't be read there.
         encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         with torch.no_grad():
             hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])

@@ -25,7 +25,7 @@ from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.results import Evaluation, Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
-from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
+from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, all_labels, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError
 
@@ -58,8 +58,7 @@ class Objective:
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
-        source_labels = self.source.labels if self.source else ()
-        self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
+        self.labels = all_labels(self.target, self.source)
         self._weights_hash: str | None = None
         self._run = 0
 
@@ -365,8 +364,6 @@ class Objective:
 
     def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
         changed = [*load_report.loaded, *model.trainable(), *model.attached()]
-        soft_length = model.candidate.soft_prompt.length
-        empty = model.template.render(dict.fromkeys(model.template.fields, ""))
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Result(
             value=best.evaluation.value,
@@ -376,8 +373,8 @@ class Objective:
             logits=best.logits,
             delta=model.snapshot(list(dict.fromkeys(changed))),
             load_report=load_report,
-            trainable_parameters=sum(p.numel() for p in model.trainable().values()),
-            prompt_tokens=len(model.reader.encode(empty)) + soft_length,
+            trainable_parameters=model.trainable_parameters,
+            prompt_tokens=model.prompt_tokens,
             seconds=time.perf_counter() - started,
             max_rss_bytes=rss if sys.platform == "darwin" else rss * 1024,
         )

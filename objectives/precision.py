@@ -35,7 +35,7 @@ class PretrainedWeights:
         self.model = model
         self.dtype = dtype
         absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-        if absent:
+        if absent and device.type != "meta":
             raise InvalidInputError(
                 f"backbone.device_map leaves {len(absent)} weights ({absent[0]}, ...) on no device, where they can't "
                 "be trained; use a smaller model, dtype: bfloat16, or more devices"

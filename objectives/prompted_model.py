@@ -151,6 +151,17 @@ class PromptedModel:
         """The weights that training changes, by name."""
         return {name: parameter for name, parameter in self.weights().items() if parameter.requires_grad}
 
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of weights that training changes."""
+        return sum(parameter.numel() for parameter in self.trainable().values())
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of a prompt whose fields are empty, special ones included, and of the soft prompt."""
+        empty = self.template.render(dict.fromkeys(self.template.fields, ""))
+        return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length
+
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU."""
         weights = self.weights()

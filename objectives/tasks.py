@@ -140,6 +140,11 @@ class Task(ABC):
         return replace(self, train=kept, cleaning=report)
 
 
+def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:
+    """Return the labels of both tasks, each once, the target's first."""
+    return tuple(dict.fromkeys((*target.labels, *(source.labels if source else ()))))
+
+
 TASK_KINDS: Registry[type[Task]] = Registry("task kind")
 
 

@@ -21,6 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.budget import RAN_S
+from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_pruner
 from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.locks import study_lock
@@ -75,13 +76,14 @@ class StudyLedger:
         seed: The study's seed.
         max_retries: Times that a trial is run again whose worker or driver died.
         guidance: What guides the sampler beside results; nothing if None.
+        constraints: What candidates must keep to, if anything.
 
     Attributes:
         guidance: The same, with what it has learnt.
         trials: The study's trials when last looked at.
         live: The trials of this driver, by number.
         states: Number of trials by state, those of other drivers as of the last look.
-        exhausted: Whether the space holds no candidate that was not tried.
+        exhausted: Whether the space holds no allowed candidate that was not tried.
         pool: Templates that have joined the space while the study ran.
         space: The search space, those templates included.
         lost: Set once the storage was given up; every later call raises it.
@@ -97,6 +99,7 @@ class StudyLedger:
         seed: int,
         max_retries: int = 3,
         guidance: GuidanceSection | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
         self.study = study
         self.storage = storage
@@ -112,6 +115,7 @@ class StudyLedger:
         self.guidance = Guidance(guidance or GuidanceSection())
         self.pool = Pool()
         self.space = self._file_space = space
+        self._constraints = constraints
         self._sampler, self._seed = sampler, seed
         self._proposals = self._new_proposals()
         self._names: dict[str, str] | None = None
@@ -154,7 +158,8 @@ class StudyLedger:
         self._widen()
 
     def _new_proposals(self) -> Proposals:
-        return Proposals(self.space, self._sampler, self._seed, self.study.direction, self.guidance)
+        direction, guidance = self.study.direction, self.guidance
+        return Proposals(self.space, self._sampler, self._seed, direction, guidance, self._constraints)
 
     def _widen(self) -> None:
         """Draw from the larger space from now on, if templates have joined; all that was learnt stays."""
@@ -339,9 +344,12 @@ class StudyLedger:
             warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
             proposal = self._proposals.fixed({**waiting.system_attrs.get("fixed_params", {}), **given})
         self.states[TrialState.WAITING] -= 1
+        refusal = self._proposals.ruled_out(proposal.candidate)
         if expected not in (None, proposal.candidate.key):
+            refusal = "the edited space no longer holds this candidate"
+        if refusal:
             self._proposals.told(proposal, TrialState.FAIL, None)
-            self.storage.set_trial_user_attr(trial_id, "cause", "the edited space no longer holds this candidate")
+            self.storage.set_trial_user_attr(trial_id, "cause", refusal)
             self.storage.set_trial_user_attr(trial_id, "interrupted", True)
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
             self.states[TrialState.FAIL] += 1

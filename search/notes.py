@@ -56,6 +56,8 @@ def study_note(study: Study) -> str:
         lines.append(_task_row("source", file.source.train, study.source))
     lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
     lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
+    bounds = study.constraints.bounds if study.constraints else {}
+    lines += [f"| {name.replace('_', ' ')} | at most {bound} |" for name, bound in bounds.items()]
     lines += ["", "### Templates", ""]
     for template in space.templates:
         lines += [f"`{template.id}`{_lineage(template)}", "", "```", template.text, "```", ""]

@@ -12,6 +12,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_sampler
 from promptgraft.search.guidance import Guidance
 from promptgraft.search.similarity import TemplateKernel, see_alike
@@ -50,7 +51,7 @@ class Proposal:
 
 
 class Proposals:
-    """Lets a sampler draw on a copy of the study in memory, and refuses candidates that are known.
+    """Lets a sampler draw on a copy of the study in memory, and refuses candidates that are known or ruled out.
 
     A draw that is refused must leave nothing behind in the study itself, and Optuna can't take an `ask`
     back. The copy gets every report and result, so that the sampler sees what it would see there.
@@ -61,6 +62,7 @@ class Proposals:
         seed: The study's seed.
         direction: Which way the values are better.
         guidance: Chooses among several draws, if it has anything to choose by.
+        constraints: What candidates must keep to, if anything.
 
     Attributes:
         kernel: Which templates are alike; each is a stranger to the others if None.
@@ -73,11 +75,15 @@ class Proposals:
         seed: int,
         direction: StudyDirection,
         guidance: Guidance,
+        constraints: Constraints | None = None,
     ) -> None:
         self.space = space
         self.sampler = sampler
         self.seed = seed
         self.guidance = guidance
+        self.constraints = constraints
+        if constraints is not None:
+            constraints.know(space)
         self.kernel: TemplateKernel | None = None
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(direction=direction)
@@ -97,7 +103,7 @@ class Proposals:
         )
 
     def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
-        """Draw a candidate that is not known.
+        """Draw a candidate that is not known and breaks no constraint.
 
         The sampler is built anew for every attempt, with a seed made from the study's seed, the number of its
         trials and the attempt: a resumed study goes on where it stood instead of repeating itself.
@@ -119,7 +125,8 @@ class Proposals:
             else:
                 self._copy.sampler = RandomSampler(seed=seed)
             proposal = self._ask()
-            if proposal.candidate.key in known or any(proposal.candidate == other.candidate for other in found):
+            is_double = any(proposal.candidate == other.candidate for other in found)
+            if is_double or proposal.candidate.key in known or self.ruled_out(proposal.candidate):
                 self.told(proposal, TrialState.FAIL, None)
             else:
                 found.append(proposal)
@@ -131,6 +138,10 @@ class Proposals:
             if proposal is not chosen:
                 self.told(proposal, TrialState.FAIL, None)
         return chosen
+
+    def ruled_out(self, candidate: Candidate) -> str | None:
+        """Say which constraint a candidate breaks, if any."""
+        return self.constraints.broken_by(candidate) if self.constraints else None
 
     def _sampler(self, seed: int) -> BaseSampler:
         sampler = build_sampler(self.sampler.name, self.sampler.options, seed)

@@ -107,6 +107,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
         study.file.seed,
         study.file.budget.max_retries,
         study.file.guidance,
+        study.constraints,
     )
     orphans = ledger.adopt_orphans()
     if orphans:

@@ -15,7 +15,8 @@ from promptgraft.objectives import text_classification  # noqa: F401  (registers
 from promptgraft.objectives.metrics import DIRECTIONS
 from promptgraft.objectives.model_files import count_layers
 from promptgraft.objectives.specs import MASKED_ATTENTION, BackboneSpec, ObjectiveSpec, SourceTraining
-from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
+from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, all_labels
+from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_pruner, build_sampler
 from promptgraft.search.promptsource import Imported, read_promptsource
 from promptgraft.search.study_file import StudyFile, TaskSection
@@ -49,6 +50,7 @@ class Study:
         objective: The fixed part, as the workers get it; paths are absolute.
         target: The loaded target task.
         source: The loaded source task, if there is one.
+        constraints: What candidates must keep to, if anything.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Study:
     objective: ObjectiveSpec
     target: Task
     source: Task | None
+    constraints: Constraints | None = None
 
     @property
     def name(self) -> str:
@@ -99,9 +102,15 @@ class _Reader:
                 ("source", "training", "frozen_layers"),
                 f"must lie in [0, {n_layers}] (the backbone has {n_layers} layers) but got {got}",
             )
+        constraints = None
+        if not self.problems and space is not None and target is not None:
+            objective = self._objective(file, space)
+            constraints = self._attempt(
+                ("constraints",), lambda: _constraints(file, objective, all_labels(target, source))
+            )
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        return Study(self.yaml.path.resolve(), file, self._objective(file, space), target, source)
+        return Study(self.yaml.path.resolve(), file, objective, target, source, constraints)
 
     def _parse(self) -> StudyFile:
         content = self.yaml.plain() | ({"study": self.name} if self.name else {})
@@ -306,6 +315,17 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str])
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer
+
+
+def _constraints(file: StudyFile, objective: ObjectiveSpec, labels: tuple[str, ...]) -> Constraints | None:
+    """Build the study's constraints and see that there is a candidate within them; None if it has none."""
+    if not file.constraints.model_dump(exclude_none=True):
+        return None
+    from promptgraft.objectives.sizes import Sizes
+
+    constraints = Constraints(file.constraints, Sizes(objective.backbone, objective.space, labels))
+    constraints.check(objective.space)
+    return constraints
 
 
 def _check_masks(file: StudyFile, place: Parameter) -> None:

@@ -253,6 +253,15 @@ class GuidanceSection(Section):
     cost: float = Field(0.0, ge=0, description="Power of a candidate's expected time by which its chance is divided.")
 
 
+class ConstraintsSection(Section):
+    """What candidates must keep to; those beyond a bound are not tried."""
+
+    prompt_tokens: int | None = Field(
+        None, ge=0, description="At most: the template's own tokens, special ones included, and the soft prompt's."
+    )
+    trainable_parameters: int | None = Field(None, ge=0, description="At most: weights that the target stage trains.")
+
+
 class CacheSection(Section):
     """How much of what trials share is kept: source-trained weights, token ids, what frozen layers make of the rows."""
 
@@ -288,6 +297,7 @@ class StudyFile(Section):
     sampler: Engine = EngineSection(name="tpe")
     pruner: Engine = EngineSection(name="median")
     guidance: GuidanceSection = GuidanceSection()
+    constraints: ConstraintsSection = ConstraintsSection()
     budget: BudgetSection = BudgetSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cache: CacheSection = CacheSection()

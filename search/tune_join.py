@@ -78,7 +78,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
             return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
         if self.ledger.exhausted:
-            return "the space holds no candidate that was not tried"
+            return "the space holds no allowed candidate that was not tried"
         return self.disk_full
 
     @property
@@ -286,7 +286,7 @@ def trial_attrs(reports: list[Report]) -> dict[str, Any]:
     """Collect the user attributes of a trial: figures as numbers, so that the dashboard can sort them."""
     last = reports[-1]
     attrs: dict[str, Any] = {f"validation_{name}": value for name, value in last.metrics.items()}
-    attrs |= last.cost | {name: value for name, value in last.summary.items() if name != "value"}
+    attrs |= last.prompt | last.cost | {name: value for name, value in last.summary.items() if name != "value"}
     attrs["confusion"] = last.confusion
     losses = [{"step": r.step, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports[1:]]
     attrs["losses"] = json.dumps(losses)

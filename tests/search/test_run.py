@@ -95,6 +95,8 @@ def test_recorded_states_are_what_happened(study_file: Path, folder: RunFolder) 
             assert "loss became" in trial.user_attrs["cause"] or "not finite" in trial.user_attrs["cause"]
         else:
             assert {"validation_accuracy", "validation_loss", "confusion"} <= trial.user_attrs.keys()
+            assert 0 <= trial.user_attrs["adaptability_content"] <= 1
+            assert 0 < trial.user_attrs["adaptability_form"] <= 1
             assert notes[f"dashboard:{trial._trial_id}:note_str:0"].startswith("### Prompt")
 
 

@@ -1,0 +1,69 @@
+"""How long a candidate's prompt is and how many weights it trains, known before a trial and without its weights."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+# Imported for their registration.
+from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
+from promptgraft.objectives.backbones import BACKBONES
+from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.specs import BackboneSpec
+from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt
+
+
+class Sizes:
+    """Counts what a trial would report, by the trial's own code on a backbone of shapes alone (torch's meta device).
+
+    Args:
+        backbone: The pretrained model; its configuration and tokenizer are read, its weights are not.
+        space: The search space; templates and verbalizers are looked up in it.
+        labels: Labels of both tasks.
+
+    Raises:
+        InvalidInputError: If the backbone can't serve.
+    """
+
+    def __init__(self, backbone: BackboneSpec, space: SearchSpace, labels: Sequence[str]) -> None:
+        self.space = space
+        self.labels = tuple(labels)
+        # How it computes changes no size, and may need what this machine lacks.
+        plain = replace(backbone.in_float32(), attn_implementation=None, device_map=None)
+        self._backbone = BACKBONES[backbone.family](plain, torch.device("meta"))
+        self._tokens: dict[tuple[str, str], int] = {}
+        self._parameters: dict[tuple[str, int, int, Adapter], int] = {}
+
+    def prompt_tokens(self, candidate: Candidate) -> int:
+        """Count the tokens that the template adds to the text, and the soft prompt's; see `Result.prompt_tokens`.
+
+        Raises:
+            InvalidInputError: If the backbone can't do what the candidate asks.
+        """
+        candidate = candidate.canonical(self.space.facts)
+        key = (candidate.template, candidate.verbalizer)
+        if key not in self._tokens:
+            bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter())
+            self._tokens[key] = self._model(bare).prompt_tokens
+        return self._tokens[key] + candidate.soft_prompt.length
+
+    def trainable_parameters(self, candidate: Candidate) -> int:
+        """Count the weights that the target stage would train; see `Result.trainable_parameters`.
+
+        Raises:
+            InvalidInputError: If the backbone can't do what the candidate asks.
+        """
+        candidate = candidate.canonical(self.space.facts)
+        length = candidate.soft_prompt.length
+        key = (candidate.head, length, candidate.frozen_layers, candidate.adapter)
+        if key not in self._parameters:
+            # Neither place nor first values change the number.
+            soft = SoftPrompt(length, "vocabulary", "suffix")
+            self._parameters[key] = self._model(replace(candidate, soft_prompt=soft)).trainable_parameters
+        return self._parameters[key]
+
+    def _model(self, candidate: Candidate) -> PromptedModel:
+        self._backbone.restore()
+        template = self.space.template(candidate.template)
+        verbalizer = self.space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
+        return PromptedModel(self._backbone, candidate, template, verbalizer, self.labels, seed=0)
