@@ -65,6 +65,22 @@ class Reader(nn.Module, ABC):
         """
 
 
+class VocabularyReader(Reader):
+    """Reads label words off a language model's own vocabulary."""
+
+    @abstractmethod
+    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Score every token as the first one in the label's place.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+
+        Returns:
+            Log-probabilities in nats, shape (rows, vocabulary).
+        """
+
+
 class Backbone(ABC):
     """A pretrained transformer that can score label words.
 

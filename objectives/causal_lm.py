@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader, mean_over_words
+from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader, VocabularyReader, mean_over_words
 from promptgraft.objectives.soft_prompts import PromptedStack
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 
-class CausalReader(Reader):
+class CausalReader(VocabularyReader):
     """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
 
     Where all words are single tokens, the sum over the vocabulary is the same for all of them and is left out.
@@ -54,6 +54,10 @@ class CausalReader(Reader):
                     parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
                     scores[word] = torch.stack(parts).sum(0)
         return mean_over_words(scores, of_labels)
+
+    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Score every token; see `VocabularyReader`."""
+        return self._next_token_log_probabilities(stack, batch, ())[:, 0]
 
     def _columns(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Compute the logits of a few tokens only; shape (rows, len(tokens))."""

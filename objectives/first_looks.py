@@ -198,8 +198,16 @@ def by_turns(rows: Sequence[Row]) -> list[Row]:
     return [row for row in chain.from_iterable(turns) if row is not None]
 
 
-def _likelihoods(logits: Scores, labels: npt.NDArray[np.int64]) -> tuple[Scores, npt.NDArray[np.bool_]]:
-    """Return each row's log-likelihood of its label, and whether it is the likeliest, after calibration."""
+def calibrated_likelihoods(logits: Scores, labels: npt.NDArray[np.int64]) -> tuple[Scores, npt.NDArray[np.bool_]]:
+    """Take off each label's mean logit over all rows, then look at each row's own label.
+
+    Args:
+        logits: Shape (rows, labels).
+        labels: Indices of the rows' labels; further ones are left out.
+
+    Returns:
+        Each row's log-likelihood of its label in nats, and whether that label is the likeliest; both of shape (rows,).
+    """
     centred = logits - logits.mean(0)
     log_probabilities = centred - np.logaddexp.reduce(centred, axis=1, keepdims=True)
     labels = labels[: len(logits)]
@@ -210,7 +218,7 @@ def _survivors(
     running: list[Pair], logits: Mapping[Pair, Scores], labels: npt.NDArray[np.int64], level: float
 ) -> list[Pair]:
     """Drop the pairs that are worse than the best, by a paired t test."""
-    scores = {pair: _likelihoods(logits[pair], labels)[0] for pair in running}
+    scores = {pair: calibrated_likelihoods(logits[pair], labels)[0] for pair in running}
     best = max(running, key=lambda pair: float(scores[pair].mean()))
 
     def is_worse(pair: Pair) -> bool:
@@ -220,5 +228,5 @@ def _survivors(
 
 
 def _summary(pair: Pair, logits: Scores, labels: npt.NDArray[np.int64]) -> FirstLook:
-    likelihoods, right = _likelihoods(logits, labels)
+    likelihoods, right = calibrated_likelihoods(logits, labels)
     return FirstLook(*pair, float(likelihoods.mean()), float(right.mean()), len(logits))

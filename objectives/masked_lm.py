@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader, mean_over_words
+from promptgraft.objectives.backbones import BACKBONES, Backbone, Batch, Reader, VocabularyReader, mean_over_words
 from promptgraft.objectives.soft_prompts import PromptedStack
 from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 
-class MaskedReader(Reader):
+class MaskedReader(VocabularyReader):
     """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
 
     There are as many masks as the longest word has tokens, and a shorter one is read at the first of them; all tokens
@@ -49,6 +49,20 @@ class MaskedReader(Reader):
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
+        found = self._at_masks(stack, batch)
+        scores = {
+            word: torch.stack([found[:, place, token] for place, token in enumerate(word)]).sum(0)
+            for label in labels
+            for word in self.words[label]
+        }
+        return mean_over_words(scores, [self.words[label] for label in labels])
+
+    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Score every token; see `VocabularyReader`."""
+        return self._at_masks(stack, batch)[:, 0]
+
+    def _at_masks(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Return log-probabilities at the masks, shape (rows, masks, vocabulary)."""
         first = (batch.input_ids == self.tokenizer.mask_token_id).int().argmax(1)
         read_at = first[:, None] + stack.shift + torch.arange(self.masks, device=first.device)
         # Behind all tokens, as in encoders: a prompt among them would move those behind it to other positions.
@@ -56,13 +70,7 @@ class MaskedReader(Reader):
         hidden = hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
         with _hidden_states(self._model[0], hidden):
             logits = self._model[0](input_ids=batch.input_ids[:, :1]).logits
-        found = torch.log_softmax(logits.to(hidden), dim=-1)
-        scores = {
-            word: torch.stack([found[:, place, token] for place, token in enumerate(word)]).sum(0)
-            for label in labels
-            for word in self.words[label]
-        }
-        return mean_over_words(scores, [self.words[label] for label in labels])
+        return torch.log_softmax(logits.to(hidden), dim=-1)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 from promptgraft.objectives import causal_lm, encoder, masked_lm, text_classification  # noqa: F401
 from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
+from promptgraft.objectives.calibration import calibrate
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.files import FileStore
@@ -79,7 +80,7 @@ class Objective:
 
         Args:
             candidate: What is attached.
-            delta: A result's `delta`; empty for the pretrained weights.
+            delta: A result's `delta`, with its calibration; empty for the pretrained weights.
             rows: The rows.
 
         Returns:
@@ -87,7 +88,10 @@ class Objective:
         """
         (model,) = self.untrained([candidate])
         model.load(delta)
-        return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
+        labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
+        if candidate.calibration != "none" and model.bias is None:
+            calibrate(model, model.encode(self._rows["target"]), labels, batch_size)
+        return model.score(model.encode(rows), labels, batch_size).numpy()
 
     def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
         """Return models with the pretrained weights, all on the one backbone: good for scoring only."""
@@ -116,8 +120,7 @@ class Objective:
             InvalidInputError: If the candidate asks for what the backbone can't do.
         """
         started = time.perf_counter()
-        self._run += 1
-        this_run = self._run
+        this_run = self._run = self._run + 1
         candidate = candidate.canonical(self.spec.space.facts)
         self.stages.start_trial()
         used = self.stages.use
@@ -331,11 +334,12 @@ class Objective:
     ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
         """Train, and evaluate on the way; before the first update too if `first`."""
         validation = self._encoded(model, "validation")
-        batch_size = self.spec.evaluation_batch_size
+        labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
         updates: list[Update] = []
 
         def evaluate() -> tuple[Evaluation, npt.NDArray[np.float32]]:
-            logits = model.score(validation, self.target.labels, batch_size).numpy()
+            calibrate(model, trainer.target.rows if trainer.target else (), labels, batch_size)
+            logits = model.score(validation, labels, batch_size).numpy()
             if not np.isfinite(logits).all():
                 raise TrialError(f"the validation logits are not finite at step {trainer.step}")
             metrics = self.target.measure(logits, self.target.validation)

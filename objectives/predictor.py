@@ -71,6 +71,11 @@ class Predictor:
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
         )
         self._model.load(load_file(folder / DELTA_FILE))
+        if candidate.calibration != "none" and self._model.bias is None:
+            raise InvalidInputError(
+                f"{folder / DELTA_FILE} has no calibration.bias, but the candidate's calibration is "
+                f"{candidate.calibration!r}; export the trial again"
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:

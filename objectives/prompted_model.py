@@ -17,6 +17,7 @@ from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
 _BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt.weight"
+_BIAS = "calibration.bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class PromptedModel:
 
     Attributes:
         activations: What is known of rows that were encoded; everything is computed if None.
+        bias: What calibration takes off the scores, shape (labels,), on the CPU; see `objectives.calibration`.
 
     Raises:
         InvalidInputError: If the backbone can't do what the candidate asks.
@@ -77,6 +79,7 @@ class PromptedModel:
         self.candidate = candidate
         self.template = template
         self.activations: Activations | None = None
+        self.bias: Tensor | None = None
         self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
@@ -163,16 +166,19 @@ class PromptedModel:
         return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Copy weights to the CPU."""
+        """Copy weights to the CPU, and with them what calibration takes off their scores."""
         weights = self.weights()
-        return {name: weights[name].detach().to("cpu", copy=True) for name in names}
+        state = {name: weights[name].detach().to("cpu", copy=True) for name in names}
+        return state if self.bias is None else state | {_BIAS: self.bias.clone()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set weights from a snapshot; names and shapes must be the model's own."""
+        """Set weights and calibration from a snapshot; names and shapes must be the model's own."""
         weights = self.weights()
+        self.bias = state.get(_BIAS)
         with torch.no_grad():
             for name, value in state.items():
-                weights[name].copy_(value)
+                if name != _BIAS:
+                    weights[name].copy_(value)
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Render and tokenize rows, cutting the longest field where a prompt has too many tokens."""
@@ -240,7 +246,7 @@ class PromptedModel:
         return split_by_length(lengths, max_rows, self.backbone.device.type)
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score a batch; shape (rows, len(labels))."""
+        """Score a batch, without calibration; shape (rows, len(labels))."""
         scores: Tensor = self.reader(self.stack, batch, labels)
         return scores
 
@@ -249,7 +255,7 @@ class PromptedModel:
         return functional.cross_entropy(self.logits(batch, labels), batch.labels)
 
     def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
-        """Score rows without gradients or dropout, in batches of similar length.
+        """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.
 
         Args:
             rows: Encoded prompts.
@@ -264,4 +270,4 @@ class PromptedModel:
         with torch.inference_mode():
             for chosen in self.split(rows, batch_size):
                 result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
-        return result
+        return result if self.bias is None else result - self.bias

@@ -20,8 +20,9 @@ class Result:
         step: Update at which it was reached.
         metrics: All validation metrics there.
         confusion: True labels (rows) against predicted ones (columns), on validation rows.
-        logits: Validation logits, shape (validation rows, labels).
-        delta: Every weight that may differ from the pretrained backbone's, and every attached one.
+        logits: Validation logits, calibrated if the candidate says so, shape (validation rows, labels).
+        delta: Every weight that may differ from the pretrained backbone's, and every attached one; with calibration,
+            `calibration.bias` too: what is taken off the logits, shape (labels,).
         load_report: What the migration did with each weight.
         trainable_parameters: Number of weights that the target stage trained.
         prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.

@@ -56,6 +56,9 @@ def work(trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
 def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Score the validation rows with the kept weights of some trials, on the backbone in float32.
 
+    What calibration takes off stays as the search computed it: production has no training rows to compute it from, and
+    what is scored here must be what is shipped.
+
     Args:
         spec: The study's fixed part, with its files.
         trials: Number and candidate of each.

@@ -140,6 +140,8 @@ class CostModel:
         }
         if candidate.alpha > 0:
             found["source rows"] = 1.0
+        if candidate.calibration != "none":  # Left out at the default: forecasts of older studies stay as they were.
+            found[f"calibration {candidate.calibration}"] = 1.0
         if candidate.source_steps and _source(candidate) not in self._sources:
             found["source stage"] = 1.0
         return found

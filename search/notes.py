@@ -120,6 +120,8 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
     adapter = candidate.adapter
     if adapter.method != "none":
         place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
+    if candidate.calibration != "none":
+        place += f", {candidate.calibration} calibration"
     labels = study.target.labels
     lines = [
         "### Prompt",

@@ -188,6 +188,7 @@ class SpaceSection(Section):
     batch_size: Searched = None
     learning_rate: Searched = None
     prompt_learning_rate: Searched = None
+    calibration: Searched = None
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
         """Return the parameters that the file gives, by their path below `space`."""

@@ -106,6 +106,9 @@ class Candidate:
         batch_size: Rows of each task in one update.
         learning_rate: Step size of the carried-over weights, or of the adapters in their place.
         prompt_learning_rate: Step size of what the migration attaches: soft prompt and head.
+        calibration: What is taken off each label's score in evaluation and prediction: nothing (`none`), or its mean on
+            inputs without content (`contextual`) or on the target's training rows, as text without labels (`batch`);
+            see `objectives.calibration`. The training loss doesn't know it.
     """
 
     template: str
@@ -120,6 +123,7 @@ class Candidate:
     batch_size: int = 16
     learning_rate: float = 5e-5
     prompt_learning_rate: float = 1e-2
+    calibration: str = "none"
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
         """Set every knob that can't matter to its default, so that equivalent candidates are equal.
@@ -163,11 +167,15 @@ class Candidate:
         content = asdict(self)
         if self.adapter == Adapter():
             del content["adapter"]  # Studies from before there were adapters keep their keys.
+        if self.calibration == DEFAULTS["calibration"]:
+            del content["calibration"]  # Likewise.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types, as `from_values` reads them back."""
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
+        if self.calibration == DEFAULTS["calibration"]:
+            del values["calibration"]  # Checkpoints from before there was calibration are gone on with.
         for group in GROUPS:
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
         return values

@@ -115,6 +115,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("batch_size", int, low=1),
         Dimension("learning_rate", float, low=0, high=None, open_low=True),
         Dimension("prompt_learning_rate", float, low=0, high=None, open_low=True),
+        Dimension("calibration", str, options=("none", "contextual", "batch")),
     )
 }
 

@@ -59,6 +59,7 @@ def space(**changes: Any) -> dict[str, Any]:
             "must lie in [0, 3] (the backbone has 3 layers) but got 9",
         ),
         (space(alpha={"low": 0, "high": 1.5}), "space.alpha", "must lie in [0, 1] but got 1.5"),
+        (space(calibration=["none", "bach"]), "space.calibration", "did you mean 'batch'?"),
         (space(steps="many"), "space.steps", "must be a number but got 'many'"),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "no such folder"),
         ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'masked_lm' or 'causal_lm'"),
