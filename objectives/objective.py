@@ -1,7 +1,5 @@
 """The objective: one candidate's whole migrate-and-evaluate cycle."""
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +16,15 @@ from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
+from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
-from promptgraft.objectives.results import Evaluation, Result
+from promptgraft.objectives.results import Evaluation, Result, max_rss_bytes, mean
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
-from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, rows_hash
+from promptgraft.objectives.tasks import Row, load_tasks, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt, TrialError
 
@@ -52,11 +51,13 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
         self.spec = spec
-        self.target, self.source = load_tasks(spec)
+        self.target, self.source = load_tasks(spec.target, spec.source, spec.split_seed)
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
         self.stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
+        self._pools = Pools(self.target, self.source, spec.space)
+        self._model_in_use: PromptedModel | None = None
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
         source_labels = self.source.labels if self.source else ()
         self.labels = tuple(dict.fromkeys((*self.target.labels, *source_labels)))
@@ -69,20 +70,24 @@ class Objective:
         assert last.result is not None
         return last.result
 
-    def score(self, candidate: Candidate, delta: Mapping[str, Tensor], rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    def score(
+        self, candidate: Candidate, delta: Mapping[str, Tensor], rows: Sequence[Row], seed: int | None = None
+    ) -> npt.NDArray[np.float32]:
         """Score rows of the target with a trained state, or with the pretrained weights alone.
 
         Args:
             candidate: What is attached.
             delta: A result's `delta`; empty for the pretrained weights.
             rows: The rows.
+            seed: Seed of the trial, which its demonstrations are drawn with; that of the splits if None.
 
         Returns:
             Logits, shape (len(rows), labels).
         """
         (model,) = self.untrained([candidate])
         model.load(delta)
-        return model.score(model.encode(rows), self.target.labels, self.spec.evaluation_batch_size).numpy()
+        pool = self._pools.get(candidate, "target", self.spec.split_seed if seed is None else seed)
+        return model.score(model.encode(rows, pool), self.target.labels, self.spec.evaluation_batch_size).numpy()
 
     def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
         """Return models with the pretrained weights, all on the one backbone: good for scoring only."""
@@ -119,6 +124,7 @@ class Objective:
         identity = self._identity(candidate, seed) if checkpoint else {}
         saved = checkpoint.load(identity) if checkpoint else None
         model, load_report = self._migrated(candidate, seed)
+        self._model_in_use = model
         done: list[Evaluation] = []
         best: _Best | None = None
         if saved is not None:
@@ -145,6 +151,13 @@ class Objective:
             if checkpoint is not None and checkpoint.is_due:
                 seconds = time.perf_counter() - started
                 checkpoint.save(identity, *self._state(model, trainer, done, best, seconds))
+
+    def example(self) -> str:
+        """Render the first validation row as the running cycle's model sees it, its label in brackets."""
+        model, row = self._model_in_use, self.target.validation[0]
+        assert model is not None, "a cycle must run"
+        pool = self._pools.get(model.candidate, "validation", model.seed)
+        return model.render(row.fields, pool).with_label(f"[{self.target.labels[row.label]}]")
 
     def _check_open(self, run: int) -> None:
         if run != self._run:
@@ -253,8 +266,10 @@ class Objective:
         assert self.source is not None
         settings = self.spec.source_training
         verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
+        pool = self._pools.get(candidate, "source", seed)
         return {
             "stage": "source",
+            **({"demonstrations": pool.content} if pool else {}),
             "backbone": self._backbone_hash(),
             "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
@@ -292,7 +307,16 @@ class Objective:
 
     def _encoded(self, model: PromptedModel, part: str, seed: int | None = None) -> list[EncodedRow]:
         """Return the token ids of rows; those trained on are laid out in the order in which they are drawn."""
-        rows = self._rows[part]
+        encoded = self._ids(model, part)
+        if model.activations is not None:
+            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+            order = by_length if seed is None else first_epoch(len(encoded), seed)
+            model.activations.add([row.ids for row in encoded], order)
+        return encoded
+
+    def _ids(self, model: PromptedModel, part: str) -> list[EncodedRow]:
+        """Return the token ids of rows, from the store if they are there."""
+        rows, pool = self._rows[part], self._pools.get(model.candidate, part, model.seed)
         content = {
             "stage": "encoded",
             "backbone": self._backbone_hash(),
@@ -301,14 +325,10 @@ class Objective:
             "template": model.template.text,
             "masks": model.reader.masks,
             "rows": self._hashes[part],
+            **({"demonstrations": pool.content} if pool else {}),
         }
         key = StageKey.of(content)
-        encoded = EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows))))
-        if model.activations is not None:
-            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-            order = by_length if seed is None else first_epoch(len(encoded), seed)
-            model.activations.add([row.ids for row in encoded], order)
-        return encoded
+        return EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows, pool))))
 
     def _model(self, candidate: Candidate, seed: int) -> PromptedModel:
         space = self.spec.space
@@ -339,8 +359,8 @@ class Objective:
                 metrics[self.spec.metric],
                 metrics,
                 self.target.confusion(logits, self.target.validation),
-                _mean([update.source_loss for update in updates]),
-                _mean([update.target_loss for update in updates]),
+                mean([update.source_loss for update in updates]),
+                mean([update.target_loss for update in updates]),
             )
             updates.clear()
             return evaluation, logits
@@ -359,9 +379,9 @@ class Objective:
 
     def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
         changed = [*load_report.loaded, *model.trainable(), *model.attached()]
-        soft_length = model.candidate.soft_prompt.length
+        shown = self._ids(model, "validation") if model.candidate.demonstrations.count else []
+        demonstration_tokens = mean([row.demonstration_tokens for row in shown]) or 0.0
         empty = model.template.render(dict.fromkeys(model.template.fields, ""))
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Result(
             value=best.evaluation.value,
             step=best.evaluation.step,
@@ -371,27 +391,8 @@ class Objective:
             delta=model.snapshot(list(dict.fromkeys(changed))),
             load_report=load_report,
             trainable_parameters=sum(p.numel() for p in model.trainable().values()),
-            prompt_tokens=len(model.reader.encode(empty)) + soft_length,
+            prompt_tokens=len(model.reader.encode(empty)) + model.stack.length + round(demonstration_tokens),
+            demonstrations=mean([row.demonstrations for row in shown]) or 0.0,
             seconds=time.perf_counter() - started,
-            max_rss_bytes=rss if sys.platform == "darwin" else rss * 1024,
+            max_rss_bytes=max_rss_bytes(),
         )
-
-
-def load_tasks(spec: ObjectiveSpec) -> tuple[Task, Task | None]:
-    """Load the study's tasks, cleaned, split and free of duplicates between them.
-
-    Returns:
-        The target, and the source if the study names one.
-
-    Raises:
-        InvalidInputError: If the data can't serve.
-    """
-    target = TASK_KINDS[spec.target.kind].load_target(spec.target, spec.split_seed)
-    if spec.source is None:
-        return target, None
-    return target, TASK_KINDS[spec.source.kind].load_source(spec.source, spec.split_seed, target)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers else None

@@ -30,7 +30,7 @@ from promptgraft.spaces import (
 )
 from promptgraft.spaces.dimensions import DIMENSIONS
 from promptgraft.spaces.errors import did_you_mean
-from promptgraft.spaces.search_space import check_parameter
+from promptgraft.spaces.search_space import check_parameter, extremes
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ class _Reader:
             self._attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
             for name, words in file.space.verbalizers.items()
         ]
-        parameters = self._parameters(file, facts)
+        parameters = self._parameters(file, facts, [task for task in (target, source) if task])
         if len(self.problems) > before:
             return None
         return self._attempt(
@@ -185,7 +185,7 @@ class _Reader:
             template.check_label_last()
         return template
 
-    def _parameters(self, file: StudyFile, facts: StudyFacts) -> list[Parameter]:
+    def _parameters(self, file: StudyFile, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
         parameters = []
         for name, dimension in DIMENSIONS.items():
@@ -203,6 +203,8 @@ class _Reader:
                 parameters.append(parameter)
                 if name == "soft_prompt.place":
                     _check_masks(file, parameter)
+                if name == "demonstrations.count":
+                    _check_demonstrations(file, parameter, tasks)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
@@ -275,6 +277,22 @@ def _check_masks(file: StudyFile, place: Parameter) -> None:
         raise InvalidInputError(
             f"{late[0]!r} needs masks that backbone.attn_implementation {attention!r} can't take; "
             f"leave it out, or use {' or '.join(MASKED_ATTENTION)}"
+        )
+
+
+def _check_demonstrations(file: StudyFile, count: Parameter, tasks: list[Task]) -> None:
+    """Refuse demonstrations that the backbone doesn't take, or that a task hasn't enough rows for."""
+    largest, family = max(int(value) for value in extremes(count)), file.backbone.family
+    if largest and family != "causal_lm":
+        raise InvalidInputError(
+            f"{count.name} is {largest}, but only causal LMs take demonstrations and backbone.family is {family!r}; "
+            "leave it out, or use a backbone of family 'causal_lm'"
+        )
+    rows = min((len(task.train) for task in tasks), default=largest + 1)
+    if largest >= rows:
+        raise InvalidInputError(
+            f"{count.name} must lie in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
+            f"demonstration) but got {largest}; lower it, or raise train_rows"
         )
 
 

@@ -80,6 +80,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 "max_rss_bytes": result.max_rss_bytes,
                 "trainable_parameters": result.trainable_parameters,
                 "prompt_tokens": result.prompt_tokens,
+                "demonstrations": round(result.demonstrations, 3),
                 "load_report": result.load_report.summary(),
             }
         shown = result or evaluation
@@ -91,7 +92,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             source_loss=evaluation.source_loss,
             target_loss=evaluation.target_loss,
             final=result is not None,
-            example=self._example(),
+            example=self._objective.example(),
             cost=self._cost(evaluation),
             summary=summary | ({"value": result.value} if result else {}),
         )
@@ -106,12 +107,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             "stages_computed": use.misses,
             "seconds_saved": round(use.saved_s, 3),
         }
-
-    def _example(self) -> str:
-        row = self._objective.target.validation[0]
-        template = self._objective.spec.space.template(self._candidate.template)
-        prompt = template.render(row.fields)
-        return prompt.with_label(f"[{self._objective.target.labels[row.label]}]")
 
     def _save(self, evaluation: "Evaluation") -> None:
         """Keep the weights and the validation logits of a finished trial."""
