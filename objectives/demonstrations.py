@@ -80,7 +80,7 @@ class DemonstrationPool:
         for row in rows:
             shown = Row(self._shown(row.fields), row.label)
             by_key.setdefault(row_key(shown), shown)
-        self._keys = list(by_key)
+        self._places = {key: place for place, key in enumerate(by_key)}
         self.rows = tuple(by_key.values())
         if settings.count >= len(self.rows):
             raise InvalidInputError(
@@ -114,9 +114,7 @@ class DemonstrationPool:
         pool = cls(settings, [rows[index] for index in order], labels, template, verbalizer)
         if pool.compares:
             return pool
-        usual = pool._places("", None)
-        used = set(usual).union(*(pool._places(pool._keys[place], None) for place in usual))
-        return cls(settings, [pool.rows[place] for place in sorted(used)], labels, template, verbalizer)
+        return cls(settings, [pool.rows[place] for place in pool._fixed], labels, template, verbalizer)
 
     @property
     def compares(self) -> bool:
@@ -144,12 +142,13 @@ class DemonstrationPool:
             The demonstrations, those first that are to be kept where not all fit.
         """
         shown = self._shown(fields)
-        similarity = self._similarity(shown) if self.compares else None
+        near = self._similarity(shown) if self.compares else np.zeros(len(self.rows))
+        ranked = self._fixed
+        if self.settings.choice == "nearest":
+            ranked = np.argsort(-near, kind="stable")[: self.settings.count + 1].tolist()
         return [
-            Demonstration(
-                self._texts[place], self.rows[place].label, place, 0.0 if similarity is None else similarity[place]
-            )
-            for place in self._places(row_key(Row(shown, 0)), similarity)
+            Demonstration(self._texts[place], self.rows[place].label, place, float(near[place]))
+            for place in self._pick(ranked, self._places.get(row_key(Row(shown, 0))))
         ]
 
     def text(self, chosen: Sequence[Demonstration]) -> str:
@@ -165,14 +164,19 @@ class DemonstrationPool:
             ordered.sort(key=lambda entry: (entry.similarity, -entry.place))
         return "".join(entry.text + SEPARATOR for entry in ordered)
 
-    def _places(self, own: str, similarity: npt.NDArray[np.float64] | None) -> list[int]:
-        """Return which rows another one is shown, by its key; the first ones are to be kept."""
-        places = [place for place, key in enumerate(self._keys) if key != own]
-        if self.settings.choice == "nearest" and similarity is not None:
-            places.sort(key=lambda place: -similarity[place])
-        elif self.settings.choice == "balanced":
-            places = _by_turns(places, lambda place: self.rows[place].label, self._turns)
-        return places[: self.settings.count]
+    def _pick(self, ranked: Sequence[int], own: int | None) -> list[int]:
+        """Take the first places, but not the row's own; the first ones are to be kept."""
+        others = [place for place in ranked if place != own]
+        if self.settings.choice == "balanced":
+            others = _by_turns(others, lambda place: self.rows[place].label, self._turns)
+        return others[: self.settings.count]
+
+    @cached_property
+    def _fixed(self) -> list[int]:
+        """The places that are shown to all rows, and those that stand in for one of them where it is the row's own."""
+        everything = range(len(self.rows))
+        usual = self._pick(everything, None)
+        return sorted({*usual}.union(*(self._pick(everything, own) for own in usual)))
 
     def _shown(self, fields: Mapping[str, str]) -> dict[str, str]:
         return {name: fields[name] for name in self.template.fields}

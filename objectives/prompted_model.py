@@ -203,7 +203,6 @@ class PromptedModel:
             rows: The rows.
             pool: Their demonstrations, if the candidate has any.
         """
-        assert (pool is not None) == (self.candidate.demonstrations.count > 0)
         return [self._encoded(row, pool) for row in rows]
 
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
@@ -216,6 +215,7 @@ class PromptedModel:
 
     def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
         """Return the whole prompt, and the row's own part of it."""
+        assert (pool is not None) == (self.candidate.demonstrations.count > 0)
         own = self._fit_own(fields)
         if pool is None:
             return own, own

@@ -80,9 +80,10 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 "max_rss_bytes": result.max_rss_bytes,
                 "trainable_parameters": result.trainable_parameters,
                 "prompt_tokens": result.prompt_tokens,
-                "demonstrations": round(result.demonstrations, 3),
                 "load_report": result.load_report.summary(),
             }
+            if self._candidate.demonstrations.count:
+                summary["demonstrations"] = round(result.demonstrations, 2)
         shown = result or evaluation
         return Report(
             step=evaluation.step,

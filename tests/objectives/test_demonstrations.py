@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from promptgraft.objectives import checkpoints
 from promptgraft.objectives.backbones import BACKBONES
+from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
 from promptgraft.objectives.demonstrations import DemonstrationPool
+from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.results import Result
@@ -198,6 +201,26 @@ def test_results_depend_on_neither_a_store_nor_the_order_of_trials(
         assert difference(Objective(spec).evaluate(candidate, 0), result) <= 1e-5, candidate
     different = {tuple(result.logits.round(4).flatten()) for result in fresh}
     assert len(different) == len(fresh)
+
+
+def test_a_cycle_goes_on_from_a_checkpoint(
+    objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_SPARING", 0)
+    candidate = with_(Demonstrations(2, "nearest"), steps=6, source_steps=2, alpha=0.4)
+    expected = objective.evaluate(candidate, 0)
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(FileStore(str(tmp_path)), checkpoint_name(candidate.key, 0), every_s=0.0)
+
+    stopped = objective.run(candidate, 0, checkpoint())
+    for _ in range(3):
+        next(stopped)
+    *_, last = objective.run(candidate, 0, checkpoint())
+    assert last.result is not None
+    assert last.result.resumed_at > 0
+    assert difference(last.result, expected) == 0.0
+    assert last.result.demonstrations == expected.demonstrations
 
 
 def test_only_training_rows_of_the_same_task_are_shown(objective: Objective) -> None:
