@@ -2,19 +2,21 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from promptgraft.objectives.demonstrations import DemonstrationPool
 from promptgraft.objectives.files import FileStore
+from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE, DELTA_FILE = "manifest.json", "delta.safetensors"
-_VERSIONED = ("promptgraft", "torch", "transformers", "tokenizers", "peft", "safetensors")
+_VERSIONED = ("promptgraft", "torch", "transformers", "tokenizers", "peft", "safetensors", "scikit-learn")
 
 
 class _Part(BaseModel):
@@ -43,6 +45,18 @@ class BackboneReference(_Part):
     attn_implementation: str | None = None
 
 
+class DemonstrationRow(_Part):
+    """A training row that prompts may show.
+
+    Attributes:
+        fields: Template field -> value.
+        label: Its label.
+    """
+
+    fields: dict[str, str]
+    label: str
+
+
 class Manifest(_Part):
     """What a bundle says of itself.
 
@@ -60,6 +74,8 @@ class Manifest(_Part):
         backbone: The pretrained model.
         evaluation_batch_size: Rows a batch.
         metrics: Split -> metric -> value.
+        demonstrations: Training rows that are shown in front of a prompt, in the order of preference; all of them where
+            each prompt is shown those nearest to it.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it.
     """
@@ -77,6 +93,7 @@ class Manifest(_Part):
     backbone: BackboneReference
     evaluation_batch_size: int
     metrics: dict[str, dict[str, float]]
+    demonstrations: tuple[DemonstrationRow, ...] = ()
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
 
@@ -87,6 +104,29 @@ class Manifest(_Part):
             words = {label: tuple(entry) for label, entry in self.verbalizer["words"].items()}
             verbalizer = Verbalizer(self.verbalizer["name"], words)
         return Candidate.from_values(self.candidate), Template(self.template["name"], self.template["text"]), verbalizer
+
+    def pool(self) -> DemonstrationPool | None:
+        """Build the pool of demonstrations; None if the candidate has none.
+
+        Raises:
+            InvalidInputError: If there are too few rows.
+        """
+        candidate, template, verbalizer = self.parts()
+        if not candidate.demonstrations.count or verbalizer is None:
+            return None
+        rows = [Row(entry.fields, self.labels.index(entry.label)) for entry in self.demonstrations]
+        return DemonstrationPool(candidate.demonstrations, rows, self.labels, template, verbalizer)
+
+
+def demonstration_rows(pool: DemonstrationPool | None, labels: Sequence[str]) -> tuple[DemonstrationRow, ...]:
+    """Write down a pool's rows.
+
+    Args:
+        pool: The pool; none gives no rows.
+        labels: The target's labels.
+    """
+    rows = pool.rows if pool else ()
+    return tuple(DemonstrationRow(fields=dict(row.fields), label=labels[row.label]) for row in rows)
 
 
 def file_sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.demonstrations import DemonstrationPool
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.tasks import Row
 
@@ -20,7 +21,13 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 MAX_ROWS = 512
 
 
-def calibrate(model: PromptedModel, train: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> None:
+def calibrate(
+    model: PromptedModel,
+    train: Sequence[EncodedRow],
+    labels: Sequence[str],
+    batch_size: int,
+    pool: DemonstrationPool | None = None,
+) -> None:
     """Set what a model takes off its scores from now on; nothing without calibration.
 
     The scores' log-softmax over the labels is averaged over inputs. With `contextual` calibration these are prompts
@@ -34,11 +41,12 @@ def calibrate(model: PromptedModel, train: Sequence[EncodedRow], labels: Sequenc
         train: The target's training rows, encoded; their labels are not looked at.
         labels: The labels that will be scored.
         batch_size: Largest number of rows in a batch.
+        pool: What rows are shown, if the candidate has demonstrations; inputs without content are shown them too.
     """
     kind = model.candidate.calibration
     if kind == "none":
         return
-    rows = content_free(model) if kind == "contextual" else train[:MAX_ROWS]
+    rows = content_free(model, pool) if kind == "contextual" else train[:MAX_ROWS]
     model.bias = None
     scores = model.score(rows, labels, batch_size)
     model.bias = label_means(scores)
@@ -56,13 +64,13 @@ def label_means(scores: Tensor) -> Tensor:
     return torch.log_softmax(scores.double(), dim=1).mean(0).float()
 
 
-def content_free(model: PromptedModel) -> list[EncodedRow]:
+def content_free(model: PromptedModel, pool: DemonstrationPool | None = None) -> list[EncodedRow]:
     """Encode the prompts without content, those left out that have no token at all.
 
     A causal LM's template that begins with its only field leaves nothing to read where the field is empty.
     """
     rows = [Row(dict.fromkeys(model.template.fields, value), 0) for value in CONTENT_FREE]
-    encoded = [row for row in model.encode(rows) if row.ids]
+    encoded = [row for row in model.encode(rows, pool) if row.ids]
     if model.activations is not None:
         model.activations.add([row.ids for row in encoded], range(len(encoded)))
     return encoded

@@ -1,7 +1,5 @@
 """The objective: one candidate's whole migrate-and-evaluate cycle."""
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +17,15 @@ from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device,
 from promptgraft.objectives.calibration import calibrate
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
+from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
-from promptgraft.objectives.results import Evaluation, Result
+from promptgraft.objectives.results import Evaluation, Result, max_rss_bytes, mean
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
-from promptgraft.objectives.tasks import TASK_KINDS, Row, Task, all_labels, rows_hash
+from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError
 
@@ -53,11 +52,13 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
         self.spec = spec
-        self.target, self.source = load_tasks(spec)
+        self.target, self.source = load_tasks(spec.target, spec.source, spec.split_seed)
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
         self.stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
+        self._pools = Pools(self.target, self.source, spec.space)
+        self._model_in_use: PromptedModel | None = None
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
         self.labels = all_labels(self.target, self.source)
         self._weights_hash: str | None = None
@@ -68,6 +69,7 @@ class Objective:
         space = self.spec.space
         if all(template.id != known.id for known in space.templates):
             self.spec = replace(self.spec, space=replace(space, templates=(*space.templates, template)))
+            self._pools = Pools(self.target, self.source, self.spec.space)
 
     def evaluate(self, candidate: Candidate, seed: int) -> Result:
         """Run the whole cycle and return its outcome."""
@@ -75,13 +77,16 @@ class Objective:
         assert last.result is not None
         return last.result
 
-    def score(self, candidate: Candidate, delta: Mapping[str, Tensor], rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    def score(
+        self, candidate: Candidate, delta: Mapping[str, Tensor], rows: Sequence[Row], seed: int | None = None
+    ) -> npt.NDArray[np.float32]:
         """Score rows of the target with a trained state, or with the pretrained weights alone.
 
         Args:
             candidate: What is attached.
             delta: A result's `delta`, with its calibration; empty for the pretrained weights.
             rows: The rows.
+            seed: Seed of the trial, which its demonstrations are drawn with; that of the splits if None.
 
         Returns:
             Logits, shape (len(rows), labels).
@@ -89,9 +94,10 @@ class Objective:
         (model,) = self.untrained([candidate])
         model.load(delta)
         labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
+        pool = self._pools.get(candidate, "target", self.spec.split_seed if seed is None else seed)
         if candidate.calibration != "none" and model.bias is None:
-            calibrate(model, model.encode(self._rows["target"]), labels, batch_size)
-        return model.score(model.encode(rows), labels, batch_size).numpy()
+            calibrate(model, model.encode(self._rows["target"], pool), labels, batch_size, pool)
+        return model.score(model.encode(rows, pool), labels, batch_size).numpy()
 
     def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
         """Return models with the pretrained weights, all on the one backbone: good for scoring only."""
@@ -127,6 +133,7 @@ class Objective:
         identity = self._identity(candidate, seed) if checkpoint else {}
         saved = checkpoint.load(identity) if checkpoint else None
         model, load_report = self._migrated(candidate, seed)
+        self._model_in_use = model
         done: list[Evaluation] = []
         best: _Best | None = None
         if saved is not None:
@@ -153,6 +160,13 @@ class Objective:
             if checkpoint is not None and checkpoint.is_due:
                 seconds = time.perf_counter() - started
                 checkpoint.save(identity, *self._state(model, trainer, done, best, seconds))
+
+    def example(self) -> str:
+        """Render the first validation row as the running cycle's model sees it, its label in brackets."""
+        model, row = self._model_in_use, self.target.validation[0]
+        assert model is not None, "a cycle must run"
+        pool = self._pools.get(model.candidate, "validation", model.seed)
+        return model.render(row.fields, pool).with_label(f"[{self.target.labels[row.label]}]")
 
     def _check_open(self, run: int) -> None:
         if run != self._run:
@@ -261,8 +275,10 @@ class Objective:
         assert self.source is not None
         settings = self.spec.source_training
         verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
+        pool = self._pools.get(candidate, "source", seed)
         return {
             "stage": "source",
+            **({"demonstrations": pool.content} if pool else {}),
             "backbone": self._backbone_hash(),
             "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
@@ -300,7 +316,16 @@ class Objective:
 
     def _encoded(self, model: PromptedModel, part: str, seed: int | None = None) -> list[EncodedRow]:
         """Return the token ids of rows; those trained on are laid out in the order in which they are drawn."""
-        rows = self._rows[part]
+        encoded = self._ids(model, part)
+        if model.activations is not None:
+            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+            order = by_length if seed is None else first_epoch(len(encoded), seed)
+            model.activations.add([row.ids for row in encoded], order)
+        return encoded
+
+    def _ids(self, model: PromptedModel, part: str) -> list[EncodedRow]:
+        """Return the token ids of rows, from the store if they are there."""
+        rows, pool = self._rows[part], self._pools.get(model.candidate, part, model.seed)
         content = {
             "stage": "encoded",
             "backbone": self._backbone_hash(),
@@ -309,14 +334,10 @@ class Objective:
             "template": model.template.text,
             "masks": model.reader.masks,
             "rows": self._hashes[part],
+            **({"demonstrations": pool.content} if pool else {}),
         }
         key = StageKey.of(content)
-        encoded = EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows))))
-        if model.activations is not None:
-            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-            order = by_length if seed is None else first_epoch(len(encoded), seed)
-            model.activations.add([row.ids for row in encoded], order)
-        return encoded
+        return EncodedRow.unpack(self.stages.get(key, lambda: EncodedRow.pack(model.encode(rows, pool))))
 
     def _model(self, candidate: Candidate, seed: int) -> PromptedModel:
         space = self.spec.space
@@ -335,10 +356,11 @@ class Objective:
         """Train, and evaluate on the way; before the first update too if `first`."""
         validation = self._encoded(model, "validation")
         labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
+        pool = self._pools.get(model.candidate, "target", model.seed)
         updates: list[Update] = []
 
         def evaluate() -> tuple[Evaluation, npt.NDArray[np.float32]]:
-            calibrate(model, trainer.target.rows if trainer.target else (), labels, batch_size)
+            calibrate(model, trainer.target.rows if trainer.target else (), labels, batch_size, pool)
             logits = model.score(validation, labels, batch_size).numpy()
             if not np.isfinite(logits).all():
                 raise TrialError(f"the validation logits are not finite at step {trainer.step}")
@@ -348,8 +370,8 @@ class Objective:
                 metrics[self.spec.metric],
                 metrics,
                 self.target.confusion(logits, self.target.validation),
-                _mean([update.source_loss for update in updates]),
-                _mean([update.target_loss for update in updates]),
+                mean([update.source_loss for update in updates]),
+                mean([update.target_loss for update in updates]),
             )
             updates.clear()
             return evaluation, logits
@@ -368,7 +390,7 @@ class Objective:
 
     def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
         changed = [*load_report.loaded, *model.trainable(), *model.attached()]
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        shown = self._ids(model, "validation") if model.candidate.demonstrations.count else []
         return Result(
             value=best.evaluation.value,
             step=best.evaluation.step,
@@ -378,27 +400,8 @@ class Objective:
             delta=model.snapshot(list(dict.fromkeys(changed))),
             load_report=load_report,
             trainable_parameters=model.trainable_parameters,
-            prompt_tokens=model.prompt_tokens,
+            prompt_tokens=model.prompt_tokens(shown),
+            demonstrations=mean([row.demonstrations for row in shown]) or 0.0,
             seconds=time.perf_counter() - started,
-            max_rss_bytes=rss if sys.platform == "darwin" else rss * 1024,
+            max_rss_bytes=max_rss_bytes(),
         )
-
-
-def load_tasks(spec: ObjectiveSpec) -> tuple[Task, Task | None]:
-    """Load the study's tasks, cleaned, split and free of duplicates between them.
-
-    Returns:
-        The target, and the source if the study names one.
-
-    Raises:
-        InvalidInputError: If the data can't serve.
-    """
-    target = TASK_KINDS[spec.target.kind].load_target(spec.target, spec.split_seed)
-    if spec.source is None:
-        return target, None
-    return target, TASK_KINDS[spec.source.kind].load_source(spec.source, spec.split_seed, target)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers else None

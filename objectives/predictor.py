@@ -70,6 +70,7 @@ class Predictor:
         self._model = PromptedModel(
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
         )
+        self._pool = self.manifest.pool()
         self._model.load(load_file(folder / DELTA_FILE))
         if candidate.calibration != "none" and self._model.bias is None:
             raise InvalidInputError(
@@ -91,7 +92,7 @@ class Predictor:
         Returns:
             Logits, shape (len(rows), len(labels)).
         """
-        encoded = self._model.encode([Row(fields, 0) for fields in rows])
+        encoded = self._model.encode([Row(fields, 0) for fields in rows], self._pool)
         result: npt.NDArray[np.float32] = self._model.score(
             encoded, self.labels, self.manifest.evaluation_batch_size
         ).numpy()

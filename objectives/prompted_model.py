@@ -1,7 +1,7 @@
 """A backbone with a candidate's soft prompt and reader attached: what one trial trains."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.batching import split_by_length
+from promptgraft.objectives.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
@@ -22,29 +23,52 @@ _BIAS = "calibration.bias"
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One prompt as token ids, with the index of its label."""
+    """One prompt as token ids, with the index of its label.
+
+    Attributes:
+        ids: Token ids.
+        label: Index of the label.
+        demonstrations: How many stand in front of the row's own prompt.
+        demonstration_tokens: How many of the tokens are theirs.
+    """
 
     ids: tuple[int, ...]
     label: int
+    demonstrations: int = 0
+    demonstration_tokens: int = 0
 
     @classmethod
     def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
-        """Put rows into tensors: `ids` of all rows in one, `lengths` and `labels` of shape (rows,)."""
-        return {
-            "ids": torch.tensor([token for row in rows for token in row.ids], dtype=torch.int32),
-            "lengths": torch.tensor([len(row.ids) for row in rows], dtype=torch.int32),
-            "labels": torch.tensor([row.label for row in rows], dtype=torch.int32),
+        """Put rows into tensors: `ids` of all rows in one, the others of shape (rows,)."""
+        numbers = {
+            "ids": [token for row in rows for token in row.ids],
+            "lengths": [len(row.ids) for row in rows],
+            "labels": [row.label for row in rows],
         }
+        if any(row.demonstrations for row in rows):
+            numbers["demonstrations"] = [row.demonstrations for row in rows]
+            numbers["demonstration_tokens"] = [row.demonstration_tokens for row in rows]
+        return {name: torch.tensor(values, dtype=torch.int32) for name, values in numbers.items()}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor]) -> "list[EncodedRow]":
         """Take rows out of tensors; see `pack`."""
         ids, ends = tensors["ids"].tolist(), tensors["lengths"].cumsum(0).tolist()
-        spans = pairwise([0, *ends])
+        none = torch.zeros_like(tensors["labels"])
+        columns = ("labels", "demonstrations", "demonstration_tokens")
+        numbers = zip(*(tensors.get(name, none).tolist() for name in columns), strict=True)
         return [
-            cls(tuple(ids[start:end]), label)
-            for (start, end), label in zip(spans, tensors["labels"].tolist(), strict=True)
+            cls(tuple(ids[start:end]), *own) for (start, end), own in zip(pairwise([0, *ends]), numbers, strict=True)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A prompt that has no more tokens than it may; see `EncodedRow`."""
+
+    prompt: RenderedPrompt
+    ids: list[int]
+    demonstrations: int = 0
 
 
 class PromptedModel:
@@ -78,8 +102,14 @@ class PromptedModel:
         self.backbone = backbone
         self.candidate = candidate
         self.template = template
+        self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
+        if candidate.demonstrations.count and not backbone.causal:
+            raise InvalidInputError(
+                f"demonstrations.count is {candidate.demonstrations.count}, but only causal LMs take any, and "
+                f"{backbone.spec.path} is of family {backbone.family!r}; set it to 0"
+            )
         self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
@@ -159,11 +189,15 @@ class PromptedModel:
         """Number of weights that training changes."""
         return sum(parameter.numel() for parameter in self.trainable().values())
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of a prompt whose fields are empty, special ones included, and of the soft prompt."""
+    def prompt_tokens(self, rows: "Sequence[EncodedRow]" = ()) -> int:
+        """Count the tokens of a prompt whose fields are empty, special ones included, and of the soft prompt.
+
+        Args:
+            rows: Encoded rows over which the tokens of demonstrations are averaged, if there are any.
+        """
         empty = self.template.render(dict.fromkeys(self.template.fields, ""))
-        return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length
+        shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
+        return len(self.reader.encode(empty)) + self.stack.length + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU, and with them what calibration takes off their scores."""
@@ -180,23 +214,54 @@ class PromptedModel:
                 if name != _BIAS:
                     weights[name].copy_(value)
 
-    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
-        """Render and tokenize rows, cutting the longest field where a prompt has too many tokens."""
-        return [EncodedRow(tuple(self._encode(row.fields)), row.label) for row in rows]
+    def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
+        """Render and tokenize rows.
 
-    def render(self, fields: Mapping[str, str]) -> RenderedPrompt:
-        """Render the prompt that the model sees for these fields."""
-        return self.template.render(self._fit(fields)[0])
+        Where a prompt has too many tokens, it gets those of its demonstrations that fit, tried in the order in which
+        they were chosen; where it has too many without any, its longest field is cut.
 
-    def _encode(self, fields: Mapping[str, str]) -> list[int]:
-        return self._fit(fields)[1]
+        Args:
+            rows: The rows.
+            pool: Their demonstrations, if the candidate has any.
+        """
+        return [self._encoded(row, pool) for row in rows]
 
-    def _fit(self, fields: Mapping[str, str]) -> tuple[Mapping[str, str], list[int]]:
+    def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
+        """Render the prompt that the model sees for these fields; see `encode`."""
+        return self._fit(fields, pool)[0].prompt
+
+    def _encoded(self, row: Row, pool: DemonstrationPool | None) -> EncodedRow:
+        whole, own = self._fit(row.fields, pool)
+        return EncodedRow(tuple(whole.ids), row.label, whole.demonstrations, len(whole.ids) - len(own.ids))
+
+    def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
+        """Return the whole prompt, and the row's own part of it."""
+        assert (pool is not None) == (self.candidate.demonstrations.count > 0)
+        own = self._fit_own(fields)
+        if pool is None:
+            return own, own
+        chosen = pool.choose(fields)
+        whole = self._behind(pool, chosen, own)
+        if len(whole.ids) <= self.backbone.spec.max_tokens:
+            return whole, own
+        whole, kept = own, list[Demonstration]()
+        for demonstration in chosen:
+            longer = self._behind(pool, [*kept, demonstration], own)
+            if len(longer.ids) <= self.backbone.spec.max_tokens:
+                whole, kept = longer, [*kept, demonstration]
+        return whole, own
+
+    def _behind(self, pool: DemonstrationPool, chosen: Sequence[Demonstration], own: _Fitted) -> _Fitted:
+        prompt = replace(own.prompt, before=pool.text(chosen) + own.prompt.before)
+        return _Fitted(prompt, self.reader.encode(prompt), len(chosen))
+
+    def _fit_own(self, fields: Mapping[str, str]) -> _Fitted:
         limit = self.backbone.spec.max_tokens
         while True:
-            ids = self.reader.encode(self.template.render(fields))
+            prompt = self.template.render(fields)
+            ids = self.reader.encode(prompt)
             if len(ids) <= limit:
-                return fields, ids
+                return _Fitted(prompt, ids)
             fields = self._shorten(fields, len(ids) - limit)
 
     def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:

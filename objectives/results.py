@@ -1,6 +1,8 @@
 """What a migrate-and-evaluate cycle hands out: an evaluation every few updates, a result at the end."""
 
-from collections.abc import Mapping
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,11 +27,13 @@ class Result:
             `calibration.bias` too: what is taken off the logits, shape (labels,).
         load_report: What the migration did with each weight.
         trainable_parameters: Number of weights that the target stage trained.
-        prompt_tokens: Tokens that the template adds to the text, and the soft prompt's.
+        prompt_tokens: Tokens that the template adds to the text, the soft prompt's, and those of the demonstrations:
+            their mean over validation rows, rounded.
         seconds: Wall time of the cycle, evaluations included.
         max_rss_bytes: Largest resident memory of this process so far.
         stages: What was found in the store of stages, and what was computed.
         resumed_at: Update at which a checkpoint was taken up; 0 if none was.
+        demonstrations: How many a validation row was shown, on average: fewer than asked for where not all fit.
     """
 
     value: float
@@ -45,6 +49,7 @@ class Result:
     max_rss_bytes: int
     stages: StageUse = field(default_factory=StageUse)
     resumed_at: int = 0
+    demonstrations: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,15 @@ class Evaluation:
     source_loss: float | None
     target_loss: float | None
     result: Result | None = None
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that there are; None if there are none."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def max_rss_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024

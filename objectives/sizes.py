@@ -8,9 +8,11 @@ import torch
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES
-from promptgraft.objectives.prompted_model import PromptedModel
+from promptgraft.objectives.demonstrations import Pools
+from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.specs import BackboneSpec
-from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt
+from promptgraft.objectives.tasks import Task
+from promptgraft.spaces import Adapter, Candidate, Demonstrations, SearchSpace, SoftPrompt
 
 
 class Sizes:
@@ -20,18 +22,29 @@ class Sizes:
         backbone: The pretrained model; its configuration and tokenizer are read, its weights are not.
         space: The search space; templates and verbalizers are looked up in it.
         labels: Labels of both tasks.
+        target: The target task; its rows decide how long demonstrations are. Not needed where there are none.
+        seed: The trials' seed, which demonstrations are drawn with.
 
     Raises:
         InvalidInputError: If the backbone can't serve.
     """
 
-    def __init__(self, backbone: BackboneSpec, space: SearchSpace, labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        backbone: BackboneSpec,
+        space: SearchSpace,
+        labels: Sequence[str],
+        target: Task | None = None,
+        seed: int = 0,
+    ) -> None:
         self.space = space
+        self.target = target
+        self.seed = seed
         self.labels = tuple(labels)
         # How it computes changes no size, and may need what this machine lacks.
         plain = replace(backbone.in_float32(), attn_implementation=None, device_map=None)
         self._backbone = BACKBONES[backbone.family](plain, torch.device("meta"))
-        self._tokens: dict[tuple[str, str], int] = {}
+        self._tokens: dict[tuple[str, str, Demonstrations], int] = {}
         self._parameters: dict[tuple[str, int, int, Adapter], int] = {}
 
     def prompt_tokens(self, candidate: Candidate) -> int:
@@ -41,10 +54,11 @@ class Sizes:
             InvalidInputError: If the backbone can't do what the candidate asks.
         """
         candidate = candidate.canonical(self.space.facts)
-        key = (candidate.template, candidate.verbalizer)
+        key = (candidate.template, candidate.verbalizer, candidate.demonstrations)
         if key not in self._tokens:
             bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter())
-            self._tokens[key] = self._model(bare).prompt_tokens
+            model = self._model(bare)
+            self._tokens[key] = model.prompt_tokens(self._shown(model))
         return self._tokens[key] + candidate.soft_prompt.length
 
     def trainable_parameters(self, candidate: Candidate) -> int:
@@ -61,6 +75,14 @@ class Sizes:
             soft = SoftPrompt(length, "vocabulary", "suffix")
             self._parameters[key] = self._model(replace(candidate, soft_prompt=soft)).trainable_parameters
         return self._parameters[key]
+
+    def _shown(self, model: PromptedModel) -> list[EncodedRow]:
+        """Encode validation rows with their demonstrations; none if the candidate has no demonstrations."""
+        if not model.candidate.demonstrations.count:
+            return []
+        assert self.target is not None, "demonstrations are rows of the target"
+        pool = Pools(self.target, None, self.space).get(model.candidate, "validation", self.seed)
+        return model.encode(self.target.validation, pool)
 
     def _model(self, candidate: Candidate) -> PromptedModel:
         self._backbone.restore()

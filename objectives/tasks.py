@@ -148,6 +148,26 @@ def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:
 TASK_KINDS: Registry[type[Task]] = Registry("task kind")
 
 
+def load_tasks(target: TaskSpec, source: TaskSpec | None, seed: int) -> tuple[Task, Task | None]:
+    """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
+
+    Args:
+        target: The target task.
+        source: The source task, if there is one.
+        seed: Seed of the splits.
+
+    Returns:
+        Both tasks.
+
+    Raises:
+        InvalidInputError: If the data can't serve.
+    """
+    loaded = TASK_KINDS[target.kind].load_target(target, seed)
+    if source is None:
+        return loaded, None
+    return loaded, TASK_KINDS[source.kind].load_source(source, seed, loaded)
+
+
 def row_key(row: Row) -> str:
     """Return what makes two rows the same: their fields' text, white space and case aside."""
     return json.dumps({name: normalise(value) for name, value in sorted(row.fields.items())})

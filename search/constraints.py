@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 # The parameters, beside template and verbalizer, that a size depends on. It grows with each number but `frozen_layers`,
 # with which it shrinks, and `steps`, of which only 0 matters: the ends of a range hold the smallest.
-_SIZING = ("head", "soft_prompt.length", "frozen_layers", "adapter.method", "adapter.rank", "steps")
+_SIZING = (
+    "head",
+    "soft_prompt.length",
+    "demonstrations.count",
+    "frozen_layers",
+    "adapter.method",
+    "adapter.rank",
+    "steps",
+)
 _POOLS = ("template", "verbalizer")
 
 

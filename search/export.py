@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.objectives.bundle import BackboneReference, Manifest, write_bundle
+from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, write_bundle
+from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
@@ -106,6 +107,7 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     source_labels = study.source.labels if study.source else ()
+    pool = Pools(study.target, None, space).get(candidate, "target", study.file.seed)
     prefix = "validation_"
     measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
@@ -128,6 +130,7 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
         metrics={"validation": score["metrics"] if score else measured},
+        demonstrations=demonstration_rows(pool, study.target.labels),
     )
 
 
@@ -162,6 +165,12 @@ def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:
     return [winner, *controls]
 
 
+def _shown_rows(manifest: Manifest) -> list[str]:
+    """Say that the bundle holds training rows, which not everyone may see."""
+    count = len(manifest.demonstrations)
+    return [f"`manifest.json` holds {count} training rows in clear text, for demonstrations.", ""] if count else []
+
+
 def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOut, ...]) -> str:
     """Write the model card, in Hugging Face's format."""
     metric = study.file.metric
@@ -189,6 +198,7 @@ def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOut, ...]) -> st
         manifest.template["text"],
         "```",
         "",
+        *_shown_rows(manifest),
         "## Data",
         "",
         f"Trained on {len(study.target.train)} target rows"

@@ -138,6 +138,8 @@ class CostModel:
             "steps": math.log1p(candidate.steps),
             "batch": math.log(candidate.batch_size),
         }
+        if candidate.demonstrations.count:
+            found["demonstrations"] = math.log1p(candidate.demonstrations.count)
         if candidate.alpha > 0:
             found["source rows"] = 1.0
         if candidate.calibration != "none":  # Left out at the default: forecasts of older studies stay as they were.
@@ -157,4 +159,5 @@ class CostModel:
 def _source(candidate: Candidate) -> tuple[object, ...]:
     """Return what decides which source stage a candidate needs."""
     prompt = candidate.soft_prompt if candidate.soft_prompt.init == "source" else None
-    return (candidate.template, candidate.verbalizer, candidate.head, candidate.source_steps, prompt)
+    shown = candidate.demonstrations
+    return (candidate.template, candidate.verbalizer, candidate.head, candidate.source_steps, prompt, shown)

@@ -117,6 +117,7 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
     last = reports[-1]
     soft = candidate.soft_prompt
     place = f"{soft.length} soft tokens, {soft.place}, from {soft.init}" if soft.length else "no soft prompt"
+    place += _demonstrations(candidate, last)
     adapter = candidate.adapter
     if adapter.method != "none":
         place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
@@ -156,6 +157,17 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
     if last.summary:
         lines += ["", f"Migration: {last.summary['load_report']}."]
     return "\n".join(lines)
+
+
+def _demonstrations(candidate: Candidate, last: Report) -> str:
+    """Name a candidate's demonstrations, and how many fit if it is known."""
+    settings = candidate.demonstrations
+    if not settings.count:
+        return ""
+    order = f", order {settings.order}" if settings.count > 1 else ""
+    fit = last.summary.get("demonstrations", settings.count)
+    cut = "" if fit == settings.count else f", of which {fit:g} fit on average"
+    return f", {settings.count} demonstrations ({settings.choice}{order}{cut})"
 
 
 def _task_row(name: str, path: str, task: Task) -> str:

@@ -26,7 +26,7 @@ class Report:
         target_loss: The same for L_t.
         final: Whether the trial is over.
         failure: Why it failed, if it did.
-        example: A validation row in the template, with its label in brackets.
+        example: A validation row as the model sees it, demonstrations included, with its label in brackets.
         interrupted: Whether the trial is not to blame for its failure, so that it may run again.
         prompt: Figures of its prompt, known before it is trained.
         cost: What the trial took and what the store of stages saved it, up to now.

@@ -33,7 +33,7 @@ from promptgraft.spaces import (
 )
 from promptgraft.spaces.dimensions import DIMENSIONS
 from promptgraft.spaces.errors import did_you_mean
-from promptgraft.spaces.search_space import check_parameter
+from promptgraft.spaces.search_space import check_parameter, extremes
 
 T = TypeVar("T")
 
@@ -105,9 +105,7 @@ class _Reader:
         constraints = None
         if not self.problems and space is not None and target is not None:
             objective = self._objective(file, space)
-            constraints = self._attempt(
-                ("constraints",), lambda: _constraints(file, objective, all_labels(target, source))
-            )
+            constraints = self._attempt(("constraints",), lambda: _constraints(file, objective, target, source))
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
         return Study(self.yaml.path.resolve(), file, objective, target, source, constraints)
@@ -184,7 +182,7 @@ class _Reader:
                 templates += [template for template in imported.templates if template.text not in texts]
                 known = [entry.words for entry in verbalizers if entry]
                 verbalizers += [entry for entry in imported.verbalizers if entry.words not in known]
-        parameters = self._parameters(file, facts)
+        parameters = self._parameters(file, facts, [task for task in (target, source) if task])
         self._check_growth(file)
         if len(self.problems) > before:
             return None
@@ -232,7 +230,7 @@ class _Reader:
             template.check_label_last()
         return template
 
-    def _parameters(self, file: StudyFile, facts: StudyFacts) -> list[Parameter]:
+    def _parameters(self, file: StudyFile, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
         parameters = []
         for name, dimension in DIMENSIONS.items():
@@ -250,6 +248,8 @@ class _Reader:
                 parameters.append(parameter)
                 if name == "soft_prompt.place":
                     _check_masks(file, parameter)
+                if name == "demonstrations.count":
+                    _check_demonstrations(file, parameter, tasks)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
@@ -317,13 +317,14 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str])
     return verbalizer
 
 
-def _constraints(file: StudyFile, objective: ObjectiveSpec, labels: tuple[str, ...]) -> Constraints | None:
+def _constraints(file: StudyFile, objective: ObjectiveSpec, target: Task, source: Task | None) -> Constraints | None:
     """Build the study's constraints and see that there is a candidate within them; None if it has none."""
     if not file.constraints.model_dump(exclude_none=True):
         return None
     from promptgraft.objectives.sizes import Sizes
 
-    constraints = Constraints(file.constraints, Sizes(objective.backbone, objective.space, labels))
+    sizes = Sizes(objective.backbone, objective.space, all_labels(target, source), target, file.seed)
+    constraints = Constraints(file.constraints, sizes)
     constraints.check(objective.space)
     return constraints
 
@@ -337,6 +338,22 @@ def _check_masks(file: StudyFile, place: Parameter) -> None:
         raise InvalidInputError(
             f"{late[0]!r} needs masks that backbone.attn_implementation {attention!r} can't take; "
             f"leave it out, or use {' or '.join(MASKED_ATTENTION)}"
+        )
+
+
+def _check_demonstrations(file: StudyFile, count: Parameter, tasks: list[Task]) -> None:
+    """Refuse demonstrations that the backbone doesn't take, or that a task hasn't enough rows for."""
+    largest, family = max(int(value) for value in extremes(count)), file.backbone.family
+    if largest and family != "causal_lm":
+        raise InvalidInputError(
+            f"{count.name} is {largest}, but only causal LMs take demonstrations and backbone.family is {family!r}; "
+            "leave it out, or use a backbone of family 'causal_lm'"
+        )
+    rows = min((len(task.train) for task in tasks), default=largest + 1)
+    if largest >= rows:
+        raise InvalidInputError(
+            f"{count.name} must lie in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
+            f"demonstration) but got {largest}; lower it, or raise train_rows"
         )
 
 

@@ -137,6 +137,14 @@ class ParameterSection(Section):
 Searched = Annotated[ParameterSection | None, BeforeValidator(_range_or_choices)]
 
 
+class DemonstrationsSection(Section):
+    """Labelled training rows in front of the prompt."""
+
+    count: Searched = None
+    choice: Searched = None
+    order: Searched = None
+
+
 class SoftPromptSection(Section):
     """The soft prompt's parameters."""
 
@@ -179,6 +187,7 @@ class SpaceSection(Section):
     grow: GrowSection | None = None
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Name -> label -> words.")
     head: Searched = None
+    demonstrations: DemonstrationsSection = DemonstrationsSection()
     soft_prompt: SoftPromptSection = SoftPromptSection()
     frozen_layers: Searched = None
     adapter: AdapterSection = AdapterSection()
@@ -195,7 +204,7 @@ class SpaceSection(Section):
         found: dict[tuple[str, ...], ParameterSection | None] = {}
         for name in type(self).model_fields:
             section = getattr(self, name)
-            if isinstance(section, SoftPromptSection | AdapterSection):
+            if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection):
                 found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
             elif name not in ("templates", "promptsource", "grow", "verbalizers"):
                 found[name,] = section

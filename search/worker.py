@@ -102,6 +102,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 "prompt_tokens": result.prompt_tokens,
                 "load_report": result.load_report.summary(),
             }
+            if self._candidate.demonstrations.count:
+                summary["demonstrations"] = round(result.demonstrations, 2)
         shown = result or evaluation
         return Report(
             step=evaluation.step,
@@ -111,7 +113,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             source_loss=evaluation.source_loss,
             target_loss=evaluation.target_loss,
             final=result is not None,
-            example=self._example(),
+            example=self._objective.example(),
             prompt=self._prompt,
             cost=self._cost(evaluation),
             summary=summary | ({"value": result.value} if result else {}),
@@ -127,12 +129,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             "stages_computed": use.misses,
             "seconds_saved": round(use.saved_s, 3),
         }
-
-    def _example(self) -> str:
-        row = self._objective.target.validation[0]
-        template = self._objective.spec.space.template(self._candidate.template)
-        prompt = template.render(row.fields)
-        return prompt.with_label(f"[{self._objective.target.labels[row.label]}]")
 
     def _save(self, evaluation: "Evaluation") -> None:
         """Keep the weights and the validation logits of a finished trial."""

@@ -1,6 +1,6 @@
 """What can be tried: templates, label words and parameters, and the candidates drawn from them."""
 
-from promptgraft.spaces.candidates import Adapter, Candidate, SoftPrompt, StudyFacts
+from promptgraft.spaces.candidates import Adapter, Candidate, Demonstrations, SoftPrompt, StudyFacts
 from promptgraft.spaces.errors import InvalidInputError, PromptgraftError, TrialError
 from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter
 from promptgraft.spaces.search_space import SearchSpace
@@ -14,6 +14,7 @@ __all__ = [
     "Categorical",
     "Condition",
     "Constant",
+    "Demonstrations",
     "Float",
     "Integer",
     "InvalidInputError",

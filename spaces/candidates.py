@@ -69,6 +69,24 @@ class Adapter:
     rank: int = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """Labelled training rows in front of a row's own prompt, as in-context examples; causal LMs only.
+
+    Attributes:
+        count: How many, at most: those that don't fit in `max_tokens` are left out.
+        choice: Which ones: `random` (the same for all rows), `balanced` (the same, labels taking turns) or `nearest`
+            (by cosine of TF-IDF vectors, for each row its own; after Liu et al. 2022, arXiv:2101.06804).
+        order: `random`, `alternating` (labels take turns: those near the end are favoured, Zhao et al. 2021,
+            arXiv:2102.09690) or `nearest_last` (the nearest by TF-IDF stands next to the row; Liu et al.). Results
+            depend much on it (Lu et al. 2022, arXiv:2104.08786).
+    """
+
+    count: int = 0
+    choice: str = "balanced"
+    order: str = "random"
+
+
 def parse_place(place: str) -> int | None:
     """Read a soft prompt's place.
 
@@ -97,7 +115,8 @@ class Candidate:
         verbalizer: Id of the verbalizer; empty where no label words are used.
         head: How an encoder is read out: `label_words` (cosine to embeddings that start as the label
             words') or `linear`. Language models know only `label_words`.
-        soft_prompt: The soft prompt.
+        demonstrations: Labelled rows in front of the prompt.
+        soft_prompt: The soft prompt; before the demonstrations where its place is `prefix`.
         frozen_layers: 0 trains everything; k freezes the embeddings and layers 0..k-1; N freezes all.
         adapter: Trained in place of all that isn't frozen; the weights themselves stay as they are.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
@@ -114,6 +133,7 @@ class Candidate:
     template: str
     verbalizer: str
     head: str = "label_words"
+    demonstrations: Demonstrations = field(default_factory=Demonstrations)
     soft_prompt: SoftPrompt = field(default_factory=SoftPrompt)
     frozen_layers: int = 0
     adapter: Adapter = field(default_factory=Adapter)
@@ -134,7 +154,11 @@ class Candidate:
         Returns:
             The candidate that stands for all those with the same outcome.
         """
-        changes: dict[str, Scalar | SoftPrompt | Adapter] = {}
+        changes: dict[str, Scalar | Demonstrations | SoftPrompt | Adapter] = {}
+        if not self.demonstrations.count:
+            changes["demonstrations"] = Demonstrations()
+        elif self.demonstrations.count == 1:
+            changes["demonstrations"] = replace(self.demonstrations, order=Demonstrations().order)
         if not self.soft_prompt.length:
             changes["soft_prompt"] = SoftPrompt()
         elif self.soft_prompt.init == "source" and not (facts.has_source and self.source_steps):
@@ -165,8 +189,9 @@ class Candidate:
     def key(self) -> str:
         """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
         content = asdict(self)
-        if self.adapter == Adapter():
-            del content["adapter"]  # Studies from before there were adapters keep their keys.
+        for group in _LATER_GROUPS:
+            if getattr(self, group) == GROUPS[group]():
+                del content[group]  # Studies from before there was such a thing keep their keys.
         if self.calibration == DEFAULTS["calibration"]:
             del content["calibration"]  # Likewise.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -177,6 +202,8 @@ class Candidate:
         if self.calibration == DEFAULTS["calibration"]:
             del values["calibration"]  # Checkpoints from before there was calibration are gone on with.
         for group in GROUPS:
+            if group == "demonstrations" and not self.demonstrations.count:
+                continue  # Checkpoints from before there were any are known by this.
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
         return values
 
@@ -200,7 +227,12 @@ class Candidate:
 
 
 # Fields that have fields of their own.
-GROUPS: Mapping[str, type[SoftPrompt] | type[Adapter]] = {"soft_prompt": SoftPrompt, "adapter": Adapter}
+GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = {
+    "demonstrations": Demonstrations,
+    "soft_prompt": SoftPrompt,
+    "adapter": Adapter,
+}
+_LATER_GROUPS = ("demonstrations", "adapter")
 
 DEFAULTS: Mapping[str, Scalar] = {
     f.name: cast(Scalar, f.default) for f in fields(Candidate) if f.name not in ("template", "verbalizer", *GROUPS)

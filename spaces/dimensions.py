@@ -94,6 +94,8 @@ class Dimension:
         return Float(self.name, float(first), float(last), step, log, when)
 
 
+_HAS_DEMONSTRATIONS = Condition("demonstrations.count", above=0)
+_HAS_AN_ORDER = Condition("demonstrations.count", above=1)
 _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 
 # In the order in which a trial suggests them: a condition may look only at what stands before it.
@@ -101,6 +103,9 @@ DIMENSIONS: Mapping[str, Dimension] = {
     dimension.name: dimension
     for dimension in (
         Dimension("head", str, options=("label_words", "linear")),
+        Dimension("demonstrations.count", int, low=0, high=1000),
+        Dimension("demonstrations.choice", str, options=("random", "balanced", "nearest"), when=_HAS_DEMONSTRATIONS),
+        Dimension("demonstrations.order", str, options=("random", "alternating", "nearest_last"), when=_HAS_AN_ORDER),
         Dimension("soft_prompt.length", int, low=0, high=1000),
         Dimension(
             "soft_prompt.init", str, options=("vocabulary", "label_words", "template", "source"), when=_HAS_SOFT_PROMPT

@@ -103,7 +103,7 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
     """
     if parameter.name not in DIMENSIONS:
         raise InvalidInputError(f"unknown parameter {parameter.name!r}; {did_you_mean(parameter.name, DIMENSIONS)}")
-    for value in _extremes(parameter):
+    for value in extremes(parameter):
         if parameter.name == "frozen_layers" and isinstance(value, int) and value > facts.n_layers:
             raise InvalidInputError(
                 f"frozen_layers must lie in [0, {facts.n_layers}] (the backbone has {facts.n_layers} layers) "
@@ -124,7 +124,8 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
 
 
-def _extremes(parameter: Parameter) -> tuple[Scalar, ...]:
+def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
+    """Return a parameter's choices, or the ends of its range."""
     if isinstance(parameter, Constant):
         return (parameter.value,)
     if isinstance(parameter, Categorical):

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from promptgraft.objectives.bundle import BackboneReference, Manifest, read_manifest, write_bundle
+from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, read_manifest, write_bundle
+from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
+from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model
 
 PREDICT = """
@@ -37,6 +38,8 @@ CASES = [
     ("encoder", Candidate("", "", adapter=Adapter("lora", 2), frozen_layers=4, steps=2)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=30, steps=1)),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1)),
+    ("causal_lm", Candidate("", "", demonstrations=Demonstrations(2, "nearest", "nearest_last"), steps=0)),
+    ("causal_lm", Candidate("", "", demonstrations=Demonstrations(2), frozen_layers=29, steps=1)),
     ("masked_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
 ]
 
@@ -62,6 +65,9 @@ def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: C
         ),
         evaluation_batch_size=spec.evaluation_batch_size,
         metrics={"validation": dict(result.metrics)},
+        demonstrations=demonstration_rows(
+            Pools(objective.target, None, spec.space).get(candidate, "target", 0), objective.target.labels
+        ),
     )
     write_bundle(folder, manifest, result.delta, "# card\n")
     return result.logits
@@ -132,3 +138,50 @@ def test_another_backbone_is_refused(bundle: Path) -> None:
 
     with pytest.raises(InvalidInputError, match="not the file that this bundle was trained with"):
         Predictor(bundle, backbone=real_model("encoder"))
+
+
+def without_a_line_of(folder: Path, copy: Path, field: str) -> Path:
+    """Copy a bundle and leave a field out of its manifest."""
+    import shutil
+
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    del content[field]
+    (copy / "manifest.json").write_text(json.dumps(content))
+    return copy
+
+
+def test_bundles_from_before_there_were_demonstrations_are_read(bundle: Path, tmp_path: Path) -> None:
+    from promptgraft.objectives.predictor import Predictor
+
+    rows = [{"text": "good"}, {"text": "bad"}]
+    old = without_a_line_of(bundle, tmp_path / "old", "demonstrations")
+    assert not any(name.startswith("demonstrations") for name in read_manifest(old).candidate)
+    assert np.array_equal(Predictor(old).logits(rows), Predictor(bundle).logits(rows))
+
+
+@pytest.mark.parametrize("settings", [Demonstrations(3), Demonstrations(2, "nearest"), Demonstrations(2, "random")])
+def test_a_bundle_shows_what_the_trial_showed_even_to_training_rows(
+    settings: Demonstrations,
+    make_spec: Callable[..., ObjectiveSpec],
+    tiny_models: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    from promptgraft.objectives.predictor import Predictor
+
+    spec = make_spec(tiny_models["causal_lm"], "causal_lm")
+    objective = Objective(spec)
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, demonstrations=settings, steps=0)
+    export(tmp_path / "bundle", spec, objective, candidate)
+    predictor = Predictor(tmp_path / "bundle")
+    rows = (*objective.target.train, *objective.target.test)
+    expected = objective.score(candidate, {}, rows)
+    assert np.array_equal(predictor.logits([row.fields for row in rows]), expected)
+    kept = {(row.fields["text"], row.label) for row in predictor.manifest.demonstrations}
+    labels = objective.target.labels
+    train = {(row.fields["text"], labels[row.label]) for row in objective.target.train}
+    assert kept <= train
+    assert (kept == train) is (settings.choice == "nearest")
+    damaged = without_a_line_of(tmp_path / "bundle", tmp_path / "damaged", "demonstrations")
+    with pytest.raises(InvalidInputError, match="there are 0 training rows"):
+        Predictor(damaged)

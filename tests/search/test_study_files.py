@@ -96,6 +96,25 @@ def test_late_prompts_want_attention_that_takes_masks(write_study: WriteStudy, t
     assert "'layer 1' needs masks that backbone.attn_implementation" in found["space.soft_prompt.place"]
 
 
+def test_demonstrations_want_a_causal_lm_and_enough_rows(write_study: WriteStudy, tiny_models: dict[str, str]) -> None:
+    found = problems(write_study(**space(demonstrations={"count": [0, 4], "choice": "nearest"})))
+    assert found.keys() == {"space.demonstrations.count"}
+    message = "demonstrations.count is 4, but only causal LMs take demonstrations and backbone.family is 'encoder'"
+    assert message in found["space.demonstrations.count"]
+    backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm"}
+    found = problems(write_study(backbone=backbone, **space(demonstrations={"count": {"low": 0, "high": 16}})))
+    assert "must lie in [0, 15] (a task has 16 training rows" in found["space.demonstrations.count"]
+    demonstrations = {"count": [0, 15], "choice": ["balanced", "nearest"], "order": "nearest_last"}
+    study = load_study(write_study(backbone=backbone, **space(demonstrations=demonstrations)))
+    names = [parameter.name for parameter in study.objective.space.parameters]
+    assert names == ["demonstrations.count", "demonstrations.choice", "demonstrations.order"]
+    assert load_study(write_study(**space(demonstrations={"count": 0}))).objective.space.parameters
+    assert (
+        "did you mean 'count'"
+        in problems(write_study(**space(demonstrations={"cuont": 2})))["space.demonstrations.cuont"]
+    )
+
+
 def test_all_mistakes_come_at_once_with_their_lines(write_study: WriteStudy) -> None:
     path = write_study(metric="acuracy", sampler="tpee", bugdet={}, **space(alpha=2, frozen_layers=7))
     found = problems(path)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, StudyFacts
+from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, StudyFacts
 
 ENCODER = StudyFacts(n_layers=6, has_head=True, has_source=True)
 CAUSAL = StudyFacts(n_layers=6, has_head=False, has_source=True)
@@ -44,6 +44,13 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
             replace(BASE, soft_prompt=SoftPrompt(4, "source")),
             replace(BASE, soft_prompt=SoftPrompt(4, "vocabulary")),
         ),
+        # No demonstrations: their choice and order can't matter; of one, the order can't.
+        (CAUSAL, replace(BASE, demonstrations=Demonstrations(0, "nearest", "alternating")), BASE),
+        (
+            CAUSAL,
+            replace(BASE, demonstrations=Demonstrations(1, "nearest", "nearest_last")),
+            replace(BASE, demonstrations=Demonstrations(1, "nearest")),
+        ),
         # No source task.
         (replace(ENCODER, has_source=False), replace(BASE, alpha=0.9, source_steps=5), replace(BASE, alpha=0.0)),
     ],
@@ -57,6 +64,21 @@ def test_equivalent_candidates_are_one(facts: StudyFacts, first: Candidate, seco
 def test_knobs_that_matter_survive() -> None:
     assert BASE.canonical(ENCODER) == BASE
     assert replace(BASE, alpha=0.25).key != BASE.key
+
+
+def test_the_keys_of_candidates_that_are_stored_stay() -> None:
+    """As they were before there were demonstrations."""
+    assert BASE.key == "07f2d3e331df5bfe"
+    assert Candidate("t", "v", adapter=Adapter("lora", 4)).key == "cf71ca7d376b5841"
+    assert not any(name.startswith("demonstrations") for name in BASE.to_dict()), "nor do records and checkpoints"
+
+
+def test_demonstrations_make_another_candidate() -> None:
+    settings = [Demonstrations(2), Demonstrations(2, "nearest"), Demonstrations(2, "nearest", "nearest_last")]
+    found = [replace(BASE, demonstrations=entry).canonical(CAUSAL) for entry in settings]
+    assert len({BASE.key, *(candidate.key for candidate in found)}) == 4
+    for candidate in found:
+        assert Candidate.from_values(candidate.to_dict()) == candidate  # type: ignore[arg-type]
 
 
 def test_canonical_is_idempotent() -> None:

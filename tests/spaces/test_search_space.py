@@ -39,6 +39,21 @@ def test_a_conditional_parameter_exists_only_where_its_condition_holds() -> None
         assert ("soft_prompt.init" in trial.params) is expected
 
 
+def test_an_order_is_suggested_only_where_there_is_something_to_order() -> None:
+    study = optuna.create_study()
+    names = ("demonstrations.count", "demonstrations.choice", "demonstrations.order")
+    searched = space(
+        DIMENSIONS[names[0]].parameter([0, 1, 4], None, None, None, False, None),
+        DIMENSIONS[names[1]].parameter(["balanced", "nearest"], None, None, None, False, None),
+        DIMENSIONS[names[2]].parameter(["random", "nearest_last"], None, None, None, False, None),
+    )
+    for count, expected in ((0, names[:1]), (1, names[:2]), (4, names)):
+        study.enqueue_trial({names[0]: count})
+        trial = study.ask()
+        assert searched.suggest(trial).demonstrations.count == count  # type: ignore[arg-type]
+        assert tuple(name for name in trial.params if name in names) == expected
+
+
 def test_a_template_without_words_starts_no_soft_prompt() -> None:
     study = optuna.create_study()
     searched = space(Constant("soft_prompt.length", 4), Constant("soft_prompt.init", "template"))
@@ -103,6 +118,9 @@ def test_the_same_template_twice_is_refused() -> None:
         ("learning_rate", 0, r"\(0, ∞\)"),
         ("soft_prompt.init", "vocab", "did you mean 'vocabulary'"),
         ("soft_prompt.place", "above", "expected 'prefix'"),
+        ("demonstrations.count", -1, r"must lie in \[0, 1000\] but got -1"),
+        ("demonstrations.choice", "closest", "expected one of: random, balanced, nearest"),
+        ("demonstrations.order", "nearest_first", "did you mean 'nearest_last'"),
     ],
 )
 def test_dimensions_check_values(name: str, value: object, message: str) -> None:
