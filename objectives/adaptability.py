@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.stats import rankdata
+from torch import Tensor
 
 from promptgraft.objectives.first_looks import Pair, by_turns, look, untrained_models
 from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.stages import StageKey
+from promptgraft.objectives.tasks import Row, rows_hash
 from promptgraft.spaces import Candidate
 from promptgraft.spaces.form import form
 
@@ -30,7 +34,7 @@ class Adaptability:
 
 
 class PromptMeter:
-    """Measures the adaptability of a study's prompts, each once.
+    """Measures the adaptability of a study's prompts, each once: what it finds is a stage, shared by all workers.
 
     Args:
         objective: The study's objective; a cycle that is open on it ends when something is measured.
@@ -51,26 +55,44 @@ class PromptMeter:
         space = self.objective.spec.space
         names = [candidate.verbalizer] if candidate.verbalizer else [entry.id for entry in space.verbalizers]
         pairs: list[Pair] = [(candidate.template, name) for name in names]
-        self._measure_contents([pair for pair in pairs if pair not in self._contents])
         tokenizer = self.objective.backbone.tokenizer
         return Adaptability(
-            max(self._contents[pair] for pair in pairs),
+            max(self._content(pair) for pair in pairs),
             form(
                 space.template(candidate.template),
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
             ),
         )
 
-    def _measure_contents(self, pairs: Sequence[Pair]) -> None:
-        rows = by_turns(self.objective.target.train)[:CONTENT_ROWS]
-        models = untrained_models(self.objective, pairs)
+    def _content(self, pair: Pair) -> float:
+        """Return a prompt's content, from the store if it was measured before."""
+        if pair not in self._contents:
+            spec, rows = self.objective.spec, by_turns(self.objective.target.train)[:CONTENT_ROWS]
+            verbalizer = spec.space.verbalizer(pair[1])
+            key = {
+                "stage": "content",
+                "backbone": self.objective.backbone_hash(),
+                "family": spec.backbone.family,
+                "max_tokens": spec.backbone.max_tokens,
+                "numerics": spec.backbone.numerics,
+                "template": spec.space.template(pair[0]).text,
+                "verbalizer": {label: list(words) for label, words in verbalizer.words.items()},
+                "rows": rows_hash(rows),
+                "device": self.objective.backbone.device.type,
+            }
+            found = self.objective.stages.get(StageKey.of(key), lambda: self._measured(pair, rows))
+            self._contents[pair] = found["content"].item()
+        return self._contents[pair]
+
+    def _measured(self, pair: Pair, rows: Sequence[Row]) -> dict[str, Tensor]:
+        models = untrained_models(self.objective, [pair])
         size = self.objective.spec.evaluation_batch_size
-        logits: dict[Pair, list[npt.NDArray[np.float64]]] = {pair: [] for pair in pairs}
-        for start in range(0, len(rows) if pairs else 0, size):
-            for pair, scores in look(self.objective, models, rows[start : start + size]):
-                logits[pair].append(scores)
-        for pair, parts in logits.items():
-            self._contents[pair] = content(np.concatenate(parts), [row.label for row in rows])
+        parts = [
+            scores
+            for start in range(0, len(rows), size)
+            for _, scores in look(self.objective, models, rows[start : start + size])
+        ]
+        return {"content": torch.tensor(content(np.concatenate(parts), [row.label for row in rows]))}
 
 
 def content(logits: npt.NDArray[np.float64], labels: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""A round of growth: new templates from several sources, raced untrained, the best of them kept."""
+"""A round of growth: new templates from several sources, raced untrained, the best of them kept; and label words."""
 
 import random
 import re
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from promptgraft.objectives.first_looks import FirstLook, by_turns, race
+from promptgraft.objectives.label_words import search_label_words
 from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.tasks import Row
 from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, drafts
 from promptgraft.objectives.writers import Writer, WriterSpec
-from promptgraft.spaces import InvalidInputError, Template
+from promptgraft.spaces import InvalidInputError, Template, Verbalizer
 from promptgraft.spaces.templates import LABEL_FIELD
 
 # Drafts that are raced for each template that is kept, and drafts asked for at most for each of those.
@@ -31,11 +33,15 @@ class GrowthPlan:
         sources: Names of template sources.
         size: Templates to keep of a round.
         writer: The model that writes; the backbone, if it can, where None.
+        verbalizers: Verbalizers that are searched for the best template.
+        label_words: Words of each label in them.
     """
 
     sources: tuple[str, ...]
     size: int
     writer: WriterSpec | None = None
+    verbalizers: int = 0
+    label_words: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +67,14 @@ class Growth:
 
     Attributes:
         templates: Those that are new to the pool.
+        verbalizers: Likewise.
         looks: How all templates of the pool, old and new, do untrained.
         features: The same templates' features.
         drafted: Source -> drafts that were raced.
     """
 
     templates: tuple[Template, ...]
+    verbalizers: tuple[Verbalizer, ...]
     looks: tuple[FirstLook, ...]
     features: tuple[TemplateFeatures, ...]
     drafted: dict[str, int]
@@ -88,12 +96,14 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     rows = by_turns(objective.target.train)[:RACE_ROWS]
     chance = random.Random(f"{seed}/{round_}")
     spec = objective.spec
+    found = _searched(objective, parents[0], rows, plan, round_)
     first_words = next(iter(spec.space.verbalizers)).words
     words = [first_words[label][0] for label in objective.target.labels]
     objective.backbone.restore()
     request = Request(tuple(parents), chance, rows, words, _writer(objective, plan))
     new, drafted = _drafted(objective, request, plan, round_)
-    objective.spec = replace(spec, space=replace(spec.space, templates=(*parents, *new)))
+    verbalizers = (*spec.space.verbalizers, *found)
+    objective.spec = replace(spec, space=replace(spec.space, templates=(*parents, *new), verbalizers=verbalizers))
     try:
         looks = race(objective, rows)
     finally:
@@ -106,10 +116,24 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     ids = {template.id for template in pool}
     return Growth(
         kept,
+        found,
         tuple(entry for entry in looks if entry.template in ids),
         tuple(features(objective, template) for template in pool),
         drafted,
     )
+
+
+def _searched(
+    objective: Objective, template: Template, rows: Sequence[Row], plan: GrowthPlan, round_: int
+) -> tuple[Verbalizer, ...]:
+    """Search label words for a template; those that the space has are left out."""
+    if not plan.verbalizers:
+        return ()
+    known = [dict(verbalizer.words) for verbalizer in objective.spec.space.verbalizers]
+    wanted = plan.verbalizers + len(known)
+    found = search_label_words(objective, template, rows, wanted, words=plan.label_words)
+    new = [entry.words for entry in found if dict(entry.words) not in known][: plan.verbalizers]
+    return tuple(Verbalizer(f"searched-{round_}-{number}", words) for number, words in enumerate(new))
 
 
 def _varied(ranked: Sequence[Template], parents: Sequence[Template]) -> tuple[Template, ...]:

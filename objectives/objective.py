@@ -27,7 +27,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
 from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
-from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError
+from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError, Verbalizer
 
 
 @dataclass
@@ -64,11 +64,12 @@ class Objective:
         self._weights_hash: str | None = None
         self._run = 0
 
-    def know(self, template: Template) -> None:
-        """Take a template into the space that joined the study since."""
-        space = self.spec.space
-        if all(template.id != known.id for known in space.templates):
-            self.spec = replace(self.spec, space=replace(space, templates=(*space.templates, template)))
+    def know(self, template: Template, verbalizer: Verbalizer | None = None) -> None:
+        """Take a template and a verbalizer into the space that may have joined the study since."""
+        old = self.spec.space
+        space = old.with_more((template,), (verbalizer,) if verbalizer else ())
+        if space != old:
+            self.spec = replace(self.spec, space=space)
             self._pools = Pools(self.target, self.source, self.spec.space)
 
     def evaluate(self, candidate: Candidate, seed: int) -> Result:
@@ -176,7 +177,7 @@ class Objective:
         """Everything that decides a cycle's outcome, as JSON types."""
         return {
             "version": CHECKPOINT_VERSION,
-            "backbone": self._backbone_hash(),
+            "backbone": self.backbone_hash(),
             "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
             "numerics": self.spec.backbone.numerics,
@@ -279,7 +280,7 @@ class Objective:
         return {
             "stage": "source",
             **({"demonstrations": pool.content} if pool else {}),
-            "backbone": self._backbone_hash(),
+            "backbone": self.backbone_hash(),
             "family": self.spec.backbone.family,
             "max_tokens": self.spec.backbone.max_tokens,
             "numerics": self.spec.backbone.numerics,
@@ -306,7 +307,7 @@ class Objective:
         def weights(depth: int) -> dict[str, object]:
             trained = candidate.source_steps > 0 and depth > base
             return {
-                "backbone": self._backbone_hash(),
+                "backbone": self.backbone_hash(),
                 "numerics": self.spec.backbone.numerics,
                 "source": self._source_key(candidate, seed) if trained else None,
                 "device": self.backbone.device.type,
@@ -328,7 +329,7 @@ class Objective:
         rows, pool = self._rows[part], self._pools.get(model.candidate, part, model.seed)
         content = {
             "stage": "encoded",
-            "backbone": self._backbone_hash(),
+            "backbone": self.backbone_hash(),
             "max_tokens": self.spec.backbone.max_tokens,
             "family": self.spec.backbone.family,
             "template": model.template.text,
@@ -345,7 +346,8 @@ class Objective:
         template = space.template(candidate.template)
         return PromptedModel(self.backbone, candidate, template, verbalizer, self.labels, seed)
 
-    def _backbone_hash(self) -> str:
+    def backbone_hash(self) -> str:
+        """Return the hash of the pretrained weights."""
         if self._weights_hash is None:
             self._weights_hash = weights_hash(self.spec.backbone.path)
         return self._weights_hash

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
-from promptgraft.spaces import SearchSpace, Template
+from promptgraft.spaces import SearchSpace, Template, Verbalizer
 
 if TYPE_CHECKING:
     from promptgraft.search.ledger import StudyLedger
@@ -29,6 +29,7 @@ POOL = "template_pool"  # User attribute of the study.
 SHRINKAGE = 2.0
 # Times that a round is run again whose worker died.
 MAX_LOST = 2
+NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "looks": [], "features": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,13 @@ class Pool:
     Attributes:
         rounds: Rounds of growth that were run.
         templates: The templates that joined.
+        verbalizers: Likewise.
         features: What a sampler sees of a template, by id.
     """
 
     rounds: int = 0
     templates: tuple[Template, ...] = ()
+    verbalizers: tuple[Verbalizer, ...] = ()
     features: Mapping[str, Mapping[str, Any]] | None = None
 
     @classmethod
@@ -52,13 +55,22 @@ class Pool:
         if content is None:
             return cls()
         templates = tuple(Template(**{**entry, "parents": tuple(entry["parents"])}) for entry in content["templates"])
-        return cls(content["rounds"], templates, content["features"])
+        verbalizers = tuple(verbalizer_of(entry) for entry in content["verbalizers"])
+        return cls(content["rounds"], templates, verbalizers, content["features"])
 
     def added_to(self, space: SearchSpace) -> SearchSpace:
-        """Return a space with the templates that joined; those that its file has by now are left out."""
-        texts = {template.text for template in space.templates}
-        joined = tuple(template for template in self.templates if template.text not in texts)
-        return replace(space, templates=(*space.templates, *joined))
+        """Return a space with all that joined; what its file has by now is left out."""
+        return space.with_more(self.templates, self.verbalizers)
+
+
+def verbalizer_content(verbalizer: Verbalizer) -> dict[str, Any]:
+    """Return a verbalizer as JSON types."""
+    return {"name": verbalizer.name, "words": {label: list(words) for label, words in verbalizer.words.items()}}
+
+
+def verbalizer_of(content: Mapping[str, Any]) -> Verbalizer:
+    """Build a verbalizer from what `verbalizer_content` returned."""
+    return Verbalizer(content["name"], {label: tuple(words) for label, words in content["words"].items()})
 
 
 class Grower:
@@ -110,6 +122,9 @@ class Grower:
             "sources": list(self.section.sources),
             "size": min(self.section.size, self.section.limit - len(ledger.space.templates)),
             "writer": self.writer,
+            "verbalizers": self.section.verbalizers,
+            "label_words": self.section.label_words,
+            "known_verbalizers": [verbalizer_content(entry) for entry in ledger.space.verbalizers],
             "seed": self.seed,
         }
 
@@ -124,11 +139,12 @@ class Grower:
         self.running = False
         if failure is not None:
             logger.warning("no templates joined in round %d: %s", round_, failure)
-        before = len(self.ledger.pool.templates)
-        pool = self.ledger.record_growth(round_, growth or {"templates": [], "looks": [], "features": []})
-        names = ", ".join(template.id for template in pool.templates[before:])
+        before = len(self.ledger.pool.templates), len(self.ledger.pool.verbalizers)
+        pool = self.ledger.record_growth(round_, growth or NOTHING)
+        names = [template.id for template in pool.templates[before[0] :]]
+        names += [verbalizer.id for verbalizer in pool.verbalizers[before[1] :]]
         if names:
-            self.listener(f"round {round_}: {names} joined the templates")
+            self.listener(f"round {round_}: {', '.join(names)} joined")
 
     def lost(self, round_: int, cause: str) -> None:
         """Have a round run again whose worker died; not for ever."""
@@ -184,7 +200,7 @@ def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -
     Args:
         study: The study.
         round_: Number of the round; nothing is written if another driver has run it meanwhile.
-        growth: `templates`, `looks` and `features`, as a worker reports them.
+        growth: `templates`, `verbalizers`, `looks` and `features`, as a worker reports them.
     """
     pool = Pool.of(study)
     if round_ != pool.rounds:
@@ -192,6 +208,7 @@ def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -
     content = {
         "rounds": pool.rounds + 1,
         "templates": [asdict(template) for template in pool.templates] + list(growth["templates"]),
+        "verbalizers": [verbalizer_content(entry) for entry in pool.verbalizers] + list(growth["verbalizers"]),
         "features": {**(pool.features or {}), **{entry["template"]: entry for entry in growth["features"]}},
     }
     pairs = {(look["template"], look["verbalizer"]) for look in growth["looks"]}

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,9 +113,15 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             # The rest is running, here or with another driver: look whether it was finished in a second.
             self._look_again_at = time.monotonic() + 1
             return None
-        template = asdict(self.ledger.space.template(asked.candidate.template))
-        values = asked.candidate.to_dict()
-        return {"number": asked.number, "candidate": values, "template": template, "seed": self.seed}
+        candidate, space = asked.candidate, self.ledger.space
+        return {
+            "number": asked.number,
+            "candidate": candidate.to_dict(),
+            # A worker that began before they joined doesn't know them.
+            "template": space.template(candidate.template),
+            "verbalizer": space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None,
+            "seed": self.seed,
+        }
 
     def _has_room_again(self) -> bool:
         """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""

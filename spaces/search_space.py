@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from promptgraft.spaces.candidates import Candidate, StudyFacts, parse_place
 from promptgraft.spaces.dimensions import DIMENSIONS, describe
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
-from promptgraft.spaces.templates import Template
+from promptgraft.spaces.templates import Template, content_hash
 from promptgraft.spaces.verbalizers import Verbalizer
 
 T = TypeVar("T", Template, Verbalizer)
@@ -71,6 +72,16 @@ class SearchSpace:
         if soft.init == "template" and not self.template(candidate.template).words:
             candidate = replace(candidate, soft_prompt=replace(soft, init="vocabulary"))
         return candidate.canonical(self.facts)
+
+    def with_more(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer]) -> "SearchSpace":
+        """Return the space with more in its pools; what it has by text or by words is left out."""
+        texts = {template.text for template in self.templates}
+        words = [dict(verbalizer.words) for verbalizer in self.verbalizers]
+        return replace(
+            self,
+            templates=(*self.templates, *(entry for entry in templates if entry.text not in texts)),
+            verbalizers=(*self.verbalizers, *(entry for entry in verbalizers if dict(entry.words) not in words)),
+        )
 
     def template(self, template_id: str) -> Template:
         """Look a template up by its id."""
@@ -144,5 +155,9 @@ def _pairs(templates: tuple[Template, ...]) -> list[tuple[Template, Template]]:
 def _by_id(what: str, pool: tuple[T, ...], key: str) -> T:
     entries = {entry.id: entry for entry in pool}
     if key not in entries:
+        # The same content under another name, such as a template that joined and was then taken into the study file.
+        for entry in pool:
+            if content_hash(entry.id) == content_hash(key):
+                return entry
         raise InvalidInputError(f"unknown {what} id {key!r}; {did_you_mean(key, entries)}")
     return entries[key]

@@ -27,6 +27,11 @@ def content_id(name: str, content: str) -> str:
     return f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 
+def content_hash(key: str) -> str:
+    """Return the part of an id that is made from the content."""
+    return key.rpartition("-")[2]
+
+
 @lru_cache(maxsize=4096)
 def _compile(text: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(text)

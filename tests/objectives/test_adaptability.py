@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,16 @@ def test_prompts_are_told_apart(make_spec: Callable[..., ObjectiveSpec]) -> None
     best = max(meter.measure(Candidate(TEMPLATES[0].id, v.id)).content for v in space.verbalizers)
     assert meter.measure(Candidate(TEMPLATES[0].id, "", head="linear")).content == best
     assert meter.measure(Candidate(rambling.id, VERBALIZERS[1].id)).form < fits.form / 2 == swaps.form / 2
+
+
+def test_a_prompt_is_measured_once_by_all_workers(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    stored = replace(spec, files=str(tmp_path))
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id)
+    first = PromptMeter(Objective(stored)).measure(candidate)
+    other = Objective(stored)
+    assert PromptMeter(other).measure(candidate) == first
+    assert (other.stages.use.hits, other.stages.use.misses) == (1, 0)
+    assert first != PromptMeter(other).measure(replace(candidate, verbalizer=VERBALIZERS[1].id))
 
 
 def test_measuring_leaves_nothing_behind_and_depends_on_nothing(spec: ObjectiveSpec) -> None:

@@ -85,6 +85,25 @@ def test_a_round_keeps_the_best_of_what_was_drafted(family: str, objectives: dic
         assert [ranks[template.id] for template in grown.templates] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("family", ["encoder", "causal_lm", "masked_lm"])
+def test_label_words_join_as_well(family: str, objectives: dict[str, Objective]) -> None:
+    objective = objectives[family]
+    plan = GrowthPlan(("mutation",), 1, verbalizers=2, label_words=2)
+    grown = grow(objective, TEMPLATES, plan, 3, 0)
+    assert [entry.name for entry in grown.verbalizers] == ["searched-3-0", "searched-3-1"]
+    assert all(len(words) == 2 for entry in grown.verbalizers for words in entry.words.values())
+    assert grow(objective, TEMPLATES, plan, 3, 0) == grown
+    pairs = {(look.template, look.verbalizer) for look in grown.looks}
+    assert {verbalizer for _, verbalizer in pairs} >= {entry.id for entry in grown.verbalizers}
+    before = objective.spec
+    objective.know(TEMPLATES[0], grown.verbalizers[0])
+    try:
+        again = grow(objective, TEMPLATES, plan, 3, 0)
+    finally:
+        objective.spec = before
+    assert grown.verbalizers[0].words not in [entry.words for entry in again.verbalizers], "it has these already"
+
+
 def test_growth_leaves_no_trace_in_results(
     tiny_models: dict[str, str], make_spec: Callable[..., ObjectiveSpec]
 ) -> None:

@@ -82,7 +82,7 @@ def test_architectures_of_masked_lms(architecture: str, tmp_path: Path) -> None:
                 sizes.trainable_parameters(candidate)
             continue
         assert sizes.trainable_parameters(candidate) == model.trainable_parameters
-        assert sizes.prompt_tokens(candidate) == model.prompt_tokens
+        assert sizes.prompt_tokens(candidate) == model.prompt_tokens()
         counted += 1
     assert counted >= len(PROMPTS) * (TINY_LAYERS + 1)
 

@@ -24,7 +24,7 @@ SPACE = {
     "steps": [2, 4, 6],
     "batch_size": 4,
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    "grow": {"sources": ["mutation", "crossover"], "every": 3, "size": 2, "limit": 6},
+    "grow": {"sources": ["mutation", "crossover"], "every": 3, "size": 2, "limit": 6, "verbalizers": 1},
 }
 
 
@@ -35,6 +35,7 @@ def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], 
     pool = Pool.of(load_existing("tiny", folder.storage_url()))
     assert pool.rounds == 2
     assert len(pool.templates) == 4
+    assert len(pool.verbalizers) == 2
     known = {template.id for template in (*TEMPLATES, *pool.templates)}
     assert all(set(template.parents) <= known for template in pool.templates)
     # The next run reads them from the study, and so do all who want to know what a trial was.

@@ -13,13 +13,13 @@ from optuna.trial import TrialState
 
 from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.pool import Grower, Pool, ranked_templates
+from promptgraft.search.pool import Grower, Pool, ranked_templates, verbalizer_content
 from promptgraft.search.similarity import TemplateKernel, see_alike
 from promptgraft.search.storage import open_storage
 from promptgraft.search.studies import load_study
 from promptgraft.search.study_file import EngineSection, GrowSection
 from promptgraft.search.yaml_lines import StudyFileError
-from promptgraft.spaces import Categorical, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import Categorical, SearchSpace, StudyFacts, Template, Verbalizer
 from tests.conftest import TEMPLATES, VERBALIZERS
 
 SPACE = SearchSpace(
@@ -51,7 +51,12 @@ def growth_of(space: SearchSpace, new: list[Template], scores: dict[str, float] 
         {"template": t.id, "tokens": i, "position": i % 2, "embedding": [1.0, 0.0] if i < 2 else [0.0, 1.0]}
         for i, t in enumerate(pool)
     ]
-    return {"templates": [asdict(template) for template in new], "looks": looks, "features": features}
+    return {
+        "templates": [asdict(template) for template in new],
+        "verbalizers": [],
+        "looks": looks,
+        "features": features,
+    }
 
 
 def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: Path) -> None:
@@ -85,6 +90,23 @@ def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: P
     again = open_ledger(tmp_path)  # The next run reads the pool from the study.
     assert again.pool == book.pool == Pool.of(book.study)
     assert again.pool.templates[0].parents == (TEMPLATES[0].id,)
+
+
+def test_label_words_join_too(tmp_path: Path) -> None:
+    book = open_ledger(tmp_path)
+    words = Verbalizer("searched-0-0", {"negative": ("poor", "weak"), "positive": ("fine", "strong")})
+    again = Verbalizer("searched-0-1", VERBALIZERS[0].words)  # By now the file has them under another name.
+    content = [verbalizer_content(entry) for entry in (words, again)]
+    book.record_growth(0, {**growth_of(SPACE, NEW[:1]), "verbalizers": content})
+    assert [entry.id for entry in book.space.verbalizers] == [v.id for v in (*VERBALIZERS, words)]
+    assert book.space.verbalizer(again.id) == VERBALIZERS[0], "old trials are found by their content"
+    drawn = set()
+    for _ in range(16):
+        asked = book.ask()
+        assert asked is not None
+        drawn.add(asked.candidate.verbalizer)
+        book.complete(asked.number, 0.5)
+    assert words.id in drawn
 
 
 def test_a_round_is_written_once(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""The templates written by hand against the pool grown from them: same space, budget and seeds, scored on held-out rows.
+
+python -m tests.bench.pools [--study demo|smollm2] [--seeds 5] [--trials 16] [--out F.json]
+
+Both searches are the study's own (TPE, no pruning), one trial at a time, with the ledger and the rounds of growth that
+`promptgraft run` uses; one store of stages serves all of them, which changes no result. A trial counts one, whatever it
+costs; what the rounds of growth cost is shown beside.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.quiet import quiet_transformers
+from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.pool import Grower
+from promptgraft.search.ranking import best_trial
+from promptgraft.search.storage import open_storage
+from promptgraft.search.studies import Study, load_study
+from promptgraft.search.study_file import EngineSection, GrowSection
+from promptgraft.search.worker import grow_pool
+from promptgraft.spaces import Candidate
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+WRITER = {"path": str(STUDIES / "models" / "smollm2"), "family": "causal_lm"}
+SOURCES = {
+    "demo": ("mutation", "crossover", "paraphrase"),
+    "smollm2": ("mutation", "crossover", "paraphrase", "continuation"),
+}
+
+
+class Search:
+    """One search, in a study of its own.
+
+    Args:
+        study: The study; its space is searched.
+        objective: Evaluates candidates, whatever search they are of.
+        grow: How the pool grows; it doesn't if None.
+        seed: Seed of sampler, splits' trials and growth.
+        folder: Where the study is stored.
+    """
+
+    def __init__(self, study: Study, objective: Objective, grow: GrowSection | None, seed: int, folder: Path) -> None:
+        self.study, self.objective, self.seed = study, objective, seed
+        storage = open_storage(f"sqlite:///{folder}/study.db")
+        record = optuna.create_study(storage=storage, study_name="search", direction=study.objective.direction)
+        space, sampler = study.objective.space, study.file.sampler
+        self.ledger = StudyLedger(record, storage, space, sampler, EngineSection(name="none"), seed)
+        self.grower = Grower(self.ledger, grow, seed, 10**9, WRITER, print) if grow else None
+        self.growth_s = 0.0
+
+    def run(self, trials: int) -> dict[str, Any]:
+        """Search, and score the winner, by its validation score, on the held-out rows."""
+        deltas: dict[int, Any] = {}
+        while self.ledger.finished < trials:
+            self._grow()
+            asked = self.ledger.ask(trials)
+            assert asked is not None
+            self.objective.know(self.ledger.space.template(asked.candidate.template))
+            result = self.objective.evaluate(asked.candidate, self.seed)
+            deltas[asked.number] = result.delta
+            self.ledger.set_attrs(asked.number, {"validation_loss": result.metrics["loss"]})
+            self.ledger.complete(asked.number, result.value)
+        winner = best_trial(self.ledger.study)
+        assert winner is not None
+        candidate, task = Candidate.from_values(winner.user_attrs["candidate"]), self.objective.target
+        logits = self.objective.score(candidate, deltas[winner.number], task.test)
+        template = self.ledger.space.template(candidate.template)
+        return {
+            "validation": winner.value,
+            "held_out": task.measure(logits, task.test)["accuracy"],
+            "winner": {"template": template.text, "source": template.source},
+            "templates": [entry.text for entry in self.ledger.pool.templates],
+            "growth_s": self.growth_s,
+        }
+
+    def _grow(self) -> None:
+        work = self.grower.next_round() if self.grower else None
+        if self.grower is None or work is None:
+            return
+        started = time.process_time()
+        self.grower.told(work["round"], grow_pool(self.objective, work), None)
+        self.growth_s += time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--study", choices=sorted(SOURCES), default="demo")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet_transformers()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = load_study(STUDIES / f"{arguments.study}.yaml")
+    growing = GrowSection(sources=SOURCES[arguments.study], every=4, size=2, limit=12)
+    found: dict[str, list[dict[str, Any]]] = {"written": [], "grown": []}
+    with tempfile.TemporaryDirectory() as files:
+        for seed in range(arguments.seeds):
+            for name, grow in (("written", None), ("grown", growing)):
+                # A fresh objective: what joined in one search is unknown to the next.
+                objective = Objective(replace(study.objective, files=files))
+                with tempfile.TemporaryDirectory() as folder:
+                    entry = Search(study, objective, grow, seed, Path(folder)).run(arguments.trials)
+                found[name].append(entry)
+                print(f"seed {seed}, {name}: {json.dumps(entry)}", flush=True)
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(found, indent=1))
+    for name, runs in found.items():
+        scores, best = ([run[key] for run in runs] for key in ("held_out", "validation"))
+        print(
+            f"{name:8} held-out accuracy {statistics.mean(scores):.4f} ({min(scores):.4f}-{max(scores):.4f}), ", end=""
+        )
+        print(
+            f"best validation {statistics.mean(best):.4f}, growth {statistics.mean(r['growth_s'] for r in runs):.0f} CPU-s"
+        )
+    pairs = zip(found["grown"], found["written"], strict=True)
+    gains = [100 * (grown["held_out"] - written["held_out"]) for grown, written in pairs]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+    print(f"grown less written: {statistics.mean(gains):+.2f} points, standard error {error:.2f}, {len(gains)} seeds")
+
+
+if __name__ == "__main__":
+    main()
