@@ -117,13 +117,9 @@ def main() -> None:
                 if arguments.out:
                     arguments.out.write_text(json.dumps(found, indent=1))
     for name, runs in found.items():
-        scores, best = ([run[key] for run in runs] for key in ("held_out", "validation"))
-        print(
-            f"{name:8} held-out accuracy {statistics.mean(scores):.4f} ({min(scores):.4f}-{max(scores):.4f}), ", end=""
-        )
-        print(
-            f"best validation {statistics.mean(best):.4f}, growth {statistics.mean(r['growth_s'] for r in runs):.0f} CPU-s"
-        )
+        held_out, best, growth_s = ([run[key] for run in runs] for key in ("held_out", "validation", "growth_s"))
+        print(f"{name:8} held-out accuracy {statistics.mean(held_out):.4f} ({min(held_out):.4f}-{max(held_out):.4f}),")
+        print(f"{'':8} best validation {statistics.mean(best):.4f}, growth {statistics.mean(growth_s):.0f} CPU-s")
     pairs = zip(found["grown"], found["written"], strict=True)
     gains = [100 * (grown["held_out"] - written["held_out"]) for grown, written in pairs]
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
