@@ -1,4 +1,4 @@
-"""The templates written by hand against the pool grown from them: same space, budget and seeds, scored on held-out rows.
+"""Templates written by hand against the pool grown from them: same space, budget and seeds, scored on held-out rows.
 
 python -m tests.bench.pools [--study demo|smollm2] [--seeds 5] [--trials 16] [--out F.json]
 

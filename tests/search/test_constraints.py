@@ -286,7 +286,7 @@ def test_templates_that_join_a_study_are_held_to_its_bounds(write_study: WriteSt
         for t in (long, fits)
         for v in VERBALIZERS
     ]
-    growth = {"templates": [asdict(long), asdict(fits)], "looks": looks, "features": []}
+    growth = {"templates": [asdict(long), asdict(fits)], "verbalizers": [], "looks": looks, "features": []}
     book.record_growth(0, growth)
     drawn = {asked.candidate.template for asked in (book.ask() for _ in range(40)) if asked is not None}
     assert fits.id in drawn
