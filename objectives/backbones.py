@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from promptgraft.objectives.adapters import Injected
+from promptgraft.objectives.families import FAMILIES, NUMERICS, check_adapter, check_numerics
 from promptgraft.objectives.layers import LayerStack
+from promptgraft.objectives.model_files import check_family
 from promptgraft.objectives.precision import PretrainedWeights, compute_in
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
@@ -70,7 +72,6 @@ class Backbone(ABC):
 
     Attributes:
         family: Registered name of the family.
-        has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
         causal: Whether a token sees only those before it.
         auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
@@ -80,11 +81,13 @@ class Backbone(ABC):
     """
 
     family: ClassVar[str]
-    has_head: ClassVar[bool]
     causal: ClassVar[bool]
     auto_class: ClassVar[Any]
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
+        for option in NUMERICS:
+            check_numerics(self.family, option, getattr(spec, option))
+        check_family(spec.path, self.family)
         self.spec = spec
         self.model = self._load()
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
@@ -149,6 +152,11 @@ class Backbone(ABC):
                 f"{self.spec.path} needs Python code of its own; read it, and if you trust it, set "
                 "backbone.trust_remote_code: true"
             ) from error
+
+    @property
+    def has_head(self) -> bool:
+        """Whether reading it out takes trainable weights of ours, over all its tokens."""
+        return FAMILIES[self.family].has_head
 
     @abstractmethod
     def reader(
@@ -241,6 +249,7 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the model takes none of this kind.
         """
+        check_adapter(self.family, adapter.method)
         if adapter.method == "none":
             return {}
         self.freeze(self.n_layers)

@@ -102,7 +102,6 @@ class CausalLM(Backbone):
     """A decoder that continues text, such as Llama or GPT-2."""
 
     family = "causal_lm"
-    has_head = False
     causal = True
 
     auto_class = AutoModelForCausalLM

@@ -3,7 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+from promptgraft.objectives.families import RECURRENT
 from promptgraft.spaces import InvalidInputError
 
 # What transformers' configurations call the number of layers.
@@ -67,11 +69,30 @@ def count_layers(path: str) -> int:
     Raises:
         InvalidInputError: If the model or the number isn't there.
     """
-    config = model_folder(path) / "config.json"
-    if not config.is_file():
-        raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = _config(path)
     for key in _LAYER_KEYS:
         if key in content:
             return int(content[key])
-    raise InvalidInputError(f"{config} states no number of layers; expected one of {', '.join(_LAYER_KEYS)}")
+    raise InvalidInputError(f"the config.json of {path} states no number of layers in {', '.join(_LAYER_KEYS)}")
+
+
+def check_family(path: str, family: str) -> None:
+    """Refuse a model that is plainly of another family.
+
+    Raises:
+        InvalidInputError: If a transformer is called recurrent, or the other way round.
+    """
+    model_type = _config(path).get("model_type")
+    if (model_type == RECURRENT) != (family == "recurrent"):
+        raise InvalidInputError(
+            f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
+            "`promptgraft new-recurrent` writes, and they are of no other"
+        )
+
+
+def _config(path: str) -> dict[str, Any]:
+    config = model_folder(path) / "config.json"
+    if not config.is_file():
+        raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
+    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return content

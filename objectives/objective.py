@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Imported for their registration.
-from promptgraft.objectives import causal_lm, encoder, masked_lm, text_classification  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, text_classification  # noqa: F401
 from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION

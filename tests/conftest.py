@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TaskSpec
 from promptgraft.spaces import SearchSpace, StudyFacts, Template, Verbalizer
@@ -59,15 +60,34 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         config = AutoConfig.from_pretrained(STUDIES / "models" / real, **small, **extra)
         torch.manual_seed(0)
         model = auto.from_config(config)
-        # Random weights of the usual size make all classes equal; larger ones give the tests something to see.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-        model.save_pretrained(folder)
+        save_enlarged(model, folder)
         AutoTokenizer.from_pretrained(STUDIES / "models" / real).save_pretrained(folder)
         made[family] = str(folder)
+    made["recurrent"] = write_tiny_recurrent(tmp_path_factory.mktemp("recurrent"), "lstm", bidirectional=True)
     return made
+
+
+def save_enlarged(model: Any, folder: Path) -> None:
+    """Random weights of the usual size make all classes equal; larger ones give the tests something to see."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+
+
+def write_tiny_recurrent(folder: Path, cell: str, *, bidirectional: bool) -> str:
+    from transformers import AutoModel
+
+    from promptgraft.objectives.recurrent import write_recurrent
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": TINY_LAYERS, "dropout": 0.1}
+    path = folder / cell
+    write_recurrent(path, str(STUDIES / "models" / "minilm"), 0, cell=cell, bidirectional=bidirectional, **sizes)
+    save_enlarged(AutoModel.from_pretrained(path), path)
+    return str(path)
 
 
 def real_model(family: str) -> str:
@@ -81,7 +101,7 @@ def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
 
     def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
         n_layers = AutoConfig.from_pretrained(path).num_hidden_layers
-        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, family == "encoder", source))
+        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
         values: dict[str, Any] = {
             "backbone": BackboneSpec(path, family, 64),
             "target": TaskSpec(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
 from promptgraft.objectives.causal_lm import CausalLM
 from promptgraft.objectives.prompted_model import PromptedModel
