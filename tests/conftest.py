@@ -19,6 +19,7 @@ from promptgraft.spaces import SearchSpace, StudyFacts, Template, Verbalizer
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 TINY_LAYERS = 3
+REAL = {"encoder": "minilm", "causal_lm": "smollm2"}
 
 TEMPLATES = (
     Template("review", "Review: {{ text }}\nSentiment: {{ label }}"),
@@ -91,7 +92,7 @@ def write_tiny_recurrent(folder: Path, cell: str, *, bidirectional: bool) -> str
 
 
 def real_model(family: str) -> str:
-    return str(STUDIES / "models" / {"encoder": "minilm", "causal_lm": "smollm2"}[family])
+    return str(STUDIES / "models" / REAL[family])
 
 
 @pytest.fixture(scope="session")

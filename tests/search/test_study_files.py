@@ -77,6 +77,7 @@ def space(**changes: Any) -> dict[str, Any]:
             "backbone.attn_implementation",
             "does not compute in float32; add dtype: bfloat16",
         ),
+        (space(soft_prompt={"length": 2, "place": "layer 7"}), "space.soft_prompt.place", "the backbone has 3 layers"),
         ({"budget": {"trials": 0}}, "budget.trials", "greater than or equal to 1"),
         ({"target": None}, "target", "is required but missing"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
@@ -93,6 +94,21 @@ def test_late_prompts_want_attention_that_takes_masks(write_study: WriteStudy, t
     backbone["attn_implementation"] = "flash_attention_2"
     found = problems(write_study(backbone=backbone, **space(soft_prompt={"length": 2, "place": ["prefix", "layer 1"]})))
     assert "'layer 1' needs masks that backbone.attn_implementation" in found["space.soft_prompt.place"]
+
+
+def test_what_a_family_lacks_is_refused_before_any_trial(write_study: WriteStudy, tiny_models: dict[str, str]) -> None:
+    recurrent = {"path": tiny_models["recurrent"], "family": "recurrent", "max_tokens": 48}
+    prompt = {"length": [0, 2], "place": ["prefix", "suffix", "layer 1"]}
+    assert load_study(write_study(backbone=recurrent, **space(soft_prompt=prompt, head="linear")))
+    found = problems(
+        write_study(backbone=recurrent | {"dtype": "bfloat16"}, **space(adapter={"method": ["none", "lora"]}))
+    )
+    assert set(found) == {"backbone.dtype", "space.adapter.method"}
+    assert "computes in float32" in found["backbone.dtype"]
+    assert "PEFT has no adapter.method 'lora'" in found["space.adapter.method"]
+    for family, path in (("recurrent", tiny_models["encoder"]), ("encoder", tiny_models["recurrent"])):
+        found = problems(write_study(backbone={"path": path, "family": family}))
+        assert f"not of the family '{family}'" in found["backbone.family"]
 
 
 def test_all_mistakes_come_at_once_with_their_lines(write_study: WriteStudy) -> None:
