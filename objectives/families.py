@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "recurrent": Family(has_head=True, adapters=False, numerics=False),
     "masked_lm": Family(),
     "causal_lm": Family(label_last=True),
+    "seq2seq": Family(in_parts=False),
 }
 
 

@@ -10,6 +10,7 @@ from promptgraft.spaces import InvalidInputError
 
 # What transformers' configurations call the number of layers.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "num_decoder_layers"))
 
 
 def weights_hash(path: str) -> str:
@@ -63,17 +64,28 @@ def model_folder(path: str) -> Path:
         ) from error
 
 
-def count_layers(path: str) -> int:
-    """Read a model's number of transformer layers from its config.json.
+def count_layers(path: str, family: str = "encoder") -> int:
+    """Read a model's number of layers from its config.json.
+
+    Args:
+        path: Local folder or hub id.
+        family: Its family; in sequence-to-sequence models the layers of encoder and decoder are counted.
 
     Raises:
         InvalidInputError: If the model or the number isn't there.
     """
     content = _config(path)
-    for key in _LAYER_KEYS:
-        if key in content:
-            return int(content[key])
-    raise InvalidInputError(f"the config.json of {path} states no number of layers in {', '.join(_LAYER_KEYS)}")
+
+    def first(keys: tuple[str, ...]) -> int:
+        for key in keys:
+            if key in content:
+                return int(content[key])
+        raise InvalidInputError(
+            f"the config.json of {path} states no number of layers; expected one of {', '.join(keys)} where family is "
+            f"{family}"
+        )
+
+    return sum(map(first, _ENCODER_DECODER_KEYS)) if family == "seq2seq" else first(_LAYER_KEYS)
 
 
 def check_family(path: str, family: str) -> None:

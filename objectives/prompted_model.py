@@ -11,6 +11,7 @@ from torch.nn import functional
 from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.batching import split_by_length
+from promptgraft.objectives.families import FAMILIES, check_place
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
@@ -103,6 +104,7 @@ class PromptedModel:
             )
 
     def _check_masks(self, soft: SoftPrompt) -> None:
+        check_place(self.backbone.family, soft.place)
         if soft.layer is not None and not self.backbone.spec.takes_masks:
             raise InvalidInputError(
                 f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
@@ -122,7 +124,9 @@ class PromptedModel:
             return None
         if self.backbone.layers.causal and not self.backbone.spec.takes_masks:
             return None  # What stands behind the text would have to be told which of its keys are padding.
-        below = frozen if entry is None else min(entry, frozen)
+        below = min(frozen if entry is None else min(entry, frozen), len(self.backbone.layers))
+        if not FAMILIES[self.backbone.family].in_parts and below < len(self.backbone.layers):
+            return None
         if self.backbone.layers.causal:
             # Nothing behind the text changes it at any layer; what stands there needs its keys and values.
             return Reuse(frozen, 0 if self.reader.continues else below)

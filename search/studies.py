@@ -87,7 +87,9 @@ class _Reader:
     def read(self) -> Study:
         file = self._parse()
         self._check_engines(file)
-        n_layers = self._attempt(("backbone", "path"), lambda: count_layers(self._backbone_path(file)))
+        n_layers = self._attempt(
+            ("backbone", "path"), lambda: count_layers(self._backbone_path(file), file.backbone.family)
+        )
         if n_layers is not None:
             self._attempt(("backbone", "family"), lambda: check_family(self._backbone_path(file), file.backbone.family))
         for option in NUMERICS:

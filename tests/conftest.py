@@ -65,7 +65,34 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         AutoTokenizer.from_pretrained(STUDIES / "models" / real).save_pretrained(folder)
         made[family] = str(folder)
     made["recurrent"] = write_tiny_recurrent(tmp_path_factory.mktemp("recurrent"), "lstm", bidirectional=True)
+    made["seq2seq"] = write_tiny_seq2seq(tmp_path_factory.mktemp("seq2seq"), "t5", sentinel=True)
     return made
+
+
+def write_tiny_seq2seq(folder: Path, architecture: str, *, sentinel: bool) -> str:
+    """Two encoder layers under one decoder layer; real ones can't be installed, and neither can their tokenizers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(STUDIES / "models" / "minilm")
+    if sentinel:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
+    sizes: dict[str, Any] = {"d_model": 32, "vocab_size": len(tokenizer), "decoder_start_token_id": 0}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, "tie_word_embeddings": True}
+    if architecture == "t5":
+        sizes |= {"num_layers": 2, "num_decoder_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 64}
+    else:
+        sizes |= {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.1 if "embed" in name or "shared" in name else 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def save_enlarged(model: Any, folder: Path) -> None:
@@ -98,10 +125,10 @@ def real_model(family: str) -> str:
 @pytest.fixture(scope="session")
 def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
     """Build the fixed part of a study over the real pair, in small numbers."""
-    from transformers import AutoConfig
+    from promptgraft.objectives.model_files import count_layers
 
     def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
-        n_layers = AutoConfig.from_pretrained(path).num_hidden_layers
+        n_layers = count_layers(path, family)
         space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
         values: dict[str, Any] = {
             "backbone": BackboneSpec(path, family, 64),

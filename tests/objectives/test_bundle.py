@@ -39,6 +39,7 @@ CASES = [
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1)),
     ("recurrent", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
     ("recurrent", Candidate("", "", head="linear", source_steps=2, steps=2)),
+    ("seq2seq", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "prefix"), frozen_layers=2, steps=2)),
     ("masked_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
 ]
 

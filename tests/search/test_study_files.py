@@ -106,6 +106,15 @@ def test_what_a_family_lacks_is_refused_before_any_trial(write_study: WriteStudy
     assert set(found) == {"backbone.dtype", "space.adapter.method"}
     assert "computes in float32" in found["backbone.dtype"]
     assert "PEFT has no adapter.method 'lora'" in found["space.adapter.method"]
+    seq2seq = {"path": tiny_models["seq2seq"], "family": "seq2seq", "max_tokens": 48}
+    assert load_study(
+        write_study(backbone=seq2seq, **space(frozen_layers=[0, 3], adapter={"method": ["none", "lora"]}))
+    )
+    found = problems(write_study(backbone=seq2seq, **space(soft_prompt=prompt, frozen_layers=4)))
+    assert set(found) == {"space.soft_prompt.place", "space.frozen_layers"}
+    assert "runs only as a whole; use prefix or suffix" in found["space.soft_prompt.place"]
+    found = problems(write_study(backbone=seq2seq | {"path": tiny_models["encoder"]}))
+    assert "states no number of layers" in found["backbone.path"]
     for family, path in (("recurrent", tiny_models["encoder"]), ("encoder", tiny_models["recurrent"])):
         found = problems(write_study(backbone={"path": path, "family": family}))
         assert f"not of the family '{family}'" in found["backbone.family"]
