@@ -226,7 +226,8 @@ class PromptedModel:
             Indices of the rows of each batch.
         """
         known = self.activations
-        if known is not None and known.reuse.depth == len(self.backbone.layers):
+        whole = known is not None and known.reuse.depth == len(self.backbone.layers)
+        if whole and FAMILIES[self.backbone.family].in_parts:
             lengths = [1] * len(rows)  # What is run, if anything, stands behind the text: the same for all rows.
         else:
             lengths = [len(row.ids) + self.stack.length for row in rows]

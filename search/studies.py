@@ -87,16 +87,15 @@ class _Reader:
     def read(self) -> Study:
         file = self._parse()
         self._check_engines(file)
-        n_layers = self._attempt(
-            ("backbone", "path"), lambda: count_layers(self._backbone_path(file), file.backbone.family)
-        )
+        path, family = self._backbone_path(file), file.backbone.family
+        n_layers = self._attempt(("backbone", "path"), lambda: count_layers(path, family))
         if n_layers is not None:
-            self._attempt(("backbone", "family"), lambda: check_family(self._backbone_path(file), file.backbone.family))
+            self._attempt(("backbone", "family"), lambda: check_family(path, family))
         for option in NUMERICS:
             with self._collecting(("backbone", option)):
-                check_numerics(file.backbone.family, option, getattr(file.backbone, option))
+                check_numerics(family, option, getattr(file.backbone, option))
         target, source = self._load_tasks(file)
-        facts = StudyFacts(n_layers or 10**6, FAMILIES[file.backbone.family].has_head, file.source is not None)
+        facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, file.source is not None)
         space = self._space(file, facts, target, source)
         if file.source is not None and n_layers is not None and file.source.training.frozen_layers > n_layers:
             got = file.source.training.frozen_layers
