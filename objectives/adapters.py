@@ -5,6 +5,8 @@ LoRA (Hu et al. 2021, arXiv:2106.09685) adds a product of two low-rank matrices 
 is PEFT's to say, by architecture.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +24,7 @@ class Injected:
     Args:
         stack: The pretrained stack; its modules are wrapped in place.
         adapter: What is injected.
-        layers: Where in the stack the list of layers is.
-        frozen_layers: The lowest layers, which get none.
+        frozen: Names of its layers that get none.
         seed: Seed of what is initialised at random. LoRA starts without any effect, and so does (IA)3.
 
     Attributes:
@@ -33,11 +34,11 @@ class Injected:
         InvalidInputError: If PEFT doesn't know where the architecture takes such adapters.
     """
 
-    def __init__(self, stack: Any, adapter: Adapter, layers: str, frozen_layers: int, seed: int) -> None:
+    def __init__(self, stack: Any, adapter: Adapter, frozen: Sequence[str], seed: int) -> None:
         own = {id(parameter) for parameter in stack.parameters()}
         options: dict[str, Any] = {}
-        if frozen_layers:
-            options["exclude_modules"] = rf"(.*\.)?{layers}\.({'|'.join(map(str, range(frozen_layers)))})\..*"
+        if frozen:
+            options["exclude_modules"] = rf"(.*\.)?({'|'.join(map(re.escape, frozen))})\..*"
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)

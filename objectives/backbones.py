@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from promptgraft.objectives.adapters import Injected
+from promptgraft.objectives.families import FAMILIES, NUMERICS, check_adapter, check_numerics
 from promptgraft.objectives.layers import LayerStack
+from promptgraft.objectives.model_files import check_family
 from promptgraft.objectives.precision import PretrainedWeights, compute_in
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
 from promptgraft.objectives.specs import BackboneSpec
@@ -90,26 +92,28 @@ class Backbone(ABC):
 
     Attributes:
         family: Registered name of the family.
-        has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
         causal: Whether a token sees only those before it.
         auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
         stack: The part that turns token embeddings into last hidden states.
         layers: That part, layer by layer.
+        blocks: Name in the model -> layer, from the lowest up; what `frozen_layers` counts.
         pretrained: The model's own weights by name, whatever is injected into it.
     """
 
     family: ClassVar[str]
-    has_head: ClassVar[bool]
     causal: ClassVar[bool]
     auto_class: ClassVar[Any]
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
+        for option in NUMERICS:
+            check_numerics(self.family, option, getattr(spec, option))
+        check_family(spec.path, self.family)
         self.spec = spec
         on_meta = device.type == "meta"
         self.model = self._architecture(device) if on_meta else self._load()
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
-        self.stack = self.model.base_model
+        self.stack = self._find_stack()
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
         self.device = device if spec.device_map is None else self.model.get_input_embeddings().weight.device
@@ -118,14 +122,15 @@ class Backbone(ABC):
             self.model.to(device)
         self.pretrained: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self._injected: Injected | None = None
-        self._layers_prefix = _layers_prefix(self.stack, self.n_layers)
-        self.layers = LayerStack(self.stack, self._layers_prefix, self.causal)
+        self.layers = LayerStack(self.stack, _layers_prefix(self.stack, self._depth()), self.causal)
+        self.blocks = self._find_blocks()
+        self._frozen_from = self._find_frozen_from()
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
-        if not self.has_head and not on_meta:
+        if not self.has_head and FAMILIES[self.family].in_parts and not on_meta:
             self.layers.skip_unread()
         if spec.gradient_checkpointing:
             self.stack.config.use_cache = False
-            self.layers.checkpoint()
+            self._checkpoint()
         self._frozen_layers = 0
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and spec.max_tokens > limit:
@@ -178,6 +183,11 @@ class Backbone(ABC):
                 "backbone.trust_remote_code: true"
             ) from error
 
+    @property
+    def has_head(self) -> bool:
+        """Whether reading it out takes trainable weights of ours, over all its tokens."""
+        return FAMILIES[self.family].has_head
+
     @abstractmethod
     def reader(
         self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
@@ -195,10 +205,38 @@ class Backbone(ABC):
             InvalidInputError: If the family can't read this head or template.
         """
 
+    def _find_stack(self) -> Any:
+        return self.model.base_model
+
+    def _depth(self) -> int:
+        """Number of the stack's layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    def _find_blocks(self) -> dict[str, nn.Module]:
+        return named_blocks(self.model, self.layers.layers)
+
+    def _find_frozen_from(self) -> dict[str, int]:
+        """Return, for each weight, the smallest `frozen_layers` that freezes it."""
+        found: dict[str, int] = {}
+        seen_layers = False
+        for name in self.pretrained:
+            layer = self.layer_of(name)
+            seen_layers = seen_layers or layer is not None
+            # Embeddings stand before the layers; a final norm or an untied output matrix behind them.
+            found[name] = layer + 1 if layer is not None else self.n_layers if seen_layers else 1
+        return found
+
+    def _checkpoint(self) -> None:
+        self.layers.checkpoint()
+
     @property
     def n_layers(self) -> int:
-        """Number of transformer layers."""
-        return int(self.model.config.num_hidden_layers)
+        """Number of layers that can be frozen."""
+        return len(self.blocks)
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the layer that a weight belongs to, by its name in the model; None if to none."""
+        return next((index for index, block in enumerate(self.blocks) if name.startswith(f"{block}.")), None)
 
     @property
     def sliding_window(self) -> int | None:
@@ -226,7 +264,7 @@ class Backbone(ABC):
     def train(self) -> None:
         """Go into training mode; what is frozen stays as it is when evaluated, without dropout."""
         self.model.train(self._frozen_layers == 0)
-        for layer in self.layers.layers[self._frozen_layers :]:
+        for layer in list(self.blocks.values())[self._frozen_layers :]:
             layer.train()
 
     def freeze(self, frozen_layers: int) -> None:
@@ -242,17 +280,8 @@ class Backbone(ABC):
             raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
         assert self._injected is None, "restore() comes before another candidate"
         self._frozen_layers = frozen_layers
-        layer_names = {f"{self._layers_prefix}.{index}.": index < frozen_layers for index in range(self.n_layers)}
-        in_stack = {id(parameter): name for name, parameter in self.stack.named_parameters()}
-        seen_layers = False
-        for parameter in self.model.parameters():
-            name = in_stack.get(id(parameter), "")
-            frozen = next((value for prefix, value in layer_names.items() if name.startswith(prefix)), None)
-            seen_layers = seen_layers or frozen is not None
-            if frozen is None:
-                # Embeddings stand before the layers; a final norm or an untied output matrix behind them.
-                frozen = frozen_layers == self.n_layers if seen_layers else frozen_layers > 0
-            parameter.requires_grad_(not frozen)
+        for name, parameter in self.pretrained.items():
+            parameter.requires_grad_(frozen_layers < self._frozen_from[name])
         self.weights.widen_trainable()
 
     def adapt(self, adapter: Adapter, frozen_layers: int, seed: int) -> dict[str, nn.Parameter]:
@@ -269,12 +298,20 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the model takes none of this kind.
         """
+        check_adapter(self.family, adapter.method)
         if adapter.method == "none":
             return {}
         self.freeze(self.n_layers)
         self._frozen_layers = frozen_layers
-        self._injected = Injected(self.stack, adapter, self._layers_prefix, frozen_layers, seed)
+        root = self._adapted()
+        inside = {id(module): name for name, module in root.named_modules()}
+        frozen = [inside[id(layer)] for layer in list(self.blocks.values())[:frozen_layers]]
+        self._injected = Injected(root, adapter, frozen, seed)
         return self._injected.weights
+
+    def _adapted(self) -> Any:
+        """Return the part of the model that takes adapters."""
+        return self.stack
 
     def words_behind(
         self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]
@@ -305,6 +342,12 @@ def _layers_prefix(stack: nn.Module, n_layers: int) -> str:
         f"{type(stack).__name__} has no list of {n_layers} layers, so layers can't be frozen; "
         "expected a transformers model with a stack of layers"
     )
+
+
+def named_blocks(model: nn.Module, layers: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Name layers as a model calls them."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(layer)]: layer for layer in layers}
 
 
 def mean_over_words(scores: Mapping[tuple[int, ...], Tensor], words: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:

@@ -1,6 +1,6 @@
 """Causal language models: log-probabilities of the label words at the end of the prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,18 +41,12 @@ class CausalReader(VocabularyReader):
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
         words = [word for label in labels for word in self.words[label]]
-        scores: dict[tuple[int, ...], Tensor] = {}
         of_labels = [self.words[label] for label in labels]
         if not self.continues:
             tokens = torch.tensor([word[0] for word in words], device=batch.lengths.device)
             scores = dict(zip(words, self._columns(self._read(stack, batch, ())[:, 0], tokens).T, strict=True))
             return mean_over_words(scores, of_labels)
-        for prefix in _longest_prefixes([word[:-1] for word in words]):
-            log_probabilities = self._next_token_log_probabilities(stack, batch, prefix)
-            for word in words:
-                if prefix[: len(word) - 1] == word[:-1] and word not in scores:
-                    parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
-                    scores[word] = torch.stack(parts).sum(0)
+        scores = score_words(words, lambda prefix: self._next_token_log_probabilities(stack, batch, prefix))
         return mean_over_words(scores, of_labels)
 
     def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
@@ -95,6 +89,29 @@ class CausalReader(VocabularyReader):
         return hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
+def score_words(
+    words: Sequence[tuple[int, ...]], next_tokens: Callable[[tuple[int, ...]], Tensor]
+) -> dict[tuple[int, ...], Tensor]:
+    """Sum the log-probabilities of each word's tokens, running the model once for words that begin alike.
+
+    Args:
+        words: Token ids of each word.
+        next_tokens: The first tokens of a word -> log-probabilities of what follows the prompt, and each of them;
+            shape (rows, tokens + 1, vocabulary).
+
+    Returns:
+        Word -> its log-probability in each row, shape (rows,).
+    """
+    scores: dict[tuple[int, ...], Tensor] = {}
+    for prefix in _longest_prefixes([word[:-1] for word in words]):
+        log_probabilities = next_tokens(prefix)
+        for word in words:
+            if prefix[: len(word) - 1] == word[:-1] and word not in scores:
+                parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
+                scores[word] = torch.stack(parts).sum(0)
+    return scores
+
+
 def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Leave out every prefix that another one starts with."""
     unique = sorted(set(prefixes))
@@ -106,7 +123,6 @@ class CausalLM(Backbone):
     """A decoder that continues text, such as Llama or GPT-2."""
 
     family = "causal_lm"
-    has_head = False
     causal = True
 
     auto_class = AutoModelForCausalLM

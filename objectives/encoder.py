@@ -1,7 +1,7 @@
 """Encoders: mean-pooled hidden states, read by label embeddings or a linear head."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +43,16 @@ class EncoderReader(Reader):
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
-        features = mean_pool(hidden, batch.lengths, stack.shift)
+        features = self._pool(stack, hidden, batch)
         rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
         weight = self.weight[rows]
         if self.cosine:
             return COSINE_SCALE * functional.normalize(features, dim=-1) @ functional.normalize(weight, dim=-1).T
         assert self.bias is not None
         return features @ weight.T + self.bias[rows]
+
+    def _pool(self, stack: PromptedStack, hidden: Tensor, batch: Batch) -> Tensor:
+        return mean_pool(hidden, batch.lengths, stack.shift)
 
 
 def mean_pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
@@ -73,10 +76,10 @@ class Encoder(Backbone):
     """A bidirectional encoder, such as BERT or a sentence encoder."""
 
     family = "encoder"
-    has_head = True
     causal = False
 
     auto_class = AutoModel
+    reader_class: ClassVar[type[EncoderReader]] = EncoderReader
 
     def reader(
         self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
@@ -86,12 +89,12 @@ class Encoder(Backbone):
         if head == "linear":
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(len(labels), hidden_size, generator=generator) * 0.02
-            return EncoderReader(self.tokenizer, labels, weight.to(self.device), cosine=False)
+            return self.reader_class(self.tokenizer, labels, weight.to(self.device), cosine=False)
         if verbalizer is None:
             raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
         empty = template.render(dict.fromkeys(template.fields, ""))
         rows = [self._embed([empty.with_label(word).strip() for word in verbalizer.words[label]]) for label in labels]
-        return EncoderReader(self.tokenizer, labels, torch.stack(rows), cosine=True)
+        return self.reader_class(self.tokenizer, labels, torch.stack(rows), cosine=True)
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""

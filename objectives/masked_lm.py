@@ -101,7 +101,6 @@ class MaskedLM(Backbone):
     """An encoder with the head that it was pretrained with, such as RoBERTa."""
 
     family = "masked_lm"
-    has_head = False
     causal = False
 
     auto_class = AutoModelForMaskedLM

@@ -3,11 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+from promptgraft.objectives.families import RECURRENT
 from promptgraft.spaces import InvalidInputError
 
 # What transformers' configurations call the number of layers.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "num_decoder_layers"))
 
 
 def weights_hash(path: str) -> str:
@@ -61,17 +64,47 @@ def model_folder(path: str) -> Path:
         ) from error
 
 
-def count_layers(path: str) -> int:
-    """Read a model's number of transformer layers from its config.json.
+def count_layers(path: str, family: str = "encoder") -> int:
+    """Read a model's number of layers from its config.json.
+
+    Args:
+        path: Local folder or hub id.
+        family: Its family; in sequence-to-sequence models the layers of encoder and decoder are counted.
 
     Raises:
         InvalidInputError: If the model or the number isn't there.
     """
+    content = _config(path)
+
+    def first(keys: tuple[str, ...]) -> int:
+        for key in keys:
+            if key in content:
+                return int(content[key])
+        raise InvalidInputError(
+            f"the config.json of {path} states no number of layers; expected one of {', '.join(keys)} where family is "
+            f"{family}"
+        )
+
+    return sum(map(first, _ENCODER_DECODER_KEYS)) if family == "seq2seq" else first(_LAYER_KEYS)
+
+
+def check_family(path: str, family: str) -> None:
+    """Refuse a model that is plainly of another family.
+
+    Raises:
+        InvalidInputError: If a transformer is called recurrent, or the other way round.
+    """
+    model_type = _config(path).get("model_type")
+    if (model_type == RECURRENT) != (family == "recurrent"):
+        raise InvalidInputError(
+            f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
+            "`promptgraft new-recurrent` writes, and they are of no other"
+        )
+
+
+def _config(path: str) -> dict[str, Any]:
     config = model_folder(path) / "config.json"
     if not config.is_file():
         raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    for key in _LAYER_KEYS:
-        if key in content:
-            return int(content[key])
-    raise InvalidInputError(f"{config} states no number of layers; expected one of {', '.join(_LAYER_KEYS)}")
+    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return content

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 # Imported for their registration.
-from promptgraft.objectives import causal_lm, encoder, masked_lm, text_classification  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq, text_classification  # noqa: F401
 from promptgraft.objectives.activations import Activations
 from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
 from promptgraft.objectives.calibration import calibrate
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.demonstrations import Pools
+from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
@@ -313,7 +314,8 @@ class Objective:
                 "device": self.backbone.device.type,
             }
 
-        model.activations = Activations(self.stages, self.backbone.layers, reuse, base, weights)
+        on_the_way = base if FAMILIES[self.spec.backbone.family].in_parts else 0
+        model.activations = Activations(self.stages, self.backbone.layers, reuse, on_the_way, weights)
 
     def _encoded(self, model: PromptedModel, part: str, seed: int | None = None) -> list[EncodedRow]:
         """Return the token ids of rows; those trained on are laid out in the order in which they are drawn."""

@@ -87,7 +87,10 @@ def compute_in(dtype: torch.dtype, device: torch.device, model: Any, stack: nn.M
     several = len({parameter.device for parameter in model.parameters()}) > 1
     if dtype != torch.float32:
         # The residual stream starts from here; in bfloat16 each layer would round what all before it have added up.
-        model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.float())  # noqa: ARG005
+        shared = model.get_input_embeddings().weight
+        for module in model.modules():  # An encoder and a decoder may each look up in the one matrix.
+            if isinstance(module, nn.Embedding) and module.weight is shared:
+                module.register_forward_hook(lambda module, args, output: output.float())  # noqa: ARG005
         output = model.get_output_embeddings()
         if output is not None:
             output.forward = _autocast(output.forward, dtype, device)

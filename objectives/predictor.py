@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scipy.special import softmax
 
 # Imported for their registration.
-from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, choose_device
 from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
 from promptgraft.objectives.model_files import file_hashes

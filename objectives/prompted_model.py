@@ -12,6 +12,7 @@ from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.batching import split_by_length
 from promptgraft.objectives.demonstrations import Demonstration, DemonstrationPool
+from promptgraft.objectives.families import FAMILIES, check_place
 from promptgraft.objectives.soft_prompts import attach, initial_vectors
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
@@ -136,6 +137,7 @@ class PromptedModel:
             )
 
     def _check_masks(self, soft: SoftPrompt) -> None:
+        check_place(self.backbone.family, soft.place)
         if soft.layer is not None and not self.backbone.spec.takes_masks:
             raise InvalidInputError(
                 f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
@@ -155,7 +157,9 @@ class PromptedModel:
             return None
         if self.backbone.layers.causal and not self.backbone.spec.takes_masks:
             return None  # What stands behind the text would have to be told which of its keys are padding.
-        below = frozen if entry is None else min(entry, frozen)
+        below = min(frozen if entry is None else min(entry, frozen), len(self.backbone.layers))
+        if not FAMILIES[self.backbone.family].in_parts and below < len(self.backbone.layers):
+            return None
         if self.backbone.layers.causal:
             # Nothing behind the text changes it at any layer; what stands there needs its keys and values.
             return Reuse(frozen, 0 if self.reader.continues else below)
@@ -304,7 +308,8 @@ class PromptedModel:
             Indices of the rows of each batch.
         """
         known = self.activations
-        if known is not None and known.reuse.depth == len(self.backbone.layers):
+        whole = known is not None and known.reuse.depth == len(self.backbone.layers)
+        if whole and FAMILIES[self.backbone.family].in_parts:
             lengths = [1] * len(rows)  # What is run, if anything, stands behind the text: the same for all rows.
         else:
             lengths = [len(row.ids) + self.stack.length for row in rows]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 # Imported for their registration.
-from promptgraft.objectives import causal_lm, encoder, masked_lm  # noqa: F401
+from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel

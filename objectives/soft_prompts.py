@@ -167,7 +167,7 @@ class PrefixPrompt(PromptedStack):
             num_virtual_tokens=len(vectors),
             token_dim=vectors.shape[1],
             num_layers=stack.config.num_hidden_layers,
-            num_attention_heads=stack.config.num_attention_heads,
+            num_attention_heads=getattr(stack.config, "num_attention_heads", 1),  # PEFT asks, and uses it elsewhere.
         )
         # PEFT freezes the stack; how much of it trains is the candidate's to say.
         required = [parameter.requires_grad for parameter in stack.parameters()]

@@ -239,6 +239,28 @@ def predict(
 
 @app.command()
 @reported
+def new_recurrent(
+    folder: Annotated[Path, typer.Argument(help="Where to write it; it must not be there yet.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the model whose tokenizer it uses.")],
+    cell: Annotated[str, typer.Option(help="lstm or gru.")] = "lstm",
+    hidden_size: Annotated[int, typer.Option(min=2)] = 128,
+    layers: Annotated[int, typer.Option(min=1)] = 1,
+    one_way: Annotated[bool, typer.Option("--one-way", help="Read from left to right only.")] = False,
+    dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of its random weights.")] = 0,
+) -> None:
+    """Write an LSTM or a GRU with random weights: a baseline, trained from scratch in the source stage."""
+    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.recurrent import write_recurrent
+
+    quiet_transformers()
+    sizes = {"hidden_size": hidden_size, "num_hidden_layers": layers, "bidirectional": not one_way, "dropout": dropout}
+    write_recurrent(folder, tokenizer, seed, cell=cell, **sizes)
+    typer.echo(f"{folder}: random weights; write `backbone: {{path: {folder}, family: recurrent}}` into a study")
+
+
+@app.command()
+@reported
 def upgrade(
     study: Annotated[str | None, typer.Argument(help="Study file or name; not needed with --storage.")] = None,
     storage: StorageOption = None,

@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from promptgraft.objectives import text_classification  # noqa: F401  (registers its task kind)
+from promptgraft.objectives.families import FAMILIES, NUMERICS, check_adapter, check_numerics, check_place
 from promptgraft.objectives.metrics import DIRECTIONS
-from promptgraft.objectives.model_files import count_layers
+from promptgraft.objectives.model_files import check_family, count_layers
 from promptgraft.objectives.specs import MASKED_ATTENTION, BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, all_labels
 from promptgraft.search.constraints import Constraints
@@ -33,6 +34,7 @@ from promptgraft.spaces import (
 )
 from promptgraft.spaces.dimensions import DIMENSIONS
 from promptgraft.spaces.errors import did_you_mean
+from promptgraft.spaces.parameters import Scalar
 from promptgraft.spaces.search_space import check_parameter, extremes
 
 T = TypeVar("T")
@@ -92,9 +94,15 @@ class _Reader:
     def read(self) -> Study:
         file = self._parse()
         self._check_engines(file)
-        n_layers = self._attempt(("backbone", "path"), lambda: count_layers(self._backbone_path(file)))
+        path, family = self._backbone_path(file), file.backbone.family
+        n_layers = self._attempt(("backbone", "path"), lambda: count_layers(path, family))
+        if n_layers is not None:
+            self._attempt(("backbone", "family"), lambda: check_family(path, family))
+        for option in NUMERICS:
+            with self._collecting(("backbone", option)):
+                check_numerics(family, option, getattr(file.backbone, option))
         target, source = self._load_tasks(file)
-        facts = StudyFacts(n_layers or 10**6, file.backbone.family == "encoder", file.source is not None)
+        facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, file.source is not None)
         space = self._space(file, facts, target, source)
         if file.source is not None and n_layers is not None and file.source.training.frozen_layers > n_layers:
             got = file.source.training.frozen_layers
@@ -226,7 +234,7 @@ class _Reader:
     def _template(self, file: StudyFile, name: str, text: str, fields: set[str]) -> Template:
         template = Template(name, text)
         template.check_fields(sorted(fields))
-        if file.backbone.family == "causal_lm":
+        if FAMILIES[file.backbone.family].label_last:
             template.check_label_last()
         return template
 
@@ -250,6 +258,9 @@ class _Reader:
                     _check_masks(file, parameter)
                 if name == "demonstrations.count":
                     _check_demonstrations(file, parameter, tasks)
+                for choice in _choices(parameter):
+                    if name in _FAMILY_CHECKS:
+                        _FAMILY_CHECKS[name](file.backbone.family, str(choice))
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
@@ -329,11 +340,21 @@ def _constraints(file: StudyFile, objective: ObjectiveSpec, target: Task, source
     return constraints
 
 
+# Parameters whose values not every family of backbones has.
+_FAMILY_CHECKS: dict[str, Callable[[str, str], None]] = {
+    "soft_prompt.place": check_place,
+    "adapter.method": check_adapter,
+}
+
+
+def _choices(parameter: Parameter) -> tuple[Scalar, ...]:
+    return (parameter.value,) if isinstance(parameter, Constant) else getattr(parameter, "choices", ())
+
+
 def _check_masks(file: StudyFile, place: Parameter) -> None:
     """Refuse soft prompts that enter late where attention can't be told who sees them."""
     attention = file.backbone.attn_implementation
-    choices = [place.value] if isinstance(place, Constant) else getattr(place, "choices", ())
-    late = [choice for choice in choices if str(choice).startswith("layer")]
+    late = [choice for choice in _choices(place) if str(choice).startswith("layer")]
     if late and attention not in (None, *MASKED_ATTENTION):
         raise InvalidInputError(
             f"{late[0]!r} needs masks that backbone.attn_implementation {attention!r} can't take; "

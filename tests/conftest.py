@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TaskSpec
 from promptgraft.spaces import SearchSpace, StudyFacts, Template, Verbalizer
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 TINY_LAYERS = 3
+REAL = {"encoder": "minilm", "causal_lm": "smollm2"}
 
 TEMPLATES = (
     Template("review", "Review: {{ text }}\nSentiment: {{ label }}"),
@@ -59,29 +61,75 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         config = AutoConfig.from_pretrained(STUDIES / "models" / real, **small, **extra)
         torch.manual_seed(0)
         model = auto.from_config(config)
-        # Random weights of the usual size make all classes equal; larger ones give the tests something to see.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-        model.save_pretrained(folder)
+        save_enlarged(model, folder)
         AutoTokenizer.from_pretrained(STUDIES / "models" / real).save_pretrained(folder)
         made[family] = str(folder)
+    made["recurrent"] = write_tiny_recurrent(tmp_path_factory.mktemp("recurrent"), "lstm", bidirectional=True)
+    made["seq2seq"] = write_tiny_seq2seq(tmp_path_factory.mktemp("seq2seq"), "t5", sentinel=True)
     return made
 
 
+def write_tiny_seq2seq(folder: Path, architecture: str, *, sentinel: bool) -> str:
+    """Two encoder layers under one decoder layer; real ones can't be installed, and neither can their tokenizers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(STUDIES / "models" / "minilm")
+    if sentinel:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
+    sizes: dict[str, Any] = {"d_model": 32, "vocab_size": len(tokenizer), "decoder_start_token_id": 0}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, "tie_word_embeddings": True}
+    if architecture == "t5":
+        sizes |= {"num_layers": 2, "num_decoder_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 64}
+    else:
+        sizes |= {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.1 if "embed" in name or "shared" in name else 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_enlarged(model: Any, folder: Path) -> None:
+    """Random weights of the usual size make all classes equal; larger ones give the tests something to see."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+
+
+def write_tiny_recurrent(folder: Path, cell: str, *, bidirectional: bool) -> str:
+    from transformers import AutoModel
+
+    from promptgraft.objectives.recurrent import write_recurrent
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": TINY_LAYERS, "dropout": 0.1}
+    path = folder / cell
+    write_recurrent(path, str(STUDIES / "models" / "minilm"), 0, cell=cell, bidirectional=bidirectional, **sizes)
+    save_enlarged(AutoModel.from_pretrained(path), path)
+    return str(path)
+
+
 def real_model(family: str) -> str:
-    return str(STUDIES / "models" / {"encoder": "minilm", "causal_lm": "smollm2"}[family])
+    return str(STUDIES / "models" / REAL[family])
 
 
 @pytest.fixture(scope="session")
 def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
     """Build the fixed part of a study over the real pair, in small numbers."""
-    from transformers import AutoConfig
+    from promptgraft.objectives.model_files import count_layers
 
     def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
-        n_layers = AutoConfig.from_pretrained(path).num_hidden_layers
-        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, family == "encoder", source))
+        n_layers = count_layers(path, family)
+        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
         values: dict[str, Any] = {
             "backbone": BackboneSpec(path, family, 64),
             "target": TaskSpec(

@@ -7,7 +7,7 @@ import pytest
 from promptgraft.objectives.specs import ObjectiveSpec
 
 
-@pytest.fixture(scope="module", params=["encoder", "masked_lm", "causal_lm"])
+@pytest.fixture(scope="module", params=["encoder", "recurrent", "masked_lm", "causal_lm", "seq2seq"])
 def spec(
     request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
 ) -> ObjectiveSpec:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
@@ -57,7 +58,8 @@ def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, t
     first = worker.evaluate(BASE, 0)
     alone = Objective(replace(spec, files=str(tmp_path / "other"))).evaluate(BASE, 0)
     for other in OTHERS:
-        worker.evaluate(other, 0)
+        if other.soft_prompt.layer is None or FAMILIES[spec.backbone.family].in_parts:
+            worker.evaluate(other, 0)
     half_done = worker.run(OTHERS[0], 0)
     next(half_done)
     next(half_done)  # A pruned trial leaves its weights half trained.
@@ -148,7 +150,7 @@ def test_the_best_state_is_kept_and_not_the_last(objective: Objective) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_trial(objective: Objective) -> None:
     with pytest.raises(TrialError, match=r"loss became nan|not finite|loss became inf"):
-        objective.evaluate(replace(BASE, learning_rate=1e30, frozen_layers=0, steps=8), 0)
+        objective.evaluate(replace(BASE, learning_rate=1e38, frozen_layers=0, steps=8), 0)
     assert np.isfinite(objective.evaluate(BASE, 0).logits).all()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.conftest import STUDIES
+
 WriteStudy = Callable[..., Path]
 IMPORTS = """
 import sys
@@ -63,8 +65,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
 def test_help_imports_nothing_heavy() -> None:
     result = promptgraft("--help", absent="torch,ray,optuna,transformers,pandas,sklearn")
     assert result.returncode == 0
-    for command in ("validate", "run", "status", "best", "export", "predict", "dashboard"):
+    for command in ("validate", "run", "status", "best", "export", "predict", "dashboard", "new-recurrent"):
         assert command in result.stdout
+
+
+def test_a_recurrent_model_is_written_where_neither_optuna_nor_ray_is_installed(tmp_path: Path) -> None:
+    arguments = ("new-recurrent", "gru", "--tokenizer", str(STUDIES / "models" / "minilm"), "--hidden-size", "8")
+    written = promptgraft(*arguments, "--cell", "gru", "--one-way", absent="optuna,ray", cwd=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert written.stderr == ""
+    assert "backbone: {path: gru, family: recurrent}" in written.stdout
+    config = json.loads((tmp_path / "gru" / "config.json").read_text())
+    assert (config["cell"], config["bidirectional"], config["hidden_size"]) == ("gru", False, 8)
+    again = promptgraft(*arguments, cwd=tmp_path)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("study", ["study.yaml", "small"])

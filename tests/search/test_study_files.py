@@ -78,6 +78,7 @@ def space(**changes: Any) -> dict[str, Any]:
             "backbone.attn_implementation",
             "does not compute in float32; add dtype: bfloat16",
         ),
+        (space(soft_prompt={"length": 2, "place": "layer 7"}), "space.soft_prompt.place", "the backbone has 3 layers"),
         ({"budget": {"trials": 0}}, "budget.trials", "greater than or equal to 1"),
         ({"target": None}, "target", "is required but missing"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
@@ -113,6 +114,30 @@ def test_demonstrations_want_a_causal_lm_and_enough_rows(write_study: WriteStudy
         "did you mean 'count'"
         in problems(write_study(**space(demonstrations={"cuont": 2})))["space.demonstrations.cuont"]
     )
+
+
+def test_what_a_family_lacks_is_refused_before_any_trial(write_study: WriteStudy, tiny_models: dict[str, str]) -> None:
+    recurrent = {"path": tiny_models["recurrent"], "family": "recurrent", "max_tokens": 48}
+    prompt = {"length": [0, 2], "place": ["prefix", "suffix", "layer 1"]}
+    assert load_study(write_study(backbone=recurrent, **space(soft_prompt=prompt, head="linear")))
+    found = problems(
+        write_study(backbone=recurrent | {"dtype": "bfloat16"}, **space(adapter={"method": ["none", "lora"]}))
+    )
+    assert set(found) == {"backbone.dtype", "space.adapter.method"}
+    assert "computes in float32" in found["backbone.dtype"]
+    assert "PEFT has no adapter.method 'lora'" in found["space.adapter.method"]
+    seq2seq = {"path": tiny_models["seq2seq"], "family": "seq2seq", "max_tokens": 48}
+    assert load_study(
+        write_study(backbone=seq2seq, **space(frozen_layers=[0, 3], adapter={"method": ["none", "lora"]}))
+    )
+    found = problems(write_study(backbone=seq2seq, **space(soft_prompt=prompt, frozen_layers=4)))
+    assert set(found) == {"space.soft_prompt.place", "space.frozen_layers"}
+    assert "runs only as a whole; use prefix or suffix" in found["space.soft_prompt.place"]
+    found = problems(write_study(backbone=seq2seq | {"path": tiny_models["encoder"]}))
+    assert "states no number of layers" in found["backbone.path"]
+    for family, path in (("recurrent", tiny_models["encoder"]), ("encoder", tiny_models["recurrent"])):
+        found = problems(write_study(backbone={"path": path, "family": family}))
+        assert f"not of the family '{family}'" in found["backbone.family"]
 
 
 def test_all_mistakes_come_at_once_with_their_lines(write_study: WriteStudy) -> None:

@@ -1,0 +1,84 @@
+"""What a family of backbones can do, known without loading any."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from promptgraft.spaces import InvalidInputError
+
+# What the configuration of our own recurrent models calls its architecture.
+RECURRENT = "promptgraft_recurrent"
+
+# The options of a backbone that `check_numerics` knows.
+NUMERICS = ("dtype", "autocast", "attn_implementation")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What every backbone of a family has in common.
+
+    Attributes:
+        has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
+        label_last: Whether the label has to stand behind all fields of a template.
+        in_parts: Whether its layers can be run from any one on; a soft prompt at `layer K` wants that.
+        adapters: Whether PEFT knows where its layers take adapters.
+        numerics: Whether it computes in low precision, and with a choice of attention.
+    """
+
+    has_head: bool = False
+    label_last: bool = False
+    in_parts: bool = True
+    adapters: bool = True
+    numerics: bool = True
+
+
+FAMILIES: Mapping[str, Family] = {
+    "encoder": Family(has_head=True),
+    "recurrent": Family(has_head=True, adapters=False, numerics=False),
+    "masked_lm": Family(),
+    "causal_lm": Family(label_last=True),
+    "seq2seq": Family(in_parts=False),
+}
+
+
+def check_place(family: str, place: str) -> None:
+    """Refuse a soft prompt where the family can't let one in.
+
+    Raises:
+        InvalidInputError: If the place is `layer K` and the layers run only as a whole.
+    """
+    if place.startswith("layer") and not FAMILIES[family].in_parts:
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} can't be had with the backbone family {family!r}, whose encoder runs only "
+            "as a whole; use prefix or suffix"
+        )
+
+
+def check_adapter(family: str, method: str) -> None:
+    """Refuse adapters where PEFT has none.
+
+    Raises:
+        InvalidInputError: If the family takes none.
+    """
+    if method != "none" and not FAMILIES[family].adapters:
+        raise InvalidInputError(
+            f"PEFT has no adapter.method {method!r} for the backbone family {family!r}; use none, and train the layers "
+            "above frozen_layers"
+        )
+
+
+def check_numerics(family: str, option: str, value: str | None) -> None:
+    """Refuse low precision and implementations of attention where there are none.
+
+    Args:
+        family: The family.
+        option: `dtype`, `autocast` or `attn_implementation`.
+        value: What a study chooses for it.
+
+    Raises:
+        InvalidInputError: If it chooses what the family doesn't have.
+    """
+    if value not in (None, "float32") and not FAMILIES[family].numerics:
+        raise InvalidInputError(
+            f"backbone.{option} {value!r} can't be had with the backbone family {family!r}, which has no attention and "
+            "computes in float32; leave it out"
+        )
