@@ -1,5 +1,6 @@
 """A round of growth: new templates from several sources, raced untrained, the best of them kept; and label words."""
 
+import logging
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, draft
 from promptgraft.objectives.writers import Writer, WriterSpec
 from promptgraft.spaces import InvalidInputError, Template, Verbalizer
 from promptgraft.spaces.templates import LABEL_FIELD
+
+logger = logging.getLogger(__name__)
 
 # Drafts that are raced for each template that is kept, and drafts asked for at most for each of those.
 RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
@@ -131,7 +134,11 @@ def _searched(
         return ()
     known = [dict(verbalizer.words) for verbalizer in objective.spec.space.verbalizers]
     wanted = plan.verbalizers + len(known)
-    found = search_label_words(objective, template, rows, wanted, words=plan.label_words)
+    try:
+        found = search_label_words(objective, template, rows, wanted, words=plan.label_words)
+    except InvalidInputError as error:
+        logger.warning("no label words joined in round %d: %s", round_, error)
+        return ()
     new = [entry.words for entry in found if dict(entry.words) not in known][: plan.verbalizers]
     return tuple(Verbalizer(f"searched-{round_}-{number}", words) for number, words in enumerate(new))
 

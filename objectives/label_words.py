@@ -144,7 +144,10 @@ def _from_vocabulary(objective: Objective, template: Template, rows: Sequence[Ro
     backbone = objective.backbone
     any_word = next(_whole_words(backbone, template, range(len(backbone.tokenizer))))
     model = _model(objective, template, [any_word])
-    assert isinstance(model.reader, VocabularyReader)
+    if not isinstance(model.reader, VocabularyReader):
+        raise InvalidInputError(
+            f"label words can't be searched with a backbone of family {backbone.family!r}; give them by hand"
+        )
     encoded = model.encode(rows)
     means: list[Scores] = []
     with torch.inference_mode():

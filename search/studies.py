@@ -221,6 +221,8 @@ class _Reader:
         from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES
 
         family = grow.writer.family if grow.writer else file.backbone.family
+        if grow.verbalizers and file.backbone.family == "seq2seq":
+            self._add(("space", "grow", "verbalizers"), "must be 0: label words can't be searched with a seq2seq model")
         for source in grow.sources:
             with self._collecting(("space", "grow", "sources")):
                 TEMPLATE_SOURCES[source]
