@@ -70,15 +70,11 @@ class PromptMeter:
             spec, rows = self.objective.spec, by_turns(self.objective.target.train)[:CONTENT_ROWS]
             verbalizer = spec.space.verbalizer(pair[1])
             key = {
+                **self.objective.reader_key(),
                 "stage": "content",
-                "backbone": self.objective.backbone_hash(),
-                "family": spec.backbone.family,
-                "max_tokens": spec.backbone.max_tokens,
-                "numerics": spec.backbone.numerics,
                 "template": spec.space.template(pair[0]).text,
                 "verbalizer": {label: list(words) for label, words in verbalizer.words.items()},
                 "rows": rows_hash(rows),
-                "device": self.objective.backbone.device.type,
             }
             found = self.objective.stages.get(StageKey.of(key), lambda: self._measured(pair, rows))
             self._contents[pair] = found["content"].item()

@@ -20,6 +20,7 @@ from promptgraft.objectives.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.files import FileStore
+from promptgraft.objectives.keys import reader_key, source_key, source_prompt
 from promptgraft.objectives.migration import LoadReport, migrate
 from promptgraft.objectives.model_files import weights_hash
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
@@ -28,7 +29,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
 from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
-from promptgraft.spaces import Adapter, Candidate, SoftPrompt, Template, TrialError, Verbalizer
+from promptgraft.spaces import Adapter, Candidate, Template, TrialError, Verbalizer
 
 
 @dataclass
@@ -177,17 +178,13 @@ class Objective:
     def _identity(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Everything that decides a cycle's outcome, as JSON types."""
         return {
+            **self.reader_key(),
             "version": CHECKPOINT_VERSION,
-            "backbone": self.backbone_hash(),
-            "family": self.spec.backbone.family,
-            "max_tokens": self.spec.backbone.max_tokens,
-            "numerics": self.spec.backbone.numerics,
             "candidate": candidate.to_dict(),
             "seed": seed,
             "rows": self._hashes,
             "source_training": asdict(self.spec.source_training),
             "evaluation": [self.spec.evaluate_every, self.spec.evaluation_batch_size, self.spec.metric],
-            "device": self.backbone.device.type,
         }
 
     def _state(
@@ -246,7 +243,7 @@ class Objective:
         source, settings = self.source, self.spec.source_training
         on_source = replace(
             candidate,
-            soft_prompt=self._source_prompt(candidate),
+            soft_prompt=source_prompt(candidate),
             adapter=Adapter(),
             frozen_layers=settings.frozen_layers,
             alpha=1.0,
@@ -266,37 +263,13 @@ class Objective:
 
         return self.stages.get(StageKey.of(self._source_key(candidate, seed)), compute)
 
-    @staticmethod
-    def _source_prompt(candidate: Candidate) -> SoftPrompt:
-        """Return the soft prompt that is trained in the source stage, which is none but where the candidate asks."""
-        soft = candidate.soft_prompt
-        return replace(soft, init="vocabulary") if soft.init == "source" else SoftPrompt()
-
     def _source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Everything that decides the weights after the source stage, as JSON types."""
         assert self.source is not None
-        settings = self.spec.source_training
-        verbalizer = self.spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
         pool = self._pools.get(candidate, "source", seed)
-        return {
-            "stage": "source",
-            **({"demonstrations": pool.content} if pool else {}),
-            "backbone": self.backbone_hash(),
-            "family": self.spec.backbone.family,
-            "max_tokens": self.spec.backbone.max_tokens,
-            "numerics": self.spec.backbone.numerics,
-            "rows": self._hashes["source"],
-            "labels": [list(self.source.labels), list(self.labels)],
-            "template": self.spec.space.template(candidate.template).text,
-            "verbalizer": {label: list(words) for label, words in verbalizer.items()},
-            "head": candidate.head,
-            "soft_prompt": asdict(self._source_prompt(candidate)),
-            "steps": candidate.source_steps,
-            "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
-            "frozen_layers": settings.frozen_layers,
-            "seed": seed,
-            "device": self.backbone.device.type,
-        }
+        labels = (self.source.labels, self.labels)
+        shown = pool.content if pool else None
+        return self.reader_key() | source_key(self.spec, candidate, seed, self._hashes["source"], labels, shown)
 
     def _reuse(self, model: PromptedModel, candidate: Candidate, seed: int) -> None:
         """Let a model take from the store what its frozen layers make of the rows."""
@@ -347,6 +320,10 @@ class Objective:
         verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
         template = space.template(candidate.template)
         return PromptedModel(self.backbone, candidate, template, verbalizer, self.labels, seed)
+
+    def reader_key(self) -> dict[str, object]:
+        """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""
+        return reader_key(self.spec.backbone, self.backbone_hash(), self.backbone.device)
 
     def backbone_hash(self) -> str:
         """Return the hash of the pretrained weights."""

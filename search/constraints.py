@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.objectives.tasks import Task, all_labels
 from promptgraft.search.study_file import ConstraintsSection
 from promptgraft.spaces import Candidate, Categorical, Constant, Float, InvalidInputError, Parameter, SearchSpace
 from promptgraft.spaces.parameters import Scalar
@@ -95,6 +97,24 @@ class Constraints:
     def _shortest(self, space: SearchSpace, pool: str, ids: Sequence[Scalar]) -> Scalar:
         pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.verbalizers[0].id}
         return min(ids, key=lambda chosen: self._sizes.prompt_tokens(Candidate.from_values({**pair, pool: chosen})))
+
+
+def constraints_of(
+    section: ConstraintsSection, objective: ObjectiveSpec, target: Task, source: Task | None
+) -> Constraints | None:
+    """Build a study's constraints and see that there is a candidate within them; None if it has none.
+
+    Raises:
+        InvalidInputError: If there is no such candidate.
+    """
+    if not section.model_dump(exclude_none=True):
+        return None
+    from promptgraft.objectives.sizes import Sizes
+
+    sizes = Sizes(objective.backbone, objective.space, all_labels(target, source), target, objective.split_seed)
+    constraints = Constraints(section, sizes)
+    constraints.check(objective.space)
+    return constraints
 
 
 class _Fixed:

@@ -5,7 +5,6 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 """
 
 import logging
-import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,17 +19,16 @@ from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from promptgraft.search.budget import RAN_S
 from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_pruner
 from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.locks import study_lock
-from promptgraft.search.owners import is_alive, new_owner, silent_seconds, start_heartbeat
+from promptgraft.search.owners import is_alive, new_owner, start_heartbeat
 from promptgraft.search.patience import StorageLostError, patient
 from promptgraft.search.pool import Pool, record_growth
 from promptgraft.search.proposals import Proposal, Proposals
 from promptgraft.search.ranking import FINISHED
-from promptgraft.search.retries import Loss, is_retry, retry_of_lost
+from promptgraft.search.retries import Loss, fail_and_queue, is_retry
 from promptgraft.search.similarity import TemplateKernel
 from promptgraft.search.stored_parameters import base_name, stored_names
 from promptgraft.search.study_file import EngineSection, GuidanceSection
@@ -271,10 +269,7 @@ class StudyLedger:
 
     def interrupt(self, loss: Loss, cause: str) -> int:
         """Record every live trial as FAIL and queue it again; return how many there were."""
-        numbers = list(self.live)
-        for number in numbers:
-            self.lose(number, loss, cause)
-        return len(numbers)
+        return len([self.lose(number, loss, cause) for number in list(self.live)])
 
     @patient
     def adopt_orphans(self) -> int:
@@ -305,28 +300,8 @@ class StudyLedger:
         return not alive
 
     def _fail_and_queue(self, trial: FrozenTrial, loss: Loss, cause: str) -> bool:
-        """Write the retry first and the end second: a crash in between leaves an orphan that has its retry."""
-        retry = None
-        if not is_retry(self.trials, trial.number):
-            retry = retry_of_lost(trial, loss, self.max_retries)
-        if retry is not None:
-            self.storage.create_new_trial(self._study_id, retry)
-        elif loss.counts:
-            cause += f"; not run again, since it was lost {self.max_retries + 1} times"
-        self.storage.set_trial_user_attr(trial._trial_id, "cause", cause)
-        if loss is Loss.ORPHANED:
-            self.storage.set_trial_user_attr(trial._trial_id, RAN_S, self._seconds_until_silent(trial))
-        if loss.interrupted:
-            self.storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        return retry is not None
-
-    def _seconds_until_silent(self, trial: FrozenTrial) -> float:
-        """Return how long an orphan ran: it may be found days later, which must not count as compute."""
-        silent_s = silent_seconds(self.storage, trial._trial_id)
-        if silent_s is None or trial.datetime_start is None:
-            return 0.0
-        return max(0.0, round(time.time() - trial.datetime_start.timestamp() - silent_s, 3))
+        again = not is_retry(self.trials, trial.number)
+        return fail_and_queue(self.storage, self._study_id, trial, loss, cause, self.max_retries if again else None)
 
     def _claim_waiting(self) -> Asked | None:
         """Take a queued trial, whether queued by us or by the user's `study.enqueue_trial`."""

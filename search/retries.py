@@ -1,10 +1,15 @@
 """What becomes of a trial that was cut off: FAIL, and queued again with its history."""
 
+import time
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from promptgraft.search.budget import RAN_S
+from promptgraft.search.owners import silent_seconds
 
 
 class Loss(Enum):
@@ -73,3 +78,43 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
         user_attrs={**kept, "retry_of": trial.number, "times_lost": losses},
         system_attrs={**trial.system_attrs, **system},
     )
+
+
+def fail_and_queue(
+    storage: RDBStorage, study_id: int, trial: FrozenTrial, loss: Loss, cause: str, max_retries: int | None
+) -> bool:
+    """Record a trial that was cut off as FAIL, and queue it again if it has retries left.
+
+    The retry is written first and the end second: a crash in between leaves an orphan that has its retry.
+
+    Args:
+        storage: The study's storage.
+        study_id: The study there.
+        trial: The trial.
+        loss: How it was cut off.
+        cause: The same in words.
+        max_retries: Times that a trial may be lost and run again; None if this one is queued again already.
+
+    Returns:
+        Whether it was queued.
+    """
+    retry = None if max_retries is None else retry_of_lost(trial, loss, max_retries)
+    if retry is not None:
+        storage.create_new_trial(study_id, retry)
+    elif max_retries is not None and loss.counts:
+        cause += f"; not run again, since it was lost {max_retries + 1} times"
+    storage.set_trial_user_attr(trial._trial_id, "cause", cause)
+    if loss is Loss.ORPHANED:
+        storage.set_trial_user_attr(trial._trial_id, RAN_S, _seconds_until_silent(storage, trial))
+    if loss.interrupted:
+        storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    return retry is not None
+
+
+def _seconds_until_silent(storage: RDBStorage, trial: FrozenTrial) -> float:
+    """Return how long an orphan ran: it may be found days later, which must not count as compute."""
+    silent_s = silent_seconds(storage, trial._trial_id)
+    if silent_s is None or trial.datetime_start is None:
+        return 0.0
+    return max(0.0, round(time.time() - trial.datetime_start.timestamp() - silent_s, 3))

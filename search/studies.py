@@ -12,19 +12,19 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from promptgraft.objectives import text_classification  # noqa: F401  (registers its task kind)
-from promptgraft.objectives.families import FAMILIES, NUMERICS, check_adapter, check_numerics, check_place
+from promptgraft.objectives.families import FAMILIES, NUMERICS, check_numerics
 from promptgraft.objectives.metrics import DIRECTIONS
 from promptgraft.objectives.model_files import check_family, count_layers
-from promptgraft.objectives.specs import MASKED_ATTENTION, BackboneSpec, ObjectiveSpec, SourceTraining
-from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, all_labels
-from promptgraft.search.constraints import Constraints
+from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
+from promptgraft.search.constraints import Constraints, constraints_of
 from promptgraft.search.engines import build_pruner, build_sampler
 from promptgraft.search.promptsource import Imported, read_promptsource
+from promptgraft.search.served import check_served
 from promptgraft.search.study_file import StudyFile, TaskSection
 from promptgraft.search.yaml_lines import LinedYaml, Location, Problem, StudyFileError
 from promptgraft.spaces import (
     Condition,
-    Constant,
     InvalidInputError,
     Parameter,
     SearchSpace,
@@ -34,8 +34,7 @@ from promptgraft.spaces import (
 )
 from promptgraft.spaces.dimensions import DIMENSIONS
 from promptgraft.spaces.errors import did_you_mean
-from promptgraft.spaces.parameters import Scalar
-from promptgraft.spaces.search_space import check_parameter, extremes
+from promptgraft.spaces.search_space import check_parameter
 
 T = TypeVar("T")
 
@@ -113,7 +112,9 @@ class _Reader:
         constraints = None
         if not self.problems and space is not None and target is not None:
             objective = self._objective(file, space)
-            constraints = self._attempt(("constraints",), lambda: _constraints(file, objective, target, source))
+            constraints = self._attempt(
+                ("constraints",), lambda: constraints_of(file.constraints, objective, target, source)
+            )
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
         return Study(self.yaml.path.resolve(), file, objective, target, source, constraints)
@@ -208,7 +209,7 @@ class _Reader:
         for index, name in enumerate(file.space.promptsource):
             with self._collecting(("space", "promptsource", index)):
                 imported = read_promptsource(self.folder / name, target.labels, fields)
-                if file.backbone.family == "causal_lm":
+                if FAMILIES[file.backbone.family].label_last:
                     imported = imported.that_end_with_the_label()
                 for skipped, reason in imported.skipped.items():
                     logger.warning("%s: template %r is left out: %s", name, skipped, reason)
@@ -256,13 +257,7 @@ class _Reader:
                 )
                 check_parameter(parameter, facts)
                 parameters.append(parameter)
-                if name == "soft_prompt.place":
-                    _check_masks(file, parameter)
-                if name == "demonstrations.count":
-                    _check_demonstrations(file, parameter, tasks)
-                for choice in _choices(parameter):
-                    if name in _FAMILY_CHECKS:
-                        _FAMILY_CHECKS[name](file.backbone.family, str(choice))
+                check_served(file.backbone, parameter, tasks)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
@@ -328,56 +323,6 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str])
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer
-
-
-def _constraints(file: StudyFile, objective: ObjectiveSpec, target: Task, source: Task | None) -> Constraints | None:
-    """Build the study's constraints and see that there is a candidate within them; None if it has none."""
-    if not file.constraints.model_dump(exclude_none=True):
-        return None
-    from promptgraft.objectives.sizes import Sizes
-
-    sizes = Sizes(objective.backbone, objective.space, all_labels(target, source), target, file.seed)
-    constraints = Constraints(file.constraints, sizes)
-    constraints.check(objective.space)
-    return constraints
-
-
-# Parameters whose values not every family of backbones has.
-_FAMILY_CHECKS: dict[str, Callable[[str, str], None]] = {
-    "soft_prompt.place": check_place,
-    "adapter.method": check_adapter,
-}
-
-
-def _choices(parameter: Parameter) -> tuple[Scalar, ...]:
-    return (parameter.value,) if isinstance(parameter, Constant) else getattr(parameter, "choices", ())
-
-
-def _check_masks(file: StudyFile, place: Parameter) -> None:
-    """Refuse soft prompts that enter late where attention can't be told who sees them."""
-    attention = file.backbone.attn_implementation
-    late = [choice for choice in _choices(place) if str(choice).startswith("layer")]
-    if late and attention not in (None, *MASKED_ATTENTION):
-        raise InvalidInputError(
-            f"{late[0]!r} needs masks that backbone.attn_implementation {attention!r} can't take; "
-            f"leave it out, or use {' or '.join(MASKED_ATTENTION)}"
-        )
-
-
-def _check_demonstrations(file: StudyFile, count: Parameter, tasks: list[Task]) -> None:
-    """Refuse demonstrations that the backbone doesn't take, or that a task hasn't enough rows for."""
-    largest, family = max(int(value) for value in extremes(count)), file.backbone.family
-    if largest and family != "causal_lm":
-        raise InvalidInputError(
-            f"{count.name} is {largest}, but only causal LMs take demonstrations and backbone.family is {family!r}; "
-            "leave it out, or use a backbone of family 'causal_lm'"
-        )
-    rows = min((len(task.train) for task in tasks), default=largest + 1)
-    if largest >= rows:
-        raise InvalidInputError(
-            f"{count.name} must lie in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
-            f"demonstration) but got {largest}; lower it, or raise train_rows"
-        )
 
 
 def _delete(content: Any, location: Location) -> None:
