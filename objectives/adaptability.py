@@ -88,7 +88,8 @@ class PromptMeter:
             for start in range(0, len(rows), size)
             for _, scores in look(self.objective, models, rows[start : start + size])
         ]
-        return {"content": torch.tensor(content(np.concatenate(parts), [row.label for row in rows]))}
+        found = content(np.concatenate(parts), [row.label for row in rows])
+        return {"content": torch.tensor([found], dtype=torch.float64)}
 
 
 def content(logits: npt.NDArray[np.float64], labels: Sequence[int]) -> float:

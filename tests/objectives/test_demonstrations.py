@@ -180,7 +180,7 @@ def difference(first: Result, second: Result) -> float:
 def test_results_depend_on_neither_a_store_nor_the_order_of_trials(
     spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = list(candidates())
+    chosen = list(candidates())[::2]
     fresh = [Objective(spec).evaluate(candidate, 0) for candidate in chosen]
     one = Objective(replace(spec, files=str(tmp_path)))
     forwards = [one.evaluate(candidate, 0) for candidate in chosen]
