@@ -23,7 +23,9 @@ HALF_LIFE = 10
 # Finished trials from which costs are learnt at least, and what keeps coefficients small where there are few.
 MIN_TRIALS, RIDGE = 8, 0.5
 
-FIRST_LOOKS = "first_looks"  # User attribute of the study.
+# User attributes of the study.
+FIRST_LOOKS = "first_looks"
+POOL = "template_pool"
 
 
 class Guidance:

@@ -14,7 +14,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.guidance import FIRST_LOOKS, POOL
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
 from promptgraft.spaces import SearchSpace, Template, Verbalizer
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POOL = "template_pool"  # User attribute of the study.
 # A template's mean result counts as if it had this many more results, all of them the study's mean.
 SHRINKAGE = 2.0
 # Times that a round is run again whose worker died.

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.disk import DiskUse
+from promptgraft.search.guidance import POOL
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.storage import RunFolder, load_existing
@@ -121,6 +122,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
             "computed": _total(trials, "stages_computed"),
             "saved_s": round(_total(trials, "seconds_saved"), 1),
         },
+        "pool": study.user_attrs.get(POOL, {"rounds": 0, "templates": [], "verbalizers": []}),
         "disk": {"used_bytes": use.used_bytes, "free_bytes": use.free_bytes} if use else None,
     }
 
@@ -140,6 +142,10 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"  shared    {duration(shared['saved_s'])} saved: {computed} stages computed, found {found} times"
         )
+    pool = summary["pool"]
+    if pool["rounds"]:
+        joined = f"{len(pool['templates'])} templates and {len(pool['verbalizers'])} verbalizers joined"
+        lines.append(f"  pool      {joined} in {pool['rounds']} rounds")
     if summary["finalists"]:
         scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
         lines.append(f"  float32   finalists scored again: {scored}")
