@@ -1,6 +1,7 @@
 """One contract, run over every registered backbone family, on small random models with real tokenizers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,6 +135,20 @@ def test_a_prompt_at_layer_k_leaves_everything_below_untouched(backbone: Backbon
     above = (seen["with"][2][:, : text.shape[1]][text] - seen["without"][2][text]).abs().max()
     # In a causal LM the text stands before the prompt and never sees it, at any layer.
     assert above < 1e-5 if causal else above > 1e-3
+
+
+def test_gradient_checkpointing_changes_no_gradient(backbone: Backbone) -> None:
+    again = type(backbone)(replace(backbone.spec, gradient_checkpointing=True), CPU)
+    found = []
+    for one in (backbone, again):
+        model = build(one, soft_prompt=SoftPrompt(3, "vocabulary", "suffix"), frozen_layers=1)
+        model.backbone.train()
+        torch.manual_seed(0)
+        model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
+        found.append({name: p.grad for name, p in model.trainable().items() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name
 
 
 def test_hooks_are_gone_after_a_forward_pass(backbone: Backbone) -> None:

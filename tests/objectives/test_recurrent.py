@@ -143,20 +143,6 @@ def test_what_it_cannot_do_is_refused(backbone: Recurrent, tiny_models: dict[str
         Encoder(BackboneSpec(backbone.spec.path, "encoder", 64), CPU)
 
 
-def test_gradient_checkpointing_changes_nothing(backbone: Recurrent) -> None:
-    again = Recurrent(replace(backbone.spec, gradient_checkpointing=True), CPU)
-    found = []
-    for one in (backbone, again):
-        model = build(one, soft_prompt=SoftPrompt(3, "vocabulary", "layer 1"), frozen_layers=1)
-        model.backbone.train()
-        torch.manual_seed(0)
-        model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
-        found.append({name: p.grad for name, p in model.trainable().items() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], rtol=1e-6, atol=1e-6), name
-
-
 def test_the_configuration_is_plain_json(backbone: Recurrent) -> None:
     content = json.loads((Path(backbone.spec.path) / "config.json").read_text())
     assert content["model_type"] == "promptgraft_recurrent"

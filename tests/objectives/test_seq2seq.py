@@ -150,20 +150,6 @@ def test_low_precision_is_close_to_float32(backbone: Seq2Seq, options: dict[str,
         assert 0 < (first - second).abs().max() < 0.03 * first.abs().max()
 
 
-def test_gradient_checkpointing_changes_nothing(backbone: Seq2Seq) -> None:
-    again = Seq2Seq(replace(backbone.spec, gradient_checkpointing=True), CPU)
-    found = []
-    for one in (backbone, again):
-        model = build(one, soft_prompt=SoftPrompt(3, "vocabulary", "suffix"), frozen_layers=1)
-        model.backbone.train()
-        torch.manual_seed(0)
-        model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
-        found.append({name: p.grad for name, p in model.trainable().items() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name
-
-
 def test_what_it_cannot_do_is_refused(backbone: Seq2Seq) -> None:
     with pytest.raises(InvalidInputError, match="'layer 1' can't be had with the backbone family 'seq2seq'"):
         build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "layer 1"))
