@@ -28,6 +28,7 @@ def wider(**changes: Any) -> dict[str, Any]:
     return old | {"templates": old["templates"] | ADDED, "verbalizers": verbalizers} | changes
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_more_templates_and_another_pruner(write_study: WriteStudy, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     narrow = space(learning_rate={"low": 1e-4, "high": 1e-3}, steps=[4, 6])

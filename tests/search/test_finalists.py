@@ -40,6 +40,7 @@ def stopped(*_: object) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_finalists_are_scored_in_float32_and_exported_as_scored(
     write_study: WriteStudy, tmp_path: Path, tiny_models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
