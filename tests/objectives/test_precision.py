@@ -104,6 +104,7 @@ def difference(first: Result, second: Result) -> float:
     return float(np.abs(first.logits - second.logits).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_order_does_not_matter_in_low_precision(
     make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str], family: str, tmp_path: Path

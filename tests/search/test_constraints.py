@@ -248,6 +248,7 @@ def parameters(draw: st.DrawFn) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(searched=parameters(), data=st.data())
 def test_bounds_are_refused_only_if_no_candidate_keeps_to_them(
