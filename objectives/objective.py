@@ -66,10 +66,10 @@ class Objective:
         self._weights_hash: str | None = None
         self._run = 0
 
-    def know(self, template: Template, verbalizer: Verbalizer | None = None) -> None:
-        """Take a template and a verbalizer into the space that may have joined the study since."""
+    def know(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer] = ()) -> None:
+        """Take into the space what may have joined the study since."""
         old = self.spec.space
-        space = old.with_more((template,), (verbalizer,) if verbalizer else ())
+        space = old.with_more(templates, verbalizers)
         if space != old:
             self.spec = replace(self.spec, space=space)
             self._pools = Pools(self.target, self.source, self.spec.space)

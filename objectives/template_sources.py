@@ -4,14 +4,16 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from promptgraft.objectives.tasks import Row
-from promptgraft.objectives.writers import Writer
-from promptgraft.spaces import Block, Template
+from promptgraft.spaces import Block, InvalidInputError, Template
 from promptgraft.spaces.registry import Registry
 from promptgraft.spaces.templates import LABEL_FIELD
-from promptgraft.spaces.variation import Blocks, cross, join_blocks, mutate, with_words
+from promptgraft.spaces.variation import Blocks, cross, join_blocks, margins, mutate, with_words
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.writers import Writer  # Imports torch, which checking a study file doesn't need.
 
 # Labelled rows that a language model reads to find words that fit them.
 ROWS_READ = 8
@@ -48,11 +50,19 @@ class Request:
     random: random.Random
     rows: Sequence[Row]
     words: Sequence[str]
-    writer: Writer | None
+    writer: "Writer | None"
 
     def parent(self) -> tuple[Template, Blocks]:
-        """Choose a parent that is words and fields only, better ones more often."""
+        """Choose a parent that is words and fields only, better ones more often.
+
+        Raises:
+            InvalidInputError: If there is none.
+        """
         plain = [(template, blocks) for template in self.parents if (blocks := template.blocks) is not None]
+        if not plain:
+            raise InvalidInputError(
+                "no template is words and fields only, so none can be changed; write one without {% %} and filters"
+            )
         weights = [DECAY**rank for rank in range(len(plain))]
         return self.random.choices(plain, weights)[0]
 
@@ -61,7 +71,8 @@ class Request:
         return self.random.sample(list(self.rows), min(ROWS_READ, len(self.rows)))
 
 
-# Yields drafts for as long as it is asked; those that are no template, or known, are dropped.
+# Yields drafts for as long as it is asked; those that are no template, or known, are dropped. One that runs out of new
+# ones must yield something all the same, or end: tries are counted in drafts.
 TemplateSource: TypeAlias = Callable[[Request], Iterator[Draft]]
 
 TEMPLATE_SOURCES: Registry[TemplateSource] = Registry("template source")
@@ -70,9 +81,7 @@ NEEDS_WRITER = {"paraphrase": "causal_lm", "continuation": "causal_lm", "fill": 
 
 
 def _draft(blocks: Blocks, *parents: Template) -> Iterator[Draft]:
-    text = join_blocks(blocks)
-    if text is not None:
-        yield Draft(text, tuple(dict.fromkeys(parent.id for parent in parents)))
+    yield Draft(join_blocks(blocks) or "", tuple(dict.fromkeys(parent.id for parent in parents)))
 
 
 @TEMPLATE_SOURCES.register("mutation")
@@ -100,13 +109,11 @@ def paraphrase(request: Request) -> Iterator[Draft]:
     while True:
         template, blocks = request.parent()
         worded = [index for index, block in enumerate(blocks) if any(map(str.isalpha, block.words))]
-        if not worded:
-            yield from _draft(blocks, template)
-            continue
-        index = request.random.choice(worded)
-        seed = request.random.getrandbits(31)
-        for words in request.writer.paraphrases(blocks[index].words.strip(), 4, seed):
-            yield from _draft(with_words(blocks, index, words), template)
+        for index in request.random.sample(worded, min(1, len(worded))):
+            seed = request.random.getrandbits(31)
+            for words in request.writer.paraphrases(blocks[index].words.strip(), 4, seed):
+                yield from _draft(with_words(blocks, index, words), template)
+        yield from _draft(blocks, template)
 
 
 @TEMPLATE_SOURCES.register("continuation")
@@ -132,8 +139,7 @@ def fill(request: Request) -> Iterator[Draft]:
         template, blocks = request.parent()
         index = request.random.randrange(len(blocks))
         rows = request.some_rows()
-        old = blocks[index].words
-        begin, end = old[: len(old) - len(old.lstrip())], old[len(old.rstrip()) :]
+        begin, end = margins(blocks[index].words)
         before = _rendered((*blocks[:index], Block(begin or " ", "")), rows, request.words)
         after = _rendered((Block(end or " ", blocks[index].field), *blocks[index + 1 :]), rows, request.words)
         masks = request.random.choice((1, 2, 3))

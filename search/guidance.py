@@ -28,6 +28,16 @@ FIRST_LOOKS = "first_looks"
 POOL = "template_pool"
 
 
+def merge_looks(known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add first looks to those of a study; of a pair that is in both, the new one counts.
+
+    Returns:
+        All of them, the best first.
+    """
+    by_pair = {(look["template"], look["verbalizer"]): look for look in (*known, *new)}
+    return sorted(by_pair.values(), key=lambda look: (-look["rows"], -look["score"]))
+
+
 class Guidance:
     """Weighs candidates.
 

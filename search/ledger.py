@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -110,12 +111,13 @@ class StudyLedger:
         self.lost: StorageLostError | None = None
         self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self.guidance = Guidance(guidance or GuidanceSection())
+        self.guidance = guide = Guidance(guidance or GuidanceSection())
         self.pool = Pool()
         self.space = self._file_space = space
-        self._constraints = constraints
-        self._sampler, self._seed = sampler, seed
-        self._proposals = self._new_proposals()
+        self._draws_from = partial(
+            Proposals, sampler=sampler, seed=seed, direction=study.direction, guidance=guide, constraints=constraints
+        )
+        self._proposals = self._draws_from(space)
         self._names: dict[str, str] | None = None
         self._known: set[str] = set()
         self._learnt: set[int] = set()
@@ -142,8 +144,7 @@ class StudyLedger:
         """Look at the study again: other drivers, and users, may have written to it."""
         self.trials = self.study.get_trials(deepcopy=False)
         self.states = Counter(trial.state for trial in self.trials)
-        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
-        self._errors = sum("interrupted" not in trial.user_attrs for trial in failed)
+        self._errors = sum(t.state == TrialState.FAIL and "interrupted" not in t.user_attrs for t in self.trials)
         for trial in self.trials:
             if trial.number in self._learnt:
                 continue
@@ -155,26 +156,26 @@ class StudyLedger:
                     self._proposals.learn(trial)
         self._widen()
 
-    def _new_proposals(self) -> Proposals:
-        direction, guidance = self.study.direction, self.guidance
-        return Proposals(self.space, self._sampler, self._seed, direction, guidance, self._constraints)
-
     def _widen(self) -> None:
         """Draw from the larger space from now on, if templates have joined; all that was learnt stays."""
-        pool = Pool.of(self.study)
-        if pool.rounds == self.pool.rounds:
+        if Pool.rounds_of(self.study) == self.pool.rounds:
             return
-        self.pool, self.space = pool, pool.added_to(self._file_space)
-        self._proposals, self._names, self.exhausted = self._new_proposals(), None, False
-        looks = self.study.user_attrs.get(FIRST_LOOKS, [])
-        self._proposals.kernel = TemplateKernel(pool.features or {}, looks)
+        self.pool = Pool.of(self.study)
+        self.space = self.pool.added_to(self._file_space)
+        self._proposals, self._names, self.exhausted = self._draws_from(self.space), None, False
+        looks = self.looks()
+        self._proposals.kernel = TemplateKernel(self.pool.features, looks)
         self.guidance.use_looks(looks)
-        for trial in self.trials:
-            if trial.state in FINISHED:
-                self._proposals.learn(trial)
+        for trial in (trial for trial in self.trials if trial.state in FINISHED):
+            self._proposals.learn(trial)
         for number, live in self.live.items():
             reports = self.storage.get_trial(live.trial_id).intermediate_values
             self.live[number] = _Live(live.trial_id, self._proposals.taken_over(live.proposal, reports))
+
+    @patient
+    def looks(self) -> list[dict[str, Any]]:
+        """Return what was seen of untrained prompts."""
+        return list(self.study.user_attrs.get(FIRST_LOOKS, []))
 
     @patient
     def record_growth(self, round_: int, growth: Mapping[str, Any]) -> Pool:
@@ -360,9 +361,8 @@ class StudyLedger:
         """Return a proposal's parameters and distributions by the names that the study has for them."""
         if self._names is None:
             self._names = stored_names(self.study, self._proposals.distributions)
-        names = self._names
-        params = {names[name]: value for name, value in proposal.params.items()}
-        return params, {names[name]: distribution for name, distribution in proposal.distributions.items()}
+        params = {self._names[name]: value for name, value in proposal.params.items()}
+        return params, {self._names[name]: distribution for name, distribution in proposal.distributions.items()}
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}

@@ -7,14 +7,14 @@ joins. See docs/decisions/0007-a-pool-that-grows.md.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.guidance import FIRST_LOOKS, POOL
+from promptgraft.search.guidance import FIRST_LOOKS, POOL, merge_looks
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
 from promptgraft.spaces import SearchSpace, Template, Verbalizer
@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 SHRINKAGE = 2.0
 # Times that a round is run again whose worker died.
 MAX_LOST = 2
-NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "looks": [], "features": []}
+# What a study has before any round.
+NOTHING: Mapping[str, Any] = {"rounds": 0, "templates": [], "verbalizers": [], "features": {}}
+# What a round reports that found nothing.
+FOUND_NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "looks": [], "features": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +48,20 @@ class Pool:
     rounds: int = 0
     templates: tuple[Template, ...] = ()
     verbalizers: tuple[Verbalizer, ...] = ()
-    features: Mapping[str, Mapping[str, Any]] | None = None
+    features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Pool":
         """Read the pool of a study."""
-        content = study.user_attrs.get(POOL)
-        if content is None:
-            return cls()
+        content = study.user_attrs.get(POOL, NOTHING)
         templates = tuple(Template(**{**entry, "parents": tuple(entry["parents"])}) for entry in content["templates"])
         verbalizers = tuple(verbalizer_of(entry) for entry in content["verbalizers"])
         return cls(content["rounds"], templates, verbalizers, content["features"])
+
+    @staticmethod
+    def rounds_of(study: optuna.Study) -> int:
+        """Return how many rounds were run, without reading the rest."""
+        return int(study.user_attrs.get(POOL, NOTHING)["rounds"])
 
     def added_to(self, space: SearchSpace) -> SearchSpace:
         """Return a space with all that joined; what its file has by now is left out."""
@@ -111,19 +117,18 @@ class Grower:
         due = len(ledger.space.templates) < self.section.limit and ledger.finished >= pool.rounds * self.section.every
         if self.running or not due or ledger.finished >= self.last:
             return None
-        self.running = True
         maximize = ledger.study.direction == StudyDirection.MAXIMIZE
-        looks = ledger.study.user_attrs.get(FIRST_LOOKS, [])
-        parents = ranked_templates(ledger.space, ledger.trials, looks, maximize=maximize)
+        parents = ranked_templates(ledger.space, ledger.trials, ledger.looks(), maximize=maximize)
+        self.running = True
         return {
             "round": pool.rounds,
-            "parents": [asdict(template) for template in parents],
+            "parents": parents,
             "sources": list(self.section.sources),
             "size": min(self.section.size, self.section.limit - len(ledger.space.templates)),
             "writer": self.writer,
             "verbalizers": self.section.verbalizers,
             "label_words": self.section.label_words,
-            "known_verbalizers": [verbalizer_content(entry) for entry in ledger.space.verbalizers],
+            "known_verbalizers": ledger.space.verbalizers,
             "seed": self.seed,
         }
 
@@ -139,7 +144,7 @@ class Grower:
         if failure is not None:
             logger.warning("no templates joined in round %d: %s", round_, failure)
         before = len(self.ledger.pool.templates), len(self.ledger.pool.verbalizers)
-        pool = self.ledger.record_growth(round_, growth or NOTHING)
+        pool = self.ledger.record_growth(round_, growth or FOUND_NOTHING)
         names = [template.id for template in pool.templates[before[0] :]]
         names += [verbalizer.id for verbalizer in pool.verbalizers[before[1] :]]
         if names:
@@ -208,11 +213,7 @@ def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -
         "rounds": pool.rounds + 1,
         "templates": [asdict(template) for template in pool.templates] + list(growth["templates"]),
         "verbalizers": [verbalizer_content(entry) for entry in pool.verbalizers] + list(growth["verbalizers"]),
-        "features": {**(pool.features or {}), **{entry["template"]: entry for entry in growth["features"]}},
+        "features": {**pool.features, **{entry["template"]: entry for entry in growth["features"]}},
     }
-    pairs = {(look["template"], look["verbalizer"]) for look in growth["looks"]}
-    known = study.user_attrs.get(FIRST_LOOKS, [])
-    others = [look for look in known if (look["template"], look["verbalizer"]) not in pairs]
-    looks = sorted([*growth["looks"], *others], key=lambda look: (-look["rows"], -look["score"]))
-    study.set_user_attr(FIRST_LOOKS, looks)
+    study.set_user_attr(FIRST_LOOKS, merge_looks(study.user_attrs.get(FIRST_LOOKS, []), growth["looks"]))
     study.set_user_attr(POOL, content)

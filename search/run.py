@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from promptgraft.search.budget import Limits, forecast
 from promptgraft.search.disk import tidy
 from promptgraft.search.finalists import kept, record, unscored, work
-from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
@@ -212,6 +212,7 @@ class Driver:
         last = self.limits.trials - (self.options.concurrent or self.study.file.concurrent())
         return Grower(self.ledger, section, self.study.file.seed, last, found, self._grown)
 
+    @patient
     def _grown(self, what: str) -> None:
         self.progress.say(what)
         save_study_note(self.ledger.study, self.study)
@@ -253,8 +254,8 @@ class Driver:
             return
         study = self.ledger.study
         pairs = {(t.id, v.id): f"{t.name}, {v.name}" for t in space.templates for v in space.verbalizers}
-        looks = [e for e in study.user_attrs.get(FIRST_LOOKS, []) if (e["template"], e["verbalizer"]) in pairs]
-        if len(looks) < len(pairs):
+        looks = self.ledger.looks()
+        if pairs.keys() - {(look["template"], look["verbalizer"]) for look in looks}:
             import ray
 
             from promptgraft.search.worker import look_first
@@ -262,13 +263,14 @@ class Driver:
             resources = self.study.file.resources
             task = ray.remote(look_first).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
             try:
-                looks = ray.get(task.remote(self.study.objective, resources.cpu))
+                new = ray.get(task.remote(self.study.objective, resources.cpu))
             except ray.exceptions.RayTaskError as error:
                 logger.warning("untrained prompts could not be looked at, so they guide nothing: %s", error.cause)
                 return
+            looks = merge_looks(looks, new)  # Templates that joined stay.
             study.set_user_attr(FIRST_LOOKS, looks)
             save_study_note(study, self.study)
-            best = pairs[looks[0]["template"], looks[0]["verbalizer"]]
+            best = pairs[new[0]["template"], new[0]["verbalizer"]]
             self.progress.say(f"first looks: {len(pairs)} untrained prompts, the best {best}")
         self.ledger.guidance.use_looks(looks)
 
@@ -281,6 +283,8 @@ class Driver:
         resources = self.study.file.resources
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
         scheduler = StudyScheduler(self.ledger, searcher, self)
+        if searcher.grower is not None:
+            searcher.grower.running = False  # A round that the Ray before this one was at is lost.
         self.concurrent = self._places(session.resources())
         record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
         watch = StudyWatch(

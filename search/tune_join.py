@@ -93,18 +93,18 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
         if self.fatal is not None:
             return FINISHED
+        growing = self.grower is not None and self.grower.running
         if self.ended_because is not None:
-            if self.ledger.live:
+            if self.ledger.live or growing:  # A round may bring what an exhausted space lacks.
                 return None
             if not self._has_room_again():
                 return FINISHED
-        growing = self.grower is not None and self.grower.running
         if len(self.ledger.live) + growing >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
-        round_ = self.grower.next_round() if self.grower is not None and self.ended_because is None else None
-        if round_ is not None:
-            return {"number": NO_TRIAL, "grow": round_}
         try:
+            round_ = self.grower.next_round() if self.grower is not None else None
+            if round_ is not None:
+                return {"number": NO_TRIAL, "grow": round_}
             asked = self.ledger.ask(self.limits.trials)
         except PromptgraftError as error:
             self.fatal = error
@@ -118,8 +118,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             "number": asked.number,
             "candidate": candidate.to_dict(),
             # A worker that began before they joined doesn't know them.
-            "template": space.template(candidate.template),
-            "verbalizer": space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None,
+            "templates": [space.template(candidate.template)],
+            "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
             "seed": self.seed,
         }
 
@@ -234,11 +234,13 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         """Record a trial whose worker died, or was killed because the trial took too long."""
         number = int(trial.config["number"])
         self.reports.pop(number, None)
-        if number == NO_TRIAL and self.searcher.grower is not None:
-            self.searcher.grower.lost(trial.config["grow"]["round"], "the worker died")
-        if number not in self.ledger.live:
+        grower = self.searcher.grower if number == NO_TRIAL else None
+        if number not in self.ledger.live and grower is None:
             return
         try:
+            if grower is not None:
+                grower.lost(trial.config["grow"]["round"], "the worker died")
+                return
             if number in self.overdue:
                 cause = self.overdue.pop(number)
                 self.ledger.fail(number, cause)

@@ -11,9 +11,9 @@ from ray import tune
 
 from promptgraft.objectives.files import DiskFullError, FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.search.pool import verbalizer_content, verbalizer_of
+from promptgraft.search.pool import verbalizer_content
 from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_file
-from promptgraft.spaces import Candidate, PromptgraftError, Template
+from promptgraft.spaces import Candidate, PromptgraftError
 
 if TYPE_CHECKING:
     from promptgraft.objectives.objective import Objective
@@ -53,7 +53,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._cycle: Iterator[Evaluation] = iter(())
         if self._round is not None:
             return True
-        self._objective.know(new_config["template"], new_config["verbalizer"])
+        self._objective.know(new_config["templates"], new_config["verbalizers"])
         self._candidate = Candidate.from_values(new_config["candidate"])
         self._seed = int(new_config["seed"])
         name = checkpoint_name(self._candidate.key, self._seed)
@@ -149,23 +149,20 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
         work: From `Grower.next_round`.
 
     Returns:
-        `templates`, `verbalizers`, `looks`, `features` and `drafted`, as JSON types.
+        `templates`, `verbalizers`, `looks` and `features`, as JSON types.
     """
     from promptgraft.objectives.growth import GrowthPlan, grow
     from promptgraft.objectives.writers import WriterSpec
 
-    parents = [Template(**entry) for entry in work["parents"]]
     writer = WriterSpec(**work["writer"]) if work["writer"] else None
     plan = GrowthPlan(tuple(work["sources"]), work["size"], writer, work["verbalizers"], work["label_words"])
-    for content in work["known_verbalizers"]:
-        objective.know(parents[0], verbalizer_of(content))
-    growth = grow(objective, parents, plan, work["round"], work["seed"])
+    objective.know(work["parents"], work["known_verbalizers"])
+    growth = grow(objective, work["parents"], plan, work["round"], work["seed"])
     return {
         "templates": [asdict(template) for template in growth.templates],
         "verbalizers": [verbalizer_content(verbalizer) for verbalizer in growth.verbalizers],
         "looks": [asdict(look) for look in growth.looks],
         "features": [asdict(entry) for entry in growth.features],
-        "drafted": growth.drafted,
     }
 
 

@@ -68,9 +68,13 @@ def cross(first: Blocks, second: Blocks, random_: random.Random) -> Blocks:
 
 def with_words(blocks: Blocks, index: int, words: str) -> Blocks:
     """Put other words into a block; the white space around them stays as it was."""
-    old = blocks[index].words
-    begin, end = old[: len(old) - len(old.lstrip())], old[len(old.rstrip()) :]
+    begin, end = margins(blocks[index].words)
     return _with(blocks, index, begin + words.strip() + end)
+
+
+def margins(words: str) -> tuple[str, str]:
+    """Return the white space before and behind words."""
+    return words[: len(words) - len(words.lstrip())], words[len(words.rstrip()) :]
 
 
 def _with(blocks: Blocks, index: int, words: str) -> Blocks:
@@ -110,6 +114,6 @@ def _reorder(blocks: Blocks, random_: random.Random) -> Blocks:
     """Shuffle the fields with the words before them; what separated two of them separates the new neighbours."""
     fields, tail = list(blocks[:-1]), blocks[-1]
     random_.shuffle(fields)
-    separators = [block.words[: len(block.words) - len(block.words.lstrip())] for block in blocks[:-1]]
+    separators = [margins(block.words)[0] for block in blocks[:-1]]
     moved = [replace(block, words=sep + block.words.lstrip()) for block, sep in zip(fields, separators, strict=True)]
     return (*moved, tail)

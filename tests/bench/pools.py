@@ -65,7 +65,7 @@ class Search:
             self._grow()
             asked = self.ledger.ask(trials)
             assert asked is not None
-            self.objective.know(self.ledger.space.template(asked.candidate.template))
+            self.objective.know([self.ledger.space.template(asked.candidate.template)])
             result = self.objective.evaluate(asked.candidate, self.seed)
             deltas[asked.number] = result.delta
             self.ledger.set_attrs(asked.number, {"validation_loss": result.metrics["loss"]})

@@ -26,20 +26,11 @@ from promptgraft.search.reports import DELTA_FILE as TRIAL_DELTA
 from promptgraft.search.reports import LOGITS_FILE, trial_file
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, Template
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.objectives import test_objective
 from tests.objectives.test_bundle import export
 
 KINDS = ("contextual", "batch")
-BASE = Candidate(
-    TEMPLATES[0].id,
-    VERBALIZERS[1].id,
-    soft_prompt=SoftPrompt(2, "label_words", "suffix"),
-    frozen_layers=1,
-    alpha=0.5,
-    source_steps=2,
-    steps=4,
-    batch_size=4,
-    learning_rate=1e-2,
-)
+BASE = replace(test_objective.BASE, source_steps=2, steps=4)
 BIAS = "calibration.bias"
 
 

@@ -96,7 +96,7 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
     pairs = {(look.template, look.verbalizer) for look in grown.looks}
     assert {verbalizer for _, verbalizer in pairs} >= {entry.id for entry in grown.verbalizers}
     before = objective.spec
-    objective.know(TEMPLATES[0], grown.verbalizers[0])
+    objective.know([], [grown.verbalizers[0]])
     try:
         again = grow(objective, TEMPLATES, plan, 3, 0)
     finally:
@@ -115,7 +115,7 @@ def test_growth_leaves_no_trace_in_results(
     joined = grow(worker, TEMPLATES, GrowthPlan(("mutation", "paraphrase"), 2), 0, 0).templates[0]
     assert (worker.evaluate(candidate, 0).logits == first.logits).all()
     for objective in (worker, other):
-        objective.know(joined)
+        objective.know([joined])
     new = replace(candidate, template=joined.id)
     assert (worker.evaluate(new, 0).logits == other.evaluate(new, 0).logits).all()
 
@@ -169,6 +169,17 @@ def test_features_say_where_the_text_stands(objectives: dict[str, Objective]) ->
         for text in ("{{ text }} fine {{ label }}", "fine {{ text }} {{ label }}")
     ]
     assert same[0] == same[1]
+
+
+def test_sources_end_where_nothing_can_be_made(objectives: dict[str, Objective]) -> None:
+    """Words that are code to jinja2 by themselves, and templates that are more than words and fields."""
+    brace = Template("brace", "a }} {{ text }} b }} {{ label }}")
+    for source in ("mutation", "crossover"):
+        only = replace(request_of(objectives["encoder"]), parents=(brace,))
+        assert len(list(drafts(source, only, 5))) == 5
+    logic = Template("logic", "{{ text | upper }} {{ label }}")
+    with pytest.raises(InvalidInputError, match="no template is words and fields only"):
+        grow(objectives["encoder"], (logic,), GrowthPlan(("mutation",), 1), 0, 0)
 
 
 def test_a_writer_that_is_none_is_named(tiny_models: dict[str, str]) -> None:
