@@ -97,6 +97,7 @@ class ObjectiveSpec:
         source: The source task, if there is one.
         space: The search space; the objective looks templates and verbalizers up in it.
         metric: Name of the metric to optimise; see `objectives.metrics.DIRECTIONS`.
+        minimize: What a candidate costs that is minimised beside the metric; see `objectives.costs`.
         evaluate_every: Updates between two evaluations.
         evaluation_batch_size: Rows a batch in evaluation.
         source_training: Settings of the source stage.
@@ -116,8 +117,15 @@ class ObjectiveSpec:
     split_seed: int = 0
     files: str | None = None
     memory_bytes: int = 2 * 2**30
+    minimize: tuple[str, ...] = ()
 
     @property
     def direction(self) -> Direction:
-        """`maximize` or `minimize`."""
+        """`maximize` or `minimize`: which way the metric is better."""
         return DIRECTIONS[self.metric]
+
+    @property
+    def directions(self) -> list[Direction]:
+        """That of the metric, then one for each cost."""
+        costs: list[Direction] = ["minimize"] * len(self.minimize)
+        return [self.direction, *costs]

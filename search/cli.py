@@ -162,7 +162,7 @@ def best(
     workdir: WorkdirOption = None,
 ) -> None:
     """Show the best trial so far."""
-    from promptgraft.search.status import NothingToExportError, StudyReference
+    from promptgraft.search.status import NothingToExportError, StudyReference, front_lines
     from promptgraft.search.status import status as summarise
 
     summary = summarise(StudyReference.resolve(study, storage, workdir).load())
@@ -170,13 +170,16 @@ def best(
     if found is None:
         raise NothingToExportError(f"study {summary['study']!r} has no COMPLETE trial yet")
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found | ({"front": summary["front"]} if summary["front"] else {})))
         return
     typer.echo(f"trial {found['number']}: validation {summary['metric']} {found['value']:.4f}")
     if "float32" in found:
         typer.echo(f"  scored again in float32: {found['float32']['value']:.4f}")
     for name, value in found["candidate"].items():
         typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+    if summary["front"]:
+        typer.echo("trials that no other one dominates; export any of them with --trial N")
+        typer.echo("\n".join(front_lines(summary["front"])))
 
 
 @app.command()

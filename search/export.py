@@ -23,6 +23,7 @@ from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
+from promptgraft.search.tradeoffs import metric_of
 from promptgraft.spaces import Candidate
 
 
@@ -84,7 +85,7 @@ def export_winner(
     metrics = {**manifest.metrics, "test": held_out[0].metrics}
     written = manifest.model_copy(update={"metrics": metrics})
     write_bundle(target, written, delta, _card(study, written, held_out))
-    value = float(score["value"] if score else trial.value or 0.0)
+    value = float(score["value"] if score else metric_of(trial) or 0.0)
     return Export(target, trial.number, value, held_out, len(study.target.test))
 
 

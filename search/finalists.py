@@ -15,6 +15,7 @@ from promptgraft.search.disk import KEPT_DELTAS
 from promptgraft.search.ranking import FLOAT32, finalists, float32_scores
 from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
 from promptgraft.search.studies import Study
+from promptgraft.search.tradeoffs import pareto_front
 from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ def unscored(optuna_study: optuna.Study, study: Study, also: Sequence[FrozenTria
 
 
 def kept(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials whose weights stay: the best ones, and those that wait for their score."""
-    best = (*ranked[:KEPT_DELTAS], *finalists(optuna_study, KEPT_DELTAS))
+    """Return the numbers of the trials whose weights stay: the best, the Pareto front, and those yet to be scored."""
+    best = (*ranked[:KEPT_DELTAS], *finalists(optuna_study, KEPT_DELTAS), *pareto_front(optuna_study))
     return {trial.number for trial in best}
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # These decide what is tried next and for how long, not what a result means.
 _FREE = ("study", "space", "constraints", "sampler", "pruner", "guidance", "budget", "resources", "checkpoint", "cache")
 # What studies ran with whose record is older than the setting.
-_SINCE_THEN = {"backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
+_SINCE_THEN: dict[str, Any] = {"minimize": [], "backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test")
 
@@ -37,7 +37,7 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     attrs["definition"] = definition
     if stored is None:
         save_study_note(optuna_study, study)
-        optuna_study.set_metric_names([study.file.metric])
+        optuna_study.set_metric_names([study.file.metric, *study.file.minimize])
     else:
         _check(study, stored, identity)
         edits = _named(_differences(optuna_study.user_attrs["definition"], definition))

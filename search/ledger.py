@@ -16,7 +16,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -33,6 +32,7 @@ from promptgraft.search.retries import Loss, fail_and_queue, is_retry
 from promptgraft.search.similarity import TemplateKernel
 from promptgraft.search.stored_parameters import base_name, stored_names
 from promptgraft.search.study_file import EngineSection, GuidanceSection
+from promptgraft.search.tradeoffs import Pruning, cost_names, costs_of
 from promptgraft.spaces import Candidate, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class StudyLedger:
         self.study = study
         self.storage = storage
         self.study.pruner = build_pruner(pruner.name, pruner.options)
+        self._pruning = Pruning(study)
         self.max_retries = max_retries
         self.live: dict[int, _Live] = {}
         self.trials: list[FrozenTrial] = []
@@ -115,7 +116,7 @@ class StudyLedger:
         self.pool = Pool()
         self.space = self._file_space = space
         self._draws_from = partial(
-            Proposals, sampler=sampler, seed=seed, direction=study.direction, guidance=guide, constraints=constraints
+            Proposals, sampler=sampler, seed=seed, directions=study.directions, guidance=guide, constraints=constraints
         )
         self._proposals = self._draws_from(space)
         self._names: dict[str, str] | None = None
@@ -216,10 +217,8 @@ class StudyLedger:
         """
         with self._holding(number) as live:
             self.storage.set_trial_intermediate_value(live.trial_id, step, value)
-            live.proposal.trial.report(value, step)
-            if final or isinstance(self.study.pruner, NopPruner):
-                return False
-            return self.study.pruner.prune(self.study, self.storage.get_trial(live.trial_id))
+            self._proposals.reported(live.proposal, step, value)
+            return not final and self._pruning.stops(live.trial_id)
         return True
 
     @patient
@@ -381,8 +380,9 @@ class StudyLedger:
     @patient
     def _end(self, number: int, state: TrialState, value: float | None) -> None:
         with self._holding(number) as live:
-            self.storage.set_trial_state_values(live.trial_id, state, None if value is None else [value])
-            self._proposals.told(live.proposal, state, value)
+            values = None if value is None else [value, *(costs_of(self.frozen(number), cost_names(self.study)) or ())]
+            self.storage.set_trial_state_values(live.trial_id, state, values)
+            self._proposals.told(live.proposal, state, values)
             del self.live[number]
             self._learnt.add(number)
             self.states[TrialState.RUNNING] -= 1

@@ -1,6 +1,7 @@
 """Notes for Optuna Dashboard: what a study searches, and what each trial did."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from promptgraft.search.pool import with_pool
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
+from promptgraft.search.tradeoffs import front_table, metric_of
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Template
 
 
@@ -22,7 +24,7 @@ def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
     study = with_pool(study, optuna_study)
     looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
-    scored = _finalists_note(optuna_study)
+    scored = _front_note(optuna_study) + _finalists_note(optuna_study)
     save_note(optuna_study, study_note(study) + _looks_note(study, looks) + scored)
 
 
@@ -39,9 +41,8 @@ def study_note(study: Study) -> str:
     lines = [
         f"## {study.name}",
         "",
-        f"Maximum of validation **{file.metric}** on the target."
-        if study.objective.direction == "maximize"
-        else f"Minimum of validation **{file.metric}** on the target.",
+        f"{'Maximum' if study.objective.direction == 'maximize' else 'Minimum'} of validation **{file.metric}** on the "
+        f"target{_costs(file.minimize)}.",
         "",
         f"Backbone `{file.backbone.path}` ({file.backbone.family}, {space.facts.n_layers} layers), "
         f"seed {file.seed}, sampler `{file.sampler.name}`, pruner `{file.pruner.name}`.",
@@ -65,6 +66,10 @@ def study_note(study: Study) -> str:
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
     return "\n".join(lines)
+
+
+def _costs(names: Sequence[str]) -> str:
+    return f", with least {' and '.join(name.replace('_', ' ') for name in names)}" if names else ""
 
 
 def _lineage(template: Template) -> str:
@@ -95,12 +100,25 @@ def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _front_note(optuna_study: optuna.Study) -> str:
+    """Write the Pareto front, in Markdown; nothing with a single objective."""
+    front = front_table(optuna_study)
+    if not front:
+        return ""
+    names = list(front[0]["values"])
+    lines = ["", "", "### Pareto front: trials that no other one dominates", ""]
+    lines += [f"| trial | {' | '.join(names)} |", "| ---: |" + " ---: |" * len(names)]
+    for entry in front:
+        lines.append(f"| {entry['number']} | {' | '.join(f'{value:.6g}' for value in entry['values'].values())} |")
+    return "\n".join(lines)
+
+
 def _finalists_note(optuna_study: optuna.Study) -> str:
     """Write what finalists score in float32, in Markdown; nothing if none was scored again."""
     scores = float32_scores(optuna_study)
     if not scores:
         return ""
-    values = {trial.number: trial.value for trial in optuna_study.get_trials(deepcopy=False)}
+    values = {trial.number: metric_of(trial) for trial in optuna_study.get_trials(deepcopy=False)}
     lines = ["", "", "### Finalists, scored again in float32", ""]
     lines += [
         "| trial | in the search | in float32 | largest difference of a probability |",

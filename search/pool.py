@@ -117,7 +117,7 @@ class Grower:
         due = len(ledger.space.templates) < self.section.limit and ledger.finished >= pool.rounds * self.section.every
         if self.running or not due or ledger.finished >= self.last:
             return None
-        maximize = ledger.study.direction == StudyDirection.MAXIMIZE
+        maximize = ledger.study.directions[0] == StudyDirection.MAXIMIZE
         parents = ranked_templates(ledger.space, ledger.trials, ledger.looks(), maximize=maximize)
         self.running = True
         return {
@@ -181,8 +181,8 @@ def ranked_templates(
     """
     values: dict[str, list[float]] = {}
     for trial in trials:
-        if trial.state == TrialState.COMPLETE and trial.value is not None and "candidate" in trial.user_attrs:
-            values.setdefault(trial.user_attrs["candidate"]["template"], []).append(trial.value)
+        if trial.state == TrialState.COMPLETE and trial.values and "candidate" in trial.user_attrs:
+            values.setdefault(trial.user_attrs["candidate"]["template"], []).append(trial.values[0])
     every = [value for own in values.values() for value in own]
     mean = sum(every) / len(every) if every else 0.0
     sign = 1 if maximize else -1

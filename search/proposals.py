@@ -1,7 +1,7 @@
 """Drawing candidates that no trial of the study has had yet."""
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -60,7 +60,7 @@ class Proposals:
         space: The search space.
         sampler: Name and options of the sampler.
         seed: The study's seed.
-        direction: Which way the values are better.
+        directions: Which way the values are better.
         guidance: Chooses among several draws, if it has anything to choose by.
         constraints: What candidates must keep to, if anything.
 
@@ -73,7 +73,7 @@ class Proposals:
         space: SearchSpace,
         sampler: EngineSection,
         seed: int,
-        direction: StudyDirection,
+        directions: Sequence[StudyDirection],
         guidance: Guidance,
         constraints: Constraints | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Proposals:
             constraints.know(space)
         self.kernel: TemplateKernel | None = None
         self.distributions = distributions_of(space)
-        self._copy = optuna.create_study(direction=direction)
+        self._copy = optuna.create_study(directions=directions)
         self._common = IntersectionSearchSpace(include_pruned=True)
 
     def learn(self, trial: FrozenTrial) -> None:
@@ -94,8 +94,8 @@ class Proposals:
         params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
         self._copy.add_trial(
             create_trial(
-                state=trial.state,
-                value=trial.value,
+                state=self._state(trial.state),
+                values=trial.values,
                 params=params,
                 distributions={name: self.distributions[name] for name in params},
                 intermediate_values=trial.intermediate_values,
@@ -168,12 +168,23 @@ class Proposals:
         values = present_parameters(proposal.params, proposal.candidate.to_dict(), self.distributions)
         taken = self.fixed(values)
         for step, value in reports.items():
-            taken.trial.report(value, step)
+            self.reported(taken, step, value)
         return Proposal(proposal.candidate, taken.trial)
 
-    def told(self, proposal: Proposal, state: TrialState, value: float | None) -> None:
+    def reported(self, proposal: Proposal, step: int, value: float) -> None:
+        """Pass an intermediate value on to the sampler; with several objectives it sees none."""
+        if len(self._copy.directions) == 1:
+            proposal.trial.report(value, step)
+
+    def told(self, proposal: Proposal, state: TrialState, values: Sequence[float] | None) -> None:
         """Pass a result on to the sampler."""
-        self._copy.tell(proposal.trial, value if state == TrialState.COMPLETE else None, state)
+        state = self._state(state)
+        self._copy.tell(proposal.trial, values if state == TrialState.COMPLETE else None, state)
+
+    def _state(self, state: TrialState) -> TrialState:
+        """With several objectives, TPE can't place a pruned trial: it counts with the values at which it ended."""
+        several = len(self._copy.directions) > 1
+        return TrialState.COMPLETE if several and state == TrialState.PRUNED else state
 
     def _ask(self) -> Proposal:
         trial = self._copy.ask()

@@ -7,6 +7,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.tradeoffs import metric_of
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attribute of the study, number of the trial appended: what its state scores in float32. Optuna lets nobody
 # write to a finished trial, and its own value stays what was measured in training.
@@ -27,8 +29,9 @@ def float32_scores(study: optuna.Study) -> dict[int, dict[str, Any]]:
 def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the COMPLETE trials, best first; those scored in float32, by that score, before the others.
 
-    At equal values, the one with the lower loss comes first: accuracy on few validation rows ties often, and then the
-    loss says more than the trial's number.
+    The metric decides, also where a study minimises costs beside it. At equal values, the one that costs less comes
+    first, then the one with the lower loss: accuracy on few validation rows ties often, and then the loss says more
+    than the trial's number.
     """
     return _ranked(study, float32_scores(study))
 
@@ -39,13 +42,13 @@ def finalists(study: optuna.Study, count: int) -> list[FrozenTrial]:
 
 
 def _ranked(study: optuna.Study, scores: Mapping[int, Mapping[str, Any]]) -> list[FrozenTrial]:
-    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
 
-    def rank(trial: FrozenTrial) -> tuple[bool, float, float, int]:
+    def rank(trial: FrozenTrial) -> tuple[bool, float, list[float], float, int]:
         score = scores.get(trial.number)
-        value = score["value"] if score else trial.value or 0.0
+        value = score["value"] if score else metric_of(trial) or 0.0
         loss = score["metrics"]["loss"] if score else trial.user_attrs.get("validation_loss", 0.0)
-        return score is None, -sign * float(value), float(loss), trial.number
+        return score is None, -sign * float(value), trial.values[1:], float(loss), trial.number
 
     return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)
 

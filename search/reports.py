@@ -28,7 +28,7 @@ class Report:
         failure: Why it failed, if it did.
         example: A validation row as the model sees it, demonstrations included, with its label in brackets.
         interrupted: Whether the trial is not to blame for its failure, so that it may run again.
-        prompt: Figures of its prompt, known before it is trained.
+        figures: Of its candidate, known before it is trained.
         cost: What the trial took and what the store of stages saved it, up to now.
         summary: Figures of a finished trial, for the study.
         growth: What a round of growth found, where that was run rather than a trial.
@@ -44,7 +44,7 @@ class Report:
     failure: str | None = None
     interrupted: bool = False
     example: str = ""
-    prompt: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     growth: dict[str, Any] | None = None

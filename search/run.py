@@ -28,6 +28,7 @@ from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, model_path
+from promptgraft.search.tradeoffs import metric_of
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = open_storage(options.storage_url or folder.storage_url())
-    direction = study.objective.direction
-    optuna_study = optuna.create_study(storage=storage, study_name=study.name, direction=direction, load_if_exists=True)
+    directions = study.objective.directions
+    optuna_study = optuna.create_study(
+        storage=storage, study_name=study.name, directions=directions, load_if_exists=True
+    )
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
     record_study(optuna_study, study, limits.trials)
     ledger = StudyLedger(
@@ -347,14 +350,20 @@ class Driver:
         self._show()
         if state == TrialState.COMPLETE:
             self._rank()
+            self._note_front()
         self.progress.ended(number, state.name, value, cause)
+
+    @patient
+    def _note_front(self) -> None:
+        if self.study.file.minimize:
+            save_study_note(self.ledger.study, self.study)
 
     @patient
     def _rank(self) -> None:
         """Show the best trial."""
         ranked = ranked_trials(self.ledger.study)
         if ranked:
-            score = float32_scores(self.ledger.study).get(ranked[0].number, {"value": ranked[0].value})
+            score = float32_scores(self.ledger.study).get(ranked[0].number, {"value": metric_of(ranked[0])})
             self.progress.best = (ranked[0].number, float(score["value"] or 0.0))
 
     @patient

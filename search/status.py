@@ -16,6 +16,7 @@ from promptgraft.search.guidance import POOL
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.tradeoffs import front_table, metric_of
 from promptgraft.search.wording import duration, size
 from promptgraft.search.yaml_lines import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
@@ -76,7 +77,8 @@ def status(study: optuna.Study) -> dict[str, Any]:
 
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was
-        scored again in it; None if there is none), `finalists` (number -> value in float32),
+        scored again in it; None if there is none), `front` (with several objectives: `number` and `values` of the
+        trials that none dominates), `finalists` (number -> value in float32),
         `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
         RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
         `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
@@ -107,8 +109,9 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "wanted": study.user_attrs.get("wanted"),
         "best": None
         if best is None
-        else {"number": best.number, "value": best.value, "candidate": best.user_attrs.get("candidate")}
+        else {"number": best.number, "value": metric_of(best), "candidate": best.user_attrs.get("candidate")}
         | ({"float32": scores[best.number]} if best.number in scores else {}),
+        "front": front_table(study),
         "finalists": {number: score["value"] for number, score in sorted(scores.items())},
         "drivers": len(drivers),
         "orphans": len(dead),
@@ -149,12 +152,24 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     if summary["finalists"]:
         scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
         lines.append(f"  float32   finalists scored again: {scored}")
+    if summary["front"]:
+        lines += ["  front     trials that no other one dominates:", *front_lines(summary["front"])]
     if summary["forecast"]:
         lines.append(f"  forecast  {Forecast(**summary['forecast'])}")
     lines.append(f"  drivers   {summary['drivers'] or 'none'} at work" + _left_by_dead(summary["orphans"]))
     if summary["interrupted"]:
         lines.append(f"  cut off   {summary['interrupted']} trials; {summary['retries']} queued again")
     return lines
+
+
+def front_lines(front: list[dict[str, Any]]) -> list[str]:
+    """Write a Pareto front as a table for people."""
+    names = list(front[0]["values"])
+    rows = [["trial", *names]] + [
+        [str(entry["number"]), *(f"{value:.6g}" for value in entry["values"].values())] for entry in front
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["    " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _left_by_dead(orphans: int) -> str:

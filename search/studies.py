@@ -277,6 +277,7 @@ class _Reader:
             source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
             split_seed=file.seed,
             memory_bytes=file.cache.memory,
+            minimize=file.minimize,
         )
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:

@@ -30,6 +30,7 @@ def _moment(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
@@ -301,6 +302,9 @@ class StudyFile(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] | None = None
+    minimize: Annotated[tuple[Cost, ...], BeforeValidator(_words)] = Field(
+        (), description="Further objectives: what candidates cost in production."
+    )
     backbone: BackboneSection
     source: SourceSection | None = None
     target: TargetSection
@@ -314,6 +318,13 @@ class StudyFile(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     cache: CacheSection = CacheSection()
     resources: ResourcesSection = ResourcesSection()
+
+    @field_validator("minimize")
+    @classmethod
+    def _names_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("must name each cost once")
+        return value
 
     def concurrent(self) -> int:
         """Number of trials at a time that this machine's CPUs allow."""

@@ -265,6 +265,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return False
         reports = self.reports.setdefault(number, [])
         reports.append(report)
+        if len(reports) == 1:
+            self.ledger.set_attrs(number, report.figures)  # What it costs decides whom the pruner compares it with.
+        if number not in self.ledger.live:
+            return False
         stop = self.ledger.report(number, report.step, report.value, final=report.final)
         if number not in self.ledger.live:
             return False
@@ -293,7 +297,7 @@ def trial_attrs(reports: list[Report]) -> dict[str, Any]:
     """Collect the user attributes of a trial: figures as numbers, so that the dashboard can sort them."""
     last = reports[-1]
     attrs: dict[str, Any] = {f"validation_{name}": value for name, value in last.metrics.items()}
-    attrs |= last.prompt | last.cost | {name: value for name, value in last.summary.items() if name != "value"}
+    attrs |= last.cost | {name: value for name, value in last.summary.items() if name != "value"}
     attrs["confusion"] = last.confusion
     losses = [{"step": r.step, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports[1:]]
     attrs["losses"] = json.dumps(losses)

@@ -30,6 +30,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         import torch
 
         from promptgraft.objectives.adaptability import PromptMeter
+        from promptgraft.objectives.costs import CostMeter
         from promptgraft.objectives.objective import Objective
         from promptgraft.objectives.quiet import quiet_transformers
 
@@ -41,7 +42,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._place = {"node": context.get_node_id(), "gpus": context.get_accelerator_ids().get("GPU", [])}
         self._checkpoint_every_s = checkpoint_every_s
         self._objective: Objective = Objective(spec)
-        self._meter: PromptMeter = PromptMeter(self._objective)
+        self._meters = PromptMeter(self._objective), CostMeter(self._objective)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -58,7 +59,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._seed = int(new_config["seed"])
         name = checkpoint_name(self._candidate.key, self._seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
-        self._prompt: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
         self._started = time.perf_counter()
         self._stages = self._objective.stages.use
         self._cycle = self._objective.run(self._candidate, self._seed, checkpoint)
@@ -69,8 +70,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         try:
             if self._round is not None:
                 return {"report": Report(final=True, growth=grow_pool(self._objective, self._round))}
-            if not self._prompt:
-                self._prompt = self._measure_prompt()
+            if not self._figures:
+                self._figures = self._measure()
             evaluation = next(self._cycle)
             return {"report": self._report(evaluation)}
         except Exception as error:  # The trial's boundary: it fails, and the search goes on.
@@ -83,11 +84,14 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """Close the cycle."""
         self._cycle = iter(())
 
-    def _measure_prompt(self) -> dict[str, float]:
-        """Measure the prompt before the cycle begins, outside its time."""
-        found = self._meter.measure(self._candidate)
+    def _measure(self) -> dict[str, float]:
+        """Measure the candidate before the cycle begins, outside its time."""
+        prompt_meter, cost_meter = self._meters
+        prompt = prompt_meter.measure(self._candidate)
+        figures = {"adaptability_content": round(prompt.content, 4), "adaptability_form": round(prompt.form, 4)}
+        figures |= cost_meter.measure(self._candidate)
         self._started = time.perf_counter()
-        return {"adaptability_content": round(found.content, 4), "adaptability_form": round(found.form, 4)}
+        return figures
 
     def _report(self, evaluation: "Evaluation") -> Report:
         result = evaluation.result
@@ -115,7 +119,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             target_loss=evaluation.target_loss,
             final=result is not None,
             example=self._objective.example(),
-            prompt=self._prompt,
+            figures=self._figures,
             cost=self._cost(evaluation),
             summary=summary | ({"value": result.value} if result else {}),
         )

@@ -176,7 +176,7 @@ def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe
     engine = EngineSection(name="tpe", n_startup_trials=8) if sampler == "tpe" else EngineSection(name="random")
     guide = Guidance(guidance)
     guide.use_looks(table.looks)
-    proposals = Proposals(table.space, engine, seed, StudyDirection.MAXIMIZE, guide)
+    proposals = Proposals(table.space, engine, seed, [StudyDirection.MAXIMIZE], guide)
     options = {"n_startup_trials": 4, "n_warmup_steps": 8} if pruner == "median" else {}
     proposals._copy.pruner = build_pruner(pruner, options)
     costs = OurCosts(table)
@@ -195,7 +195,7 @@ def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe
                 state = TrialState.PRUNED
                 break
         value = table.candidates[candidate.key]["value"]
-        proposals.told(proposal, state, value if state == TrialState.COMPLETE else None)
+        proposals.told(proposal, state, [value])
         if state == TrialState.COMPLETE:
             attrs = {"seconds": spent - used, "candidate": candidate.to_dict()}
             guide.learn([_finished(trial.number, value, attrs)])

@@ -87,7 +87,7 @@ def ours(table: Table, seed: int, *, alike: bool = True, join_at: int = 0, resta
     while True:
         if draws is None or len(told) == join_at:
             space = few if len(told) < join_at else table.space
-            draws = Proposals(space, ENGINE, seed, StudyDirection.MAXIMIZE, Guidance(GuidanceSection()))
+            draws = Proposals(space, ENGINE, seed, [StudyDirection.MAXIMIZE], Guidance(GuidanceSection()))
             draws.kernel = table.kernel if alike else None
             for candidate, params, value in [] if restart else told:
                 _learn(draws, candidate, params, value)
@@ -95,7 +95,7 @@ def ours(table: Table, seed: int, *, alike: bool = True, join_at: int = 0, resta
         assert proposal is not None
         known.add(proposal.candidate.key)
         value = table.value(proposal.candidate)
-        draws.told(proposal, TrialState.COMPLETE, value)
+        draws.told(proposal, TrialState.COMPLETE, [value])
         told.append((proposal.candidate, proposal.params, value))
         yield value
 

@@ -30,7 +30,7 @@ def drawn(guidance: Guidance, n_trials: int, sampler: str = "random") -> list[Ca
     """Draw first candidates of 60 studies, which differ in their seed only."""
     found = []
     for seed in range(60):
-        proposals = Proposals(SPACE, EngineSection(name=sampler), seed, StudyDirection.MAXIMIZE, guidance)
+        proposals = Proposals(SPACE, EngineSection(name=sampler), seed, [StudyDirection.MAXIMIZE], guidance)
         proposal = proposals.draw((), n_trials)
         assert proposal is not None
         found.append(proposal.candidate)
@@ -113,11 +113,11 @@ def test_without_guidance_nothing_changes() -> None:
     plain.use_looks(LOOKS)
     assert plain.choices == 1
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    proposals = Proposals(SPACE, EngineSection(name="random"), 0, study.direction, plain)
+    proposals = Proposals(SPACE, EngineSection(name="random"), 0, study.directions, plain)
     draws = []
     for n in range(40):
         proposal = proposals.draw({c.key for c in draws}, n)
         assert proposal is not None
         draws.append(proposal.candidate)
-        proposals.told(proposal, TrialState.COMPLETE, 0.5)
+        proposals.told(proposal, TrialState.COMPLETE, [0.5])
     assert len({candidate.key for candidate in draws}) == 40
