@@ -188,6 +188,9 @@ def export(
     study: StudyArgument,
     trial: Annotated[int | None, typer.Option(help="Trial to export.  [default: the best]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Open the test rows though they were opened for another trial; counted.")
+    ] = False,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
@@ -202,16 +205,24 @@ def export(
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
-    exported = export_winner(loaded, optuna_study, reference.folder, output, trial)
+    exported = export_winner(loaded, optuna_study, reference.folder, output, trial, reopen=reopen)
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    if not exported.held_out:
+        typer.echo(f"test rows stay sealed: they were opened for trial {', '.join(map(str, exported.openings))}, and")
+        typer.echo("choosing again by them would spoil them; --reopen scores this trial too, and is counted")
     table = Table(title=f"{exported.test_rows} held-out rows", title_justify="left")
     table.add_column("system")
     for name in names:
         table.add_column(name, justify="right")
     for row in exported.held_out:
         table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
-    _console().print(table)
+    if exported.held_out:
+        _console().print(table)
+    if exported.held_out and len(exported.openings) > 1:
+        typer.echo(
+            f"the test rows were opened {len(exported.openings)} times: scores chosen by them are optimistic too"
+        )
     typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and so optimistic")
     typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
 

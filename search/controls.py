@@ -1,7 +1,6 @@
 """What the winner must beat: majority class, TF-IDF with logistic regression, and the untrained backbone."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -10,20 +9,8 @@ from sklearn.pipeline import make_pipeline
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.tasks import Row, Task
+from promptgraft.search.sealed import HeldOut
 from promptgraft.spaces import Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """A system's score on the held-out rows.
-
-    Attributes:
-        name: What it is.
-        metrics: Metric -> value on the test rows.
-    """
-
-    name: str
-    metrics: dict[str, float]
 
 
 def majority(task: Task) -> HeldOut:

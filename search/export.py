@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
-from promptgraft.objectives.tasks import rows_hash
-from promptgraft.search.controls import HeldOut, majority, tfidf, zero_shot
+from promptgraft.search.controls import majority, tfidf, zero_shot
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
 from promptgraft.search.ranking import best_trial, float32_scores
 from promptgraft.search.reports import DELTA_FILE, trial_file
+from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
@@ -35,8 +34,9 @@ class Export:
         folder: The bundle.
         trial: Number of the exported trial.
         validation: The study's metric on validation rows.
-        held_out: The winner first, then the controls, on the test rows.
+        held_out: The winner first, then the controls, on the test rows; none if these stayed sealed.
         test_rows: Number of test rows.
+        openings: The trials that the test rows were opened for, in order.
     """
 
     folder: Path
@@ -44,15 +44,23 @@ class Export:
     validation: float
     held_out: tuple[HeldOut, ...]
     test_rows: int
+    openings: tuple[int, ...]
 
 
 def export_winner(
-    study: Study, optuna_study: optuna.Study, folder: RunFolder, output: Path | None, number: int | None
+    study: Study,
+    optuna_study: optuna.Study,
+    folder: RunFolder,
+    output: Path | None,
+    number: int | None,
+    *,
+    reopen: bool = False,
 ) -> Export:
     """Write the winner as a bundle and compare it with the controls on the held-out rows.
 
-    Nothing is trained: the weights are those that the trial kept. The held-out figures of a trial are
-    computed once and recorded in the study; a second export repeats the record.
+    Nothing is trained: the weights are those that the trial kept. The test rows are opened once, and what the trial
+    scores there is recorded in the study: a second export repeats the record, and that of another trial leaves them
+    sealed; see `search.sealed`.
 
     Args:
         study: The checked study.
@@ -60,10 +68,13 @@ def export_winner(
         folder: Its folder.
         output: Where to; the folder's `bundle` if None.
         number: The trial to export; the best if None.
+        reopen: Whether to open the test rows though they were opened for another trial.
 
     Raises:
+        InvalidInputError: If the test rows aren't those that the study was started with.
         NothingToExportError: If there is no such trial, or its weights were dropped.
     """
+    check_same(optuna_study, study.target.test)
     chosen = _choose(optuna_study, number)
     pending = unscored(optuna_study, study, [chosen])
     if pending:
@@ -81,12 +92,16 @@ def export_winner(
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
     write_bundle(target, manifest, delta, _card(study, manifest, ()))
-    held_out = _held_out(study, optuna_study, trial, target)
-    metrics = {**manifest.metrics, "test": held_out[0].metrics}
-    written = manifest.model_copy(update={"metrics": metrics})
-    write_bundle(target, written, delta, _card(study, written, held_out))
+    held_out = opened_for(
+        optuna_study, trial.number, study.target.test, lambda: _compare(study, trial, target), reopen=reopen
+    )
+    if held_out:
+        metrics = {**manifest.metrics, "test": held_out[0].metrics}
+        written = manifest.model_copy(update={"metrics": metrics})
+        write_bundle(target, written, delta, _card(study, written, held_out))
     value = float(score["value"] if score else metric_of(trial) or 0.0)
-    return Export(target, trial.number, value, held_out, len(study.target.test))
+    opened = tuple(record["trial"] for record in openings(optuna_study))
+    return Export(target, trial.number, value, held_out, len(study.target.test), opened)
 
 
 def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
@@ -133,22 +148,6 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         metrics={"validation": score["metrics"] if score else measured},
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
-
-
-def _held_out(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path) -> tuple[HeldOut, ...]:
-    """Return the recorded comparison of this trial, or compute and record it."""
-    rows = rows_hash(study.target.test)
-    name = f"held_out_trial_{trial.number}"
-    record = optuna_study.user_attrs.get(name)
-    if record is None or record["rows"] != rows:
-        table = _compare(study, trial, bundle)
-        record = {
-            "rows": rows,
-            "opened": datetime.now(UTC).isoformat(timespec="seconds"),
-            "table": [[row.name, row.metrics] for row in table],
-        }
-        optuna_study.set_user_attr(name, record)
-    return tuple(HeldOut(name, metrics) for name, metrics in record["table"])
 
 
 def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:

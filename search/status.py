@@ -15,6 +15,7 @@ from promptgraft.search.disk import DiskUse
 from promptgraft.search.guidance import POOL
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
+from promptgraft.search.sealed import openings
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.tradeoffs import front_table, metric_of
 from promptgraft.search.wording import duration, size
@@ -78,7 +79,8 @@ def status(study: optuna.Study) -> dict[str, Any]:
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was
         scored again in it; None if there is none), `front` (with several objectives: `number` and `values` of the
-        trials that none dominates), `finalists` (number -> value in float32),
+        trials that none dominates), `test_openings` (`trial`, `opened`, `who` and the hash of
+        `rows`), `finalists` (number -> value in float32),
         `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
         RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
         `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
@@ -112,6 +114,9 @@ def status(study: optuna.Study) -> dict[str, Any]:
         else {"number": best.number, "value": metric_of(best), "candidate": best.user_attrs.get("candidate")}
         | ({"float32": scores[best.number]} if best.number in scores else {}),
         "front": front_table(study),
+        "test_openings": [
+            {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
+        ],
         "finalists": {number: score["value"] for number, score in sorted(scores.items())},
         "drivers": len(drivers),
         "orphans": len(dead),
@@ -152,6 +157,8 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     if summary["finalists"]:
         scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
         lines.append(f"  float32   finalists scored again: {scored}")
+    opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])
+    lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
     if summary["front"]:
         lines += ["  front     trials that no other one dominates:", *front_lines(summary["front"])]
     if summary["forecast"]:

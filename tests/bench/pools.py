@@ -30,7 +30,9 @@ from promptgraft.search.study_file import EngineSection, GrowSection
 from promptgraft.search.worker import grow_pool
 from promptgraft.spaces import Candidate
 
-STUDIES = Path(__file__).resolve().parents[2] / "studies"
+HERE = Path(__file__).resolve().parent
+STUDIES = HERE.parents[1] / "studies"
+FILES = {"demo": STUDIES / "demo.yaml", "smollm2": HERE / "pools.yaml"}
 WRITER = {"path": str(STUDIES / "models" / "smollm2"), "family": "causal_lm"}
 SOURCES = {
     "demo": ("mutation", "crossover", "paraphrase"),
@@ -52,7 +54,7 @@ class Search:
     def __init__(self, study: Study, objective: Objective, grow: GrowSection | None, seed: int, folder: Path) -> None:
         self.study, self.objective, self.seed = study, objective, seed
         storage = open_storage(f"sqlite:///{folder}/study.db")
-        record = optuna.create_study(storage=storage, study_name="search", direction=study.objective.direction)
+        record = optuna.create_study(storage=storage, study_name="search", directions=study.objective.directions)
         space, sampler = study.objective.space, study.file.sampler
         self.ledger = StudyLedger(record, storage, space, sampler, EngineSection(name="none"), seed)
         self.grower = Grower(self.ledger, grow, seed, 10**9, WRITER, print) if grow else None
@@ -102,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(1)
     quiet_transformers()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = load_study(STUDIES / f"{arguments.study}.yaml")
+    study = load_study(FILES[arguments.study])
     growing = GrowSection(sources=SOURCES[arguments.study], every=4, size=2, limit=12)
     found: dict[str, list[dict[str, Any]]] = {"written": [], "grown": []}
     with tempfile.TemporaryDirectory() as files:

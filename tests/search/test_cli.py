@@ -115,6 +115,30 @@ def test_export_then_predict(finished: Path) -> None:
     assert json.loads((bundle / "manifest.json").read_text())["metrics"]["test"] == first
 
 
+def test_the_test_rows_are_opened_once(finished: Path) -> None:
+    """Again for the same trial repeats the record; another one leaves them sealed, unless it is told to open them."""
+
+    def openings() -> list[dict[str, Any]]:
+        summary = promptgraft("status", "small", "--json", absent="torch,ray,sklearn", cwd=finished).stdout
+        found: list[dict[str, Any]] = json.loads(summary)["test_openings"]
+        return found
+
+    promptgraft("export", "small", cwd=finished)
+    (first,) = openings()
+    assert first["who"]
+    other = ["export", "small", "--trial", str((first["trial"] + 1) % 3), "--output", "other"]
+    sealed = promptgraft(*other, cwd=finished)
+    assert f"test rows stay sealed: they were opened for trial {first['trial']}" in sealed.stdout
+    assert "majority class" not in sealed.stdout
+    assert "test" not in json.loads((finished / "other" / "manifest.json").read_text())["metrics"]
+    assert openings() == [first]
+    reopened = promptgraft(*other, "--reopen", cwd=finished)
+    assert "majority class" in reopened.stdout
+    assert "the test rows were opened 2 times" in reopened.stdout
+    assert [entry["trial"] for entry in openings()] == [first["trial"], (first["trial"] + 1) % 3]
+    assert "test rows opened 20" in promptgraft("status", "small", cwd=finished).stdout
+
+
 def test_best_prints_the_candidate(finished: Path) -> None:
     result = promptgraft("best", "small", "--json", absent="torch,ray,sklearn", cwd=finished)
     assert json.loads(result.stdout)["candidate"]["template"].split("-")[0] in ("a", "b")

@@ -1,0 +1,103 @@
+"""The sealed test set: opened once, for the winner and the controls, and every opening is recorded in the study.
+
+Whoever looks at held-out scores and then chooses again has chosen by them; what is counted can be told.
+"""
+
+import getpass
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+
+from promptgraft.objectives.tasks import Row, rows_hash
+from promptgraft.spaces import InvalidInputError
+
+# User attribute of the study, number of the trial appended: an opening for this trial, and what came of it.
+HELD_OUT = "held_out_trial_"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A system's score on the held-out rows.
+
+    Attributes:
+        name: What it is.
+        metrics: Metric -> value on the test rows.
+    """
+
+    name: str
+    metrics: dict[str, float]
+
+
+def openings(study: optuna.Study) -> list[dict[str, Any]]:
+    """Return every opening of the study's test set, in order: `trial`, `opened`, `who`, `rows` and `table`."""
+    found = [
+        {"trial": int(name.removeprefix(HELD_OUT)), "who": None, **record}
+        for name, record in study.user_attrs.items()
+        if name.startswith(HELD_OUT)
+    ]
+    return sorted(found, key=lambda record: (record["opened"], record["trial"]))
+
+
+def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
+    """Refuse test rows that the study wasn't started with.
+
+    Raises:
+        InvalidInputError: If they are others.
+    """
+    expected = study.user_attrs.get("identity", {}).get("test rows")
+    if expected not in (None, rows_hash(rows)):
+        raise InvalidInputError(
+            f"the test rows of study {study.study_name!r} have changed since it was started (hash {expected} -> "
+            f"{rows_hash(rows)}), so a score on them would be another test's; restore the table"
+        )
+
+
+def opened_for(
+    study: optuna.Study, trial: int, rows: Sequence[Row], compare: Callable[[], list[HeldOut]], *, reopen: bool
+) -> tuple[HeldOut, ...]:
+    """Return a trial's recorded scores on the test rows, or open them and record it.
+
+    The opening is recorded before anything is scored: one that was cut off counts.
+
+    Args:
+        study: The stored study.
+        trial: The trial.
+        rows: The test rows.
+        compare: Scores the trial and the controls on them.
+        reopen: Whether to open them though they were opened for another trial.
+
+    Returns:
+        The scores; none if the rows stay sealed.
+
+    Raises:
+        InvalidInputError: If they aren't the rows that the study was started with.
+    """
+    check_same(study, rows)
+    before = {record["trial"]: record for record in openings(study)}
+    record = before.get(trial)
+    if record is None:
+        if before and not reopen:
+            return ()
+        record = {"rows": rows_hash(rows), "opened": _now(), "who": _who(), "table": None}
+        study.set_user_attr(f"{HELD_OUT}{trial}", record)
+    if record["table"] is None:
+        table = [[row.name, row.metrics] for row in compare()]
+        record = {name: value for name, value in record.items() if name != "trial"} | {"table": table}
+        study.set_user_attr(f"{HELD_OUT}{trial}", record)
+    return tuple(HeldOut(name, metrics) for name, metrics in record["table"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # No entry for the user, as in some containers.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
