@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ class TaskSpec:
         train_rows: Rows to train on; all that remain if None.
         validation_rows: Rows to choose by; as many as `train_rows` if None.
         test_rows: Rows to hold out; all that remain if None.
+        shots: Rows of each label to train on, and as many to choose by, in place of `train_rows`, `validation_rows`.
+        group: Column of what rows have in common, such as their author: a group is on one side of each split.
+        time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
     """
 
     train: str
@@ -38,6 +41,9 @@ class TaskSpec:
     train_rows: int | None = None
     validation_rows: int | None = None
     test_rows: int | None = None
+    shots: int | None = None
+    group: str | None = None
+    time: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,14 @@ class Row:
     Attributes:
         fields: Template field -> value.
         label: Index of the label among the task's labels.
+        group: What it has in common with other rows, where the task names a column for it.
+        time: When it was made, in seconds or the column's own unit, where the task names a column for it.
     """
 
     fields: Mapping[str, str]
     label: int
+    group: str = ""
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,11 @@ class CleaningReport:
         invalid_label: Rows whose label is not among the task's.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.
+        missing_group: Rows without a group, where the task names a column of groups.
+        missing_time: Rows without a time, where it names one of times.
         overlap: Rows removed since the same text is held out.
+        near_duplicate: Rows removed since nearly the same text is held out; see `objectives.near_duplicates`.
+        set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
     """
 
     read: int = 0
@@ -73,7 +87,11 @@ class CleaningReport:
     invalid_label: int = 0
     duplicate: int = 0
     conflicting: int = 0
+    missing_group: int = 0
+    missing_time: int = 0
     overlap: int = 0
+    near_duplicate: int = 0
+    set_aside: int = 0
 
     def __add__(self, other: "CleaningReport") -> "CleaningReport":
         mine, theirs = asdict(self), asdict(other)
@@ -131,13 +149,6 @@ class Task(ABC):
     @abstractmethod
     def confusion(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[list[int]]:
         """Count true labels (rows) against predicted ones (columns)."""
-
-    def without(self, dropped: Sequence[Row]) -> "Task":
-        """Return the task with training rows removed that `dropped` contains."""
-        gone = {row_key(row) for row in dropped}
-        kept = tuple(row for row in self.train if row_key(row) not in gone)
-        report = self.cleaning + CleaningReport(overlap=len(self.train) - len(kept))
-        return replace(self, train=kept, cleaning=report)
 
 
 def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:

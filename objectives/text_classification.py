@@ -1,14 +1,18 @@
 """Text classification: rows with text fields and one label."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
+import pandas as pd
 
 from promptgraft.objectives.metrics import classification_metrics, confusion
+from promptgraft.objectives.near_duplicates import near
+from promptgraft.objectives.splits import take, take_shots
 from promptgraft.objectives.tables import read_table
 from promptgraft.objectives.tasks import TASK_KINDS, CleaningReport, Row, Task, TaskSpec, row_key
 from promptgraft.spaces import InvalidInputError
@@ -23,18 +27,24 @@ class TextClassification(Task):
         """Read, clean and split a target task; see `Task`."""
         rows, labels, report = clean(spec.train, spec, spec.labels)
         if spec.test is None:
-            rest, test = _split(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
+            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
         else:
             test, _, test_report = clean(spec.test, spec, labels)
-            held_out = {row_key(row) for row in test}
-            rest = [row for row in rows if row_key(row) not in held_out]
-            report = report + test_report + CleaningReport(overlap=len(rows) - len(rest))
-            if spec.test_rows is not None:
-                _, test = _split(test, spec.test_rows, seed, spec, "test")
-        validation_rows = spec.validation_rows or spec.train_rows or len(rest) // 5
-        train, validation = _split(rest, validation_rows, seed, spec, "validation")
-        if spec.train_rows is not None:
-            _, train = _split(train, spec.train_rows, seed, spec, "train")
+            report += test_report
+            if spec.test_rows is not None and spec.test_rows < len(test):
+                _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
+            groups = {row.group for row in test} if spec.group else set[str]()
+            rest = [row for row in rows if row.group not in groups]
+        report += CleaningReport(set_aside=len(rows) - len(rest) - (len(test) if spec.test is None else 0))
+        rest, overlap = drop_known(rest, test)
+        train, validation = _choose_by(rest, seed, spec)
+        aside = len(rest) - len(train) - len(validation)
+        train, near_validation = drop_known(train, validation)
+        report += overlap + near_validation + CleaningReport(set_aside=aside)
+        if spec.shots is not None:
+            _, train = take_shots(train, spec.shots, seed, spec, "train")
+        elif spec.train_rows is not None:
+            _, train = take(train, spec.train_rows, seed, spec, "train")
         _require_classes(train, labels, spec, "train")
         return cls(labels, tuple(train), tuple(validation), tuple(test), report)
 
@@ -42,11 +52,10 @@ class TextClassification(Task):
     def load_source(cls, spec: TaskSpec, seed: int, target: Task) -> "TextClassification":
         """Read and clean a source task; see `Task`."""
         rows, labels, report = clean(spec.train, spec, spec.labels)
-        whole = cls(labels, tuple(rows), cleaning=report).without((*target.validation, *target.test))
-        train = list(whole.train)
+        train, overlap = drop_known(rows, (*target.validation, *target.test))
         if spec.train_rows is not None:
-            _, train = _split(train, spec.train_rows, seed, spec, "train")
-        return cls(labels, tuple(train), cleaning=whole.cleaning)
+            _, train = take(train, spec.train_rows, seed, spec, "train")
+        return cls(labels, tuple(train), cleaning=report + overlap)
 
     def measure(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, float]:
         """Compute the metrics of `objectives.metrics`; see `Task`."""
@@ -73,24 +82,31 @@ def clean(
     Raises:
         InvalidInputError: If the table can't be read, or fewer than two labels occur.
     """
-    frame = read_table(path, [*spec.fields.values(), spec.label])
+    keys = [column for column in (spec.group, spec.time) if column is not None]
+    frame = read_table(path, [*spec.fields.values(), spec.label, *keys])
+    times = _times(path, frame[spec.time], spec.time) if spec.time else [0.0] * len(frame)
     records: list[dict[Any, Any]] = frame.to_dict("records")
     counts: Counter[str] = Counter(read=len(records))
-    kept: list[tuple[dict[str, str], str]] = []
-    for record in records:
+    kept: list[tuple[str, Row]] = []
+    for record, time in zip(records, times, strict=True):
         values = {name: (record[column] or "").strip() for name, column in spec.fields.items()}
         label = (record[spec.label] or "").strip()
+        group = (record[spec.group] or "").strip() if spec.group else ""
         if not all(values.values()):
             counts["missing_text"] += 1
         elif not label:
             counts["missing_label"] += 1
         elif labels is not None and label not in labels:
             counts["invalid_label"] += 1
+        elif spec.group and not group:
+            counts["missing_group"] += 1
+        elif math.isnan(time):
+            counts["missing_time"] += 1
         else:
-            kept.append((values, label))
-    names = labels or tuple(sorted({label for _, label in kept}))
+            kept.append((label, Row(values, -1, group, time)))
+    names = labels or tuple(sorted({label for label, _ in kept}))
     index = {name: position for position, name in enumerate(names)}
-    rows = _drop_duplicates([Row(values, index[label]) for values, label in kept], counts)
+    rows = _drop_duplicates([replace(row, label=index[label]) for label, row in kept], counts)
     if len({row.label for row in rows}) < 2:
         found = ", ".join(sorted({repr(names[row.label]) for row in rows})) or "none"
         raise InvalidInputError(
@@ -98,6 +114,19 @@ def clean(
             f"(rows: {', '.join(f'{count} {reason}' for reason, count in counts.items())})"
         )
     return rows, names, CleaningReport(**counts)
+
+
+def _times(path: str, column: "pd.Series[Any]", name: str) -> list[float]:
+    """Read numbers or dates; nan where there is none."""
+    try:
+        return pd.to_numeric(column).astype(float).tolist()
+    except (ValueError, TypeError):
+        pass
+    try:
+        dates = pd.to_datetime(column, utc=True, format="mixed")
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: column {name!r} must hold dates or numbers: {error}") from error
+    return [math.nan if pd.isna(date) else date.timestamp() for date in dates]
 
 
 def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
@@ -116,26 +145,24 @@ def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
     return list(unique.values())
 
 
-def _split(rows: list[Row], size: int, seed: int, spec: TaskSpec, name: str) -> tuple[list[Row], list[Row]]:
-    """Take a stratified sample of `size` rows; return (the rest, the sample)."""
-    if size == len(rows) and name == "train":
-        return [], rows
-    classes = len({row.label for row in rows})
-    if size < classes or (name != "train" and size > len(rows) - classes) or size > len(rows):
-        raise InvalidInputError(
-            f"{spec.train}: {name}_rows is {size}, but {len(rows)} rows are left for it after cleaning and the "
-            f"splits before it; it must be at least {classes} (one a label) and leave rows to train on"
-        )
-    strata = [row.label for row in rows]
-    try:
-        rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)
-    except ValueError as error:
-        raise InvalidInputError(f"{spec.train}: can't split off {size} {name} rows: {error}") from error
-    return rest, sample
+def drop_known(rows: Sequence[Row], held_out: Sequence[Row]) -> tuple[list[Row], CleaningReport]:
+    """Drop the rows whose text is held out, or nearly so; return those that stay, and how many were dropped."""
+    gone = {row_key(row) for row in held_out}
+    kept = [row for row in rows if row_key(row) not in gone]
+    alike = near(kept, held_out)
+    report = CleaningReport(overlap=len(rows) - len(kept), near_duplicate=len(alike))
+    return [row for index, row in enumerate(kept) if index not in alike], report
+
+
+def _choose_by(rows: list[Row], seed: int, spec: TaskSpec) -> tuple[list[Row], list[Row]]:
+    """Split off the validation rows."""
+    if spec.shots is not None:
+        return take_shots(rows, spec.shots, seed, spec, "validation")
+    return take(rows, spec.validation_rows or spec.train_rows or len(rows) // 5, seed, spec, "validation")
 
 
 def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:
-    if spec.train_rows is None:
+    if spec.train_rows is None or spec.time is not None or spec.group is not None:
         return max(1, len(rows) // 5)
     return len(rows) - spec.train_rows - (spec.validation_rows or spec.train_rows)
 

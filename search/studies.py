@@ -281,7 +281,10 @@ class _Reader:
         )
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:
-        values = {name: getattr(section, name, None) for name in ("test", "validation_rows", "test_rows")}
+        values = {
+            name: getattr(section, name, None)
+            for name in ("test", "validation_rows", "test_rows", "shots", "group", "time")
+        }
         if values["test"]:
             values["test"] = str(self.folder / values["test"])
         return TaskSpec(

@@ -107,6 +107,24 @@ class TargetSection(TaskSection):
     test: str | None = Field(None, description="Separate table to hold out; part of `train` if left out.")
     validation_rows: int | None = Field(None, ge=2)
     test_rows: int | None = Field(None, ge=2)
+    shots: int | None = Field(None, ge=1, description="Rows of each label to train on, and as many to choose by.")
+    group: str | None = Field(None, description="Column of groups, such as authors: each is on one side of a split.")
+    time: str | None = Field(None, description="Column of times: what is held out is newer than what is trained on.")
+
+    @field_validator("shots")
+    @classmethod
+    def _stands_alone(cls, value: int | None, info: ValidationInfo) -> int | None:
+        others = [name for name in ("train_rows", "validation_rows") if info.data.get(name) is not None]
+        if value is not None and others:
+            raise ValueError(f"says how many rows to take of each label; leave out {' and '.join(others)}")
+        return value
+
+    @field_validator("group", "time")
+    @classmethod
+    def _splits_rows(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("shots") is not None:
+            raise ValueError(f"{info.field_name} can't be had with shots; use train_rows and validation_rows")
+        return value
 
 
 def _range_or_choices(value: Any) -> Any:

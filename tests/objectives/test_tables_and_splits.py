@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from promptgraft.objectives.near_duplicates import near
 from promptgraft.objectives.tables import read_table
 from promptgraft.objectives.tasks import Row, TaskSpec, row_key
 from promptgraft.objectives.text_classification import TextClassification
@@ -123,3 +126,108 @@ def test_data_that_cannot_serve_is_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
         TextClassification.load_target(spec(write(tmp_path / "a.csv", rows), **changes), seed=0)
+
+
+LONG = "the screen of this phone went black after two days and the shop would not take it back number {}"
+
+
+def table(tmp_path: Path, rows: list[dict[str, object]], name: str = "rows.csv") -> str:
+    path = tmp_path / name
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return str(path)
+
+
+def test_near_duplicates_of_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
+    """Copies with other punctuation and one more word: found in the target's own rows, in the source, in any order."""
+    originals = [(LONG.format(f"n{i}") + f" {'well ' * (i % 5)}x{i} y{i} z{i}", "yn"[i % 2]) for i in range(40)]
+    copies = [(text.replace(" and ", " -- and, ").upper() + " indeed", label) for text, label in originals]
+    rows = [*originals, *copies, *((f"own words {i} here {i * 7} now {i * 3}", "yn"[i % 2]) for i in range(60))]
+    task = TextClassification.load_target(
+        spec(write(tmp_path / "a.csv", rows), train_rows=20, validation_rows=20, test_rows=40), seed=0
+    )
+    parts = [task.train, task.validation, task.test]
+    assert not near(task.train, (*task.validation, *task.test))
+    assert not near(task.validation, task.test)
+    assert task.cleaning.near_duplicate > 5
+    source = TextClassification.load_source(spec(write(tmp_path / "s.csv", rows)), 0, task)
+    assert not near(source.train, (*task.validation, *task.test))
+    assert source.cleaning.near_duplicate > 0
+    assert [len(part) for part in parts] == [20, 20, 40]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcde"), max_size=8), max_size=12), st.integers(0, 12))
+def test_near_duplicates_are_those_of_the_definition(texts: list[list[str]], cut: int) -> None:
+    rows = [Row({"text": " ".join(words)}, 0) for words in texts]
+    left, right = rows[:cut], rows[cut:]
+
+    def shingles(row: Row) -> set[tuple[str, ...]]:
+        words = row.fields["text"].split()
+        return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))}
+
+    def alike(one: Row, other: Row) -> bool:
+        a, b = shingles(one), shingles(other)
+        return len(a & b) >= 0.7 * len(a | b)
+
+    assert near(left, right) == {i for i, row in enumerate(left) if any(alike(row, other) for other in right)}
+
+
+def test_a_group_is_on_one_side_of_each_split(tmp_path: Path) -> None:
+    rows = [{"text": f"r{i} of {i % 23}", "label": "yn"[i % 2], "author": f"a{i % 23}"} for i in range(400)]
+    rows += [{"text": "nobody's", "label": "y", "author": None}]
+    path = table(tmp_path, rows)
+    task = TextClassification.load_target(
+        spec(path, train_rows=100, validation_rows=50, test_rows=60, group="author"), seed=0
+    )
+    groups = [{row.group for row in part} for part in (task.train, task.validation, task.test)]
+    assert [len(part) for part in (task.train, task.validation, task.test)] == [100, 50, 60]
+    assert len(set().union(*groups)) == sum(map(len, groups))
+    assert task.cleaning.missing_group == 1
+    assert Counter(row.label for row in task.test) == {0: 30, 1: 30}
+    held_out = table(tmp_path, [{**row, "text": f"other {row['text']}"} for row in rows[:46:23]], "test.csv")
+    task = TextClassification.load_target(
+        spec(path, train_rows=40, validation_rows=20, test=held_out, group="author"), seed=0
+    )
+    assert {row.group for row in task.test} == {"a0"}
+    assert "a0" not in {row.group for row in (*task.train, *task.validation)}
+    with pytest.raises(InvalidInputError, match=r"no groups by 'author' hold 350 test rows"):
+        TextClassification.load_target(spec(path, train_rows=8, validation_rows=8, test_rows=350, group="author"), 0)
+
+
+@pytest.mark.parametrize("dates", [True, False])
+def test_what_is_held_out_is_newer(tmp_path: Path, dates: bool) -> None:
+    rows: list[dict[str, object]] = []
+    for i in range(200):
+        day = (i * 37) % 200
+        when = f"2024-{1 + day // 28:02d}-{1 + day % 28:02d}" if dates else day
+        rows.append({"text": f"t{i}", "label": "yn"[i // 2 % 2], "when": when})
+    rows.append({"text": "undated", "label": "y", "when": None})
+    task = TextClassification.load_target(
+        spec(table(tmp_path, rows), train_rows=60, validation_rows=30, test_rows=40, time="when"), seed=0
+    )
+    assert max(row.time for row in task.train) < min(row.time for row in task.validation)
+    assert max(row.time for row in task.validation) < min(row.time for row in task.test)
+    assert [len(part) for part in (task.train, task.validation, task.test)] == [60, 30, 40]
+    assert task.cleaning.missing_time == 1
+
+
+def test_rows_of_one_time_are_on_one_side(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": "yn"[i % 2], "when": i // 10} for i in range(100)]
+    task = TextClassification.load_target(
+        spec(table(tmp_path, rows), train_rows=20, validation_rows=15, test_rows=15, time="when"), seed=0
+    )
+    assert max(row.time for row in task.train) < min(row.time for row in task.validation)
+    assert task.cleaning.set_aside == 5 + 5
+    with pytest.raises(InvalidInputError, match="column 'when' must hold dates or numbers"):
+        TextClassification.load_target(
+            spec(table(tmp_path, [{**row, "when": "soon"} for row in rows]), train_rows=8, time="when"), seed=0
+        )
+
+
+def test_shots_are_rows_of_each_label(data: Path) -> None:
+    task = TextClassification.load_target(spec(str(data / "amazon.csv"), shots=16, test_rows=200), seed=0)
+    assert Counter(row.label for row in task.train) == Counter(row.label for row in task.validation) == {0: 16, 1: 16}
+    other = TextClassification.load_target(spec(str(data / "amazon.csv"), shots=16, test_rows=200), seed=1)
+    assert keys(other.train) != keys(task.train)
+    with pytest.raises(InvalidInputError, match=r"shots is 5000, but only \d+ rows of a label are left"):
+        TextClassification.load_target(spec(str(data / "amazon.csv"), shots=5000, test_rows=200), seed=0)
