@@ -58,7 +58,8 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	$(BIN)/python -m tests.bench.replay --out runs/replay.json
 	$(BIN)/python -m tests.bench.surface --out runs/surface.json --files runs/surface-store
 	$(BIN)/python -m tests.bench.replay --study surface --runs 1 --systems list,hpo_optuna_tuned --out runs/replay-surface.json
-	$(BIN)/python -m tests.bench.fronts runs/surface.json --out runs/fronts.json
+	$(BIN)/python -m tests.bench.surface --study tests/bench/fronts.yaml --out runs/fronts-table.json --files runs/surface-store
+	$(BIN)/python -m tests.bench.fronts runs/fronts-table.json --out runs/fronts.json
 	$(BIN)/python -m tests.bench.free_search runs/surface.json --peer runs/replay-surface.json --out runs/free-search.json
 	$(BIN)/python -m tests.bench.surface --study tests/bench/templates.yaml --out runs/templates.json --files runs/templates-store
 	$(BIN)/python -m tests.bench.samplers runs/templates.json --out runs/samplers.json --plot runs/samplers.png

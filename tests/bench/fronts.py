@@ -1,6 +1,6 @@
 """Two objectives on a table of real results: hypervolume with and without pruning, at equal compute.
 
-python -m tests.bench.surface --out TABLE.json --files STORE
+python -m tests.bench.surface --study tests/bench/fronts.yaml --out TABLE.json --files STORE
 python -m tests.bench.fronts TABLE.json [--seeds 20] [--out F.json]
 
 Accuracy is maximised, prompt tokens are minimised. Each search is promptgraft's own: draws of TPE for several
@@ -26,12 +26,12 @@ from promptgraft.objectives.sizes import Sizes
 from promptgraft.objectives.tasks import all_labels
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.storage import open_storage
-from promptgraft.search.studies import load_study
+from promptgraft.search.studies import Study, load_study
 from promptgraft.search.study_file import EngineSection
-from promptgraft.spaces import Candidate, SearchSpace
 from tests.bench.free_search import OurCosts, Table
-from tests.bench.surface import STUDY
+from tests.bench.surface import grid
 
+STUDY = Path(__file__).parent / "fronts.yaml"
 BUDGETS_S = (60, 120, 240, 480, 960)
 WORST_ACCURACY = 0.5
 PRUNERS: dict[str, dict[str, Any]] = {
@@ -77,11 +77,10 @@ def hypervolume(points: list[tuple[float, float]], reference: tuple[float, float
     return float(compute_hypervolume(losses, np.array([-reference[0], reference[1]]))) if len(losses) else 0.0
 
 
-def prompt_tokens(space: SearchSpace, candidates: dict[str, Any]) -> dict[str, int]:
+def prompt_tokens(study: Study) -> dict[str, int]:
     """Count each candidate's prompt tokens as a study does before a trial."""
-    study = load_study(STUDY)
-    sizes = Sizes(study.objective.backbone, space, all_labels(study.target, study.source))
-    return {key: sizes.prompt_tokens(Candidate.from_values(entry["candidate"])) for key, entry in candidates.items()}
+    sizes = Sizes(study.objective.backbone, study.objective.space, all_labels(study.target, study.source))
+    return {candidate.key: sizes.prompt_tokens(candidate) for _, candidate in grid(study.objective.space)}
 
 
 def main() -> None:
@@ -92,8 +91,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = Table.read(arguments.table)
-    tokens = prompt_tokens(table.space, table.candidates)
+    study = load_study(STUDY)
+    tokens = prompt_tokens(study)
+    content = json.loads(arguments.table.read_text())
+    candidates = {key: content["candidates"][key] for key in tokens}
+    table = Table(study.objective.space, candidates, content["stages"], [])
     reference = WORST_ACCURACY, max(tokens.values()) + 1.0
     everything = [(entry["value"], tokens[key]) for key, entry in table.candidates.items()]
     whole = hypervolume(everything, reference)
