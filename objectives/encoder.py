@@ -1,4 +1,4 @@
-"""Encoders: mean-pooled hidden states, read by label embeddings or a linear head."""
+"""Encoders: pooled hidden states, read by label embeddings or a linear head."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -19,6 +19,8 @@ COSINE_SCALE = 20.0
 
 class EncoderReader(Reader):
     """Pools the text's hidden states and compares them with one trainable row a label.
+
+    Another way to pool is a subclass with another `pool`, and a backbone whose `reader_class` it is.
 
     Args:
         tokenizer: The backbone's tokenizer.
@@ -43,7 +45,7 @@ class EncoderReader(Reader):
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
-        features = self._pool(stack, hidden, batch)
+        features = self.pool(hidden, self._pooled(stack, batch), stack.shift)
         rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
         weight = self.weight[rows]
         if self.cosine:
@@ -51,31 +53,31 @@ class EncoderReader(Reader):
         assert self.bias is not None
         return features @ weight.T + self.bias[rows]
 
-    def _pool(self, stack: PromptedStack, hidden: Tensor, batch: Batch) -> Tensor:
-        return mean_pool(hidden, batch.lengths, stack.shift)
+    @staticmethod
+    def pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
+        """Average the text's own hidden states.
 
+        Args:
+            hidden: Shape (rows, tokens, hidden).
+            lengths: Tokens of each row's text, shape (rows,).
+            shift: Position of the text's first token.
 
-def mean_pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
-    """Average the text's own hidden states.
+        Returns:
+            Shape (rows, hidden).
+        """
+        position = torch.arange(hidden.shape[1], device=hidden.device) - shift
+        mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
+        return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
 
-    Args:
-        hidden: Shape (rows, tokens, hidden).
-        lengths: Tokens of each row's text, shape (rows,).
-        shift: Position of the text's first token.
-
-    Returns:
-        Shape (rows, hidden).
-    """
-    position = torch.arange(hidden.shape[1], device=hidden.device) - shift
-    mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
-    return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
+    def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Return how many tokens of each row are pooled, from the text's first on; shape (rows,)."""
+        return batch.lengths
 
 
 @BACKBONES.register("encoder")
 class Encoder(Backbone):
     """A bidirectional encoder, such as BERT or a sentence encoder."""
 
-    family = "encoder"
     causal = False
 
     auto_class = AutoModel
@@ -103,5 +105,5 @@ class Encoder(Backbone):
         encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         with torch.no_grad():
             hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-        pooled = mean_pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
+        pooled = self.reader_class.pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
         return functional.normalize(pooled, dim=-1).mean(0)

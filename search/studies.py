@@ -94,6 +94,8 @@ class _Reader:
         file = self._parse()
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
+        if self._attempt(("backbone", "family"), lambda: FAMILIES[family]) is None:
+            raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
         n_layers = self._attempt(("backbone", "path"), lambda: count_layers(path, family))
         if n_layers is not None:
             self._attempt(("backbone", "family"), lambda: check_family(path, family))
@@ -222,7 +224,7 @@ class _Reader:
         from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES
 
         family = grow.writer.family if grow.writer else file.backbone.family
-        if grow.verbalizers and file.backbone.family == "seq2seq":
+        if grow.verbalizers and FAMILIES[file.backbone.family].encoder_decoder:
             self._add(("space", "grow", "verbalizers"), "must be 0: label words can't be searched with a seq2seq model")
         for source in grow.sources:
             with self._collecting(("space", "grow", "sources")):

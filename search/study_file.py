@@ -37,7 +37,7 @@ class BackboneSection(Section):
     """The pretrained model."""
 
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: Literal["encoder", "recurrent", "seq2seq", "masked_lm", "causal_lm"]
+    family: str = Field(description="Registered name, such as encoder.")
     max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
     trust_remote_code: bool = Field(False, description="Run Python code that lies beside the weights.")
     micro_batch_size: int | None = Field(
