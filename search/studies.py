@@ -222,10 +222,18 @@ class _Reader:
         if grow is None:
             return
         from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES
+        from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES
 
         family = grow.writer.family if grow.writer else file.backbone.family
-        if grow.verbalizers and FAMILIES[file.backbone.family].encoder_decoder:
-            self._add(("space", "grow", "verbalizers"), "must be 0: label words can't be searched with a seq2seq model")
+        for source in grow.verbalizer_sources:
+            with self._collecting(("space", "grow", "verbalizer_sources")):
+                VERBALIZER_SOURCES[source]
+        searched = grow.verbalizers and "likelihood" in grow.verbalizer_sources
+        if searched and FAMILIES[file.backbone.family].encoder_decoder:
+            self._add(
+                ("space", "grow", "verbalizers"),
+                "must be 0: label words can't be searched with a seq2seq model; or name other verbalizer_sources",
+            )
         for source in grow.sources:
             with self._collecting(("space", "grow", "sources")):
                 TEMPLATE_SOURCES[source]

@@ -176,8 +176,11 @@ class GrowSection(Section):
     every: int = Field(8, ge=1, description="Finished trials between two rounds; the first is at the start.")
     size: int = Field(4, ge=1, description="Templates that join in a round.")
     limit: int = Field(32, ge=2, description="Templates in all, those of this file included.")
-    verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, searched for the best template.")
+    verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, drafted for the best template.")
     label_words: int = Field(1, ge=1, le=20, description="Words of each label in them.")
+    verbalizer_sources: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        ("likelihood",), min_length=1, description="Where they come from, by name."
+    )
     writer: WriterSection | None = Field(None, description="The model that writes; the backbone if it can.")
 
 
