@@ -143,7 +143,10 @@ def _raced(
 def _new_words(
     objective: Objective, template: Template, rows: Sequence[Row], plan: GrowthPlan, round_: int, seed: int
 ) -> tuple[Verbalizer, ...]:
-    """Draft label words for a template, race them, and keep the best; those that the space has are left out."""
+    """Draft label words for a template, race them, and keep the best of each source by turns; none that the space has.
+
+    Words that were searched on the rows of the race would always win it against those of other sources.
+    """
     if not plan.verbalizers:
         return ()
     objective.untrained([])  # Puts the pretrained weights back.
@@ -151,16 +154,16 @@ def _new_words(
     chance = random.Random(f"{seed}/{round_}/words")
     request = WordsRequest(objective.labels, plan.label_words, known, template, chance, rows, objective)
     wanted = plan.verbalizers * RACED_PER_KEPT
+    first = round_ % len(plan.verbalizer_sources)
+    sources = (*plan.verbalizer_sources[first:], *plan.verbalizer_sources[:first])
     seen = [dict(words) for words in known]
-    waiting = {
-        source: _usable_words(source, request, seen, wanted * TRIES_PER_RACED, round_)
-        for source in plan.verbalizer_sources
-    }
-    new = [verbalizer for _, verbalizer in _by_turns(waiting, wanted)]
-    if len(new) > plan.verbalizers:
-        ranks = [look.verbalizer for look in _raced(objective, rows, (template,), new)]
-        new.sort(key=lambda verbalizer: ranks.index(verbalizer.id))
-    return tuple(new[: plan.verbalizers])
+    waiting = {source: _usable_words(source, request, seen, wanted * TRIES_PER_RACED, round_) for source in sources}
+    drafted = _by_turns(waiting, wanted * len(sources))
+    if len(drafted) > plan.verbalizers:
+        ranks = [look.verbalizer for look in _raced(objective, rows, (template,), [entry for _, entry in drafted])]
+        drafted.sort(key=lambda draft: ranks.index(draft[1].id))
+    best = {source: iter([entry for origin, entry in drafted if origin == source]) for source in sources}
+    return tuple(entry for _, entry in _by_turns(best, plan.verbalizers))
 
 
 def _usable_words(

@@ -32,7 +32,7 @@ from promptgraft.spaces import (
     Template,
     Verbalizer,
 )
-from promptgraft.spaces.dimensions import DIMENSIONS
+from promptgraft.spaces.dimensions import DIMENSIONS, dimension_of
 from promptgraft.spaces.errors import did_you_mean
 from promptgraft.spaces.search_space import check_parameter
 
@@ -254,11 +254,12 @@ class _Reader:
     def _parameters(self, file: StudyFile, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
         parameters = []
-        for name, dimension in DIMENSIONS.items():
+        for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
                 continue
             path, section = described[name]
             with self._collecting(("space", *path)):
+                dimension = dimension_of(name)
                 when = None
                 if section.when is not None:
                     when = Condition(section.when.parameter, section.when.choices, section.when.above)

@@ -203,6 +203,7 @@ class SpaceSection(Section):
     learning_rate: Searched = None
     prompt_learning_rate: Searched = None
     calibration: Searched = None
+    custom: dict[str, Searched] = Field({}, description="Parameters that other packages bring, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
         """Return the parameters that the file gives, by their path below `space`."""
@@ -211,6 +212,8 @@ class SpaceSection(Section):
             section = getattr(self, name)
             if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection):
                 found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
+            elif name == "custom":
+                found |= {(name, own): described for own, described in section.items()}
             elif name not in ("templates", "promptsource", "grow", "verbalizers"):
                 found[name,] = section
         return {path: section for path, section in found.items() if section is not None}

@@ -33,6 +33,12 @@ def load_plugins() -> None:
             ) from error
 
 
+def plugin_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that bring plugins, by name."""
+    found = (entry.dist for entry in entry_points(group=PLUGINS))
+    return {package.name: package.version for package in found if package is not None}
+
+
 class Registry(Generic[T]):
     """Implementations by name; a second one under the same name is refused.
 

@@ -106,7 +106,7 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
 
 
 def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objective]) -> None:
-    """By turns, what can't be used left out; a label that a source leaves out keeps its words, and the best join."""
+    """What can't be used is left out, a label that is left out keeps its words; the best of each join by turns."""
     objective = objectives["encoder"]
     requests: list[WordsRequest] = []
 
@@ -124,6 +124,7 @@ def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objectiv
     try:
         grown = grow(objective, TEMPLATES, plan, 2, 0)
         few = grow(objective, TEMPLATES, replace(plan, verbalizers=3), 2, 0)
+        next_round = grow(objective, TEMPLATES, replace(plan, verbalizers=1), 3, 0)
         alone = grow(objective, TEMPLATES, replace(plan, verbalizer_sources=("by_hand",)), 2, 0)
     finally:
         del VERBALIZER_SOURCES._entries["by_hand"]
@@ -135,11 +136,14 @@ def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objectiv
         "by_hand-2-3": {"negative": ("negative",), "positive": ("lovely", "fine")},
         "by_hand-2-4": {"negative": ("poor",), "positive": ("rich",)},
     }
+    assert [entry.name.split("-")[0] for entry in few.verbalizers] == ["by_hand", "likelihood", "by_hand"]
+    assert [entry.name.split("-")[0] for entry in next_round.verbalizers] == ["likelihood"]
     for outcome, n in ((grown, 8), (few, 3)):
         assert len(outcome.verbalizers) == n
         scores = {look.verbalizer: look.score for look in outcome.looks if look.template == TEMPLATES[0].id}
-        ranked = [scores[verbalizer.id] for verbalizer in outcome.verbalizers if verbalizer.id in scores]
-        assert ranked == sorted(ranked, reverse=True)
+        for source in plan.verbalizer_sources:
+            own = [entry.id for entry in outcome.verbalizers if entry.name.startswith(source) and entry.id in scores]
+            assert own == sorted(own, key=lambda verbalizer: -scores[verbalizer])
 
 
 def test_growth_leaves_no_trace_in_results(
