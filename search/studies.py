@@ -344,12 +344,15 @@ def _delete(content: Any, location: Location) -> None:
 
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
     """List the keys that a study file may have at a location."""
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         field = model.model_fields.get(str(part))
         inner = _model_in(field.annotation) if field else None
-        if inner is None:
+        if field is None or inner is None:
             return []
         model = inner
+        if typing.get_origin(field.annotation) is dict:
+            next(parts, None)  # A name that the user chose.
     return list(model.model_fields)
 
 

@@ -95,6 +95,10 @@ def test_what_no_installed_package_brings_is_refused_with_its_line(write_study: 
             "space.custom.label_smoothing": "custom.label_smoothing must lie in [0, 0.5] but got 0.6",
             "space.custom.label_smothing": "unknown custom parameter 'label_smothing'; did you mean 'label_smoothing'?",
         }
+        found = problems(
+            write_study(space=space | {"custom": {"label_smoothing": {"hihg": 0.2, "low": 0.0, "high": 0.2}}})
+        )
+        assert found == {"space.custom.label_smoothing.hihg": "unknown key 'hihg'; did you mean 'high'?"}
         loose = load_study(write_study(space=space)).objective.space
         assert [parameter.name for parameter in loose.parameters] == ["steps", "batch_size", "custom.label_smoothing"]
 
