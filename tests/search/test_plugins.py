@@ -1,5 +1,6 @@
 """The README's plugins in a whole search: found by their entry points in driver, workers, export and prediction."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from optuna_dashboard._note import get_note_from_system_attrs as get_note
 from promptgraft.objectives.bundle import read_manifest
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.search.pool import Pool
+from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.studies import load_study
 from promptgraft.search.yaml_lines import StudyFileError
@@ -60,9 +62,14 @@ def test_a_search_with_a_plugin_of_each_kind(
     pool = Pool.of(study)
     assert {template.source for template in pool.templates} == {"questions"}
     assert any(entry.name.startswith("thesaurus-") for entry in pool.verbalizers)
-    export = promptgraft("export", str(path), "--workdir", str(folder.path))
-    assert "bundle of trial" in export
+    smoothed = [trial.number for trial in trials if "custom.label_smoothing" in trial.params]
+    number = next(n for n in smoothed if (folder.path / trial_file(n, DELTA_FILE)).is_file())
+    export = promptgraft("export", str(path), "--trial", str(number), "--workdir", str(folder.path))
+    assert f"bundle of trial {number}" in export
     assert read_manifest(folder.bundle).versions["my-backbone"] == "1.0"
+    for name in set(readme_plugins()) - {"my_backbone"}:
+        (tmp_path / "site" / f"{name}.py").unlink()
+        shutil.rmtree(tmp_path / "site" / f"{name}-1.0.dist-info")  # A bundle can do without these.
     out = tmp_path / "out.csv"
     assert f"-> {out}" in promptgraft(
         "predict", str(folder.bundle), "--input", str(data / "amazon.csv"), "--output", str(out)
