@@ -91,7 +91,7 @@ class Backbone(ABC):
         device: Where. On `meta` no weights are loaded, and all can be built and counted, but nothing computed.
 
     Attributes:
-        family: Registered name of the family.
+        family: Registered name of the family, as in `spec`.
         causal: Whether a token sees only those before it.
         auto_class: The class of transformers that loads the model.
         model: The whole pretrained model.
@@ -101,15 +101,15 @@ class Backbone(ABC):
         pretrained: The model's own weights by name, whatever is injected into it.
     """
 
-    family: ClassVar[str]
     causal: ClassVar[bool]
     auto_class: ClassVar[Any]
 
     def __init__(self, spec: BackboneSpec, device: torch.device) -> None:
+        self.spec = spec
+        self.family = spec.family
         for option in NUMERICS:
             check_numerics(self.family, option, getattr(spec, option))
         check_family(spec.path, self.family)
-        self.spec = spec
         on_meta = device.type == "meta"
         self.model = self._architecture(device) if on_meta else self._load()
         self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
@@ -331,7 +331,8 @@ class Backbone(ABC):
         return [token for word in words for token in self.tokenizer.encode(" " + word, add_special_tokens=False)]
 
 
-BACKBONES: Registry[type[Backbone]] = Registry("backbone family")
+# By family; what is known of one without loading any stands in `objectives.families`.
+BACKBONES: Registry[type[Backbone]] = Registry("backbone of family")
 
 
 def _layers_prefix(stack: nn.Module, n_layers: int) -> str:

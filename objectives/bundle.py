@@ -13,6 +13,7 @@ from promptgraft.objectives.demonstrations import DemonstrationPool
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
+from promptgraft.spaces.registry import plugin_versions
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE, DELTA_FILE = "manifest.json", "delta.safetensors"
@@ -151,7 +152,7 @@ def write_bundle(folder: Path, manifest: Manifest, delta: Mapping[str, Tensor], 
     FileStore(str(folder)).write_tensors(DELTA_FILE, delta)
     (folder / "README.md").write_text(card, encoding="utf-8")
     files = {name: file_sha256(folder / name) for name in (DELTA_FILE, "README.md")}
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
     written = manifest.model_copy(update={"files": files, "versions": versions})
     partial = folder / f"{MANIFEST_FILE}.partial"
     partial.write_text(written.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -122,7 +122,6 @@ def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ..
 class CausalLM(Backbone):
     """A decoder that continues text, such as Llama or GPT-2."""
 
-    family = "causal_lm"
     causal = True
 
     auto_class = AutoModelForCausalLM

@@ -1,7 +1,7 @@
-"""Encoders: mean-pooled hidden states, read by label embeddings or a linear head."""
+"""Encoders: pooled hidden states, read by label embeddings or a linear head."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verb
 # (sentence-transformers' MultipleNegativesRankingLoss).
 COSINE_SCALE = 20.0
 
+Pool: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+
 
 class EncoderReader(Reader):
     """Pools the text's hidden states and compares them with one trainable row a label.
@@ -25,10 +27,12 @@ class EncoderReader(Reader):
         labels: Labels of both tasks.
         weight: First values, shape (len(labels), hidden).
         cosine: Whether to compare by cosine (label embeddings), or by dot product and bias (linear head).
+        pool: See `Encoder.pool`.
     """
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, cosine: bool) -> None:
+    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, cosine: bool, pool: Pool) -> None:
         super().__init__()
+        self.pool = pool
         self.tokenizer = tokenizer
         self.labels = list(labels)
         self.cosine = cosine
@@ -43,7 +47,7 @@ class EncoderReader(Reader):
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `Reader`."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
-        features = self._pool(stack, hidden, batch)
+        features = self.pool(hidden, self._pooled(stack, batch), stack.shift)
         rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
         weight = self.weight[rows]
         if self.cosine:
@@ -51,31 +55,15 @@ class EncoderReader(Reader):
         assert self.bias is not None
         return features @ weight.T + self.bias[rows]
 
-    def _pool(self, stack: PromptedStack, hidden: Tensor, batch: Batch) -> Tensor:
-        return mean_pool(hidden, batch.lengths, stack.shift)
-
-
-def mean_pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
-    """Average the text's own hidden states.
-
-    Args:
-        hidden: Shape (rows, tokens, hidden).
-        lengths: Tokens of each row's text, shape (rows,).
-        shift: Position of the text's first token.
-
-    Returns:
-        Shape (rows, hidden).
-    """
-    position = torch.arange(hidden.shape[1], device=hidden.device) - shift
-    mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
-    return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
+    def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Return how many tokens of each row are pooled, from the text's first on; shape (rows,)."""
+        return batch.lengths
 
 
 @BACKBONES.register("encoder")
 class Encoder(Backbone):
     """A bidirectional encoder, such as BERT or a sentence encoder."""
 
-    family = "encoder"
     causal = False
 
     auto_class = AutoModel
@@ -89,12 +77,28 @@ class Encoder(Backbone):
         if head == "linear":
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(len(labels), hidden_size, generator=generator) * 0.02
-            return self.reader_class(self.tokenizer, labels, weight.to(self.device), cosine=False)
+            return self.reader_class(self.tokenizer, labels, weight.to(self.device), cosine=False, pool=self.pool)
         if verbalizer is None:
             raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
         empty = template.render(dict.fromkeys(template.fields, ""))
         rows = [self._embed([empty.with_label(word).strip() for word in verbalizer.words[label]]) for label in labels]
-        return self.reader_class(self.tokenizer, labels, torch.stack(rows), cosine=True)
+        return self.reader_class(self.tokenizer, labels, torch.stack(rows), cosine=True, pool=self.pool)
+
+    @staticmethod
+    def pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
+        """Average the text's own hidden states.
+
+        Args:
+            hidden: Shape (rows, tokens, hidden).
+            lengths: Tokens of each row's text, shape (rows,).
+            shift: Position of the text's first token.
+
+        Returns:
+            Shape (rows, hidden).
+        """
+        position = torch.arange(hidden.shape[1], device=hidden.device) - shift
+        mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
+        return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""
@@ -103,5 +107,5 @@ class Encoder(Backbone):
         encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         with torch.no_grad():
             hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-        pooled = mean_pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
+        pooled = self.pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
         return functional.normalize(pooled, dim=-1).mean(0)

@@ -1,9 +1,9 @@
 """What a family of backbones can do, known without loading any."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces.registry import Registry
 
 # What the configuration of our own recurrent models calls its architecture.
 RECURRENT = "promptgraft_recurrent"
@@ -22,6 +22,8 @@ class Family:
         in_parts: Whether its layers can be run from any one on; a soft prompt at `layer K` wants that.
         adapters: Whether PEFT knows where its layers take adapters.
         numerics: Whether it computes in low precision, and with a choice of attention.
+        encoder_decoder: Whether its layers are an encoder's and a decoder's, rather than those of one stack.
+        recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
     """
 
     has_head: bool = False
@@ -29,15 +31,17 @@ class Family:
     in_parts: bool = True
     adapters: bool = True
     numerics: bool = True
+    encoder_decoder: bool = False
+    recurrent: bool = False
 
 
-FAMILIES: Mapping[str, Family] = {
-    "encoder": Family(has_head=True),
-    "recurrent": Family(has_head=True, adapters=False, numerics=False),
-    "masked_lm": Family(),
-    "causal_lm": Family(label_last=True),
-    "seq2seq": Family(in_parts=False),
-}
+# The class of each is registered under the same name in `objectives.backbones`, which imports torch.
+FAMILIES: Registry[Family] = Registry("backbone family")
+FAMILIES.register("encoder")(Family(has_head=True))
+FAMILIES.register("recurrent")(Family(has_head=True, adapters=False, numerics=False, recurrent=True))
+FAMILIES.register("masked_lm")(Family())
+FAMILIES.register("causal_lm")(Family(label_last=True))
+FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True))
 
 
 def check_place(family: str, place: str) -> None:

@@ -3,24 +3,28 @@
 import logging
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from promptgraft.objectives.first_looks import FirstLook, by_turns, race
-from promptgraft.objectives.label_words import search_label_words
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.tasks import Row
 from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, drafts
+from promptgraft.objectives.verbalizer_sources import WordsRequest, word_drafts
 from promptgraft.objectives.writers import Writer, WriterSpec
 from promptgraft.spaces import InvalidInputError, Template, Verbalizer
 from promptgraft.spaces.templates import LABEL_FIELD
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-# Drafts that are raced for each template that is kept, and drafts asked for at most for each of those.
+# Drafts that are raced for each one that is kept, and drafts asked for at most for each of those.
 RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
 # Rows of the target's training data on which a round is decided at most.
 RACE_ROWS = 32
@@ -36,8 +40,9 @@ class GrowthPlan:
         sources: Names of template sources.
         size: Templates to keep of a round.
         writer: The model that writes; the backbone, if it can, where None.
-        verbalizers: Verbalizers that are searched for the best template.
+        verbalizers: Verbalizers to keep of a round, drafted for the best template.
         label_words: Words of each label in them.
+        verbalizer_sources: Names of their sources.
     """
 
     sources: tuple[str, ...]
@@ -45,6 +50,7 @@ class GrowthPlan:
     writer: WriterSpec | None = None
     verbalizers: int = 0
     label_words: int = 1
+    verbalizer_sources: tuple[str, ...] = ("likelihood",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class Growth:
         verbalizers: Likewise.
         looks: How all templates of the pool, old and new, do untrained.
         features: The same templates' features.
-        drafted: Source -> drafts that were raced.
+        drafted: Source -> templates that were raced.
     """
 
     templates: tuple[Template, ...]
@@ -99,18 +105,13 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     rows = by_turns(objective.target.train)[:RACE_ROWS]
     chance = random.Random(f"{seed}/{round_}")
     spec = objective.spec
-    found = _searched(objective, parents[0], rows, plan, round_)
+    found = _new_words(objective, parents[0], rows, plan, round_, seed)
     first_words = next(iter(spec.space.verbalizers)).words
     words = [first_words[label][0] for label in objective.target.labels]
     objective.backbone.restore()
     request = Request(tuple(parents), chance, rows, words, _writer(objective, plan))
     new, drafted = _drafted(objective, request, plan, round_)
-    verbalizers = (*spec.space.verbalizers, *found)
-    objective.spec = replace(spec, space=replace(spec.space, templates=(*parents, *new), verbalizers=verbalizers))
-    try:
-        looks = race(objective, rows)
-    finally:
-        objective.spec = spec
+    looks = _raced(objective, rows, (*parents, *new), (*spec.space.verbalizers, *found))
     ranks: dict[str, int] = {}
     for rank, entry in enumerate(looks):
         ranks.setdefault(entry.template, rank)
@@ -126,21 +127,77 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     )
 
 
-def _searched(
-    objective: Objective, template: Template, rows: Sequence[Row], plan: GrowthPlan, round_: int
+def _raced(
+    objective: Objective, rows: Sequence[Row], templates: Sequence[Template], verbalizers: Sequence[Verbalizer]
+) -> list[FirstLook]:
+    """Race templates and verbalizers that needn't be in the study's space; see `race`."""
+    spec = objective.spec
+    space = replace(spec.space, templates=tuple(templates), verbalizers=tuple(verbalizers))
+    objective.spec = replace(spec, space=space)
+    try:
+        return race(objective, rows)
+    finally:
+        objective.spec = spec
+
+
+def _new_words(
+    objective: Objective, template: Template, rows: Sequence[Row], plan: GrowthPlan, round_: int, seed: int
 ) -> tuple[Verbalizer, ...]:
-    """Search label words for a template; those that the space has are left out."""
+    """Draft label words for a template, race them, and keep the best of each source by turns; none that the space has.
+
+    Words that were searched on the rows of the race would always win it against those of other sources.
+    """
     if not plan.verbalizers:
         return ()
-    known = [dict(verbalizer.words) for verbalizer in objective.spec.space.verbalizers]
-    wanted = plan.verbalizers + len(known)
+    objective.untrained([])  # Puts the pretrained weights back.
+    known = [verbalizer.words for verbalizer in objective.spec.space.verbalizers]
+    chance = random.Random(f"{seed}/{round_}/words")
+    request = WordsRequest(objective.labels, plan.label_words, known, template, chance, rows, objective)
+    wanted = plan.verbalizers * RACED_PER_KEPT
+    first = round_ % len(plan.verbalizer_sources)
+    sources = (*plan.verbalizer_sources[first:], *plan.verbalizer_sources[:first])
+    seen = [dict(words) for words in known]
+    waiting = {source: _usable_words(source, request, seen, wanted * TRIES_PER_RACED, round_) for source in sources}
+    drafted = _by_turns(waiting, wanted * len(sources))
+    if len(drafted) > plan.verbalizers:
+        ranks = [look.verbalizer for look in _raced(objective, rows, (template,), [entry for _, entry in drafted])]
+        drafted.sort(key=lambda draft: ranks.index(draft[1].id))
+    best = {source: iter([entry for origin, entry in drafted if origin == source]) for source in sources}
+    return tuple(entry for _, entry in _by_turns(best, plan.verbalizers))
+
+
+def _usable_words(
+    source: str, request: WordsRequest, known: list[dict[str, tuple[str, ...]]], tries: int, round_: int
+) -> Iterator[Verbalizer]:
+    """Hand out a source's verbalizers; label words that can't be used are no draft."""
     try:
-        found = search_label_words(objective, template, rows, wanted, words=plan.label_words)
+        for number, draft in enumerate(word_drafts(source, request, tries)):
+            given = {**request.known[0], **draft}
+            words = {label: (w,) if isinstance(w := given[label], str) else tuple(w) for label in request.labels}
+            if words in known:
+                continue
+            known.append(words)
+            try:
+                verbalizer = Verbalizer(f"{source}-{round_}-{number}", words)
+            except InvalidInputError:
+                continue
+            yield verbalizer
     except InvalidInputError as error:
-        logger.warning("no label words joined in round %d: %s", round_, error)
-        return ()
-    new = [entry.words for entry in found if dict(entry.words) not in known][: plan.verbalizers]
-    return tuple(Verbalizer(f"searched-{round_}-{number}", words) for number, words in enumerate(new))
+        logger.warning("no more label words from %s in round %d: %s", source, round_, error)
+
+
+def _by_turns(waiting: Mapping[str, Iterator[T]], wanted: int) -> list[tuple[str, T]]:
+    """Ask sources in turn until there are enough drafts or none is left; each comes with its source's name."""
+    left = dict(waiting)
+    drafted: list[tuple[str, T]] = []
+    while left and len(drafted) < wanted:
+        for source in list(left):
+            draft = next(left[source], None)
+            if draft is None:
+                del left[source]
+            else:
+                drafted.append((source, draft))
+    return drafted[:wanted]
 
 
 def _varied(ranked: Sequence[Template], parents: Sequence[Template]) -> tuple[Template, ...]:
@@ -175,28 +232,21 @@ def _writer(objective: Objective, plan: GrowthPlan) -> Writer | None:
 def _drafted(
     objective: Objective, request: Request, plan: GrowthPlan, round_: int
 ) -> tuple[list[Template], dict[str, int]]:
-    """Ask the sources in turn until there are enough drafts; a template that can't be used is no draft."""
+    """Ask the sources in turn until there are enough drafts; return these, and how many each source gave."""
     wanted = plan.size * RACED_PER_KEPT
     known = {template.text for template in request.parents}
     waiting: dict[str, Iterator[Template]] = {
         source: _usable(objective, source, request, known, wanted * TRIES_PER_RACED, round_) for source in plan.sources
     }
-    new: list[Template] = []
-    drafted = dict.fromkeys(plan.sources, 0)
-    while waiting and len(new) < wanted:
-        for source in list(waiting):
-            template = next(waiting[source], None)
-            if template is None:
-                del waiting[source]
-                continue
-            new.append(template)
-            drafted[source] += 1
-    return new[:wanted], drafted
+    drafted = _by_turns(waiting, wanted)
+    counts = Counter(source for source, _ in drafted)
+    return [template for _, template in drafted], {source: counts[source] for source in plan.sources}
 
 
 def _usable(
     objective: Objective, source: str, request: Request, known: set[str], tries: int, round_: int
 ) -> Iterator[Template]:
+    """Hand out a source's templates; one that can't be used is no draft."""
     for number, draft in enumerate(drafts(source, request, tries)):
         if draft.text in known:
             continue

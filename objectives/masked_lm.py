@@ -100,7 +100,6 @@ class _Given(nn.Module):
 class MaskedLM(Backbone):
     """An encoder with the head that it was pretrained with, such as RoBERTa."""
 
-    family = "masked_lm"
     causal = False
 
     auto_class = AutoModelForMaskedLM

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.families import RECURRENT
+from promptgraft.objectives.families import FAMILIES, RECURRENT
 from promptgraft.spaces import InvalidInputError
 
 # What transformers' configurations call the number of layers.
@@ -69,7 +69,7 @@ def count_layers(path: str, family: str = "encoder") -> int:
 
     Args:
         path: Local folder or hub id.
-        family: Its family; in sequence-to-sequence models the layers of encoder and decoder are counted.
+        family: Its family; where models have an encoder and a decoder, the layers of both are counted.
 
     Raises:
         InvalidInputError: If the model or the number isn't there.
@@ -85,7 +85,7 @@ def count_layers(path: str, family: str = "encoder") -> int:
             f"{family}"
         )
 
-    return sum(map(first, _ENCODER_DECODER_KEYS)) if family == "seq2seq" else first(_LAYER_KEYS)
+    return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)
 
 
 def check_family(path: str, family: str) -> None:
@@ -95,7 +95,7 @@ def check_family(path: str, family: str) -> None:
         InvalidInputError: If a transformer is called recurrent, or the other way round.
     """
     model_type = _config(path).get("model_type")
-    if (model_type == RECURRENT) != (family == "recurrent"):
+    if (model_type == RECURRENT) != FAMILIES[family].recurrent:
         raise InvalidInputError(
             f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
             "`promptgraft new-recurrent` writes, and they are of no other"

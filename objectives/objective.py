@@ -210,14 +210,7 @@ class Objective:
         source = None
         if candidate.alpha > 0 and self.source is not None:
             source = TrainingData(self._encoded(model, "source", seed), self.source.labels)
-        plan = TrainingSettings(
-            candidate.steps,
-            candidate.batch_size,
-            candidate.learning_rate,
-            candidate.prompt_learning_rate,
-            candidate.alpha,
-            self.spec.backbone.micro_batch_size,
-        )
+        plan = TrainingSettings.of(candidate, self.spec.backbone.micro_batch_size)
         if saved is None:
             return Trainer(model, source, target, plan, seed)
         trainer = Trainer(model, source, target, plan, seed, saved.content["step"])

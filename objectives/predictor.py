@@ -45,6 +45,11 @@ class Predictor:
     ) -> None:
         self.manifest = read_manifest(folder)
         reference = self.manifest.backbone
+        if reference.family not in BACKBONES:
+            raise InvalidInputError(
+                f"{folder} needs the backbone family {reference.family!r}, which no package brings that is installed "
+                "here; install the one that the study was run with"
+            )
         path = backbone or reference.path
         found = file_hashes(path)
         for name, expected in reference.files.items():

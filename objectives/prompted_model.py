@@ -1,8 +1,9 @@
 """A backbone with a candidate's soft prompt and reader attached: what one trial trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Sof
 
 _BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt.weight"
 _BIAS = "calibration.bias"
+
+# Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +324,9 @@ class PromptedModel:
         scores: Tensor = self.reader(self.stack, batch, labels)
         return scores
 
-    def nll(self, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Mean negative log-likelihood of a batch's labels, in nats; shape ()."""
-        return functional.cross_entropy(self.logits(batch, labels), batch.labels)
+    def nll(self, batch: Batch, labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
+        """Mean negative log-likelihood of a batch's labels, in nats, or another loss in its place; shape ()."""
+        return loss(self.logits(batch, labels), batch.labels)
 
     def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.

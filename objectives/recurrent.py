@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from promptgraft.objectives.backbones import BACKBONES, Batch
-from promptgraft.objectives.encoder import Encoder, EncoderReader, mean_pool
+from promptgraft.objectives.encoder import Encoder, EncoderReader
 from promptgraft.objectives.families import RECURRENT
 from promptgraft.objectives.soft_prompts import PromptedStack
 from promptgraft.spaces import InvalidInputError
@@ -172,15 +172,14 @@ class RecurrentReader(EncoderReader):
     would have no effect.
     """
 
-    def _pool(self, stack: PromptedStack, hidden: Tensor, batch: Batch) -> Tensor:
-        return mean_pool(hidden, batch.lengths + stack.length - stack.shift, stack.shift)
+    def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        return batch.lengths + stack.length - stack.shift
 
 
 @BACKBONES.register("recurrent")
 class Recurrent(Encoder):
     """An LSTM or a GRU, trained from scratch."""
 
-    family = "recurrent"
     reader_class = RecurrentReader
 
     def _embed(self, texts: list[str]) -> Tensor:

@@ -81,7 +81,6 @@ class Seq2SeqReader(Reader):
 class Seq2Seq(Backbone):
     """An encoder and a decoder, such as T5 or BART; the stack that soft prompts are put on is the encoder."""
 
-    family = "seq2seq"
     causal = False
 
     auto_class = AutoModelForSeq2SeqLM

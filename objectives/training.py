@@ -9,18 +9,17 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from promptgraft.objectives.losses import mixed_loss, task_weights
-from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
-from promptgraft.spaces import TrialError
-
-WARMUP_FRACTION = 0.1
-MAX_GRADIENT_NORM = 1.0
+from promptgraft.objectives.prompted_model import EncodedRow, Loss, PromptedModel
+from promptgraft.spaces import Candidate, TrialError
+from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How many updates of what size.
+    """How many updates of what size, and by which loss; a custom parameter may change any of it.
 
     Attributes:
         steps: Updates.
@@ -30,6 +29,10 @@ class TrainingSettings:
         alpha: Weight of the source loss.
         micro_batch_size: Largest number of rows that are run at once; gradients of a batch's parts are accumulated.
             None for no limit.
+        loss: What is minimised on each task's batch; L_s and L_t.
+        weight_decay: AdamW's.
+        warmup: Share of the updates over which step sizes rise; over the others they fall to 0.
+        max_gradient_norm: Norm that the gradient of all weights together is clipped to.
     """
 
     steps: int
@@ -38,6 +41,29 @@ class TrainingSettings:
     prompt_learning_rate: float
     alpha: float
     micro_batch_size: int | None = None
+    loss: Loss = functional.cross_entropy
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    max_gradient_norm: float = 1.0
+
+    @classmethod
+    def of(cls, candidate: Candidate, micro_batch_size: int | None) -> "TrainingSettings":
+        """Return how a candidate is trained on the target.
+
+        Raises:
+            InvalidInputError: If a custom parameter is brought by no installed package.
+        """
+        settings = cls(
+            candidate.steps,
+            candidate.batch_size,
+            candidate.learning_rate,
+            candidate.prompt_learning_rate,
+            candidate.alpha,
+            micro_batch_size,
+        )
+        for name, value in candidate.custom:
+            settings = CUSTOM_PARAMETERS[name].change(settings, value)
+        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +149,7 @@ class Trainer:
                     f"L_t {target_nll}, learning_rate {self.settings.learning_rate:g}, "
                     f"prompt_learning_rate {self.settings.prompt_learning_rate:g})"
                 )
-            torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), MAX_GRADIENT_NORM)
+            torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), self.settings.max_gradient_norm)
             optimizer.step()
             schedule.step()
             self.step += 1
@@ -138,9 +164,10 @@ class Trainer:
         rows = next(drawn)
         parts: list[Tensor] = []
         for chosen in self.model.split(rows, self.settings.micro_batch_size or len(rows)):
-            nll = self.model.nll(self.model.batch([rows[i] for i in chosen]), data.labels) * (len(chosen) / len(rows))
-            (weight * nll).backward()  # type: ignore[no-untyped-call]
-            parts.append(nll.detach())
+            batch = self.model.batch([rows[i] for i in chosen])
+            loss = self.model.nll(batch, data.labels, self.settings.loss) * (len(chosen) / len(rows))
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            parts.append(loss.detach())
         return float(torch.stack(parts).sum())
 
     def state(self) -> dict[str, Tensor]:
@@ -204,8 +231,9 @@ def _optimizer(
         {"params": params, "lr": rate, "initial_lr": rate}
         for params, rate in ((carried, settings.learning_rate), (attached, settings.prompt_learning_rate))
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, fused=True)
-    warmup = max(1, round(WARMUP_FRACTION * settings.steps))
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+    warmup = max(1, round(settings.warmup * settings.steps))
 
     def factor(step: int) -> float:
         rising = (step + 1) / warmup

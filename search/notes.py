@@ -18,6 +18,7 @@ from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
 from promptgraft.search.tradeoffs import front_table, metric_of
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Template
+from promptgraft.spaces.parameters import Scalar
 
 
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
@@ -141,6 +142,7 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
         place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
     if candidate.calibration != "none":
         place += f", {candidate.calibration} calibration"
+    place += "".join(f", {name} {_short(value)}" for name, value in candidate.custom)
     labels = study.target.labels
     lines = [
         "### Prompt",
@@ -207,6 +209,10 @@ def _values(parameter: Parameter) -> str:
 def _wrapped(text: str) -> str:
     """Break long lines, which the dashboard would not."""
     return "\n".join(textwrap.fill(line, 100) for line in text.splitlines())
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -128,6 +128,7 @@ class Grower:
             "writer": self.writer,
             "verbalizers": self.section.verbalizers,
             "label_words": self.section.label_words,
+            "verbalizer_sources": list(self.section.verbalizer_sources),
             "known_verbalizers": ledger.space.verbalizers,
             "seed": self.seed,
         }

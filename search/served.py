@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from promptgraft.objectives.families import check_adapter, check_place
+from promptgraft.objectives.families import FAMILIES, check_adapter, check_place
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.study_file import BackboneSection
@@ -55,7 +55,7 @@ def _check_masks(backbone: BackboneSection, place: Parameter) -> None:
 def _check_demonstrations(backbone: BackboneSection, count: Parameter, tasks: Sequence[Task]) -> None:
     """Refuse demonstrations that the backbone doesn't take, or that a task hasn't enough rows for."""
     largest, family = max(int(value) for value in extremes(count)), backbone.family
-    if largest and family != "causal_lm":
+    if largest and not FAMILIES[family].label_last:
         raise InvalidInputError(
             f"{count.name} is {largest}, but only causal LMs take demonstrations and backbone.family is {family!r}; "
             "leave it out, or use a backbone of family 'causal_lm'"

@@ -32,7 +32,7 @@ from promptgraft.spaces import (
     Template,
     Verbalizer,
 )
-from promptgraft.spaces.dimensions import DIMENSIONS
+from promptgraft.spaces.dimensions import DIMENSIONS, dimension_of
 from promptgraft.spaces.errors import did_you_mean
 from promptgraft.spaces.search_space import check_parameter
 
@@ -94,6 +94,8 @@ class _Reader:
         file = self._parse()
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
+        if self._attempt(("backbone", "family"), lambda: FAMILIES[family]) is None:
+            raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
         n_layers = self._attempt(("backbone", "path"), lambda: count_layers(path, family))
         if n_layers is not None:
             self._attempt(("backbone", "family"), lambda: check_family(path, family))
@@ -220,10 +222,18 @@ class _Reader:
         if grow is None:
             return
         from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES
+        from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES
 
         family = grow.writer.family if grow.writer else file.backbone.family
-        if grow.verbalizers and file.backbone.family == "seq2seq":
-            self._add(("space", "grow", "verbalizers"), "must be 0: label words can't be searched with a seq2seq model")
+        for source in grow.verbalizer_sources:
+            with self._collecting(("space", "grow", "verbalizer_sources")):
+                VERBALIZER_SOURCES[source]
+        searched = grow.verbalizers and "likelihood" in grow.verbalizer_sources
+        if searched and FAMILIES[file.backbone.family].encoder_decoder:
+            self._add(
+                ("space", "grow", "verbalizers"),
+                "must be 0: label words can't be searched with a seq2seq model; or name other verbalizer_sources",
+            )
         for source in grow.sources:
             with self._collecting(("space", "grow", "sources")):
                 TEMPLATE_SOURCES[source]
@@ -244,11 +254,12 @@ class _Reader:
     def _parameters(self, file: StudyFile, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
         parameters = []
-        for name, dimension in DIMENSIONS.items():
+        for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
                 continue
             path, section = described[name]
             with self._collecting(("space", *path)):
+                dimension = dimension_of(name)
                 when = None
                 if section.when is not None:
                     when = Condition(section.when.parameter, section.when.choices, section.when.above)
@@ -337,12 +348,15 @@ def _delete(content: Any, location: Location) -> None:
 
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
     """List the keys that a study file may have at a location."""
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         field = model.model_fields.get(str(part))
         inner = _model_in(field.annotation) if field else None
-        if inner is None:
+        if field is None or inner is None:
             return []
         model = inner
+        if typing.get_origin(field.annotation) is dict:
+            next(parts, None)  # A name that the user chose.
     return list(model.model_fields)
 
 

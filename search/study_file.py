@@ -38,7 +38,7 @@ class BackboneSection(Section):
     """The pretrained model."""
 
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: Literal["encoder", "recurrent", "seq2seq", "masked_lm", "causal_lm"]
+    family: str = Field(description="Registered name, such as encoder.")
     max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
     trust_remote_code: bool = Field(False, description="Run Python code that lies beside the weights.")
     micro_batch_size: int | None = Field(
@@ -195,8 +195,11 @@ class GrowSection(Section):
     every: int = Field(8, ge=1, description="Finished trials between two rounds; the first is at the start.")
     size: int = Field(4, ge=1, description="Templates that join in a round.")
     limit: int = Field(32, ge=2, description="Templates in all, those of this file included.")
-    verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, searched for the best template.")
+    verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, drafted for the best template.")
     label_words: int = Field(1, ge=1, le=20, description="Words of each label in them.")
+    verbalizer_sources: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        ("likelihood",), min_length=1, description="Where they come from, by name."
+    )
     writer: WriterSection | None = Field(None, description="The model that writes; the backbone if it can.")
 
 
@@ -219,6 +222,7 @@ class SpaceSection(Section):
     learning_rate: Searched = None
     prompt_learning_rate: Searched = None
     calibration: Searched = None
+    custom: dict[str, Searched] = Field({}, description="Parameters that other packages bring, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
         """Return the parameters that the file gives, by their path below `space`."""
@@ -227,6 +231,8 @@ class SpaceSection(Section):
             section = getattr(self, name)
             if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection):
                 found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
+            elif name == "custom":
+                found |= {(name, own): described for own, described in section.items()}
             elif name not in ("templates", "promptsource", "grow", "verbalizers"):
                 found[name,] = section
         return {path: section for path, section in found.items() if section is not None}

@@ -159,7 +159,8 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
     from promptgraft.objectives.writers import WriterSpec
 
     writer = WriterSpec(**work["writer"]) if work["writer"] else None
-    plan = GrowthPlan(tuple(work["sources"]), work["size"], writer, work["verbalizers"], work["label_words"])
+    words = (work["verbalizers"], work["label_words"], tuple(work["verbalizer_sources"]))
+    plan = GrowthPlan(tuple(work["sources"]), work["size"], writer, *words)
     objective.know(work["parents"], work["known_verbalizers"])
     growth = grow(objective, work["parents"], plan, work["round"], work["seed"])
     return {

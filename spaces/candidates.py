@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import cast
 
+from promptgraft.spaces.custom_parameters import CUSTOM, CUSTOM_PARAMETERS
 from promptgraft.spaces.errors import InvalidInputError
 from promptgraft.spaces.parameters import Scalar
 
@@ -128,6 +129,8 @@ class Candidate:
         calibration: What is taken off each label's score in evaluation and prediction: nothing (`none`), or its mean on
             inputs without content (`contextual`) or on the target's training rows, as text without labels (`batch`);
             see `objectives.calibration`. The training loss doesn't know it.
+        custom: Name and value of parameters that other packages bring, in the order of their names; in training on the
+            target only. One that isn't among them is neutral.
     """
 
     template: str
@@ -144,6 +147,7 @@ class Candidate:
     learning_rate: float = 5e-5
     prompt_learning_rate: float = 1e-2
     calibration: str = "none"
+    custom: tuple[tuple[str, Scalar], ...] = ()
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
         """Set every knob that can't matter to its default, so that equivalent candidates are equal.
@@ -153,8 +157,11 @@ class Candidate:
 
         Returns:
             The candidate that stands for all those with the same outcome.
+
+        Raises:
+            InvalidInputError: If a custom parameter is brought by no installed package.
         """
-        changes: dict[str, Scalar | Demonstrations | SoftPrompt | Adapter] = {}
+        changes: dict[str, object] = {}
         if not self.demonstrations.count:
             changes["demonstrations"] = Demonstrations()
         elif self.demonstrations.count == 1:
@@ -175,6 +182,8 @@ class Candidate:
             defaults = ("batch_size", "alpha", "learning_rate", "prompt_learning_rate")
             changes.update({name: DEFAULTS[name] for name in defaults})
             changes.update(steps=0, frozen_layers=facts.n_layers)
+        own = () if untrained else self.custom
+        changes["custom"] = tuple((name, value) for name, value in own if value != CUSTOM_PARAMETERS[name].neutral)
         if not carried:
             changes["learning_rate"] = DEFAULTS["learning_rate"]
         if untrained or not carried:
@@ -194,6 +203,8 @@ class Candidate:
                 del content[group]  # Studies from before there was such a thing keep their keys.
         if self.calibration == DEFAULTS["calibration"]:
             del content["calibration"]  # Likewise.
+        if not self.custom:
+            del content["custom"]  # Likewise.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, object]:
@@ -201,6 +212,8 @@ class Candidate:
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
         if self.calibration == DEFAULTS["calibration"]:
             del values["calibration"]  # Checkpoints from before there was calibration are gone on with.
+        del values["custom"]
+        values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
             if group == "demonstrations" and not self.demonstrations.count:
                 continue  # Checkpoints from before there were any are known by this.
@@ -215,13 +228,15 @@ class Candidate:
             InvalidInputError: If a name is no field of a candidate.
         """
         flat: dict[str, Scalar] = {}
-        grouped: dict[str, dict[str, Scalar]] = {group: {} for group in GROUPS}
+        grouped: dict[str, dict[str, Scalar]] = {group: {} for group in (*GROUPS, CUSTOM)}
         for name, value in values.items():
             group, _, own = name.partition(".")
-            target, key = (grouped[group], own) if group in GROUPS else (flat, name)
+            target, key = (grouped[group], own) if group in grouped else (flat, name)
             target[key] = value
+        custom = tuple(sorted(grouped.pop(CUSTOM).items()))
         try:
-            return cls(**flat, **{group: GROUPS[group](**own) for group, own in grouped.items()})  # type: ignore[arg-type]
+            groups = {group: GROUPS[group](**own) for group, own in grouped.items()}  # type: ignore[arg-type]
+            return cls(**flat, **groups, custom=custom)  # type: ignore[arg-type]
         except TypeError as error:
             raise InvalidInputError(f"not a candidate: {error}") from error
 
@@ -235,5 +250,7 @@ GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = 
 _LATER_GROUPS = ("demonstrations", "adapter")
 
 DEFAULTS: Mapping[str, Scalar] = {
-    f.name: cast(Scalar, f.default) for f in fields(Candidate) if f.name not in ("template", "verbalizer", *GROUPS)
+    f.name: cast(Scalar, f.default)
+    for f in fields(Candidate)
+    if f.name not in ("template", "verbalizer", CUSTOM, *GROUPS)
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptgraft.spaces.candidates import parse_place
+from promptgraft.spaces.custom_parameters import CUSTOM, CUSTOM_PARAMETERS
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter, Scalar
 
@@ -123,6 +124,21 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("calibration", str, options=("none", "contextual", "batch")),
     )
 }
+
+
+def dimension_of(name: str) -> Dimension:
+    """Return what a parameter accepts, those of other packages (`custom.NAME`) included.
+
+    Raises:
+        InvalidInputError: If there is no such parameter.
+    """
+    group, _, own = name.partition(".")
+    if group == CUSTOM:
+        custom = CUSTOM_PARAMETERS[own]
+        return Dimension(name, type(custom.neutral), custom.low, custom.high, custom.options)
+    if name not in DIMENSIONS:
+        raise InvalidInputError(f"unknown parameter {name!r}; {did_you_mean(name, DIMENSIONS)}")
+    return DIMENSIONS[name]
 
 
 def describe(parameter: Parameter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Named implementations: task kinds, backbone families, template sources and the like.
+"""Named implementations: task kinds, backbone families, sources of templates and label words, and the like.
 
 Other packages add theirs through the entry point group `promptgraft.plugins`: each entry is a module that registers
 something when it is imported. It is found wherever the package is installed, on every node of a cluster too.
@@ -33,6 +33,12 @@ def load_plugins() -> None:
             ) from error
 
 
+def plugin_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that bring plugins, by name."""
+    found = (entry.dist for entry in entry_points(group=PLUGINS))
+    return {package.name: package.version for package in found if package is not None}
+
+
 class Registry(Generic[T]):
     """Implementations by name; a second one under the same name is refused.
 
@@ -62,7 +68,8 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         load_plugins()
         if name not in self._entries:
-            raise InvalidInputError(f"unknown {self.what} {name!r}; {did_you_mean(name, self._entries)}")
+            hint = did_you_mean(name, self._entries) if self._entries else "no installed package brings any"
+            raise InvalidInputError(f"unknown {self.what} {name!r}; {hint}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

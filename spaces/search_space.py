@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from promptgraft.spaces.candidates import Candidate, StudyFacts, parse_place
-from promptgraft.spaces.dimensions import DIMENSIONS, describe
+from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
 from promptgraft.spaces.templates import Template, content_hash
@@ -112,8 +112,7 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
     Raises:
         InvalidInputError: If a value goes beyond `facts`.
     """
-    if parameter.name not in DIMENSIONS:
-        raise InvalidInputError(f"unknown parameter {parameter.name!r}; {did_you_mean(parameter.name, DIMENSIONS)}")
+    dimension_of(parameter.name)
     for value in extremes(parameter):
         if parameter.name == "frozen_layers" and isinstance(value, int) and value > facts.n_layers:
             raise InvalidInputError(

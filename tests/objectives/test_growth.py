@@ -10,9 +10,10 @@ from promptgraft.objectives.growth import GrowthPlan, _varied, _wording, feature
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES, Draft, Request, drafts
+from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES, LabelWords, WordsRequest
 from promptgraft.objectives.writers import Writer, WriterSpec
 from promptgraft.spaces import Candidate, InvalidInputError, Template
-from tests.conftest import TEMPLATES
+from tests.conftest import TEMPLATES, VERBALIZERS
 
 FAMILY = {source: NEEDS_WRITER.get(source, "encoder") for source in TEMPLATE_SOURCES}
 
@@ -90,7 +91,7 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
     objective = objectives[family]
     plan = GrowthPlan(("mutation",), 1, verbalizers=2, label_words=2)
     grown = grow(objective, TEMPLATES, plan, 3, 0)
-    assert [entry.name for entry in grown.verbalizers] == ["searched-3-0", "searched-3-1"]
+    assert [entry.name for entry in grown.verbalizers] == ["likelihood-3-0", "likelihood-3-1"]
     assert all(len(words) == 2 for entry in grown.verbalizers for words in entry.words.values())
     assert grow(objective, TEMPLATES, plan, 3, 0) == grown
     pairs = {(look.template, look.verbalizer) for look in grown.looks}
@@ -102,6 +103,47 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
     finally:
         objective.spec = before
     assert grown.verbalizers[0].words not in [entry.words for entry in again.verbalizers], "it has these already"
+
+
+def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objective]) -> None:
+    """What can't be used is left out, a label that is left out keeps its words; the best of each join by turns."""
+    objective = objectives["encoder"]
+    requests: list[WordsRequest] = []
+
+    @VERBALIZER_SOURCES.register("by_hand")
+    def by_hand(request: WordsRequest) -> Iterator[LabelWords]:
+        requests.append(request)
+        yield dict(VERBALIZERS[1].words)  # The study has it.
+        yield {"negative": ["same"], "positive": ["same"]}
+        yield {"negative": []}
+        yield {"positive": ["lovely", "fine"], "unheard of": ["word"]}
+        yield {"negative": "poor", "positive": ["rich"]}
+        raise InvalidInputError("that was all")
+
+    plan = GrowthPlan(("mutation",), 1, verbalizers=8, verbalizer_sources=("by_hand", "likelihood"))
+    try:
+        grown = grow(objective, TEMPLATES, plan, 2, 0)
+        few = grow(objective, TEMPLATES, replace(plan, verbalizers=3), 2, 0)
+        next_round = grow(objective, TEMPLATES, replace(plan, verbalizers=1), 3, 0)
+        alone = grow(objective, TEMPLATES, replace(plan, verbalizer_sources=("by_hand",)), 2, 0)
+    finally:
+        del VERBALIZER_SOURCES._entries["by_hand"]
+    request = requests[0]
+    assert (list(request.labels), request.words, request.template) == (["negative", "positive"], 1, TEMPLATES[0])
+    assert list(request.known) == [verbalizer.words for verbalizer in VERBALIZERS]
+    found = {entry.name: entry.words for entry in alone.verbalizers}
+    assert found == {
+        "by_hand-2-3": {"negative": ("negative",), "positive": ("lovely", "fine")},
+        "by_hand-2-4": {"negative": ("poor",), "positive": ("rich",)},
+    }
+    assert [entry.name.split("-")[0] for entry in few.verbalizers] == ["by_hand", "likelihood", "by_hand"]
+    assert [entry.name.split("-")[0] for entry in next_round.verbalizers] == ["likelihood"]
+    for outcome, n in ((grown, 8), (few, 3)):
+        assert len(outcome.verbalizers) == n
+        scores = {look.verbalizer: look.score for look in outcome.looks if look.template == TEMPLATES[0].id}
+        for source in plan.verbalizer_sources:
+            own = [entry.id for entry in outcome.verbalizers if entry.name.startswith(source) and entry.id in scores]
+            assert own == sorted(own, key=lambda verbalizer: -scores[verbalizer])
 
 
 def test_growth_leaves_no_trace_in_results(

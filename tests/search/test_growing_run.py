@@ -1,12 +1,9 @@
-"""A whole search over real Ray workers whose templates grow, with a plugin's source among those that make them."""
+"""A whole search over real Ray workers whose templates grow."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from optuna.trial import TrialState
 
 from promptgraft.search.pool import Pool, with_pool
@@ -18,7 +15,6 @@ from promptgraft.spaces import Candidate
 from tests.conftest import TEMPLATES, VERBALIZERS
 from tests.search.faults import PROMPTGRAFT
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 SPACE = {
     "templates": {TEMPLATES[0].name: TEMPLATES[0].text},
     "verbalizers": {v.name: {label: list(ws) for label, ws in v.words.items()} for v in VERBALIZERS},
@@ -63,44 +59,3 @@ def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], 
     assert "zero-shot, template mutation" not in shown
     predict = [*PROMPTGRAFT, "predict", str(folder.bundle), "--input", str(load_study(path).objective.target.train)]
     subprocess.run([*predict, "--output", str(tmp_path / "out.csv")], check=True, capture_output=True)
-
-
-def plugin_of_the_readme() -> str:
-    """Take the example out of the README: what stands there is what is run."""
-    text = README.read_text()
-    (code,) = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    return code
-
-
-@pytest.fixture
-def plugins(tmp_path: Path) -> dict[str, str]:
-    """Install a package with the README's plugin, as pip would lay it out; return the environment that sees it."""
-    site = tmp_path / "site"
-    info = site / "my_prompts-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "my_prompts.py").write_text(plugin_of_the_readme())
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-prompts\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[promptgraft.plugins]\nmy_prompts = my_prompts\n")
-    return {**os.environ, "PYTHONPATH": str(site)}
-
-
-def test_the_readme_s_plugin_makes_templates(
-    write_study: Callable[..., Path], tmp_path: Path, plugins: dict[str, str]
-) -> None:
-    assert len(plugin_of_the_readme().splitlines()) < 30
-    grow = {"sources": ["questions"], "every": 2, "size": 2, "limit": 4}
-    path = write_study(space={**SPACE, "grow": grow}, budget={"trials": 4}, pruner="none")
-    command = [*PROMPTGRAFT, "run", str(path), "--workdir", str(tmp_path / "runs")]
-    refused = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "unknown template source 'questions'" in refused.stderr
-    subprocess.run(command, check=True, capture_output=True, env=plugins)
-    pool = Pool.of(load_existing("tiny", RunFolder(tmp_path / "runs").storage_url()))
-    assert [template.source for template in pool.templates] == ["questions", "questions"]
-
-
-def test_a_plugin_that_fails_is_named(tmp_path: Path, plugins: dict[str, str]) -> None:
-    (tmp_path / "site" / "my_prompts.py").write_text("import no_such_module")
-    code = "from promptgraft.objectives.template_sources import TEMPLATE_SOURCES; 'mutation' in TEMPLATE_SOURCES"
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=plugins)
-    assert "the plugin 'my_prompts' (my_prompts) can't be imported: ModuleNotFoundError" in done.stderr

@@ -62,7 +62,7 @@ def space(**changes: Any) -> dict[str, Any]:
         (space(calibration=["none", "bach"]), "space.calibration", "did you mean 'batch'?"),
         (space(steps="many"), "space.steps", "must be a number but got 'many'"),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "no such folder"),
-        ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "'masked_lm' or 'causal_lm'"),
+        ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "did you mean 'encoder'?"),
         (
             {"backbone": {"path": "x", "family": "encoder", "dtype": "bf16"}},
             "backbone.dtype",

@@ -1,8 +1,10 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, StudyFacts
+from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS, custom_parameter
 
 ENCODER = StudyFacts(n_layers=6, has_head=True, has_source=True)
 CAUSAL = StudyFacts(n_layers=6, has_head=False, has_source=True)
@@ -103,3 +105,31 @@ def test_places(place: str, layer: int | None) -> None:
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="'prefix', 'suffix' or 'layer K'"):
         _ = SoftPrompt(1, "vocabulary", "middle").layer
+
+
+@pytest.fixture
+def momentum() -> Iterator[None]:
+    custom_parameter("momentum", neutral=0.0, low=0.0, high=1.0)(lambda settings, value: settings)
+    custom_parameter("beta", neutral="none", options=("none", "some"))(lambda settings, value: settings)
+    yield
+    for name in ("momentum", "beta"):
+        del CUSTOM_PARAMETERS._entries[name]
+
+
+@pytest.mark.usefixtures("momentum")
+def test_parameters_of_plugins_are_part_of_a_candidate_where_they_matter() -> None:
+    values = {**BASE.to_dict(), "custom.momentum": 0.5, "custom.beta": "some"}
+    both = Candidate.from_values(values)  # type: ignore[arg-type]
+    assert both.custom == (("beta", "some"), ("momentum", 0.5))
+    assert both.canonical(ENCODER) == both
+    assert both.to_dict() == values
+    assert both.key != BASE.key != replace(both, custom=both.custom[1:]).key
+    neutral = Candidate.from_values({**values, "custom.momentum": 0.0})  # type: ignore[arg-type]
+    assert neutral.canonical(ENCODER).custom == (("beta", "some"),)
+    assert replace(neutral, custom=neutral.custom[1:]).canonical(ENCODER) == BASE
+    assert replace(both, steps=0).canonical(ENCODER) == replace(BASE, steps=0).canonical(ENCODER)
+
+
+def test_a_parameter_that_no_package_brings_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="unknown custom parameter 'momentum'; no installed package brings any"):
+        replace(BASE, custom=(("momentum", 0.5),)).canonical(ENCODER)

@@ -1,0 +1,45 @@
+"""The README's plugins: what stands there is what is run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promptgraft.objectives.families import FAMILIES
+from promptgraft.objectives.template_sources import TEMPLATE_SOURCES
+from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES
+from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def readme_plugins() -> dict[str, str]:
+    """Module -> its code; each block begins with the name of its file."""
+    blocks = [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
+    return {block.split("\n")[0].removeprefix("# ").removesuffix(".py"): block for block in blocks}
+
+
+def install(site: Path) -> dict[str, str]:
+    """Install packages with the README's plugins, as pip would lay them out; return the environment that sees them."""
+    for name, code in readme_plugins().items():
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{name}.py").write_text(code)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[promptgraft.plugins]\n{name} = {name}\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+@contextmanager
+def loaded(name: str) -> Iterator[None]:
+    """Run one of the README's plugins in this process, and forget what it registers."""
+    from promptgraft.objectives.backbones import BACKBONES
+
+    registries = (TEMPLATE_SOURCES, VERBALIZER_SOURCES, FAMILIES, BACKBONES, CUSTOM_PARAMETERS)
+    before = [dict(registry._entries) for registry in registries]
+    exec(compile(readme_plugins()[name], f"{name}.py", "exec"), {"__name__": name})
+    try:
+        yield
+    finally:
+        for registry, entries in zip(registries, before, strict=True):
+            registry._entries = entries  # type: ignore[assignment]
