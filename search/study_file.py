@@ -151,6 +151,7 @@ class SoftPromptSection(Section):
     length: Searched = None
     init: Searched = None
     place: Searched = None
+    parametrization: Searched = None
 
 
 class AdapterSection(Section):

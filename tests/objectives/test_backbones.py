@@ -11,8 +11,9 @@ from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq
 from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
 from promptgraft.objectives.causal_lm import CausalLM
 from promptgraft.objectives.families import FAMILIES
+from promptgraft.objectives.peft_prompts import PrefixPrompt
 from promptgraft.objectives.prompted_model import PromptedModel
-from promptgraft.objectives.soft_prompts import InsertedPrompt, PrefixPrompt, PromptedStack
+from promptgraft.objectives.soft_prompts import InsertedPrompt, PromptedStack
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS, real_model
@@ -102,7 +103,7 @@ def test_a_prefix_equals_peft_s_where_both_can(backbone: Backbone) -> None:
         seen = torch.arange(hidden.shape[1]) < (batch.lengths + 4)[:, None]
         outputs.append(hidden[seen])
         hidden[seen].square().sum().backward()
-        gradients.append(stack.weight.grad)
+        gradients.append(stack.trained["weight"].grad)
     assert (outputs[0] - outputs[1]).abs().max() < 1e-5
     assert torch.allclose(gradients[0], gradients[1], atol=1e-3, rtol=1e-4)
 
