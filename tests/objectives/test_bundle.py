@@ -23,6 +23,7 @@ from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
+from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
 from tests.conftest import REAL, TEMPLATES, VERBALIZERS, real_model
@@ -59,6 +60,11 @@ CASES = [
 
 def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> np.ndarray:  # type: ignore[type-arg]
     result = objective.evaluate(candidate, 0)
+    write_result(folder, spec, objective, candidate, result)
+    return result.logits
+
+
+def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:
     template, verbalizer = spec.space.template(candidate.template), spec.space.verbalizer(candidate.verbalizer)
     manifest = Manifest(
         study="test",
@@ -83,7 +89,6 @@ def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: C
         ),
     )
     write_bundle(folder, manifest, result.delta, "# card\n")
-    return result.logits
 
 
 @pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
