@@ -65,6 +65,7 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	$(BIN)/python -m tests.bench.samplers runs/templates.json --out runs/samplers.json --plot runs/samplers.png
 	$(BIN)/python -m tests.bench.pools --out runs/pools.json
 	$(BIN)/python -m tests.bench.adaptability --out runs/adaptability.json
+	$(BIN)/python -m tests.bench.variants --out runs/variants.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

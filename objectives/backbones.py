@@ -313,6 +313,10 @@ class Backbone(ABC):
         """Return the part of the model that takes adapters."""
         return self.stack
 
+    def prefixed(self) -> tuple[Any, dict[str, int]]:
+        """Return the stack whose layers a deep prefix goes into, and their sizes as PEFT calls them."""
+        return self.stack, {"num_layers": len(self.layers)}
+
     def words_behind(
         self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]
     ) -> dict[str, list[tuple[int, ...]]]:

@@ -8,6 +8,28 @@ from promptgraft.spaces.registry import Registry
 # What the configuration of our own recurrent models calls its architecture.
 RECURRENT = "promptgraft_recurrent"
 
+# Encoders of transformers 5 whose layers take keys and values in front of their own, by their configuration's
+# `model_type`; tried one by one. Others raise, or pass over them in silence.
+DEEP_ENCODERS = (
+    "bert",
+    "bert-generation",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+# Causal LMs that don't, or whose keys and values have a form that PEFT doesn't know.
+NOT_DEEP = ("falcon", "falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
+
 # The options of a backbone that `check_numerics` knows.
 NUMERICS = ("dtype", "autocast", "attn_implementation")
 
@@ -54,6 +76,39 @@ def check_place(family: str, place: str) -> None:
         raise InvalidInputError(
             f"soft_prompt.place {place!r} can't be had with the backbone family {family!r}, whose encoder runs only "
             "as a whole; use prefix or suffix"
+        )
+
+
+def check_deep(family: str, model_type: str, gradient_checkpointing: bool) -> None:
+    """Refuse a deep prefix where PEFT's prefix tuning has no way in: its keys and values go in as a cache's.
+
+    Args:
+        family: The family.
+        model_type: What the model's configuration calls its architecture.
+        gradient_checkpointing: Whether layers are run again in the backward pass.
+
+    Raises:
+        InvalidInputError: If there is no attention, the architecture takes no cache, or layers that run again would
+            add to it twice.
+    """
+    place = "soft_prompt.place 'deep'"
+    known = FAMILIES[family]
+    if known.recurrent:
+        raise InvalidInputError(
+            f"{place} can't be had with the backbone family {family!r}, which has no attention to take keys and "
+            "values; use prefix, suffix or layer K"
+        )
+    encodes = not (known.label_last or known.encoder_decoder)
+    if model_type not in DEEP_ENCODERS if encodes else model_type in NOT_DEEP:
+        others = f" (of encoders, these do: {', '.join(DEEP_ENCODERS)})" if encodes else ""
+        raise InvalidInputError(
+            f"{place} can't be had with a {model_type!r} model, whose layers take no keys and values of PEFT's prefix "
+            f"tuning{others}; use prefix, suffix or layer K"
+        )
+    if gradient_checkpointing:
+        raise InvalidInputError(
+            f"{place} can't be had with backbone.gradient_checkpointing, as PEFT's prefix tuning can't; set it to "
+            "false, or use another place"
         )
 
 

@@ -102,6 +102,11 @@ def check_family(path: str, family: str) -> None:
         )
 
 
+def model_type(path: str) -> str:
+    """Read what a model's config.json calls its architecture; empty if it doesn't say."""
+    return str(_config(path).get("model_type", ""))
+
+
 def _config(path: str) -> dict[str, Any]:
     config = model_folder(path) / "config.json"
     if not config.is_file():

@@ -13,13 +13,14 @@ from promptgraft.objectives.activations import Activations, Reuse
 from promptgraft.objectives.backbones import Backbone, Batch
 from promptgraft.objectives.batching import split_by_length
 from promptgraft.objectives.demonstrations import Demonstration, DemonstrationPool
-from promptgraft.objectives.families import FAMILIES, check_place
-from promptgraft.objectives.soft_prompts import attach, initial_vectors
+from promptgraft.objectives.families import FAMILIES, check_deep, check_place
+from promptgraft.objectives.peft_prompts import attach
+from promptgraft.objectives.soft_prompts import initial_vectors
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
-_BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt.weight"
+_BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 _BIAS = "calibration.bias"
 
 # Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
@@ -129,7 +130,7 @@ class PromptedModel:
             self._check_room(soft.length)
             self._check_masks(soft)
         backbone.freeze(candidate.frozen_layers)
-        self.stack = attach(soft, vectors, backbone.layers)
+        self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
 
     def _check_room(self, length: int) -> None:
@@ -142,6 +143,9 @@ class PromptedModel:
 
     def _check_masks(self, soft: SoftPrompt) -> None:
         check_place(self.backbone.family, soft.place)
+        if soft.deep:
+            checkpointed = self.backbone.spec.gradient_checkpointing
+            check_deep(self.backbone.family, self.backbone.model.config.model_type, checkpointed)
         if soft.layer is not None and not self.backbone.spec.takes_masks:
             raise InvalidInputError(
                 f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
@@ -157,7 +161,7 @@ class PromptedModel:
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
         frozen, entry = self.candidate.frozen_layers, self.stack.entry
-        if self.stack.shift or not frozen:
+        if self.stack.before_text or not frozen:
             return None
         if self.backbone.layers.causal and not self.backbone.spec.takes_masks:
             return None  # What stands behind the text would have to be told which of its keys are padding.
@@ -172,9 +176,7 @@ class PromptedModel:
     def attached(self) -> dict[str, nn.Parameter]:
         """The trainable weights that the migration attaches, by name."""
         weights = {_READER + name: parameter for name, parameter in self.reader.named_parameters()}
-        if self.stack.length:
-            weights[_SOFT_PROMPT] = self.stack.weight  # type: ignore[assignment]
-        return weights
+        return weights | {_SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trainable weights inside the backbone that stand for its own, by name."""
@@ -205,7 +207,7 @@ class PromptedModel:
         """
         empty = self.template.render(dict.fromkeys(self.template.fields, ""))
         shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
-        return len(self.reader.encode(empty)) + self.stack.length + shown
+        return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU, and with them what calibration takes off their scores."""

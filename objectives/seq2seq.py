@@ -69,7 +69,11 @@ class Seq2SeqReader(Reader):
         def next_tokens(prefix: tuple[int, ...]) -> Tensor:
             output = torch.tensor([*self.output_begins, *prefix], device=hidden.device).expand(len(hidden), -1)
             logits = self._model[0](
-                encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=output, use_cache=False
+                encoder_outputs=encoded,
+                attention_mask=mask,
+                decoder_input_ids=output,
+                past_key_values=stack.past(len(hidden)),
+                use_cache=False,
             ).logits
             return torch.log_softmax(logits[:, len(self.output_begins) - 1 :].to(hidden), dim=-1)
 
@@ -138,6 +142,14 @@ class Seq2Seq(Backbone):
 
     def _adapted(self) -> Any:
         return self.model
+
+    def prefixed(self) -> tuple[Any, dict[str, int]]:
+        """Return the decoder, the only part that takes keys and values; see `Backbone`."""
+        decoder, config = self.model.get_decoder(), self.model.config
+        heads = getattr(config, "decoder_attention_heads", config.num_attention_heads)
+        size = getattr(config, "d_kv", config.d_model // heads)
+        sizes = {"num_layers": len(_layers(decoder)), "num_attention_heads": heads, "token_dim": heads * size}
+        return decoder, sizes
 
 
 def _layers(stack: nn.Module) -> nn.ModuleList:

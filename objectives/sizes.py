@@ -45,7 +45,7 @@ class Sizes:
         plain = replace(backbone.in_float32(), attn_implementation=None, device_map=None)
         self._backbone = BACKBONES[backbone.family](plain, torch.device("meta"))
         self._tokens: dict[tuple[str, str, Demonstrations], int] = {}
-        self._parameters: dict[tuple[str, int, int, Adapter], int] = {}
+        self._parameters: dict[tuple[str, SoftPrompt, int, Adapter], int] = {}
 
     def prompt_tokens(self, candidate: Candidate) -> int:
         """Count the tokens that the template adds to the text, and the soft prompt's; see `Result.prompt_tokens`.
@@ -68,11 +68,11 @@ class Sizes:
             InvalidInputError: If the backbone can't do what the candidate asks.
         """
         candidate = candidate.canonical(self.space.facts)
-        length = candidate.soft_prompt.length
-        key = (candidate.head, length, candidate.frozen_layers, candidate.adapter)
+        # Neither first values nor places change the number, but whether it is keys and values in every layer does.
+        place = "deep" if candidate.soft_prompt.deep else "suffix"
+        soft = replace(candidate.soft_prompt, init="vocabulary", place=place)
+        key = (candidate.head, soft, candidate.frozen_layers, candidate.adapter)
         if key not in self._parameters:
-            # Neither place nor first values change the number.
-            soft = SoftPrompt(length, "vocabulary", "suffix")
             self._parameters[key] = self._model(replace(candidate, soft_prompt=soft)).trainable_parameters
         return self._parameters[key]
 

@@ -1,9 +1,7 @@
-"""Soft prompts: trainable vectors before the text, after it, or entering at a layer.
+"""Soft prompts after the text, or entering at a layer: a small module of ours, since PEFT has nothing for them.
 
-PEFT expresses the place `prefix` (prompt tuning; Lester et al. 2021, arXiv:2104.08691). The other two are
-a small module of ours, since PEFT has nothing for them: `suffix` leaves the keys and values of a causal
-LM's text independent of the prompt, and `layer K` (late prompt tuning; Liu et al. 2022, arXiv:2210.11292)
-leaves everything below layer K independent of it.
+`suffix` leaves the keys and values of a causal LM's text independent of the prompt, and `layer K` (late prompt tuning;
+Liu et al. 2022, arXiv:2210.11292) leaves everything below layer K independent of it. Those by PEFT: `peft_prompts`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +11,9 @@ from inspect import signature
 from typing import Any
 
 import torch
-from peft import PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 
 from promptgraft.objectives.layers import KeysValues, LayerStack
-from promptgraft.spaces import SoftPrompt
 
 
 def initial_vectors(length: int, embeddings: Tensor, word_ids: Sequence[int], seed: int) -> Tensor:
@@ -60,18 +56,22 @@ class PromptedStack(nn.Module):
     """A backbone's stack with no soft prompt; the base of those with one.
 
     Attributes:
-        length: Number of vectors in front of the label.
-        shift: How far the prompt moves the text's own tokens to the right.
+        length: Number of vectors among the hidden states.
+        shift: How far the prompt moves the text's own tokens to the right among the hidden states.
         entry: The layer up to which the text doesn't depend on the prompt; None where it never does.
+        before_text: Whether every token of the text sees the prompt, in every layer.
+        trained: Name -> trainable weight of the prompt.
     """
 
     length = 0
     shift = 0
     entry: Any = None  # int | None
+    before_text = False
 
     def __init__(self, layers: LayerStack) -> None:
         super().__init__()
         self._layers = [layers]  # In a list: its weights belong to the backbone, not to this module.
+        self.trained: dict[str, nn.Parameter] = {}
 
     @property
     def layers(self) -> LayerStack:
@@ -108,6 +108,10 @@ class PromptedStack(nn.Module):
             return known.hidden
         mask = layers.mask(lengths, width)
         return layers.run(known.depth, None, known.hidden, read_at, attention_mask=mask)
+
+    def past(self, rows: int) -> Any:  # noqa: ARG002
+        """Return what a decoder behind the stack takes as `past_key_values`, for so many rows; None for nothing."""
+        return None
 
     def _enters(self, below: Tensor) -> Tensor:
         """Put the prompt in front of the new tokens; there is none here."""
@@ -153,47 +157,6 @@ class PromptedStack(nn.Module):
         )
 
 
-class PrefixPrompt(PromptedStack):
-    """A soft prompt before the text, by PEFT's prompt tuning."""
-
-    entry = 0
-
-    def __init__(self, layers: LayerStack, vectors: Tensor) -> None:
-        super().__init__(layers)
-        stack = layers.stack
-        self.length = self.shift = len(vectors)
-        config = PromptTuningConfig(
-            task_type="FEATURE_EXTRACTION",
-            num_virtual_tokens=len(vectors),
-            token_dim=vectors.shape[1],
-            num_layers=stack.config.num_hidden_layers,
-            num_attention_heads=getattr(stack.config, "num_attention_heads", 1),  # PEFT asks, and uses it elsewhere.
-        )
-        # PEFT freezes the stack; how much of it trains is the candidate's to say.
-        required = [parameter.requires_grad for parameter in stack.parameters()]
-        self._peft = [get_peft_model(stack, config)]
-        for parameter, value in zip(stack.parameters(), required, strict=True):
-            parameter.requires_grad_(value)
-        embedding = self._peft[0].prompt_encoder["default"].embedding
-        with torch.no_grad():
-            embedding.weight.copy_(vectors)
-        self.weight: nn.Parameter = embedding.weight
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        lengths: Tensor,
-        insert_at: Tensor,  # noqa: ARG002
-        known: Known | None = None,  # noqa: ARG002
-        read_at: Tensor | None = None,
-    ) -> Tensor:
-        """Run the stack behind the prompt; see `PromptedStack`. Every token sees the prompt, so nothing is known."""
-        mask = self.layers.mask(lengths, input_ids.shape[1])
-        with self.layers.reading(read_at):
-            hidden: Tensor = self._peft[0](input_ids=input_ids, attention_mask=mask).last_hidden_state
-        return hidden
-
-
 class InsertedPrompt(PromptedStack):
     """A soft prompt after the text, entering with the embeddings or at a layer.
 
@@ -201,12 +164,19 @@ class InsertedPrompt(PromptedStack):
         layers: The pretrained stack.
         vectors: First values, shape (length, hidden).
         layer: Layer at which the prompt enters; None with the embeddings.
+        network: Makes the prompt, of shape (1, length, hidden), from 0, ..., length - 1, of shape (1, length); the
+            vectors themselves are trained if None.
     """
 
-    def __init__(self, layers: LayerStack, vectors: Tensor, layer: int | None) -> None:
+    def __init__(
+        self, layers: LayerStack, vectors: Tensor, layer: int | None, network: nn.Module | None = None
+    ) -> None:
         super().__init__(layers)
         self.length = len(vectors)
-        self.weight = nn.Parameter(vectors.clone())
+        self._network = network
+        self.trained = (
+            {"weight": nn.Parameter(vectors.clone())} if network is None else dict(network.named_parameters())
+        )
         self.entry: int = layer or 0
         self._late = layer is not None
 
@@ -234,8 +204,15 @@ class InsertedPrompt(PromptedStack):
             return layers.run(hidden=hidden, read_at=read_at, attention_mask=mask)
         return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length, read_at)
 
+    def _made(self) -> Tensor:
+        """Return the prompt as it is now, shape (length, hidden)."""
+        if self._network is None:
+            return self.trained["weight"]
+        vectors: Tensor = self._network(torch.arange(self.length, device=self.trained["embedding.weight"].device)[None])
+        return vectors[0]
+
     def _enters(self, below: Tensor) -> Tensor:
-        vectors = self.weight.to(below.dtype).expand(len(below), -1, -1)
+        vectors = self._made().to(below.dtype).expand(len(below), -1, -1)
         return torch.cat([vectors, below[:, self.length :]], dim=1)
 
     def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int, read_at: Tensor | None) -> Tensor:
@@ -256,7 +233,7 @@ class InsertedPrompt(PromptedStack):
 
     def _vectors(self, slot: Tensor, insert_at: Tensor, dtype: torch.dtype) -> Tensor:
         offset = torch.arange(slot.shape[1], device=slot.device) - insert_at[:, None]
-        return self.weight[offset.clamp(0, self.length - 1)].to(dtype)
+        return self._made()[offset.clamp(0, self.length - 1)].to(dtype)
 
     def _run_late(
         self,
@@ -318,18 +295,3 @@ class InsertedPrompt(PromptedStack):
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn a mask of what may be seen into one that is added to attention scores."""
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def attach(soft_prompt: SoftPrompt, vectors: Tensor, layers: LayerStack) -> PromptedStack:
-    """Put a soft prompt on a stack.
-
-    Args:
-        soft_prompt: Length and place.
-        vectors: First values, shape (length, hidden).
-        layers: The pretrained stack.
-    """
-    if not soft_prompt.length:
-        return PromptedStack(layers)
-    if soft_prompt.place == "prefix":
-        return PrefixPrompt(layers, vectors)
-    return InsertedPrompt(layers, vectors, soft_prompt.layer)

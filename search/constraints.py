@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SIZING = (
     "head",
     "soft_prompt.length",
+    "soft_prompt.place",
+    "soft_prompt.parametrization",
     "demonstrations.count",
     "frozen_layers",
     "adapter.method",
@@ -146,6 +148,9 @@ def _values(parameter: Parameter, parameters: Sequence[Parameter]) -> list[Scala
     conditions = [p.when for p in parameters if p.when is not None and p.when.parameter == parameter.name]
     if isinstance(parameter, Constant):
         return [parameter.value]
+    if parameter.name == "soft_prompt.place" and isinstance(parameter, Categorical) and not conditions:
+        # Of places, only `deep` has another size.
+        return list({choice == "deep": choice for choice in parameter.choices}.values())
     if isinstance(parameter, Categorical):
         return list(parameter.choices if parameter.name in (*_POOLS, *_SIZING) or conditions else parameter.choices[:1])
     if parameter.name not in _SIZING and not conditions:

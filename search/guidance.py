@@ -150,6 +150,8 @@ class CostModel:
             "steps": math.log1p(candidate.steps),
             "batch": math.log(candidate.batch_size),
         }
+        if soft.length and soft.parametrization != "direct":  # Left out, so that forecasts of older studies stay.
+            found[f"parametrization {soft.parametrization}"] = 1.0
         if candidate.demonstrations.count:
             found["demonstrations"] = math.log1p(candidate.demonstrations.count)
         if candidate.alpha > 0:

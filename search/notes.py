@@ -135,7 +135,10 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
     """Write a trial's note, in Markdown: a rendered prompt, metrics, confusion, losses."""
     last = reports[-1]
     soft = candidate.soft_prompt
-    place = f"{soft.length} soft tokens, {soft.place}, from {soft.init}" if soft.length else "no soft prompt"
+    start = "random values" if soft.deep and soft.init != "source" else soft.init
+    place = f"{soft.length} soft tokens, {soft.place}, from {start}" if soft.length else "no soft prompt"
+    if soft.parametrization != "direct":
+        place += f", through an {soft.parametrization.upper()}"
     place += _demonstrations(candidate, last)
     adapter = candidate.adapter
     if adapter.method != "none":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from promptgraft.objectives.families import FAMILIES, check_adapter, check_place
+from promptgraft.objectives.families import FAMILIES, check_adapter, check_deep, check_place
 from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.study_file import BackboneSection
@@ -17,11 +17,14 @@ FAMILY_CHECKS: dict[str, Callable[[str, str], None]] = {
 }
 
 
-def check_served(backbone: BackboneSection, parameter: Parameter, tasks: Sequence[Task]) -> None:
+def check_served(
+    backbone: BackboneSection, model_type: str | None, parameter: Parameter, tasks: Sequence[Task]
+) -> None:
     """Refuse values that the backbone can't serve, or that a task hasn't enough rows for.
 
     Args:
         backbone: The study's backbone.
+        model_type: Its architecture, as its configuration calls it; None if it can't be read, which is said elsewhere.
         parameter: Any parameter of its space.
         tasks: Its tasks.
 
@@ -35,6 +38,8 @@ def check_served(backbone: BackboneSection, parameter: Parameter, tasks: Sequenc
     for choice in _choices(parameter):
         if parameter.name in FAMILY_CHECKS:
             FAMILY_CHECKS[parameter.name](backbone.family, str(choice))
+        if parameter.name == "soft_prompt.place" and choice == "deep" and model_type is not None:
+            check_deep(backbone.family, model_type, backbone.gradient_checkpointing)
 
 
 def _choices(parameter: Parameter) -> tuple[Scalar, ...]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from promptgraft.objectives import text_classification  # noqa: F401  (registers its task kind)
 from promptgraft.objectives.families import FAMILIES, NUMERICS, check_numerics
 from promptgraft.objectives.metrics import DIRECTIONS
-from promptgraft.objectives.model_files import check_family, count_layers
+from promptgraft.objectives.model_files import check_family, count_layers, model_type
 from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
 from promptgraft.search.constraints import Constraints, constraints_of
@@ -89,6 +89,7 @@ class _Reader:
         self.name = name
         self.folder = yaml.path.resolve().parent
         self.problems: list[Problem] = []
+        self.model_type: str | None = None
 
     def read(self) -> Study:
         file = self._parse()
@@ -98,6 +99,7 @@ class _Reader:
             raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
         n_layers = self._attempt(("backbone", "path"), lambda: count_layers(path, family))
         if n_layers is not None:
+            self.model_type = model_type(path)
             self._attempt(("backbone", "family"), lambda: check_family(path, family))
         for option in NUMERICS:
             with self._collecting(("backbone", option)):
@@ -268,7 +270,7 @@ class _Reader:
                 )
                 check_parameter(parameter, facts)
                 parameters.append(parameter)
-                check_served(file.backbone, parameter, tasks)
+                check_served(file.backbone, self.model_type, parameter, tasks)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:

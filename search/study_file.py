@@ -170,6 +170,7 @@ class SoftPromptSection(Section):
     length: Searched = None
     init: Searched = None
     place: Searched = None
+    parametrization: Searched = None
 
 
 class AdapterSection(Section):

@@ -32,20 +32,54 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """Trainable vectors among the embedded tokens.
+    """Trainable vectors among the embedded tokens, or keys and values in front of those of every layer.
 
     Attributes:
         length: Number of vectors, in tokens; 0 means none.
         init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix), `label_words`
-            or `template` (the rows of those words, repeated), or `source` (sampled, and trained in the source stage
-            with all else that is; SPoT, Vu et al. 2022, arXiv:2110.07904).
-        place: `prefix` (before the text), `suffix` (after the text; a causal LM's label follows it) or `layer K`
-            (as `suffix`, entering at layer K: layers 0..K-1 never see them).
+            or `template` (the rows of those words, repeated), or `source` (as `vocabulary`, and trained in the source
+            stage with all else that is; SPoT, Vu et al. 2022, arXiv:2110.07904). Behind a network, these are what
+            enters it. Keys and values of `deep` are none of these rows: they are drawn at random.
+        place: `prefix` (before the text), `suffix` (after the text; a causal LM's label follows it), `layer K`
+            (as `suffix`, entering at layer K: layers 0..K-1 never see them) or `deep` (keys and values in front of the
+            text's in every layer, frozen ones included; prefix tuning, Li & Liang 2021, arXiv:2101.00190).
+        parametrization: What is trained: the vectors themselves (`direct`), or rows and a network that makes the
+            vectors from them: `mlp`, or `lstm` with an MLP behind it (P-tuning, Liu et al. 2021, arXiv:2103.10385; at
+            `deep` the projection of Li & Liang, which is an MLP only).
     """
 
     length: int = 0
     init: str = "vocabulary"
     place: str = "prefix"
+    parametrization: str = "direct"
+
+    @property
+    def deep(self) -> bool:
+        """Whether it is keys and values in every layer."""
+        return self.place == "deep"
+
+    def content(self) -> dict[str, str | int]:
+        """Return the fields, as JSON types; those that came later only where they aren't at their defaults.
+
+        Keys of candidates, stages and checkpoints from before there were any thus stay as they are.
+        """
+        fields_of = asdict(self)
+        if self.parametrization == "direct":
+            del fields_of["parametrization"]
+        return fields_of
+
+    def check(self) -> None:
+        """Refuse a network that a place doesn't have.
+
+        Raises:
+            InvalidInputError: If it is an LSTM for keys and values.
+        """
+        if self.deep and self.parametrization == "lstm":
+            raise InvalidInputError(
+                "soft_prompt.parametrization 'lstm' can't be had at soft_prompt.place 'deep', where PEFT has none but "
+                "an MLP; use direct or mlp there, or let the one be chosen only at other places, with "
+                "`when: {parameter: soft_prompt.place, choices: [...]}`"
+            )
 
     @property
     def layer(self) -> int | None:
@@ -92,17 +126,17 @@ def parse_place(place: str) -> int | None:
     """Read a soft prompt's place.
 
     Returns:
-        K for `layer K`, None for `prefix` and `suffix`.
+        K for `layer K`, None for `prefix`, `suffix` and `deep`.
 
     Raises:
         InvalidInputError: If it is none of these.
     """
-    if place in ("prefix", "suffix"):
+    if place in ("prefix", "suffix", "deep"):
         return None
     match = _LAYER_PLACE.fullmatch(place)
     if match is None:
         raise InvalidInputError(
-            f"unknown soft-prompt place {place!r}; expected 'prefix', 'suffix' or 'layer K' with K = 0, 1, …"
+            f"unknown soft-prompt place {place!r}; expected 'prefix', 'suffix', 'deep' or 'layer K' with K = 0, 1, …"
         )
     return int(match.group(1))
 
@@ -166,12 +200,8 @@ class Candidate:
             changes["demonstrations"] = Demonstrations()
         elif self.demonstrations.count == 1:
             changes["demonstrations"] = replace(self.demonstrations, order=Demonstrations().order)
-        if not self.soft_prompt.length:
-            changes["soft_prompt"] = SoftPrompt()
-        elif self.soft_prompt.init == "source" and not (facts.has_source and self.source_steps):
-            changes["soft_prompt"] = replace(self.soft_prompt, init="vocabulary")
-        uses_words = self.soft_prompt.length > 0 and self.soft_prompt.init == "label_words"
-        if self.head == "linear" and not uses_words:
+        changes["soft_prompt"] = soft = self._canonical_prompt(facts)
+        if self.head == "linear" and soft.init != "label_words":
             changes["verbalizer"] = ""
         if not facts.has_source:
             changes.update(alpha=0.0, source_steps=0)
@@ -194,10 +224,19 @@ class Candidate:
             changes["prompt_learning_rate"] = DEFAULTS["prompt_learning_rate"]
         return replace(self, **changes)  # type: ignore[arg-type]
 
+    def _canonical_prompt(self, facts: StudyFacts) -> SoftPrompt:
+        soft = self.soft_prompt
+        if not soft.length:
+            return SoftPrompt()
+        from_source = soft.init == "source"
+        if (from_source and not (facts.has_source and self.source_steps)) or (soft.deep and not from_source):
+            return replace(soft, init=SoftPrompt().init)
+        return soft
+
     @property
     def key(self) -> str:
         """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
-        content = asdict(self)
+        content = asdict(self) | {"soft_prompt": self.soft_prompt.content()}
         for group in _LATER_GROUPS:
             if getattr(self, group) == GROUPS[group]():
                 del content[group]  # Studies from before there was such a thing keep their keys.
@@ -217,7 +256,8 @@ class Candidate:
         for group in GROUPS:
             if group == "demonstrations" and not self.demonstrations.count:
                 continue  # Checkpoints from before there were any are known by this.
-            values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
+            own = self.soft_prompt.content() if group == "soft_prompt" else asdict(getattr(self, group))
+            values |= {f"{group}.{name}": value for name, value in own.items()}
         return values
 
     @classmethod

@@ -112,6 +112,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
             "soft_prompt.init", str, options=("vocabulary", "label_words", "template", "source"), when=_HAS_SOFT_PROMPT
         ),
         Dimension("soft_prompt.place", str, when=_HAS_SOFT_PROMPT),
+        Dimension("soft_prompt.parametrization", str, options=("direct", "mlp", "lstm"), when=_HAS_SOFT_PROMPT),
         Dimension("frozen_layers", int, low=0),
         Dimension("adapter.method", str, options=("none", "lora", "ia3")),
         Dimension("adapter.rank", int, low=1, when=Condition("adapter.method", choices=("lora",))),

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import Candidate, StudyFacts, parse_place
+from promptgraft.spaces.candidates import Candidate, SoftPrompt, StudyFacts, parse_place
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
@@ -29,7 +30,7 @@ class SearchSpace:
 
     Raises:
         InvalidInputError: If a pool is empty or holds the same content twice, a condition names an unknown
-            or later parameter, or a parameter goes beyond what the backbone has.
+            or later parameter, a parameter goes beyond what the backbone has, or two don't go together.
     """
 
     templates: tuple[Template, ...]
@@ -53,6 +54,7 @@ class SearchSpace:
                     f"{did_you_mean(parameter.when.parameter, seen)}"
                 )
             seen.append(parameter.name)
+        _check_soft_prompts({parameter.name: parameter for parameter in self.parameters})
 
     def suggest(self, trial: SuggestingTrial) -> Candidate:
         """Draw a candidate.
@@ -132,6 +134,17 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
         )
         if needs_source and not facts.has_source:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
+
+
+def _check_soft_prompts(parameters: Mapping[str, Parameter]) -> None:
+    """Refuse places and networks of soft prompts that can be drawn together, but don't go together."""
+    places, networks = (parameters.get(f"soft_prompt.{name}") for name in ("place", "parametrization"))
+    if places is None or networks is None:
+        return
+    for place, network in product(extremes(places), extremes(networks)):
+        when = networks.when
+        if when is None or when.parameter != places.name or when.holds({places.name: place}):
+            SoftPrompt(1, place=str(place), parametrization=str(network)).check()
 
 
 def extremes(parameter: Parameter) -> tuple[Scalar, ...]:

@@ -42,6 +42,11 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Small random models with the real tokenizers, by family."""
+    return write_tiny_models(tmp_path_factory.mktemp)
+
+
+def write_tiny_models(make_folder: Callable[[str], Path]) -> dict[str, str]:
+    """Write a small random model of each family, with a real tokenizer; family -> folder."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -57,15 +62,15 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("masked_lm", "minilm", AutoModelForMaskedLM, {}),
         ("causal_lm", "smollm2", AutoModelForCausalLM, {"num_key_value_heads": 2, "head_dim": 8}),
     ):
-        folder = tmp_path_factory.mktemp(family)
+        folder = make_folder(family)
         config = AutoConfig.from_pretrained(STUDIES / "models" / real, **small, **extra)
         torch.manual_seed(0)
         model = auto.from_config(config)
         save_enlarged(model, folder)
         AutoTokenizer.from_pretrained(STUDIES / "models" / real).save_pretrained(folder)
         made[family] = str(folder)
-    made["recurrent"] = write_tiny_recurrent(tmp_path_factory.mktemp("recurrent"), "lstm", bidirectional=True)
-    made["seq2seq"] = write_tiny_seq2seq(tmp_path_factory.mktemp("seq2seq"), "t5", sentinel=True)
+    made["recurrent"] = write_tiny_recurrent(make_folder("recurrent"), "lstm", bidirectional=True)
+    made["seq2seq"] = write_tiny_seq2seq(make_folder("seq2seq"), "t5", sentinel=True)
     return made
 
 
@@ -125,30 +130,32 @@ def real_model(family: str) -> str:
 @pytest.fixture(scope="session")
 def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
     """Build the fixed part of a study over the real pair, in small numbers."""
+    return small_spec
+
+
+def small_spec(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
     from promptgraft.objectives.model_files import count_layers
 
-    def build(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
-        n_layers = count_layers(path, family)
-        space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
-        values: dict[str, Any] = {
-            "backbone": BackboneSpec(path, family, 64),
-            "target": TaskSpec(
-                str(data / "amazon.csv"),
-                {"text": "text"},
-                "label",
-                train_rows=rows,
-                validation_rows=rows,
-                test_rows=2 * rows,
-            ),
-            "source": TaskSpec(str(data / "movie.csv"), {"text": "text"}, "label", train_rows=40) if source else None,
-            "space": space,
-            "evaluate_every": 2,
-            "evaluation_batch_size": 8,
-            "source_training": SourceTraining(batch_size=4, learning_rate=1e-3),
-        }
-        return ObjectiveSpec(**(values | changes))
-
-    return build
+    n_layers = count_layers(path, family)
+    space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
+    data = STUDIES / "data"
+    values: dict[str, Any] = {
+        "backbone": BackboneSpec(path, family, 64),
+        "target": TaskSpec(
+            str(data / "amazon.csv"),
+            {"text": "text"},
+            "label",
+            train_rows=rows,
+            validation_rows=rows,
+            test_rows=2 * rows,
+        ),
+        "source": TaskSpec(str(data / "movie.csv"), {"text": "text"}, "label", train_rows=40) if source else None,
+        "space": space,
+        "evaluate_every": 2,
+        "evaluation_batch_size": 8,
+        "source_training": SourceTraining(batch_size=4, learning_rate=1e-3),
+    }
+    return ObjectiveSpec(**(values | changes))
 
 
 @pytest.fixture

@@ -10,21 +10,27 @@ import pytest
 import torch
 
 from promptgraft.objectives import activations
-from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec, SourceTraining
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.objectives.test_backbones import is_refused
 
 PLACES = ["none", "suffix", "layer 1", "layer 2"]
+NETWORKS = ["direct", "mlp", "lstm"]
 
 
 def candidates() -> Iterator[Candidate]:
-    """Every place from which something is shared, at every depth, with short label words and long ones."""
-    for number, (place, frozen) in enumerate(product(PLACES, (1, 2, TINY_LAYERS))):
-        soft = SoftPrompt() if place == "none" else SoftPrompt(2, "vocabulary", place)
+    """Every place from which something is shared, at every depth, with short label words and long ones.
+
+    Networks take turns; a deep prefix shares something in sequence-to-sequence models only.
+    """
+    for number, (place, frozen) in enumerate([*product(PLACES, (1, 2, TINY_LAYERS)), ("deep", 2)]):
+        soft = SoftPrompt() if place == "none" else SoftPrompt(2, "vocabulary", place, NETWORKS[(number * 4 // 3) % 3])
+        if place == "deep":
+            soft = SoftPrompt(2, "source", place, "mlp")
         yield Candidate(
             TEMPLATES[0].id,
             VERBALIZERS[number % 2].id,
@@ -57,8 +63,7 @@ def test_results_equal_those_computed_afresh(
 ) -> None:
     """With every store off, in another order, or from an old store: 0.0 apart."""
     monkeypatch.setattr(activations, "WINDOW_ROWS", 6)
-    late = FAMILIES[spec.backbone.family].in_parts
-    chosen = [candidate for candidate in candidates() if late or candidate.soft_prompt.layer is None]
+    chosen = [each for each in candidates() if not is_refused(spec.backbone.family, each.soft_prompt)]
     stored = results(replace(spec, files=str(tmp_path)), chosen)
     for kept in (2**30, 0):  # Within a trial; not even there, so that a row's window is run again for each batch.
         off = results(replace(spec, memory_bytes=kept), chosen)

@@ -79,7 +79,7 @@ def test_adapters_go_with_every_place_and_any_store(spec: ObjectiveSpec, tmp_pat
             batch_size=4,
             learning_rate=1e-2,
         )
-        for number, (place, adapter) in enumerate(product(places, ADAPTERS))
+        for number, (place, adapter) in enumerate([*product(places, ADAPTERS), ("deep", ADAPTERS[0])])
     ]
     without = [Objective(spec).evaluate(candidate, 0) for candidate in chosen]
     objective = Objective(replace(spec, files=str(tmp_path)))

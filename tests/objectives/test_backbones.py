@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
 from promptgraft.objectives.causal_lm import CausalLM
 from promptgraft.objectives.families import FAMILIES
+from promptgraft.objectives.peft_prompts import PrefixPrompt
 from promptgraft.objectives.prompted_model import PromptedModel
-from promptgraft.objectives.soft_prompts import InsertedPrompt, PrefixPrompt, PromptedStack
+from promptgraft.objectives.soft_prompts import InsertedPrompt, PromptedStack
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS, real_model
@@ -22,6 +25,21 @@ LABELS = ("negative", "positive")
 TEXTS = ["great camera", "the worst purchase i have ever made, by far, and it broke", "fine"]
 ROWS = [Row({"text": text}, index % 2) for index, text in enumerate(TEXTS)]
 PLACES = [SoftPrompt(), *(SoftPrompt(4, "vocabulary", place) for place in ("prefix", "suffix", "layer 0", "layer 2"))]
+# Through a network, or as keys and values in every layer.
+FORMS = [
+    *(SoftPrompt(4, "label_words", "prefix", network) for network in ("mlp", "lstm")),
+    *(SoftPrompt(4, "template", place, "mlp") for place in ("suffix", "layer 2")),
+    SoftPrompt(4, "vocabulary", "suffix", "lstm"),
+    *(SoftPrompt(4, place="deep", parametrization=network) for network in ("direct", "mlp")),
+]
+
+
+def name(soft: SoftPrompt) -> str:
+    return f"{soft.length} {soft.place} {soft.parametrization}"
+
+
+def is_refused(family: str, soft: SoftPrompt) -> bool:
+    return (soft.layer is not None and not FAMILIES[family].in_parts) or (soft.deep and family == "recurrent")
 
 
 @pytest.fixture(scope="module", params=sorted(BACKBONES))
@@ -39,10 +57,11 @@ def logits(model: PromptedModel, batch_size: int = 8) -> Tensor:
     return model.score(model.encode(ROWS), LABELS, batch_size)
 
 
-@pytest.mark.parametrize("soft", PLACES, ids=lambda soft: f"{soft.length} {soft.place}")
+@pytest.mark.parametrize("soft", [*PLACES, *FORMS], ids=name)
 def test_logits_do_not_depend_on_padding_or_order(backbone: Backbone, soft: SoftPrompt) -> None:
-    if soft.layer is not None and not FAMILIES[backbone.family].in_parts:
-        with pytest.raises(InvalidInputError, match="runs only as a whole; use prefix or suffix"):
+    if is_refused(backbone.family, soft):
+        reason = "no attention to take keys and values" if soft.deep else "runs only as a whole"
+        with pytest.raises(InvalidInputError, match=f"{reason}; use prefix"):
             build(backbone, soft_prompt=soft)
         return
     model = build(backbone, soft_prompt=soft)
@@ -52,9 +71,14 @@ def test_logits_do_not_depend_on_padding_or_order(backbone: Backbone, soft: Soft
     assert together.std() > 1e-3
 
 
+@pytest.mark.parametrize("soft", [SoftPrompt(2, "vocabulary", "suffix"), *FORMS], ids=name)
 @pytest.mark.parametrize("frozen_layers", range(TINY_LAYERS + 1))
-def test_frozen_tensors_are_bit_identical_after_training(backbone: Backbone, frozen_layers: int) -> None:
-    model = build(backbone, frozen_layers=frozen_layers, soft_prompt=SoftPrompt(2, "vocabulary", "suffix"))
+def test_frozen_tensors_are_bit_identical_after_training(
+    backbone: Backbone, frozen_layers: int, soft: SoftPrompt
+) -> None:
+    if is_refused(backbone.family, soft):
+        pytest.skip("see the test of padding")
+    model = build(backbone, frozen_layers=frozen_layers, soft_prompt=soft)
     before = model.snapshot(list(model.weights()))
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.1)
     model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
@@ -63,7 +87,8 @@ def test_frozen_tensors_are_bit_identical_after_training(backbone: Backbone, fro
     layer_of = {name: backbone.layer_of(name.removeprefix("backbone.")) for name in before}
     found = {layer for name, layer in layer_of.items() if name in changed}
     assert found - {None} == set(range(frozen_layers, TINY_LAYERS))
-    embeddings = {name for name in before if "embed" in name or "shared" in name}
+    trained = {name for name in before if name.startswith("soft_prompt.")}
+    embeddings = {name for name in before if "embed" in name or "shared" in name} - trained
     assert embeddings
     if frozen_layers:
         assert not embeddings & changed
@@ -71,12 +96,55 @@ def test_frozen_tensors_are_bit_identical_after_training(backbone: Backbone, fro
         assert embeddings & changed
     if frozen_layers == TINY_LAYERS:
         assert not {name for name in changed if name.startswith("backbone.")}
-    assert "soft_prompt.weight" in changed
+    assert trained
+    assert trained <= changed
+    if soft.deep and soft.parametrization == "direct":
+        moved = model.weights()["soft_prompt.embedding.weight"] != before["soft_prompt.embedding.weight"]
+        assert moved.all(), "keys and values of every layer, frozen ones included"
 
 
-def test_restore_puts_back_every_bit(backbone: Backbone) -> None:
+@pytest.mark.parametrize("soft", FORMS, ids=name)
+def test_every_form_learns_from_the_seed_alone(backbone: Backbone, soft: SoftPrompt) -> None:
+    """Frozen backbone, two runs with the global generator in other states: the same falling losses."""
+    if is_refused(backbone.family, soft):
+        pytest.skip("see the test of padding")
+    losses: list[list[float]] = [[], []]
+    for number, (found, steps) in enumerate(zip(losses, (8, 2), strict=True)):
+        torch.manual_seed(number)
+        before = torch.get_rng_state()
+        model = build(backbone, soft_prompt=soft, frozen_layers=TINY_LAYERS)
+        assert torch.equal(torch.get_rng_state(), before)
+        optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.02)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = model.nll(model.batch(model.encode(ROWS)), LABELS)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+    assert losses[0][:2] == losses[1]
+    assert losses[0][-1] < losses[0][0] - 0.002
+
+
+def test_a_deep_prefix_equals_peft_s_on_the_whole_model(tiny_models: dict[str, str]) -> None:
+    backbone = BACKBONES["causal_lm"](BackboneSpec(tiny_models["causal_lm"], "causal_lm", 64), CPU)
+    model = build(backbone, soft_prompt=FORMS[-2], frozen_layers=TINY_LAYERS)
+    hidden: Tensor = model.stack(*(model.batch(model.encode(ROWS[:1])).input_ids, *[torch.tensor([0])] * 2))
+    plain = AutoModelForCausalLM.from_pretrained(backbone.spec.path).eval()
+    peft = get_peft_model(plain, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    with torch.no_grad():
+        peft.prompt_encoder["default"].embedding.weight.copy_(model.attached()["soft_prompt.embedding.weight"])
+        expected = peft(input_ids=torch.tensor([model.encode(ROWS[:1])[0].ids])).logits
+        found = backbone.model.get_output_embeddings()(hidden)
+    assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("soft", [SoftPrompt(2, "vocabulary", "prefix"), *FORMS], ids=name)
+def test_restore_puts_back_every_bit(backbone: Backbone, soft: SoftPrompt) -> None:
+    if is_refused(backbone.family, soft):
+        pytest.skip("see the test of padding")
     before = {name: value.detach().clone() for name, value in backbone.model.named_parameters()}
-    model = build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "prefix"))
+    modules = [(name, type(module), module.forward) for name, module in backbone.model.named_modules()]
+    model = build(backbone, soft_prompt=soft)
     with torch.no_grad():
         for parameter in backbone.model.parameters():
             parameter.add_(1.0)
@@ -86,6 +154,7 @@ def test_restore_puts_back_every_bit(backbone: Backbone) -> None:
         assert torch.equal(value, before[name])
         assert value.grad is None
         assert value.requires_grad
+    assert [(name, type(module), module.forward) for name, module in backbone.model.named_modules()] == modules
 
 
 def test_a_prefix_equals_peft_s_where_both_can(backbone: Backbone) -> None:
@@ -102,7 +171,7 @@ def test_a_prefix_equals_peft_s_where_both_can(backbone: Backbone) -> None:
         seen = torch.arange(hidden.shape[1]) < (batch.lengths + 4)[:, None]
         outputs.append(hidden[seen])
         hidden[seen].square().sum().backward()
-        gradients.append(stack.weight.grad)
+        gradients.append(stack.trained["weight"].grad)
     assert (outputs[0] - outputs[1]).abs().max() < 1e-5
     assert torch.allclose(gradients[0], gradients[1], atol=1e-3, rtol=1e-4)
 

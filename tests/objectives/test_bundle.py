@@ -9,14 +9,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
-from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, read_manifest, write_bundle
+from promptgraft.objectives.bundle import (
+    DELTA_FILE,
+    BackboneReference,
+    Manifest,
+    demonstration_rows,
+    read_manifest,
+    write_bundle,
+)
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.predictor import Predictor
+from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
 from tests.conftest import REAL, TEMPLATES, VERBALIZERS, real_model
+from tests.objectives.test_backbones import is_refused
 
 PREDICT = """
 import sys
@@ -49,6 +60,11 @@ CASES = [
 
 def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> np.ndarray:  # type: ignore[type-arg]
     result = objective.evaluate(candidate, 0)
+    write_result(folder, spec, objective, candidate, result)
+    return result.logits
+
+
+def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:
     template, verbalizer = spec.space.template(candidate.template), spec.space.verbalizer(candidate.verbalizer)
     manifest = Manifest(
         study="test",
@@ -73,7 +89,6 @@ def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: C
         ),
     )
     write_bundle(folder, manifest, result.delta, "# card\n")
-    return result.logits
 
 
 @pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
@@ -97,6 +112,27 @@ def test_predictions_equal_the_trial_s_own_logits(
     subprocess.run([sys.executable, "-c", PREDICT, *arguments], check=True, timeout=120)
     # The trial ran what stands behind the frozen layers, production runs the whole model: other sums, other rounding.
     assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 5e-6 * np.abs(expected).max()
+
+
+FORMS = [
+    SoftPrompt(2, place=place, parametrization=network)
+    for place, network in (("prefix", "lstm"), ("suffix", "mlp"), ("deep", "direct"), ("deep", "mlp"))
+]
+
+
+def test_soft_prompts_of_every_form_are_loaded_exactly(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """Trained, saved, loaded and predicted: what the whole model makes of the trained weights, to the bit."""
+    objective = Objective(spec)
+    rows = objective.target.validation
+    for number, soft in enumerate(soft for soft in FORMS if not is_refused(spec.backbone.family, soft)):
+        words = TEMPLATES[0].id, VERBALIZERS[0].id
+        candidate = Candidate(*words, soft_prompt=soft, frozen_layers=2, steps=2, batch_size=4)
+        folder = tmp_path / str(number)
+        expected = export(folder, spec, objective, candidate)
+        found = Predictor(folder).logits([row.fields for row in rows])
+        whole = objective.score(candidate, load_file(folder / DELTA_FILE), rows)
+        assert np.abs(found - whole).max() == 0.0, soft
+        assert np.abs(found - expected).max() <= 5e-6 * np.abs(expected).max(), soft
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import torch
 
 from promptgraft.objectives import checkpoints
 from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
-from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.objectives.test_backbones import is_refused
 
 BASE = Candidate(
     template=TEMPLATES[0].id,
@@ -71,14 +71,25 @@ def test_a_resumed_cycle_equals_an_uninterrupted_one(
     assert same(resumed[-1].result, whole[-1].result)
 
 
-@pytest.mark.parametrize("place", ["prefix", "suffix", "layer 1"])
-@pytest.mark.parametrize("frozen_layers", [0, 3])
-def test_soft_prompts_resume_too(spec: ObjectiveSpec, tmp_path: Path, place: str, frozen_layers: int) -> None:
-    if place == "layer 1" and not FAMILIES[spec.backbone.family].in_parts:
-        pytest.skip("refused; see test_seq2seq.py")
-    candidate = replace(
-        BASE, soft_prompt=SoftPrompt(length=2, place=place), frozen_layers=frozen_layers, source_steps=0, alpha=0.0
-    )
+@pytest.mark.parametrize(
+    ("place", "network", "frozen_layers"),
+    [
+        ("prefix", "direct", 3),
+        ("prefix", "lstm", 0),
+        ("suffix", "direct", 0),
+        ("suffix", "mlp", 3),
+        ("layer 1", "direct", 3),
+        ("layer 1", "mlp", 0),
+        ("deep", "mlp", 3),
+    ],
+)
+def test_soft_prompts_resume_too(
+    spec: ObjectiveSpec, tmp_path: Path, place: str, network: str, frozen_layers: int
+) -> None:
+    soft = SoftPrompt(2, place=place, parametrization=network)
+    if is_refused(spec.backbone.family, soft):
+        pytest.skip("see test_backbones.py")
+    candidate = replace(BASE, soft_prompt=soft, frozen_layers=frozen_layers, source_steps=0, alpha=0.0)
     whole = Objective(spec).evaluate(candidate, 0)
     stop_after(spec, candidate, tmp_path, 4)
     *_, last = Objective(spec).run(candidate, 0, checkpoint(tmp_path))

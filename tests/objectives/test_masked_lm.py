@@ -86,8 +86,13 @@ def test_label_words_are_scored_as_the_whole_model_scores_them(
             assert found[index, column].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("place", ["prefix", "suffix", "layer 1"])
+@pytest.mark.parametrize("place", ["prefix", "suffix", "layer 1", "deep"])
 def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Backbone, place: str) -> None:
+    kind = backbone.model.config.model_type
+    if place == "deep" and kind in ("distilbert", "modernbert"):
+        with pytest.raises(InvalidInputError, match=f"can't be had with a '{kind}' model"):
+            build(backbone, TEMPLATES[2], VERBALIZERS[0], soft_prompt=SoftPrompt(3, place=place))
+        return
     without = build(backbone, TEMPLATES[2], VERBALIZERS[0])
     plain = without.score(without.encode(ROWS), LABELS, 8)
     model = build(

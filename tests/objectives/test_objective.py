@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.results import Result
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import TaskSpec
 from promptgraft.spaces import Candidate, SoftPrompt, TrialError
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.objectives.test_backbones import is_refused
 
 BASE = Candidate(
     TEMPLATES[0].id,
@@ -32,7 +32,8 @@ OTHERS = [
     replace(BASE, template=TEMPLATES[1].id, alpha=1.0),
     replace(BASE, verbalizer=VERBALIZERS[0].id, soft_prompt=SoftPrompt()),
     replace(BASE, frozen_layers=TINY_LAYERS, steps=2),
-    replace(BASE, soft_prompt=SoftPrompt(2, "source", "suffix")),
+    replace(BASE, soft_prompt=SoftPrompt(2, "source", "suffix", "lstm")),
+    replace(BASE, soft_prompt=SoftPrompt(2, "source", "deep", "mlp")),
 ]
 
 
@@ -52,13 +53,13 @@ def same_delta(first: Result, second: Result) -> bool:
 
 
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
-    """Alone with an empty store, with another one, and after six other candidates: equal to the bit."""
+    """Alone with an empty store, with another one, and after seven other candidates: equal to the bit."""
     stored = replace(spec, files=str(tmp_path))
     worker = Objective(stored)
     first = worker.evaluate(BASE, 0)
     alone = Objective(replace(spec, files=str(tmp_path / "other"))).evaluate(BASE, 0)
     for other in OTHERS:
-        if other.soft_prompt.layer is None or FAMILIES[spec.backbone.family].in_parts:
+        if not is_refused(spec.backbone.family, other.soft_prompt):
             worker.evaluate(other, 0)
     half_done = worker.run(OTHERS[0], 0)
     next(half_done)

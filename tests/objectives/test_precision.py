@@ -57,7 +57,7 @@ def logits(model: PromptedModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"autocast": "bfloat16"}, {"dtype": "float16"}])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, "deep"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_low_precision_is_close_to_float32(
     load: Callable[..., Backbone], family: str, place: str, options: dict[str, str]

@@ -87,7 +87,7 @@ def test_layers_are_counted_up_from_the_encoder_s(backbone: Seq2Seq) -> None:
         assert bool(trained) == (frozen < TINY_LAYERS)
 
 
-@pytest.mark.parametrize("place", ["prefix", "suffix"])
+@pytest.mark.parametrize("place", ["prefix", "suffix", "deep"])
 def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Seq2Seq, place: str) -> None:
     without = build(backbone)
     plain = without.score(without.encode(ROWS), LABELS, 8)

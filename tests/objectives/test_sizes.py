@@ -15,9 +15,12 @@ from promptgraft.objectives.sizes import Sizes
 from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SearchSpace, SoftPrompt, StudyFacts
 from tests.conftest import STUDIES, TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.objectives.test_backbones import is_refused
 from tests.objectives.test_masked_lm import ARCHITECTURES, load
 
 PROMPTS = [SoftPrompt(), *(SoftPrompt(3, "label_words", place) for place in ("prefix", "suffix", "layer 1"))]
+FORMS = [SoftPrompt(3, "label_words", place, network) for place in ("prefix", "suffix") for network in ("mlp", "lstm")]
+FORMS += [SoftPrompt(3, place="deep", parametrization=network) for network in ("direct", "mlp")]
 ADAPTERS = [Adapter(), Adapter("lora", 2), Adapter("lora", 5), Adapter("ia3")]
 LABELS = ("negative", "positive")
 
@@ -27,11 +30,14 @@ def sizes_of(spec: ObjectiveSpec) -> Sizes:
 
 
 def spread(family: str) -> list[Candidate]:
-    """Every place with every adapter at every frozen depth; pools, heads and source stages take turns."""
+    """Every place with every adapter at every frozen depth, and every form; pools, heads and source stages in turn."""
     can = FAMILIES[family]
     heads = ("label_words", "linear") if can.has_head else ("label_words",)
     prompts = [soft for soft in PROMPTS if can.in_parts or soft.layer is None]
-    everything = enumerate(product(prompts, ADAPTERS if can.adapters else ADAPTERS[:1], range(TINY_LAYERS + 1)))
+    forms = [(soft, Adapter(), 2) for soft in FORMS if not is_refused(family, soft)]
+    everything = enumerate(
+        [*product(prompts, ADAPTERS if can.adapters else ADAPTERS[:1], range(TINY_LAYERS + 1)), *forms]
+    )
     return [
         Candidate(
             TEMPLATES[n % 2].id,
@@ -74,14 +80,15 @@ def test_architectures_of_masked_lms(architecture: str, tmp_path: Path) -> None:
     space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(3, has_head=False, has_source=False))
     sizes = Sizes(backbone.spec, space, LABELS)
     counted = 0
-    for soft, adapter, frozen in product(PROMPTS, ADAPTERS, range(TINY_LAYERS + 1)):
+    for soft, adapter, frozen in product([*PROMPTS, *FORMS], ADAPTERS, range(TINY_LAYERS + 1)):
         candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, soft_prompt=soft, frozen_layers=frozen)
         candidate = replace(candidate, adapter=adapter).canonical(space.facts)
         backbone.restore()
         try:
             model = PromptedModel(backbone, candidate, TEMPLATES[0], VERBALIZERS[1], LABELS, seed=0)
         except InvalidInputError as error:
-            with pytest.raises(InvalidInputError, match=re.escape(str(error))):  # PEFT doesn't know them all.
+            # PEFT doesn't know them all.
+            with pytest.raises(InvalidInputError, match=re.escape(str(error))):
                 sizes.trainable_parameters(candidate)
             continue
         assert sizes.trainable_parameters(candidate) == model.trainable_parameters

@@ -116,10 +116,29 @@ def test_demonstrations_want_a_causal_lm_and_enough_rows(write_study: WriteStudy
     )
 
 
+def test_deep_prefixes_want_layers_that_take_keys_and_values(
+    write_study: WriteStudy, tiny_models: dict[str, str], tmp_path: Path
+) -> None:
+    prompt = {"length": [0, 2], "place": ["suffix", "deep"], "parametrization": ["direct", "mlp"]}
+    for family in ("encoder", "causal_lm", "masked_lm", "seq2seq"):
+        backbone = {"path": tiny_models[family], "family": family, "max_tokens": 48}
+        assert load_study(write_study(backbone=backbone, **space(soft_prompt=prompt)))
+    found = problems(write_study(backbone=backbone | {"gradient_checkpointing": True}, **space(soft_prompt=prompt)))
+    assert "'deep' can't be had with backbone.gradient_checkpointing" in found["space.soft_prompt.place"]
+    for family, kind in (("encoder", "modernbert"), ("masked_lm", "distilbert"), ("causal_lm", "mamba")):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}", "num_hidden_layers": 3}}')
+        found = problems(write_study(backbone={"path": str(tmp_path), "family": family}, **space(soft_prompt=prompt)))
+        assert f"'deep' can't be had with a '{kind}' model" in found["space.soft_prompt.place"]
+    found = problems(write_study(**space(soft_prompt=prompt | {"parametrization": ["mlp", "lstm"]})))
+    assert "'lstm' can't be had at soft_prompt.place 'deep'" in found["space"]
+
+
 def test_what_a_family_lacks_is_refused_before_any_trial(write_study: WriteStudy, tiny_models: dict[str, str]) -> None:
     recurrent = {"path": tiny_models["recurrent"], "family": "recurrent", "max_tokens": 48}
     prompt = {"length": [0, 2], "place": ["prefix", "suffix", "layer 1"]}
     assert load_study(write_study(backbone=recurrent, **space(soft_prompt=prompt, head="linear")))
+    found = problems(write_study(backbone=recurrent, **space(soft_prompt=prompt | {"place": "deep"})))
+    assert "no attention to take keys and values; use prefix" in found["space.soft_prompt.place"]
     found = problems(
         write_study(backbone=recurrent | {"dtype": "bfloat16"}, **space(adapter={"method": ["none", "lora"]}))
     )

@@ -46,6 +46,23 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
             replace(BASE, soft_prompt=SoftPrompt(4, "source")),
             replace(BASE, soft_prompt=SoftPrompt(4, "vocabulary")),
         ),
+        # No soft prompt: what would make it can't matter.
+        (
+            CAUSAL,
+            replace(BASE, soft_prompt=SoftPrompt(0, "vocabulary", "deep", "mlp")),
+            replace(BASE, soft_prompt=SoftPrompt()),
+        ),
+        # Keys and values start as no row of the embeddings.
+        (
+            ENCODER,
+            replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "label_words", "deep")),
+            replace(BASE, head="linear", soft_prompt=SoftPrompt(4, "vocabulary", "deep"), verbalizer="other"),
+        ),
+        (
+            ENCODER,
+            replace(BASE, soft_prompt=SoftPrompt(4, "source", "deep", "mlp")),
+            replace(BASE, soft_prompt=SoftPrompt(4, "template", "deep", "mlp")),
+        ),
         # No demonstrations: their choice and order can't matter; of one, the order can't.
         (CAUSAL, replace(BASE, demonstrations=Demonstrations(0, "nearest", "alternating")), BASE),
         (
@@ -66,13 +83,22 @@ def test_equivalent_candidates_are_one(facts: StudyFacts, first: Candidate, seco
 def test_knobs_that_matter_survive() -> None:
     assert BASE.canonical(ENCODER) == BASE
     assert replace(BASE, alpha=0.25).key != BASE.key
+    prompts = [SoftPrompt(4, "label_words", "suffix", network) for network in ("direct", "mlp", "lstm")]
+    prompts += [SoftPrompt(4, place="deep", parametrization=network) for network in ("direct", "mlp")]
+    found = [replace(BASE, soft_prompt=soft) for soft in prompts]
+    from_source = replace(BASE, soft_prompt=SoftPrompt(4, "source", "deep", "mlp"), source_steps=2)
+    assert len({candidate.canonical(ENCODER).key for candidate in (*found, from_source)}) == 6
+    for candidate in (*found, from_source):
+        assert candidate.canonical(ENCODER) == candidate
+        assert Candidate.from_values(candidate.to_dict()) == candidate  # type: ignore[arg-type]
 
 
 def test_the_keys_of_candidates_that_are_stored_stay() -> None:
-    """As they were before there were demonstrations."""
+    """As they were before there were demonstrations, and parametrizations of soft prompts."""
     assert BASE.key == "07f2d3e331df5bfe"
     assert Candidate("t", "v", adapter=Adapter("lora", 4)).key == "cf71ca7d376b5841"
-    assert not any(name.startswith("demonstrations") for name in BASE.to_dict()), "nor do records and checkpoints"
+    later = ("demonstrations", "soft_prompt.parametrization")
+    assert not any(name.startswith(later) for name in BASE.to_dict()), "nor do records and checkpoints"
 
 
 def test_demonstrations_make_another_candidate() -> None:
@@ -97,13 +123,13 @@ def test_unknown_names_are_refused() -> None:
         Candidate.from_values({"template": "t", "verbalizer": "v", "alhpa": 1.0})
 
 
-@pytest.mark.parametrize(("place", "layer"), [("prefix", None), ("suffix", None), ("layer 3", 3)])
+@pytest.mark.parametrize(("place", "layer"), [("prefix", None), ("suffix", None), ("deep", None), ("layer 3", 3)])
 def test_places(place: str, layer: int | None) -> None:
     assert SoftPrompt(1, "vocabulary", place).layer == layer
 
 
 def test_an_unknown_place_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="'prefix', 'suffix' or 'layer K'"):
+    with pytest.raises(InvalidInputError, match="'prefix', 'suffix', 'deep' or 'layer K'"):
         _ = SoftPrompt(1, "vocabulary", "middle").layer
 
 

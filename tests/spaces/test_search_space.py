@@ -54,6 +54,20 @@ def test_an_order_is_suggested_only_where_there_is_something_to_order() -> None:
         assert tuple(name for name in trial.params if name in names) == expected
 
 
+def test_an_lstm_makes_no_keys_and_values() -> None:
+    """Unless it can't be drawn together with them."""
+    place = Categorical("soft_prompt.place", ("prefix", "deep"))
+    networks = ("direct", "mlp", "lstm")
+    for when in (None, Condition("soft_prompt.place", choices=("deep",))):
+        with pytest.raises(
+            InvalidInputError, match=r"'lstm' can't be had at soft_prompt\.place 'deep'.*use direct or mlp"
+        ):
+            space(LENGTH, place, Categorical("soft_prompt.parametrization", networks, when))
+    elsewhere = Condition("soft_prompt.place", choices=("prefix",))
+    assert space(LENGTH, place, Categorical("soft_prompt.parametrization", networks, elsewhere))
+    assert space(LENGTH, place, Categorical("soft_prompt.parametrization", networks[:2]))
+
+
 def test_a_template_without_words_starts_no_soft_prompt() -> None:
     study = optuna.create_study()
     searched = space(Constant("soft_prompt.length", 4), Constant("soft_prompt.init", "template"))
@@ -118,6 +132,7 @@ def test_the_same_template_twice_is_refused() -> None:
         ("learning_rate", 0, r"\(0, ∞\)"),
         ("soft_prompt.init", "vocab", "did you mean 'vocabulary'"),
         ("soft_prompt.place", "above", "expected 'prefix'"),
+        ("soft_prompt.parametrization", "mpl", "did you mean 'mlp'"),
         ("demonstrations.count", -1, r"must lie in \[0, 1000\] but got -1"),
         ("demonstrations.choice", "closest", "expected one of: random, balanced, nearest"),
         ("demonstrations.order", "nearest_first", "did you mean 'nearest_last'"),
