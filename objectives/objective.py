@@ -54,17 +54,28 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
         self.spec = spec
-        self.target, self.source = load_tasks(spec.target, spec.source, spec.split_seed)
+        self._load_rows()
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
         self.stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
+        self._model_in_use: PromptedModel | None = None
+        self._weights_hash: str | None = None
+        self._run = 0
+
+    def _load_rows(self) -> None:
+        spec = self.spec
+        self.target, self.source = load_tasks(spec.target, spec.source, spec.split_seed, spec.repeat)
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
         self._pools = Pools(self.target, self.source, spec.space)
-        self._model_in_use: PromptedModel | None = None
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
         self.labels = all_labels(self.target, self.source)
-        self._weights_hash: str | None = None
-        self._run = 0
+
+    def use_split(self, repeat: int) -> None:
+        """Take up another of the repeated splits; a cycle that is open is over."""
+        if repeat != self.spec.repeat:
+            self._run += 1
+            self.spec = replace(self.spec, repeat=repeat)
+            self._load_rows()
 
     def know(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer] = ()) -> None:
         """Take into the space what may have joined the study since."""

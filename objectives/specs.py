@@ -102,6 +102,7 @@ class ObjectiveSpec:
         evaluation_batch_size: Rows a batch in evaluation.
         source_training: Settings of the source stage.
         split_seed: Seed of the splits.
+        repeat: Which of the repeated splits of the rows that aren't held out.
         files: Folder or URL of the study's files; None computes every stage afresh for each trial.
         memory_bytes: How much of the stages a worker keeps in memory.
     """
@@ -118,6 +119,7 @@ class ObjectiveSpec:
     files: str | None = None
     memory_bytes: int = 2 * 2**30
     minimize: tuple[str, ...] = ()
+    repeat: int = 0
 
     @property
     def direction(self) -> Direction:

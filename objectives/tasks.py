@@ -118,8 +118,13 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def load_target(cls, spec: TaskSpec, seed: int) -> "Task":
+    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "Task":
         """Read, clean and split a target task.
+
+        Args:
+            spec: The task.
+            seed: Seed of the splits.
+            repeat: Which of the splits into training and validation rows; the test rows are the same in all of them.
 
         Raises:
             InvalidInputError: If the data can't serve, with the reason and the remedy.
@@ -159,13 +164,14 @@ def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:
 TASK_KINDS: Registry[type[Task]] = Registry("task kind")
 
 
-def load_tasks(target: TaskSpec, source: TaskSpec | None, seed: int) -> tuple[Task, Task | None]:
+def load_tasks(target: TaskSpec, source: TaskSpec | None, seed: int, repeat: int = 0) -> tuple[Task, Task | None]:
     """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
 
     Args:
         target: The target task.
         source: The source task, if there is one.
         seed: Seed of the splits.
+        repeat: Which of the target's repeated splits.
 
     Returns:
         Both tasks.
@@ -173,7 +179,7 @@ def load_tasks(target: TaskSpec, source: TaskSpec | None, seed: int) -> tuple[Ta
     Raises:
         InvalidInputError: If the data can't serve.
     """
-    loaded = TASK_KINDS[target.kind].load_target(target, seed)
+    loaded = TASK_KINDS[target.kind].load_target(target, seed, repeat)
     if source is None:
         return loaded, None
     return loaded, TASK_KINDS[source.kind].load_source(source, seed, loaded)

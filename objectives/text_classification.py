@@ -23,7 +23,7 @@ class TextClassification(Task):
     """One label a row, two or more labels."""
 
     @classmethod
-    def load_target(cls, spec: TaskSpec, seed: int) -> "TextClassification":
+    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "TextClassification":
         """Read, clean and split a target task; see `Task`."""
         rows, labels, report = clean(spec.train, spec, spec.labels)
         if spec.test is None:
@@ -37,14 +37,14 @@ class TextClassification(Task):
             rest = [row for row in rows if row.group not in groups]
         report += CleaningReport(set_aside=len(rows) - len(rest) - (len(test) if spec.test is None else 0))
         rest, overlap = drop_known(rest, test)
-        train, validation = _choose_by(rest, seed, spec)
+        train, validation = _choose_by(rest, seed + repeat, spec)
         aside = len(rest) - len(train) - len(validation)
         train, near_validation = drop_known(train, validation)
         report += overlap + near_validation + CleaningReport(set_aside=aside)
         if spec.shots is not None:
-            _, train = take_shots(train, spec.shots, seed, spec, "train")
+            _, train = take_shots(train, spec.shots, seed + repeat, spec, "train")
         elif spec.train_rows is not None:
-            _, train = take(train, spec.train_rows, seed, spec, "train")
+            _, train = take(train, spec.train_rows, seed + repeat, spec, "train")
         _require_classes(train, labels, spec, "train")
         return cls(labels, tuple(train), tuple(validation), tuple(test), report)
 

@@ -126,6 +126,8 @@ def run(
     typer.echo(f"ended: {outcome.ended_because}")
     if progress.best is not None:
         typer.echo(f"best: trial {progress.best[0]}, validation {loaded.file.metric} {progress.best[1]:.4f}")
+    if outcome.verdict:
+        typer.echo("\n".join(outcome.verdict))
     if outcome.needs_help:
         raise typer.Exit(1)
 
@@ -161,12 +163,13 @@ def best(
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Show the best trial so far."""
+    """Show the trial that won, or the best so far while none has."""
+    from promptgraft.search.judging import verdict_lines
     from promptgraft.search.status import NothingToExportError, StudyReference, front_lines
     from promptgraft.search.status import status as summarise
 
     summary = summarise(StudyReference.resolve(study, storage, workdir).load())
-    found: dict[str, Any] | None = summary["best"]
+    found: dict[str, Any] | None = summary["winner"]
     if found is None:
         raise NothingToExportError(f"study {summary['study']!r} has no COMPLETE trial yet")
     if as_json:
@@ -177,6 +180,8 @@ def best(
         typer.echo(f"  scored again in float32: {found['float32']['value']:.4f}")
     for name, value in found["candidate"].items():
         typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+    for line in verdict_lines(summary["verdict"], summary["metric"]):
+        typer.echo(line)
     if summary["front"]:
         typer.echo("trials that no other one dominates; export any of them with --trial N")
         typer.echo("\n".join(front_lines(summary["front"])))
@@ -186,7 +191,7 @@ def best(
 @reported
 def export(
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Option(help="Trial to export.  [default: the best]")] = None,
+    trial: Annotated[int | None, typer.Option(help="Trial to export.  [default: the winner]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Open the test rows though they were opened for another trial; counted.")
@@ -224,6 +229,10 @@ def export(
             f"the test rows were opened {len(exported.openings)} times: scores chosen by them are optimistic too"
         )
     typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and so optimistic")
+    if exported.repeats:
+        found = exported.repeats
+        shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
+        typer.echo(f"its {len(found.values)} repeats on other seeds and splits had {metric} {shown}")
     typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
 
 

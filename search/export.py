@@ -16,12 +16,14 @@ from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.search.controls import majority, tfidf, zero_shot
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
-from promptgraft.search.ranking import best_trial, float32_scores
+from promptgraft.search.judging import verdict, winner
+from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
+from promptgraft.search.tie_set import Finalist
 from promptgraft.search.tradeoffs import metric_of
 from promptgraft.spaces import Candidate
 
@@ -37,6 +39,7 @@ class Export:
         held_out: The winner first, then the controls, on the test rows; none if these stayed sealed.
         test_rows: Number of test rows.
         openings: The trials that the test rows were opened for, in order.
+        repeats: What its repeats found, if it was a finalist that had any.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class Export:
     held_out: tuple[HeldOut, ...]
     test_rows: int
     openings: tuple[int, ...]
+    repeats: Finalist | None = None
 
 
 def export_winner(
@@ -67,7 +71,7 @@ def export_winner(
         optuna_study: Its record.
         folder: Its folder.
         output: Where to; the folder's `bundle` if None.
-        number: The trial to export; the best if None.
+        number: The trial to export; the winner if None.
         reopen: Whether to open the test rows though they were opened for another trial.
 
     Raises:
@@ -101,12 +105,13 @@ def export_winner(
         write_bundle(target, written, delta, _card(study, written, held_out))
     value = float(score["value"] if score else metric_of(trial) or 0.0)
     opened = tuple(record["trial"] for record in openings(optuna_study))
-    return Export(target, trial.number, value, held_out, len(study.target.test), opened)
+    repeats = next((entry for entry in verdict(optuna_study) if entry.number == trial.number), None)
+    return Export(target, trial.number, value, held_out, len(study.target.test), opened, repeats)
 
 
 def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
     if number is None:
-        trial = best_trial(optuna_study)
+        trial = winner(optuna_study)
         if trial is None:
             raise NothingToExportError(f"study {optuna_study.study_name!r} has no COMPLETE trial yet")
         return trial

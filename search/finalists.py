@@ -36,9 +36,15 @@ def unscored(optuna_study: optuna.Study, study: Study, also: Sequence[FrozenTria
     return [trial for number, trial in chosen.items() if number not in scored]
 
 
-def kept(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials whose weights stay: the best, the Pareto front, and those yet to be scored."""
-    best = (*ranked[:KEPT_DELTAS], *finalists(optuna_study, KEPT_DELTAS), *pareto_front(optuna_study))
+def kept(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial], count: int = 0) -> set[int]:
+    """Return the numbers of the trials whose weights stay.
+
+    Args:
+        optuna_study: The stored study; its Pareto front stays, and the finalists of a search in low precision.
+        ranked: Its trials, best first.
+        count: How many of them stay, if more than usual.
+    """
+    best = (*ranked[: max(count, KEPT_DELTAS)], *finalists(optuna_study, KEPT_DELTAS), *pareto_front(optuna_study))
     return {trial.number for trial in best}
 
 

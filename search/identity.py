@@ -17,7 +17,19 @@ from promptgraft.spaces import InvalidInputError
 logger = logging.getLogger(__name__)
 
 # These decide what is tried next and for how long, not what a result means.
-_FREE = ("study", "space", "constraints", "sampler", "pruner", "guidance", "budget", "resources", "checkpoint", "cache")
+_FREE = (
+    "study",
+    "space",
+    "constraints",
+    "sampler",
+    "pruner",
+    "guidance",
+    "budget",
+    "judging",
+    "resources",
+    "checkpoint",
+    "cache",
+)
 # What studies ran with whose record is older than the setting.
 _SINCE_THEN: dict[str, Any] = {"minimize": [], "backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
 # Paths may move: the rows and weights behind them are compared by their hashes.

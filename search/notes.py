@@ -12,6 +12,7 @@ from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.guidance import FIRST_LOOKS
+from promptgraft.search.judging import verdict_table
 from promptgraft.search.pool import with_pool
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
@@ -25,7 +26,7 @@ def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
     study = with_pool(study, optuna_study)
     looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
-    scored = _front_note(optuna_study) + _finalists_note(optuna_study)
+    scored = _verdict_note(optuna_study, study) + _front_note(optuna_study) + _finalists_note(optuna_study)
     save_note(optuna_study, study_note(study) + _looks_note(study, looks) + scored)
 
 
@@ -98,6 +99,27 @@ def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
         if e["template"] in names and e["verbalizer"] in names:
             scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
             lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")
+    return "\n".join(lines)
+
+
+def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
+    """Write which trial has won, in Markdown; nothing before the finalists had their repeats."""
+    table = verdict_table(optuna_study)
+    if not table["finalists"] and not table["failed"]:
+        return ""
+    lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
+    lines += [
+        f"| trial | in the search | repeats | standard error | {table['cost'].replace('_', ' ')} | |",
+        "| ---: | ---: | --- | ---: | ---: | --- |",
+    ]
+    for place, entry in enumerate(table["finalists"]):
+        values = ", ".join(f"{value:.3f}" for value in entry["values"])
+        against = "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
+        name = f"**{entry['number']}, the winner**" if place == 0 else entry["number"]
+        mean = f"{entry['mean']:.4f} ({values}) | {entry['standard_error']:.4f}"
+        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against} |")
+    for entry in table["failed"]:
+        lines.append(f"| {entry['number']} | | repeat {entry['repeat']} failed: {entry['failure']} | | | out |")
     return "\n".join(lines)
 
 

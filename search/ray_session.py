@@ -7,12 +7,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 
+from promptgraft.search.study_file import ResourcesSection
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 _ENVIRONMENT = {
@@ -111,6 +112,29 @@ class StopSignals:
     def _pass(self, number: int, frame: Any) -> None:  # noqa: ARG002
         self.came = True
         signal.raise_signal(signal.SIGINT)  # While Ray Tune is at work, that is its own.
+
+
+def places(resources: ResourcesSection, total: Mapping[str, float], at_most: int | None) -> int:
+    """Return how many trials fit at a time, or fewer if that is wanted.
+
+    Args:
+        resources: What one trial gets.
+        total: What Ray has.
+        at_most: How many are wanted; None for as many as fit.
+
+    Raises:
+        InvalidInputError: If not even one fits.
+    """
+    for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+        if wanted > total.get(kind, 0):
+            raise InvalidInputError(
+                f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
+                f"resources.{kind.lower()} or join a cluster that has them with --address"
+            )
+    fit = int(total["CPU"] / resources.cpu)
+    if resources.gpu:
+        fit = min(fit, int(total["GPU"] / resources.gpu))
+    return min(fit, at_most or fit)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,12 @@ import optuna
 from optuna.trial import TrialState
 
 from promptgraft.search.budget import Limits, forecast
+from promptgraft.search.confirmation import Confirmation
 from promptgraft.search.disk import tidy
 from promptgraft.search.finalists import kept, record, unscored, work
 from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
 from promptgraft.search.identity import record_run, record_study
+from promptgraft.search.judging import verdict_lines, verdict_table
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
@@ -23,13 +24,12 @@ from promptgraft.search.patience import patient
 from promptgraft.search.pool import Grower, with_pool
 from promptgraft.search.progress import Progress
 from promptgraft.search.ranking import float32_scores, ranked_trials
-from promptgraft.search.ray_session import RayLostError, RaySession, prepare_environment, ray_session
+from promptgraft.search.ray_session import RayLostError, RaySession, places, prepare_environment, ray_session
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, model_path
 from promptgraft.search.tradeoffs import metric_of
-from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
     from promptgraft.search.tune_join import StudySearcher
@@ -71,6 +71,7 @@ class RunOutcome:
         wanted: How many were wanted.
         ended_because: Why no further trial started; None if the run was interrupted.
         needs_help: Whether that is something that someone has to look into.
+        verdict: Which trial won, and which tie with it, in words; nothing if the finalists had no repeats.
     """
 
     states: dict[str, int]
@@ -78,6 +79,7 @@ class RunOutcome:
     wanted: int
     ended_because: str | None
     needs_help: bool = False
+    verdict: tuple[str, ...] = ()
 
 
 def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
@@ -171,37 +173,41 @@ class Driver:
         if searcher.fatal is not None:
             raise searcher.fatal
         reason = ended_because if ended_because or not interrupted else None
-        return self._outcome(self._judge(reason), searcher.needs_help)
+        return self._outcome(reason if searcher.needs_help else self._judge(reason), searcher.needs_help)
 
     def _judge(self, ended_because: str | None) -> str | None:
-        """Once the search has ended, score its finalists in float32 if it was in lower precision.
+        """Once the search has ended, judge its finalists: in float32 if it was in lower precision, then by repeats.
 
         Returns:
             Why the run ended; None if it was interrupted meanwhile, and the next run does the rest.
         """
-        pending = unscored(self.ledger.study, self.study) if ended_because else []
-        if not pending:
+        stored, resources = self.ledger.study, self.study.file.resources
+        study = with_pool(self.study, stored)
+        pending = unscored(stored, study) if ended_because else []
+        confirmation = Confirmation(
+            study, stored, self.options.folder.files_url, self.limits, self.options.concurrent, self.progress.say
+        )
+        if not ended_because or not (pending or confirmation.missing()):
             return ended_because
         import ray
 
         from promptgraft.search.worker import score_finalists
 
-        resources = self.study.file.resources
         try:
-            with ray_session(self.options.address, resources.cpu):
-                objective = with_pool(self.study, self.ledger.study).objective
-                spec = replace(objective, files=self.options.folder.files_url)
-                task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-                scores = ray.get(task.remote(spec, resources.cpu, work(pending)))
+            with ray_session(self.options.address, self._wanted_cpus()) as session:
+                if pending:
+                    spec = replace(study.objective, files=self.options.folder.files_url)
+                    task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
+                    record(stored, ray.get(task.remote(spec, resources.cpu, work(pending))))
+                    self.progress.say(f"finalists: {len(pending)} trials scored again in float32")
+                confirmation.run(session.resources())
         except KeyboardInterrupt:
             return None
         except ray.exceptions.RayError as error:
-            logger.warning("finalists could not be scored in float32, the next run or export tries again: %s", error)
+            logger.warning("finalists could not be judged, the next run goes on with it: %s", error)
             return ended_because
-        record(self.ledger.study, scores)
-        save_study_note(self.ledger.study, self.study)
+        save_study_note(stored, self.study)
         self._rank()
-        self.progress.say(f"finalists: {len(scores)} trials scored again in float32")
         return ended_because
 
     def _grower(self) -> Grower | None:
@@ -225,11 +231,11 @@ class Driver:
 
     def _search(self, searcher: "StudySearcher") -> None:
         """Run Ray Tune until the search ends; start a local Ray again if it dies."""
-        options, cpu = self.options, self.study.file.resources.cpu
+        options = self.options
         restarts, finished = 0, self.ledger.finished
         while True:
             with (
-                ray_session(options.address, (options.concurrent or self.study.file.concurrent()) * cpu) as session,
+                ray_session(options.address, self._wanted_cpus()) as session,
                 tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
             ):
                 try:
@@ -288,14 +294,14 @@ class Driver:
         scheduler = StudyScheduler(self.ledger, searcher, self)
         if searcher.grower is not None:
             searcher.grower.running = False  # A round that the Ray before this one was at is lost.
-        self.concurrent = self._places(session.resources())
+        self.concurrent = self._places(session)
         record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
         watch = StudyWatch(
             self.ledger,
             searcher,
             scheduler,
             self.study.file.budget.trial_timeout,
-            lambda: max(1, self._places(session.resources())),
+            lambda: max(1, self._places(session)),
             session,
             searcher.look_at_disk,
         )
@@ -370,7 +376,7 @@ class Driver:
     def _tidy(self, searcher: "StudySearcher") -> None:
         """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
         self.ledger.refresh()
-        best = kept(self.ledger.study, ranked_trials(self.ledger.study))
+        best = kept(self.ledger.study, ranked_trials(self.ledger.study), self.study.file.judging.finalists)
         use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes, self.study.file.cache.disk)
         searcher.disk_full = use.full
 
@@ -383,18 +389,12 @@ class Driver:
             self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
-        return RunOutcome(self.ledger.counts(), self.ledger.finished, self.limits.trials, ended_because, needs_help)
+        ledger, verdict = self.ledger, verdict_lines(verdict_table(self.ledger.study), self.study.file.metric)
+        counts = (ledger.counts(), ledger.finished, self.limits.trials)
+        return RunOutcome(*counts, ended_because, needs_help, tuple(verdict))
 
-    def _places(self, total: Mapping[str, float]) -> int:
-        """Return how many trials fit at a time, or fewer if the options say so."""
-        resources = self.study.file.resources
-        for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
-            if wanted > total.get(kind, 0):
-                raise InvalidInputError(
-                    f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
-                    f"resources.{kind.lower()} or join a cluster that has them with --address"
-                )
-        places = int(total["CPU"] / resources.cpu)
-        if resources.gpu:
-            places = min(places, int(total["GPU"] / resources.gpu))
-        return min(places, self.options.concurrent or places)
+    def _wanted_cpus(self) -> int:
+        return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
+
+    def _places(self, session: RaySession) -> int:
+        return places(self.study.file.resources, session.resources(), self.options.concurrent)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.disk import DiskUse
 from promptgraft.search.guidance import POOL
+from promptgraft.search.judging import verdict_lines, verdict_table, winner
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.sealed import openings
@@ -77,14 +79,14 @@ def status(study: optuna.Study) -> dict[str, Any]:
     """Summarise a study in JSON types.
 
     Returns:
-        `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was
-        scored again in it; None if there is none), `front` (with several objectives: `number` and `values` of the
-        trials that none dominates), `test_openings` (`trial`, `opened`, `who` and the hash of
-        `rows`), `finalists` (number -> value in float32),
-        `finished` (complete or pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left
-        RUNNING by a dead driver), `interrupted` (cut off through no fault of theirs), `retries` (of lost trials),
-        `seconds` (of all trials), `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if
-        there is none), `shared` (`found` and `computed` stages, `saved_s`) and `disk` (`used_bytes`, `free_bytes`).
+        `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was scored again
+        in it; None if there is none), `winner` (the same of the trial that won), `verdict` (see `judging`), `front`
+        (with several objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`,
+        `opened`, `who` and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or
+        pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver),
+        `interrupted` (cut off through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials),
+        `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared`
+        (`found` and `computed` stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
     """
     now = time.time()
     trials = study.get_trials(deepcopy=False)
@@ -95,7 +97,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
     drivers = {(owner["host"], owner["pid"]) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
-    best, scores = best_trial(study), float32_scores(study)
+    scores = float32_scores(study)
     run = study.user_attrs.get("run")
     limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
     if not drivers:
@@ -109,10 +111,9 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "states": dict(states),
         "finished": sum(trial.state in FINISHED for trial in trials),
         "wanted": study.user_attrs.get("wanted"),
-        "best": None
-        if best is None
-        else {"number": best.number, "value": metric_of(best), "candidate": best.user_attrs.get("candidate")}
-        | ({"float32": scores[best.number]} if best.number in scores else {}),
+        "best": _shown(best_trial(study), scores),
+        "winner": _shown(winner(study), scores),
+        "verdict": verdict_table(study),
         "front": front_table(study),
         "test_openings": [
             {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
@@ -157,6 +158,7 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     if summary["finalists"]:
         scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
         lines.append(f"  float32   finalists scored again: {scored}")
+    lines += [f"  {line}" for line in verdict_lines(summary["verdict"], summary["metric"])]
     opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])
     lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
     if summary["front"]:
@@ -167,6 +169,13 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     if summary["interrupted"]:
         lines.append(f"  cut off   {summary['interrupted']} trials; {summary['retries']} queued again")
     return lines
+
+
+def _shown(trial: FrozenTrial | None, scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    shown = {"number": trial.number, "value": metric_of(trial), "candidate": trial.user_attrs.get("candidate")}
+    return shown | ({"float32": scores[trial.number]} if trial.number in scores else {})
 
 
 def front_lines(front: list[dict[str, Any]]) -> list[str]:

@@ -300,6 +300,15 @@ class ConstraintsSection(Section):
     trainable_parameters: int | None = Field(None, ge=0, description="At most: weights that the target stage trains.")
 
 
+class JudgingSection(Section):
+    """How the winner is chosen once the search has ended."""
+
+    finalists: int = Field(3, ge=0, description="Best trials that are run again on other seeds and splits; 0 for none.")
+    repeats: int = Field(5, ge=2, description="Times that each is.")
+    level: float = Field(0.05, gt=0, lt=1, description="Level at which a finalist is shown to be worse than the best.")
+    cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
+
+
 class CacheSection(Section):
     """How much of what trials share is kept: source-trained weights, token ids, what frozen layers make of the rows."""
 
@@ -340,9 +349,17 @@ class StudyFile(Section):
     guidance: GuidanceSection = GuidanceSection()
     constraints: ConstraintsSection = ConstraintsSection()
     budget: BudgetSection = BudgetSection()
+    judging: JudgingSection = JudgingSection()
     checkpoint: CheckpointSection = CheckpointSection()
     cache: CacheSection = CacheSection()
     resources: ResourcesSection = ResourcesSection()
+
+    @field_validator("judging")
+    @classmethod
+    def _measures_its_cost(cls, value: JudgingSection, info: ValidationInfo) -> JudgingSection:
+        if value.cost == "latency_ms" and "latency_ms" not in info.data.get("minimize", ()):
+            raise ValueError("cost: latency_ms is measured only where `minimize` names it, too")
+        return value
 
     @field_validator("minimize")
     @classmethod

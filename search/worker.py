@@ -76,9 +76,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             return {"report": self._report(evaluation)}
         except Exception as error:  # The trial's boundary: it fails, and the search goes on.
             logger.exception("%s failed", f"trial {self._number}" if self._round is None else "a round of growth")
-            cause = str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
             interrupted = isinstance(error, DiskFullError)
-            return {"report": Report(final=True, failure=cause, interrupted=interrupted)}
+            return {"report": Report(final=True, failure=_cause(error), interrupted=interrupted)}
 
     def cleanup(self) -> None:
         """Close the cycle."""
@@ -145,6 +144,10 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)
 
 
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
+
+
 def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
     """Run a round of growth; see `objectives.growth` and `search.pool`.
 
@@ -169,6 +172,37 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
         "looks": [asdict(look) for look in growth.looks],
         "features": [asdict(entry) for entry in growth.features],
     }
+
+
+class RepeatRunner:
+    """Runs candidates on other seeds and splits: a plain actor of Ray's, with the backbone kept loaded.
+
+    Args:
+        spec: The study's fixed part.
+        threads: Threads of one cycle.
+        seed: The study's seed.
+    """
+
+    def __init__(self, spec: ObjectiveSpec, threads: int, seed: int) -> None:
+        import torch
+
+        from promptgraft.objectives.objective import Objective
+        from promptgraft.objectives.quiet import quiet_transformers
+
+        quiet_transformers()
+        torch.set_num_threads(threads)
+        self._objective: Objective = Objective(spec)
+        self._seed = seed
+
+    def run(self, candidate: dict[str, Any], repeat: int) -> dict[str, Any]:
+        """Run a whole cycle; return `value`, `metrics` and `seconds`, or the `failure`."""
+        try:
+            self._objective.use_split(repeat)
+            result = self._objective.evaluate(Candidate.from_values(candidate), self._seed + repeat)
+        except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
+            logger.exception("repeat %d failed", repeat)
+            return {"failure": _cause(error)}
+        return {"value": result.value, "metrics": dict(result.metrics), "seconds": round(result.seconds, 3)}
 
 
 def score_finalists(

@@ -186,6 +186,7 @@ def write_study(tmp_path: Path, data: Path, tiny_models: dict[str, str]) -> Call
             },
             "evaluation": {"every": 2, "batch_size": 8},
             "budget": {"trials": 4},
+            "judging": {"finalists": 0},
         }
         content |= sections
         content = {name: value for name, value in content.items() if value is not None}

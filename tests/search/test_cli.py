@@ -50,6 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
             "frozen_layers": [1, 2, 3],
         },
         "budget": {"trials": 3},
+        "judging": {"finalists": 2, "repeats": 2},
     }
     with (folder / "study.yaml").open("w") as stream:
         YAML().dump(content, stream)
@@ -57,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
     assert result.returncode == 0, result.stderr
     assert "study small: 3 of 3 trials finished" in result.stdout
     number = json.loads(promptgraft("best", "small", "--json", cwd=folder).stdout)["number"]
-    assert f"best: trial {number}, validation accuracy" in result.stdout
+    assert f"winner: trial {number}, accuracy" in result.stdout
     assert "Traceback" not in result.stderr
     return folder
 
@@ -90,6 +91,7 @@ def test_status_reads_the_study_without_torch_or_ray(finished: Path, study: str)
     assert {"number", "value", "candidate"} == summary["best"].keys()
     assert (summary["study"], summary["finished"], summary["wanted"]) == ("small", 3, 3)
     assert summary["states"] == {"COMPLETE": 3}
+    assert [len(entry["values"]) for entry in summary["verdict"]["finalists"]] == [2, 2]
 
 
 def test_status_alone_lists_every_study(finished: Path) -> None:

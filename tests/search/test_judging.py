@@ -1,0 +1,179 @@
+"""The winner is the cheapest of those that tie with the best over repeats on other seeds and splits."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import create_trial
+from scipy.stats import ttest_rel
+
+from promptgraft.objectives.objective import Objective
+from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.search.cli import app
+from promptgraft.search.judging import REPEAT, repeats, verdict, verdict_lines, verdict_table, winner
+from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.studies import load_study
+from promptgraft.search.tie_set import judge
+from promptgraft.search.yaml_lines import StudyFileError
+from promptgraft.spaces import Candidate
+from tests.conftest import TEMPLATES, VERBALIZERS
+
+WriteStudy = Callable[..., Path]
+
+
+def test_the_cheapest_of_those_that_tie_wins() -> None:
+    values = {1: [0.80, 0.82, 0.81, 0.83], 2: [0.79, 0.83, 0.80, 0.82], 3: [0.70, 0.71, 0.70, 0.72]}
+    costs = {1: 40.0, 2: 10.0, 3: 1.0}
+    first, second, third = judge(values, costs, maximize=True, level=0.05)
+    assert (first.number, first.tied) == (2, True)
+    assert (second.number, second.p_value) == (1, 1.0)
+    assert (third.number, third.tied) == (3, False)
+    assert first.mean == pytest.approx(0.81)
+    assert first.standard_error == pytest.approx(np.std(values[2], ddof=1) / 2)
+    assert judge({1: [0.5], 2: [0.6]}, costs, maximize=True, level=0.05) == []
+    assert judge({}, {}, maximize=True, level=0.05) == []
+
+
+def test_differences_that_do_not_vary_are_judged_too() -> None:
+    same = judge({1: [0.5, 0.6], 2: [0.5, 0.6]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
+    assert [(entry.number, entry.tied) for entry in same] == [(2, True), (1, True)]
+    ahead = judge({1: [0.5, 0.6], 2: [0.4, 0.5]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
+    assert [(entry.number, entry.tied) for entry in ahead] == [(1, True), (2, False)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(2, 6).flatmap(
+        lambda n: st.lists(st.lists(st.floats(0.1, 0.9), min_size=n, max_size=n), min_size=1, max_size=5)
+    ),
+    st.booleans(),
+)
+def test_p_values_are_those_of_scipy_corrected_by_holm(values: list[list[float]], maximize: bool) -> None:
+    by_trial = dict(enumerate(values))
+    found = {e.number: e for e in judge(by_trial, dict.fromkeys(by_trial, 1.0), maximize=maximize, level=0.05)}
+    sign = 1 if maximize else -1
+    best = max(by_trial, key=lambda trial: (sign * found[trial].mean, -trial))
+    others = [trial for trial in by_trial if trial != best]
+    raw = {}
+    for trial in others:
+        if np.std(np.subtract(by_trial[best], by_trial[trial]), ddof=1) < 1e-9:
+            return
+        side = "greater" if maximize else "less"
+        raw[trial] = ttest_rel(by_trial[best], by_trial[trial], alternative=side).pvalue
+    for trial in others:
+        smaller = [other for other in others if raw[other] <= raw[trial]]
+        holm = max(min(1.0, raw[o] * sum(raw[p] >= raw[o] for p in others)) for o in smaller)
+        assert found[trial].p_value == pytest.approx(holm, abs=1e-9)
+
+
+def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> optuna.Study:
+    """A study of three trials, trial 0 the best of the search, with these outcomes of repeats."""
+    study = optuna.create_study(direction="maximize")
+    for number, (value, tokens) in enumerate(((0.9, 30), (0.85, 5), (0.8, 20))):
+        attrs = {"candidate": {"template": "t", "verbalizer": "v", "steps": number}, "prompt_tokens": tokens}
+        study.add_trial(create_trial(value=value, user_attrs=attrs))
+    study.set_user_attr("definition", {"judging": {"finalists": finalists, "repeats": 2}})
+    for number, own in outcomes.items():
+        for repeat, outcome in enumerate(own, 1):
+            content = {"failure": outcome} if isinstance(outcome, str) else {"value": outcome, "seconds": 1.0}
+            study.set_user_attr(f"{REPEAT}{number}_{repeat}", content)
+    return study
+
+
+def test_the_winner_is_the_verdict_s() -> None:
+    study = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.4, 0.3]})
+    found = winner(study)
+    assert found is not None
+    assert found.number == 1
+    lines = verdict_lines(verdict_table(study), "accuracy")
+    assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0200) over 2 repeats")
+    assert "0.8500 in the search" in lines[0]
+
+
+@pytest.mark.parametrize("outcomes", [{}, {0: [0.8]}, {0: [0.8, 0.7], 1: [0.7, 0.7], 2: [0.9]}])
+def test_without_all_repeats_the_best_of_the_search_wins(outcomes: dict[int, list[float | str]]) -> None:
+    study = stored(outcomes)
+    assert verdict(study) == []
+    found = winner(study)
+    assert found is not None
+    assert found.number == 0
+
+
+def test_a_failed_repeat_is_told_and_its_trial_can_t_win() -> None:
+    study = stored({0: [0.8, 0.7], 1: [0.9, "the loss is nan"], 2: [0.79, 0.71]})
+    assert [entry.number for entry in verdict(study)] == [2, 0]
+    assert "trial 1  is out: repeat 2 failed: the loss is nan" in "\n".join(
+        verdict_lines(verdict_table(study), "accuracy")
+    )
+
+
+def test_a_study_from_before_is_not_judged() -> None:
+    study = stored({})
+    study.set_user_attr("definition", {})
+    assert verdict(study) == []
+    assert winner(study) is not None
+
+
+def test_repeated_splits_share_the_test_rows_alone(
+    make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
+) -> None:
+    """What a repeat finds doesn't depend on the repeats before it."""
+    spec = make_spec(tiny_models["encoder"], "encoder")
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=2, batch_size=4)
+    objective = Objective(spec)
+    first = objective.target
+    objective.evaluate(candidate, 0)
+    objective.use_split(2)
+    logits = objective.evaluate(candidate, 2).logits
+    assert objective.target.test == first.test
+    assert objective.target.train != first.train
+    assert objective.target.validation != first.validation
+    assert (logits == Objective(replace(spec, repeat=2)).evaluate(candidate, 2).logits).all()
+    objective.use_split(0)
+    assert objective.target == first
+
+
+def test_latency_is_a_cost_only_where_it_is_measured(write_study: WriteStudy) -> None:
+    with pytest.raises(StudyFileError, match="latency_ms is measured only where `minimize` names it"):
+        load_study(write_study(judging={"cost": "latency_ms"}))
+    assert load_study(write_study(judging={"cost": "latency_ms"}, minimize="latency_ms"))
+
+
+@pytest.mark.slow
+def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over real workers; more repeats later run only what is missing, and what they find is what a fresh one finds."""
+    where = ["--workdir", str(tmp_path / "run")]
+
+    def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
+        file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4})
+        app(["run", str(file), *where], standalone_mode=False)
+        return repeats(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()))
+
+    few = run(2)
+    assert sorted(map(sorted, few.values())) == [[1, 2], [1, 2]]
+    shown = capsys.readouterr().out
+    assert "winner: trial" in shown
+    more = run(3)
+    assert sorted(map(sorted, more.values())) == [[1, 2, 3], [1, 2, 3]]
+    assert all(more[trial][repeat] == outcome for trial, own in few.items() for repeat, outcome in own.items())
+    study = load_study(tmp_path / "study.yaml")
+    record = load_existing("tiny", RunFolder(tmp_path / "run").storage_url())
+    for number, own in more.items():
+        candidate = Candidate.from_values(record.get_trials()[number].user_attrs["candidate"])
+        fresh = Objective(replace(study.objective, repeat=3)).evaluate(candidate, study.file.seed + 3)
+        assert own[3]["value"] == fresh.value
+    capsys.readouterr()
+    app(["status", "tiny", "--json", *where], standalone_mode=False)
+    verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
+    assert {entry["number"] for entry in verdict_shown} == set(more)
+    app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
+    exported = capsys.readouterr().out
+    assert f"bundle of trial {verdict_shown[0]['number']}" in exported
+    assert "its 3 repeats on other seeds and splits had accuracy" in exported
