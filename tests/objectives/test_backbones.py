@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, Backbone, BackboneSpec
 from promptgraft.objectives.causal_lm import CausalLM
 from promptgraft.objectives.families import FAMILIES
-from promptgraft.objectives.peft_prompts import PrefixPrompt
+from promptgraft.objectives.layers import LayerStack
+from promptgraft.objectives.peft_prompts import DeepPrefix, PrefixPrompt
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.soft_prompts import InsertedPrompt, PromptedStack
 from promptgraft.objectives.tasks import Row
@@ -139,6 +140,18 @@ def test_a_deep_prefix_equals_peft_s_on_the_whole_model(tiny_models: dict[str, s
         expected = torch.stack([peft(input_ids=ids).logits[0, -1] for ids in rows])
         found = backbone.model.get_output_embeddings()(hidden[torch.arange(len(rows)), last])
     assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "reason"), [("falcon", "h", "Sizes of tensors"), ("mamba", "layers", "no effect")]
+)
+def test_a_deep_prefix_that_finds_no_way_in_is_refused(kind: str, layers: str, reason: str) -> None:
+    """Found by trying, whatever the list of architectures says."""
+    size = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 100}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    stack = AutoModel.from_config(AutoConfig.for_model(kind, **size, **ids)).eval()
+    with pytest.raises(InvalidInputError, match=f"doesn't go into a '{kind}' model.*{reason}"):
+        DeepPrefix(LayerStack(stack, layers, causal=True), FORMS[-2], {"num_layers": 2}, seed=0)
 
 
 @pytest.mark.parametrize("soft", [SoftPrompt(2, "vocabulary", "prefix"), *FORMS], ids=name)
