@@ -65,7 +65,8 @@ def test_adapters_go_with_every_place_and_any_store(spec: ObjectiveSpec, tmp_pat
     """With a store, without one, in any order, and scored again from what is exported: the same logits."""
     if not FAMILIES[spec.backbone.family].adapters:
         pytest.skip("refused; see test_recurrent.py")
-    places = ["none", "prefix", "suffix", *(["layer 1"] if FAMILIES[spec.backbone.family].in_parts else [])]
+    places = ["none", "suffix", *(["layer 1"] if FAMILIES[spec.backbone.family].in_parts else [])]
+    pairs = [*product(places, ADAPTERS), ("prefix", ADAPTERS[0]), ("deep", ADAPTERS[1])]
     chosen = [
         Candidate(
             TEMPLATES[0].id,
@@ -79,7 +80,7 @@ def test_adapters_go_with_every_place_and_any_store(spec: ObjectiveSpec, tmp_pat
             batch_size=4,
             learning_rate=1e-2,
         )
-        for number, (place, adapter) in enumerate([*product(places, ADAPTERS), ("deep", ADAPTERS[0])])
+        for number, (place, adapter) in enumerate(pairs)
     ]
     without = [Objective(spec).evaluate(candidate, 0) for candidate in chosen]
     objective = Objective(replace(spec, files=str(tmp_path)))

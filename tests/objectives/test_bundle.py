@@ -116,7 +116,7 @@ def test_predictions_equal_the_trial_s_own_logits(
 
 FORMS = [
     SoftPrompt(2, place=place, parametrization=network)
-    for place, network in (("prefix", "lstm"), ("suffix", "mlp"), ("deep", "direct"), ("deep", "mlp"))
+    for place, network in (("prefix", "lstm"), ("suffix", "mlp"), ("deep", "mlp"))
 ]
 
 

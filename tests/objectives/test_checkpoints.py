@@ -76,7 +76,6 @@ def test_a_resumed_cycle_equals_an_uninterrupted_one(
     [
         ("prefix", "direct", 3),
         ("prefix", "lstm", 0),
-        ("suffix", "direct", 0),
         ("suffix", "mlp", 3),
         ("layer 1", "direct", 3),
         ("layer 1", "mlp", 0),

@@ -54,7 +54,7 @@ def objective(
     return Objective(make_spec(path, "causal_lm", rows=8))
 
 
-@pytest.mark.parametrize("place", ["none", "prefix", "suffix", "layer 1", "deep"])
+@pytest.mark.parametrize("place", ["none", "prefix", "suffix", "layer 1"])
 @pytest.mark.parametrize("frozen", [0, 2, TINY_LAYERS])
 @pytest.mark.parametrize("verbalizer", [verbalizer.id for verbalizer in VERBALIZERS])
 def test_what_is_read_and_its_gradients_equal_those_of_the_whole_layer(

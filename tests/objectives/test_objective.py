@@ -31,8 +31,7 @@ OTHERS = [
     replace(BASE, alpha=0.0, source_steps=0, soft_prompt=SoftPrompt(2, "vocabulary", "layer 2")),
     replace(BASE, template=TEMPLATES[1].id, alpha=1.0),
     replace(BASE, verbalizer=VERBALIZERS[0].id, soft_prompt=SoftPrompt()),
-    replace(BASE, frozen_layers=TINY_LAYERS, steps=2),
-    replace(BASE, soft_prompt=SoftPrompt(2, "source", "suffix", "lstm")),
+    replace(BASE, frozen_layers=TINY_LAYERS, steps=2, soft_prompt=SoftPrompt(2, "label_words", "suffix", "lstm")),
     replace(BASE, soft_prompt=SoftPrompt(2, "source", "deep", "mlp")),
 ]
 
@@ -53,7 +52,7 @@ def same_delta(first: Result, second: Result) -> bool:
 
 
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
-    """Alone with an empty store, with another one, and after seven other candidates: equal to the bit."""
+    """Alone with an empty store, with another one, and after six other candidates: equal to the bit."""
     stored = replace(spec, files=str(tmp_path))
     worker = Objective(stored)
     first = worker.evaluate(BASE, 0)

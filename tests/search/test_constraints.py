@@ -41,7 +41,11 @@ SPACE: dict[str, Any] = {
     "templates": {template.name: template.text for template in TEMPLATES},
     "verbalizers": {v.name: {k: list(w) for k, w in v.words.items()} for v in VERBALIZERS},
     "frozen_layers": {"low": 0, "high": TINY_LAYERS},
-    "soft_prompt": {"length": {"low": 0, "high": 20}, "place": ["prefix", "suffix"]},
+    "soft_prompt": {
+        "length": {"low": 0, "high": 20},
+        "place": ["prefix", "suffix", "deep"],
+        "parametrization": ["direct", "mlp"],
+    },
     "adapter": {"method": ["none", "lora", "ia3"], "rank": [2, 8]},
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
 }
@@ -239,6 +243,10 @@ def parameters(draw: st.DrawFn) -> tuple[Parameter, ...]:
     low, high = sorted(draw(st.tuples(st.integers(0, 5), st.integers(0, 5))))
     frozen = sorted(draw(st.tuples(st.integers(0, TINY_LAYERS), st.integers(0, TINY_LAYERS))))
     found: list[Parameter] = [Integer("soft_prompt.length", low, high, draw(st.integers(1, 2)))]
+    places = draw(st.permutations(["prefix", "suffix", "deep"]))[: draw(st.integers(1, 3))]
+    found.append(Categorical("soft_prompt.place", tuple(places), condition("soft_prompt.length")))
+    networks = draw(st.permutations(["direct", "mlp"]))[: draw(st.integers(1, 2))]
+    found.append(Categorical("soft_prompt.parametrization", tuple(networks), condition("soft_prompt.length")))
     found.append(Integer("frozen_layers", *frozen, when=condition("soft_prompt.length")))
     methods = draw(st.permutations(["none", "lora", "ia3"]))[: draw(st.integers(1, 3))]
     found.append(Categorical("adapter.method", tuple(methods), condition("soft_prompt.length", "frozen_layers")))
