@@ -31,7 +31,7 @@ from promptgraft.spaces import Candidate, Categorical, SearchSpace
 from promptgraft.spaces.parameters import Constant, Scalar
 
 STUDY = Path(__file__).parent / "surface.yaml"
-SAVE_EVERY = 10
+SHOW_EVERY = 10
 
 
 def grid(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], Candidate]]:
@@ -57,10 +57,12 @@ class Recorder:
     Args:
         objective: Its store is watched.
         known: Stage -> [seconds, stages it needs], from an earlier run.
+        save: Called before a stage is stored: a run that is cut off then must not find one whose cost it doesn't know.
     """
 
-    def __init__(self, objective: Objective, known: dict[str, list[Any]]) -> None:
+    def __init__(self, objective: Objective, known: dict[str, list[Any]], save: Callable[[], object]) -> None:
         self.known = known
+        self.save = save
         self.asked: list[str] = []  # By the trial itself.
         self.spent_s = 0.0
         self._open: list[list[str]] = []
@@ -79,8 +81,9 @@ class Recorder:
             self._open.append([])
             tensors = compute()
             seconds = time.process_time() - started - (self.spent_s - before)  # What it was made from counts there.
-            self.spent_s += seconds
             self.known[name] = [round(seconds, 4), self._open.pop()]
+            self.save()
+            self.spent_s += time.process_time() - started - (self.spent_s - before)  # Taking note is no trial's cost.
             return tensors
 
         return self._get(key, watched)
@@ -115,16 +118,16 @@ def main() -> None:
     left = [key for key in candidates if key not in table["candidates"]]
     random.Random(0).shuffle(left)
     objective = Objective(replace(study.objective, files=str(arguments.files)))
-    recorder = Recorder(objective, table["stages"])
+    recorder = Recorder(objective, table["stages"], lambda: arguments.out.write_text(json.dumps(table)))
     for number, key in enumerate(left[: arguments.limit], 1):
         table["candidates"][key] = evaluate(objective, recorder, candidates[key], study.file.seed)
-        if number % SAVE_EVERY == 0 or number == len(left[: arguments.limit]):
-            arguments.out.write_text(json.dumps(table))
-            print(f"{len(table['candidates'])} of {len(candidates)}", flush=True)
+        recorder.save()
+        if number % SHOW_EVERY == 0 or number == len(left[: arguments.limit]):
+            print(f"{number} of {len(left)}", flush=True)
     if FIRST_LOOKS not in table:
         table[FIRST_LOOKS] = [asdict(entry) for entry in race(objective, objective.target.train)]
         table["features"] = [asdict(features(objective, template)) for template in study.objective.space.templates]
-        arguments.out.write_text(json.dumps(table))
+        recorder.save()
 
 
 if __name__ == "__main__":
