@@ -28,7 +28,7 @@ smollm2: .venv/.installed  ## Six trials of the causal LM
 
 test: .venv/.installed  ## Everything but whole searches
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 test-slow: .venv/.installed  ## Whole searches, crashes, failures
 	$(BIN)/python studies/prepare.py --smollm2

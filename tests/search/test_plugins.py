@@ -34,6 +34,7 @@ SPACE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_search_with_a_plugin_of_each_kind(
     write_study: Callable[..., Path], tiny_models: dict[str, str], data: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,78 @@
+"""The test rows are opened once: once more for the same trial repeats the record, another's leaves them sealed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from promptgraft.objectives.bundle import read_manifest
+from promptgraft.objectives.objective import Objective
+from promptgraft.search.export import export_winner
+from promptgraft.search.identity import record_study
+from promptgraft.search.reports import DELTA_FILE, trial_file
+from promptgraft.search.sealed import HeldOut, opened_for, openings
+from promptgraft.search.status import status, status_lines
+from promptgraft.search.storage import RunFolder
+from promptgraft.search.studies import Study, load_study
+from promptgraft.spaces import Candidate, InvalidInputError
+from tests.conftest import TEMPLATES, VERBALIZERS
+
+
+@pytest.fixture
+def study(write_study: Callable[..., Path]) -> Study:
+    return load_study(write_study())
+
+
+@pytest.fixture
+def stored(study: Study) -> optuna.Study:
+    stored = optuna.create_study(direction="maximize")
+    record_study(stored, study, 2)
+    return stored
+
+
+def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    objective = Objective(study.objective)
+    for number, steps in enumerate((2, 4)):
+        candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=steps, batch_size=4)
+        result = objective.evaluate(candidate, 0)
+        folder.files().write_tensors(trial_file(number, DELTA_FILE), result.delta)
+        attrs = {f"validation_{name}": value for name, value in result.metrics.items()}
+        attrs |= {"candidate": candidate.to_dict()}
+        stored.add_trial(create_trial(value=0.9 - number / 10, user_attrs=attrs))
+    assert "test rows sealed" in "\n".join(status_lines(status(stored)))
+    first = export_winner(study, stored, folder, None, None)
+    (opening,) = openings(stored)
+    assert (opening["trial"], first.openings, len(first.held_out) > 3) == (0, (0,), True)
+    assert opening["who"]
+    assert export_winner(study, stored, folder, None, None).held_out == first.held_out
+    sealed = export_winner(study, stored, folder, tmp_path / "other", 1)
+    assert (sealed.held_out, sealed.openings) == ((), (0,))
+    assert "test" not in read_manifest(sealed.folder).metrics
+    assert openings(stored) == [opening]
+    reopened = export_winner(study, stored, folder, tmp_path / "other", 1, reopen=True)
+    assert (len(reopened.held_out), reopened.openings) == (len(first.held_out), (0, 1))
+    assert read_manifest(reopened.folder).metrics["test"] == reopened.held_out[0].metrics
+    assert "for trial 0, 20" in "\n".join(status_lines(status(stored)))
+
+
+def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) -> None:
+    def cut_off() -> list[HeldOut]:
+        raise KeyboardInterrupt
+
+    rows = study.target.test
+    with pytest.raises(KeyboardInterrupt):
+        opened_for(stored, 3, rows, cut_off, reopen=False)
+    assert [record["trial"] for record in openings(stored)] == [3]
+    assert opened_for(stored, 4, rows, cut_off, reopen=False) == ()
+    scored = [HeldOut("winner", {"accuracy": 0.5})]
+    assert opened_for(stored, 3, rows, lambda: scored, reopen=False) == tuple(scored)
+    assert len(openings(stored)) == 1
+
+
+def test_other_rows_are_refused(study: Study, stored: optuna.Study) -> None:
+    with pytest.raises(InvalidInputError, match=r"the test rows of study .* have changed since it was started"):
+        opened_for(stored, 0, study.target.test[1:], list, reopen=True)
+    assert openings(stored) == []
