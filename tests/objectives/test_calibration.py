@@ -113,6 +113,7 @@ def test_training_does_not_know_it(objective: Objective, kind: str) -> None:
     assert first.delta.keys() == last.delta.keys() - {BIAS}
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
     """Any order, with a store or without, after other calibrations of the same weights: 0.0 apart."""
     if spec.backbone.family not in ("encoder", "causal_lm"):

@@ -177,6 +177,7 @@ def difference(first: Result, second: Result) -> float:
     return float(np.abs(first.logits - second.logits).max())
 
 
+@pytest.mark.slow
 def test_results_depend_on_neither_a_store_nor_the_order_of_trials(
     spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_soft_prompt_matters_at_every_place(backbone: Recurrent, place: str) -
     assert (gradient.abs().sum(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_result_depends_on_candidate_and_seed_alone(
     backbone: Recurrent, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

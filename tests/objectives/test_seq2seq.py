@@ -119,6 +119,7 @@ def test_only_adapters_in_the_upper_layers_change(backbone: Seq2Seq, adapter: Ad
     assert set(model.trainable()) == set(model.adapters())
 
 
+@pytest.mark.slow
 def test_a_result_depends_on_candidate_and_seed_alone(
     backbone: Seq2Seq, make_spec: Callable[..., ObjectiveSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

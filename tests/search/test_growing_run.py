@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState
 
 from promptgraft.search.pool import Pool, with_pool
@@ -25,6 +26,7 @@ SPACE = {
 }
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs")
     path = write_study(space=SPACE, budget={"trials": 12}, pruner="none")

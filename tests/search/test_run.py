@@ -128,6 +128,7 @@ def test_only_the_best_weights_stay_on_disk(folder: RunFolder) -> None:
     assert 1 <= len(list((folder.path / "artifacts").glob("trial-*/delta.safetensors"))) <= 3
 
 
+@pytest.mark.slow
 def test_a_search_of_failures_stops(write_study: WriteStudy, tmp_path: Path) -> None:
     path = write_study(space=space(learning_rate=HOPELESS), budget={"trials": 50, "max_failure_rate": 0.5})
     outcome = run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=2))

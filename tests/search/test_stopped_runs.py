@@ -69,9 +69,10 @@ def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     raise AssertionError("no Ray worker was seen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop",
-    [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+    [signal.SIGINT, signal.SIGTERM, signal.SIGKILL],
     ids=["ctrl-c", "SIGTERM", "kill -9"],
 )
 def test_a_stopped_run_goes_on(write_study: WriteStudy, tmp_path: Path, stop: signal.Signals) -> None:
