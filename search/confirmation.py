@@ -74,7 +74,9 @@ class Confirmation:
             while waiting and idle and not self._is_spent():
                 trial, repeat = waiting.pop(0)
                 runner = idle.pop()
-                running[runner.run.remote(trial.user_attrs["candidate"], repeat)] = (runner, trial, repeat)
+                step = trial.user_attrs["best_step"]
+                job = runner.run.remote(trial.user_attrs["candidate"], step, repeat)
+                running[job] = (runner, trial, repeat)
             if not running:
                 self.say(f"time or compute is used up: {len(waiting)} repeats were not run")
                 return

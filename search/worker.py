@@ -194,15 +194,24 @@ class RepeatRunner:
         self._objective: Objective = Objective(spec)
         self._seed = seed
 
-    def run(self, candidate: dict[str, Any], repeat: int) -> dict[str, Any]:
-        """Run a whole cycle; return `value`, `metrics` and `seconds`, or the `failure`."""
+    def run(self, candidate: dict[str, Any], step: int, repeat: int) -> dict[str, Any]:
+        """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
+
+        Args:
+            candidate: The candidate.
+            step: Where it is evaluated. A repeat that chose its best step would be as lucky as a search that did.
+            repeat: Number of the repeat, which decides its split and its seed.
+        """
+        started = time.perf_counter()
         try:
             self._objective.use_split(repeat)
-            result = self._objective.evaluate(Candidate.from_values(candidate), self._seed + repeat)
+            cycle = self._objective.run(Candidate.from_values(candidate), self._seed + repeat)
+            found = next(evaluation for evaluation in cycle if evaluation.step == step)
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
             logger.exception("repeat %d failed", repeat)
             return {"failure": _cause(error)}
-        return {"value": result.value, "metrics": dict(result.metrics), "seconds": round(result.seconds, 3)}
+        seconds = round(time.perf_counter() - started, 3)
+        return {"value": found.value, "metrics": dict(found.metrics), "seconds": seconds}
 
 
 def score_finalists(
