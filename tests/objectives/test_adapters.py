@@ -60,6 +60,7 @@ def test_only_adapters_in_the_upper_layers_change(backbone: Backbone, adapter: A
     assert [name for name, _ in backbone.model.named_parameters()] == list(backbone.pretrained) != names
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning:peft")
 def test_adapters_go_with_every_place_and_any_store(spec: ObjectiveSpec, tmp_path: Path) -> None:
     """With a store, without one, in any order, and scored again from what is exported: the same logits."""

@@ -190,6 +190,7 @@ def read_hash(manifest: Path) -> str:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_cycle_equals_an_uninterrupted_one(
     spec: ObjectiveSpec, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

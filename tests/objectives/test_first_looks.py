@@ -46,6 +46,7 @@ def test_a_look_leaves_nothing_behind(spec: ObjectiveSpec) -> None:
     assert np.array_equal(before.logits, after.logits)
 
 
+@pytest.mark.slow
 def test_losers_drop_out_and_the_winner_stays(
     make_spec: Callable[..., ObjectiveSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:

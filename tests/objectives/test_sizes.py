@@ -65,6 +65,7 @@ def test_counted_is_reported(spec: ObjectiveSpec, tmp_path: Path) -> None:
         assert sizes.prompt_tokens(candidate) == result.prompt_tokens, candidate
 
 
+@pytest.mark.slow
 def test_the_order_of_questions_changes_no_answer(spec: ObjectiveSpec) -> None:
     candidates = spread(spec.backbone.family)
     first, second = sizes_of(spec), sizes_of(spec)

@@ -70,6 +70,7 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in result.stdout
 
 
+@pytest.mark.slow
 def test_a_recurrent_model_is_written_where_neither_optuna_nor_ray_is_installed(tmp_path: Path) -> None:
     arguments = ("new-recurrent", "gru", "--tokenizer", str(STUDIES / "models" / "minilm"), "--hidden-size", "8")
     written = promptgraft(*arguments, "--cell", "gru", "--one-way", absent="optuna,ray", cwd=tmp_path)

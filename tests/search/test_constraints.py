@@ -65,6 +65,7 @@ def sizes_of(study: Study) -> Sizes:
     return Sizes(study.objective.backbone, study.objective.space, study.target.labels)
 
 
+@pytest.mark.slow
 def test_a_drawn_study_never_goes_beyond(write_study: WriteStudy, tmp_path: Path) -> None:
     study = load_study(write_study(space=SPACE, constraints={"prompt_tokens": 18, "trainable_parameters": 12_000}))
     book, sizes = open_ledger(study, tmp_path), sizes_of(study)
