@@ -105,7 +105,7 @@ def export_winner(
         write_bundle(target, written, delta, _card(study, written, held_out))
     value = float(score["value"] if score else metric_of(trial) or 0.0)
     opened = tuple(record["trial"] for record in openings(optuna_study))
-    repeats = next((entry for entry in verdict(optuna_study) if entry.number == trial.number), None)
+    repeats = next((entry for entry in verdict(optuna_study).finalists if entry.number == trial.number), None)
     return Export(target, trial.number, value, held_out, len(study.target.test), opened, repeats)
 
 

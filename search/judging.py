@@ -4,8 +4,8 @@ The best validation score of a search is a lucky number: it was chosen. Repeats 
 are recorded in the study one by one (`search.confirmation`).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
@@ -22,72 +22,83 @@ REPEAT = "repeat_trial_"
 
 def repeats(study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
     """Return what repeats found: trial -> number of the repeat -> outcome."""
-    found: dict[int, dict[int, dict[str, Any]]] = {}
-    for name, outcome in study.user_attrs.items():
-        if name.startswith(REPEAT):
-            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
-            found.setdefault(trial, {})[repeat] = outcome
-    return found
-
-
-def judging_of(study: optuna.Study) -> JudgingSection:
-    """Return how a stored study is judged; not at all if it is from before there was such a thing."""
-    section = study.user_attrs.get("definition", {}).get("judging", {"finalists": 0})
-    return JudgingSection.model_validate(section)
+    return _repeats(study.user_attrs)
 
 
 def finalists_of(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that are repeated: the best by what the search measured, best first."""
-    return ranked_trials(study)[: judging_of(study).finalists]
+    return _finalists(study, _section(study.user_attrs))
 
 
-def verdict(study: optuna.Study) -> list[Finalist]:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the repeats of a study's finalists say.
+
+    Attributes:
+        cost: Name of what the cheapest is cheapest in.
+        trials: The finalists, best of the search first.
+        finalists: How they compare, the winner first; none while they haven't had their repeats.
+        failed: Failed repeats of theirs: `number` of the trial, `repeat` and `failure`.
+    """
+
+    cost: str
+    trials: Sequence[FrozenTrial]
+    finalists: Sequence[Finalist]
+    failed: Sequence[Mapping[str, Any]]
+
+    @property
+    def winner(self) -> FrozenTrial | None:
+        """The trial that won; None while there is no verdict."""
+        return next((t for t in self.trials if self.finalists and t.number == self.finalists[0].number), None)
+
+    def table(self) -> dict[str, Any]:
+        """Return it in JSON types.
+
+        Returns:
+            `cost`, `finalists` (`number`, `in_search`, `values` of its repeats, `mean`, `standard_error`, `cost`,
+            `p_value`, `tied`) and `failed`.
+        """
+        searched = {trial.number: trial.values[0] for trial in self.trials}
+        finalists = [
+            asdict(entry)
+            | {"mean": entry.mean, "standard_error": entry.standard_error, "in_search": searched[entry.number]}
+            for entry in self.finalists
+        ]
+        return {"cost": self.cost, "finalists": finalists, "failed": list(self.failed)}
+
+
+def verdict(study: optuna.Study) -> Verdict:
     """Compare the present finalists by the repeats that all of them have had.
 
     A finalist of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
-
-    Returns:
-        The winner first; none while the best trial hasn't had its repeats.
     """
-    section, trials, found = judging_of(study), finalists_of(study), repeats(study)
+    attrs = study.user_attrs
+    section, found = _section(attrs), _repeats(attrs)
+    trials = _finalists(study, section)
     outcomes = {trial.number: found.get(trial.number, {}) for trial in trials}
-    sound = {number: own for number, own in outcomes.items() if not any("failure" in entry for entry in own.values())}
+    failed = [
+        {"number": number, "repeat": repeat, "failure": outcome["failure"]}
+        for number, own in outcomes.items()
+        for repeat, outcome in own.items()
+        if "failure" in outcome
+    ]
+    out = {entry["number"] for entry in failed}
+    sound = {number: own for number, own in outcomes.items() if number not in out}
     common = sorted(set.intersection(*map(set, sound.values()))) if sound else []
     values = {number: [own[repeat]["value"] for repeat in common] for number, own in sound.items()}
     costs = {trial.number: float(trial.user_attrs[section.cost]) for trial in trials}
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    return judge(values, costs, maximize=maximize, level=section.level)
+    return Verdict(section.cost, trials, judge(values, costs, maximize=maximize, level=section.level), failed)
 
 
 def winner(study: optuna.Study) -> FrozenTrial | None:
     """Return the trial that won: by the verdict if there is one, otherwise the best of the search."""
-    found = verdict(study)
-    if not found:
-        return best_trial(study)
-    return next(trial for trial in finalists_of(study) if trial.number == found[0].number)
+    return verdict(study).winner or best_trial(study)
 
 
-def verdict_table(study: optuna.Study) -> dict[str, Any]:
-    """Return the verdict in JSON types.
-
-    Returns:
-        `cost` (its name), `finalists` (winner first: `number`, `in_search`, `values` of its repeats, `mean`,
-        `standard_error`, `cost`, `p_value`, `tied`) and `failed` (`number`, `repeat`, `failure`).
-    """
-    trials = finalists_of(study)
-    searched, found = {trial.number: trial.values[0] for trial in trials}, repeats(study)
-    finalists = [
-        asdict(entry)
-        | {"mean": entry.mean, "standard_error": entry.standard_error, "in_search": searched[entry.number]}
-        for entry in verdict(study)
-    ]
-    failed = [
-        {"number": number, "repeat": repeat, "failure": outcome["failure"]}
-        for number in searched
-        for repeat, outcome in found.get(number, {}).items()
-        if "failure" in outcome
-    ]
-    return {"cost": judging_of(study).cost, "finalists": finalists, "failed": failed}
+def against_best(entry: Mapping[str, Any]) -> str:
+    """Say how a finalist of a verdict's table compares with the best."""
+    return "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
 
 
 def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
@@ -100,8 +111,27 @@ def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
                 f"winner: trial {entry['number']}, {metric} {figures} over {len(entry['values'])} repeats on other "
                 f"seeds and splits; {entry['in_search']:.4f} in the search, which chose it"
             )
-        against = "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
-        lines.append(f"  trial {entry['number']}  {figures}, {cost} {entry['cost']:g}; {against}")
+        lines.append(f"  trial {entry['number']}  {figures}, {cost} {entry['cost']:g}; {against_best(entry)}")
     for entry in table["failed"]:
         lines.append(f"  trial {entry['number']}  is out: repeat {entry['repeat']} failed: {entry['failure']}")
     return lines
+
+
+def _section(attrs: Mapping[str, Any]) -> JudgingSection:
+    """Return how a study is judged; not at all if it is from before there was such a thing."""
+    return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
+
+
+def _finalists(study: optuna.Study, section: JudgingSection) -> list[FrozenTrial]:
+    """Leave out trials that no worker of ours has run, which a user may have added."""
+    ranked = ranked_trials(study) if section.finalists else []
+    return [trial for trial in ranked if "best_step" in trial.user_attrs][: section.finalists]
+
+
+def _repeats(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]]]:
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    for name, outcome in attrs.items():
+        if name.startswith(REPEAT):
+            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
+            found.setdefault(trial, {})[repeat] = outcome
+    return found

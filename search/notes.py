@@ -12,7 +12,7 @@ from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
 from promptgraft.search.guidance import FIRST_LOOKS
-from promptgraft.search.judging import verdict_table
+from promptgraft.search.judging import against_best, verdict
 from promptgraft.search.pool import with_pool
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
@@ -104,7 +104,7 @@ def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
 
 def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
     """Write which trial has won, in Markdown; nothing before the finalists had their repeats."""
-    table = verdict_table(optuna_study)
+    table = verdict(optuna_study).table()
     if not table["finalists"] and not table["failed"]:
         return ""
     lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
@@ -114,10 +114,9 @@ def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
     ]
     for place, entry in enumerate(table["finalists"]):
         values = ", ".join(f"{value:.3f}" for value in entry["values"])
-        against = "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
         name = f"**{entry['number']}, the winner**" if place == 0 else entry["number"]
         mean = f"{entry['mean']:.4f} ({values}) | {entry['standard_error']:.4f}"
-        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against} |")
+        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against_best(entry)} |")
     for entry in table["failed"]:
         lines.append(f"| {entry['number']} | | repeat {entry['repeat']} failed: {entry['failure']} | | | out |")
     return "\n".join(lines)

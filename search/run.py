@@ -16,7 +16,7 @@ from promptgraft.search.disk import tidy
 from promptgraft.search.finalists import kept, record, unscored, work
 from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
 from promptgraft.search.identity import record_run, record_study
-from promptgraft.search.judging import verdict_lines, verdict_table
+from promptgraft.search.judging import verdict, verdict_lines
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
 from promptgraft.search.owners import Heartbeat
@@ -389,9 +389,9 @@ class Driver:
             self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
-        ledger, verdict = self.ledger, verdict_lines(verdict_table(self.ledger.study), self.study.file.metric)
+        ledger, lines = self.ledger, verdict_lines(verdict(self.ledger.study).table(), self.study.file.metric)
         counts = (ledger.counts(), ledger.finished, self.limits.trials)
-        return RunOutcome(*counts, ended_because, needs_help, tuple(verdict))
+        return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
 
     def _wanted_cpus(self) -> int:
         return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu

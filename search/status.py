@@ -14,7 +14,7 @@ from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.disk import DiskUse
 from promptgraft.search.guidance import POOL
-from promptgraft.search.judging import verdict_lines, verdict_table, winner
+from promptgraft.search.judging import verdict, verdict_lines
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.sealed import openings
@@ -97,7 +97,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
     drivers = {(owner["host"], owner["pid"]) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
-    scores = float32_scores(study)
+    scores, best, judged = float32_scores(study), best_trial(study), verdict(study)
     run = study.user_attrs.get("run")
     limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
     if not drivers:
@@ -111,9 +111,9 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "states": dict(states),
         "finished": sum(trial.state in FINISHED for trial in trials),
         "wanted": study.user_attrs.get("wanted"),
-        "best": _shown(best_trial(study), scores),
-        "winner": _shown(winner(study), scores),
-        "verdict": verdict_table(study),
+        "best": _shown(best, scores),
+        "winner": _shown(judged.winner or best, scores),
+        "verdict": judged.table(),
         "front": front_table(study),
         "test_openings": [
             {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)

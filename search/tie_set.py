@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from scipy.stats import t as student
-
 MIN_REPEATS = 2
 
 
@@ -85,8 +83,10 @@ def _p_worse(differences: Sequence[float]) -> float:
     spread = stdev(differences)
     if spread < 1e-12:
         return 1.0 if mean(differences) <= 0 else 0.0
+    from scipy.special import stdtr  # Here, since `status` is quick and mostly has nothing to judge.
+
     statistic = mean(differences) / (spread / math.sqrt(len(differences)))
-    return float(student.sf(statistic, len(differences) - 1))
+    return float(stdtr(len(differences) - 1, -statistic))
 
 
 def _holm(p_values: Mapping[int, float]) -> dict[int, float]:

@@ -17,7 +17,7 @@ from scipy.stats import ttest_rel
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.cli import app
-from promptgraft.search.judging import REPEAT, repeats, verdict, verdict_lines, verdict_table, winner
+from promptgraft.search.judging import REPEAT, finalists_of, repeats, verdict, verdict_lines, winner
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.studies import load_study
 from promptgraft.search.tie_set import judge
@@ -77,7 +77,11 @@ def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> opt
     """A study of three trials, trial 0 the best of the search, with these outcomes of repeats."""
     study = optuna.create_study(direction="maximize")
     for number, (value, tokens) in enumerate(((0.9, 30), (0.85, 5), (0.8, 20))):
-        attrs = {"candidate": {"template": "t", "verbalizer": "v", "steps": number}, "prompt_tokens": tokens}
+        attrs = {
+            "candidate": {"template": "t", "verbalizer": "v", "steps": number},
+            "prompt_tokens": tokens,
+            "best_step": 0,
+        }
         study.add_trial(create_trial(value=value, user_attrs=attrs))
     study.set_user_attr("definition", {"judging": {"finalists": finalists, "repeats": 2}})
     for number, own in outcomes.items():
@@ -92,7 +96,7 @@ def test_the_winner_is_the_verdict_s() -> None:
     found = winner(study)
     assert found is not None
     assert found.number == 1
-    lines = verdict_lines(verdict_table(study), "accuracy")
+    lines = verdict_lines(verdict(study).table(), "accuracy")
     assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0200) over 2 repeats")
     assert "0.8500 in the search" in lines[0]
 
@@ -100,7 +104,7 @@ def test_the_winner_is_the_verdict_s() -> None:
 @pytest.mark.parametrize("outcomes", [{}, {0: [0.8]}, {0: [0.8, 0.7], 1: [0.7, 0.7], 2: [0.9]}])
 def test_without_all_repeats_the_best_of_the_search_wins(outcomes: dict[int, list[float | str]]) -> None:
     study = stored(outcomes)
-    assert verdict(study) == []
+    assert verdict(study).finalists == []
     found = winner(study)
     assert found is not None
     assert found.number == 0
@@ -108,16 +112,24 @@ def test_without_all_repeats_the_best_of_the_search_wins(outcomes: dict[int, lis
 
 def test_a_failed_repeat_is_told_and_its_trial_can_t_win() -> None:
     study = stored({0: [0.8, 0.7], 1: [0.9, "the loss is nan"], 2: [0.79, 0.71]})
-    assert [entry.number for entry in verdict(study)] == [2, 0]
+    assert [entry.number for entry in verdict(study).finalists] == [2, 0]
     assert "trial 1  is out: repeat 2 failed: the loss is nan" in "\n".join(
-        verdict_lines(verdict_table(study), "accuracy")
+        verdict_lines(verdict(study).table(), "accuracy")
     )
+
+
+def test_a_trial_that_a_user_added_is_no_finalist() -> None:
+    """No worker has run it, so there is nothing to run again."""
+    study = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.4, 0.3]})
+    study.add_trial(create_trial(value=0.99))
+    assert [trial.number for trial in finalists_of(study)] == [0, 1, 2]
+    assert [entry.number for entry in verdict(study).finalists] == [1, 0, 2]
 
 
 def test_a_study_from_before_is_not_judged() -> None:
     study = stored({})
     study.set_user_attr("definition", {})
-    assert verdict(study) == []
+    assert verdict(study).finalists == []
     assert winner(study) is not None
 
 
