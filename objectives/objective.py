@@ -85,9 +85,9 @@ class Objective:
             self.spec = replace(self.spec, space=space)
             self._pools = Pools(self.target, self.source, self.spec.space)
 
-    def evaluate(self, candidate: Candidate, seed: int) -> Result:
-        """Run the whole cycle and return its outcome."""
-        *_, last = self.run(candidate, seed)
+    def evaluate(self, candidate: Candidate, seed: int, at: int | None = None) -> Result:
+        """Run the whole cycle, or up to a step, and return its outcome; see `run`."""
+        *_, last = self.run(candidate, seed, at=at)
         assert last.result is not None
         return last.result
 
@@ -119,7 +119,9 @@ class Objective:
         self.backbone.restore()
         return [self._model(candidate, self.spec.split_seed) for candidate in candidates]
 
-    def run(self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None) -> Iterator[Evaluation]:
+    def run(
+        self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None, at: int | None = None
+    ) -> Iterator[Evaluation]:
         """Run the cycle, handing out every evaluation; stop early by not asking for the next one.
 
         The result depends on the study's fixed part, the candidate and the seed alone: the backbone is
@@ -131,6 +133,7 @@ class Objective:
             seed: Seed of initial values, batches and dropout. Sets torch's global generator.
             checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its
                 evaluations once more and goes on behind them; the result is the same, bit for bit.
+            at: Step whose state is the result, behind which nothing is run; that of the best evaluation if None.
 
         Yields:
             The evaluation at step 0, then one every `evaluate_every` updates and one at the last.
@@ -160,9 +163,9 @@ class Objective:
         trainer = self._trainer(model, candidate, seed, saved)
         for evaluation, logits in self._evaluations(model, trainer, first=saved is None):
             done.append(evaluation)
-            if best is None or self._is_better(evaluation, best.evaluation):
+            if best is None or evaluation.step == at or (at is None and self._is_better(evaluation, best.evaluation)):
                 best = _Best(evaluation, logits, model.snapshot(list(model.trainable())))
-            if evaluation.step == candidate.steps:
+            if evaluation.step == (candidate.steps if at is None else at):
                 model.load(best.state)
                 result = self._result(model, best, load_report, started)
                 used = self.stages.use - used

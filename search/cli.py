@@ -202,6 +202,7 @@ def export(
     """Write the winner as a bundle and compare it with the controls on the held-out rows."""
     from rich.table import Table
 
+    from promptgraft.search.comparison import transfer_lines
     from promptgraft.search.export import export_winner
     from promptgraft.search.pool import with_pool
     from promptgraft.search.status import StudyReference
@@ -224,6 +225,11 @@ def export(
         table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
     if exported.held_out:
         _console().print(table)
+    if exported.interval:
+        low, high = exported.interval
+        typer.echo(f"the winner's {metric} on rows like these: {low:.3f} to {high:.3f}")
+    for line in transfer_lines(exported.transfer, metric):
+        typer.echo(line)
     if exported.held_out and len(exported.openings) > 1:
         typer.echo(
             f"the test rows were opened {len(exported.openings)} times: scores chosen by them are optimistic too"

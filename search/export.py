@@ -1,25 +1,31 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, write_bundle
+from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
+from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
-from promptgraft.search.controls import majority, tfidf, zero_shot
+from promptgraft.search.comparison import control_outcomes, transfer_on_test
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
-from promptgraft.search.judging import verdict, winner
+from promptgraft.search.intervals import score_interval
+from promptgraft.search.judging import judging_section, verdict, winner
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import DELTA_FILE, trial_file
-from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings
+from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings, prediction_file
 from promptgraft.search.status import NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
@@ -40,6 +46,8 @@ class Export:
         test_rows: Number of test rows.
         openings: The trials that the test rows were opened for, in order.
         repeats: What its repeats found, if it was a finalist that had any.
+        interval: Ends of the interval of its score on rows like the test rows, if these were opened for it.
+        transfer: What the source is worth on them; see `search.comparison.transfer`.
     """
 
     folder: Path
@@ -49,6 +57,8 @@ class Export:
     test_rows: int
     openings: tuple[int, ...]
     repeats: Finalist | None = None
+    interval: tuple[float, float] | None = None
+    transfer: Mapping[str, Any] | None = None
 
 
 def export_winner(
@@ -95,18 +105,27 @@ def export_winner(
         ) from error
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
-    write_bundle(target, manifest, delta, _card(study, manifest, ()))
-    held_out = opened_for(
-        optuna_study, trial.number, study.target.test, lambda: _compare(study, trial, target), reopen=reopen
+    write_bundle(target, manifest, delta, _card(study, manifest, {}))
+    found = opened_for(
+        optuna_study,
+        trial.number,
+        study.target.test,
+        lambda: _compare(study, optuna_study, trial, target, files),
+        reopen=reopen,
+        again=_misses_controls(optuna_study, trial.number),
     )
+    held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
     if held_out:
         metrics = {**manifest.metrics, "test": held_out[0].metrics}
         written = manifest.model_copy(update={"metrics": metrics})
-        write_bundle(target, written, delta, _card(study, written, held_out))
+        write_bundle(target, written, delta, _card(study, written, found or {}))
     value = float(score["value"] if score else metric_of(trial) or 0.0)
     opened = tuple(record["trial"] for record in openings(optuna_study))
     repeats = next((entry for entry in verdict(optuna_study).finalists if entry.number == trial.number), None)
-    return Export(target, trial.number, value, held_out, len(study.target.test), opened, repeats)
+    found = found or {}
+    interval = tuple(found["interval"]) if "interval" in found else None
+    counts = (len(study.target.test), opened, repeats, interval, found.get("transfer"))
+    return Export(target, trial.number, value, held_out, *counts)
 
 
 def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
@@ -155,19 +174,58 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
     )
 
 
-def _compare(study: Study, trial: FrozenTrial, bundle: Path) -> list[HeldOut]:
+def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
+    """Whether the test rows were opened for a trial before its controls had been run."""
+    records = [record for record in openings(optuna_study) if record["trial"] == number]
+    return any(record.get("transfer") is None for record in records) and bool(
+        control_outcomes(optuna_study.user_attrs, number)
+    )
+
+
+def _compare(
+    study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path, files: FileStore
+) -> dict[str, Any]:
+    """Score the trial and the controls on the test rows; see `search.sealed.opened_for`."""
     quiet_transformers()
-    task = study.target
+    task, metric = study.target, study.file.metric
     predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
-    controls = [
-        majority(task),
-        tfidf(task, task.train, "training rows"),
-        tfidf(task, (*task.train, *task.validation), "training and validation rows"),
-        *zero_shot(Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))),
+    files.write_tensors(prediction_file(trial.number), {"logits": torch.from_numpy(logits)})
+
+    def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
+        return task.measure(found, [task.test[index] for index in kept])[metric]
+
+    level = judging_section(optuna_study.user_attrs).level
+    interval = score_interval(logits, measure, metric, level)
+    both = (*task.train, *task.validation)
+    rows = [
+        (f"winner (trial {trial.number})", logits),
+        ("majority class", majority(task, task.test)),
+        (f"TF-IDF + logistic regression, training rows ({len(task.train)} rows)", tfidf(task, task.test)),
+        (
+            f"TF-IDF + logistic regression, training and validation rows ({len(both)} rows)",
+            tfidf(task, task.test, both),
+        ),
+        *_zero_shot(Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))),
     ]
-    winner = HeldOut(f"winner (trial {trial.number})", task.measure(logits, task.test))
-    return [winner, *controls]
+    return {
+        "table": [(name, task.measure(own, task.test)) for name, own in rows],
+        "interval": (interval.low, interval.high),
+        "transfer": transfer_on_test(optuna_study, trial.number, files, measure),
+    }
+
+
+def _zero_shot(objective: Objective) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Score every template that the search was given, untrained.
+
+    Each gets the verbalizer with which it does best on the validation rows: the winner's label words were chosen there
+    too.
+    """
+    space, task = objective.spec.space, objective.target
+    for template in written_templates(space):
+        chosen = best_words(objective, template, task.validation)
+        words = space.verbalizer(chosen.verbalizer).name
+        yield f"zero-shot, template {template.name}, words {words}", objective.score(chosen, {}, task.test)
 
 
 def _shown_rows(manifest: Manifest) -> list[str]:
@@ -176,7 +234,7 @@ def _shown_rows(manifest: Manifest) -> list[str]:
     return [f"`manifest.json` holds {count} training rows in clear text, for demonstrations.", ""] if count else []
 
 
-def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOut, ...]) -> str:
+def _card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
     """Write the model card, in Hugging Face's format."""
     metric = study.file.metric
     lines = [
@@ -215,7 +273,12 @@ def _card(study: Study, manifest: Manifest, held_out: tuple[HeldOut, ...]) -> st
         f"Validation {metric}: {manifest.metrics['validation'][metric]:.4f} (the best of a search, so optimistic).",
         "",
     ]
-    if held_out:
+    if opened:
         lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
-        lines += [f"| {row.name} | {row.metrics[metric]:.4f} |" for row in held_out]
+        lines += [f"| {name} | {metrics[metric]:.4f} |" for name, metrics in opened["table"]]
+    if "interval" in opened:
+        low, high = opened["interval"]
+        lines += ["", f"Interval of the winner's {metric} on rows like these: {low:.4f} to {high:.4f}."]
+    if opened.get("transfer"):
+        lines += ["", opened["transfer"]["sentence"]]
     return "\n".join(lines) + "\n"

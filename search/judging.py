@@ -14,10 +14,15 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.ranking import best_trial, ranked_trials
 from promptgraft.search.study_file import JudgingSection
-from promptgraft.search.tie_set import Finalist, judge
+from promptgraft.search.tie_set import Finalist, judge, race
 
 # User attribute of the study, trial and number of the repeat appended: `value`, `metrics` and `seconds`, or `failure`.
 REPEAT = "repeat_trial_"
+
+
+def judging_section(attrs: Mapping[str, Any]) -> JudgingSection:
+    """Return how a study is judged; not at all if it is from before there was such a thing."""
+    return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
 
 
 def repeats(study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
@@ -27,7 +32,7 @@ def repeats(study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
 
 def finalists_of(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that are repeated: the best by what the search measured, best first."""
-    return _finalists(study, _section(study.user_attrs))
+    return _finalists(study, judging_section(study.user_attrs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,12 @@ class Verdict:
 
 
 def verdict(study: optuna.Study) -> Verdict:
-    """Compare the present finalists by the repeats that all of them have had.
+    """Compare the present finalists by the repeats that they have had; see `tie_set.race` and `tie_set.judge`.
 
     A finalist of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
     """
     attrs = study.user_attrs
-    section, found = _section(attrs), _repeats(attrs)
+    section, found = judging_section(attrs), _repeats(attrs)
     trials = _finalists(study, section)
     outcomes = {trial.number: found.get(trial.number, {}) for trial in trials}
     failed = [
@@ -82,13 +87,41 @@ def verdict(study: optuna.Study) -> Verdict:
         for repeat, outcome in own.items()
         if "failure" in outcome
     ]
-    out = {entry["number"] for entry in failed}
-    sound = {number: own for number, own in outcomes.items() if number not in out}
-    common = sorted(set.intersection(*map(set, sound.values()))) if sound else []
-    values = {number: [own[repeat]["value"] for repeat in common] for number, own in sound.items()}
+    values = _sound(outcomes)
     costs = {trial.number: float(trial.user_attrs[section.cost]) for trial in trials}
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    return Verdict(section.cost, trials, judge(values, costs, maximize=maximize, level=section.level), failed)
+    raced = race(values, maximize=maximize, level=section.level)
+    rounds = range(1, raced.round + 1)
+    alive = {number: [values[number][repeat] for repeat in rounds] for number in raced.alive}
+    judged = judge(alive, costs, maximize=maximize, level=section.level)
+    out = [
+        Finalist(number, tuple(values[number].values()), costs[number], p_value, tied=False)
+        for number, p_value in reversed(list(raced.dropped.items()))
+    ]
+    return Verdict(section.cost, trials, [*judged, *out], failed)
+
+
+def next_repeats(study: optuna.Study) -> list[tuple[FrozenTrial, int]]:
+    """Return what of the race is to be run next: trials and number of the repeat; nothing if it is over."""
+    section = judging_section(study.user_attrs)
+    trials, found = _finalists(study, section), _repeats(study.user_attrs)
+    maximize = study.directions[0] == StudyDirection.MAXIMIZE
+    values = _sound({trial.number: found.get(trial.number, {}) for trial in trials})
+    raced = race(values, maximize=maximize, level=section.level)
+    following = raced.round + 1
+    if following > section.repeats:
+        return []
+    missing = [number for number in raced.alive if following not in values[number]]
+    return [(trial, following) for trial in trials if trial.number in missing]
+
+
+def _sound(outcomes: Mapping[int, Mapping[int, Mapping[str, Any]]]) -> dict[int, dict[int, float]]:
+    """Return the values of trials of which no repeat failed, in the order of their repeats."""
+    return {
+        number: {repeat: own[repeat]["value"] for repeat in sorted(own)}
+        for number, own in outcomes.items()
+        if not any("failure" in outcome for outcome in own.values())
+    }
 
 
 def winner(study: optuna.Study) -> FrozenTrial | None:
@@ -115,11 +148,6 @@ def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
     for entry in table["failed"]:
         lines.append(f"  trial {entry['number']}  is out: repeat {entry['repeat']} failed: {entry['failure']}")
     return lines
-
-
-def _section(attrs: Mapping[str, Any]) -> JudgingSection:
-    """Return how a study is judged; not at all if it is from before there was such a thing."""
-    return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
 
 
 def _finalists(study: optuna.Study, section: JudgingSection) -> list[FrozenTrial]:

@@ -187,7 +187,7 @@ class Driver:
         confirmation = Confirmation(
             study, stored, self.options.folder.files_url, self.limits, self.options.concurrent, self.progress.say
         )
-        if not ended_because or not (pending or confirmation.missing()):
+        if not ended_because or not (pending or confirmation.jobs()):
             return ended_because
         import ray
 

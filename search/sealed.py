@@ -57,9 +57,15 @@ def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
 
 
 def opened_for(
-    study: optuna.Study, trial: int, rows: Sequence[Row], compare: Callable[[], list[HeldOut]], *, reopen: bool
-) -> tuple[HeldOut, ...]:
-    """Return a trial's recorded scores on the test rows, or open them and record it.
+    study: optuna.Study,
+    trial: int,
+    rows: Sequence[Row],
+    compare: Callable[[], dict[str, Any]],
+    *,
+    reopen: bool,
+    again: bool = False,
+) -> dict[str, Any] | None:
+    """Return what is recorded of a trial and its controls on the test rows, or open these and record it.
 
     The opening is recorded before anything is scored: one that was cut off counts.
 
@@ -67,11 +73,13 @@ def opened_for(
         study: The stored study.
         trial: The trial.
         rows: The test rows.
-        compare: Scores the trial and the controls on them.
+        compare: Scores the trial and the controls on them; what it returns is recorded, `table` among it.
         reopen: Whether to open them though they were opened for another trial.
+        again: Whether to score once more what they were opened for already: controls may have been missing.
 
     Returns:
-        The scores; none if the rows stay sealed.
+        The record: `opened`, `who`, the hash of the `rows`, `table` (name and metrics of each system, the trial first)
+        and what else `compare` found; None if the rows stay sealed.
 
     Raises:
         InvalidInputError: If they aren't the rows that the study was started with.
@@ -81,14 +89,18 @@ def opened_for(
     record = before.get(trial)
     if record is None:
         if before and not reopen:
-            return ()
+            return None
         record = {"rows": rows_hash(rows), "opened": _now(), "who": _who(), "table": None}
         study.set_user_attr(f"{HELD_OUT}{trial}", record)
-    if record["table"] is None:
-        table = [[row.name, row.metrics] for row in compare()]
-        record = {name: value for name, value in record.items() if name != "trial"} | {"table": table}
+    if record["table"] is None or again:
+        record = {name: value for name, value in record.items() if name != "trial"} | compare()
         study.set_user_attr(f"{HELD_OUT}{trial}", record)
-    return tuple(HeldOut(name, metrics) for name, metrics in record["table"])
+    return record
+
+
+def prediction_file(trial: int) -> str:
+    """Return where the logits of a trial on the opened test rows lie in the study's files."""
+    return f"held_out/trial-{trial}.safetensors"
 
 
 def _now() -> str:

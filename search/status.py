@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
+from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.disk import DiskUse
 from promptgraft.search.guidance import POOL
 from promptgraft.search.judging import verdict, verdict_lines
@@ -80,13 +81,14 @@ def status(study: optuna.Study) -> dict[str, Any]:
 
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was scored again
-        in it; None if there is none), `winner` (the same of the trial that won), `verdict` (see `judging`), `front`
-        (with several objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`,
-        `opened`, `who` and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or
-        pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver),
-        `interrupted` (cut off through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials),
-        `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared`
-        (`found` and `computed` stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
+        in it; None if there is none), `winner` (the same of the trial that won), `verdict` (see `judging`), `transfer`
+        (what the source is worth, see `comparison`; by the test rows once they were opened), `front` (with several
+        objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`, `opened`, `who`
+        and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or pruned), `wanted`,
+        `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver), `interrupted` (cut off
+        through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials), `budget` (limit -> use in
+        words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared` (`found` and `computed`
+        stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
     """
     now = time.time()
     trials = study.get_trials(deepcopy=False)
@@ -114,6 +116,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "best": _shown(best, scores),
         "winner": _shown(judged.winner or best, scores),
         "verdict": judged.table(),
+        "transfer": _transfer(study, judged.winner),
         "front": front_table(study),
         "test_openings": [
             {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
@@ -159,6 +162,7 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
         scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
         lines.append(f"  float32   finalists scored again: {scored}")
     lines += [f"  {line}" for line in verdict_lines(summary["verdict"], summary["metric"])]
+    lines += [f"  {line}" for line in transfer_lines(summary["transfer"], summary["metric"])]
     opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])
     lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
     if summary["front"]:
@@ -169,6 +173,12 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
     if summary["interrupted"]:
         lines.append(f"  cut off   {summary['interrupted']} trials; {summary['retries']} queued again")
     return lines
+
+
+def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
+    """Return what the source is worth, by the test rows if they were opened for the winner."""
+    opened = [record for record in openings(study) if winner is not None and record["trial"] == winner.number]
+    return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study)
 
 
 def _shown(trial: FrozenTrial | None, scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -30,6 +30,7 @@ def _moment(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
@@ -307,6 +308,9 @@ class JudgingSection(Section):
     repeats: int = Field(5, ge=2, description="Times that each is.")
     level: float = Field(0.05, gt=0, lt=1, description="Level at which a finalist is shown to be worse than the best.")
     cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
+    controls: Annotated[tuple[Control, ...], BeforeValidator(_words)] = Field(
+        get_args(Control), description="What the winner is compared with, on the same seeds and splits; [] for nothing."
+    )
 
 
 class CacheSection(Section):

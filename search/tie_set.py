@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 MIN_REPEATS = 2
+# Repeats before the first that may fall out of a race: with two, a t-test rests on one degree of freedom.
+RACE_FROM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,44 @@ class Finalist:
     def standard_error(self) -> float:
         """Standard error of the mean over repeats."""
         return stdev(self.values) / math.sqrt(len(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How far a race of finalists has come.
+
+    Attributes:
+        alive: Those still in it.
+        dropped: Those that were shown to be worse than the best of their round -> corrected p-value there.
+        round: Repeats that all who are still in it have had.
+    """
+
+    alive: tuple[int, ...]
+    dropped: Mapping[int, float]
+    round: int
+
+
+def race(values: Mapping[int, Mapping[int, float]], *, maximize: bool, level: float) -> Race:
+    """Follow a race: repeats are rounds, and from the third on those shown to be worse than the best fall out.
+
+    After F-Race (Birattari et al. 2002) and irace (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002), with the
+    tests of `judge`. The level is that of one round.
+
+    Args:
+        values: Trial -> number of the repeat, from 1 on -> metric.
+        maximize: Whether larger values are better.
+        level: Level of the tests.
+    """
+    alive, dropped, done = list(values), dict[int, float](), 0
+    while alive and all(done + 1 in values[number] for number in alive):
+        done += 1
+        if done < RACE_FROM:
+            continue
+        so_far = {number: [values[number][repeat] for repeat in range(1, done + 1)] for number in alive}
+        found = judge(so_far, dict.fromkeys(alive, 0.0), maximize=maximize, level=level)
+        dropped |= {entry.number: entry.p_value for entry in found if not entry.tied}
+        alive = [number for number in alive if number not in dropped]
+    return Race(tuple(alive), dropped, done)
 
 
 def judge(

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 from ray import tune
 
@@ -16,8 +17,10 @@ from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_fi
 from promptgraft.spaces import Candidate, PromptgraftError
 
 if TYPE_CHECKING:
+    from promptgraft.objectives.controls import Logits
     from promptgraft.objectives.objective import Objective
     from promptgraft.objectives.results import Evaluation
+    from promptgraft.objectives.tasks import Row
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +178,7 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
 
 
 class RepeatRunner:
-    """Runs candidates on other seeds and splits: a plain actor of Ray's, with the backbone kept loaded.
+    """Runs candidates and controls on other seeds and splits: a plain actor of Ray's, with the backbone kept loaded.
 
     Args:
         spec: The study's fixed part.
@@ -192,26 +195,58 @@ class RepeatRunner:
         quiet_transformers()
         torch.set_num_threads(threads)
         self._objective: Objective = Objective(spec)
+        assert spec.files is not None
+        self._files = FileStore(spec.files)
         self._seed = seed
 
-    def run(self, candidate: dict[str, Any], step: int, repeat: int) -> dict[str, Any]:
+    def train(
+        self, candidate: dict[str, Any], step: int, repeat: int, predictions: str | None = None
+    ) -> dict[str, Any]:
         """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
 
         Args:
             candidate: The candidate.
             step: Where it is evaluated. A repeat that chose its best step would be as lucky as a search that did.
             repeat: Number of the repeat, which decides its split and its seed.
+            predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here.
         """
+
+        def logits(rows: "Sequence[Row]") -> "Logits":
+            chosen, seed = Candidate.from_values(candidate), self._seed + repeat
+            result = self._objective.evaluate(chosen, seed, at=step)
+            if predictions is None:
+                return result.logits
+            held_out = self._objective.score(chosen, result.delta, rows[len(result.logits) :], seed)
+            return np.concatenate([result.logits, held_out])
+
+        return self._repeat(logits, repeat, predictions)
+
+    def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
+        """Fit a control that is no candidate; see `train` and `objectives.controls`."""
+        from promptgraft.objectives.controls import FITTED
+
+        return self._repeat(lambda rows: FITTED[control](self._objective, rows), repeat, predictions)
+
+    def _repeat(
+        self, logits: "Callable[[Sequence[Row]], Logits]", repeat: int, predictions: str | None
+    ) -> dict[str, Any]:
+        """Have the rows of a split scored, the validation rows first."""
+        import torch
+
         started = time.perf_counter()
         try:
             self._objective.use_split(repeat)
-            cycle = self._objective.run(Candidate.from_values(candidate), self._seed + repeat)
-            found = next(evaluation for evaluation in cycle if evaluation.step == step)
+            target = self._objective.target
+            count = len(target.validation)
+            found = logits((*target.validation, *target.test) if predictions else target.validation)
+            if predictions:
+                self._files.write_tensors(predictions, {"logits": torch.from_numpy(found[count:])})
+            metrics = target.measure(found[:count], target.validation)
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
             logger.exception("repeat %d failed", repeat)
             return {"failure": _cause(error)}
         seconds = round(time.perf_counter() - started, 3)
-        return {"value": found.value, "metrics": dict(found.metrics), "seconds": seconds}
+        return {"value": metrics[self._objective.spec.metric], "metrics": metrics, "seconds": seconds}
 
 
 def score_finalists(

@@ -17,10 +17,18 @@ from scipy.stats import ttest_rel
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.cli import app
-from promptgraft.search.judging import REPEAT, finalists_of, repeats, verdict, verdict_lines, winner
+from promptgraft.search.judging import (
+    REPEAT,
+    finalists_of,
+    next_repeats,
+    repeats,
+    verdict,
+    verdict_lines,
+    winner,
+)
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.studies import load_study
-from promptgraft.search.tie_set import judge
+from promptgraft.search.tie_set import Race, judge, race
 from promptgraft.search.yaml_lines import StudyFileError
 from promptgraft.spaces import Candidate
 from tests.conftest import TEMPLATES, VERBALIZERS
@@ -71,6 +79,35 @@ def test_p_values_are_those_of_scipy_corrected_by_holm(values: list[list[float]]
         smaller = [other for other in others if raw[other] <= raw[trial]]
         holm = max(min(1.0, raw[o] * sum(raw[p] >= raw[o] for p in others)) for o in smaller)
         assert found[trial].p_value == pytest.approx(holm, abs=1e-9)
+
+
+def test_those_shown_to_be_worse_fall_out_of_the_race_from_the_third_round_on() -> None:
+    ahead, close, behind = [0.80, 0.82, 0.81, 0.83], [0.79, 0.83, 0.80, 0.82], [0.70, 0.71, 0.70, 0.72]
+
+    def after(rounds: int) -> Race:
+        values = {1: ahead, 2: close, 3: behind}
+        return race({n: dict(enumerate(own[:rounds], 1)) for n, own in values.items()}, maximize=True, level=0.05)
+
+    assert (after(2).alive, after(2).dropped, after(2).round) == ((1, 2, 3), {}, 2)
+    assert (after(3).alive, list(after(3).dropped), after(3).round) == ((1, 2), [3], 3)
+    values = {n: dict(enumerate(own, 1)) for n, own in ((1, ahead), (2, close), (3, behind[:3]))}
+    whole = race(values, maximize=True, level=0.05)
+    assert (whole.alive, whole.round) == ((1, 2), 4)
+    assert whole.dropped == after(3).dropped
+    del values[2][4]
+    assert race(values, maximize=True, level=0.05).round == 3
+
+
+def test_the_next_round_is_for_those_still_in_the_race() -> None:
+    study = stored({0: [0.8, 0.82, 0.81], 1: [0.79, 0.83, 0.8], 2: [0.7, 0.71, 0.7]})
+    study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 4}})
+    assert [(trial.number, repeat) for trial, repeat in next_repeats(study)] == [(0, 4), (1, 4)]
+    table = verdict(study).table()["finalists"]
+    assert [(entry["number"], entry["tied"]) for entry in table] == [(1, True), (0, True), (2, False)]
+    study.set_user_attr(f"{REPEAT}1_4", {"failure": "out of memory"})
+    assert [(trial.number, repeat) for trial, repeat in next_repeats(study)] == [(0, 4)]
+    study.set_user_attr(f"{REPEAT}0_4", {"value": 0.8})
+    assert next_repeats(study) == []
 
 
 def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> optuna.Study:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ from promptgraft.objectives.objective import Objective
 from promptgraft.search.export import export_winner
 from promptgraft.search.identity import record_study
 from promptgraft.search.reports import DELTA_FILE, trial_file
-from promptgraft.search.sealed import HeldOut, opened_for, openings
+from promptgraft.search.sealed import opened_for, openings, prediction_file
 from promptgraft.search.status import status, status_lines
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study, load_study
@@ -47,6 +48,11 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     (opening,) = openings(stored)
     assert (opening["trial"], first.openings, len(first.held_out) > 3) == (0, (0,), True)
     assert opening["who"]
+    assert first.interval is not None
+    low, high = first.interval
+    assert 0 < low < first.held_out[0].metrics["accuracy"] < high < 1
+    kept = folder.files().read_tensors(prediction_file(0))["logits"].numpy()
+    assert study.target.measure(kept, study.target.test) == first.held_out[0].metrics
     assert export_winner(study, stored, folder, None, None).held_out == first.held_out
     sealed = export_winner(study, stored, folder, tmp_path / "other", 1)
     assert (sealed.held_out, sealed.openings) == ((), (0,))
@@ -59,20 +65,25 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
 
 
 def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) -> None:
-    def cut_off() -> list[HeldOut]:
+    def cut_off() -> dict[str, Any]:
         raise KeyboardInterrupt
 
     rows = study.target.test
     with pytest.raises(KeyboardInterrupt):
         opened_for(stored, 3, rows, cut_off, reopen=False)
     assert [record["trial"] for record in openings(stored)] == [3]
-    assert opened_for(stored, 4, rows, cut_off, reopen=False) == ()
-    scored = [HeldOut("winner", {"accuracy": 0.5})]
-    assert opened_for(stored, 3, rows, lambda: scored, reopen=False) == tuple(scored)
+    assert opened_for(stored, 4, rows, cut_off, reopen=False) is None
+    found = opened_for(stored, 3, rows, lambda: {"table": [["winner", {"accuracy": 0.5}]]}, reopen=False)
+    assert found is not None
+    assert found["table"] == [["winner", {"accuracy": 0.5}]]
+    assert opened_for(stored, 3, rows, cut_off, reopen=False) == openings(stored)[0]
+    again = opened_for(stored, 3, rows, lambda: {"table": [], "transfer": {}}, reopen=False, again=True)
+    assert again is not None
+    assert (again["opened"], again["table"]) == (found["opened"], [])
     assert len(openings(stored)) == 1
 
 
 def test_other_rows_are_refused(study: Study, stored: optuna.Study) -> None:
     with pytest.raises(InvalidInputError, match=r"the test rows of study .* have changed since it was started"):
-        opened_for(stored, 0, study.target.test[1:], list, reopen=True)
+        opened_for(stored, 0, study.target.test[1:], dict, reopen=True)
     assert openings(stored) == []
