@@ -1,11 +1,12 @@
-"""The winner against its controls: does transfer help at all, and by how much?
+"""The winner against its controls: how good is it, does transfer help at all, and by how much?
 
-Controls are repeated on the seeds and splits that the winner was repeated on (`search.confirmation`) and recorded in
-the study one by one. What they predict for the test rows lies in the study's files, unlooked at until these are opened;
-see decision 10.
+All are repeated on fresh seeds and splits (`search.confirmation`), which had no part in choosing the winner, and
+recorded in the study one by one. What they predict for the test rows lies in the study's files, unlooked at until these
+are opened; see decision 9.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
@@ -16,9 +17,12 @@ from optuna.study import StudyDirection
 from promptgraft.objectives.files import FileStore
 from promptgraft.search.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging import judging_section, verdict
+from promptgraft.search.tie_set import MIN_REPEATS
 
 # User attribute of the study; trial, control and number of the repeat appended: as `judging.REPEAT`.
 CONTROL = "control_trial_"
+# Their repeats are numbered from here on: the best mean of a race is lucky too, so those of the race don't count.
+FRESH = 1001
 WINNER, TARGET_ONLY, BEST_TARGET_ONLY, WITH_SOURCE = "winner", "target_only", "target_only_searched", "with_source"
 # In the order in which they are shown.
 NAMES: Mapping[str, str] = {
@@ -33,9 +37,11 @@ NAMES: Mapping[str, str] = {
     "zero_shot": "zero-shot, first template",
     "majority": "majority class",
 }
-# What a gain in these is said in.
-_UNITS: Mapping[str, tuple[float, str]] = {"loss": (1.0, "nats")}
-_POINTS = (100.0, "points")
+_ENDS = ("gain", "low", "high")
+_UNKNOWN = {
+    "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
+    "no source": "The study names no source, so there was nothing to transfer from.",
+}
 
 Outcomes = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
@@ -65,30 +71,18 @@ def transfer(study: optuna.Study) -> dict[str, Any] | None:
     """Say what the source is worth, by the repeats of the winner and its controls on validation rows.
 
     Returns:
-        `verdict` (`helped`, `made no difference`, `hurt`, `not tried`, `no source`), `sentence`, `gain`, `low`, `high`
-        (None without a comparison), `level`, `repeats`, `rows` (`validation` or `test`) and `controls` (`name`, `mean`,
-        `standard_error`, `repeats`, `failed`); None while no winner has had its controls.
+        See `Comparison.table`; None while no winner has had its controls.
     """
-    attrs = study.user_attrs
     winner = verdict(study).winner
-    if winner is None:
-        return None
-    found = control_outcomes(attrs, winner.number)
+    found = control_outcomes(study.user_attrs, winner.number) if winner else {}
     if not found:
         return None
-    values = {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}
-    level, metric = judging_section(attrs).level, (study.metric_names or ["value"])[0]
-    maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    pair = _compared(values, maximize)
-    gain = None
-    if pair is not None:
-        ours, theirs, common = pair
-        gain = gain_over_repeats(
-            [values[ours][repeat] for repeat in common], [values[theirs][repeat] for repeat in common], level
-        )
-    rows = "validation"
-    has_source = attrs.get("definition", {}).get("source") is not None
-    return _table(gain, pair, metric, maximize, level, has_source, rows) | {"controls": _controls(values, found)}
+    values = _values(found)
+
+    def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
+        return gain_over_repeats([values[ours][r] for r in common], [values[theirs][r] for r in common], level)
+
+    return Comparison(study, found, values, "validation", gain).table()
 
 
 def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> dict[str, Any] | None:
@@ -101,37 +95,141 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
         measure: Computes the study's metric on test rows.
 
     Returns:
-        See `transfer`; None if the trial has had no controls.
+        See `Comparison.table`; None if the trial has had no controls.
     """
-    attrs = study.user_attrs
-    found = control_outcomes(attrs, trial)
+    found = control_outcomes(study.user_attrs, trial)
     if not found:
         return None
-    maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    level, metric = judging_section(attrs).level, (study.metric_names or ["value"])[0]
 
     def predicted(name: str, repeat: int) -> Logits:
         tensors = files.read_tensors(prediction_file(trial, name, repeat))
         return np.asarray(tensors["logits"], dtype=np.float32)
 
-    logits = {name: {r: predicted(name, r) for r in own if "value" in own[r]} for name, own in found.items()}
-    # Which of two controls is the better one is read from other rows than the comparison.
-    chosen_by = {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}
-    pair = _compared(chosen_by, maximize)
-    gain = None
-    if pair is not None:
-        ours, theirs, common = pair
-        gain = gain_on_rows([logits[ours][r] for r in common], [logits[theirs][r] for r in common], measure, level)
+    logits = {name: {r: predicted(name, r) for r in own} for name, own in _values(found).items()}
+
+    def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
+        return gain_on_rows([logits[ours][r] for r in common], [logits[theirs][r] for r in common], measure, level)
+
     values = {name: {r: measure(own[r], np.arange(len(own[r]))) for r in own} for name, own in logits.items()}
-    has_source = attrs.get("definition", {}).get("source") is not None
-    return _table(gain, pair, metric, maximize, level, has_source, "test") | {"controls": _controls(values, found)}
+    return Comparison(study, found, values, "test", gain).table()
+
+
+class Comparison:
+    """The winner against its controls on some rows.
+
+    Args:
+        study: The stored study.
+        found: Outcomes of the winner's and the controls' repeats.
+        values: Their scores on the rows: control -> number of the repeat -> metric.
+        rows: What the rows are: `validation` or `test`.
+        gain: Estimates how much larger the metric of one is than that of another, over common repeats, with the level
+            of the interval.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        found: Outcomes,
+        values: Mapping[str, Mapping[int, float]],
+        rows: str,
+        gain: Callable[[str, str, Sequence[int], float], Interval],
+    ) -> None:
+        self.found, self.values, self.rows = found, values, rows
+        self.level = judging_section(study.user_attrs).level
+        self.metric = (study.metric_names or ["value"])[0]
+        self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+        self.has_source = study.user_attrs.get("definition", {}).get("source") is not None
+        self._gain = gain
+
+    def table(self) -> dict[str, Any]:
+        """Put it into JSON types.
+
+        Returns:
+            `verdict` (`helped`, `made no difference`, `hurt`, `not tried`, `no source`), `sentence`, `warning` (which
+            controls are better than the winner; None if none is shown to be), `gain`, `low`, `high` (positive where the
+            source helps; None without a comparison), `level`, `repeats`, `rows` and `controls`: `name`, `mean`,
+            `standard_error`, `repeats`, `failed` and `behind` (`value`, `low` and `high` of how much better the winner
+            is).
+        """
+        base = {"level": self.level, "rows": self.rows, "controls": self._controls(), "warning": self._warning()}
+        pair = self._pair()
+        common = self._common(*pair) if pair else []
+        if pair is None or len(common) < MIN_REPEATS:
+            kind = "not tried" if self.has_source else "no source"
+            return base | {"verdict": kind, "sentence": _UNKNOWN[kind], "repeats": 0} | dict.fromkeys(_ENDS)
+        ours, theirs = pair
+        gain = self._better(ours, theirs, self.level)
+        kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
+        said = "made no difference that could be shown" if kind == "made no difference" else kind
+        sentence = (
+            f"Transfer {said}: {NAMES[ours]} against {NAMES[theirs]}, {self.metric} better by "
+            f"{self._said(gain, self.level)} ({len(common)} fresh repeats on {self.rows} rows)."
+        )
+        ends = dict(zip(_ENDS, (gain.value, gain.low, gain.high), strict=True))
+        return base | {"verdict": kind, "sentence": sentence, "repeats": len(common)} | ends
+
+    def _pair(self) -> tuple[str, str] | None:
+        """Choose what is compared: with the source and without it.
+
+        Which of two controls is the better one is read from the validation rows, so that a comparison on the test rows
+        is not one with the luckier of them.
+        """
+        chosen_by = _values(self.found)
+        if chosen_by.get(WITH_SOURCE):
+            return WITH_SOURCE, WINNER
+        without = [name for name in (TARGET_ONLY, BEST_TARGET_ONLY) if chosen_by.get(name)]
+        if not without or WINNER not in chosen_by:
+            return None
+        return WINNER, max(without, key=lambda name: self.sign * mean(chosen_by[name].values()))
+
+    def _common(self, ours: str, theirs: str) -> list[int]:
+        return sorted(self.values.get(ours, {}).keys() & self.values.get(theirs, {}).keys())
+
+    def _better(self, ours: str, theirs: str, level: float) -> Interval:
+        """Estimate how much better one is than another, whichever way the metric is better."""
+        gain = self._gain(ours, theirs, self._common(ours, theirs), level)
+        if self.sign > 0:
+            return gain
+        return Interval(-gain.value, -gain.high, -gain.low)
+
+    def _controls(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": NAMES[name],
+                "mean": mean(own.values()) if own else None,
+                "standard_error": stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
+                "repeats": len(own),
+                "failed": sum("failure" in outcome for outcome in self.found[name].values()),
+                "behind": asdict(self._better(WINNER, name, self.level)) if name in self._compared() else None,
+            }
+            for name, own in self.values.items()
+        ]
+
+    def _compared(self) -> list[str]:
+        """Return the controls that the winner can be compared with."""
+        return [name for name in self.values if name != WINNER and len(self._common(WINNER, name)) >= MIN_REPEATS]
+
+    def _warning(self) -> str | None:
+        """Name the controls that are shown to be better than the winner, corrected for their number (Bonferroni)."""
+        names = self._compared()
+        level = self.level / max(1, len(names))
+        ahead = {name: self._better(name, WINNER, level) for name in names}
+        shown = [f"{NAMES[name]} ({self._said(gain, level)})" for name, gain in ahead.items() if gain.low > 0]
+        if not shown:
+            return None
+        return f"Better than the winner on {self.rows} rows: {', '.join(shown)}. Widen the space, or ship that."
+
+    def _said(self, gain: Interval, level: float) -> str:
+        scale, unit, digits = (1.0, "nats", 3) if self.metric == "loss" else (100.0, "points", 1)
+        value, low, high = (f"{scale * end:+.{digits}f}" for end in (gain.value, gain.low, gain.high))
+        return f"{value} {unit}, {100 * (1 - level):.3g} % interval {low} to {high}"
 
 
 def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
     """Write a comparison for people; nothing where there is none."""
     if table is None:
         return []
-    lines = [table["sentence"]]
+    lines = [table["sentence"], *([table["warning"]] if table["warning"] else [])]
     width = max(len(entry["name"]) for entry in table["controls"])
     for entry in table["controls"]:
         error = "" if entry["standard_error"] is None else f" (standard error {entry['standard_error']:.4f})"
@@ -141,64 +239,5 @@ def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
     return lines
 
 
-def _compared(values: Mapping[str, Mapping[int, float]], maximize: bool) -> tuple[str, str, list[int]] | None:
-    """Choose what is compared: with the source, without it, and the repeats that both have had."""
-    sign = 1 if maximize else -1
-
-    def average(name: str) -> float:
-        return sign * mean(values[name].values())
-
-    if values.get(WITH_SOURCE):
-        ours, theirs = WITH_SOURCE, WINNER
-    else:
-        without = [name for name in (TARGET_ONLY, BEST_TARGET_ONLY) if values.get(name)]
-        if not without:
-            return None
-        ours, theirs = WINNER, max(without, key=average)
-    common = sorted(values.get(ours, {}).keys() & values.get(theirs, {}).keys())
-    return (ours, theirs, common) if len(common) > 1 else None
-
-
-def _table(
-    gain: Interval | None,
-    pair: tuple[str, str, Sequence[int]] | None,
-    metric: str,
-    maximize: bool,
-    level: float,
-    has_source: bool,
-    rows: str,
-) -> dict[str, Any]:
-    """Put the answer into words."""
-    base = {"level": level, "rows": rows, "repeats": len(pair[2]) if pair else 0}
-    if gain is None or pair is None:
-        kind = "not tried" if has_source else "no source"
-        sentence = {
-            "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
-            "no source": "The study names no source, so there was nothing to transfer from.",
-        }[kind]
-        return base | {"verdict": kind, "sentence": sentence, "gain": None, "low": None, "high": None}
-    sign = 1 if maximize else -1
-    value, low, high = sign * gain.value, *sorted((sign * gain.low, sign * gain.high))
-    kind = "helped" if low > 0 else "hurt" if high < 0 else "made no difference"
-    scale, unit = _UNITS.get(metric, _POINTS)
-    shown = f"{scale * value:+.1f} {unit}" if scale > 1 else f"{value:+.3f} {unit}"
-    ends = f"{scale * low:+.1f} to {scale * high:+.1f}" if scale > 1 else f"{low:+.3f} to {high:+.3f}"
-    said = "made no difference that could be shown" if kind == "made no difference" else kind
-    sentence = (
-        f"Transfer {said}: {NAMES[pair[0]]} against {NAMES[pair[1]]}, {metric} better by {shown} "
-        f"({100 * (1 - level):g} % interval {ends}; {len(pair[2])} repeats on {rows} rows)."
-    )
-    return base | {"verdict": kind, "sentence": sentence, "gain": value, "low": low, "high": high}
-
-
-def _controls(values: Mapping[str, Mapping[int, float]], found: Outcomes) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": NAMES[name],
-            "mean": mean(own.values()) if own else None,
-            "standard_error": stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
-            "repeats": len(own),
-            "failed": sum("failure" in outcome for outcome in found[name].values()),
-        }
-        for name, own in values.items()
-    ]
+def _values(found: Outcomes) -> dict[str, dict[int, float]]:
+    return {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}

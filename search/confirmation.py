@@ -1,4 +1,4 @@
-"""Once a search has ended, its finalists race on other seeds and splits, and the winner meets its controls there.
+"""Once a search has ended, its finalists race on other seeds and splits; the winner meets its controls on fresh ones.
 
 What is found is recorded in the study one by one: it stays, whatever happens, and the next run does the rest. See
 `search.judging` for the finalists and `search.comparison` for the controls.
@@ -16,6 +16,7 @@ from promptgraft.search.budget import Limits, compute_seconds
 from promptgraft.search.comparison import (
     BEST_TARGET_ONLY,
     CONTROL,
+    FRESH,
     NAMES,
     TARGET_ONLY,
     WINNER,
@@ -106,8 +107,12 @@ class Confirmation:
         found = control_outcomes(self.stored.user_attrs, number)
         starts = self._fitted(number) | self._trained()
         return [
-            Job(control_attr(number, name, repeat), f"repeat {repeat} of control {NAMES[name]}", start(repeat))
-            for repeat in range(1, repeats + 1)
+            Job(
+                control_attr(number, name, repeat),
+                f"fresh repeat {repeat - FRESH + 1} of {NAMES[name]}",
+                start(repeat),
+            )
+            for repeat in range(FRESH, FRESH + repeats)
             for name, start in starts.items()
             if repeat not in found.get(name, {})
         ]

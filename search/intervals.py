@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 Measure = Callable[[Logits, Indices], float]
 
 # Groups of rows that the jackknife leaves out in turn: a metric such as F1 has no value of its own for each row.
-GROUPS = 50
+GROUPS = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
         if place == 0:
             lines.append(
                 f"winner: trial {entry['number']}, {metric} {figures} over {len(entry['values'])} repeats on other "
-                f"seeds and splits; {entry['in_search']:.4f} in the search, which chose it"
+                f"seeds and splits, which chose it among finalists; {entry['in_search']:.4f} in the search"
             )
         lines.append(f"  trial {entry['number']}  {figures}, {cost} {entry['cost']:g}; {against_best(entry)}")
     for entry in table["failed"]:

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from promptgraft.search.budget import Limits, forecast
+from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.confirmation import Confirmation
 from promptgraft.search.disk import tidy
 from promptgraft.search.finalists import kept, record, unscored, work
@@ -71,7 +72,7 @@ class RunOutcome:
         wanted: How many were wanted.
         ended_because: Why no further trial started; None if the run was interrupted.
         needs_help: Whether that is something that someone has to look into.
-        verdict: Which trial won, and which tie with it, in words; nothing if the finalists had no repeats.
+        verdict: Which trial won, which tie with it and what the source is worth, in words; nothing without repeats.
     """
 
     states: dict[str, int]
@@ -389,7 +390,8 @@ class Driver:
             self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
 
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
-        ledger, lines = self.ledger, verdict_lines(verdict(self.ledger.study).table(), self.study.file.metric)
+        ledger, metric = self.ledger, self.study.file.metric
+        lines = verdict_lines(verdict(ledger.study).table(), metric) + transfer_lines(transfer(ledger.study), metric)
         counts = (ledger.counts(), ledger.finished, self.limits.trials)
         return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
 

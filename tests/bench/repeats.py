@@ -14,12 +14,14 @@ import argparse
 import json
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy.special import log_softmax
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
@@ -68,6 +70,58 @@ def chosen(spec: ObjectiveSpec, count: int, planted: bool) -> list[Candidate]:
     if not planted:
         return drawn
     return [entry for own in drawn for entry in (own, without_source(own).canonical(spec.space.facts))]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table, read back.
+
+    Attributes:
+        uses_source: Whether each candidate does.
+        prompt_tokens: Of each candidate.
+        seconds: Processor time of each candidate's cycles, mean over repeats.
+        labels: True labels of the rows that aren't trained on, shape (repeats, rows).
+        logits: Outputs, shape (candidates, repeats, rows, labels).
+        held_out: How many of the rows, the last ones, are the same in all repeats.
+    """
+
+    uses_source: list[bool]
+    prompt_tokens: list[int]
+    seconds: list[float]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    held_out: int
+
+    @classmethod
+    def read(cls, folder: Path) -> "Table":
+        """Read a table; repeats that aren't there for every candidate are left out."""
+        about = json.loads((folder / "table.json").read_text())
+        numbers = range(len(about["candidates"]))
+        whole = [
+            repeat
+            for repeat in range(about["repeats"])
+            if all((folder / f"cell-{number}-{repeat}.npz").exists() for number in numbers)
+        ]
+        cells = [[np.load(folder / f"cell-{number}-{repeat}.npz") for repeat in whole] for number in numbers]
+        labels = [np.load(folder / f"labels-{repeat}.npz") for repeat in whole]
+        return cls(
+            about["uses_source"],
+            [int(own[0]["prompt_tokens"]) for own in cells],
+            [float(np.mean([cell["seconds"] for cell in own])) for own in cells],
+            np.array([np.concatenate([entry["validation"], entry["test"]]) for entry in labels]),
+            np.array([[np.concatenate([cell["validation"], cell["test"]]) for cell in own] for own in cells]),
+            len(labels[0]["test"]),
+        )
+
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Return which outputs are right, shape (candidates, repeats, rows)."""
+        return np.asarray(self.logits.argmax(-1) == self.labels)
+
+    def losses(self) -> npt.NDArray[np.float64]:
+        """Return negative log-likelihoods in nats, shape (candidates, repeats, rows)."""
+        chances = log_softmax(self.logits.astype(np.float64), axis=-1)
+        labels = np.broadcast_to(self.labels, chances.shape[:-1])
+        return -np.take_along_axis(chances, labels[..., None], -1)[..., 0]
 
 
 class Scorer(Objective):

@@ -81,7 +81,42 @@ def test_the_interval_is_student_s() -> None:
     each = np.array([0.10, 0.11, 0.07])
     half = student.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
     assert (found["gain"], found["low"]) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
-    assert "accuracy better by +9.3 points (95 % interval +4.2 to +14.5; 3 repeats" in found["sentence"]
+    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found["sentence"]
+
+
+def test_a_control_that_is_better_is_named() -> None:
+    tuned: list[float | str] = [0.90, 0.94, 0.915]
+    study = stored({"winner": WINNER, "target_only": [0.70, 0.73, 0.72], "full_fine_tuning": tuned})
+    found = transfer(study)
+    assert found is not None
+    assert found["warning"].startswith(
+        "Better than the winner on validation rows: full fine-tuning on the target (+9.8"
+    )
+    assert found["warning"] in transfer_lines(found, "accuracy")
+    behind = {entry["name"]: entry["behind"] for entry in found["controls"]}
+    assert behind[NAMES["full_fine_tuning"]]["value"] == pytest.approx(-0.09833, abs=1e-4)
+    assert behind[NAMES["winner"]] is None
+    less = transfer(stored({"winner": WINNER, "full_fine_tuning": [0.81, 0.94, 0.8]}))
+    assert less is not None
+    assert less["warning"] is None
+
+
+def test_a_loss_is_better_where_it_is_lower() -> None:
+    study = optuna.create_study(direction="minimize")
+    study.set_metric_names(["loss"])
+    attrs = {"candidate": {"template": "t", "verbalizer": "v"}, "prompt_tokens": 3, "best_step": 0}
+    study.add_trial(create_trial(value=0.4, user_attrs=attrs))
+    study.set_user_attr("definition", {"judging": {"finalists": 1, "repeats": 3}, "source": {}})
+    for repeat, (ours, theirs) in enumerate(((0.4, 0.51), (0.42, 0.5), (0.41, 0.52)), 1):
+        study.set_user_attr(f"{REPEAT}0_{repeat}", {"value": ours})
+        study.set_user_attr(control_attr(0, "winner", repeat), {"value": ours})
+        study.set_user_attr(control_attr(0, "target_only", repeat), {"value": theirs})
+    found = transfer(study)
+    assert found is not None
+    assert found["verdict"] == "helped"
+    assert found["gain"] == pytest.approx(0.1)
+    assert found["low"] < 0.1 < found["high"]
+    assert "loss better by +0.100 nats" in found["sentence"]
 
 
 def test_without_a_source_or_controls() -> None:

@@ -135,7 +135,7 @@ def test_the_winner_is_the_verdict_s() -> None:
     assert found.number == 1
     lines = verdict_lines(verdict(study).table(), "accuracy")
     assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0200) over 2 repeats")
-    assert "0.8500 in the search" in lines[0]
+    assert lines[0].endswith("0.8500 in the search")
 
 
 @pytest.mark.parametrize("outcomes", [{}, {0: [0.8]}, {0: [0.8, 0.7], 1: [0.7, 0.7], 2: [0.9]}])

@@ -1,0 +1,172 @@
+"""How lucky is the best validation score, and do the reported intervals hold? Searches replayed on a table of repeats.
+
+python -m tests.bench.coverage FOLDER [--searches 200] [--out F.json]
+
+FOLDER is that of `tests.bench.repeats`. Each search draws 24 of the candidates, a split, and 64 validation rows of the
+1,400 that the split doesn't train on; ranks the candidates there; races the best three on four other splits; repeats
+the winner on fresh ones; and opens 100 sealed rows for it, as the first split trained it. The rows that are left say
+what it really scores. Compared: the naive best score, the race, the fresh repeats, the sealed rows. Then, what ways of
+choosing lose against the best candidate: one seed, fixed repeats, the race; and what the cheapest of the tie set saves.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+from promptgraft.search.intervals import Logits, score_interval
+from promptgraft.search.tie_set import Finalist, judge, race
+from tests.bench.repeats import Table
+
+CANDIDATES, VALIDATION_ROWS, SEALED_ROWS, RACE = 24, 64, 100, 4
+LEVEL = 0.05
+
+
+class Search:
+    """One search on a table.
+
+    Args:
+        table: The table.
+        random: Draws candidates, splits and rows.
+    """
+
+    def __init__(self, table: Table, random: np.random.Generator) -> None:
+        self.right, losses = table.right(), table.losses()
+        candidates, repeats, rows = self.right.shape
+        self.table = table
+        self.candidates = random.choice(candidates, min(CANDIDATES, candidates), replace=False)
+        self.split, *self.others = random.permutation(repeats)
+        shuffled = [random.permutation(rows) for _ in range(repeats)]
+        drawn = [own[:VALIDATION_ROWS] for own in shuffled]
+        self.sealed, self.left = np.split(shuffled[self.split][VALIDATION_ROWS:], [SEALED_ROWS])
+        self.values = np.array([[self.right[c, r, drawn[r]].mean() for r in range(repeats)] for c in range(candidates)])
+        self.losses = np.array([[losses[c, r, drawn[r]].mean() for r in range(repeats)] for c in range(candidates)])
+        self.trials = 0
+
+    def ranked(self) -> list[int]:
+        """Return the candidates, best first by what the search measured."""
+        return sorted(self.candidates, key=lambda c: (-self.values[c, self.split], self.losses[c, self.split]))
+
+    def repeated(self, finalists: int, repeats: int, *, racing: bool) -> list[Finalist]:
+        """Judge finalists as `promptgraft run` does, the winner first; or with all repeats for all of them."""
+        chosen, found = self.ranked()[:finalists], dict[int, dict[int, float]]()
+        alive = list(chosen)
+        for number, split in enumerate(self.others[:repeats], 1):
+            for c in alive:
+                found.setdefault(c, {})[number] = self.values[c, split]
+                self.trials += 1
+            if racing:
+                alive = list(race(found, maximize=True, level=LEVEL).alive)
+        sound = {c: [*found[c].values()] for c in alive}
+        costs = {c: float(self.table.prompt_tokens[c]) for c in alive}
+        return judge(sound, costs, maximize=True, level=LEVEL)
+
+    def real(self, candidate: int) -> float:
+        """Return a candidate's mean accuracy over all splits and rows."""
+        return float(self.right[candidate].mean())
+
+    def of_model(self, candidate: int) -> float:
+        """Return the accuracy of the model that the search's own split trained, on the rows that are left."""
+        return float(self.right[candidate, self.split, self.left].mean())
+
+
+def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str, Any]:
+    """Compare what is claimed of the winner with what it really scores."""
+    rows = []
+    for _ in range(searches):
+        search = Search(table, random)
+        best = search.ranked()[0]
+        raced = search.repeated(3, RACE, racing=True)[0]
+        winner = raced.number
+        fresh = search.values[winner, search.others[RACE:]]
+        half = student.ppf(1 - LEVEL / 2, len(fresh) - 1) * fresh.std(ddof=1) / len(fresh) ** 0.5
+        own = table.labels[search.split][search.sealed]
+
+        def measure(found: Logits, kept: npt.NDArray[np.int64], own: npt.NDArray[np.int64] = own) -> float:
+            return float((found.argmax(1) == own[kept]).mean())
+
+        logits = table.logits[winner, search.split][search.sealed]
+        sealed = score_interval(logits, measure, "accuracy", LEVEL)
+        model, mean = search.of_model(winner), search.real(winner)
+        rows.append(
+            {
+                "optimism of the best of the search": search.values[best, search.split] - search.of_model(best),
+                "optimism of the winner in the search": search.values[winner, search.split] - model,
+                "optimism of its race": raced.mean - mean,
+                "optimism of its fresh repeats": fresh.mean() - mean,
+                "optimism of the sealed rows": sealed.value - model,
+                "interval of the fresh repeats holds its mean": abs(fresh.mean() - mean) <= half,
+                "interval of the sealed rows holds its score": sealed.low <= model <= sealed.high,
+                "width of that of the fresh repeats": 2 * half,
+                "width of that of the sealed rows": sealed.high - sealed.low,
+            }
+        )
+    return {name: summary([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def choices(table: Table, random: np.random.Generator, searches: int) -> dict[str, Any]:
+    """Compare ways of choosing at equal compute: trials of the search and repeats together."""
+    budget = CANDIDATES + 3 * 5
+    ways: dict[str, Callable[[Search], int]] = {
+        "one seed, more trials": lambda search: search.ranked()[0],
+        "fixed: 3 finalists, 5 repeats": lambda search: _best(search.repeated(3, 5, racing=False)),
+        "fixed: 5 finalists, 3 repeats": lambda search: _best(search.repeated(5, 3, racing=False)),
+        "race: 5 finalists, up to 5": lambda search: _best(search.repeated(5, 5, racing=True)),
+        "race: 3 finalists, up to 5": lambda search: _best(search.repeated(3, 5, racing=True)),
+        "race, cheapest of the tie set": lambda search: search.repeated(3, 5, racing=True)[0].number,
+    }
+    regrets: dict[str, list[float]] = {name: [] for name in ways}
+    used: dict[str, list[float]] = {name: [] for name in ways}
+    tokens: dict[str, list[float]] = {name: [] for name in ways}
+    for seed in random.integers(0, 2**32, searches):
+        for name, way in ways.items():
+            search = Search(table, np.random.default_rng(seed))
+            best = max(search.real(c) for c in search.candidates)
+            if name.startswith("one seed"):
+                extra = np.setdiff1d(np.arange(len(table.uses_source)), search.candidates)
+                search.candidates = np.concatenate([search.candidates, extra[: budget - CANDIDATES]])
+            chosen = way(search)
+            regrets[name].append(best - search.real(chosen))
+            used[name].append(search.trials + len(search.candidates))
+            tokens[name].append(table.prompt_tokens[chosen])
+    return {
+        name: {"regret": summary(regrets[name]), "trials": summary(used[name]), "prompt_tokens": summary(tokens[name])}
+        for name in ways
+    }
+
+
+def _best(judged: list[Finalist]) -> int:
+    return max(judged, key=lambda entry: entry.mean).number
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Return mean and standard error."""
+    own: npt.NDArray[np.float64] = np.array(values)
+    return {"mean": round(float(own.mean()), 4), "standard_error": round(float(own.std(ddof=1) / len(own) ** 0.5), 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--searches", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    table = Table.read(arguments.folder)
+    random = np.random.default_rng(0)
+    found = {
+        "real": summary(list(table.right().mean((1, 2)))),
+        "claims": claims(table, random, arguments.searches),
+        "choices": choices(table, random, arguments.searches),
+    }
+    print(json.dumps(found, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
