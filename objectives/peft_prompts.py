@@ -80,6 +80,12 @@ class PrefixPrompt(PeftPrompt):
         if parametrization == "direct":
             self.trained = {"weight": weight}
 
+    def vectors(self) -> Tensor:
+        """Return the prompt as it is now; see `PromptedStack`."""
+        encoder: Any = self._peft[0].prompt_encoder[_NAME]
+        vectors: Tensor = encoder(torch.arange(self.length, device=encoder.embedding.weight.device)[None])[0]
+        return vectors
+
 
 class DeepPrefix(PeftPrompt):
     """Keys and values in front of the text's in every layer, by PEFT's prefix tuning.

@@ -20,7 +20,7 @@ from promptgraft.objectives.specs import MASKED_ATTENTION
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
-_BACKBONE, _ADAPTER, _READER, _SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+_BACKBONE, _ADAPTER, _READER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 _BIAS = "calibration.bias"
 
 # Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
@@ -176,7 +176,7 @@ class PromptedModel:
     def attached(self) -> dict[str, nn.Parameter]:
         """The trainable weights that the migration attaches, by name."""
         weights = {_READER + name: parameter for name, parameter in self.reader.named_parameters()}
-        return weights | {_SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
+        return weights | {SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trainable weights inside the backbone that stand for its own, by name."""

@@ -113,6 +113,10 @@ class PromptedStack(nn.Module):
         """Return what a decoder behind the stack takes as `past_key_values`, for so many rows; None for nothing."""
         return None
 
+    def vectors(self) -> Tensor:
+        """Return the prompt as it is now, shape (length, hidden), where it stands among embedded tokens."""
+        raise NotImplementedError
+
     def _enters(self, below: Tensor) -> Tensor:
         """Put the prompt in front of the new tokens; there is none here."""
         return below
@@ -204,15 +208,15 @@ class InsertedPrompt(PromptedStack):
             return layers.run(hidden=hidden, read_at=read_at, attention_mask=mask)
         return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length, read_at)
 
-    def _made(self) -> Tensor:
-        """Return the prompt as it is now, shape (length, hidden)."""
+    def vectors(self) -> Tensor:
+        """Return the prompt as it is now; see `PromptedStack`."""
         if self._network is None:
             return self.trained["weight"]
         vectors: Tensor = self._network(torch.arange(self.length, device=self.trained["embedding.weight"].device)[None])
         return vectors[0]
 
     def _enters(self, below: Tensor) -> Tensor:
-        vectors = self._made().to(below.dtype).expand(len(below), -1, -1)
+        vectors = self.vectors().to(below.dtype).expand(len(below), -1, -1)
         return torch.cat([vectors, below[:, self.length :]], dim=1)
 
     def _run_above(self, first: int, hidden: Tensor, insert_at: Tensor, behind: int, read_at: Tensor | None) -> Tensor:
@@ -233,7 +237,7 @@ class InsertedPrompt(PromptedStack):
 
     def _vectors(self, slot: Tensor, insert_at: Tensor, dtype: torch.dtype) -> Tensor:
         offset = torch.arange(slot.shape[1], device=slot.device) - insert_at[:, None]
-        return self._made()[offset.clamp(0, self.length - 1)].to(dtype)
+        return self.vectors()[offset.clamp(0, self.length - 1)].to(dtype)
 
     def _run_late(
         self,

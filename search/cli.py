@@ -205,7 +205,7 @@ def export(
     from promptgraft.search.comparison import transfer_lines
     from promptgraft.search.export import export_winner
     from promptgraft.search.pool import with_pool
-    from promptgraft.search.status import StudyReference
+    from promptgraft.search.status import READING, StudyReference, reading_line
     from promptgraft.search.studies import load_study
 
     reference = StudyReference.resolve(study, storage, workdir)
@@ -230,6 +230,9 @@ def export(
         typer.echo(f"the winner's {metric} on rows like these: {low:.3f} to {high:.3f}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
+    reading = optuna_study.user_attrs.get(f"{READING}{exported.trial}")
+    if reading:
+        typer.echo(reading_line(reading, metric))
     if exported.held_out and len(exported.openings) > 1:
         typer.echo(
             f"the test rows were opened {len(exported.openings)} times: scores chosen by them are optimistic too"

@@ -1,7 +1,7 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy.typing as npt
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, write_bundle
 from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
+from promptgraft.objectives.interpretation import read_soft_prompt
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
@@ -26,7 +28,7 @@ from promptgraft.search.judging import judging_section, verdict, winner
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import DELTA_FILE, trial_file
 from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings, prediction_file
-from promptgraft.search.status import NothingToExportError
+from promptgraft.search.status import READING, NothingToExportError
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
 from promptgraft.search.tie_set import Finalist
@@ -106,6 +108,7 @@ def export_winner(
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
     write_bundle(target, manifest, delta, _card(study, manifest, {}))
+    _read_prompt(study, optuna_study, trial, delta)
     found = opened_for(
         optuna_study,
         trial.number,
@@ -172,6 +175,18 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         metrics={"validation": score["metrics"] if score else measured},
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
+
+
+def _read_prompt(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, delta: Mapping[str, Tensor]) -> None:
+    """Record what the trial's soft prompt is near to, once; see `objectives.interpretation`."""
+    candidate, name = Candidate.from_values(trial.user_attrs["candidate"]), f"{READING}{trial.number}"
+    if not candidate.soft_prompt.length or name in optuna_study.user_attrs:
+        return
+    quiet_transformers()
+    objective = Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))
+    reading = read_soft_prompt(objective, candidate, delta, study.file.seed)
+    if reading is not None:
+        optuna_study.set_user_attr(name, asdict(reading))
 
 
 def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:

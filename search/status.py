@@ -25,6 +25,9 @@ from promptgraft.search.wording import duration, size
 from promptgraft.search.yaml_lines import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
+# User attribute of the study, number of the trial appended: its soft prompt read as tokens when it was exported.
+READING = "reading_trial_"
+
 
 class NothingToExportError(PromptgraftError):
     """No finished trial can be shown or exported."""
@@ -81,7 +84,8 @@ def status(study: optuna.Study) -> dict[str, Any]:
 
     Returns:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was scored again
-        in it; None if there is none), `winner` (the same of the trial that won), `verdict` (see `judging`), `transfer`
+        in it; None if there is none), `winner` (the same of the trial that won), `reading` (of its soft prompt as
+        tokens, see `objectives.interpretation`; None before it was exported), `verdict` (see `judging`), `transfer`
         (what the source is worth, see `comparison`; by the test rows once they were opened), `front` (with several
         objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`, `opened`, `who`
         and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or pruned), `wanted`,
@@ -115,6 +119,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "wanted": study.user_attrs.get("wanted"),
         "best": _shown(best, scores),
         "winner": _shown(judged.winner or best, scores),
+        "reading": study.user_attrs.get(f"{READING}{(judged.winner or best).number}") if best else None,
         "verdict": judged.table(),
         "transfer": _transfer(study, judged.winner),
         "front": front_table(study),
@@ -163,6 +168,8 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  float32   finalists scored again: {scored}")
     lines += [f"  {line}" for line in verdict_lines(summary["verdict"], summary["metric"])]
     lines += [f"  {line}" for line in transfer_lines(summary["transfer"], summary["metric"])]
+    if summary["reading"]:
+        lines.append(f"  {reading_line(summary['reading'], summary['metric'])}")
     opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])
     lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
     if summary["front"]:
@@ -179,6 +186,16 @@ def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any]
     """Return what the source is worth, by the test rows if they were opened for the winner."""
     opened = [record for record in openings(study) if winner is not None and record["trial"] == winner.number]
     return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study)
+
+
+def reading_line(reading: Mapping[str, Any], metric: str) -> str:
+    """Say what a soft prompt is near to, and what it scores as that."""
+    tokens = " ".join(f"{token.strip()!r}" for token in reading["tokens"])
+    return (
+        f"soft prompt: nearest tokens {tokens}, cosine {min(reading['similarities']):.2f} to "
+        f"{max(reading['similarities']):.2f}; validation {metric} {reading['value']:.4f} as trained, "
+        f"{reading['as_tokens']:.4f} with these in its place, {reading['as_random']:.4f} with random ones"
+    )
 
 
 def _shown(trial: FrozenTrial | None, scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:

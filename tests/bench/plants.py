@@ -2,10 +2,10 @@
 
 python -m tests.bench.plants FOLDER... [--runs 40] [--out F.json]
 
-Each FOLDER is that of `tests.bench.repeats --plant ...`. A run draws one split to search in: of four candidates that use the
-planted source and their counterparts, the one with the best accuracy on 64 validation rows wins. Five other splits are
-the fresh repeats of the winner and its controls, which `search.comparison` judges: on 64 validation rows each, and on
-the same 1,000 held-out rows. Runs share the splits of the table (12), so they aren't independent.
+Each FOLDER is that of `tests.bench.repeats --plant ...`. A run draws one split to search in: of four candidates that
+use the planted source and their counterparts, the one with the best accuracy on 64 validation rows wins. Five other
+splits are the fresh repeats of the winner and its controls, which `search.comparison` judges: on 64 validation rows
+each, and on the same 1,000 held-out rows. Runs share the splits of the table (12), so they aren't independent.
 """
 
 import argparse
