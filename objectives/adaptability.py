@@ -9,10 +9,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from promptgraft.objectives.first_looks import Pair, by_turns, look, untrained_models
+from promptgraft.objectives.first_looks import Pair, look, untrained_models
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.stages import StageKey
-from promptgraft.objectives.tasks import Row, rows_hash
+from promptgraft.objectives.tasks import Row, by_turns, rows_hash
 from promptgraft.spaces import Candidate
 from promptgraft.spaces.form import form
 

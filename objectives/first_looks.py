@@ -6,7 +6,6 @@ that begin with the text, share its keys and values. Pairs that are clearly wors
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from torch import Tensor
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.soft_prompts import Known, PromptedStack
-from promptgraft.objectives.tasks import Row
+from promptgraft.objectives.tasks import Row, by_turns
 from promptgraft.spaces import Candidate
 
 # Rows between two decisions, and the level at which a pair drops out, shared by all comparisons of a race.
@@ -187,15 +186,6 @@ def _common(prompts: Sequence[tuple[int, ...]]) -> int:
         if len({ids[place] for ids in prompts}) > 1:
             return place
     return limit
-
-
-def by_turns(rows: Sequence[Row]) -> list[Row]:
-    """Order rows so that labels take turns: every round has some of each."""
-    by_label: dict[int, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(row.label, []).append(row)
-    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
-    return [row for row in chain.from_iterable(turns) if row is not None]
 
 
 def calibrated_likelihoods(logits: Scores, labels: npt.NDArray[np.int64]) -> tuple[Scores, npt.NDArray[np.bool_]]:

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.first_looks import FirstLook, by_turns, race
+from promptgraft.objectives.first_looks import FirstLook, race
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.tasks import Row
+from promptgraft.objectives.tasks import Row, by_turns
 from promptgraft.objectives.template_sources import NEEDS_WRITER, Request, drafts
 from promptgraft.objectives.verbalizer_sources import WordsRequest, word_drafts
 from promptgraft.objectives.writers import Writer, WriterSpec

@@ -27,7 +27,7 @@ from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.results import Evaluation, Result, max_rss_bytes, mean
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
-from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash
+from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash, with_fewer
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Adapter, Candidate, Template, TrialError, Verbalizer
 
@@ -54,6 +54,7 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
         self.spec = spec
+        self._fewer: Mapping[str, int] = {}
         self._load_rows()
         self.backbone: Backbone = BACKBONES[spec.backbone.family](spec.backbone, device or choose_device())
         self.stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
@@ -63,17 +64,25 @@ class Objective:
 
     def _load_rows(self) -> None:
         spec = self.spec
-        self.target, self.source = load_tasks(spec.target, spec.source, spec.split_seed, spec.repeat)
+        target, source = load_tasks(spec.target, spec.source, spec.split_seed, spec.repeat)
+        self.target = with_fewer(target, self._fewer.get("target"))
+        self.source = with_fewer(source, self._fewer.get("source")) if source else None
         parts = {"target": self.target.train, "validation": self.target.validation}
         self._rows = parts | ({"source": self.source.train} if self.source else {})
         self._pools = Pools(self.target, self.source, spec.space)
         self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
         self.labels = all_labels(self.target, self.source)
 
-    def use_split(self, repeat: int) -> None:
-        """Take up another of the repeated splits; a cycle that is open is over."""
-        if repeat != self.spec.repeat:
+    def use_split(self, repeat: int, fewer: Mapping[str, int] | None = None) -> None:
+        """Take up another of the repeated splits; a cycle that is open is over.
+
+        Args:
+            repeat: Number of the split.
+            fewer: `target` or `source` -> how many of its training rows are kept; all where nothing is said.
+        """
+        if (repeat, fewer or {}) != (self.spec.repeat, self._fewer):
             self._run += 1
+            self._fewer = fewer or {}
             self.spec = replace(self.spec, repeat=repeat)
             self._load_rows()
 
@@ -163,7 +172,8 @@ class Objective:
         trainer = self._trainer(model, candidate, seed, saved)
         for evaluation, logits in self._evaluations(model, trainer, first=saved is None):
             done.append(evaluation)
-            if best is None or evaluation.step == at or (at is None and self._is_better(evaluation, best.evaluation)):
+            ahead = best is None or evaluation.is_better(best.evaluation, self.spec.direction)
+            if best is None or evaluation.step == at or (at is None and ahead):
                 best = _Best(evaluation, logits, model.snapshot(list(model.trainable())))
             if evaluation.step == (candidate.steps if at is None else at):
                 model.load(best.state)
@@ -370,11 +380,6 @@ class Objective:
             updates.append(update)
             if trainer.step % self.spec.evaluate_every == 0 or trainer.step == trainer.settings.steps:
                 yield evaluate()
-
-    def _is_better(self, new: Evaluation, old: Evaluation) -> bool:
-        """Compare by the study's metric, and at equal values by the loss."""
-        sign = 1 if self.spec.direction == "maximize" else -1
-        return (sign * new.value, -new.metrics["loss"]) > (sign * old.value, -old.metrics["loss"])
 
     def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
         changed = [*load_report.loaded, *model.trainable(), *model.attached()]

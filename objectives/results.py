@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from promptgraft.objectives.metrics import Direction
 from promptgraft.objectives.migration import LoadReport
 from promptgraft.objectives.stages import StageUse
 
@@ -73,6 +74,11 @@ class Evaluation:
     source_loss: float | None
     target_loss: float | None
     result: Result | None = None
+
+    def is_better(self, other: "Evaluation", direction: Direction) -> bool:
+        """Compare by the study's metric, and at equal values by the loss."""
+        sign = 1 if direction == "maximize" else -1
+        return (sign * self.value, -self.metrics["loss"]) > (sign * other.value, -other.metrics["loss"])
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,9 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, zip_longest
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -156,6 +158,9 @@ class Task(ABC):
         """Count true labels (rows) against predicted ones (columns)."""
 
 
+T = TypeVar("T", bound=Task)
+
+
 def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:
     """Return the labels of both tasks, each once, the target's first."""
     return tuple(dict.fromkeys((*target.labels, *(source.labels if source else ()))))
@@ -199,3 +204,17 @@ def rows_hash(rows: Sequence[Row]) -> str:
     """Hash rows in their order; 16 hexadecimal digits."""
     content = json.dumps([[sorted(row.fields.items()), row.label] for row in rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def by_turns(rows: Sequence[Row]) -> list[Row]:
+    """Order rows so that labels take turns: every round has some of each."""
+    by_label: dict[int, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return [row for row in chain.from_iterable(turns) if row is not None]
+
+
+def with_fewer(task: T, count: int | None) -> T:
+    """Keep so many of a task's training rows, labels taking turns; all of them if None."""
+    return task if count is None else replace(task, train=tuple(by_turns(task.train)[:count]))

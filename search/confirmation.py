@@ -26,6 +26,7 @@ from promptgraft.search.comparison import (
     prediction_file,
 )
 from promptgraft.search.judging import REPEAT, next_repeats, verdict
+from promptgraft.search.learning_curves import CURVE, curve_attr, fewer_rows
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import places
 from promptgraft.search.studies import Study
@@ -87,7 +88,8 @@ class Confirmation:
         rounds = next_repeats(self.stored)
         if rounds and rounds[0][1] <= MIN_REPEATS:
             return self._finalists(rounds)
-        return self._controls(MIN_REPEATS) or self._finalists(rounds) or self._controls(self.study.file.judging.repeats)
+        whole = self.study.file.judging.repeats
+        return self._controls(MIN_REPEATS) or self._finalists(rounds) or self._controls(whole) or self._curves(whole)
 
     def _finalists(self, rounds: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
@@ -116,6 +118,29 @@ class Confirmation:
             for name, start in starts.items()
             if repeat not in found.get(name, {})
         ]
+
+    def _curves(self, repeats: int) -> list[Job]:
+        """Return what the learning curves miss: the winner on fewer rows."""
+        trial = verdict(self.stored).winner
+        if trial is None or not self.study.file.judging.curves:
+            return []
+        attrs, source = trial.user_attrs, self.study.source
+        points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, attrs["candidate"])
+
+        def start(part: str, count: int, repeat: int) -> Start:
+            job = (attrs["candidate"], attrs["best_step"], repeat, None, {part: count})
+            return lambda runner: runner.train.remote(*job)
+
+        jobs = [
+            Job(
+                curve_attr(trial.number, part, count, repeat),
+                f"fresh repeat {repeat - FRESH + 1} of the winner on {count} {part} rows",
+                start(part, count, repeat),
+            )
+            for repeat in range(FRESH, FRESH + repeats)
+            for part, count in points
+        ]
+        return [job for job in jobs if job.attr not in self.stored.user_attrs]
 
     def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
         """Return the controls that are no candidates."""
@@ -210,7 +235,7 @@ class Confirmation:
         seconds: list[float] = [
             outcome.get("seconds", 0.0)
             for attr, outcome in self.stored.user_attrs.items()
-            if attr.startswith((REPEAT, CONTROL))
+            if attr.startswith((REPEAT, CONTROL, CURVE))
         ]
         usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         if self.limits.ends_at is not None and now + usual > self.limits.ends_at:

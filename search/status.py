@@ -16,6 +16,7 @@ from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.disk import DiskUse
 from promptgraft.search.guidance import POOL
 from promptgraft.search.judging import verdict, verdict_lines
+from promptgraft.search.learning_curves import curve_lines, learning_curves
 from promptgraft.search.owners import is_alive
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.sealed import openings
@@ -86,13 +87,13 @@ def status(study: optuna.Study) -> dict[str, Any]:
         `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was scored again
         in it; None if there is none), `winner` (the same of the trial that won), `reading` (of its soft prompt as
         tokens, see `objectives.interpretation`; None before it was exported), `verdict` (see `judging`), `transfer`
-        (what the source is worth, see `comparison`; by the test rows once they were opened), `front` (with several
-        objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`, `opened`, `who`
-        and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or pruned), `wanted`,
-        `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver), `interrupted` (cut off
-        through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials), `budget` (limit -> use in
-        words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared` (`found` and `computed`
-        stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
+        (what the source is worth, see `comparison`; by the test rows once they were opened), `learning_curves`, `front`
+        (with several objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`,
+        `opened`, `who` and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or
+        pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver),
+        `interrupted` (cut off through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials),
+        `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared`
+        (`found` and `computed` stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
     """
     now = time.time()
     trials = study.get_trials(deepcopy=False)
@@ -122,6 +123,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "reading": study.user_attrs.get(f"{READING}{(judged.winner or best).number}") if best else None,
         "verdict": judged.table(),
         "transfer": _transfer(study, judged.winner),
+        "learning_curves": learning_curves(study),
         "front": front_table(study),
         "test_openings": [
             {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
@@ -168,6 +170,7 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  float32   finalists scored again: {scored}")
     lines += [f"  {line}" for line in verdict_lines(summary["verdict"], summary["metric"])]
     lines += [f"  {line}" for line in transfer_lines(summary["transfer"], summary["metric"])]
+    lines += [f"  {line}" for line in curve_lines(summary["learning_curves"], summary["metric"])]
     if summary["reading"]:
         lines.append(f"  {reading_line(summary['reading'], summary['metric'])}")
     opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])

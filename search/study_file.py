@@ -311,6 +311,9 @@ class JudgingSection(Section):
     controls: Annotated[tuple[Control, ...], BeforeValidator(_words)] = Field(
         get_args(Control), description="What the winner is compared with, on the same seeds and splits; [] for nothing."
     )
+    curves: bool = Field(
+        False, description="Whether the winner is trained on a quarter and half of the target and source rows, too."
+    )
 
 
 class CacheSection(Section):

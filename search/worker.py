@@ -200,7 +200,12 @@ class RepeatRunner:
         self._seed = seed
 
     def train(
-        self, candidate: dict[str, Any], step: int, repeat: int, predictions: str | None = None
+        self,
+        candidate: dict[str, Any],
+        step: int,
+        repeat: int,
+        predictions: str | None = None,
+        fewer: dict[str, int] | None = None,
     ) -> dict[str, Any]:
         """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
 
@@ -209,6 +214,7 @@ class RepeatRunner:
             step: Where it is evaluated. A repeat that chose its best step would be as lucky as a search that did.
             repeat: Number of the repeat, which decides its split and its seed.
             predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here.
+            fewer: `target` or `source` -> how many of its training rows are kept.
         """
 
         def logits(rows: "Sequence[Row]") -> "Logits":
@@ -219,7 +225,7 @@ class RepeatRunner:
             held_out = self._objective.score(chosen, result.delta, rows[len(result.logits) :], seed)
             return np.concatenate([result.logits, held_out])
 
-        return self._repeat(logits, repeat, predictions)
+        return self._repeat(logits, repeat, predictions, fewer)
 
     def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
         """Fit a control that is no candidate; see `train` and `objectives.controls`."""
@@ -228,14 +234,18 @@ class RepeatRunner:
         return self._repeat(lambda rows: FITTED[control](self._objective, rows), repeat, predictions)
 
     def _repeat(
-        self, logits: "Callable[[Sequence[Row]], Logits]", repeat: int, predictions: str | None
+        self,
+        logits: "Callable[[Sequence[Row]], Logits]",
+        repeat: int,
+        predictions: str | None,
+        fewer: dict[str, int] | None = None,
     ) -> dict[str, Any]:
         """Have the rows of a split scored, the validation rows first."""
         import torch
 
         started = time.perf_counter()
         try:
-            self._objective.use_split(repeat)
+            self._objective.use_split(repeat, fewer)
             target = self._objective.target
             count = len(target.validation)
             found = logits((*target.validation, *target.test) if predictions else target.validation)
