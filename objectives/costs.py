@@ -93,7 +93,7 @@ class CostMeter:
 
     def _pool(self, candidate: Candidate) -> DemonstrationPool | None:
         spec = self.objective.spec
-        return Pools(self.objective.target, None, spec.space).get(candidate, "validation", spec.split_seed)
+        return Pools(self.objective.target, {}, spec.space).get(candidate, "validation", spec.split_seed)
 
 
 def _shape(candidate: Candidate) -> Candidate:

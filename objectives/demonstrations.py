@@ -204,12 +204,12 @@ class Pools:
 
     Args:
         target: The target task.
-        source: The source task, if there is one.
+        sources: The source tasks, by name.
         space: Where templates and verbalizers are.
     """
 
-    def __init__(self, target: Task, source: Task | None, space: SearchSpace) -> None:
-        self._target, self._source = target, source
+    def __init__(self, target: Task, sources: Mapping[str, Task], space: SearchSpace) -> None:
+        self._target, self._sources = target, sources
         self._space = space
         self._drawn: dict[tuple[object, ...], DemonstrationPool] = {}
 
@@ -218,17 +218,18 @@ class Pools:
 
         Args:
             candidate: The candidate.
-            part: `source`, or a part of the target.
+            part: `source`, which is the candidate's, or a part of the target.
             seed: The trial's seed.
 
         Raises:
             InvalidInputError: If the task has too few training rows.
         """
         settings = candidate.demonstrations
-        task = self._source if part == "source" else self._target
+        task = self._sources.get(candidate.source) if part == "source" else self._target
         if not settings.count or task is None:
             return None
-        key = (settings, candidate.template, candidate.verbalizer, part == "source", seed)
+        of = candidate.source if part == "source" else None
+        key = (settings, candidate.template, candidate.verbalizer, of, seed)
         if key not in self._drawn:
             template = self._space.template(candidate.template)
             verbalizer = self._space.verbalizer(candidate.verbalizer)

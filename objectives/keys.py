@@ -47,10 +47,10 @@ def source_key(
         candidate: The candidate.
         seed: The trial's seed.
         rows: Hash of the source's rows.
-        labels: The source's labels, and those of both tasks.
+        labels: The source's labels, and those of all tasks.
         demonstrations: What decides which ones the rows are shown; None if there are none.
     """
-    settings = spec.source_training
+    settings = spec.training_on(candidate.source)
     verbalizer = spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
     return {
         "stage": "source",

@@ -163,7 +163,7 @@ def _from_vocabulary(objective: Objective, template: Template, rows: Sequence[Ro
 
 def _from_texts(objective: Objective, template: Template, rows: Sequence[Row]) -> list[list[str]]:
     """Return the words of the training texts that are nearest to the rows, of each label."""
-    tasks = [task for task in (objective.target, objective.source) if task is not None]
+    tasks = [objective.target, *objective.sources.values()]
     counts = Counter(
         word
         for task in tasks

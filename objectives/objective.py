@@ -27,7 +27,8 @@ from promptgraft.objectives.prompted_model import EncodedRow, PromptedModel
 from promptgraft.objectives.results import Evaluation, Result, max_rss_bytes, mean
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.stages import StageKey, StageStore
-from promptgraft.objectives.tasks import Row, all_labels, load_tasks, rows_hash, with_fewer
+from promptgraft.objectives.study_tasks import StudyTasks
+from promptgraft.objectives.tasks import Row
 from promptgraft.objectives.training import Trainer, TrainingData, TrainingSettings, Update, first_epoch
 from promptgraft.spaces import Adapter, Candidate, Template, TrialError, Verbalizer
 
@@ -63,15 +64,9 @@ class Objective:
         self._run = 0
 
     def _load_rows(self) -> None:
-        spec = self.spec
-        target, source = load_tasks(spec.target, spec.source, spec.split_seed, spec.repeat)
-        self.target = with_fewer(target, self._fewer.get("target"))
-        self.source = with_fewer(source, self._fewer.get("source")) if source else None
-        parts = {"target": self.target.train, "validation": self.target.validation}
-        self._rows = parts | ({"source": self.source.train} if self.source else {})
-        self._pools = Pools(self.target, self.source, spec.space)
-        self._hashes = {part: rows_hash(rows) for part, rows in self._rows.items()}
-        self.labels = all_labels(self.target, self.source)
+        self._tasks = tasks = StudyTasks(self.spec, self._fewer)
+        self.target, self.sources, self.labels = tasks.target, tasks.sources, tasks.labels
+        self._pools = Pools(self.target, self.sources, self.spec.space)
 
     def use_split(self, repeat: int, fewer: Mapping[str, int] | None = None) -> None:
         """Take up another of the repeated splits; a cycle that is open is over.
@@ -92,7 +87,7 @@ class Objective:
         space = old.with_more(templates, verbalizers)
         if space != old:
             self.spec = replace(self.spec, space=space)
-            self._pools = Pools(self.target, self.source, self.spec.space)
+            self._pools = Pools(self.target, self.sources, self.spec.space)
 
     def evaluate(self, candidate: Candidate, seed: int, at: int | None = None) -> Result:
         """Run the whole cycle, or up to a step, and return its outcome; see `run`."""
@@ -119,7 +114,7 @@ class Objective:
         labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
         pool = self._pools.get(candidate, "target", self.spec.split_seed if seed is None else seed)
         if candidate.calibration != "none" and model.bias is None:
-            calibrate(model, model.encode(self._rows["target"], pool), labels, batch_size, pool)
+            calibrate(model, model.encode(self.target.train, pool), labels, batch_size, pool)
         return model.score(model.encode(rows, pool), labels, batch_size).numpy()
 
     def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
@@ -206,8 +201,8 @@ class Objective:
             "version": CHECKPOINT_VERSION,
             "candidate": candidate.to_dict(),
             "seed": seed,
-            "rows": self._hashes,
-            "source_training": asdict(self.spec.source_training),
+            "rows": self._tasks.hashes(candidate),
+            "source_training": asdict(self.spec.training_on(candidate.source)),
             "evaluation": [self.spec.evaluate_every, self.spec.evaluation_batch_size, self.spec.metric],
         }
 
@@ -232,8 +227,8 @@ class Objective:
         """Build what trains on the target, in the saved state if there is one."""
         target = TrainingData(self._encoded(model, "target", seed + 1), self.target.labels)
         source = None
-        if candidate.alpha > 0 and self.source is not None:
-            source = TrainingData(self._encoded(model, "source", seed), self.source.labels)
+        if candidate.alpha > 0:
+            source = TrainingData(self._encoded(model, "source", seed), self._tasks.source(candidate).labels)
         plan = TrainingSettings.of(candidate, self.spec.backbone.micro_batch_size)
         if saved is None:
             return Trainer(model, source, target, plan, seed)
@@ -256,8 +251,7 @@ class Objective:
 
     def _source_state(self, candidate: Candidate, seed: int) -> dict[str, Tensor]:
         """Return the weights after the source stage, from the store if they are there."""
-        assert self.source is not None
-        source, settings = self.source, self.spec.source_training
+        source, settings = self._tasks.source(candidate), self.spec.training_on(candidate.source)
         on_source = replace(
             candidate,
             soft_prompt=source_prompt(candidate),
@@ -282,18 +276,17 @@ class Objective:
 
     def _source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Everything that decides the weights after the source stage, as JSON types."""
-        assert self.source is not None
         pool = self._pools.get(candidate, "source", seed)
-        labels = (self.source.labels, self.labels)
-        shown = pool.content if pool else None
-        return self.reader_key() | source_key(self.spec, candidate, seed, self._hashes["source"], labels, shown)
+        labels = (self._tasks.source(candidate).labels, self.labels)
+        rows, shown = self._tasks.hashes(candidate)["source"], pool.content if pool else None
+        return self.reader_key() | source_key(self.spec, candidate, seed, rows, labels, shown)
 
     def _reuse(self, model: PromptedModel, candidate: Candidate, seed: int) -> None:
         """Let a model take from the store what its frozen layers make of the rows."""
         reuse = model.reuse()
         if reuse is None:
             return
-        base = self.spec.source_training.frozen_layers if self.source else 0
+        base = self.spec.frozen_on(candidate.source)
 
         def weights(depth: int) -> dict[str, object]:
             trained = candidate.source_steps > 0 and depth > base
@@ -318,7 +311,8 @@ class Objective:
 
     def _ids(self, model: PromptedModel, part: str) -> list[EncodedRow]:
         """Return the token ids of rows, from the store if they are there."""
-        rows, pool = self._rows[part], self._pools.get(model.candidate, part, model.seed)
+        rows = self._tasks.rows(part, model.candidate)
+        pool = self._pools.get(model.candidate, part, model.seed)
         content = {
             "stage": "encoded",
             "backbone": self.backbone_hash(),
@@ -326,7 +320,7 @@ class Objective:
             "family": self.spec.backbone.family,
             "template": model.template.text,
             "masks": model.reader.masks,
-            "rows": self._hashes[part],
+            "rows": self._tasks.hashes(model.candidate)[part],
             **({"demonstrations": pool.content} if pool else {}),
         }
         key = StageKey.of(content)

@@ -81,7 +81,7 @@ class Sizes:
         if not model.candidate.demonstrations.count:
             return []
         assert self.target is not None, "demonstrations are rows of the target"
-        pool = Pools(self.target, None, self.space).get(model.candidate, "validation", self.seed)
+        pool = Pools(self.target, {}, self.space).get(model.candidate, "validation", self.seed)
         return model.encode(self.target.validation, pool)
 
     def _model(self, candidate: Candidate) -> PromptedModel:

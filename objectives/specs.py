@@ -1,7 +1,7 @@
 """The fixed part of a study, as the workers get it: plain data, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from promptgraft.objectives.metrics import DIRECTIONS, Direction
 from promptgraft.objectives.tasks import TaskSpec
@@ -88,19 +88,28 @@ class SourceTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source task and how its stage trains."""
+
+    task: TaskSpec
+    training: SourceTraining = SourceTraining()
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectiveSpec:
     """The fixed part of a study: everything that decides a result beside candidate and seed.
 
     Attributes:
         backbone: The pretrained model.
         target: The target task.
-        source: The source task, if there is one.
+        source: The source task of a study that names but one.
         space: The search space; the objective looks templates and verbalizers up in it.
         metric: Name of the metric to optimise; see `objectives.metrics.DIRECTIONS`.
         minimize: What a candidate costs that is minimised beside the metric; see `objectives.costs`.
         evaluate_every: Updates between two evaluations.
         evaluation_batch_size: Rows a batch in evaluation.
-        source_training: Settings of the source stage.
+        source_training: Settings of that one's stage.
+        sources: The source tasks of a study that names several, by name; a candidate says which one it uses.
         split_seed: Seed of the splits.
         repeat: Which of the repeated splits of the rows that aren't held out.
         files: Folder or URL of the study's files; None computes every stage afresh for each trial.
@@ -115,11 +124,27 @@ class ObjectiveSpec:
     evaluate_every: int = 8
     evaluation_batch_size: int = 32
     source_training: SourceTraining = SourceTraining()
+    sources: Mapping[str, SourceSpec] = field(default_factory=dict)
     split_seed: int = 0
     files: str | None = None
     memory_bytes: int = 2 * 2**30
     minimize: tuple[str, ...] = ()
     repeat: int = 0
+
+    @property
+    def all_sources(self) -> Mapping[str, SourceSpec]:
+        """The source tasks by the name that candidates know them by; a single one's is empty."""
+        single = {} if self.source is None else {"": SourceSpec(self.source, self.source_training)}
+        return single | dict(self.sources)
+
+    def training_on(self, source: str) -> SourceTraining:
+        """Return how the stage of a source trains, by its name."""
+        return self.sources[source].training if source in self.sources else self.source_training
+
+    def frozen_on(self, source: str) -> int:
+        """Return how many layers stay frozen in a source's stage; of any source, where a candidate uses none."""
+        depths = {name: entry.training.frozen_layers for name, entry in self.all_sources.items()}
+        return depths.get(source, min(depths.values(), default=0))
 
     @property
     def direction(self) -> Direction:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -161,33 +161,33 @@ class Task(ABC):
 T = TypeVar("T", bound=Task)
 
 
-def all_labels(target: Task, source: Task | None) -> tuple[str, ...]:
-    """Return the labels of both tasks, each once, the target's first."""
-    return tuple(dict.fromkeys((*target.labels, *(source.labels if source else ()))))
+def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
+    """Return the labels of all tasks, each once, the target's first."""
+    return tuple(dict.fromkeys((*target.labels, *chain.from_iterable(source.labels for source in sources))))
 
 
 TASK_KINDS: Registry[type[Task]] = Registry("task kind")
 
 
-def load_tasks(target: TaskSpec, source: TaskSpec | None, seed: int, repeat: int = 0) -> tuple[Task, Task | None]:
+def load_tasks(
+    target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int, repeat: int = 0
+) -> tuple[Task, dict[str, Task]]:
     """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
 
     Args:
         target: The target task.
-        source: The source task, if there is one.
+        sources: The source tasks, by name.
         seed: Seed of the splits.
         repeat: Which of the target's repeated splits.
 
     Returns:
-        Both tasks.
+        The target, and the sources by name.
 
     Raises:
         InvalidInputError: If the data can't serve.
     """
     loaded = TASK_KINDS[target.kind].load_target(target, seed, repeat)
-    if source is None:
-        return loaded, None
-    return loaded, TASK_KINDS[source.kind].load_source(source, seed, loaded)
+    return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
 
 
 def row_key(row: Row) -> str:

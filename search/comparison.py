@@ -138,7 +138,8 @@ class Comparison:
         self.level = judging_section(study.user_attrs).level
         self.metric = (study.metric_names or ["value"])[0]
         self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-        self.has_source = study.user_attrs.get("definition", {}).get("source") is not None
+        definition = study.user_attrs.get("definition", {})
+        self.has_source = bool(definition.get("source") or definition.get("sources"))
         self._gain = gain
 
     def table(self) -> dict[str, Any]:

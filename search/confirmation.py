@@ -124,7 +124,8 @@ class Confirmation:
         trial = verdict(self.stored).winner
         if trial is None or not self.study.file.judging.curves:
             return []
-        attrs, source = trial.user_attrs, self.study.source
+        attrs = trial.user_attrs
+        source = self.study.sources.get(attrs["candidate"].get("source", ""))
         points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, attrs["candidate"])
 
         def start(part: str, count: int, repeat: int) -> Start:
@@ -161,7 +162,8 @@ class Confirmation:
         trial = verdict(self.stored).winner
         assert trial is not None
         winner = Arm(Candidate.from_values(trial.user_attrs["candidate"]), trial.user_attrs["best_step"])
-        target, source = self.study.target, self.study.source
+        target, sources = self.study.target, self.study.sources
+        source = sources.get(winner.candidate.source, next(iter(sources.values()), None))
         shared = source is not None and set(target.labels) <= set(source.labels)
         controls = trained_controls(winner, self.study.objective.space, shared)
         arms = {WINNER: winner} | {name: arm for name, arm in controls.items() if name in wanted}

@@ -1,6 +1,6 @@
 """Upper bounds on what a candidate may be: those beyond them are never tried."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ class Constraints:
 
 
 def constraints_of(
-    section: ConstraintsSection, objective: ObjectiveSpec, target: Task, source: Task | None
+    section: ConstraintsSection, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]
 ) -> Constraints | None:
     """Build a study's constraints and see that there is a candidate within them; None if it has none.
 
@@ -113,7 +113,8 @@ def constraints_of(
         return None
     from promptgraft.objectives.sizes import Sizes
 
-    sizes = Sizes(objective.backbone, objective.space, all_labels(target, source), target, objective.split_seed)
+    labels = all_labels(target, sources.values())
+    sizes = Sizes(objective.backbone, objective.space, labels, target, objective.split_seed)
     constraints = Constraints(section, sizes)
     constraints.check(objective.space)
     return constraints

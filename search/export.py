@@ -21,6 +21,7 @@ from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
+from promptgraft.objectives.tasks import all_labels
 from promptgraft.search.comparison import control_outcomes, transfer_on_test
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
 from promptgraft.search.intervals import score_interval
@@ -149,8 +150,7 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
-    source_labels = study.source.labels if study.source else ()
-    pool = Pools(study.target, None, space).get(candidate, "target", study.file.seed)
+    pool = Pools(study.target, {}, space).get(candidate, "target", study.file.seed)
     prefix = "validation_"
     measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
@@ -161,7 +161,7 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         template={"name": template.name, "text": template.text},
         verbalizer={"name": verbalizer.name, "words": dict(verbalizer.words)} if verbalizer else None,
         labels=study.target.labels,
-        head_labels=tuple(dict.fromkeys((*study.target.labels, *source_labels))),
+        head_labels=all_labels(study.target, study.sources.values()),
         columns=dict(study.objective.target.fields),
         backbone=BackboneReference(
             path=backbone.path,
@@ -252,6 +252,7 @@ def _shown_rows(manifest: Manifest) -> list[str]:
 def _card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
     """Write the model card, in Hugging Face's format."""
     metric = study.file.metric
+    source = study.sources.get(str(manifest.candidate.get("source", "")))
     lines = [
         "---",
         "library_name: promptgraft",
@@ -280,7 +281,7 @@ def _card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
         "## Data",
         "",
         f"Trained on {len(study.target.train)} target rows"
-        + (f" and {len(study.source.train)} source rows" if study.source else "")
+        + (f" and {len(source.train)} source rows" if source else "")
         + f"; chosen by {metric} on {len(study.target.validation)} validation rows.",
         "",
         "## Evaluation",

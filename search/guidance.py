@@ -174,4 +174,5 @@ def _source(candidate: Candidate) -> tuple[object, ...]:
     """Return what decides which source stage a candidate needs."""
     prompt = candidate.soft_prompt if candidate.soft_prompt.init == "source" else None
     shown = candidate.demonstrations
-    return (candidate.template, candidate.verbalizer, candidate.head, candidate.source_steps, prompt, shown)
+    steps = (candidate.source, candidate.source_steps)
+    return (candidate.template, candidate.verbalizer, candidate.head, steps, prompt, shown)

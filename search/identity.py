@@ -1,6 +1,7 @@
 """What makes the results under one study name comparable, and which edits of a study file keep them so."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,7 @@ _FREE = (
 _SINCE_THEN: dict[str, Any] = {"minimize": [], "backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test")
+_SOURCE_PATH = re.compile(r"sources\..+\.train")
 
 
 def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
@@ -74,14 +76,14 @@ def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in _flat({name: part for name, part in definition.items() if name not in _FREE})
-        if name not in _PATHS
+        if name not in _PATHS and not _SOURCE_PATH.fullmatch(name)
     }
     space = study.objective.space
     return {
         "settings": settings,
         "backbone weights": weights_hash(study.objective.backbone.path),
         "target rows": rows_hash((*study.target.train, *study.target.validation)),
-        "source rows": rows_hash(study.source.train) if study.source else None,
+        "source rows": _source_rows(study),
         "test rows": rows_hash(study.target.test),
         "space": {
             "fingerprint": space.fingerprint,
@@ -89,6 +91,11 @@ def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
             "verbalizer": {verbalizer.name: verbalizer.id for verbalizer in space.verbalizers},
         },
     }
+
+
+def _source_rows(study: Study) -> str | dict[str, str] | None:
+    hashes = {name: rows_hash(task.train) for name, task in study.sources.items()}
+    return hashes if study.file.sources else hashes.get("")
 
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -55,8 +55,8 @@ def study_note(study: Study) -> str:
         "| --- | --- | --- | ---: | ---: | ---: | --- |",
         _task_row("target", file.target.train, study.target),
     ]
-    if study.source is not None and file.source is not None:
-        lines.append(_task_row("source", file.source.train, study.source))
+    for name, section in file.all_sources().items():
+        lines.append(_task_row(f"source {name}".rstrip(), section.train, study.sources[name]))
     lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
     lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
     bounds = study.constraints.bounds if study.constraints else {}
@@ -166,6 +166,8 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
         place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
     if candidate.calibration != "none":
         place += f", {candidate.calibration} calibration"
+    if candidate.source:
+        place += f", source `{candidate.source}`"
     place += "".join(f", {name} {_short(value)}" for name, value in candidate.custom)
     labels = study.target.labels
     lines = [

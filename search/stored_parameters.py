@@ -87,14 +87,15 @@ def present_parameters(
 
     Args:
         params: Stored name -> value.
-        candidate: The trial's candidate; says which template it had when there was but one.
+        candidate: The trial's candidate; says which template it had when there was but one, and which source.
         present: Parameter -> present distribution.
 
     Returns:
         Parameter -> value, those left out whose value the present space doesn't hold.
     """
     values = {base_name(name): value for name, value in params.items()}
-    values |= {name: candidate[name] for name in ("template", "verbalizer") if candidate.get(name) and name in present}
+    were_one = [name for name in ("template", "verbalizer", "source") if candidate.get(name) and name in present]
+    values |= {name: candidate[name] for name in were_one}
     return {name: value for name, value in values.items() if name in present and _holds(present[name], value)}
 
 

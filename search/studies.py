@@ -2,7 +2,7 @@
 
 import logging
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,13 @@ from promptgraft.objectives import text_classification  # noqa: F401  (registers
 from promptgraft.objectives.families import FAMILIES, NUMERICS, check_numerics
 from promptgraft.objectives.metrics import DIRECTIONS
 from promptgraft.objectives.model_files import check_family, count_layers, model_type
-from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
-from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec
+from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
+from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, all_labels
 from promptgraft.search.constraints import Constraints, constraints_of
 from promptgraft.search.engines import build_pruner, build_sampler
 from promptgraft.search.promptsource import Imported, read_promptsource
 from promptgraft.search.served import check_served
-from promptgraft.search.study_file import StudyFile, TaskSection
+from promptgraft.search.study_file import ParameterSection, SourceSection, StudyFile, TaskSection
 from promptgraft.search.yaml_lines import LinedYaml, Location, Problem, StudyFileError
 from promptgraft.spaces import (
     Condition,
@@ -50,7 +50,7 @@ class Study:
         file: Its content.
         objective: The fixed part, as the workers get it; paths are absolute.
         target: The loaded target task.
-        source: The loaded source task, if there is one.
+        sources: The loaded source tasks, by name; a single one's is empty.
         constraints: What candidates must keep to, if anything.
     """
 
@@ -58,7 +58,7 @@ class Study:
     file: StudyFile
     objective: ObjectiveSpec
     target: Task
-    source: Task | None
+    sources: Mapping[str, Task]
     constraints: Constraints | None = None
 
     @property
@@ -104,24 +104,19 @@ class _Reader:
         for option in NUMERICS:
             with self._collecting(("backbone", option)):
                 check_numerics(family, option, getattr(file.backbone, option))
-        target, source = self._load_tasks(file)
-        facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, file.source is not None)
-        space = self._space(file, facts, target, source)
-        if file.source is not None and n_layers is not None and file.source.training.frozen_layers > n_layers:
-            got = file.source.training.frozen_layers
-            self._add(
-                ("source", "training", "frozen_layers"),
-                f"must lie in [0, {n_layers}] (the backbone has {n_layers} layers) but got {got}",
-            )
+        target, sources = self._load_tasks(file)
+        facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
+        space = self._space(file, facts, target, sources)
+        self._check_sources(file, n_layers)
         constraints = None
         if not self.problems and space is not None and target is not None:
             objective = self._objective(file, space)
             constraints = self._attempt(
-                ("constraints",), lambda: constraints_of(file.constraints, objective, target, source)
+                ("constraints",), lambda: constraints_of(file.constraints, objective, target, sources)
             )
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        return Study(self.yaml.path.resolve(), file, objective, target, source, constraints)
+        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints)
 
     def _parse(self) -> StudyFile:
         content = self.yaml.plain() | ({"study": self.name} if self.name else {})
@@ -161,30 +156,42 @@ class _Reader:
         with self._collecting(("pruner",)):
             build_pruner(file.pruner.name, file.pruner.options)
 
-    def _load_tasks(self, file: StudyFile) -> tuple[Task | None, Task | None]:
-        def load(section: TaskSection, name: str, other: Task | None) -> Task:
+    def _check_sources(self, file: StudyFile, n_layers: int | None) -> None:
+        if file.source is not None and file.sources:
+            self._add(("sources",), "can't be given beside `source`; give that one a name among them")
+        for name, section in file.all_sources().items():
+            got = section.training.frozen_layers
+            if n_layers is not None and got > n_layers:
+                self._add(
+                    (*_source_at(name), "training", "frozen_layers"),
+                    f"must lie in [0, {n_layers}] (the backbone has {n_layers} layers) but got {got}",
+                )
+
+    def _load_tasks(self, file: StudyFile) -> tuple[Task | None, dict[str, Task]]:
+        def load(section: TaskSection, location: Location, other: Task | None) -> Task:
             if section.kind not in TASK_KINDS:
-                self._add((name, "kind"), f"unknown task kind; {did_you_mean(section.kind, TASK_KINDS)}")
+                self._add((*location, "kind"), f"unknown task kind; {did_you_mean(section.kind, TASK_KINDS)}")
             kind = TASK_KINDS[section.kind]
             spec = self._task_spec(section)
             return kind.load_target(spec, file.seed) if other is None else kind.load_source(spec, file.seed, other)
 
-        target = self._attempt(("target",), lambda: load(file.target, "target", None))
-        source_section = file.source
-        if source_section is None or target is None:
-            return target, None
-        return target, self._attempt(("source",), lambda: load(source_section, "source", target))
+        target = self._attempt(("target",), lambda: load(file.target, ("target",), None))
+        sources: dict[str, Task] = {}
+        for name, section in file.all_sources().items() if target is not None else ():
+            with self._collecting(_source_at(name)):
+                sources[name] = load(section, _source_at(name), target)
+        return target, sources
 
     def _space(
-        self, file: StudyFile, facts: StudyFacts, target: Task | None, source: Task | None
+        self, file: StudyFile, facts: StudyFacts, target: Task | None, sources: Mapping[str, Task]
     ) -> SearchSpace | None:
         before = len(self.problems)
-        fields = set(file.target.text) & set(file.source.text if file.source else file.target.text)
+        fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
         templates = [
             self._attempt(("space", "templates", name), partial(self._template, file, name, text, fields))
             for name, text in file.space.templates.items()
         ]
-        labels = [*(target.labels if target else ()), *(source.labels if source else ())]
+        labels = all_labels(target, sources.values()) if target else ()
         verbalizers = [
             self._attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
             for name, words in file.space.verbalizers.items()
@@ -195,7 +202,7 @@ class _Reader:
                 templates += [template for template in imported.templates if template.text not in texts]
                 known = [entry.words for entry in verbalizers if entry]
                 verbalizers += [entry for entry in imported.verbalizers if entry.words not in known]
-        parameters = self._parameters(file, facts, [task for task in (target, source) if task])
+        parameters = self._parameters(file, facts, [*([target] if target else []), *sources.values()])
         self._check_growth(file)
         if len(self.problems) > before:
             return None
@@ -255,6 +262,8 @@ class _Reader:
 
     def _parameters(self, file: StudyFile, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
+        if file.sources:
+            described.setdefault("source", (("source",), ParameterSection(choices=tuple(file.sources))))
         parameters = []
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
@@ -283,6 +292,7 @@ class _Reader:
             ),
             target=self._task_spec(file.target),
             source=self._task_spec(file.source) if file.source else None,
+            sources={name: self._source_spec(section) for name, section in file.sources.items()},
             space=space,
             metric=file.metric,
             evaluate_every=file.evaluation.every,
@@ -292,6 +302,9 @@ class _Reader:
             memory_bytes=file.cache.memory,
             minimize=file.minimize,
         )
+
+    def _source_spec(self, section: SourceSection) -> SourceSpec:
+        return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:
         values = {
@@ -336,7 +349,11 @@ def model_path(folder: Path, path: str) -> str:
     return str(local.expanduser().resolve()) if looks_local else path
 
 
-def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: list[str]) -> Verbalizer:
+def _source_at(name: str) -> Location:
+    return ("sources", name) if name else ("source",)
+
+
+def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[str]) -> Verbalizer:
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer

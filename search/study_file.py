@@ -219,6 +219,7 @@ class SpaceSection(Section):
     adapter: AdapterSection = AdapterSection()
     source_steps: Searched = None
     alpha: Searched = None
+    source: Searched = None
     steps: Searched = None
     batch_size: Searched = None
     learning_rate: Searched = None
@@ -348,6 +349,9 @@ class StudyFile(Section):
     )
     backbone: BackboneSection
     source: SourceSection | None = None
+    sources: dict[Annotated[str, Field(min_length=1)], SourceSection] = Field(
+        {}, description="In place of `source`: several to choose from, by name."
+    )
     target: TargetSection
     space: SpaceSection
     evaluation: EvaluationSection = EvaluationSection()
@@ -374,6 +378,10 @@ class StudyFile(Section):
         if len(set(value)) < len(value):
             raise ValueError("must name each cost once")
         return value
+
+    def all_sources(self) -> dict[str, SourceSection]:
+        """Return the source tasks by name; a single one's is empty."""
+        return ({} if self.source is None else {"": self.source}) | self.sources
 
     def concurrent(self) -> int:
         """Number of trials at a time that this machine's CPUs allow."""

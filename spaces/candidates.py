@@ -23,11 +23,13 @@ class StudyFacts:
         has_head: Whether the backbone is read out by trainable weights (encoders), rather than by its
             own vocabulary (causal and masked LMs).
         has_source: Whether the study names a source task.
+        sources: Names of its source tasks, where it names several to choose from.
     """
 
     n_layers: int
     has_head: bool
     has_source: bool
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class Candidate:
         adapter: Trained in place of all that isn't frozen; the weights themselves stay as they are.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
         source_steps: Updates on the source alone before the migration.
+        source: Name of the source, where a study names several; empty where it doesn't, and where none is used.
         steps: Updates after the migration.
         batch_size: Rows of each task in one update.
         learning_rate: Step size of the carried-over weights, or of the adapters in their place.
@@ -176,6 +179,7 @@ class Candidate:
     adapter: Adapter = field(default_factory=Adapter)
     alpha: float = 0.0
     source_steps: int = 0
+    source: str = ""
     steps: int = 32
     batch_size: int = 16
     learning_rate: float = 5e-5
@@ -222,7 +226,13 @@ class Candidate:
             changes["adapter"] = Adapter(self.adapter.method)
         if not attached:
             changes["prompt_learning_rate"] = DEFAULTS["prompt_learning_rate"]
-        return replace(self, **changes)  # type: ignore[arg-type]
+        found: Candidate = replace(self, **changes)  # type: ignore[arg-type]
+        return replace(found, source=found._canonical_source(facts))
+
+    def _canonical_source(self, facts: StudyFacts) -> str:
+        if not facts.sources or not self.uses_source:
+            return ""
+        return self.source or facts.sources[0]
 
     def _canonical_prompt(self, facts: StudyFacts) -> SoftPrompt:
         soft = self.soft_prompt
@@ -234,14 +244,20 @@ class Candidate:
         return soft
 
     @property
+    def uses_source(self) -> bool:
+        """Whether a source task has any part in it."""
+        return self.source_steps > 0 or self.alpha > 0
+
+    @property
     def key(self) -> str:
         """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
         content = asdict(self) | {"soft_prompt": self.soft_prompt.content()}
         for group in _LATER_GROUPS:
             if getattr(self, group) == GROUPS[group]():
                 del content[group]  # Studies from before there was such a thing keep their keys.
-        if self.calibration == DEFAULTS["calibration"]:
-            del content["calibration"]  # Likewise.
+        for name in _LATER_FIELDS:
+            if getattr(self, name) == DEFAULTS[name]:
+                del content[name]  # Likewise.
         if not self.custom:
             del content["custom"]  # Likewise.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -249,8 +265,9 @@ class Candidate:
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types, as `from_values` reads them back."""
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
-        if self.calibration == DEFAULTS["calibration"]:
-            del values["calibration"]  # Checkpoints from before there was calibration are gone on with.
+        for name in _LATER_FIELDS:
+            if values[name] == DEFAULTS[name]:
+                del values[name]  # Checkpoints from before there was such a thing are gone on with.
         del values["custom"]
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
@@ -288,6 +305,7 @@ GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = 
     "adapter": Adapter,
 }
 _LATER_GROUPS = ("demonstrations", "adapter")
+_LATER_FIELDS = ("calibration", "source")
 
 DEFAULTS: Mapping[str, Scalar] = {
     f.name: cast(Scalar, f.default)

@@ -118,6 +118,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("adapter.rank", int, low=1, when=Condition("adapter.method", choices=("lora",))),
         Dimension("source_steps", int, low=0),
         Dimension("alpha", float, low=0, high=1),
+        Dimension("source", str),
         Dimension("steps", int, low=0),
         Dimension("batch_size", int, low=1),
         Dimension("learning_rate", float, low=0, high=None, open_low=True),

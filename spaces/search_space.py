@@ -96,7 +96,10 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what can be drawn, 16 hexadecimal digits."""
-        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": asdict(self.facts)}
+        facts = asdict(self.facts)
+        if not self.facts.sources:
+            del facts["sources"]  # Studies that name but one keep their fingerprints.
+        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": facts}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def all_parameters(self) -> tuple[Parameter, ...]:
@@ -132,6 +135,9 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
         needs_source = (parameter.name in ("alpha", "source_steps") and value) or (
             parameter.name == "soft_prompt.init" and value == "source"
         )
+        if parameter.name == "source" and value not in facts.sources:
+            hint = did_you_mean(str(value), facts.sources) if facts.sources else "name several under `sources`"
+            raise InvalidInputError(f"source {value!r} is not among the study's sources; {hint}")
         if needs_source and not facts.has_source:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
 

@@ -79,7 +79,7 @@ def hypervolume(points: list[tuple[float, float]], reference: tuple[float, float
 
 def prompt_tokens(study: Study) -> dict[str, int]:
     """Count each candidate's prompt tokens as a study does before a trial."""
-    sizes = Sizes(study.objective.backbone, study.objective.space, all_labels(study.target, study.source))
+    sizes = Sizes(study.objective.backbone, study.objective.space, all_labels(study.target, study.sources.values()))
     return {candidate.key: sizes.prompt_tokens(candidate) for _, candidate in grid(study.objective.space)}
 
 

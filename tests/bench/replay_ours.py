@@ -60,6 +60,7 @@ def write_job(path: Path, study: Path, count: int, seed: int) -> None:
             prompts[candidate.template] = _prompts(objective, model)
         untrained = objective.score(candidate, {}, objective.target.validation)
         entries.append({**candidate.to_dict(), **_words(objective, candidate), "untrained": untrained.tolist()})
+    sources = objective.sources.values()
     job = {
         "study": str(study),
         "backbone": spec.backbone.path,
@@ -67,9 +68,7 @@ def write_job(path: Path, study: Path, count: int, seed: int) -> None:
         "max_tokens": spec.backbone.max_tokens,
         "labels": objective.labels,
         "target_labels": [objective.labels.index(label) for label in objective.target.labels],
-        "source_labels": [objective.labels.index(label) for label in objective.source.labels]
-        if objective.source
-        else [],
+        "source_labels": [objective.labels.index(label) for task in sources for label in task.labels],
         "seed": spec.split_seed,
         "evaluate_every": spec.evaluate_every,
         "evaluation_batch_size": spec.evaluation_batch_size,
@@ -107,7 +106,7 @@ def _prompts(objective: Objective, model: PromptedModel) -> dict[str, list[tuple
     return {
         "train": rendered(objective.target.train),
         "validation": rendered(objective.target.validation),
-        "source": rendered(objective.source.train) if objective.source else [],
+        "source": rendered([row for task in objective.sources.values() for row in task.train]),
     }
 
 

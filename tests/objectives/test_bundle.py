@@ -93,7 +93,7 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
         evaluation_batch_size=spec.evaluation_batch_size,
         metrics={"validation": dict(result.metrics)},
         demonstrations=demonstration_rows(
-            Pools(objective.target, None, spec.space).get(candidate, "target", 0), objective.target.labels
+            Pools(objective.target, {}, spec.space).get(candidate, "target", 0), objective.target.labels
         ),
     )
     write_bundle(folder, manifest, result.delta, "# card\n")

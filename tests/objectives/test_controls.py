@@ -84,10 +84,9 @@ def test_a_repeat_ends_at_its_step(make_spec: MakeSpec, tiny_models: dict[str, s
 def test_fewer_rows_are_a_part_of_the_same_split(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
     objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
     objective.use_split(3)
-    whole, source = objective.target, objective.source
-    assert source is not None
+    whole, sources = objective.target, objective.sources
     objective.use_split(3, {"target": 4})
-    assert (len(objective.target.train), objective.source) == (4, source)
+    assert (len(objective.target.train), objective.sources) == (4, sources)
     assert set(map(str, objective.target.train)) <= set(map(str, whole.train))
     assert {row.label for row in objective.target.train} == {0, 1}
     assert (objective.target.validation, objective.target.test) == (whole.validation, whole.test)

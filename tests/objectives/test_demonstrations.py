@@ -225,14 +225,14 @@ def test_a_cycle_goes_on_from_a_checkpoint(
 
 
 def test_only_training_rows_of_the_same_task_are_shown(objective: Objective) -> None:
-    assert objective.source is not None
+    source = objective.sources[""]
     allowed = {
         "target": {REVIEW.render(row.fields).before for row in objective.target.train},
-        "source": {REVIEW.render(row.fields).before for row in objective.source.train},
+        "source": {REVIEW.render(row.fields).before for row in source.train},
     }
     rows = {
         "target": (*objective.target.train, *objective.target.validation, *objective.target.test),
-        "source": objective.source.train,
+        "source": source.train,
     }
     for settings, part in product(SETTINGS, ("target", "source")):
         pool = objective._pools.get(with_(settings), part, 0)

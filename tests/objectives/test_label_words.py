@@ -134,8 +134,8 @@ def test_an_encoder_s_words_come_from_the_training_texts(
     make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
 ) -> None:
     objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
-    assert objective.source is not None
-    texts = " ".join(row.fields["text"] for task in (objective.target, objective.source) for row in task.train)
+    tasks = (objective.target, *objective.sources.values())
+    texts = " ".join(row.fields["text"] for task in tasks for row in task.train)
     for verbalizer in search_label_words(objective, TEMPLATES[0], objective.target.train, 5, words=3):
         for word in (word for own in verbalizer.words.values() for word in own):
             assert word in texts.casefold()
