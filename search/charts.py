@@ -94,6 +94,7 @@ def knob(name: str, values: Sequence[Any], scores: Sequence[float], metric: str)
             axes.scatter(values, scores, s=14, c=ACCENT, alpha=0.8)
             if min(values) > 0 and max(values) / min(values) > 20:
                 axes.set_xscale("log")
+                axes.minorticks_off()
         else:
             names = sorted(set(values), key=lambda value: (not numeric, value if numeric else str(value)))
             for place, own in enumerate(names):
