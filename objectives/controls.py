@@ -101,8 +101,8 @@ def linear_probe(objective: Objective, rows: Sequence[Row]) -> Logits:
     """
     task = objective.target
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(_features(objective, task.train), [row.label for row in task.train])
-    return _over_all(task, model.classes_, model.predict_log_proba(_features(objective, rows)))
+    model.fit(features(objective, task.train), [row.label for row in task.train])
+    return _over_all(task, model.classes_, model.predict_log_proba(features(objective, rows)))
 
 
 def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
@@ -140,7 +140,8 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
 }
 
 
-def _features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden)."""
     space = objective.spec.space
     first = Candidate(written_templates(space)[0].id, space.verbalizers[0].id, steps=0).canonical(space.facts)
     (model,) = objective.untrained([first])

@@ -80,6 +80,23 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
         f"{study}: valid; study {loaded.name}, {len(task.train)} training, {len(task.validation)} validation and "
         f"{len(task.test)} test rows, labels {', '.join(task.labels)}"
     )
+    if len(loaded.sources) > 1:
+        typer.echo(f"{len(loaded.sources)} sources; see which one promises most: promptgraft sources {study}")
+
+
+@app.command()
+@reported
+def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json: JsonOption = False) -> None:
+    """Rank a study's sources by what they promise, before anything is trained."""
+    from promptgraft.search.source_choice import MEANING, ranked_sources, source_table
+    from promptgraft.search.studies import load_study
+
+    ranked = ranked_sources(load_study(study))
+    if as_json:
+        typer.echo(json.dumps({"sources": ranked}))
+        return
+    _console().print(source_table(ranked))
+    typer.echo(MEANING)
 
 
 @app.command()

@@ -247,11 +247,12 @@ def _calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) ->
 
 
 def _data(study: Study) -> dict[str, Any]:
-    tasks = {"target": study.target} | ({"source": study.source} if study.source else {})
-    specs = {"target": study.objective.target, "source": study.objective.source}
+    tasks = {"target": study.target} | {f"source {name}".rstrip(): task for name, task in study.sources.items()}
+    sections = {f"source {name}".rstrip(): section for name, section in study.file.all_sources().items()}
+    files = {"target": study.file.target.train} | {name: section.train for name, section in sections.items()}
     return {
         name: {
-            "file": Path(getattr(specs[name], "train", "")).name,
+            "file": Path(files[name]).name,
             "labels": list(task.labels),
             "rows": {part: len(getattr(task, part)) for part in ("train", "validation", "test")},
             "hashes": {
