@@ -9,9 +9,9 @@ import torch
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.results import Result
-from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.objectives.specs import ObjectiveSpec, SourceSpec
 from promptgraft.objectives.tasks import TaskSpec
-from promptgraft.spaces import Candidate, SoftPrompt, TrialError
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, TrialError
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
 from tests.objectives.test_backbones import is_refused
 
@@ -68,6 +68,34 @@ def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, t
         assert difference(first, other_result) == 0.0
         assert same_delta(first, other_result)
     assert difference(first, worker.evaluate(BASE, 1)) > 0
+
+
+def test_each_candidate_uses_its_own_source(spec: ObjectiveSpec, data: Path, tmp_path: Path) -> None:
+    """Two sources in one worker and store: each gives what it gives alone, in any order, without a store as well."""
+    rows = {"small": 20, "large": 40}
+    task = replace(spec.source or spec.target, train=str(data / "movie.csv"))
+    sources = {
+        "large": SourceSpec(task, spec.source_training),
+        "small": SourceSpec(replace(task, train_rows=20), replace(spec.source_training, frozen_layers=1)),
+    }
+    facts = replace(spec.space.facts, sources=tuple(sources))
+    several = replace(spec, source=None, sources=sources, space=replace(spec.space, facts=facts))
+    worker = Objective(replace(several, files=str(tmp_path)))
+    assert {name: len(source.train) for name, source in worker.sources.items()} == rows
+    found = {name: worker.evaluate(replace(BASE, source=name), 0) for name in sources}
+    none = worker.evaluate(replace(BASE, alpha=0.0, source_steps=0), 0)
+    again = {name: worker.evaluate(replace(BASE, source=name), 0) for name in reversed(sources)}
+    alone = Objective(several)
+    for name, source in sources.items():
+        single = Objective(replace(spec, source=source.task, source_training=source.training))
+        for other in (again[name], alone.evaluate(replace(BASE, source=name), 0), single.evaluate(BASE, 0)):
+            assert difference(found[name], other) == 0.0
+            assert same_delta(found[name], other)
+        assert again[name].stages.misses == 0
+    assert difference(found["large"], found["small"]) > 0
+    assert difference(none, alone.evaluate(replace(BASE, alpha=0.0, source_steps=0, source="small"), 0)) == 0.0
+    with pytest.raises(InvalidInputError, match="source 'lagre' is not among the study's; did you mean 'large'"):
+        alone.evaluate(replace(BASE, source="lagre"), 0)
 
 
 def test_a_soft_prompt_starts_where_it_is_told_to(objective: Objective) -> None:

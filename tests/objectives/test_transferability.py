@@ -57,7 +57,7 @@ def test_features_that_tell_nothing_gain_nothing() -> None:
     assert abs(evidence_gain(random.normal(size=(64, 20)), labels)) < 0.02
     few, many = labels[:, None] + random.normal(0, 0.5, (64, 1)), random.normal(size=(64, 20))
     alone = evidence_gain(few, labels)
-    assert 0.3 < alone
+    assert alone > 0.2
     assert evidence_gain(few * 1e3 + 5, labels) == pytest.approx(alone), "whatever their scale"
     assert evidence_gain(np.hstack([few, many]), labels) < alone
 

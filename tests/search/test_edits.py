@@ -28,6 +28,23 @@ def wider(**changes: Any) -> dict[str, Any]:
     return old | {"templates": old["templates"] | ADDED, "verbalizers": verbalizers} | changes
 
 
+def test_the_sources_are_part_of_what_results_mean(write_study: WriteStudy, data: Path, tmp_path: Path) -> None:
+    """Their tables may move; another one beside them, or other rows, may not join."""
+    movie = {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40}
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes((data / "movie.csv").read_bytes())
+    storage = open_storage(RunFolder(tmp_path / "run").storage_url())
+    stored = optuna.create_study(storage=storage, study_name="tiny", direction="maximize")
+    several = {"source": None, "sources": {"movie": movie, "fewer": movie | {"train_rows": 20}}}
+    record_study(stored, load_study(write_study(**several)), 4)
+    several["sources"]["movie"]["train"] = str(moved)
+    record_study(stored, load_study(write_study(**several)), 4)
+    assert "source fewer" in stored.system_attrs["dashboard:note:0"] or "edits" in stored.user_attrs
+    for edit in ({"movie": movie}, several["sources"] | {"more": movie}):
+        with pytest.raises(InvalidInputError, match="source rows are others"):
+            record_study(stored, load_study(write_study(source=None, sources=edit)), 4)
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_with_more_templates_and_another_pruner(write_study: WriteStudy, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")

@@ -215,3 +215,40 @@ def test_relative_paths_are_relative_to_the_study_file(write_study: WriteStudy, 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400)])
 def test_times(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
+
+
+def movie(data: Path, **changes: Any) -> dict[str, Any]:
+    return {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40} | changes
+
+
+def test_several_sources_are_a_dimension(write_study: WriteStudy, data: Path, tmp_path: Path) -> None:
+    """All of them unless the space says otherwise; their labels are the head's, and each trains in its own way."""
+    rows = "\n".join(f"story {number},{('sport', 'trade')[number % 2]}" for number in range(20))
+    (tmp_path / "topics.csv").write_text(f"text,label\n{rows}\n")
+    topics = {"train": "topics.csv", "text": "text", "label": "label", "training": {"frozen_layers": 2}}
+    words = {label: [label] for label in ("negative", "positive", "sport", "trade")}
+    sections = space(alpha=[0.0, 0.5], verbalizers={"v": words})
+    several = {"source": None, "sources": {"movie": movie(data), "topics": topics}}
+    study = load_study(write_study(**several, **sections))
+    assert {p.name: getattr(p, "choices", None) for p in study.objective.space.parameters}["source"] == tuple(
+        several["sources"]
+    )
+    assert [study.objective.training_on(name).frozen_layers for name in study.sources] == [0, 2]
+    narrowed = sections["space"] | {"source": "topics"}
+    study = load_study(write_study(**several, space=narrowed))
+    assert [p.value for p in study.objective.space.parameters if p.name == "source"] == ["topics"]
+    without = space(alpha=0.5, verbalizers={"v": {label: [label] for label in ("negative", "positive", "trade")}})
+    found = problems(write_study(**several, **without))
+    assert "no words for label 'sport'" in found["space.verbalizers.v"]
+
+
+def test_mistakes_in_sources_have_their_lines(write_study: WriteStudy, data: Path) -> None:
+    bad = movie(data, training={"frozen_layers": 9})
+    found = problems(write_study(sources={"movie": movie(data, label="labl"), "bad": bad}, **space(source="moive")))
+    assert found["sources"] == "can't be given beside `source`; give that one a name among them"
+    assert "labl" in found["sources.movie"]
+    assert "must lie in [0, 3]" in found["sources.bad.training.frozen_layers"]
+    assert "did you mean 'movie'?" in found["space.source"]
+    assert "name several under `sources`" in problems(write_study(**space(source="movie")))["space.source"]
+    misspelt = problems(write_study(source=None, sources={"movie": movie(data, trian_rows=5)}))
+    assert misspelt == {"sources.movie.trian_rows": "unknown key 'trian_rows'; did you mean 'train_rows'?"}

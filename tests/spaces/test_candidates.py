@@ -8,6 +8,7 @@ from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS, custom_param
 
 ENCODER = StudyFacts(n_layers=6, has_head=True, has_source=True)
 CAUSAL = StudyFacts(n_layers=6, has_head=False, has_source=True)
+SEVERAL = StudyFacts(n_layers=6, has_head=True, has_source=True, sources=("movie", "tweets"))
 BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, alpha=0.5)
 
 
@@ -70,6 +71,12 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
             replace(BASE, demonstrations=Demonstrations(1, "nearest", "nearest_last")),
             replace(BASE, demonstrations=Demonstrations(1, "nearest")),
         ),
+        # No source has any part in it, or there is but one: which one can't matter.
+        (SEVERAL, replace(BASE, alpha=0.0, source="tweets"), replace(BASE, alpha=0.0)),
+        (SEVERAL, replace(BASE, steps=0, source="tweets"), replace(BASE, steps=0, source="movie")),
+        (ENCODER, replace(BASE, source="tweets"), BASE),
+        # Where none is said, it is the first.
+        (SEVERAL, BASE, replace(BASE, source="movie")),
         # No source task.
         (replace(ENCODER, has_source=False), replace(BASE, alpha=0.9, source_steps=5), replace(BASE, alpha=0.0)),
     ],
@@ -97,8 +104,17 @@ def test_the_keys_of_candidates_that_are_stored_stay() -> None:
     """As they were before there were demonstrations, and parametrizations of soft prompts."""
     assert BASE.key == "07f2d3e331df5bfe"
     assert Candidate("t", "v", adapter=Adapter("lora", 4)).key == "cf71ca7d376b5841"
-    later = ("demonstrations", "soft_prompt.parametrization")
-    assert not any(name.startswith(later) for name in BASE.to_dict()), "nor do records and checkpoints"
+    later = ("demonstrations", "soft_prompt.parametrization", "calibration", "custom", "source")
+    names = [name for name in BASE.to_dict() if name != "source_steps"]
+    assert not any(name.startswith(later) for name in names), "nor do records and checkpoints"
+
+
+def test_another_source_makes_another_candidate() -> None:
+    movie, tweets = (replace(BASE, source=name) for name in SEVERAL.sources)
+    assert len({BASE.key, movie.key, tweets.key}) == 3
+    for candidate in (movie, tweets, replace(tweets, alpha=0.0, source_steps=8)):
+        assert candidate.canonical(SEVERAL) == candidate
+        assert Candidate.from_values(candidate.to_dict()) == candidate  # type: ignore[arg-type]
 
 
 def test_demonstrations_make_another_candidate() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import optuna
 import pytest
 
@@ -92,9 +94,10 @@ def test_the_fingerprint_follows_every_part() -> None:
         space(Constant("alpha", 0.5)).fingerprint,
         space(LENGTH, INIT).fingerprint,
         space(facts=StudyFacts(5, True, True)).fingerprint,
+        space(facts=replace(FACTS, sources=("movie", "tweets"))).fingerprint,
         SearchSpace(TEMPLATES[:1], VERBALIZERS, (), FACTS).fingerprint,
     }
-    assert len(prints) == 7
+    assert len(prints) == 8
     assert space(LENGTH).fingerprint == space(LENGTH).fingerprint
 
 
@@ -106,6 +109,8 @@ def test_the_fingerprint_follows_every_part() -> None:
         ([Constant("head", "linear")], StudyFacts(6, False, True), "needs an encoder"),
         ([Float("alpha", 0, 1)], StudyFacts(6, True, False), "no source task"),
         ([Constant("soft_prompt.init", "source")], StudyFacts(6, True, False), "no source task"),
+        ([Constant("source", "movei")], replace(FACTS, sources=("movie", "tweets")), "did you mean 'movie'"),
+        ([Constant("source", "movie")], FACTS, "name several under `sources`"),
         ([INIT, LENGTH], FACTS, "not suggested before it"),
         ([Constant("alhpa", 1)], FACTS, "did you mean 'alpha'"),
     ],
