@@ -175,7 +175,7 @@ def _history(trials: Sequence[FrozenTrial], maximize: bool) -> list[dict[str, An
                 "seconds": attrs.get("seconds"),
                 "prompt_tokens": attrs.get("prompt_tokens"),
                 "trainable_parameters": attrs.get("trainable_parameters"),
-                "failure": attrs.get("failure") if trial.state not in FINISHED else None,
+                "failure": attrs.get("cause") if trial.state not in FINISHED else None,
             }
         )
     return found

@@ -36,6 +36,13 @@ HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resample trials a few times only, but where the intervals are tested."""
+    if "importances" not in request.node.name:
+        monkeypatch.setattr("promptgraft.search.importances.RESAMPLES", 3)
+
+
 @pytest.fixture
 def study(write_study: Callable[..., Path]) -> Study:
     space = {
@@ -65,7 +72,7 @@ def stored(study: Study, folder: RunFolder) -> optuna.Study:
         value = 0.6 + 0.02 * (number % 2) + 0.001 * number
         stored.add_trial(create_trial(value=value, user_attrs=attrs, intermediate_values={0: 0.5, 8: value}))
     stored.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: 0.4}))
-    stored.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": HOSTILE}))
+    stored.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"cause": HOSTILE}))
     task = study.target
     logits = torch.randn(len(task.validation), 2, generator=torch.Generator().manual_seed(0))
     folder.files().write_tensors(trial_file(11, LOGITS_FILE), {"logits": logits})
@@ -101,6 +108,15 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
     assert str(escape(facts["summary"]["transfer"]["sentence"])) in html
     for section in ("Tie set", "Which knobs mattered", "More data, or more search?", "Is it as sure as it should be?"):
         assert section in html
+
+
+def test_a_winner_without_controls_is_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
+    for repeat in (1, 2):
+        for number in (11, 9):
+            stored.set_user_attr(f"{REPEAT}{number}_{repeat}", {"value": 0.6 + number / 100})
+    facts = collected(stored, study, folder)
+    assert facts["history"][-1]["failure"] == HOSTILE
+    assert "2 repeats of the race that chose it" in page(facts)
 
 
 def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
@@ -233,6 +249,7 @@ def test_numbers_are_written_for_people(value: object, shown: str) -> None:
     assert figure(value) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_phone_needs_no_sideways_scrolling(
     stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path
