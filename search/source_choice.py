@@ -11,8 +11,8 @@ from promptgraft.spaces import InvalidInputError
 
 MEANING = (
     "transfer: nats a row by which a linear classifier of the source makes the target's labels likelier (LogME; 0: it "
-    "tells nothing); prompt similarity: cosine of a soft prompt's first steps on both tasks. Neither is a result: only "
-    "training rows were looked at, and nothing was trained; the search is not told."
+    "tells nothing), with its standard error; prompt similarity: cosine of the mean features of both tasks' prompts. "
+    "Neither is a result: only training rows were looked at, nothing was trained, and the search is not told."
 )
 
 
@@ -20,8 +20,8 @@ def ranked_sources(study: Study) -> list[dict[str, Any]]:
     """Rank a study's sources; see `objectives.transferability`.
 
     Returns:
-        `source` (null for a single one without a name), `rows`, `labels`, `transfer` and `prompt_similarity` of each,
-        the most promising first.
+        `source` (null for a single one without a name), `rows`, `labels`, `transfer`, `standard_error` and
+        `prompt_similarity` of each, the most promising first.
 
     Raises:
         InvalidInputError: If it names none.
@@ -43,6 +43,6 @@ def source_table(ranked: Sequence[dict[str, Any]]) -> Table:
     for name in ("source", "rows", "labels", "transfer", "prompt similarity"):
         table.add_column(name, justify="left" if name in ("source", "labels") else "right")
     for entry in ranked:
-        scores = (f"{entry['transfer']:.3f}", f"{entry['prompt_similarity']:.2f}")
+        scores = (f"{entry['transfer']:.3f} ± {entry['standard_error']:.3f}", f"{entry['prompt_similarity']:.2f}")
         table.add_row(entry["source"] or "source", str(entry["rows"]), ", ".join(entry["labels"]), *scores)
     return table

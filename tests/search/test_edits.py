@@ -39,7 +39,7 @@ def test_the_sources_are_part_of_what_results_mean(write_study: WriteStudy, data
     record_study(stored, load_study(write_study(**several)), 4)
     several["sources"]["movie"]["train"] = str(moved)
     record_study(stored, load_study(write_study(**several)), 4)
-    assert "source fewer" in stored.system_attrs["dashboard:note:0"] or "edits" in stored.user_attrs
+    assert [edit.split()[0] for edit in stored.user_attrs["edits"][0]["edits"]] == ["sources.movie.train"]
     for edit in ({"movie": movie}, several["sources"] | {"more": movie}):
         with pytest.raises(InvalidInputError, match="source rows are others"):
             record_study(stored, load_study(write_study(source=None, sources=edit)), 4)
