@@ -125,7 +125,7 @@ def evidence_gain(found: Features, labels: npt.NDArray[np.int64]) -> float:
         labels: Index of each row's label, shape (rows,).
 
     Returns:
-        Nats a row; at least 0, but for rounding, and near it where features tell nothing.
+        Nats a row; 0 or near it where features tell nothing.
     """
     left, sizes, _ = np.linalg.svd(found - found.mean(0), full_matrices=False)
     energies = sizes**2
@@ -140,7 +140,7 @@ def evidence_gain(found: Features, labels: npt.NDArray[np.int64]) -> float:
             float(wanted @ wanted), 1e-12
         )
         gains.append((-len(labels) / 2 * np.log(np.maximum(1 - explained, 1e-12)) - penalty).max())
-    return float(np.mean(gains)) / len(labels)
+    return max(0.0, float(np.mean(gains))) / len(labels)
 
 
 def standard_error(found: Features, labels: npt.NDArray[np.int64]) -> float:

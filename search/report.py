@@ -24,7 +24,8 @@ from promptgraft.search.sealed import openings, prediction_file
 from promptgraft.search.status import NothingToExportError, status
 from promptgraft.search.studies import Study, load_study
 from promptgraft.search.tradeoffs import metric_of
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import Candidate, InvalidInputError
+from promptgraft.spaces.candidates import GROUPS
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore) -> dict[
     trials = stored.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and "candidate" in trial.user_attrs]
     names = _names(study)
-    candidates = [_shown_candidate(trial.user_attrs["candidate"], names) for trial in complete]
+    candidates = with_all_knobs([_shown_candidate(trial.user_attrs["candidate"], names) for trial in complete])
     winner = summary["winner"]["number"]
     opening = next((record for record in openings(stored) if record["trial"] == winner), None)
     return {
@@ -125,6 +126,15 @@ def _names(study: Study | None) -> dict[str, str]:
 def _shown_candidate(candidate: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     ids = {name: names.get(candidate[name], candidate[name]) for name in ("template", "verbalizer")}
     return {**candidate, **ids}
+
+
+def with_all_knobs(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give all candidates the same knobs: some aren't stored where they are at their defaults."""
+    base = asdict(Candidate("", ""))
+    defaults = base | {f"{group}.{own}": value for group in GROUPS for own, value in base[group].items()}
+    knobs = dict.fromkeys(knob for candidate in candidates for knob in candidate)
+    left_out = {knob: "none" if defaults.get(knob, "") == "" else defaults[knob] for knob in knobs}
+    return [{**left_out, **candidate} for candidate in candidates]
 
 
 def _answer(

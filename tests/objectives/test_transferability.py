@@ -54,7 +54,7 @@ def test_features_that_tell_nothing_gain_nothing() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(2, size=64)
     assert evidence_gain(np.ones((64, 1)), labels) == 0.0
-    assert abs(evidence_gain(random.normal(size=(64, 20)), labels)) < 0.02
+    assert evidence_gain(random.normal(size=(64, 20)), labels) < 0.02
     few, many = labels[:, None] + random.normal(0, 0.5, (64, 1)), random.normal(size=(64, 20))
     alone = evidence_gain(few, labels)
     assert alone > 0.2
@@ -111,7 +111,7 @@ def test_sources_are_scored_on_every_family(spec: ObjectiveSpec, data: Path, tmp
     first = rank_sources(objective)
     assert first == rank_sources(objective)
     assert {score.source: (score.rows, len(score.labels)) for score in first} == {"movie": (60, 2), "topics": (60, 3)}
-    assert first[0].transfer >= first[1].transfer > -1e-6
+    assert first[0].transfer >= first[1].transfer >= 0
     assert all(abs(score.prompt_similarity) <= 1 and score.standard_error >= 0 for score in first)
     assert all(weight.equal(before[name]) for name, weight in objective.backbone.pretrained.items())
 

@@ -119,6 +119,20 @@ def test_a_winner_without_controls_is_reported(stored: optuna.Study, study: Stud
     assert "2 repeats of the race that chose it" in page(facts)
 
 
+def test_knobs_at_their_defaults_are_reported_beside_others(
+    stored: optuna.Study, study: Study, folder: RunFolder
+) -> None:
+    """What came later is stored only where it was changed."""
+    trial = stored.trials[0]
+    changed = {"calibration": "batch", "source": "movie", "demonstrations.count": 2, "custom.smooth": 0.5}
+    attrs = trial.user_attrs | {"candidate": trial.user_attrs["candidate"] | changed}
+    stored.add_trial(create_trial(value=0.6, user_attrs=attrs, intermediate_values={8: 0.6}))
+    facts = report(stored, study, folder.files())
+    defaults = {"calibration": "none", "source": "none", "demonstrations.count": 0, "custom.smooth": "none"}
+    assert [{name: knobs[name] for name in changed} for knobs in facts["knobs"]] == [*([defaults] * 12), changed]
+    assert "calibration" in page(facts)
+
+
 def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     task = study.target
     logits = torch.randn(len(task.test), 2, generator=torch.Generator().manual_seed(1))
