@@ -247,6 +247,38 @@ def export(
 
 @app.command()
 @reported
+@app.command()
+def report(
+    study: StudyArgument,
+    output: Annotated[Path | None, typer.Option(help="Page to write.  [default: runs/NAME/report.html]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON instead.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Folder to write tables into, beside the page.")] = None,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Write what a study found as one HTML page; test rows stay as they are, sealed or opened."""
+    from promptgraft.search.report import report as collect
+    from promptgraft.search.report import study_with_rows, tables
+    from promptgraft.search.report_page import page
+    from promptgraft.search.status import StudyReference
+
+    reference = StudyReference.resolve(study, storage, workdir)
+    stored = reference.load()
+    loaded = study_with_rows(reference.study_file(stored), reference.name, stored)
+    facts = collect(stored, loaded, reference.folder.files())
+    if csv is not None:
+        csv.mkdir(parents=True, exist_ok=True)
+        for name, table in tables(facts, stored).items():
+            table.to_csv(csv / f"{name}.csv", index=False)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    path = output or reference.folder.path / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(facts))
+    typer.echo(f"report of {reference.name}: {path}")
+
+
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
     table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],

@@ -1,5 +1,6 @@
 """What makes the results under one study name comparable, and which edits of a study file keep them so."""
 
+import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from promptgraft.search.studies import Study
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
+
+_VERSIONED = ("promptgraft", "optuna", "ray", "torch", "transformers", "peft", "scikit-learn")
 
 # These decide what is tried next and for how long, not what a result means.
 _FREE = (
@@ -66,7 +69,8 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
 
 def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
     """Store how the present run is limited, for `status` in another process."""
-    run = {"limits": limits.record(), "concurrent": concurrent, "files": files}
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    run = {"limits": limits.record(), "concurrent": concurrent, "files": files, "versions": versions}
     optuna_study.set_user_attr("run", run)
 
 
