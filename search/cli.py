@@ -247,7 +247,6 @@ def export(
 
 @app.command()
 @reported
-@app.command()
 def report(
     study: StudyArgument,
     output: Annotated[Path | None, typer.Option(help="Page to write.  [default: runs/NAME/report.html]")] = None,
@@ -279,6 +278,8 @@ def report(
     typer.echo(f"report of {reference.name}: {path}")
 
 
+@app.command()
+@reported
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
     table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
