@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 MIN_REPEATS = 2
-# Repeats before the first that may fall out of a race: with two, a t-test rests on one degree of freedom.
-RACE_FROM = 3
+# Repeats from which on tests decide anything: with two, a t-test rests on one degree of freedom.
+TESTED_FROM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def race(values: Mapping[int, Mapping[int, float]], *, maximize: bool, level: fl
     alive, dropped, done = list(values), dict[int, float](), 0
     while alive and all(done + 1 in values[number] for number in alive):
         done += 1
-        if done < RACE_FROM:
+        if done < TESTED_FROM:
             continue
         so_far = {number: [values[number][repeat] for repeat in range(1, done + 1)] for number in alive}
         found = judge(so_far, dict.fromkeys(alive, 0.0), maximize=maximize, level=level)
@@ -89,7 +89,7 @@ def judge(
 
     Each is compared with the best by a paired one-sided t-test over the repeats; p-values are corrected by Holm's
     method (Holm 1979). Those not below `level` are the tie set, and its cheapest member wins; among equally cheap ones,
-    the one with the better mean.
+    the one with the better mean. With two repeats a test can show nothing, and the best mean wins.
 
     Args:
         values: Trial -> metric of each repeat, as many for each, in the same order.
@@ -114,6 +114,8 @@ def judge(
         Finalist(number, tuple(values[number]), costs[number], corrected[number], corrected[number] >= level)
         for number in order
     ]
+    if len(values[best]) < TESTED_FROM:
+        return found
     winner = min(found, key=lambda finalist: (not finalist.tied, finalist.cost, order.index(finalist.number)))
     return [winner, *(finalist for finalist in found if finalist is not winner)]
 

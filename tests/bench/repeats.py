@@ -52,7 +52,9 @@ def plant(spec: ObjectiveSpec, kind: str, folder: Path) -> ObjectiveSpec:
     source.to_csv(tables["source"], index=False)
     target.to_csv(tables["target"], index=False)
     return replace(
-        spec, source=replace(spec.source, train=tables["source"]), target=replace(spec.target, train=tables["target"])
+        spec,
+        source=replace(spec.source, train=tables["source"], train_rows=None if kind == "help" else SOURCE_ROWS),
+        target=replace(spec.target, train=tables["target"]),
     )
 
 

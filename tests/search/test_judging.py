@@ -50,9 +50,9 @@ def test_the_cheapest_of_those_that_tie_wins() -> None:
 
 
 def test_differences_that_do_not_vary_are_judged_too() -> None:
-    same = judge({1: [0.5, 0.6], 2: [0.5, 0.6]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
+    same = judge({1: [0.5, 0.6, 0.7], 2: [0.5, 0.6, 0.7]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
     assert [(entry.number, entry.tied) for entry in same] == [(2, True), (1, True)]
-    ahead = judge({1: [0.5, 0.6], 2: [0.4, 0.5]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
+    ahead = judge({1: [0.5, 0.6, 0.7], 2: [0.4, 0.5, 0.6]}, {1: 2.0, 2: 1.0}, maximize=True, level=0.05)
     assert [(entry.number, entry.tied) for entry in ahead] == [(1, True), (2, False)]
 
 
@@ -79,6 +79,12 @@ def test_p_values_are_those_of_scipy_corrected_by_holm(values: list[list[float]]
         smaller = [other for other in others if raw[other] <= raw[trial]]
         holm = max(min(1.0, raw[o] * sum(raw[p] >= raw[o] for p in others)) for o in smaller)
         assert found[trial].p_value == pytest.approx(holm, abs=1e-9)
+
+
+def test_with_two_repeats_the_best_mean_wins() -> None:
+    """A test could show nothing, and whatever is cheap would win."""
+    first, second = judge({1: [0.86, 0.92], 2: [0.5, 0.9]}, {1: 9.0, 2: 1.0}, maximize=True, level=0.05)
+    assert (first.number, second.number, second.tied) == (1, 2, True)
 
 
 def test_those_shown_to_be_worse_fall_out_of_the_race_from_the_third_round_on() -> None:
@@ -129,12 +135,12 @@ def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> opt
 
 
 def test_the_winner_is_the_verdict_s() -> None:
-    study = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.4, 0.3]})
+    study = stored({0: [0.8, 0.7, 0.75], 1: [0.78, 0.74, 0.76], 2: [0.4, 0.3, 0.35]})
     found = winner(study)
     assert found is not None
     assert found.number == 1
     lines = verdict_lines(verdict(study).table(), "accuracy")
-    assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0200) over 2 repeats")
+    assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0115) over 3 repeats")
     assert lines[0].endswith("0.8500 in the search")
 
 

@@ -36,6 +36,13 @@ HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resample trials a few times only, but where the intervals are tested."""
+    if "importances" not in request.node.name:
+        monkeypatch.setattr("promptgraft.search.importances.RESAMPLES", 3)
+
+
 @pytest.fixture
 def study(write_study: Callable[..., Path]) -> Study:
     space = {
@@ -233,6 +240,7 @@ def test_numbers_are_written_for_people(value: object, shown: str) -> None:
     assert figure(value) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_phone_needs_no_sideways_scrolling(
     stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path

@@ -169,7 +169,11 @@ def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, t
     """A stopped process is as hung as can be: it doesn't even answer Ray."""
     path = write_study(space=LONG, pruner="none", budget={"trials": 3, "trial_timeout": "20s"})
     process, folder = _start(path, tmp_path, trials=3)
-    _wait_for_trials(folder, 1, process)
+
+    def both_work(trials: list[FrozenTrial]) -> bool:
+        return sum(trial.state == TrialState.RUNNING and bool(trial.intermediate_values) for trial in trials) == 2
+
+    _wait_for(folder, process, both_work)
     worker = _a_worker_of(process)
     worker.suspend()
     output, errors = process.communicate(timeout=240)
