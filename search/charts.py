@@ -12,6 +12,7 @@ import matplotlib as mpl
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#9aa3ad", "#d1603d"
 # Inches. Pages scale charts to their width: on a phone these stay readable.
@@ -86,7 +87,7 @@ def history(entries: Sequence[Mapping[str, Any]], metric: str, marks: Mapping[st
         for (name, value), style in zip(marks.items(), ("--", ":"), strict=False):
             axes.axhline(value, color=BAD, lw=1.2, ls=style, label=name)
         axes.set(xlabel="trial", ylabel=metric)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.17), ncols=2)
     return drawn.svg
 
@@ -101,13 +102,14 @@ def curves(entries: Sequence[Mapping[str, Any]], winner: int, metric: str) -> st
                 continue
             won, pruned = entry["trial"] == winner, entry["state"] == "PRUNED"
             name = "winner" if won else entry["state"]
-            look = {"color": BAD if won else QUIET if pruned else ACCENT, "alpha": 1.0 if won else 0.5}
+            look: dict[str, Any] = {"color": BAD if won else INK if pruned else ACCENT, "alpha": 1.0 if won else 0.5}
             look |= {"lw": 2.0 if won else 1.0, "label": None if name in named else name}
             axes.plot([p[0] for p in points], [p[1] for p in points], "--" if pruned else "-", **look)
             axes.plot(*points[-1], "x" if pruned else ".", color=look["color"], alpha=look["alpha"], ms=5)
             named.add(name)
         axes.set(xlabel="step", ylabel=metric)
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.17), ncols=3)
+        if named:
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.17), ncols=3)
     return drawn.svg
 
 
@@ -165,8 +167,10 @@ def _line(axes: Axes, entries: Sequence[tuple[float, float, bool]]) -> None:
     middles = [median(score for _, score in own) for own in around]
     axes.plot([value for value, _ in complete], middles, color=BAD, lw=1.5)
     values = [value for value, _, _ in entries]
-    if min(values) > 0 and max(values) / min(values) > 20:
+    if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _side_by_side(axes: Axes, entries: Sequence[tuple[Any, float, bool]], numeric: bool) -> None:
@@ -209,7 +213,7 @@ def reliability(key: str, bins: Sequence[Mapping[str, Any]]) -> str:
         for entry in bins:
             place = (entry["sure"], entry["right"])
             above = entry["right"] >= entry["sure"]
-            offset = {"xytext": (0, 6 if above else -11), "textcoords": "offset points", "ha": "center"}
+            offset: dict[str, Any] = {"xytext": (0, 6 if above else -11), "textcoords": "offset points", "ha": "center"}
             axes.annotate(str(entry["rows"]), place, fontsize=7, **offset)
         axes.set(xlabel="how sure: mean probability of the predicted label", ylabel="how often right")
         axes.set_ylim(top=1.06)

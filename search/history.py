@@ -8,7 +8,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.pool import Pool
+from promptgraft.search.stored_parameters import base_name
 from promptgraft.search.tradeoffs import metric_of
+from promptgraft.spaces.candidates import DEFAULTS
 from promptgraft.spaces.templates import content_id
 
 # What a trial cost, by the names of its attributes.
@@ -46,13 +48,23 @@ def history_of(stored: optuna.Study, trials: Sequence[FrozenTrial], names: Mappi
 
 
 def _knobs(trial: FrozenTrial, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was suggested for a trial, as it was run: a knob that didn't matter to its candidate is None."""
+    """Return what was suggested for a trial: a knob that didn't matter to its candidate is None.
+
+    A candidate has the default there, such as the learning rate's where all layers are frozen.
+    """
     candidate = trial.user_attrs.get("candidate")
     if candidate is None:
         return {}
-    values = {name: candidate.get(name, suggested) for name, suggested in trial.params.items()}
-    shown = {name: names.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
-    return {name: None if value == "" else value for name, value in shown.items()}
+    found: dict[str, Any] = {}
+    for stored, suggested in trial.params.items():
+        name = base_name(stored)
+        if name in ("template", "verbalizer"):
+            value = names.get(candidate[name], candidate[name]) or None
+        else:
+            ran = candidate.get(name, DEFAULTS.get(name))
+            value = suggested if ran is None or ran == suggested else None
+        found[name] = value
+    return found
 
 
 def results(history: Iterable[Mapping[str, Any]], knob: str, name: str) -> dict[str, Any]:

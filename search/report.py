@@ -28,9 +28,11 @@ _IDS = ("template", "verbalizer")
 
 def study_with_rows(reference: StudyReference, stored: optuna.Study) -> tuple[Study | None, str | None]:
     """Load a study with its rows and the templates that joined; if that can't be done, say why."""
+    if reference.file is None and "study_file" not in stored.user_attrs:
+        return None, "the study's record names no study file; name it in place of the study"
     try:
         return with_pool(load_study(reference.study_file(stored), reference.name), stored), None
-    except (InvalidInputError, OSError, KeyError) as error:
+    except (InvalidInputError, OSError) as error:
         return None, str(error)
 
 
@@ -59,8 +61,9 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore, reason: 
     templates, verbalizers = templates_of(stored), verbalizers_of(stored)
     names = {entry["id"]: entry["name"] for entry in (*templates, *verbalizers)}
     history = history_of(stored, trials, names)
-    complete = [entry for entry in history if entry["state"] == "COMPLETE" and entry["knobs"]]
-    known = [entry for entry in complete if entry["value"] is not None and math.isfinite(entry["value"])]
+    complete = [entry for entry in history if entry["state"] == "COMPLETE" and math.isfinite(entry["value"] or 0.0)]
+    # Trials that a user added have no candidate.
+    known = [entry for entry in complete if entry["knobs"]] or complete
     winner = trials[summary["winner"]["number"]]
     found, missing = predictions(stored, study.target, files, winner.number) if study else ([], [])
     if study is None:

@@ -30,7 +30,14 @@ def page(facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": figure, "words": words, "duration": duration, "size": size, "signed": signed}
+    environment.filters |= {
+        "figure": figure,
+        "words": words,
+        "duration": duration,
+        "size": size,
+        "signed": signed,
+        "plain": plain,
+    }
     environment.globals |= {"against_best": against_best, "reading_line": reading_line}
     text = files("promptgraft.search").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts, charts=drawn(facts))
@@ -86,7 +93,7 @@ def _knobs(facts: Mapping[str, Any]) -> list[str]:
     ran = [entry for entry in facts["history"] if entry["value"] is not None and entry["knobs"]]
     known = [entry["name"] for entry in facts["importances"]["knobs"]]
     names = dict.fromkeys((*known, *(name for entry in ran for name in entry["knobs"])))
-    found = []
+    found: list[str] = []
     for name in names:
         points = [
             (entry["knobs"][name], entry["value"], entry["state"] == "COMPLETE")
@@ -126,6 +133,11 @@ def figure(value: object) -> str:
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10):
         return f"{int(value):,}"
     return f"{value:.4f}" if 0.001 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+
+
+def plain(value: object) -> str:
+    """Write a setting: a number with the digits that it needs, other things as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else figure(value)
 
 
 def signed(value: float) -> str:
