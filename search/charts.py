@@ -12,7 +12,7 @@ import matplotlib as mpl
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#9aa3ad", "#d1603d"
 # Inches. Pages scale charts to their width: on a phone these stay readable.
@@ -169,6 +169,7 @@ def _line(axes: Axes, entries: Sequence[tuple[float, float, bool]]) -> None:
     values = [value for value, _, _ in entries]
     if min(values) > 0 and max(values) / min(values) > 10:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from promptgraft.objectives.metrics import classification_metrics
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.cli import app
 from promptgraft.search.comparison import FRESH, control_attr
+from promptgraft.search.guidance import POOL
 from promptgraft.search.identity import record_study
 from promptgraft.search.judging import REPEAT
 from promptgraft.search.learning_curves import curve_attr
@@ -32,7 +33,7 @@ from promptgraft.search.sealed import HELD_OUT, prediction_file
 from promptgraft.search.status import NothingToExportError, StudyReference
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, load_study
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, Template
 from tests.conftest import VERBALIZERS
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
@@ -193,6 +194,23 @@ def test_a_study_without_its_rows(stored: optuna.Study, study: Study, folder: Ru
     assert "Tie set" in html
 
 
+def test_templates_that_joined_are_shown_by_name(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
+    """Candidates hold their ids; names and texts are read from the record, with or without the study's rows."""
+    grown = Template("grown", "Well: {{ text }} {{ label }}", "mutation", ("plain-1",))
+    content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": [], "features": {}}
+    stored.set_user_attr(POOL, content)
+    candidate = Candidate(grown.id, study.objective.space.verbalizers[0].id, steps=8)
+    attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 4, "best_step": 8}
+    given = {"params": {"template~3": grown.id}, "distributions": {"template~3": CategoricalDistribution([grown.id])}}
+    stored.add_trial(create_trial(value=0.9, user_attrs=attrs, **given))
+    for facts in (collected(stored, study, folder), collected(stored, None, folder)):
+        (entry,) = [entry for entry in facts["templates"] if entry["name"] == "grown"]
+        assert (entry["text"], entry["source"], entry["trials"], entry["mean"]) == (grown.text, "mutation", 1, 0.9)
+        assert facts["answer"]["candidate"]["template"] == "grown"
+        assert facts["history"][-1]["knobs"]["template"] == "grown"
+        assert "mutation of plain-1" in page(facts)
+
+
 def test_a_record_that_names_no_study_file(stored: optuna.Study, folder: RunFolder) -> None:
     bare = optuna.create_study()
     found, reason = study_with_rows(StudyReference("tiny", None, folder, folder.storage_url()), bare)
@@ -279,7 +297,8 @@ def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     text = re.sub(r"<(style|svg).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
-    floats = [float(number) for number in re.findall(r"[-\d.e]+", json.dumps(facts)) if number.strip("-.e")[:1]]
+    floats: list[float] = []
+    json.loads(json.dumps(facts), parse_float=lambda written: floats.append(float(written)))
     known = {written for number in floats for written in (figure(abs(number)), f"{abs(number):.3f}")}
     shown = set(re.findall(r"(?<![\w.-])\d+\.\d{3,4}(?![\w.])", text))
     assert len(shown) > 20
