@@ -11,6 +11,7 @@ from promptgraft.search import charts
 from promptgraft.search.comparison import NAMES
 from promptgraft.search.judging import against_best
 from promptgraft.search.status import reading_line
+from promptgraft.search.tie_set import TESTED_FROM
 from promptgraft.search.wording import duration, size
 
 TEMPLATE = "report.html.j2"
@@ -38,7 +39,7 @@ def page(facts: Mapping[str, Any]) -> str:
         "signed": signed,
         "plain": plain,
     }
-    environment.globals |= {"against_best": against_best, "reading_line": reading_line}
+    environment.globals |= {"against_best": against_best, "reading_line": reading_line, "tested_from": TESTED_FROM}
     text = files("promptgraft.search").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts, charts=drawn(facts))
 

@@ -284,6 +284,7 @@ def test_a_winner_without_controls(stored: optuna.Study, study: Study, folder: R
             stored.set_user_attr(f"{REPEAT}{number}_{repeat}", {"value": value + repeat / 100})
     html = page(collected(stored, study, folder))
     assert "mean of the 2 repeats that chose it" in html
+    assert "<b>trial 11</b>, the best mean of 2 repeats." in html
     assert "the winner has had no controls" in html
 
 
