@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#b9bec6", "#d1603d"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # A name may hold dollars.
     "svg.hashsalt": "promptgraft",
     "font.size": 9,
     "font.family": "sans-serif",

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import pandas as pd
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
 from scipy.special import softmax
 
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.tasks import Row, Task, rows_hash
+from promptgraft.search.identity import changed_rows
 from promptgraft.search.importances import importances
+from promptgraft.search.judging import judging_section
 from promptgraft.search.pool import with_pool
 from promptgraft.search.ranking import FINISHED
 from promptgraft.search.reports import FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
@@ -34,12 +38,20 @@ EXAMPLES = 3
 
 
 def study_with_rows(path: Path, name: str, stored: optuna.Study) -> Study | None:
-    """Load a study with its rows and the templates that joined; None, with a warning, if that can't be done."""
+    """Load a study with its rows and the templates that joined.
+
+    None, with a warning, if that can't be done, or if they aren't the rows that the study was started with.
+    """
     try:
-        return with_pool(load_study(path, name), stored)
+        study = load_study(path, name)
     except (InvalidInputError, OSError) as error:
         logger.warning("the report leaves out what needs the rows: %s", error)
         return None
+    changed = changed_rows(study, stored)
+    if changed:
+        logger.warning("the report leaves out what needs the rows: %s have changed", " and ".join(changed))
+        return None
+    return with_pool(study, stored)
 
 
 def report(stored: optuna.Study, study: Study | None, files: FileStore) -> dict[str, Any]:
@@ -68,6 +80,7 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore) -> dict[
     names = _names(study)
     candidates = [_shown_candidate(trial.user_attrs["candidate"], names) for trial in complete]
     winner = summary["winner"]["number"]
+    sign = 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
     opening = next((record for record in openings(stored) if record["trial"] == winner), None)
     return {
         "study": stored.study_name,
@@ -75,8 +88,8 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore) -> dict[
         "direction": stored.directions[0].name.lower(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "summary": summary,
-        "answer": _answer(summary, opening, names, trials[winner]),
-        "history": _history(trials, stored.directions[0] == optuna.study.StudyDirection.MAXIMIZE),
+        "answer": _answer(summary, opening, names, trials[winner], sign, judging_section(stored.user_attrs).level),
+        "history": _history(trials, sign),
         "knobs": [candidate | {"trial": t.number} for candidate, t in zip(candidates, complete, strict=True)],
         "values": [_metric(trial) for trial in complete],
         "importances": importances(candidates, [_metric(trial) for trial in complete]),
@@ -128,9 +141,14 @@ def _shown_candidate(candidate: Mapping[str, Any], names: Mapping[str, str]) -> 
 
 
 def _answer(
-    summary: Mapping[str, Any], opening: Mapping[str, Any] | None, names: Mapping[str, str], winner: FrozenTrial
+    summary: Mapping[str, Any],
+    opening: Mapping[str, Any] | None,
+    names: Mapping[str, str],
+    winner: FrozenTrial,
+    sign: int,
+    level: float,
 ) -> dict[str, Any]:
-    """Put together what a reader wants to know first."""
+    """Put together what a reader wants to know first; `gap` is positive where the search was optimistic."""
     transfer, metric = summary["transfer"], summary["metric"]
     fresh = next((entry for entry in (transfer or {"controls": []})["controls"] if entry["name"] == "winner"), None)
     raced = next((e for e in summary["verdict"]["finalists"] if e["number"] == winner.number), None)
@@ -148,7 +166,8 @@ def _answer(
         "fresh": fresh,
         "fresh_rows": transfer["rows"] if transfer else None,
         "test": test,
-        "gap": searched - held_out if held_out is not None else None,
+        "gap": sign * (searched - held_out) if held_out is not None else None,
+        "level": level,
         "costs": {
             name: winner.user_attrs.get(name)
             for name in ("prompt_tokens", "trainable_parameters", "latency_ms", "seconds", "max_rss_bytes")
@@ -157,14 +176,14 @@ def _answer(
     }
 
 
-def _history(trials: Sequence[FrozenTrial], maximize: bool) -> list[dict[str, Any]]:
+def _history(trials: Sequence[FrozenTrial], sign: int) -> list[dict[str, Any]]:
     best: float | None = None
     found = []
     for trial in trials:
         last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
         value = _metric(trial) if trial.state == TrialState.COMPLETE else last
         if trial.state == TrialState.COMPLETE and value is not None:
-            best = value if best is None else max(best, value) if maximize else min(best, value)
+            best = value if best is None else sign * max(sign * best, sign * value)
         attrs = trial.user_attrs
         found.append(
             {
@@ -194,6 +213,9 @@ def _predictions(
         try:
             logits = np.asarray(files.read_tensors(name)["logits"], dtype=np.float32)
         except FileNotFoundError:
+            continue
+        except (OSError, SafetensorError, KeyError) as error:
+            logger.warning("the report leaves out %s, which can't be read: %s", name, error)
             continue
         if len(logits) == len(rows):
             return {"rows": part, "count": len(rows), "hash": rows_hash(rows), **_errors(task, logits, rows)}

@@ -32,7 +32,7 @@ from promptgraft.search.studies import Study, load_study
 from promptgraft.spaces import Candidate
 from tests.conftest import VERBALIZERS
 
-HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
+HOSTILE = "<script>alert(1)</script> & <b>bold</b> $_{x"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -46,7 +46,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture
 def study(write_study: Callable[..., Path]) -> Study:
     space = {
-        "templates": {"plain": "{{ text }} {{ label }}", "hostile": HOSTILE + " {{ text }} {{ label }}"},
+        "templates": {"plain": "{{ text }} {{ label }}", "ho$tile$_{x": HOSTILE + " {{ text }} {{ label }}"},
         "verbalizers": {v.name: {label: list(words) for label, words in v.words.items()} for v in VERBALIZERS},
     }
     return load_study(write_study(space=space, judging={"finalists": 2, "repeats": 2}))
@@ -141,7 +141,7 @@ def test_texts_are_data(stored: optuna.Study, study: Study, folder: RunFolder) -
     facts = collected(stored, study, folder)
     facts["predictions"]["classes"][0]["examples"] = [{"text": {"text": HOSTILE}, "predicted": HOSTILE, "chance": 1.0}]
     html = page(facts)
-    assert facts["answer"]["candidate"]["template"] == "hostile"
+    assert facts["answer"]["candidate"]["template"] == "ho$tile$_{x"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "<script" not in html
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", html.replace("http://www.w3.org", ""))
@@ -161,6 +161,43 @@ def test_a_study_without_its_rows(
     assert "so errors and calibration are missing" in html
     assert "so what was cleaned is missing" in html
     assert "Tie set" in html
+
+
+def test_rows_that_have_changed_are_not_matched_with_old_outputs(
+    stored: optuna.Study, study: Study, folder: RunFolder, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    assert study_with_rows(study.path, "tiny", stored) is not None
+    table = pd.read_csv(study.objective.target.train)
+    table.sample(frac=0.9, random_state=1).to_csv(tmp_path / "other.csv", index=False)
+    study.path.write_text(study.path.read_text().replace(study.objective.target.train, str(tmp_path / "other.csv")))
+    assert study_with_rows(study.path, "tiny", stored) is None
+    assert "target rows and test rows have changed" in caplog.text
+
+
+def test_damaged_outputs_are_left_out(
+    stored: optuna.Study, study: Study, folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder.path / trial_file(11, LOGITS_FILE)).write_bytes(b"damaged")
+    facts = collected(stored, study, folder)
+    assert facts["predictions"] is None
+    assert f"leaves out {trial_file(11, LOGITS_FILE)}" in caplog.text
+    assert "so errors and calibration are missing" in page(facts)
+
+
+def test_a_search_for_the_lowest_loss_was_optimistic_if_it_says_less(
+    write_study: Callable[..., Path], folder: RunFolder
+) -> None:
+    study = load_study(write_study(metric="loss", judging={"finalists": 1, "repeats": 2}))
+    stored = optuna.create_study(direction="minimize")
+    record_study(stored, study, 1)
+    candidate = Candidate(study.objective.space.templates[0].id, study.objective.space.verbalizers[0].id)
+    for number, value in enumerate((0.5, 0.4, 0.6)):
+        attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 5, "best_step": 0}
+        stored.add_trial(create_trial(value=value, user_attrs=attrs))
+        stored.set_user_attr(f"{REPEAT}1_{number + 1}", {"value": 0.45})
+    facts = collected(stored, study, folder)
+    assert facts["answer"]["gap"] == pytest.approx(0.05)
+    assert [entry["best"] for entry in facts["history"]] == [0.5, 0.4, 0.4]
 
 
 def test_an_empty_study_is_an_error(study: Study, folder: RunFolder) -> None:
