@@ -220,11 +220,10 @@ class Confirmation:
         resources = self.study.file.resources
         actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
         spec = ray.put(replace(self.study.objective, files=self.files))
-        idle = [
-            actor.remote(spec, resources.cpu, self.study.file.seed)
-            for _ in range(places(resources, total, self.at_most))
-        ]
+        room, idle = places(resources, total, self.at_most), list[Any]()
         while waiting := self.jobs():
+            more = min(len(waiting), room) - len(idle)
+            idle += [actor.remote(spec, resources.cpu, self.study.file.seed) for _ in range(more)]
             if not self._all(waiting, idle):
                 return
 
