@@ -66,6 +66,11 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	$(BIN)/python -m tests.bench.pools --out runs/pools.json
 	$(BIN)/python -m tests.bench.adaptability --out runs/adaptability.json
 	$(BIN)/python -m tests.bench.variants --out runs/variants.json
+	$(BIN)/python -m tests.bench.repeats --out runs/repeats
+	$(BIN)/python -m tests.bench.coverage runs/repeats --searches 400 --out runs/coverage.json
+	for plant in help shuffled unrelated; do \
+	  $(BIN)/python -m tests.bench.repeats --out runs/$$plant --plant $$plant --candidates 4 --repeats 12 || exit; done
+	$(BIN)/python -m tests.bench.plants runs/help runs/shuffled runs/unrelated --out runs/plants.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -38,11 +38,6 @@ class Arm:
     candidate: Candidate
     step: int
 
-    @property
-    def uses_source(self) -> bool:
-        """Whether the source has any part in it."""
-        return self.candidate.source_steps > 0 or self.candidate.alpha > 0
-
 
 def trained_controls(winner: Arm, space: SearchSpace, shared_labels: bool) -> dict[str, Arm]:
     """Return the controls that are trained, by name, with as many updates as the winner had on source and target.
@@ -62,7 +57,7 @@ def trained_controls(winner: Arm, space: SearchSpace, shared_labels: bool) -> di
     alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
     defaults = Candidate(alone.template, alone.verbalizer, alone.head, steps=updates, batch_size=alone.batch_size)
     found = {"full_fine_tuning": Arm(replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt()), updates)}
-    if winner.uses_source:
+    if winner.candidate.uses_source:
         found["target_only"] = Arm(alone, updates)
     if space.facts.has_source and shared_labels and winner.step:
         found["source_only"] = Arm(replace(winner.candidate, alpha=1.0), winner.step)

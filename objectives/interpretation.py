@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.prompted_model import SOFT_PROMPT
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, SoftPrompt
 
 # Prompts of random tokens whose mean score the nearest tokens are compared with.
 RANDOM_PROMPTS = 5
@@ -41,6 +41,11 @@ class PromptReading:
     rows: int
 
 
+def is_readable(soft_prompt: SoftPrompt) -> bool:
+    """Whether a soft prompt stands among the embedded tokens: it has vectors, and enters below the first layer."""
+    return soft_prompt.length > 0 and not soft_prompt.deep and not soft_prompt.layer
+
+
 def read_soft_prompt(
     objective: Objective, candidate: Candidate, delta: Mapping[str, Tensor], seed: int
 ) -> PromptReading | None:
@@ -53,11 +58,10 @@ def read_soft_prompt(
         seed: Seed of the trial.
 
     Returns:
-        None where there is no soft prompt among the embedded tokens: none at all, one that enters above the first
-        layer, or keys and values.
+        None where no tokens can be compared with it; see `is_readable`.
     """
     soft = candidate.soft_prompt
-    if not soft.length or soft.deep or soft.layer:
+    if not is_readable(soft):
         return None
     (model,) = objective.untrained([candidate])
     model.load(delta)

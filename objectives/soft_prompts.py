@@ -114,8 +114,8 @@ class PromptedStack(nn.Module):
         return None
 
     def vectors(self) -> Tensor:
-        """Return the prompt as it is now, shape (length, hidden), where it stands among embedded tokens."""
-        raise NotImplementedError
+        """Return the vectors among the hidden states as they are now, shape (length, hidden); (0, 0) without any."""
+        return torch.empty(0, 0)
 
     def _enters(self, below: Tensor) -> Tensor:
         """Put the prompt in front of the new tokens; there is none here."""

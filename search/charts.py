@@ -1,28 +1,40 @@
 """A report's charts, as SVG that stands in the page: readable on light and dark, the same for the same numbers."""
 
 import io
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#b9bec6", "#d1603d"
+INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#9aa3ad", "#d1603d"
+# Inches. Pages scale charts to their width: on a phone these stay readable.
+WIDE, PANEL = 4.8, 3.4
+# Different numbers from which on a knob is drawn as a line of numbers rather than side by side.
+MANY = 6
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "promptgraft",
+    "text.parse_math": False,  # Names are the user's; a dollar in them is a dollar.
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
+    "axes.titlesize": 10,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "legend.fontsize": 8,
 }
 
 
@@ -40,8 +52,15 @@ class Chart:
 
 
 @contextmanager
-def chart(width: float = 6.4, height: float = 2.8) -> Iterator[Chart]:
-    """Open a chart of so many inches; it scales with the page."""
+def chart(key: str, said: str, width: float = WIDE, height: float = 2.8) -> Iterator[Chart]:
+    """Open a chart of so many inches; it scales with the page.
+
+    Args:
+        key: Its name in the page, which keeps its ids apart from those of other charts.
+        said: What a screen reader says of it.
+        width: Inches.
+        height: Inches.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         drawn = Chart(figure.add_subplot())
@@ -49,100 +68,167 @@ def chart(width: float = 6.4, height: float = 2.8) -> Iterator[Chart]:
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = written.getvalue()
-    drawn.svg = svg[svg.index("<svg") :]
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", svg)
+    drawn.svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(said)}"', 1)
 
 
 def history(entries: Sequence[Mapping[str, Any]], metric: str, marks: Mapping[str, float]) -> str:
     """Draw every trial's value, the best so far, and what the winner turned out to score."""
-    with chart() as drawn:
+    with chart("history", f"{metric} of every trial, in their order", height=3.2) as drawn:
         axes = drawn.axes
         for state, colour, marker in (("COMPLETE", ACCENT, "o"), ("PRUNED", QUIET, "x")):
             own = [entry for entry in entries if entry["state"] == state and entry["value"] is not None]
-            axes.scatter(
-                [e["trial"] for e in own], [e["value"] for e in own], s=16, c=colour, marker=marker, label=state
-            )
+            places = ([e["trial"] for e in own], [e["value"] for e in own])
+            axes.scatter(*places, s=16, c=colour, marker=marker, label=state, clip_on=False)
         known = [entry for entry in entries if entry["best"] is not None]
-        axes.step(
-            [e["trial"] for e in known], [e["best"] for e in known], where="post", color=ACCENT, lw=1, label="best"
-        )
+        bests = ([e["trial"] for e in known], [e["best"] for e in known])
+        axes.step(*bests, where="post", color=ACCENT, lw=1, label="best so far")
         for (name, value), style in zip(marks.items(), ("--", ":"), strict=False):
-            axes.axhline(value, color=BAD, lw=1, ls=style, label=name)
+            axes.axhline(value, color=BAD, lw=1.2, ls=style, label=name)
         axes.set(xlabel="trial", ylabel=metric)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.17), ncols=2)
     return drawn.svg
 
 
-def intervals(entries: Sequence[tuple[str, float, float, float]], label: str) -> str:
-    """Draw named values with their intervals: name, value, low, high; the first on top."""
-    with chart(height=0.6 + 0.28 * len(entries)) as drawn:
-        axes = drawn.axes
+def curves(entries: Sequence[Mapping[str, Any]], winner: int, metric: str) -> str:
+    """Draw what each trial reported as it went, the winner on top."""
+    with chart("curves", f"{metric} by step, a line for each trial", height=3.0) as drawn:
+        axes, named = drawn.axes, set[str]()
+        for entry in sorted(entries, key=lambda entry: entry["trial"] == winner):
+            points = [point for point in entry["curve"] if point[1] is not None]
+            if not points or entry["state"] not in ("COMPLETE", "PRUNED"):
+                continue
+            won, pruned = entry["trial"] == winner, entry["state"] == "PRUNED"
+            name = "winner" if won else entry["state"]
+            look: dict[str, Any] = {"color": BAD if won else INK if pruned else ACCENT, "alpha": 1.0 if won else 0.5}
+            look |= {"lw": 2.0 if won else 1.0, "label": None if name in named else name}
+            axes.plot([p[0] for p in points], [p[1] for p in points], "--" if pruned else "-", **look)
+            axes.plot(*points[-1], "x" if pruned else ".", color=look["color"], alpha=look["alpha"], ms=5)
+            named.add(name)
+        axes.set(xlabel="step", ylabel=metric)
+        if named:
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.12, -0.17), ncols=3)
+    return drawn.svg
+
+
+def intervals(
+    key: str, entries: Sequence[tuple[str, float, float, float]], label: str, marks: Sequence[float] = ()
+) -> str:
+    """Draw named values with their intervals, the first on top.
+
+    Args:
+        key: See `chart`.
+        entries: Name, value, low, high.
+        label: What the values are.
+        marks: A value to compare each with, drawn as a stroke.
+    """
+    names = [textwrap.fill(entry[0], 24) for entry in reversed(entries)]
+    lines = sum(1 + name.count("\n") for name in names)
+    with chart(key, f"{label}: " + ", ".join(entry[0] for entry in entries), height=0.6 + 0.22 * lines) as drawn:
+        axes, top = drawn.axes, len(entries) - 1
         for place, (_, value, low, high) in enumerate(reversed(entries)):
-            axes.plot([low, high], [place, place], color=QUIET, lw=3, solid_capstyle="round")
-            axes.plot(value, place, "o", color=ACCENT if place == len(entries) - 1 else INK, ms=5)
-        axes.set_yticks(range(len(entries)), [entry[0] for entry in reversed(entries)])
-        axes.set_ylim(-0.6, len(entries) - 0.4)
+            axes.plot([low, high], [place, place], color=QUIET, lw=3, alpha=0.6, solid_capstyle="round")
+            axes.plot(value, place, "o", color=ACCENT if place == top else INK, ms=5, clip_on=False)
+        axes.plot(list(reversed(marks)), range(top - len(marks) + 1, top + 1), "|", color=BAD, ms=9, mew=1.5)
+        axes.set_yticks(range(len(entries)), names)
+        axes.set_ylim(-0.6, top + 0.6)
         axes.set_xlabel(label)
     return drawn.svg
 
 
-def knob(name: str, values: Sequence[Any], scores: Sequence[float], metric: str) -> str:
-    """Draw the metric against one knob: numbers on a line, names side by side with their medians."""
+def knob(key: str, name: str, entries: Sequence[tuple[Any, float, bool]], metric: str) -> str:
+    """Draw the metric against one knob: numbers on a line with their running median, names side by side with theirs.
+
+    Args:
+        key: See `chart`.
+        name: The knob.
+        entries: Its value, the metric, and whether the trial is COMPLETE, of each trial that has the knob.
+        metric: The metric's name.
+    """
+    values = [value for value, _, _ in entries]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    with chart(3.2, 2.2) as drawn:
-        axes = drawn.axes
-        if numeric and len(set(values)) > 5:
-            axes.scatter(values, scores, s=14, c=ACCENT, alpha=0.8)
-            if min(values) > 0 and max(values) / min(values) > 20:
-                axes.set_xscale("log")
-                axes.minorticks_off()
+    with chart(key, f"{metric} by {name}", PANEL, 2.4) as drawn:
+        if numeric and len(set(values)) >= MANY:
+            _line(drawn.axes, entries)
         else:
-            names = sorted(set(values), key=lambda value: (not numeric, value if numeric else str(value)))
-            for place, own in enumerate(names):
-                found = sorted(score for value, score in zip(values, scores, strict=True) if value == own)
-                axes.scatter([place] * len(found), found, s=14, c=ACCENT, alpha=0.6)
-                middle = found[len(found) // 2]
-                axes.plot([place - 0.25, place + 0.25], [middle, middle], color=BAD, lw=1.5)
-            shown = [text if len(text) < 15 else text[:13] + "…" for text in map(str, names)]
-            axes.set_xticks(range(len(names)), shown, rotation=20 if max(map(len, shown)) > 6 else 0)
-            axes.set_xlim(-0.6, len(names) - 0.4)
-        axes.set(title=name, ylabel=metric)
+            _side_by_side(drawn.axes, entries, numeric)
+        drawn.axes.set(title=name, ylabel=metric)
     return drawn.svg
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
-    """Draw how often a model is right against how sure it is."""
-    with chart(4.2, 3.2) as drawn:
+def _line(axes: Axes, entries: Sequence[tuple[float, float, bool]]) -> None:
+    """Draw numbers; the line is the median of a third of the COMPLETE trials around."""
+    _points(axes, entries)
+    complete = sorted((value, score) for value, score, whole in entries if whole)
+    reach = max(2, len(complete) // 6)
+    around = [complete[max(0, place - reach) : place + reach + 1] for place in range(len(complete))]
+    middles = [median(score for _, score in own) for own in around]
+    axes.plot([value for value, _ in complete], middles, color=BAD, lw=1.5)
+    values = [value for value, _, _ in entries]
+    if min(values) > 0 and max(values) / min(values) > 10:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _side_by_side(axes: Axes, entries: Sequence[tuple[Any, float, bool]], numeric: bool) -> None:
+    names = sorted({value for value, _, _ in entries}, key=lambda value: value if numeric else str(value))
+    for place, name in enumerate(names):
+        own = sorted((score, whole) for value, score, whole in entries if value == name)
+        ties: dict[float, int] = {}
+        spread = []
+        for score, whole in own:  # Equal scores beside each other, so that none hides another.
+            ties[score] = ties.get(score, 0) + 1
+            aside = (ties[score] // 2) * 0.07 * (-1) ** ties[score]
+            spread.append((place + max(-0.42, min(0.42, aside)), score, whole))
+        _points(axes, spread)
+        complete = [score for score, whole in own if whole]
+        if complete:
+            axes.plot([place - 0.3, place + 0.3], [median(complete)] * 2, color=BAD, lw=1.5)
+    shown = [text if len(text) < 15 else text[:13] + "…" for text in map(_short, names)]
+    tilted = max(map(len, shown)) * len(shown) > 28
+    axes.set_xticks(range(len(names)), shown, rotation=25 if tilted else 0, ha="right" if tilted else "center")
+    axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+def _points(axes: Axes, entries: Sequence[tuple[float, float, bool]]) -> None:
+    for complete, marker, colour in ((False, "x", QUIET), (True, "o", ACCENT)):
+        own = [(value, score) for value, score, whole in entries if whole == complete]
+        axes.scatter([v for v, _ in own], [s for _, s in own], s=14, c=colour, marker=marker, alpha=0.7)
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def reliability(key: str, bins: Sequence[Mapping[str, Any]]) -> str:
+    """Draw how often a model is right against how sure it is, with the rows of each bin."""
+    with chart(key, "How often the model is right against how sure it is", 4.2, 3.2) as drawn:
         axes = drawn.axes
-        low = min([0.5, *(entry["right"] for entry in bins), *(entry["sure"] for entry in bins)])
+        low = min([0.5, *(entry["right"] for entry in bins), *(entry["sure"] for entry in bins)]) - 0.03
         axes.plot([low, 1], [low, 1], color=QUIET, lw=1, ls="--")
-        axes.plot([e["sure"] for e in bins], [e["right"] for e in bins], "o-", color=ACCENT, lw=1, ms=4)
+        axes.plot([e["sure"] for e in bins], [e["right"] for e in bins], "o-", color=ACCENT, lw=1, ms=4, clip_on=False)
         for entry in bins:
-            axes.annotate(
-                str(entry["rows"]),
-                (entry["sure"], entry["right"]),
-                textcoords="offset points",
-                xytext=(5, -10),
-                fontsize=7,
-            )
-        axes.set(xlabel="how sure (mean probability of the predicted label)", ylabel="how often right")
+            place = (entry["sure"], entry["right"])
+            above = entry["right"] >= entry["sure"]
+            offset: dict[str, Any] = {"xytext": (0, 6 if above else -11), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(entry["rows"]), place, fontsize=7, **offset)
+        axes.set(xlabel="how sure: mean probability of the predicted label", ylabel="how often right")
+        axes.set_ylim(top=1.06)
     return drawn.svg
 
 
-def curve(points: Sequence[Mapping[str, Any]], everything: int, part: str, metric: str) -> str:
+def curve(key: str, points: Sequence[Mapping[str, Any]], everything: int, part: str, metric: str) -> str:
     """Draw a learning curve with standard errors."""
     rows = [point["rows"] or everything for point in points]
-    with chart(3.2, 2.4) as drawn:
+    with chart(key, f"{metric} by number of {part} rows", PANEL, 2.4) as drawn:
         axes = drawn.axes
-        axes.errorbar(
-            rows,
-            [point["mean"] for point in points],
-            [point["standard_error"] or 0.0 for point in points],
-            fmt="o-",
-            color=ACCENT,
-            lw=1,
-            ms=4,
-            capsize=2,
-        )
+        means = [point["mean"] for point in points]
+        errors = [point["standard_error"] or 0.0 for point in points]
+        axes.errorbar(rows, means, errors, fmt="o-", color=ACCENT, lw=1, ms=4, capsize=2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(rows, map(str, rows))
         axes.minorticks_off()
@@ -150,13 +236,18 @@ def curve(points: Sequence[Mapping[str, Any]], everything: int, part: str, metri
     return drawn.svg
 
 
-def front(entries: Sequence[Mapping[str, Any]], metric: str, cost: str) -> str:
-    """Draw the trials that no other one dominates, by the metric and one cost."""
-    with chart(4.2, 2.8) as drawn:
+def front(
+    key: str, entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], metric: str, cost: str
+) -> str:
+    """Draw all trials by the metric and one cost; those that no other one dominates with their numbers."""
+    with chart(key, f"{metric} against {cost}, with the Pareto front") as drawn:
         axes = drawn.axes
-        axes.plot([e["values"][cost] for e in entries], [e["values"][metric] for e in entries], "o", color=ACCENT, ms=5)
-        for entry in entries:
-            place = (entry["values"][cost], entry["values"][metric])
-            axes.annotate(str(entry["number"]), place, textcoords="offset points", xytext=(5, 4), fontsize=7)
+        others = [e["values"] for e in entries if e["state"] == "COMPLETE" and {metric, cost} <= e["values"].keys()]
+        axes.scatter([own[cost] for own in others], [own[metric] for own in others], s=14, c=QUIET, label="dominated")
+        best = [(e["values"][cost], e["values"][metric], e["number"]) for e in front]
+        axes.scatter([x for x, _, _ in best], [y for _, y, _ in best], s=24, c=ACCENT, label="front")
+        for x, y, number in best:
+            axes.annotate(str(number), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
         axes.set(xlabel=cost.replace("_", " "), ylabel=metric)
+        axes.legend(loc="best")
     return drawn.svg

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # What a plain `pip install promptgraft` leaves out.
-SEARCH_EXTRA = ("optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy")
+SEARCH_EXTRA = ("matplotlib", "optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy")
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -274,24 +274,28 @@ def report(
 ) -> None:
     """Write what a study found as one HTML page; test rows stay as they are, sealed or opened."""
     from promptgraft.search.report import report as collect
-    from promptgraft.search.report import study_with_rows, tables
-    from promptgraft.search.report_page import page
+    from promptgraft.search.report import study_with_rows
+    from promptgraft.search.report_tables import tables
     from promptgraft.search.status import StudyReference
 
     reference = StudyReference.resolve(study, storage, workdir)
     stored = reference.load()
-    loaded = study_with_rows(reference.study_file(stored), reference.name, stored)
-    facts = collect(stored, loaded, reference.folder.files())
+    loaded, reason = study_with_rows(reference, stored)
+    facts = collect(stored, loaded, reference.folder.files(), reason)
     if csv is not None:
         csv.mkdir(parents=True, exist_ok=True)
-        for name, table in tables(facts, stored).items():
+        for name, table in tables(facts).items():
             table.to_csv(csv / f"{name}.csv", index=False)
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(facts, allow_nan=False))
         return
+    from promptgraft.search.report_page import page
+
     path = output or reference.folder.path / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(facts))
+    path.write_text(page(facts), encoding="utf-8")
+    for missing in facts["missing"]:
+        typer.echo(f"left out: {missing}", err=True)
     typer.echo(f"report of {reference.name}: {path}")
 
 

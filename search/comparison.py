@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.files import FileStore
 from promptgraft.search.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
-from promptgraft.search.judging import judging_section, verdict
+from promptgraft.search.judging import judging_section
 from promptgraft.search.tie_set import MIN_REPEATS
+from promptgraft.search.wording import difference, unit
 
 # User attribute of the study; trial, control and number of the repeat appended: as `judging.REPEAT`.
 CONTROL = "control_trial_"
@@ -64,16 +66,21 @@ def control_outcomes(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int
         if attr.startswith(start):
             control, _, repeat = attr.removeprefix(start).rpartition("_")
             found.setdefault(control, {})[int(repeat)] = outcome
-    return {name: found[name] for name in NAMES if name in found}
+    return {name: _of_one_trial(found[name]) for name in NAMES if name in found}
 
 
-def transfer(study: optuna.Study) -> dict[str, Any] | None:
+def _of_one_trial(outcomes: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Leave out what another trial found that was the best of the search before: the first repeat is run anew first."""
+    trial = outcomes[min(outcomes)].get("trial")
+    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.get("trial") == trial}
+
+
+def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
     """Say what the source is worth, by the repeats of the winner and its controls on validation rows.
 
     Returns:
         See `Comparison.table`; None while no winner has had its controls.
     """
-    winner = verdict(study).winner
     found = control_outcomes(study.user_attrs, winner.number) if winner else {}
     if not found:
         return None
@@ -214,16 +221,16 @@ class Comparison:
         """Name the controls that are shown to be better than the winner, corrected for their number (Bonferroni)."""
         names = self._compared()
         level = self.level / max(1, len(names))
-        ahead = {name: self._better(name, WINNER, level) for name in names}
+        means = {name: self.sign * mean(self.values[name].values()) for name in (*names, WINNER) if name in self.values}
+        ahead = {name: self._better(name, WINNER, level) for name in names if means[name] > means[WINNER]}
         shown = [f"{NAMES[name]} ({self._said(gain, level)})" for name, gain in ahead.items() if gain.low > 0]
         if not shown:
             return None
         return f"Better than the winner on {self.rows} rows: {', '.join(shown)}. Widen the space, or ship that."
 
     def _said(self, gain: Interval, level: float) -> str:
-        scale, unit, digits = (1.0, "nats", 3) if self.metric == "loss" else (100.0, "points", 1)
-        value, low, high = (f"{scale * end:+.{digits}f}" for end in (gain.value, gain.low, gain.high))
-        return f"{value} {unit}, {100 * (1 - level):.3g} % interval {low} to {high}"
+        value, *ends = (difference(end, self.metric) for end in (gain.value, gain.low, gain.high))
+        return f"{value} {unit(self.metric)}, {100 * (1 - level):.3g} % interval {' to '.join(ends)}"
 
 
 def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:

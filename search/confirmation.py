@@ -1,13 +1,14 @@
 """Once a search has ended, its finalists race on other seeds and splits; the winner meets its controls on fresh ones.
 
-What is found is recorded in the study one by one: it stays, whatever happens, and the next run does the rest. See
-`search.judging` for the finalists and `search.comparison` for the controls.
+If the search was in lower precision, its finalists are scored in float32 first. What is found is recorded in the study
+one by one: it stays, whatever happens, and the next run does the rest. See `search.judging` for the finalists and
+`search.comparison` for the controls.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -22,16 +23,19 @@ from promptgraft.search.comparison import (
     WINNER,
     WITH_SOURCE,
     control_attr,
-    control_outcomes,
     prediction_file,
 )
-from promptgraft.search.judging import REPEAT, next_repeats, verdict
+from promptgraft.search.finalists import record, unscored, work
+from promptgraft.search.judging import REPEAT, verdict
 from promptgraft.search.learning_curves import CURVE, curve_attr, fewer_rows
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import places
 from promptgraft.search.studies import Study
 from promptgraft.search.tie_set import MIN_REPEATS
 from promptgraft.spaces import Candidate
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.controls import Arm
 
 # Makes a runner begin: RepeatRunner -> Ray's reference to the outcome.
 Start = Callable[[Any], Any]
@@ -45,11 +49,18 @@ class Job:
         attr: User attribute of the study that its outcome is recorded under.
         name: What it is, for people.
         start: Begins it.
+        about: What is recorded with its outcome: the `trial`, where further trials may bring a better one in its place.
     """
 
     attr: str
     name: str
     start: Start
+    about: Mapping[str, int] = field(default_factory=dict)
+
+    def is_done(self, attrs: Mapping[str, Any]) -> bool:
+        """Whether its outcome is recorded among a study's user attributes."""
+        outcome = attrs.get(self.attr)
+        return outcome is not None and outcome.get("trial") == self.about.get("trial")
 
 
 class Confirmation:
@@ -85,11 +96,16 @@ class Confirmation:
 
         Two repeats of everything come first: with less, nothing can be said, and time may end at any moment.
         """
-        rounds = next_repeats(self.stored)
-        if rounds and rounds[0][1] <= MIN_REPEATS:
+        judged, whole = verdict(self.stored), self.study.file.judging.repeats
+        rounds, winner = judged.next_round, judged.winner
+        if winner is None or (rounds and rounds[0][1] <= MIN_REPEATS):
             return self._finalists(rounds)
-        whole = self.study.file.judging.repeats
-        return self._controls(MIN_REPEATS) or self._finalists(rounds) or self._controls(whole) or self._curves(whole)
+        return (
+            self._controls(winner, MIN_REPEATS)
+            or self._finalists(rounds)
+            or self._controls(winner, whole)
+            or self._curves(winner, whole)
+        )
 
     def _finalists(self, rounds: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
@@ -101,28 +117,28 @@ class Confirmation:
             for trial, repeat in rounds
         ]
 
-    def _controls(self, repeats: int) -> list[Job]:
-        winner, section = verdict(self.stored).winner, self.study.file.judging
-        if winner is None or not section.controls:
+    def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
+        if not self.study.file.judging.controls:
             return []
-        number = winner.number
-        found = control_outcomes(self.stored.user_attrs, number)
-        starts = self._fitted(number) | self._trained()
-        return [
+        attrs, number = self.stored.user_attrs, winner.number
+        other = self._other(winner)
+        starts = self._fitted(number) | self._trained(winner, other)
+        about = {_name_of_other(winner): {"trial": other.number}} if other else {}
+        jobs = [
             Job(
                 control_attr(number, name, repeat),
                 f"fresh repeat {repeat - FRESH + 1} of {NAMES[name]}",
                 start(repeat),
+                about.get(name, {}),
             )
             for repeat in range(FRESH, FRESH + repeats)
             for name, start in starts.items()
-            if repeat not in found.get(name, {})
         ]
+        return [job for job in jobs if not job.is_done(attrs)]
 
-    def _curves(self, repeats: int) -> list[Job]:
+    def _curves(self, trial: FrozenTrial, repeats: int) -> list[Job]:
         """Return what the learning curves miss: the winner on fewer rows."""
-        trial = verdict(self.stored).winner
-        if trial is None or not self.study.file.judging.curves:
+        if not self.study.file.judging.curves:
             return []
         attrs = trial.user_attrs
         source = self.study.sources.get(attrs["candidate"].get("source", ""))
@@ -141,7 +157,8 @@ class Confirmation:
             for repeat in range(FRESH, FRESH + repeats)
             for part, count in points
         ]
-        return [job for job in jobs if job.attr not in self.stored.user_attrs]
+        done = self.stored.user_attrs
+        return [job for job in jobs if not job.is_done(done)]
 
     def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
         """Return the controls that are no candidates."""
@@ -154,27 +171,20 @@ class Confirmation:
 
         return {name: start(name) for name in FITTED if name in self.study.file.judging.controls}
 
-    def _trained(self) -> dict[str, Callable[[int], Start]]:
+    def _trained(self, trial: FrozenTrial, other: FrozenTrial | None) -> dict[str, Callable[[int], Start]]:
         """Return the winner and the controls that are candidates."""
-        from promptgraft.objectives.controls import Arm, trained_controls
+        from promptgraft.objectives.controls import trained_controls
 
-        wanted = self.study.file.judging.controls
-        trial = verdict(self.stored).winner
-        assert trial is not None
-        winner = Arm(Candidate.from_values(trial.user_attrs["candidate"]), trial.user_attrs["best_step"])
+        winner, wanted = _arm(trial), self.study.file.judging.controls
         target, sources = self.study.target, self.study.sources
         source = sources.get(winner.candidate.source, next(iter(sources.values()), None))
         shared = source is not None and set(target.labels) <= set(source.labels)
         controls = trained_controls(winner, self.study.objective.space, shared)
         arms = {WINNER: winner} | {name: arm for name, arm in controls.items() if name in wanted}
-        if source is not None and TARGET_ONLY in wanted:
-            ran = [entry for entry in ranked_trials(self.stored) if "best_step" in entry.user_attrs]
-            others = [Arm(Candidate.from_values(t.user_attrs["candidate"]), t.user_attrs["best_step"]) for t in ran]
-            other = next((arm for arm in others if arm.uses_source != winner.uses_source), None)
-            if other is not None:
-                arms[BEST_TARGET_ONLY if winner.uses_source else WITH_SOURCE] = other
+        if other is not None:
+            arms[_name_of_other(trial)] = _arm(other)
 
-        def start(name: str, arm: Arm) -> Callable[[int], Start]:
+        def start(name: str, arm: "Arm") -> Callable[[int], Start]:
             def begin(repeat: int) -> Start:
                 file = prediction_file(trial.number, name, repeat)
                 return lambda runner: runner.train.remote(arm.candidate.to_dict(), arm.step, repeat, file)
@@ -183,8 +193,20 @@ class Confirmation:
 
         return {name: start(name, arm) for name, arm in arms.items()}
 
+    def _other(self, winner: FrozenTrial) -> FrozenTrial | None:
+        """Return the best trial of the search that differs from the winner in whether it uses the source."""
+        if not self.study.sources or TARGET_ONLY not in self.study.file.judging.controls:
+            return None
+        ran = (trial for trial in ranked_trials(self.stored) if "best_step" in trial.user_attrs)
+        uses_source = _arm(winner).candidate.uses_source
+        return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
+
+    def is_needed(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(unscored(self.stored, self.study) or self.jobs())
+
     def run(self, total: Mapping[str, float]) -> None:
-        """Run what is missing, as far as time and compute allow; a Ray must be there.
+        """Do what is left, as far as time and compute allow; a Ray must be there.
 
         Args:
             total: Ray's resources.
@@ -196,16 +218,29 @@ class Confirmation:
 
         from promptgraft.search.worker import RepeatRunner
 
+        self._score_in_float32()
         resources = self.study.file.resources
         actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
         spec = ray.put(replace(self.study.objective, files=self.files))
-        idle = [
-            actor.remote(spec, resources.cpu, self.study.file.seed)
-            for _ in range(places(resources, total, self.at_most))
-        ]
+        room, idle = places(resources, total, self.at_most), list[Any]()
         while waiting := self.jobs():
+            more = min(len(waiting), room) - len(idle)
+            idle += [actor.remote(spec, resources.cpu, self.study.file.seed) for _ in range(more)]
             if not self._all(waiting, idle):
                 return
+
+    def _score_in_float32(self) -> None:
+        """Score finalists again of a search that was in lower precision; see `search.finalists`."""
+        import ray
+
+        from promptgraft.search.worker import score_finalists
+
+        pending, resources = unscored(self.stored, self.study), self.study.file.resources
+        if pending:
+            spec = replace(self.study.objective, files=self.files)
+            task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
+            record(self.stored, ray.get(task.remote(spec, resources.cpu, work(pending))))
+            self.say(f"finalists: {len(pending)} trials scored again in float32")
 
     def _all(self, waiting: Sequence[Job], idle: list[Any]) -> bool:
         """Run jobs, each on the next idle runner; return whether there was time for all of them."""
@@ -226,7 +261,7 @@ class Confirmation:
         return True
 
     def _record(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        self.stored.set_user_attr(job.attr, dict(outcome))
+        self.stored.set_user_attr(job.attr, {**outcome, **job.about})
         metric = self.study.file.metric
         result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"
         self.say(f"{job.name}  {result}")
@@ -246,3 +281,13 @@ class Confirmation:
             return False
         used = compute_seconds(self.stored.get_trials(deepcopy=False), now) + sum(seconds)
         return used + usual > self.limits.compute_s
+
+
+def _arm(trial: FrozenTrial) -> "Arm":
+    from promptgraft.objectives.controls import Arm
+
+    return Arm(Candidate.from_values(trial.user_attrs["candidate"]), trial.user_attrs["best_step"])
+
+
+def _name_of_other(winner: FrozenTrial) -> str:
+    return BEST_TARGET_ONLY if _arm(winner).candidate.uses_source else WITH_SOURCE

@@ -1,7 +1,8 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstra
 from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
-from promptgraft.objectives.interpretation import read_soft_prompt
+from promptgraft.objectives.interpretation import is_readable, read_soft_prompt
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import all_labels
-from promptgraft.search.comparison import control_outcomes, transfer_on_test
+from promptgraft.search.comparison import NAMES, control_outcomes, transfer_on_test
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
 from promptgraft.search.intervals import score_interval
 from promptgraft.search.judging import judging_section, verdict, winner
@@ -92,10 +93,10 @@ def export_winner(
         NothingToExportError: If there is no such trial, or its weights were dropped.
     """
     check_same(optuna_study, study.target.test)
+    quiet_transformers()
     chosen = _choose(optuna_study, number)
     pending = unscored(optuna_study, study, [chosen])
     if pending:
-        quiet_transformers()
         record(optuna_study, score_in_float32(replace(study.objective, files=folder.files_url), work(pending)))
     trial = _choose(optuna_study, number)
     score = float32_scores(optuna_study).get(trial.number)
@@ -109,12 +110,13 @@ def export_winner(
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
     write_bundle(target, manifest, delta, _card(study, manifest, {}))
-    _read_prompt(study, optuna_study, trial, delta)
+    objective = cache(lambda: Objective(replace(study.objective, backbone=study.objective.backbone.in_float32())))
+    _read_prompt(objective, optuna_study, trial, delta, study.file.seed)
     found = opened_for(
         optuna_study,
         trial.number,
         study.target.test,
-        lambda: _compare(study, optuna_study, trial, target, files),
+        lambda: _compare(study, objective(), optuna_study, trial, target, files),
         reopen=reopen,
         again=_misses_controls(optuna_study, trial.number),
     )
@@ -177,31 +179,42 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
     )
 
 
-def _read_prompt(study: Study, optuna_study: optuna.Study, trial: FrozenTrial, delta: Mapping[str, Tensor]) -> None:
+def _read_prompt(
+    objective: Callable[[], Objective],
+    optuna_study: optuna.Study,
+    trial: FrozenTrial,
+    delta: Mapping[str, Tensor],
+    seed: int,
+) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.interpretation`."""
     candidate, name = Candidate.from_values(trial.user_attrs["candidate"]), f"{READING}{trial.number}"
-    if not candidate.soft_prompt.length or name in optuna_study.user_attrs:
-        return
-    quiet_transformers()
-    objective = Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))
-    reading = read_soft_prompt(objective, candidate, delta, study.file.seed)
-    if reading is not None:
+    if is_readable(candidate.soft_prompt) and name not in optuna_study.user_attrs:
+        reading = read_soft_prompt(objective(), candidate, delta, seed)
+        assert reading is not None
         optuna_study.set_user_attr(name, asdict(reading))
 
 
 def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
-    """Whether the test rows were opened for a trial before its controls had been run."""
-    records = [record for record in openings(optuna_study) if record["trial"] == number]
-    return any(record.get("transfer") is None for record in records) and bool(
-        control_outcomes(optuna_study.user_attrs, number)
-    )
+    """Whether the test rows were opened for a trial before all repeats of its controls had been run."""
+    known = {entry["name"]: entry["repeats"] for entry in _recorded_controls(optuna_study, number)}
+    outcomes = control_outcomes(optuna_study.user_attrs, number)
+    return known != {NAMES[name]: sum("value" in entry for entry in own.values()) for name, own in outcomes.items()}
+
+
+def _recorded_controls(optuna_study: optuna.Study, number: int) -> list[dict[str, Any]]:
+    records = (record for record in openings(optuna_study) if record["trial"] == number)
+    return next(((record.get("transfer") or {}).get("controls", []) for record in records), [])
 
 
 def _compare(
-    study: Study, optuna_study: optuna.Study, trial: FrozenTrial, bundle: Path, files: FileStore
+    study: Study,
+    objective: Objective,
+    optuna_study: optuna.Study,
+    trial: FrozenTrial,
+    bundle: Path,
+    files: FileStore,
 ) -> dict[str, Any]:
     """Score the trial and the controls on the test rows; see `search.sealed.opened_for`."""
-    quiet_transformers()
     task, metric = study.target, study.file.metric
     predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
@@ -221,7 +234,7 @@ def _compare(
             f"TF-IDF + logistic regression, training and validation rows ({len(both)} rows)",
             tfidf(task, task.test, both),
         ),
-        *_zero_shot(Objective(replace(study.objective, backbone=study.objective.backbone.in_float32()))),
+        *_zero_shot(objective),
     ]
     return {
         "table": [(name, task.measure(own, task.test)) for name, own in rows],

@@ -76,6 +76,20 @@ def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, file
     optuna_study.set_user_attr("run", run)
 
 
+def changed_rows(study: Study, optuna_study: optuna.Study) -> list[str]:
+    """Return which rows of a study aren't those that its record was started with: `target rows`, and so on."""
+    recorded = optuna_study.user_attrs.get("identity", {})
+    return [name for name, found in _row_hashes(study).items() if recorded.get(name, found) != found]
+
+
+def _row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
+    return {
+        "target rows": rows_hash((*study.target.train, *study.target.validation)),
+        "source rows": _source_rows(study),
+        "test rows": rows_hash(study.target.test),
+    }
+
+
 def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         name: value
@@ -86,9 +100,7 @@ def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "settings": settings,
         "backbone weights": weights_hash(study.objective.backbone.path),
-        "target rows": rows_hash((*study.target.train, *study.target.validation)),
-        "source rows": _source_rows(study),
-        "test rows": rows_hash(study.target.test),
+        **_row_hashes(study),
         "space": {
             "fingerprint": space.fingerprint,
             "template": {template.name: template.id for template in space.templates},

@@ -25,14 +25,14 @@ def judging_section(attrs: Mapping[str, Any]) -> JudgingSection:
     return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
 
 
-def repeats(study: optuna.Study) -> dict[int, dict[int, dict[str, Any]]]:
-    """Return what repeats found: trial -> number of the repeat -> outcome."""
-    return _repeats(study.user_attrs)
-
-
-def finalists_of(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that are repeated: the best by what the search measured, best first."""
-    return _finalists(study, judging_section(study.user_attrs))
+def repeat_outcomes(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]]]:
+    """Return what the repeats of a race found: trial -> number of the repeat -> outcome."""
+    found: dict[int, dict[int, dict[str, Any]]] = {}
+    for name, outcome in attrs.items():
+        if name.startswith(REPEAT):
+            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
+            found.setdefault(trial, {})[repeat] = outcome
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,14 @@ class Verdict:
         trials: The finalists, best of the search first.
         finalists: How they compare, the winner first; none while they haven't had their repeats.
         failed: Failed repeats of theirs: `number` of the trial, `repeat` and `failure`.
+        next_round: What of the race is to be run next: trials, and number of the repeat; nothing if it is over.
     """
 
     cost: str
     trials: Sequence[FrozenTrial]
     finalists: Sequence[Finalist]
     failed: Sequence[Mapping[str, Any]]
+    next_round: Sequence[tuple[FrozenTrial, int]] = ()
 
     @property
     def winner(self) -> FrozenTrial | None:
@@ -78,7 +80,7 @@ def verdict(study: optuna.Study) -> Verdict:
     A finalist of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
     """
     attrs = study.user_attrs
-    section, found = judging_section(attrs), _repeats(attrs)
+    section, found = judging_section(attrs), repeat_outcomes(attrs)
     trials = _finalists(study, section)
     outcomes = {trial.number: found.get(trial.number, {}) for trial in trials}
     failed = [
@@ -98,21 +100,10 @@ def verdict(study: optuna.Study) -> Verdict:
         Finalist(number, tuple(values[number].values()), costs[number], p_value, tied=False)
         for number, p_value in reversed(list(raced.dropped.items()))
     ]
-    return Verdict(section.cost, trials, [*judged, *out], failed)
-
-
-def next_repeats(study: optuna.Study) -> list[tuple[FrozenTrial, int]]:
-    """Return what of the race is to be run next: trials and number of the repeat; nothing if it is over."""
-    section = judging_section(study.user_attrs)
-    trials, found = _finalists(study, section), _repeats(study.user_attrs)
-    maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    values = _sound({trial.number: found.get(trial.number, {}) for trial in trials})
-    raced = race(values, maximize=maximize, level=section.level)
     following = raced.round + 1
-    if following > section.repeats:
-        return []
-    missing = [number for number in raced.alive if following not in values[number]]
-    return [(trial, following) for trial in trials if trial.number in missing]
+    missing = [n for n in raced.alive if following <= section.repeats and following not in values[n]]
+    next_round = [(trial, following) for trial in trials if trial.number in missing]
+    return Verdict(section.cost, trials, [*judged, *out], failed, next_round)
 
 
 def _sound(outcomes: Mapping[int, Mapping[int, Mapping[str, Any]]]) -> dict[int, dict[int, float]]:
@@ -154,12 +145,3 @@ def _finalists(study: optuna.Study, section: JudgingSection) -> list[FrozenTrial
     """Leave out trials that no worker of ours has run, which a user may have added."""
     ranked = ranked_trials(study) if section.finalists else []
     return [trial for trial in ranked if "best_step" in trial.user_attrs][: section.finalists]
-
-
-def _repeats(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]]]:
-    found: dict[int, dict[int, dict[str, Any]]] = {}
-    for name, outcome in attrs.items():
-        if name.startswith(REPEAT):
-            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
-            found.setdefault(trial, {})[repeat] = outcome
-    return found

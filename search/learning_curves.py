@@ -11,13 +11,14 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.comparison import WINNER, control_outcomes
 from promptgraft.search.intervals import gain_over_repeats
-from promptgraft.search.judging import judging_section, verdict
+from promptgraft.search.judging import judging_section
 from promptgraft.search.tie_set import MIN_REPEATS
 from promptgraft.search.tradeoffs import metric_of
+from promptgraft.search.wording import difference, unit
 
 # User attribute of the study; trial, part, rows and number of the repeat appended: as `judging.REPEAT`.
 CURVE = "curve_trial_"
@@ -46,15 +47,14 @@ def fewer_rows(target: int, source: int, candidate: Mapping[str, Any]) -> list[t
     return [(part, count // share) for part, count in counts.items() if count >= MIN_ROWS for share in SHARES]
 
 
-def learning_curves(study: optuna.Study) -> dict[str, Any] | None:
-    """Read the curves of the present winner.
+def learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
+    """Read the curves of the winner.
 
     Returns:
         `curves`: part -> points (`rows`, None for all; `mean`, `standard_error`, `repeats`); `doubling`: part -> what
         the last doubling of its rows brought (`value`, `low`, `high`; positive where it is better); `trials`: what
         doubling the trials did, by what the search measured, or None; and a `sentence`. None without any.
     """
-    winner = verdict(study).winner
     if winner is None:
         return None
     points = _points(study.user_attrs, winner.number)
@@ -117,14 +117,13 @@ def _doubled_search(study: optuna.Study, sign: int) -> float | None:
 
 
 def _sentence(doubling: Mapping[str, Mapping[str, float]], trials: float | None, metric: str, level: float) -> str:
-    scale, unit, digits = (1.0, "nats", 3) if metric == "loss" else (100.0, "points", 1)
     said = [
-        f"the last doubling of the {part} rows brought {scale * gain['value']:+.{digits}f} {unit} "
-        f"({100 * (1 - level):.3g} % interval {scale * gain['low']:+.{digits}f} to {scale * gain['high']:+.{digits}f})"
+        f"the last doubling of the {part} rows brought {difference(gain['value'], metric)} {unit(metric)} "
+        f"({100 * (1 - level):.3g} % interval {difference(gain['low'], metric)} to {difference(gain['high'], metric)})"
         for part, gain in doubling.items()
     ]
     if trials is not None:
-        said.append(f"doubling the trials at most {scale * trials:+.{digits}f}")
+        said.append(f"doubling the trials at most {difference(trials, metric)}")
     worth = {f"{part} rows": gain["value"] for part, gain in doubling.items()}
     worth |= {"trials": trials} if trials is not None else {}
     most = max(worth, key=lambda name: worth[name], default=None)

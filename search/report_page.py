@@ -11,10 +11,11 @@ from promptgraft.search import charts
 from promptgraft.search.comparison import NAMES
 from promptgraft.search.judging import against_best
 from promptgraft.search.status import reading_line
+from promptgraft.search.tie_set import TESTED_FROM
 from promptgraft.search.wording import duration, size
 
 TEMPLATE = "report.html.j2"
-# Knobs that a candidate has whatever the study searches, shown only where they varied.
+# Knobs that are drawn, the most important first.
 MAX_KNOBS = 16
 
 
@@ -30,47 +31,100 @@ def page(facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": figure, "words": words, "duration": duration, "size": size}
-    environment.globals |= {"against_best": against_best, "reading_line": reading_line}
-    text = files("promptgraft.search").joinpath(TEMPLATE).read_text()
+    environment.filters |= {
+        "figure": figure,
+        "words": words,
+        "duration": duration,
+        "size": size,
+        "signed": signed,
+        "plain": plain,
+    }
+    environment.globals |= {"against_best": against_best, "reading_line": reading_line, "tested_from": TESTED_FROM}
+    text = files("promptgraft.search").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts, charts=drawn(facts))
 
 
 def drawn(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw the charts: name -> SVG, or a list or mapping of some."""
+    """Draw the charts: name -> SVG, or a list of some."""
     metric, answer, summary = facts["metric"], facts["answer"], facts["summary"]
     marks = {"winner, fresh repeats": answer["fresh"]["mean"]} if answer["fresh"] else {}
+    marks |= {"winner, repeats": answer["race"]["mean"]} if answer["race"] and not marks else {}
     marks |= {"winner, test rows": answer["test"]["value"]} if answer["test"] else {}
-    found: dict[str, Any] = {"history": charts.history(facts["history"], metric, marks)}
-    found["importances"] = charts.intervals(
-        [(e["name"], e["importance"], e["low"], e["high"]) for e in facts["importances"]], "share of the variance"
-    )
-    shown = [entry["name"] for entry in facts["importances"]][:MAX_KNOBS] or _varied(facts)[:MAX_KNOBS]
-    found["knobs"] = [
-        charts.knob(name, [entry[name] for entry in facts["knobs"]], facts["values"], metric) for name in shown
-    ]
-    found["finalists"] = charts.intervals(
-        [
-            (f"trial {e['number']}", e["mean"], e["mean"] - e["standard_error"], e["mean"] + e["standard_error"])
-            for e in summary["verdict"]["finalists"]
+    knobs = facts["importances"]["knobs"]
+    found: dict[str, Any] = {
+        "history": charts.history(facts["history"], metric, marks),
+        "curves": charts.curves(facts["history"], answer["trial"], metric),
+        "importances": charts.intervals(
+            "importances",
+            [(entry["name"], entry["importance"], entry["low"], entry["high"]) for entry in knobs],
+            f"share of the variance of {metric}",
+            [entry["by_chance"] for entry in knobs],
+        ),
+        "finalists": charts.intervals(
+            "finalists",
+            [_with_error(f"trial {entry['number']}", entry) for entry in summary["verdict"]["finalists"]],
+            f"{metric}: mean of its repeats, standard error",
+        ),
+        "controls": charts.intervals(
+            "controls",
+            [_with_error(e["name"], e) for e in _controls(summary) if e["mean"] is not None],
+            f"{metric}: mean of fresh repeats, standard error",
+        ),
+        "knobs": _knobs(facts),
+        "reliability": [
+            charts.reliability(f"reliability-{entry['rows']}", entry["calibration"]["bins"])
+            for entry in facts["predictions"]
         ],
-        f"{metric}, mean of its repeats and standard error",
-    )
-    compared = [e for e in (summary["transfer"] or {"controls": []})["controls"] if e["mean"] is not None]
-    found["controls"] = charts.intervals(
-        [(e["name"], e["mean"], e["mean"] - _error(e), e["mean"] + _error(e)) for e in compared],
-        f"{metric}, mean of fresh repeats and standard error",
-    )
-    if facts["predictions"]:
-        found["reliability"] = charts.reliability(facts["predictions"]["calibration"]["bins"])
-    curves = (summary["learning_curves"] or {"curves": {}})["curves"]
-    found["curves"] = [
-        charts.curve(points, 2 * max(p["rows"] for p in points if p["rows"]), part, metric)
-        for part, points in curves.items()
-    ]
-    costs = [name for name in (summary["front"][0]["values"] if summary["front"] else {}) if name != metric]
-    found["fronts"] = [charts.front(summary["front"], metric, cost) for cost in costs]
+    }
+    found |= {"learning": _learning(facts), "fronts": _fronts(facts)}
     return {name: [Markup(svg) for svg in own] if isinstance(own, list) else Markup(own) for name, own in found.items()}
+
+
+def _controls(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list((summary.get("transfer") or {"controls": []})["controls"])
+
+
+def _with_error(name: str, entry: Mapping[str, Any]) -> tuple[str, float, float, float]:
+    mean, error = entry["mean"], entry["standard_error"] or 0.0
+    return name, mean, mean - error, mean + error
+
+
+def _knobs(facts: Mapping[str, Any]) -> list[str]:
+    """Draw the knobs that varied, the most important first."""
+    ran = [entry for entry in facts["history"] if entry["value"] is not None and entry["knobs"]]
+    known = [entry["name"] for entry in facts["importances"]["knobs"]]
+    names = dict.fromkeys((*known, *(name for entry in ran for name in entry["knobs"])))
+    found: list[str] = []
+    for name in names:
+        points = [
+            (entry["knobs"][name], entry["value"], entry["state"] == "COMPLETE")
+            for entry in ran
+            if entry["knobs"].get(name) is not None
+        ]
+        if len({value for value, _, _ in points}) > 1 and len(found) < MAX_KNOBS:
+            found.append(charts.knob(f"knob-{len(found)}", name, points, facts["metric"]))
+    return found
+
+
+def _learning(facts: Mapping[str, Any]) -> list[str]:
+    table = (facts["summary"].get("learning_curves") or {"curves": {}})["curves"]
+    everything = {name: task["rows"]["train"] for name, task in (facts["data"] or {}).items()}
+    return [
+        charts.curve(
+            f"learning-{part}",
+            points,
+            everything.get(part) or 2 * max(point["rows"] or 1 for point in points),
+            part,
+            facts["metric"],
+        )
+        for part, points in table.items()
+    ]
+
+
+def _fronts(facts: Mapping[str, Any]) -> list[str]:
+    front, metric = facts["summary"]["front"], facts["metric"]
+    costs = [name for name in (front[0]["values"] if front else {}) if name != metric]
+    return [charts.front(f"front-{place}", facts["history"], front, metric, cost) for place, cost in enumerate(costs)]
 
 
 def figure(value: object) -> str:
@@ -82,15 +136,16 @@ def figure(value: object) -> str:
     return f"{value:.4f}" if 0.001 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
 
 
+def plain(value: object) -> str:
+    """Write a setting: a number with the digits that it needs, other things as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else figure(value)
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    return f"{'−' if value < 0 else '+'}{figure(abs(value))}"
+
+
 def words(name: str) -> str:
     """Write an identifier as words."""
     return NAMES.get(name, name).replace("_", " ")
-
-
-def _error(entry: Mapping[str, Any]) -> float:
-    return float(entry["standard_error"] or 0.0)
-
-
-def _varied(facts: Mapping[str, Any]) -> list[str]:
-    knobs = facts["knobs"]
-    return [n for n in (knobs[0] if knobs else ()) if n != "trial" and len({str(entry.get(n)) for entry in knobs}) > 1]

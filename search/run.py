@@ -14,7 +14,7 @@ from promptgraft.search.budget import Limits, forecast
 from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.confirmation import Confirmation
 from promptgraft.search.disk import tidy
-from promptgraft.search.finalists import kept, record, unscored, work
+from promptgraft.search.finalists import kept
 from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.judging import verdict, verdict_lines
@@ -177,30 +177,20 @@ class Driver:
         return self._outcome(reason if searcher.needs_help else self._judge(reason), searcher.needs_help)
 
     def _judge(self, ended_because: str | None) -> str | None:
-        """Once the search has ended, judge its finalists: in float32 if it was in lower precision, then by repeats.
+        """Once the search has ended, have its finalists judged; see `search.confirmation`.
 
         Returns:
             Why the run ended; None if it was interrupted meanwhile, and the next run does the rest.
         """
-        stored, resources = self.ledger.study, self.study.file.resources
-        study = with_pool(self.study, stored)
-        pending = unscored(stored, study) if ended_because else []
-        confirmation = Confirmation(
-            study, stored, self.options.folder.files_url, self.limits, self.options.concurrent, self.progress.say
-        )
-        if not ended_because or not (pending or confirmation.jobs()):
+        stored, options = self.ledger.study, self.options
+        study, files = with_pool(self.study, stored), options.folder.files_url
+        confirmation = Confirmation(study, stored, files, self.limits, options.concurrent, self.progress.say)
+        if not ended_because or not confirmation.is_needed():
             return ended_because
         import ray
 
-        from promptgraft.search.worker import score_finalists
-
         try:
-            with ray_session(self.options.address, self._wanted_cpus()) as session:
-                if pending:
-                    spec = replace(study.objective, files=self.options.folder.files_url)
-                    task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-                    record(stored, ray.get(task.remote(spec, resources.cpu, work(pending))))
-                    self.progress.say(f"finalists: {len(pending)} trials scored again in float32")
+            with ray_session(options.address, self._wanted_cpus()) as session:
                 confirmation.run(session.resources())
         except KeyboardInterrupt:
             return None
@@ -391,7 +381,8 @@ class Driver:
 
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
         ledger, metric = self.ledger, self.study.file.metric
-        lines = verdict_lines(verdict(ledger.study).table(), metric) + transfer_lines(transfer(ledger.study), metric)
+        judged = verdict(ledger.study)
+        lines = verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
         counts = (ledger.counts(), ledger.finished, self.limits.trials)
         return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
 

@@ -123,7 +123,7 @@ def status(study: optuna.Study) -> dict[str, Any]:
         "reading": study.user_attrs.get(f"{READING}{(judged.winner or best).number}") if best else None,
         "verdict": judged.table(),
         "transfer": _transfer(study, judged.winner),
-        "learning_curves": learning_curves(study),
+        "learning_curves": learning_curves(study, judged.winner),
         "front": front_table(study),
         "test_openings": [
             {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
@@ -188,7 +188,7 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
 def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
     """Return what the source is worth, by the test rows if they were opened for the winner."""
     opened = [record for record in openings(study) if winner is not None and record["trial"] == winner.number]
-    return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study)
+    return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study, winner)
 
 
 def reading_line(reading: Mapping[str, Any], metric: str) -> str:

@@ -26,6 +26,16 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.3g} TB"
 
 
+def unit(metric: str) -> str:
+    """Return what a difference of a metric is said in."""
+    return "nats" if metric == "loss" else "points"
+
+
+def difference(value: float, metric: str) -> str:
+    """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
+    return f"{value:+.3f}" if unit(metric) == "nats" else f"{100 * value:+.1f}"
+
+
 def parse_seconds(value: object) -> float:
     """Read `90`, `90s`, `30m`, `8h` or `2d` as seconds.
 

@@ -38,7 +38,7 @@ def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models:
     assert (alone.frozen_layers, alone.adapter) == (1, Adapter("lora"))
     assert (source.alpha, source.steps, source.source_steps) == (1.0, 8, 3)
     assert (tuned.frozen_layers, tuned.adapter, tuned.soft_prompt, tuned.alpha) == (0, Adapter(), SoftPrompt(), 0.0)
-    assert not controls["target_only"].uses_source
+    assert not controls["target_only"].candidate.uses_source
     assert "source_only" not in trained_controls(Arm(WINNER, 4), space, shared_labels=False)
     plain = replace(WINNER, alpha=0.0, source_steps=0)
     assert set(trained_controls(Arm(plain, 4), space, shared_labels=True)) == {"source_only", "full_fine_tuning"}

@@ -66,8 +66,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
 def test_help_imports_nothing_heavy() -> None:
     result = promptgraft("--help", absent="torch,ray,optuna,transformers,pandas,sklearn")
     assert result.returncode == 0
-    for command in ("validate", "run", "status", "best", "export", "predict", "dashboard", "new-recurrent"):
-        assert command in result.stdout
+    for command in ("validate", "run", "status", "best", "export", "report", "predict", "dashboard", "new-recurrent"):
+        assert result.stdout.count(f"│ {command} ") == 1, command
 
 
 @pytest.mark.slow

@@ -23,8 +23,9 @@ from promptgraft.search.comparison import (
     transfer_lines,
     transfer_on_test,
 )
+from promptgraft.search.confirmation import Job
 from promptgraft.search.intervals import gain_on_rows, gain_over_repeats, score_interval
-from promptgraft.search.judging import REPEAT
+from promptgraft.search.judging import REPEAT, verdict
 from promptgraft.search.studies import load_study
 from promptgraft.search.study_file import JudgingSection
 from promptgraft.search.yaml_lines import StudyFileError
@@ -47,6 +48,10 @@ def stored(controls: Mapping[str, list[float | str]], *, source: bool = True) ->
     return study
 
 
+def transfer_of(study: optuna.Study) -> dict[str, Any] | None:
+    return transfer(study, verdict(study).winner)
+
+
 WINNER: list[float | str] = [0.80, 0.84, 0.82]
 
 
@@ -67,7 +72,7 @@ WINNER: list[float | str] = [0.80, 0.84, 0.82]
     ],
 )
 def test_the_verdict(controls: dict[str, list[float | str]], verdict: str, against: str) -> None:
-    found = transfer(stored(controls))
+    found = transfer_of(stored(controls))
     assert found is not None
     assert found["verdict"] == verdict
     assert against in found["sentence"]
@@ -76,7 +81,7 @@ def test_the_verdict(controls: dict[str, list[float | str]], verdict: str, again
 
 def test_the_interval_is_student_s() -> None:
     study = stored({"winner": WINNER, "target_only": [0.70, 0.73, 0.75]})
-    found = transfer(study)
+    found = transfer_of(study)
     assert found is not None
     each = np.array([0.10, 0.11, 0.07])
     half = student.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
@@ -87,7 +92,7 @@ def test_the_interval_is_student_s() -> None:
 def test_a_control_that_is_better_is_named() -> None:
     tuned: list[float | str] = [0.90, 0.94, 0.915]
     study = stored({"winner": WINNER, "target_only": [0.70, 0.73, 0.72], "full_fine_tuning": tuned})
-    found = transfer(study)
+    found = transfer_of(study)
     assert found is not None
     assert found["warning"].startswith(
         "Better than the winner on validation rows: full fine-tuning on the target (+9.8"
@@ -96,7 +101,7 @@ def test_a_control_that_is_better_is_named() -> None:
     behind = {entry["name"]: entry["behind"] for entry in found["controls"]}
     assert behind[NAMES["full_fine_tuning"]]["value"] == pytest.approx(-0.09833, abs=1e-4)
     assert behind[NAMES["winner"]] is None
-    less = transfer(stored({"winner": WINNER, "full_fine_tuning": [0.81, 0.94, 0.8]}))
+    less = transfer_of(stored({"winner": WINNER, "full_fine_tuning": [0.81, 0.94, 0.8]}))
     assert less is not None
     assert less["warning"] is None
 
@@ -111,7 +116,7 @@ def test_a_loss_is_better_where_it_is_lower() -> None:
         study.set_user_attr(f"{REPEAT}0_{repeat}", {"value": ours})
         study.set_user_attr(control_attr(0, "winner", repeat), {"value": ours})
         study.set_user_attr(control_attr(0, "target_only", repeat), {"value": theirs})
-    found = transfer(study)
+    found = transfer_of(study)
     assert found is not None
     assert found["verdict"] == "helped"
     assert found["gain"] == pytest.approx(0.1)
@@ -119,18 +124,35 @@ def test_a_loss_is_better_where_it_is_lower() -> None:
     assert "loss better by +0.100 nats" in found["sentence"]
 
 
+def test_another_trial_to_compare_with_starts_anew() -> None:
+    """Further trials brought a better one without the source: what the old one found is no repeat of it."""
+    study = stored({"winner": WINNER, "target_only_searched": [0.70, 0.73, 0.72]})
+    for repeat, trial in ((1, 5), (2, 5), (3, 4)):
+        outcome = study.user_attrs[control_attr(0, "target_only_searched", repeat)]
+        study.set_user_attr(control_attr(0, "target_only_searched", repeat), outcome | {"trial": trial})
+    assert sorted(control_outcomes(study.user_attrs, 0)["target_only_searched"]) == [1, 2]
+    found = transfer_of(study)
+    assert found is not None
+    assert found["repeats"] == 2
+    attr = control_attr(0, "target_only_searched", 3)
+    jobs = {trial: Job(attr, "", lambda runner: runner, {"trial": trial}) for trial in (4, 5)}
+    assert jobs[4].is_done(study.user_attrs)
+    assert not jobs[5].is_done(study.user_attrs)
+    assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(study.user_attrs)
+
+
 def test_without_a_source_or_controls() -> None:
-    found = transfer(stored({"winner": WINNER, "majority": [0.5] * 3}, source=False))
+    found = transfer_of(stored({"winner": WINNER, "majority": [0.5] * 3}, source=False))
     assert found is not None
     assert found["verdict"] == "no source"
-    assert transfer(stored({})) is None
-    assert transfer(optuna.create_study()) is None
+    assert transfer_of(stored({})) is None
+    assert transfer_of(optuna.create_study()) is None
     assert transfer_lines(None, "accuracy") == []
 
 
 def test_failed_repeats_are_told() -> None:
     study = stored({"winner": WINNER, "full_fine_tuning": [0.7, "out of memory", 0.8], "target_only": ["lost"] * 3})
-    lines = transfer_lines(transfer(study), "accuracy")
+    lines = transfer_lines(transfer_of(study), "accuracy")
     tuned, alone = (next(line for line in lines if NAMES[name] in line) for name in ("full_fine_tuning", "target_only"))
     assert "accuracy 0.7500 (standard error 0.0500); 1 repeats failed" in tuned
     assert "accuracy -; 3 repeats failed" in alone

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from promptgraft.objectives.bundle import read_manifest
 from promptgraft.objectives.predictor import Predictor
-from promptgraft.search import run
+from promptgraft.search import confirmation, run
 from promptgraft.search.disk import KEPT_DELTAS
 from promptgraft.search.export import export_winner
 from promptgraft.search.finalists import kept, record
@@ -64,7 +64,7 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
 
     # Another finished search is scored by the next run, if this one is stopped before.
     with monkeypatch.context() as patch:
-        patch.setattr(run, "unscored", lambda *_: [])
+        patch.setattr(confirmation, "unscored", lambda *_: [])
         run_study(study, RunOptions(folder, trials=9, concurrent=2))
     missing = {t.number for t in finalists(load_existing("tiny", folder.storage_url()), KEPT_DELTAS)} - set(scores)
     if missing:

@@ -19,9 +19,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.cli import app
 from promptgraft.search.judging import (
     REPEAT,
-    finalists_of,
-    next_repeats,
-    repeats,
+    repeat_outcomes,
     verdict,
     verdict_lines,
     winner,
@@ -107,13 +105,13 @@ def test_those_shown_to_be_worse_fall_out_of_the_race_from_the_third_round_on() 
 def test_the_next_round_is_for_those_still_in_the_race() -> None:
     study = stored({0: [0.8, 0.82, 0.81], 1: [0.79, 0.83, 0.8], 2: [0.7, 0.71, 0.7]})
     study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 4}})
-    assert [(trial.number, repeat) for trial, repeat in next_repeats(study)] == [(0, 4), (1, 4)]
+    assert [(trial.number, repeat) for trial, repeat in verdict(study).next_round] == [(0, 4), (1, 4)]
     table = verdict(study).table()["finalists"]
     assert [(entry["number"], entry["tied"]) for entry in table] == [(1, True), (0, True), (2, False)]
     study.set_user_attr(f"{REPEAT}1_4", {"failure": "out of memory"})
-    assert [(trial.number, repeat) for trial, repeat in next_repeats(study)] == [(0, 4)]
+    assert [(trial.number, repeat) for trial, repeat in verdict(study).next_round] == [(0, 4)]
     study.set_user_attr(f"{REPEAT}0_4", {"value": 0.8})
-    assert next_repeats(study) == []
+    assert verdict(study).next_round == []
 
 
 def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> optuna.Study:
@@ -165,7 +163,7 @@ def test_a_trial_that_a_user_added_is_no_finalist() -> None:
     """No worker has run it, so there is nothing to run again."""
     study = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.4, 0.3]})
     study.add_trial(create_trial(value=0.99))
-    assert [trial.number for trial in finalists_of(study)] == [0, 1, 2]
+    assert [trial.number for trial in verdict(study).trials] == [0, 1, 2]
     assert [entry.number for entry in verdict(study).finalists] == [1, 0, 2]
 
 
@@ -209,7 +207,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
         file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4})
         app(["run", str(file), *where], standalone_mode=False)
-        return repeats(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()))
+        return repeat_outcomes(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).user_attrs)
 
     few = run(2)
     assert sorted(map(sorted, few.values())) == [[1, 2], [1, 2]]

@@ -1,13 +1,14 @@
 """Learning curves of the winner: what more rows of target and source, and more trials, are worth."""
 
 from itertools import combinations
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from promptgraft.search.comparison import FRESH, control_attr
-from promptgraft.search.judging import REPEAT
+from promptgraft.search.judging import REPEAT, verdict
 from promptgraft.search.learning_curves import curve_attr, curve_lines, fewer_rows, learning_curves
 
 VALUES = [0.9, 0.7, 0.85, 0.6, 0.8]
@@ -35,10 +36,14 @@ def with_points(study: optuna.Study) -> optuna.Study:
     return study
 
 
+def curves_of(study: optuna.Study) -> dict[str, Any] | None:
+    return learning_curves(study, verdict(study).winner)
+
+
 def test_a_curve_s_points() -> None:
     study = stored()
-    assert learning_curves(study) is None
-    found = learning_curves(with_points(study))
+    assert curves_of(study) is None
+    found = curves_of(with_points(study))
     assert found is not None
     target = found["curves"]["target"]
     assert [(point["rows"], point["repeats"]) for point in target] == [(16, 3), (32, 3), (None, 3)]
@@ -57,7 +62,7 @@ def test_a_curve_s_points() -> None:
 
 
 def test_doubling_the_trials_is_the_mean_over_all_halves() -> None:
-    found = learning_curves(with_points(stored()))
+    found = curves_of(with_points(stored()))
     assert found is not None
     scores = [*VALUES, min(VALUES)]  # The pruned one is no better than the worst.
     halves = [max(half) for half in combinations(scores, 3)]

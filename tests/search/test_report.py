@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,46 @@ import pandas as pd
 import pytest
 import torch
 from markupsafe import escape
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from promptgraft.objectives.metrics import classification_metrics
+from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.cli import app
 from promptgraft.search.comparison import FRESH, control_attr
+from promptgraft.search.guidance import POOL
 from promptgraft.search.identity import record_study
-from promptgraft.search.importances import importances
 from promptgraft.search.judging import REPEAT
 from promptgraft.search.learning_curves import curve_attr
-from promptgraft.search.report import report, study_with_rows, tables
+from promptgraft.search.report import report, study_with_rows
 from promptgraft.search.report_page import figure, page
+from promptgraft.search.report_tables import tables
 from promptgraft.search.reports import LOGITS_FILE, trial_file
 from promptgraft.search.sealed import HELD_OUT, prediction_file
-from promptgraft.search.status import NothingToExportError
+from promptgraft.search.status import NothingToExportError, StudyReference
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, load_study
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, Template
 from tests.conftest import VERBALIZERS
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+OWNER = {"driver": "d1", "host": "somewhere", "pid": 1, "started": 1.0}
+
+
 @pytest.fixture(autouse=True)
-def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resample trials a few times only, but where the intervals are tested."""
-    if "importances" not in request.node.name:
-        monkeypatch.setattr("promptgraft.search.importances.RESAMPLES", 3)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resample trials a few times only; the intervals have tests of their own."""
+    monkeypatch.setattr("promptgraft.search.importances.RESAMPLES", 3)
+    monkeypatch.setattr("promptgraft.search.importances.SHUFFLES", 3)
 
 
 @pytest.fixture
 def study(write_study: Callable[..., Path]) -> Study:
     space = {
-        "templates": {"plain": "{{ text }} {{ label }}", "hostile": HOSTILE + " {{ text }} {{ label }}"},
+        "templates": {"plain": "{{ text }} {{ label }}", "$hostile_$": HOSTILE + " {{ text }} {{ label }}"},
         "verbalizers": {v.name: {label: list(words) for label, words in v.words.items()} for v in VERBALIZERS},
     }
     return load_study(write_study(space=space, judging={"finalists": 2, "repeats": 2}))
@@ -64,14 +71,32 @@ def stored(study: Study, folder: RunFolder) -> optuna.Study:
     stored = optuna.create_study(storage=open_storage(folder.storage_url()), study_name="tiny", direction="maximize")
     record_study(stored, study, 14)
     space = study.objective.space
-    for number in range(12):
+    choices = {
+        "template": CategoricalDistribution([template.id for template in space.templates]),
+        "batch_size": CategoricalDistribution([4, 8, 12]),
+        "learning_rate": FloatDistribution(1e-5, 1e-1, log=True),
+    }
+    for number in range(13):
         template = space.templates[number % 2]
         candidate = Candidate(template.id, space.verbalizers[0].id, steps=8, batch_size=4 + 4 * (number % 3))
+        candidate = replace(candidate, learning_rate=10.0 ** -(1 + number % 5))
         attrs: dict[str, Any] = {"candidate": candidate.to_dict(), "prompt_tokens": 5 + number % 2, "best_step": 8}
-        attrs |= {"seconds": 2.0 + number, "trainable_parameters": 1000, "max_rss_bytes": 2**30}
+        attrs |= {"seconds": 2.0 + number, "trainable_parameters": 1000, "max_rss_bytes": 2**30, "owner": OWNER}
         value = 0.6 + 0.02 * (number % 2) + 0.001 * number
-        stored.add_trial(create_trial(value=value, user_attrs=attrs, intermediate_values={0: 0.5, 8: value}))
-    stored.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: 0.4}))
+        # A pool that grew is stored under a name of its own.
+        names = {name: "template~2" if name == "template" and number > 6 else name for name in choices}
+        params = {stored: attrs["candidate"][name] for name, stored in names.items()}
+        given = {"params": params, "distributions": {stored: choices[name] for name, stored in names.items()}}
+        pruned = number == 12
+        stored.add_trial(
+            create_trial(
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                value=0.5 if pruned else value,
+                user_attrs=attrs,
+                intermediate_values={0: 0.5} if pruned else {0: 0.5, 8: value},
+                **given,
+            )
+        )
     stored.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"cause": HOSTILE}))
     task = study.target
     logits = torch.randn(len(task.validation), 2, generator=torch.Generator().manual_seed(0))
@@ -90,8 +115,8 @@ def judged(stored: optuna.Study) -> None:
 
 
 def collected(stored: optuna.Study, study: Study | None, folder: RunFolder) -> dict[str, Any]:
-    facts = report(stored, study, folder.files())
-    return dict(json.loads(json.dumps(facts)))  # As `--json` gives it.
+    facts = report(stored, study, folder.files(), None if study else "they were moved")
+    return dict(json.loads(json.dumps(facts, allow_nan=False)))  # As `--json` gives it.
 
 
 def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
@@ -102,7 +127,12 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
     assert stored.user_attrs == before
     assert facts["answer"]["trial"] == 11
     assert facts["answer"]["fresh"]["mean"] == pytest.approx(0.7 + 0.5 / 90)
-    assert facts["predictions"]["rows"] == "validation"
+    assert [found["rows"] for found in facts["predictions"]] == ["validation"]
+    assert [gap["to"] for gap in facts["answer"]["gaps"]] == [
+        "the repeats that chose it",
+        "fresh repeats on validation rows",
+    ]
+    assert facts["answer"]["gaps"][0]["value"] == pytest.approx(0.631 - 0.715)
     assert html.index("Winner") < html.index("History") < html.index("Where the numbers come from")
     assert "<b>sealed</b>" in html
     assert str(escape(facts["summary"]["transfer"]["sentence"])) in html
@@ -110,42 +140,26 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
         assert section in html
 
 
-def test_a_winner_without_controls_is_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
-    for repeat in (1, 2):
-        for number in (11, 9):
-            stored.set_user_attr(f"{REPEAT}{number}_{repeat}", {"value": 0.6 + number / 100})
-    facts = collected(stored, study, folder)
-    assert facts["history"][-1]["failure"] == HOSTILE
-    assert "2 repeats of the race that chose it" in page(facts)
-
-
-def test_knobs_at_their_defaults_are_reported_beside_others(
-    stored: optuna.Study, study: Study, folder: RunFolder
-) -> None:
-    """What came later is stored only where it was changed."""
-    trial = stored.trials[0]
-    changed = {"calibration": "batch", "source": "movie", "demonstrations.count": 2, "custom.smooth": 0.5}
-    attrs = trial.user_attrs | {"candidate": trial.user_attrs["candidate"] | changed}
-    stored.add_trial(create_trial(value=0.6, user_attrs=attrs, intermediate_values={8: 0.6}))
-    facts = report(stored, study, folder.files())
-    defaults = {"calibration": "none", "source": "none", "demonstrations.count": 0, "custom.smooth": "none"}
-    assert [{name: knobs[name] for name in changed} for knobs in facts["knobs"]] == [*([defaults] * 12), changed]
-    assert "calibration" in page(facts)
-
-
 def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     task = study.target
     logits = torch.randn(len(task.test), 2, generator=torch.Generator().manual_seed(1))
     folder.files().write_tensors(prediction_file(11), {"logits": logits})
     metrics = task.measure(logits.numpy(), task.test)
-    record = {"rows": "0123", "opened": "2026-01-01T00:00:00+00:00", "who": "someone@here", "interval": [0.3, 0.7]}
+    record = {
+        "rows": rows_hash(task.test),
+        "opened": "2026-01-01T00:00:00+00:00",
+        "who": "someone@here",
+        "interval": [0.3, 0.7],
+    }
     stored.set_user_attr(f"{HELD_OUT}11", record | {"table": [["winner", metrics]], "transfer": None})
     facts = collected(stored, study, folder)
-    assert facts["predictions"]["metrics"] == metrics
-    assert facts["answer"]["test"] == {"value": metrics["accuracy"], "low": 0.3, "high": 0.7}
-    assert facts["answer"]["gap"] == pytest.approx(facts["answer"]["in_search"] - metrics["accuracy"])
-    wrong = sum(entry["wrong"] for entry in facts["predictions"]["classes"])
-    assert wrong == round((1 - metrics["accuracy"]) * len(task.test))
+    opened, chosen_by = facts["predictions"]
+    assert (opened["rows"], opened["metrics"], chosen_by["rows"]) == ("test", metrics, "validation")
+    test = facts["answer"]["test"]
+    assert (test["value"], test["low"], test["high"]) == (metrics["accuracy"], 0.3, 0.7)
+    (gap,) = facts["answer"]["gaps"]
+    assert gap == {"to": "the test rows", "value": facts["answer"]["in_search"] - metrics["accuracy"]}
+    assert sum(entry["wrong"] for entry in opened["classes"]) == round((1 - metrics["accuracy"]) * len(task.test))
     html = page(facts)
     assert "95 % interval 0.3000 to 0.7000" in html
     assert "opened 2026-01-01T00:00:00+00:00 by someone@here for trial 11" in html
@@ -153,34 +167,82 @@ def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: Ru
 
 def test_texts_are_data(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     facts = collected(stored, study, folder)
-    facts["predictions"]["classes"][0]["examples"] = [{"text": {"text": HOSTILE}, "predicted": HOSTILE, "chance": 1.0}]
+    example = {"fields": {"text": HOSTILE, HOSTILE: HOSTILE}, "predicted": HOSTILE, "chance": 1.0}
+    facts["predictions"][0]["classes"][0]["examples"] = [example]
+    facts["data"]["target"]["labels"] = [HOSTILE]
     html = page(facts)
-    assert facts["answer"]["candidate"]["template"] == "hostile"
+    assert facts["answer"]["candidate"]["template"] == "$hostile_$"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "<script" not in html
+    assert not re.search(r"<(script|b>bold)", html)
+    assert "Trials that failed" in html
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", html.replace("http://www.w3.org", ""))
 
 
-def test_a_study_without_its_rows(
-    stored: optuna.Study, study: Study, folder: RunFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_study_without_its_rows(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     judged(stored)
     study.path.write_text(study.path.read_text().replace("amazon.csv", "moved.csv"))
-    moved = study_with_rows(study.path, "tiny", stored)
+    moved, reason = study_with_rows(StudyReference("tiny", study.path, folder, folder.storage_url()), stored)
     assert moved is None
-    assert "the report leaves out what needs the rows" in caplog.text
-    facts = collected(stored, moved, folder)
-    assert (facts["data"], facts["predictions"]) == (None, None)
+    facts = report(stored, moved, folder.files(), reason)
+    assert (facts["data"], facts["predictions"], facts["answer"]["example"]) == (None, [], None)
+    (missing,) = facts["missing"]
+    assert missing.startswith("data, errors, calibration and the example of a prompt: ")
+    assert "moved.csv" in missing
     html = page(facts)
-    assert "so errors and calibration are missing" in html
+    assert f"Left out: {escape(missing)}" in html
     assert "so what was cleaned is missing" in html
     assert "Tie set" in html
+
+
+def test_templates_that_joined_are_shown_by_name(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
+    """Candidates hold their ids; names and texts are read from the record, with or without the study's rows."""
+    grown = Template("grown", "Well: {{ text }} {{ label }}", "mutation", ("plain-1",))
+    content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": [], "features": {}}
+    stored.set_user_attr(POOL, content)
+    candidate = Candidate(grown.id, study.objective.space.verbalizers[0].id, steps=8)
+    attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 4, "best_step": 8}
+    given = {"params": {"template~3": grown.id}, "distributions": {"template~3": CategoricalDistribution([grown.id])}}
+    stored.add_trial(create_trial(value=0.9, user_attrs=attrs, **given))
+    for facts in (collected(stored, study, folder), collected(stored, None, folder)):
+        (entry,) = [entry for entry in facts["templates"] if entry["name"] == "grown"]
+        assert (entry["text"], entry["source"], entry["trials"], entry["mean"]) == (grown.text, "mutation", 1, 0.9)
+        assert facts["answer"]["candidate"]["template"] == "grown"
+        assert facts["history"][-1]["knobs"]["template"] == "grown"
+        assert "mutation of plain-1" in page(facts)
+
+
+def test_a_record_that_names_no_study_file(stored: optuna.Study, folder: RunFolder) -> None:
+    bare = optuna.create_study()
+    found, reason = study_with_rows(StudyReference("tiny", None, folder, folder.storage_url()), bare)
+    assert (found, reason) == (None, "the study's record names no study file; name it in place of the study")
+
+
+def test_other_rows_are_not_taken_for_the_study_s(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
+    """Its outputs belong to the rows that it had: beside others, every error would be made up."""
+    rows = study.target.validation
+    other = replace(study, target=replace(study.target, validation=tuple(reversed(rows))))
+    facts = collected(stored, other, folder)
+    assert facts["predictions"] == []
+    assert "the rows have changed since the study was started" in facts["missing"][0]
+    assert facts["data"]["target"]["changed"]
+    assert "The target rows are others than those" in page(facts)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn")])
+def test_outputs_that_can_t_be_read_are_told(
+    stored: optuna.Study, study: Study, folder: RunFolder, damage: Callable[[Path], None]
+) -> None:
+    damage(folder.path / trial_file(11, LOGITS_FILE))
+    facts = collected(stored, study, folder)
+    assert facts["predictions"] == []
+    assert "the outputs of trial 11 for them aren't there" in facts["missing"][0]
+    assert escape(facts["missing"][0]) in page(facts)
 
 
 def test_an_empty_study_is_an_error(study: Study, folder: RunFolder) -> None:
     empty = optuna.create_study(direction="maximize")
     record_study(empty, study, 3)
-    with pytest.raises(NothingToExportError, match="no COMPLETE trial yet, so there is nothing to report"):
+    with pytest.raises(NothingToExportError, match="no COMPLETE trial yet, so nothing to report"):
         report(empty, study, folder.files())
 
 
@@ -197,7 +259,51 @@ def test_several_objectives(write_study: Callable[..., Path], folder: RunFolder)
     html = page(facts)
     assert [entry["number"] for entry in facts["summary"]["front"]] == [0, 1]
     assert "Pareto front" in html
-    assert "Too few COMPLETE trials (3) to tell." in html
+    assert "too few COMPLETE trials to tell: 3" in html
+    assert facts["history"][2]["values"] == {"accuracy": 0.6, "prompt_tokens": 7.0}
+
+
+def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Path], folder: RunFolder) -> None:
+    study = load_study(write_study(metric="loss", judging={"finalists": 1, "repeats": 2}))
+    stored = optuna.create_study(direction="minimize")
+    record_study(stored, study, 1)
+    space = study.objective.space
+    attrs = {"candidate": Candidate(space.templates[0].id, space.verbalizers[0].id).to_dict(), "best_step": 0}
+    stored.add_trial(create_trial(value=0.4, user_attrs=attrs | {"prompt_tokens": 3}))
+    for repeat in (1, 2):
+        stored.set_user_attr(f"{REPEAT}0_{repeat}", {"value": 0.5 + repeat / 100})
+    facts = collected(stored, study, folder)
+    assert facts["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
+    assert "<b>+0.1150</b>" in page(facts)
+
+
+def test_a_winner_without_controls(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
+    """As while its controls are still to come, and with `judging.controls: []`."""
+    for repeat in (1, 2):
+        for number, value in ((11, 0.7), (9, 0.5)):
+            stored.set_user_attr(f"{REPEAT}{number}_{repeat}", {"value": value + repeat / 100})
+    html = page(collected(stored, study, folder))
+    assert "mean of the 2 repeats that chose it" in html
+    assert "<b>trial 11</b>, the best mean of 2 repeats." in html
+    assert "the winner has had no controls" in html
+
+
+def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
+    stored: optuna.Study, study: Study, folder: RunFolder
+) -> None:
+    judged(stored)
+    facts = collected(stored, study, folder)
+    html = page(facts)
+    assert html == page(facts)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    text = re.sub(r"<(style|svg).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
+    floats: list[float] = []
+    json.loads(json.dumps(facts), parse_float=lambda written: floats.append(float(written)))
+    known = {written for number in floats for written in (figure(abs(number)), f"{abs(number):.3f}")}
+    shown = set(re.findall(r"(?<![\w.-])\d+\.\d{3,4}(?![\w.])", text))
+    assert len(shown) > 20
+    assert shown <= known
 
 
 def test_tables_and_the_command(
@@ -213,31 +319,17 @@ def test_tables_and_the_command(
         "curves": 25,
         "finalists": 2,
         "controls": 3,
-        "importances": 2,
+        "importances": 3,
     }
+    assert found["trials"]["params.template"].dropna().isin(["plain", "$hostile_$"]).all()
+    assert found["finalists"][["repeat_1", "repeat_2"]].notna().all(axis=None)
     assert set(found["trials"]["state"]) == {"COMPLETE", "PRUNED", "FAIL"}
     capsys.readouterr()
     app(["report", str(study.path), *where, "--json"], standalone_mode=False)
     shown = json.loads(capsys.readouterr().out)
     again = collected(stored, study, folder)
     assert {**shown, "made": ""} == {**again, "made": ""}
-    assert tables(again, stored)["controls"]["name"].iloc[0] == "winner"
-
-
-def test_importances_find_the_knob_that_matters() -> None:
-    candidates = [
-        {"template": "ab"[n % 2], "rate": 10.0 ** -(n % 5), "same": 1, "batch_size": (8, 16, 32)[n % 3]}
-        for n in range(30)
-    ]
-    values = [0.5 + 0.3 * (n % 2) + 0.001 * (n % 3) for n in range(30)]
-    first, *others = importances(candidates, values)
-    assert first["name"] == "template"
-    assert first["low"] <= first["importance"] <= first["high"]
-    assert first["low"] > 0.8
-    assert {entry["name"] for entry in others} == {"rate", "batch_size"}
-    assert importances(candidates, values) == [first, *others]
-    assert importances(candidates[:5], values[:5]) == []
-    assert importances(candidates, [0.5] * 30) == []
+    assert tables(again)["controls"]["name"].iloc[0] == "winner"
 
 
 def test_the_calibration_of_a_model_that_knows_how_sure_to_be(
@@ -247,7 +339,7 @@ def test_the_calibration_of_a_model_that_knows_how_sure_to_be(
     task = study.target
     logits = torch.tensor([[2.0, 0.0]]).repeat(len(task.validation), 1)
     folder.files().write_tensors(trial_file(11, LOGITS_FILE), {"logits": logits})
-    found = collected(stored, study, folder)["predictions"]
+    (found,) = collected(stored, study, folder)["predictions"]
     accuracy = classification_metrics(logits.numpy(), pd.Series([row.label for row in task.validation]).to_numpy())
     sure = float(torch.softmax(logits[0], 0)[0])
     assert found["calibration"]["expected_calibration_error"] == pytest.approx(abs(sure - accuracy["accuracy"]))

@@ -6,10 +6,13 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import create_trial
 
 from promptgraft.objectives.bundle import read_manifest
 from promptgraft.objectives.objective import Objective
+from promptgraft.search.comparison import FRESH, control_attr
+from promptgraft.search.comparison import prediction_file as control_file
 from promptgraft.search.export import export_winner
 from promptgraft.search.identity import record_study
 from promptgraft.search.reports import DELTA_FILE, trial_file
@@ -51,9 +54,17 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     assert first.interval is not None
     low, high = first.interval
     assert 0 < low < first.held_out[0].metrics["accuracy"] < high < 1
-    kept = folder.files().read_tensors(prediction_file(0))["logits"].numpy()
-    assert study.target.measure(kept, study.target.test) == first.held_out[0].metrics
+    logits = folder.files().read_tensors(prediction_file(0))["logits"].numpy()
+    assert study.target.measure(logits, study.target.test) == first.held_out[0].metrics
     assert export_winner(study, stored, folder, None, None).held_out == first.held_out
+    for repeat in (FRESH, FRESH + 1):  # Controls that were run after the rows were opened for their trial.
+        for control in ("winner", "majority"):
+            stored.set_user_attr(control_attr(0, control, repeat), {"value": 0.5})
+            folder.files().write_tensors(control_file(0, control, repeat), {"logits": torch.from_numpy(logits)})
+        again = export_winner(study, stored, folder, None, None)
+        assert again.transfer is not None
+        assert [entry["repeats"] for entry in again.transfer["controls"]] == [repeat - FRESH + 1] * 2
+    (opening,) = openings(stored)
     sealed = export_winner(study, stored, folder, tmp_path / "other", 1)
     assert (sealed.held_out, sealed.openings) == ((), (0,))
     assert "test" not in read_manifest(sealed.folder).metrics
