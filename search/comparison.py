@@ -146,7 +146,7 @@ class Comparison:
         self.metric = (study.metric_names or ["value"])[0]
         self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
         definition = study.user_attrs.get("definition", {})
-        self.has_source = bool(definition.get("source") or definition.get("sources"))
+        self.has_source = definition.get("source") is not None or bool(definition.get("sources"))
         self._gain = gain
 
     def table(self) -> dict[str, Any]:

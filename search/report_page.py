@@ -109,6 +109,7 @@ def _knobs(facts: Mapping[str, Any]) -> list[str]:
 def _learning(facts: Mapping[str, Any]) -> list[str]:
     table = (facts["summary"].get("learning_curves") or {"curves": {}})["curves"]
     everything = {name: task["rows"]["train"] for name, task in (facts["data"] or {}).items()}
+    everything["source"] = everything.get(f"source {facts['answer']['candidate'].get('source', '')}".rstrip())
     return [
         charts.curve(
             f"learning-{part}",

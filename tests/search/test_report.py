@@ -228,6 +228,27 @@ def test_other_rows_are_not_taken_for_the_study_s(stored: optuna.Study, study: S
     assert "The target rows are others than those" in page(facts)
 
 
+def test_each_source_is_described_by_its_name(write_study: Callable[..., Path], data: Path, folder: RunFolder) -> None:
+    movie = {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40}
+    study = load_study(write_study(source=None, sources={"movie": movie, "fewer": movie | {"train_rows": 20}}))
+    stored = optuna.create_study(direction="maximize")
+    record_study(stored, study, 1)
+    space = study.objective.space
+    candidate = Candidate(space.templates[0].id, space.verbalizers[0].id, alpha=0.5, source="fewer")
+    attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 5, "best_step": 8}
+    stored.add_trial(create_trial(value=0.6, user_attrs=attrs))
+    for repeat in (FRESH, FRESH + 1):
+        stored.set_user_attr(curve_attr(0, "source", 8, repeat), {"value": 0.65 + (repeat - FRESH) / 70})
+    facts = collected(stored, study, folder)
+    rows = {name: (task["rows"]["train"], task["changed"]) for name, task in facts["data"].items() if name != "target"}
+    assert rows == {"source movie": (40, False), "source fewer": (20, False)}
+    assert facts["answer"]["candidate"]["source"] == "fewer"
+    assert "source fewer rows: train" in page(facts)
+    fewer = {**study.sources, "fewer": replace(study.sources["fewer"], train=study.sources["fewer"].train[1:])}
+    facts = collected(stored, replace(study, sources=fewer), folder)
+    assert [name for name, task in facts["data"].items() if task["changed"]] == ["source fewer"]
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn")])
 def test_outputs_that_can_t_be_read_are_told(
     stored: optuna.Study, study: Study, folder: RunFolder, damage: Callable[[Path], None]
