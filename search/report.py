@@ -48,8 +48,8 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore, reason: 
     Returns:
         `study`, `metric`, `direction`, `made` (when), `level` (of the intervals), `summary` (see `status`), `answer`,
         `history` (of every trial), `importances`, `templates`, `verbalizers`, `predictions` (of the winner), `cost`,
-        `data` (None without the rows), `missing` (what is left out, and why) and `provenance`. Numbers that aren't
-        finite are None.
+        `data` (None without the rows), `cautions`, `missing` (what is left out, and why) and `provenance`. Numbers that
+        aren't finite are None.
 
     Raises:
         NothingToExportError: If no trial is COMPLETE.
@@ -83,6 +83,7 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore, reason: 
         "predictions": found,
         "cost": cost_of(stored, trials, summary),
         "data": data_of(stored, study) if study else None,
+        "cautions": study.cautions() if study else [],
         "missing": missing,
         "provenance": provenance_of(stored, trials, summary),
     }

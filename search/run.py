@@ -104,6 +104,8 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     )
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
     record_study(optuna_study, study, limits.trials)
+    for caution in study.cautions():
+        logger.warning("%s", caution)
     ledger = StudyLedger(
         optuna_study,
         storage,

@@ -17,6 +17,7 @@ from promptgraft.objectives.metrics import DIRECTIONS
 from promptgraft.objectives.model_files import check_family, count_layers, model_type
 from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.objectives.tasks import TASK_KINDS, Task, TaskSpec, all_labels
+from promptgraft.objectives.telltales import telltales
 from promptgraft.search.constraints import Constraints, constraints_of
 from promptgraft.search.engines import build_pruner, build_sampler
 from promptgraft.search.promptsource import Imported, read_promptsource
@@ -65,6 +66,11 @@ class Study:
     def name(self) -> str:
         """The study's name."""
         return self.file.study
+
+    def cautions(self) -> list[str]:
+        """Say what makes the study's scores doubtful, as its rows are: words that give a label away."""
+        tasks = {"target": self.target} | {f"source {name}".rstrip(): task for name, task in self.sources.items()}
+        return [f"{name}: {found}" for name, task in tasks.items() for found in telltales(task)]
 
 
 def load_study(path: Path, name: str | None = None) -> Study:
