@@ -18,6 +18,7 @@ demo: .venv/.installed  ## A whole search in small: run, export, predict
 	$(BIN)/promptgraft run studies/demo.yaml
 	$(BIN)/promptgraft best demo
 	$(BIN)/promptgraft export demo
+	$(BIN)/promptgraft verify runs/demo/bundle
 	$(BIN)/promptgraft predict runs/demo/bundle --input studies/data/amazon.csv --output runs/demo/predictions.csv
 	@echo "look at it: $(BIN)/promptgraft dashboard demo"
 

@@ -21,7 +21,7 @@ def weights_hash(path: str) -> str:
 
 
 def file_hashes(path: str) -> dict[str, str]:
-    """SHA-256 of the configuration, tokenizer and weight files of a model.
+    """SHA-256 of the configuration, tokenizer and weight files of a model, and of Python code beside them.
 
     Args:
         path: Local folder or hub id.
@@ -33,7 +33,7 @@ def file_hashes(path: str) -> dict[str, str]:
     names = sorted(
         file.name
         for file in folder.iterdir()
-        if file.suffix in (".safetensors", ".json", ".txt", ".model") or file.name.startswith("pytorch_model")
+        if file.suffix in (".safetensors", ".json", ".txt", ".model", ".py") or file.name.startswith("pytorch_model")
     )
     hashes = {}
     for name in names:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from scipy.special import softmax
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
 from promptgraft.objectives.backbones import BACKBONES, choose_device
-from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
+from promptgraft.objectives.bundle import BACKBONE_FOLDER, DELTA_FILE, read_manifest
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.specs import BackboneSpec
@@ -21,9 +22,12 @@ from promptgraft.objectives.tables import read_table
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import InvalidInputError
 
+# A row: template field -> value, or the value alone where there is but one field.
+Input = str | Mapping[str, str]
+
 
 class Predictor:
-    """A loaded bundle.
+    """A loaded bundle; threads may share it, and take turns.
 
     Args:
         folder: The bundle.
@@ -50,7 +54,7 @@ class Predictor:
                 f"{folder} needs the backbone family {reference.family!r}, which no package brings that is installed "
                 "here; install the one that the study was run with"
             )
-        path = backbone or reference.path
+        path = backbone or (str(folder / BACKBONE_FOLDER) if reference.bundled else reference.path)
         found = file_hashes(path)
         for name, expected in reference.files.items():
             if found.get(name) != expected:
@@ -76,6 +80,7 @@ class Predictor:
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
         )
         self._pool = self.manifest.pool()
+        self._lock = Lock()
         self._model.load(load_file(folder / DELTA_FILE))
         if candidate.calibration != "none" and self._model.bias is None:
             raise InvalidInputError(
@@ -88,20 +93,45 @@ class Predictor:
         """Label names, in the order of the logits."""
         return self.manifest.labels
 
-    def logits(self, rows: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
-        """Score rows.
+    def predict(self, rows: Sequence[Input]) -> list[str]:
+        """Return the likeliest label of each row; see `logits`."""
+        return [self.labels[index] for index in self.logits(rows).argmax(axis=1)]
+
+    def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
+        """Return each label's probability, shape (len(rows), len(labels)); see `logits`."""
+        probabilities: npt.NDArray[np.float64] = softmax(self.logits(rows).astype(np.float64), axis=1)
+        return probabilities
+
+    def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
+        """Score rows; one that is too long is cut as it was in training.
 
         Args:
-            rows: Template field -> value, one mapping a row.
+            rows: Template field -> value, one mapping a row; or texts, where templates have but one field.
 
         Returns:
             Logits, shape (len(rows), len(labels)).
+
+        Raises:
+            InvalidInputError: If a row lacks a field, or has one that is empty or no text.
         """
-        encoded = self._model.encode([Row(fields, 0) for fields in rows], self._pool)
-        result: npt.NDArray[np.float32] = self._model.score(
-            encoded, self.labels, self.manifest.evaluation_batch_size
-        ).numpy()
+        checked = [Row(self._fields(number, row), 0) for number, row in enumerate(rows)]
+        with self._lock:
+            encoded = self._model.encode(checked, self._pool)
+            scores = self._model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
+        result: npt.NDArray[np.float32] = scores.numpy()
         return result
+
+    def _fields(self, number: int, row: Input) -> Mapping[str, str]:
+        names = list(self.manifest.columns)
+        if isinstance(row, str) and len(names) == 1:
+            row = {names[0]: row}
+        wanted = f"row {number}: expected the field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+        if not isinstance(row, Mapping):
+            raise InvalidInputError(f"{wanted}, got {type(row).__name__}")
+        for name in names:
+            if not _is_text(row.get(name)):
+                raise InvalidInputError(f"{wanted}, each a text that isn't empty, got {row.get(name)!r} for {name!r}")
+        return {name: row[name].strip() for name in names}
 
     def predict_table(self, path: str) -> pd.DataFrame:
         """Predict every row of a CSV, JSONL or Parquet file.
@@ -115,12 +145,23 @@ class Predictor:
         """
         columns = self.manifest.columns
         frame = read_table(path, list(columns.values()))
-        complete = frame.notna().all(axis=1).to_numpy()
+        complete = frame.map(lambda value: bool(value and value.strip())).all(axis=1).to_numpy()
         records = frame[complete].to_dict("records")
-        logits = self.logits([{field: record[column] for field, column in columns.items()} for record in records])
-        probabilities = softmax(logits.astype(np.float64), axis=1)
+        rows = [{field: record[column] for field, column in columns.items()} for record in records]
+        probabilities = self.predict_proba(rows)
         frame["label"] = None
-        frame.loc[complete, "label"] = [self.labels[index] for index in logits.argmax(axis=1)]
+        frame.loc[complete, "label"] = [self.labels[index] for index in probabilities.argmax(axis=1)]
         for index, label in enumerate(self.labels):
             frame.loc[complete, f"probability_{label}"] = probabilities[:, index]
         return frame
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text with something in it; half of a surrogate pair is no text."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,24 +1,15 @@
-"""The command line. Commands are thin, and import what they need when they run."""
+"""The command line: commands about studies. Commands are thin, and import what they need when they run."""
 
-import functools
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from promptgraft.spaces.errors import InvalidInputError, PromptgraftError
+from promptgraft.search import bundle_commands
+from promptgraft.search.commands import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
+from promptgraft.spaces.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# What a plain `pip install promptgraft` leaves out.
-SEARCH_EXTRA = ("matplotlib", "optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy")
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -27,45 +18,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-
-StudyArgument = Annotated[str, typer.Argument(help="Study file, or the name of a study that was started.")]
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Optuna storage URL; sqlite or postgresql.  [default: runs/NAME/study.db]",
-        envvar="PROMPTGRAFT_STORAGE",  # Keeps a password off the command line.
-        show_envvar=True,
-    ),
-]
-WorkdirOption = Annotated[
-    str | None, typer.Option(help="Folder of the study, or URL for its files (s3://...).  [default: runs/NAME]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors that are the user's to mend into one message and an exit code."""
-
-    @functools.wraps(command)
-    def run_command(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except PromptgraftError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.split(".")[0] not in SEARCH_EXTRA:
-                raise
-            typer.echo(f"error: this command needs {error.name}; pip install 'promptgraft[search]'", err=True)
-            raise typer.Exit(InvalidInputError.exit_code) from error
-
-    return run_command
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if os.isatty(1) else 120)
 
 
 @app.command()
@@ -97,7 +49,7 @@ def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json:
     if as_json:
         typer.echo(json.dumps({"sources": ranked}))
         return
-    _console().print(source_table(ranked))
+    console().print(source_table(ranked))
     typer.echo(MEANING)
 
 
@@ -134,7 +86,7 @@ def run(
     except ValueError as error:
         raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
     wanted = trials or loaded.file.budget.trials
-    progress = Progress(loaded.name, loaded.file.metric, wanted, console=_console())
+    progress = Progress(loaded.name, loaded.file.metric, wanted, console=console())
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
     outcome = run_study(loaded, options, progress)
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
@@ -215,6 +167,12 @@ def export(
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Open the test rows though they were opened for another trial; counted.")
     ] = False,
+    with_backbone: Annotated[
+        bool, typer.Option("--with-backbone", help="Copy the backbone into the bundle, which then needs nothing else.")
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Validation rows that the bundle holds in clear text, for verify.")
+    ] = 32,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
@@ -230,7 +188,8 @@ def export(
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
-    exported = export_winner(loaded, optuna_study, reference.folder, output, trial, reopen=reopen)
+    wanted = {"reopen": reopen, "with_backbone": with_backbone}
+    exported = export_winner(loaded, optuna_study, reference.folder, output, trial, examples=examples, **wanted)
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
     if not exported.held_out:
@@ -243,7 +202,7 @@ def export(
     for row in exported.held_out:
         table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
     if exported.held_out:
-        _console().print(table)
+        console().print(table)
     if exported.interval:
         low, high = exported.interval
         typer.echo(f"the winner's {metric} on rows like these: {low:.3f} to {high:.3f}")
@@ -299,30 +258,6 @@ def report(
     for missing in facts["missing"]:
         typer.echo(f"left out: {missing}", err=True)
     typer.echo(f"report of {reference.name}: {path}")
-
-
-@app.command()
-@reported
-def predict(
-    bundle: Annotated[Path, typer.Argument(help="Folder that `export` wrote.")],
-    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
-    output: Annotated[Path, typer.Option(help="CSV to write.")],
-    backbone: Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
-    ] = False,
-) -> None:
-    """Predict the rows of a table. Needs neither Optuna nor Ray."""
-    from promptgraft.objectives.predictor import Predictor
-    from promptgraft.objectives.quiet import quiet_transformers
-
-    quiet_transformers()
-    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(output, index=False)
-    skipped = int(predictions["label"].isna().sum())
-    note = f"; {skipped} rows without text have no prediction" if skipped else ""
-    typer.echo(f"{len(predictions)} rows -> {output}{note}")
 
 
 @app.command()
@@ -387,3 +322,6 @@ def dashboard(
     reference.load()
     typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (Ctrl-C ends it)")
     run_server(open_storage(reference.storage_url), host="127.0.0.1", port=port)
+
+
+app.add_typer(bundle_commands.app)

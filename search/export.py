@@ -13,22 +13,24 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
-from promptgraft.objectives.bundle import BackboneReference, Manifest, demonstration_rows, write_bundle
+from promptgraft.objectives.bundle import BackboneReference, Examples, Manifest, demonstration_rows, write_bundle
 from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.interpretation import is_readable, read_soft_prompt
-from promptgraft.objectives.model_files import file_hashes
+from promptgraft.objectives.model_files import file_hashes, model_folder
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.tasks import all_labels
 from promptgraft.search.comparison import NAMES, control_outcomes, transfer_on_test
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
+from promptgraft.search.identity import row_hashes
 from promptgraft.search.intervals import score_interval
 from promptgraft.search.judging import judging_section, verdict, winner
+from promptgraft.search.model_card import model_card
 from promptgraft.search.ranking import float32_scores
-from promptgraft.search.reports import DELTA_FILE, trial_file
+from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
 from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings, prediction_file
 from promptgraft.search.status import READING, NothingToExportError
 from promptgraft.search.storage import RunFolder
@@ -36,6 +38,9 @@ from promptgraft.search.studies import Study
 from promptgraft.search.tie_set import Finalist
 from promptgraft.search.tradeoffs import metric_of
 from promptgraft.spaces import Candidate
+
+# Validation rows that a bundle holds, if nothing else is asked for.
+EXAMPLES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ def export_winner(
     number: int | None,
     *,
     reopen: bool = False,
+    with_backbone: bool = False,
+    examples: int = EXAMPLES,
 ) -> Export:
     """Write the winner as a bundle and compare it with the controls on the held-out rows.
 
@@ -87,6 +94,8 @@ def export_winner(
         output: Where to; the folder's `bundle` if None.
         number: The trial to export; the winner if None.
         reopen: Whether to open the test rows though they were opened for another trial.
+        with_backbone: Whether the bundle brings the backbone along.
+        examples: Validation rows that the bundle holds in clear text, for `verify`.
 
     Raises:
         InvalidInputError: If the test rows aren't those that the study was started with.
@@ -109,7 +118,11 @@ def export_winner(
         ) from error
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
-    write_bundle(target, manifest, delta, _card(study, manifest, {}))
+    brought = (
+        _examples(study, files, trial.number, bool(score), examples),
+        model_folder(study.objective.backbone.path) if with_backbone else None,
+    )
+    write_bundle(target, manifest, delta, model_card(study, manifest, {}), *brought)
     objective = cache(lambda: Objective(replace(study.objective, backbone=study.objective.backbone.in_float32())))
     _read_prompt(objective, optuna_study, trial, delta, study.file.seed)
     found = opened_for(
@@ -123,8 +136,9 @@ def export_winner(
     held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
     if held_out:
         metrics = {**manifest.metrics, "test": held_out[0].metrics}
-        written = manifest.model_copy(update={"metrics": metrics})
-        write_bundle(target, written, delta, _card(study, written, found or {}))
+        intervals = {"test": {study.file.metric: found["interval"]}} if found and "interval" in found else {}
+        written = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
+        write_bundle(target, written, delta, model_card(study, written, found or {}), *brought)
     value = float(score["value"] if score else metric_of(trial) or 0.0)
     opened = tuple(record["trial"] for record in openings(optuna_study))
     repeats = next((entry for entry in verdict(optuna_study).finalists if entry.number == trial.number), None)
@@ -175,8 +189,19 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
         metrics={"validation": score["metrics"] if score else measured},
+        data=row_hashes(study),
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
+
+
+def _examples(study: Study, files: FileStore, trial: int, in_float32: bool, count: int) -> Examples | None:
+    """Take the first validation rows with the trial's own logits, as its worker computed them."""
+    rows = study.target.validation[:count]
+    if not rows:
+        return None
+    name = FLOAT32_LOGITS_FILE if in_float32 else LOGITS_FILE
+    logits = files.read_tensors(trial_file(trial, name))["logits"].float()[: len(rows)]
+    return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))
 
 
 def _read_prompt(
@@ -254,60 +279,3 @@ def _zero_shot(objective: Objective) -> Iterator[tuple[str, npt.NDArray[np.float
         chosen = best_words(objective, template, task.validation)
         words = space.verbalizer(chosen.verbalizer).name
         yield f"zero-shot, template {template.name}, words {words}", objective.score(chosen, {}, task.test)
-
-
-def _shown_rows(manifest: Manifest) -> list[str]:
-    """Say that the bundle holds training rows, which not everyone may see."""
-    count = len(manifest.demonstrations)
-    return [f"`manifest.json` holds {count} training rows in clear text, for demonstrations.", ""] if count else []
-
-
-def _card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
-    """Write the model card, in Hugging Face's format."""
-    metric = study.file.metric
-    source = study.sources.get(str(manifest.candidate.get("source", "")))
-    lines = [
-        "---",
-        "library_name: promptgraft",
-        "pipeline_tag: text-classification",
-        "tags: [prompt-tuning, transfer-learning]",
-        "---",
-        "",
-        f"# {study.name}, trial {manifest.trial}",
-        "",
-        f"Classifies text as {', '.join(manifest.labels)}. A delta to `{Path(manifest.backbone.path).name}` "
-        f"({manifest.backbone.family}), found by promptgraft.",
-        "",
-        "```",
-        "promptgraft predict . --input new.csv --output predictions.csv",
-        "```",
-        "",
-        "## Candidate",
-        "",
-        *[f"- `{name}`: {value}" for name, value in manifest.candidate.items()],
-        "",
-        "```",
-        manifest.template["text"],
-        "```",
-        "",
-        *_shown_rows(manifest),
-        "## Data",
-        "",
-        f"Trained on {len(study.target.train)} target rows"
-        + (f" and {len(source.train)} source rows" if source else "")
-        + f"; chosen by {metric} on {len(study.target.validation)} validation rows.",
-        "",
-        "## Evaluation",
-        "",
-        f"Validation {metric}: {manifest.metrics['validation'][metric]:.4f} (the best of a search, so optimistic).",
-        "",
-    ]
-    if opened:
-        lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
-        lines += [f"| {name} | {metrics[metric]:.4f} |" for name, metrics in opened["table"]]
-    if "interval" in opened:
-        low, high = opened["interval"]
-        lines += ["", f"Interval of the winner's {metric} on rows like these: {low:.4f} to {high:.4f}."]
-    if opened.get("transfer"):
-        lines += ["", opened["transfer"]["sentence"]]
-    return "\n".join(lines) + "\n"

@@ -79,10 +79,11 @@ def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, file
 def changed_rows(study: Study, optuna_study: optuna.Study) -> list[str]:
     """Return which rows of a study aren't those that its record was started with: `target rows`, and so on."""
     recorded = optuna_study.user_attrs.get("identity", {})
-    return [name for name, found in _row_hashes(study).items() if recorded.get(name, found) != found]
+    return [name for name, found in row_hashes(study).items() if recorded.get(name, found) != found]
 
 
-def _row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
+def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
+    """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`."""
     return {
         "target rows": rows_hash((*study.target.train, *study.target.validation)),
         "source rows": _source_rows(study),
@@ -100,7 +101,7 @@ def _identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "settings": settings,
         "backbone weights": weights_hash(study.objective.backbone.path),
-        **_row_hashes(study),
+        **row_hashes(study),
         "space": {
             "fingerprint": space.fingerprint,
             "template": {template.name: template.id for template in space.templates},

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 from promptgraft.objectives.bundle import (
     DELTA_FILE,
+    MANIFEST_FILE,
     BackboneReference,
+    Examples,
     Manifest,
     demonstration_rows,
     read_manifest,
@@ -96,7 +99,11 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
             Pools(objective.target, {}, spec.space).get(candidate, "target", 0), objective.target.labels
         ),
     )
-    write_bundle(folder, manifest, result.delta, "# card\n")
+    rows = objective.target.validation
+    examples = Examples(
+        rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, result.logits.astype(float).tolist()))
+    )
+    write_bundle(folder, manifest, result.delta, "# card\n", examples)
 
 
 @pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
@@ -187,24 +194,40 @@ def test_another_backbone_is_refused(bundle: Path) -> None:
         Predictor(bundle, backbone=real_model("encoder"))
 
 
-def without_a_line_of(folder: Path, copy: Path, field: str) -> Path:
-    """Copy a bundle and leave a field out of its manifest."""
+def with_manifest(folder: Path, copy: Path, **changes: object) -> Path:
+    """Copy a bundle, and write another manifest, as if it had been exported like that."""
     import shutil
 
     shutil.copytree(folder, copy)
-    content = json.loads((copy / "manifest.json").read_text())
-    del content[field]
-    (copy / "manifest.json").write_text(json.dumps(content))
+    (copy / MANIFEST_FILE).write_text(read_manifest(folder).model_copy(update=changes).to_json())
     return copy
 
 
-def test_bundles_from_before_there_were_demonstrations_are_read(bundle: Path, tmp_path: Path) -> None:
-    from promptgraft.objectives.predictor import Predictor
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": 1}', '{"schema_version": 2}', "\xff", "[" * 99999])
+def test_what_is_no_manifest_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST_FILE).write_text(text, encoding="latin-1")
+    with pytest.raises(InvalidInputError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
 
-    rows = [{"text": "good"}, {"text": "bad"}]
-    old = without_a_line_of(bundle, tmp_path / "old", "demonstrations")
-    assert not any(name.startswith("demonstrations") for name in read_manifest(old).candidate)
-    assert np.array_equal(Predictor(old).logits(rows), Predictor(bundle).logits(rows))
+
+@pytest.mark.parametrize(
+    "rows", [[{"texts": "good"}], [{"text": " "}], [{"text": None}], [{"text": 3}], [3], [{"text": "\ud800"}]]
+)
+def test_rows_that_can_t_be_predicted_are_told(bundle: Path, rows: list[object]) -> None:
+    with pytest.raises(InvalidInputError, match="row 1: expected the field 'text'"):
+        Predictor(bundle).logits(["good", *rows])  # type: ignore[list-item]
+
+
+def test_threads_share_a_predictor(bundle: Path) -> None:
+    """Each gets what it would get alone; a text is as good as a field of that text."""
+    predictor = Predictor(bundle)
+    texts = [f"number {number}, which is {'good ' * (number % 7)}" for number in range(40)]
+    alone = [predictor.logits([text]) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda text: predictor.logits([{"text": text}]), texts))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert predictor.predict(texts[:3]) == [predictor.labels[found.argmax()] for found in alone[:3]]
+    np.testing.assert_allclose(predictor.predict_proba(texts).sum(1), 1.0)
 
 
 @pytest.mark.parametrize("settings", [Demonstrations(3), Demonstrations(2, "nearest"), Demonstrations(2, "random")])
@@ -229,6 +252,6 @@ def test_a_bundle_shows_what_the_trial_showed_even_to_training_rows(
     train = {(row.fields["text"], labels[row.label]) for row in objective.target.train}
     assert kept <= train
     assert (kept == train) is (settings.choice == "nearest")
-    damaged = without_a_line_of(tmp_path / "bundle", tmp_path / "damaged", "demonstrations")
+    damaged = with_manifest(tmp_path / "bundle", tmp_path / "damaged", demonstrations=())
     with pytest.raises(InvalidInputError, match="there are 0 training rows"):
         Predictor(damaged)

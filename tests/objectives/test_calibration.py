@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 
 from promptgraft.objectives import calibration, checkpoints
-from promptgraft.objectives.bundle import DELTA_FILE, file_sha256, read_manifest
+from promptgraft.objectives.bundle import DELTA_FILE, MANIFEST_FILE, file_sha256, read_manifest
 from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
 from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.files import FileStore
@@ -173,21 +173,13 @@ def test_a_bundle_predicts_what_its_trial_saw(spec: ObjectiveSpec, tmp_path: Pat
 def test_a_bundle_without_its_calibration_is_refused(spec: ObjectiveSpec, tmp_path: Path) -> None:
     export(tmp_path, spec, Objective(spec), replace(BASE, calibration="batch", steps=0))
     path = tmp_path / DELTA_FILE
-    delta = load_file(path)
+    manifest, delta = read_manifest(tmp_path), load_file(path)
     del delta[BIAS]
     save_file(delta, path)
-    manifest = tmp_path / "manifest.json"
-    old = read_hash(manifest)
-    manifest.write_text(manifest.read_text().replace(old, file_sha256(path)))
+    changed = manifest.model_copy(update={"files": manifest.files | {DELTA_FILE: file_sha256(path)}})
+    (tmp_path / MANIFEST_FILE).write_text(changed.to_json())
     with pytest.raises(InvalidInputError, match=r"no calibration\.bias, but the candidate's calibration is 'batch'"):
         Predictor(tmp_path)
-
-
-def read_hash(manifest: Path) -> str:
-    import json
-
-    found: str = json.loads(manifest.read_text())["files"][DELTA_FILE]
-    return found
 
 
 @pytest.mark.slow
