@@ -3,20 +3,30 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from promptgraft.search.commands import JsonOption, reported
+from promptgraft.search.commands import JsonOption, console, reported
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.contest import Contest
 
 app = typer.Typer()
+registry = typer.Typer(help="Bundles in a folder: which one is the champion, and which were.", no_args_is_help=True)
+app.add_typer(registry, name="registry")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `export` wrote.")]
 BackboneOption = Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
 ]
+RegistryArgument = Annotated[Path, typer.Argument(help="Folder of the registry.")]
 CHANGED = 1
+DISAGREEMENTS = 10  # Shown on the terminal.
+# Exit codes of `compare`, for a pipeline.
+OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 
 
 @app.command()
@@ -69,3 +79,94 @@ def verify(
         typer.echo(f"{bundle}: {'verified' if found.passed else 'NOT what was exported'}")
     if not found.passed:
         raise typer.Exit(CHANGED)
+
+
+@app.command()
+@reported
+def compare(
+    champion: Annotated[Path, typer.Argument(help="Bundle that runs today.")],
+    challenger: Annotated[Path, typer.Argument(help="Bundle that might take its place.")],
+    data: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet of labelled rows that neither was trained on.")],
+    label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    level: Annotated[float, typer.Option(min=0, max=1, help="Of the test.")] = 0.05,
+    output: Annotated[Path | None, typer.Option(help="CSV to write all disagreements to.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether a challenger beats the champion; exits with 0 if so, 4 if that is not shown, 5 if it is worse."""
+    import pandas as pd
+
+    from promptgraft.objectives.contest import contest, labelled_rows
+    from promptgraft.objectives.predictor import Predictor
+    from promptgraft.objectives.quiet import quiet_transformers
+
+    quiet_transformers()
+    old, new = Predictor(champion), Predictor(challenger)
+    rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
+    found = contest(old, new, rows, labels, level)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
+        pd.DataFrame(records).drop(columns="fields", errors="ignore").to_csv(output, index=False)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _print_contest(found)
+    raise typer.Exit(OUTCOMES[found.outcome])
+
+
+def _print_contest(found: "Contest") -> None:
+    table = Table("label", "rows", "only the challenger is right", "only the champion is right")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, counts in found.by_label.items():
+        table.add_row(name, str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
+    console().print(table)
+    for entry in found.disagreements[:DISAGREEMENTS]:
+        said = f"champion {entry.champion}, challenger {entry.challenger}"
+        typer.echo(f"row {entry.row}: {entry.label}; {said}: {next(iter(entry.fields.values())):.60}")
+    percent = f"{100 * (1 - found.level):g} %"
+    typer.echo(
+        f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
+        f"{found.challenger - found.champion:+.4f}, {percent} interval {found.low:+.4f} to {found.high:+.4f}; they say "
+        f"different things of {len(found.disagreements)} rows"
+    )
+    typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
+
+
+@registry.command()
+@reported
+def promote(folder: RegistryArgument, bundle: BundleArgument, backbone: BackboneOption = None) -> None:
+    """Verify a bundle, copy it into the registry and make it the champion."""
+    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.registry import Registry
+
+    quiet_transformers()
+    found = Registry(folder)
+    typer.echo(f"{found.champion}: version {found.promote(bundle, backbone)}")
+
+
+@registry.command()
+@reported
+def rollback(folder: RegistryArgument) -> None:
+    """Make the champion what it was before the last promotion."""
+    from promptgraft.objectives.registry import Registry
+
+    found = Registry(folder)
+    typer.echo(f"{found.champion}: version {found.roll_back()}")
+
+
+@registry.command()
+@reported
+def history(folder: RegistryArgument, as_json: JsonOption = False) -> None:
+    """List what became champion, and when; the last one is."""
+    from promptgraft.objectives.registry import Registry
+
+    entries = Registry(folder).history()
+    if as_json:
+        typer.echo(json.dumps({"history": entries}))
+        return
+    table = Table("when", "version", "action", "study", "trial", "who", "digest")
+    for entry in entries:
+        values = (entry[name] for name in ("when", "version", "action", "study", "trial", "who"))
+        table.add_row(*map(str, values), entry["digest"][:12])
+    console().print(table)

@@ -3,15 +3,13 @@
 Whoever looks at held-out scores and then chooses again has chosen by them; what is counted can be told.
 """
 
-import getpass
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 
+from promptgraft.objectives.acts import now, who
 from promptgraft.objectives.tasks import Row, rows_hash
 from promptgraft.spaces import InvalidInputError
 
@@ -90,7 +88,7 @@ def opened_for(
     if record is None:
         if before and not reopen:
             return None
-        record = {"rows": rows_hash(rows), "opened": _now(), "who": _who(), "table": None}
+        record = {"rows": rows_hash(rows), "opened": now(), "who": who(), "table": None}
         study.set_user_attr(f"{HELD_OUT}{trial}", record)
     if record["table"] is None or again:
         record = {name: value for name, value in record.items() if name != "trial"} | compare()
@@ -101,15 +99,3 @@ def opened_for(
 def prediction_file(trial: int) -> str:
     """Return where the logits of a trial on the opened test rows lie in the study's files."""
     return f"held_out/trial-{trial}.safetensors"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # No entry for the user, as in some containers.
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"

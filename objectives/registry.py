@@ -1,0 +1,145 @@
+"""A registry of bundles in a folder: which one is the champion, and which were.
+
+`champion` in it is a link to the bundle that production is to load, so that every tool that takes a bundle takes
+`REGISTRY/champion`. Bundles stay under `versions`, each under a number, and nothing in them is ever changed.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from promptgraft.objectives.acts import now, who
+from promptgraft.objectives.bundle import read_manifest
+from promptgraft.objectives.verification import Verification, verify
+from promptgraft.spaces import InvalidInputError
+
+CHAMPION, VERSIONS, HISTORY = "champion", "versions", "history.jsonl"
+
+
+class Registry:
+    """A folder of bundles.
+
+    Args:
+        folder: Where it is; made by the first promotion.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def champion(self) -> Path:
+        """The link to what production is to load."""
+        return self.folder / CHAMPION
+
+    def history(self) -> list[dict[str, Any]]:
+        """List what became champion, the last one today's.
+
+        Returns:
+            `version`, `action`, `when`, `who`, `study`, `trial` and `digest` of each.
+        """
+        path = self.folder / HISTORY
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    def promote(self, bundle: Path, backbone: str | None = None) -> int:
+        """Copy a bundle into the registry and make it the champion, if it is what was exported.
+
+        Args:
+            bundle: The bundle.
+            backbone: See `Predictor`.
+
+        Returns:
+            Its version; that which it has already, if it was promoted before.
+
+        Raises:
+            InvalidInputError: If it doesn't pass `verify`.
+        """
+        check(bundle, verify(bundle, backbone))
+        digest = read_manifest(bundle).digest
+        with self._locked():
+            known = {entry["digest"]: entry["version"] for entry in self.history()}
+            version = known.get(digest)
+            if version is None:
+                version = 1 + max(known.values(), default=0)
+                place, partial = self._place(version), self.folder / f"{VERSIONS}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(bundle, partial)
+                shutil.rmtree(place, ignore_errors=True)  # Of a promotion that was cut short.
+                place.parent.mkdir(exist_ok=True)
+                partial.replace(place)
+            if self._stack()[-1:] != [version]:
+                self._record(version, "promote")
+            self._link(version)
+            return version
+
+    def roll_back(self) -> int:
+        """Make the champion what it was before the last promotion that still counts; return its version.
+
+        Raises:
+            InvalidInputError: If there was none before.
+        """
+        with self._locked():
+            stack = self._stack()
+            if len(stack) < 2:
+                raise InvalidInputError(f"{self.folder} has no earlier champion to go back to")
+            version = stack[-2]
+            self._record(version, "roll back")
+            self._link(version)
+            return version
+
+    def _stack(self) -> list[int]:
+        """Return the promotions that weren't rolled back."""
+        stack: list[int] = []
+        for entry in self.history():
+            if entry["action"] == "promote":
+                stack.append(entry["version"])
+            else:
+                stack.pop()
+        return stack
+
+    def _place(self, version: int) -> Path:
+        return self.folder / VERSIONS / f"{version:04d}"
+
+    def _record(self, version: int, action: str) -> None:
+        """Write down what is about to happen: cut short, the same command does it again."""
+        manifest = read_manifest(self._place(version))
+        entry = {
+            "version": version,
+            "action": action,
+            "when": now(),
+            "who": who(),
+            "study": manifest.study,
+            "trial": manifest.trial,
+            "digest": manifest.digest,
+        }
+        with (self.folder / HISTORY).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _link(self, version: int) -> None:
+        partial = self.folder / f"{CHAMPION}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(Path(VERSIONS) / self._place(version).name, target_is_directory=True)
+        partial.replace(self.champion)
+
+    def _locked(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+
+def check(bundle: Path, found: Verification) -> None:
+    """Refuse a bundle that didn't pass.
+
+    Raises:
+        InvalidInputError: With what was found.
+    """
+    if not found.passed:
+        problems = "; ".join(f"{name} {problem}" for name, problem in found.problems)
+        raise InvalidInputError(
+            f"{bundle} is not what was exported: "
+            + (problems or f"{found.agreeing} of {found.rows} rows agree, logits differ by {found.difference:.1e}")
+        )
