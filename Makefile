@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,postgres,s3,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,serve,onnx,mlflow,postgres,s3,dev]'
 	touch $@
 
 demo: .venv/.installed  ## A whole search in small: run, export, predict

@@ -24,6 +24,7 @@ TrustOption = Annotated[
 ]
 RegistryArgument = Annotated[Path, typer.Argument(help="Folder of the registry.")]
 CHANGED = 1
+GRACE_S = 30  # For requests that are at work when the server is to end.
 DISAGREEMENTS = 10  # Shown on the terminal.
 # Exit codes of `compare`, for a pipeline.
 OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
@@ -79,6 +80,34 @@ def verify(
         typer.echo(f"{bundle}: {'verified' if found.passed else 'NOT what was exported'}")
     if not found.passed:
         raise typer.Exit(CHANGED)
+
+
+@app.command()
+@reported
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 32,
+    waiting_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 4096,
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Serve a bundle over HTTP: /predict, /predict/batch, /docs, /health, /ready, /metrics, until Ctrl-C or SIGTERM."""
+    import uvicorn
+
+    from promptgraft.objectives.predictor import Predictor
+    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.serving import Limits, create_app
+
+    quiet_transformers()
+    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+    manifest = predictor.manifest
+    about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
+    limits = Limits(batch_rows=batch_rows, waiting_rows=waiting_rows)
+    application = create_app(predictor, list(manifest.columns), about, limits)
+    typer.echo(f"{bundle}: http://{host}:{port}/docs (Ctrl-C ends it)")
+    uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
 
 
 @app.command()

@@ -1,0 +1,378 @@
+"""A bundle behind HTTP: single rows and batches, gathered into larger batches as they come in."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from promptgraft.objectives.predictor import Input
+from promptgraft.spaces import InvalidInputError
+
+logger = logging.getLogger(__name__)
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server takes on.
+
+    Attributes:
+        batch_rows: Rows that are predicted together, at most.
+        request_rows: Rows of one request.
+        text_characters: Of one field.
+        body_bytes: Of one request.
+        waiting_rows: Rows that wait for their turn, of all requests.
+    """
+
+    batch_rows: int = 32
+    request_rows: int = 1000
+    text_characters: int = 100_000
+    body_bytes: int = 16 * 2**20
+    waiting_rows: int = 4096
+
+
+class Predicts(Protocol):
+    """What is served."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the probabilities."""
+        ...
+
+    def predict_proba(self, rows: Sequence[Input]) -> Probabilities:
+        """Return each label's probability, shape (len(rows), len(labels))."""
+        ...
+
+
+class OverloadedError(Exception):
+    """More rows wait than the server takes on."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Rows of one request that wait for their turn."""
+
+    rows: Sequence[Mapping[str, str]]
+    done: asyncio.Future[Probabilities]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Gathers the rows of several requests, and predicts them together.
+
+    While one batch is being predicted the next one gathers: under load batches are full, and a lone request doesn't
+    wait for others. A request's rows are never torn apart, nor does one that fails take others with it.
+
+    Args:
+        predictor: Predicts in a thread of its own.
+        limits: How many rows at once, and how many may wait.
+        metrics: Told what is done.
+    """
+
+    def __init__(self, predictor: Predicts, limits: Limits, metrics: "Metrics") -> None:
+        self._predictor, self._limits, self._metrics = predictor, limits, metrics
+        self._queue: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._rows = 0
+
+    async def predict(self, rows: Sequence[Mapping[str, str]]) -> Probabilities:
+        """Predict the rows of one request.
+
+        Raises:
+            OverloadedError: If too many rows wait already.
+            InvalidInputError: If these can't be predicted.
+        """
+        if self._rows and self._rows + len(rows) > self._limits.waiting_rows:
+            raise OverloadedError
+        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._count(len(rows))
+        self._arrived.set()
+        return await waiting.done
+
+    async def work(self) -> None:
+        """Predict what comes in, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._run(self._gather())
+
+    def _gather(self) -> list[_Waiting]:
+        """Take the requests that fit into one batch, in their order; those given up in the meantime are dropped."""
+        chosen: list[_Waiting] = []
+        rows = 0
+        while self._queue and (not chosen or rows + len(self._queue[0].rows) <= self._limits.batch_rows):
+            waiting = self._queue.popleft()
+            self._count(-len(waiting.rows))
+            if not waiting.done.done():
+                chosen.append(waiting)
+                rows += len(waiting.rows)
+        return chosen
+
+    async def _run(self, chosen: list[_Waiting]) -> None:
+        rows = [row for waiting in chosen for row in waiting.rows]
+        if not rows:
+            return
+        self._metrics.batch_rows.observe(len(rows))
+        try:
+            found = await asyncio.to_thread(self._predictor.predict_proba, rows)
+        except Exception as error:
+            if len(chosen) > 1:
+                for waiting in chosen:  # One of them is to blame.
+                    await self._run([waiting])
+            elif not chosen[0].done.done():
+                chosen[0].done.set_exception(error)
+            return
+        start = 0
+        for waiting in chosen:
+            end = start + len(waiting.rows)
+            if not waiting.done.done():
+                waiting.done.set_result(found[start:end])
+            start = end
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        self._metrics.waiting_rows.set(self._rows)
+
+
+class Metrics:
+    """What Prometheus reads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        make: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("promptgraft_requests", "Requests.", ["path", "status"], **make)
+        self.seconds = Histogram("promptgraft_request_seconds", "Seconds of a prediction request.", **make)
+        self.predictions = Counter("promptgraft_predictions", "Rows predicted, by label.", ["label"], **make)
+        sizes = [2**power for power in range(11)]
+        self.batch_rows = Histogram("promptgraft_batch_rows", "Rows predicted together.", buckets=sizes, **make)
+        self.waiting_rows = Gauge("promptgraft_waiting_rows", "Rows that wait for their turn.", **make)
+
+
+class Prediction(BaseModel):
+    """What is said of a row."""
+
+    label: str = Field(description="The likeliest label.")
+    probabilities: dict[str, float] = Field(description="Label -> probability.")
+
+
+class Predictions(BaseModel):
+    """What is said of several rows, in their order."""
+
+    predictions: list[Prediction]
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    error: str
+
+
+class State(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+class About(BaseModel):
+    """What is served."""
+
+    study: str
+    trial: int
+    digest: str
+    labels: list[str]
+    fields: list[str]
+
+
+def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, Any], limits: Limits) -> FastAPI:
+    """Build the server.
+
+    Args:
+        predictor: Loaded and ready.
+        fields: Fields of a row.
+        about: `study`, `trial` and `digest` of the bundle.
+        limits: What it takes on.
+    """
+    metrics = Metrics()
+    batcher = Batcher(predictor, limits, metrics)
+    # Fields are called what the user called them, which need not be a name that pydantic leaves free.
+    given: dict[str, Any] = {
+        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=r"\S"))
+        for number, name in enumerate(fields)
+    }
+    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **given)
+    several = Annotated[list[row], Field(min_length=1, max_length=limits.request_rows)]
+    batch = create_model("Rows", __config__=ConfigDict(extra="forbid"), rows=(several, ...))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        working = asyncio.create_task(batcher.work())
+        app.state.ready = True
+        yield
+        app.state.ready = False
+        working.cancel()
+
+    problems: dict[int | str, dict[str, Any]] = {
+        400: {"model": Problem, "description": "The body is no JSON."},
+        413: {"model": Problem, "description": "The body is too large."},
+        422: {"model": Problem, "description": "The rows can't be predicted."},
+        429: {"model": Problem, "description": "Too many rows wait; try again later."},
+    }
+    app = FastAPI(title="promptgraft", version=str(about["digest"])[:12], lifespan=lifespan, docs_url="/docs")
+    app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
+    app.add_middleware(_Bounded, body_bytes=limits.body_bytes)
+
+    async def answer(rows: Sequence[Mapping[str, str]]) -> list[Prediction]:
+        try:
+            found = await batcher.predict(rows)
+        except OverloadedError as error:
+            raise HTTPException(429, "too many rows wait; try again later", {"Retry-After": "1"}) from error
+        except InvalidInputError as error:
+            raise HTTPException(422, str(error)) from error
+        answers = []
+        for probabilities in found:
+            label = predictor.labels[int(probabilities.argmax())]
+            metrics.predictions.labels(label).inc()
+            answers.append(
+                Prediction(
+                    label=label, probabilities=dict(zip(predictor.labels, map(float, probabilities), strict=True))
+                )
+            )
+        return answers
+
+    @app.post("/predict", responses=problems)
+    async def predict(body: row) -> Prediction:
+        """Predict one row."""
+        (found,) = await answer([body.model_dump(by_alias=True)])
+        return found
+
+    @app.post("/predict/batch", responses=problems)
+    async def predict_batch(body: batch) -> Predictions:
+        """Predict several rows."""
+        return Predictions(predictions=await answer(body.model_dump(by_alias=True)["rows"]))
+
+    @app.get("/health")
+    async def health() -> State:
+        """Say that the process is alive."""
+        return State(status="alive")
+
+    @app.get("/ready", responses={503: {"model": Problem, "description": "Not yet, or not any more."}})
+    async def ready() -> State:
+        """Say whether predictions are taken on."""
+        if not getattr(app.state, "ready", False):
+            raise HTTPException(503, "the server is starting or ending")
+        return State(status="ready")
+
+    @app.get("/about")
+    async def tell() -> About:
+        """Say what is served."""
+        return About(**about, labels=list(predictor.labels), fields=list(fields))
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Return metrics as Prometheus reads them."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> Response:
+        broken = any(entry["type"] == "json_invalid" for entry in error.errors())
+        said = "; ".join(_said(entry) for entry in error.errors()[:5])
+        return _problem(400 if broken else 422, said)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def tell_problem(_: Request, error: StarletteHTTPException) -> Response:
+        return _problem(error.status_code, str(error.detail), error.headers)
+
+    return app
+
+
+def _prediction(labels: Sequence[str], probabilities: Probabilities) -> Prediction:
+    chances = dict(zip(labels, probabilities.tolist(), strict=True))
+    return Prediction(label=labels[int(probabilities.argmax())], probabilities=chances)
+
+
+def _said(entry: Mapping[str, Any]) -> str:
+    """Say where a body is wrong and why, without repeating what it holds."""
+    where = ".".join(str(part) for part in entry["loc"] if part != "body")
+    return f"{where}: {entry['msg']}" if where else str(entry["msg"])
+
+
+def _problem(status: int, said: str, headers: Mapping[str, str] | None = None) -> Response:
+    # Half a surrogate pair can't be sent as UTF-8, nor need it be.
+    content = {"error": said.encode("utf-8", "backslashreplace").decode()}
+    return JSONResponse(content, status, headers=dict(headers or {}))
+
+
+class _Bounded:
+    """Refuses bodies that are too large, whatever length they claim to have."""
+
+    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
+        self._app, self._body_bytes = app, body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        claimed = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if claimed.isdigit() and int(claimed) > self._body_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        messages: list[Message] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            if size > self._body_bytes:
+                await self._refuse(scope, receive, send)
+                return
+
+        async def again() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self._app(scope, again, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = _problem(413, f"the body is larger than {self._body_bytes} bytes")
+        await response(scope, receive, send)
+
+
+class _Observed:
+    """Counts requests, and times those for predictions."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in self._paths:
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            self._metrics.requests.labels(scope["path"], status).inc()
+            self._metrics.seconds.observe(time.perf_counter() - start)
