@@ -136,7 +136,7 @@ def export_winner(
     held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
     if held_out:
         metrics = {**manifest.metrics, "test": held_out[0].metrics}
-        intervals = {"test": {study.file.metric: found["interval"]}} if found and "interval" in found else {}
+        intervals = {"test": {study.file.metric: tuple(found["interval"])}} if found and "interval" in found else {}
         written = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
         write_bundle(target, written, delta, model_card(study, written, found or {}), *brought)
     value = float(score["value"] if score else metric_of(trial) or 0.0)
