@@ -28,6 +28,7 @@ class Injected:
         seed: Seed of what is initialised at random. LoRA starts without any effect, and so does (IA)3.
 
     Attributes:
+        root: The stack.
         weights: Name -> trainable weight.
 
     Raises:
@@ -35,6 +36,7 @@ class Injected:
     """
 
     def __init__(self, stack: Any, adapter: Adapter, frozen: Sequence[str], seed: int) -> None:
+        self.root = stack
         own = {id(parameter) for parameter in stack.parameters()}
         options: dict[str, Any] = {}
         if frozen:
@@ -53,6 +55,15 @@ class Injected:
             for name, parameter in stack.named_parameters()
             if id(parameter) not in own
         }
+
+    @property
+    def config(self) -> Any:
+        """PEFT's configuration."""
+        return self._peft.peft_config[_NAME]
+
+    def merge(self) -> None:
+        """Work the adapters into the stack's own weights, which then do the same without them."""
+        self._peft.merge_and_unload()
 
     def remove(self) -> None:
         """Put the stack's own modules back."""

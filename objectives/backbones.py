@@ -99,6 +99,7 @@ class Backbone(ABC):
         layers: That part, layer by layer.
         blocks: Name in the model -> layer, from the lowest up; what `frozen_layers` counts.
         pretrained: The model's own weights by name, whatever is injected into it.
+        injected: The adapters in it, if there are any.
     """
 
     causal: ClassVar[bool]
@@ -121,7 +122,7 @@ class Backbone(ABC):
         if spec.device_map is None:
             self.model.to(device)
         self.pretrained: dict[str, nn.Parameter] = dict(self.model.named_parameters())
-        self._injected: Injected | None = None
+        self.injected: Injected | None = None
         self.layers = LayerStack(self.stack, _layers_prefix(self.stack, self._depth()), self.causal)
         self.blocks = self._find_blocks()
         self._frozen_from = self._find_frozen_from()
@@ -254,12 +255,18 @@ class Backbone(ABC):
 
         Every trial starts here, so that no trial sees what another one trained.
         """
-        if self._injected is not None:
-            self._injected.remove()
-            self._injected = None
+        if self.injected is not None:
+            self.injected.remove()
+            self.injected = None
         self.weights.restore()
         self._frozen_layers = 0
         self.model.eval()
+
+    def merge_adapters(self) -> None:
+        """Work adapters into the weights for good; no other candidate can follow."""
+        if self.injected is not None:
+            self.injected.merge()
+            self.injected = None
 
     def train(self) -> None:
         """Go into training mode; what is frozen stays as it is when evaluated, without dropout."""
@@ -278,7 +285,7 @@ class Backbone(ABC):
         """
         if not 0 <= frozen_layers <= self.n_layers:
             raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
-        assert self._injected is None, "restore() comes before another candidate"
+        assert self.injected is None, "restore() comes before another candidate"
         self._frozen_layers = frozen_layers
         for name, parameter in self.pretrained.items():
             parameter.requires_grad_(frozen_layers < self._frozen_from[name])
@@ -306,8 +313,8 @@ class Backbone(ABC):
         root = self._adapted()
         inside = {id(module): name for name, module in root.named_modules()}
         frozen = [inside[id(layer)] for layer in list(self.blocks.values())[:frozen_layers]]
-        self._injected = Injected(root, adapter, frozen, seed)
-        return self._injected.weights
+        self.injected = Injected(root, adapter, frozen, seed)
+        return self.injected.weights
 
     def _adapted(self) -> Any:
         """Return the part of the model that takes adapters."""

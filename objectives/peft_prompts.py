@@ -36,6 +36,11 @@ class PeftPrompt(PromptedStack):
         self._peft = [_put_on(layers.stack, config, seed)]  # In a list: the stack's weights are not this module's.
         self.trained = dict(self._peft[0].prompt_encoder[_NAME].named_parameters())
 
+    @property
+    def config(self) -> Any:
+        """PEFT's configuration."""
+        return self._peft[0].peft_config[_NAME]
+
     def forward(
         self,
         input_ids: Tensor,
@@ -106,6 +111,12 @@ class DeepPrefix(PeftPrompt):
         super().__init__(layers, _prefix_config(soft_prompt, sizes), seed)
         if layers.device.type != "meta":
             self._try()
+
+    @torch.no_grad()
+    def keys_and_values(self) -> Tensor:
+        """Return them as PEFT saves them, shape (length, 2 * layers * size of a layer's)."""
+        found: Tensor = self._peft[0].get_prompt_embedding_to_save(_NAME)
+        return found
 
     @torch.no_grad()
     def _try(self) -> None:

@@ -35,6 +35,13 @@ class Predictor:
         device: Where to compute; chosen from what this process was given if None.
         trust_remote_code: Whether Python code that lies beside the weights may be run.
 
+    Attributes:
+        folder: The bundle.
+        manifest: What it says of itself.
+        model: The backbone with all that the bundle puts on it.
+        changed: Names of the weights that the trial trained.
+        pool: What demonstrations are chosen from; None if prompts show none.
+
     Raises:
         InvalidInputError: If the bundle or the backbone is not the recorded one.
     """
@@ -47,7 +54,7 @@ class Predictor:
         *,
         trust_remote_code: bool = False,
     ) -> None:
-        self.manifest = read_manifest(folder)
+        self.folder, self.manifest = folder, read_manifest(folder)
         reference = self.manifest.backbone
         if reference.family not in BACKBONES:
             raise InvalidInputError(
@@ -76,13 +83,15 @@ class Predictor:
             attn_implementation=reference.attn_implementation,
         )
         loaded = BACKBONES[reference.family](spec, device or choose_device())
-        self._model = PromptedModel(
+        self.model = PromptedModel(
             loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
         )
-        self._pool = self.manifest.pool()
+        self.pool = self.manifest.pool()
         self._lock = Lock()
-        self._model.load(load_file(folder / DELTA_FILE))
-        if candidate.calibration != "none" and self._model.bias is None:
+        delta = load_file(folder / DELTA_FILE)
+        self.changed = tuple(delta)
+        self.model.load(delta)
+        if candidate.calibration != "none" and self.model.bias is None:
             raise InvalidInputError(
                 f"{folder / DELTA_FILE} has no calibration.bias, but the candidate's calibration is "
                 f"{candidate.calibration!r}; export the trial again"
@@ -116,8 +125,8 @@ class Predictor:
         """
         checked = [Row(self._fields(number, row), 0) for number, row in enumerate(rows)]
         with self._lock:
-            encoded = self._model.encode(checked, self._pool)
-            scores = self._model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
+            encoded = self.model.encode(checked, self.pool)
+            scores = self.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
         result: npt.NDArray[np.float32] = scores.numpy()
         return result
 

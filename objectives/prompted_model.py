@@ -21,7 +21,7 @@ from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
 _BACKBONE, _ADAPTER, _READER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
-_BIAS = "calibration.bias"
+CALIBRATION_BIAS = "calibration.bias"
 
 # Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -213,15 +213,15 @@ class PromptedModel:
         """Copy weights to the CPU, and with them what calibration takes off their scores."""
         weights = self.weights()
         state = {name: weights[name].detach().to("cpu", copy=True) for name in names}
-        return state if self.bias is None else state | {_BIAS: self.bias.clone()}
+        return state if self.bias is None else state | {CALIBRATION_BIAS: self.bias.clone()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Set weights and calibration from a snapshot; names and shapes must be the model's own."""
         weights = self.weights()
-        self.bias = state.get(_BIAS)
+        self.bias = state.get(CALIBRATION_BIAS)
         with torch.no_grad():
             for name, value in state.items():
-                if name != _BIAS:
+                if name != CALIBRATION_BIAS:
                     weights[name].copy_(value)
 
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:

@@ -230,7 +230,7 @@ class InsertedPrompt(PromptedStack):
     def _places(self, input_ids: Tensor, insert_at: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the prompt stands and which token stands elsewhere; both of shape (rows, tokens + length)."""
         width = input_ids.shape[1] + self.length
-        position = torch.arange(width, device=input_ids.device).expand(len(input_ids), width)
+        position = torch.arange(width, device=input_ids.device)
         offset = position - insert_at[:, None]
         token = torch.where(offset >= self.length, position - self.length, position)
         return (offset >= 0) & (offset < self.length), token.clamp(max=input_ids.shape[1] - 1)

@@ -84,6 +84,26 @@ def verify(
 
 @app.command()
 @reported
+def convert(
+    bundle: BundleArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
+    to: Annotated[str, typer.Option(help="peft, plain (transformers, for servers such as vLLM), onnx or mlflow.")],
+    backbone: BackboneOption = None,
+) -> None:
+    """Write a bundle in another format, and check that it predicts the same."""
+    from promptgraft.objectives.formats import convert as write
+    from promptgraft.objectives.quiet import quiet_transformers
+
+    quiet_transformers()
+    difference = write(bundle, folder, to, backbone)
+    checked = "not checked: the bundle holds no example rows"
+    if difference is not None:
+        checked = f"log-probabilities of its example rows differ by at most {difference:.1e} of the largest logit"
+    typer.echo(f"{folder}: {to}; {checked}")
+
+
+@app.command()
+@reported
 def serve(
     bundle: BundleArgument,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
