@@ -5,7 +5,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo smollm2 test test-slow test-postgres test-faults bench lint types wheel clean
+.PHONY: demo smollm2 test test-slow test-postgres test-faults bench docs lint types wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -72,6 +72,11 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	for plant in help shuffled unrelated; do \
 	  $(BIN)/python -m tests.bench.repeats --out runs/$$plant --plant $$plant --candidates 4 --repeats 12 || exit; done
 	$(BIN)/python -m tests.bench.plants runs/help runs/shuffled runs/unrelated --out runs/plants.json
+
+docs: .venv/.installed  ## What is generated from the schemas
+	$(BIN)/promptgraft schema reference > docs/study-reference.md
+	$(BIN)/promptgraft schema study > docs/study.schema.json
+	$(BIN)/promptgraft schema manifest > docs/manifest.schema.json
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

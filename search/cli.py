@@ -1,6 +1,7 @@
 """The command line: commands about studies. Commands are thin, and import what they need when they run."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,6 @@ app = typer.Typer(
     help="Search over prompts and hyperparameters for transfer learning.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    add_completion=False,
 )
 
 
@@ -258,6 +258,28 @@ def report(
     for missing in facts["missing"]:
         typer.echo(f"left out: {missing}", err=True)
     typer.echo(f"report of {reference.name}: {path}")
+
+
+class Schema(StrEnum):
+    """What there is a schema of."""
+
+    study = "study"
+    manifest = "manifest"
+    reference = "reference"
+
+
+@app.command()
+@reported
+def schema(
+    of: Annotated[Schema, typer.Argument(help="reference: all keys of study files, in Markdown.")] = Schema.study,
+) -> None:
+    """Print the JSON Schema of study files, for completion in editors, or of a bundle's manifest."""
+    from promptgraft.search.schema import manifest_schema, reference, study_schema
+
+    if of == Schema.reference:
+        typer.echo(reference(), nl=False)
+    else:
+        typer.echo(json.dumps(study_schema() if of == Schema.study else manifest_schema(), indent=1))
 
 
 @app.command()

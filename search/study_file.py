@@ -28,11 +28,12 @@ def _moment(value: Any) -> Any:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+OneOrMore = BeforeValidator(_words, json_schema_input_type=tuple[str, ...] | str)
+Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[tuple[str, ...], OneOrMore]
 
 
 class BackboneSection(Section):
@@ -78,36 +79,36 @@ class TaskSection(Section):
     """A table of labelled rows."""
 
     train: str = Field(description="CSV, JSONL or Parquet, relative to the study file.")
-    text: Annotated[dict[str, str], BeforeValidator(_fields)] = Field(
+    text: Annotated[dict[str, str], BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str)] = Field(
         description="Column of the text, or template field -> column."
     )
     label: str = Field(description="Column of the label.")
-    kind: str = "text_classification"
+    kind: str = Field("text_classification", description="Kind of task.")
     labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all that occur if left out.")
-    train_rows: int | None = Field(None, ge=2)
+    train_rows: int | None = Field(None, ge=2, description="Rows to train on; all that remain if left out.")
 
 
 class SourceTrainingSection(Section):
     """How the source stage trains; its number of steps is searched, as `space.source_steps`."""
 
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(5e-5, gt=0)
-    head_learning_rate: float = Field(1e-2, gt=0)
-    frozen_layers: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1, description="Rows in one update.")
+    learning_rate: float = Field(5e-5, gt=0, description="Step size of the backbone's weights.")
+    head_learning_rate: float = Field(1e-2, gt=0, description="Step size of the head and of a soft prompt.")
+    frozen_layers: int = Field(0, ge=0, description="Lowest layers that stay; from 1 on, embeddings too.")
 
 
 class SourceSection(TaskSection):
     """The task with many labels."""
 
-    training: SourceTrainingSection = SourceTrainingSection()
+    training: SourceTrainingSection = Field(SourceTrainingSection(), description="How its stage trains.")
 
 
 class TargetSection(TaskSection):
     """The task with few labels, and how it is split."""
 
     test: str | None = Field(None, description="Separate table to hold out; part of `train` if left out.")
-    validation_rows: int | None = Field(None, ge=2)
-    test_rows: int | None = Field(None, ge=2)
+    validation_rows: int | None = Field(None, ge=2, description="Rows to choose by.")
+    test_rows: int | None = Field(None, ge=2, description="Rows that stay sealed until the winner is exported.")
     shots: int | None = Field(None, ge=1, description="Rows of each label to train on, and as many to choose by.")
     group: str | None = Field(None, description="Column of groups, such as authors: each is on one side of a split.")
     time: str | None = Field(None, description="Column of times: what is held out is newer than what is trained on.")
@@ -138,60 +139,67 @@ def _range_or_choices(value: Any) -> Any:
 class ConditionSection(Section):
     """When a parameter exists."""
 
-    parameter: str
-    choices: Annotated[tuple[Any, ...], BeforeValidator(lambda v: v if isinstance(v, list) else [v])] = ()
-    above: float | None = None
+    parameter: str = Field(description="The parameter on which this one depends.")
+    choices: Annotated[
+        tuple[Any, ...], BeforeValidator(lambda v: v if isinstance(v, list) else [v], json_schema_input_type=Any)
+    ] = Field((), description="Its values with which this one exists.")
+    above: float | None = Field(None, description="Or above which this one exists.")
 
 
 class ParameterSection(Section):
     """A fixed value, a list of choices, or a range."""
 
-    choices: tuple[Any, ...] | None = None
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    log: bool = False
-    when: ConditionSection | None = None
+    choices: tuple[Any, ...] | None = Field(None, description="A list of choices; a bare value or list means this.")
+    low: float | None = Field(None, description="Lower end of a range.")
+    high: float | None = Field(None, description="Upper end of a range.")
+    step: float | None = Field(None, description="Distance of the range's values.")
+    log: bool = Field(False, description="Whether the range is drawn from logarithmically.")
+    when: ConditionSection | None = Field(None, description="When the parameter exists; always if left out.")
 
 
-Searched = Annotated[ParameterSection | None, BeforeValidator(_range_or_choices)]
+Searched = Annotated[
+    ParameterSection | None,
+    BeforeValidator(
+        _range_or_choices, json_schema_input_type=ParameterSection | list[Any] | str | int | float | bool | None
+    ),
+]
 
 
 class DemonstrationsSection(Section):
     """Labelled training rows in front of the prompt."""
 
-    count: Searched = None
-    choice: Searched = None
-    order: Searched = None
+    count: Searched = Field(None, description="How many.")
+    choice: Searched = Field(None, description="random, balanced or nearest.")
+    order: Searched = Field(None, description="random, alternating or nearest_last.")
 
 
 class SoftPromptSection(Section):
     """The soft prompt's parameters."""
 
-    length: Searched = None
-    init: Searched = None
-    place: Searched = None
-    parametrization: Searched = None
+    length: Searched = Field(None, description="Number of vectors.")
+    init: Searched = Field(None, description="vocabulary, label_words, template or source.")
+    place: Searched = Field(None, description="prefix, suffix, layer K or deep.")
+    parametrization: Searched = Field(None, description="direct, mlp or lstm.")
 
 
 class AdapterSection(Section):
     """Adapters in place of the weights of layers that aren't frozen."""
 
-    method: Searched = None
-    rank: Searched = None
+    method: Searched = Field(None, description="none, lora or ia3.")
+    rank: Searched = Field(None, description="Rank of LoRA's matrices.")
 
 
 class WriterSection(Section):
     """A language model that writes templates."""
 
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: Literal["masked_lm", "causal_lm"]
+    family: Literal["masked_lm", "causal_lm"] = Field(description="What kind of model it is.")
 
 
 class GrowSection(Section):
     """How new templates join while the study runs."""
 
-    sources: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+    sources: Annotated[tuple[str, ...], OneOrMore] = Field(
         ("mutation", "crossover"), min_length=1, description="Where they come from, by name."
     )
     every: int = Field(8, ge=1, description="Finished trials between two rounds; the first is at the start.")
@@ -199,7 +207,7 @@ class GrowSection(Section):
     limit: int = Field(32, ge=2, description="Templates in all, those of this file included.")
     verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, drafted for the best template.")
     label_words: int = Field(1, ge=1, le=20, description="Words of each label in them.")
-    verbalizer_sources: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+    verbalizer_sources: Annotated[tuple[str, ...], OneOrMore] = Field(
         ("likelihood",), min_length=1, description="Where they come from, by name."
     )
     writer: WriterSection | None = Field(None, description="The model that writes; the backbone if it can.")
@@ -210,21 +218,23 @@ class SpaceSection(Section):
 
     templates: dict[str, str] = Field({}, description="Name -> jinja2 text.")
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
-    grow: GrowSection | None = None
+    grow: GrowSection | None = Field(None, description="How new templates join while the study runs.")
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Name -> label -> words.")
-    head: Searched = None
-    demonstrations: DemonstrationsSection = DemonstrationsSection()
-    soft_prompt: SoftPromptSection = SoftPromptSection()
-    frozen_layers: Searched = None
-    adapter: AdapterSection = AdapterSection()
-    source_steps: Searched = None
-    alpha: Searched = None
-    source: Searched = None
-    steps: Searched = None
-    batch_size: Searched = None
-    learning_rate: Searched = None
-    prompt_learning_rate: Searched = None
-    calibration: Searched = None
+    head: Searched = Field(None, description="label_words or linear; encoders only.")
+    demonstrations: DemonstrationsSection = Field(
+        DemonstrationsSection(), description="Labelled training rows in front of the prompt."
+    )
+    soft_prompt: SoftPromptSection = Field(SoftPromptSection(), description="The soft prompt.")
+    frozen_layers: Searched = Field(None, description="Lowest layers that stay; from 1 on, embeddings too.")
+    adapter: AdapterSection = Field(AdapterSection(), description="Adapters in place of unfreezing.")
+    source_steps: Searched = Field(None, description="Updates on the source before the migration.")
+    alpha: Searched = Field(None, description="Weight of the source loss after it.")
+    source: Searched = Field(None, description="Which of several sources is used, by name.")
+    steps: Searched = Field(None, description="Updates after the migration.")
+    batch_size: Searched = Field(None, description="Rows of each task in one update.")
+    learning_rate: Searched = Field(None, description="Step size of carried-over weights, or of their adapters.")
+    prompt_learning_rate: Searched = Field(None, description="Step size of soft prompt and head.")
+    calibration: Searched = Field(None, description="none, contextual or batch.")
     custom: dict[str, Searched] = Field({}, description="Parameters that other packages bring, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
@@ -245,7 +255,7 @@ class EvaluationSection(Section):
     """When and how the target is evaluated."""
 
     every: int = Field(8, ge=1, description="Updates between two evaluations.")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="Rows evaluated at once.")
 
 
 class EngineSection(BaseModel):
@@ -253,7 +263,7 @@ class EngineSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str
+    name: str = Field(description="Its name; a bare name means this.")
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -265,7 +275,7 @@ def _engine(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Engine = Annotated[EngineSection, BeforeValidator(_engine)]
+Engine = Annotated[EngineSection, BeforeValidator(_engine, json_schema_input_type=EngineSection | str)]
 
 
 class BudgetSection(Section):
@@ -309,8 +319,9 @@ class JudgingSection(Section):
     repeats: int = Field(5, ge=2, description="Times that each is.")
     level: float = Field(0.05, gt=0, lt=1, description="Level at which a finalist is shown to be worse than the best.")
     cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
-    controls: Annotated[tuple[Control, ...], BeforeValidator(_words)] = Field(
-        get_args(Control), description="What the winner is compared with, on the same seeds and splits; [] for nothing."
+    controls: Annotated[tuple[Control, ...], OneOrMore] = Field(
+        get_args(Control),
+        description="What the winner is compared with, on the same seeds and splits; [] for nothing.",
     )
     curves: bool = Field(
         False, description="Whether the winner is trained on a quarter and half of the target and source rows, too."
@@ -333,37 +344,37 @@ class CheckpointSection(Section):
 class ResourcesSection(Section):
     """What one trial gets."""
 
-    cpu: int = Field(1, ge=1)
-    gpu: float = Field(0, ge=0)
+    cpu: int = Field(1, ge=1, description="Cores; as many threads.")
+    gpu: float = Field(0, ge=0, description="GPUs; fractions share one.")
 
 
 class StudyFile(Section):
     """A whole study."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name; state lives in runs/NAME.")
-    seed: int = Field(0, ge=0, lt=2**31)
-    metric: str = "accuracy"
-    direction: Literal["maximize", "minimize"] | None = None
-    minimize: Annotated[tuple[Cost, ...], BeforeValidator(_words)] = Field(
+    seed: int = Field(0, ge=0, lt=2**31, description="Of splits, trials and sampler.")
+    metric: str = Field("accuracy", description="What is optimised on validation rows.")
+    direction: Literal["maximize", "minimize"] | None = Field(None, description="The metric's own if left out.")
+    minimize: Annotated[tuple[Cost, ...], OneOrMore] = Field(
         (), description="Further objectives: what candidates cost in production."
     )
-    backbone: BackboneSection
-    source: SourceSection | None = None
+    backbone: BackboneSection = Field(description="The pretrained model.")
+    source: SourceSection | None = Field(None, description="The task with many labels.")
     sources: dict[Annotated[str, Field(min_length=1)], SourceSection] = Field(
         {}, description="In place of `source`: several to choose from, by name."
     )
-    target: TargetSection
-    space: SpaceSection
-    evaluation: EvaluationSection = EvaluationSection()
-    sampler: Engine = EngineSection(name="tpe")
-    pruner: Engine = EngineSection(name="median")
-    guidance: GuidanceSection = GuidanceSection()
-    constraints: ConstraintsSection = ConstraintsSection()
-    budget: BudgetSection = BudgetSection()
-    judging: JudgingSection = JudgingSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    cache: CacheSection = CacheSection()
-    resources: ResourcesSection = ResourcesSection()
+    target: TargetSection = Field(description="The task with few labels.")
+    space: SpaceSection = Field(description="What can be tried.")
+    evaluation: EvaluationSection = Field(EvaluationSection(), description="When the target is evaluated.")
+    sampler: Engine = Field(EngineSection(name="tpe"), description="Optuna's, with its own options.")
+    pruner: Engine = Field(EngineSection(name="median"), description="Optuna's, with its own options.")
+    guidance: GuidanceSection = Field(GuidanceSection(), description="What may guide the sampler beside results.")
+    constraints: ConstraintsSection = Field(ConstraintsSection(), description="What candidates must keep to.")
+    budget: BudgetSection = Field(BudgetSection(), description="When the search ends.")
+    judging: JudgingSection = Field(JudgingSection(), description="How the winner is chosen.")
+    checkpoint: CheckpointSection = Field(CheckpointSection(), description="When trials save their state.")
+    cache: CacheSection = Field(CacheSection(), description="How much of what trials share is kept.")
+    resources: ResourcesSection = Field(ResourcesSection(), description="What one trial gets.")
 
     @field_validator("judging")
     @classmethod

@@ -1,4 +1,4 @@
-"""The README's plugins: what stands there is what is run."""
+"""The plugins of the README and of `docs/extending.md`: what stands there is what is run."""
 
 import os
 from collections.abc import Iterator
@@ -10,17 +10,18 @@ from promptgraft.objectives.template_sources import TEMPLATE_SOURCES
 from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES
 from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "extending.md")
 
 
 def readme_plugins() -> dict[str, str]:
     """Module -> its code; each block begins with the name of its file."""
-    blocks = [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
+    blocks = [block.split("```")[0] for page in PAGES for block in page.read_text().split("```python\n")[1:]]
     return {block.split("\n")[0].removeprefix("# ").removesuffix(".py"): block for block in blocks}
 
 
 def install(site: Path) -> dict[str, str]:
-    """Install packages with the README's plugins, as pip would lay them out; return the environment that sees them."""
+    """Install packages with the pages' plugins, as pip would lay them out; return the environment that sees them."""
     for name, code in readme_plugins().items():
         info = site / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
@@ -32,7 +33,7 @@ def install(site: Path) -> dict[str, str]:
 
 @contextmanager
 def loaded(name: str) -> Iterator[None]:
-    """Run one of the README's plugins in this process, and forget what it registers."""
+    """Run one of the pages' plugins in this process, and forget what it registers."""
     from promptgraft.objectives.backbones import BACKBONES
 
     registries = (TEMPLATE_SOURCES, VERBALIZER_SOURCES, FAMILIES, BACKBONES, CUSTOM_PARAMETERS)
