@@ -70,7 +70,7 @@ CASES = [
 
 
 def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> np.ndarray:  # type: ignore[type-arg]
-    result = objective.evaluate(candidate, 0)
+    result = objective.evaluate(candidate, 0, at=candidate.steps)  # Trained, whether or not that helped.
     write_result(folder, spec, objective, candidate, result)
     return result.logits
 
