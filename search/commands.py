@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 # What a plain `pip install promptgraft` leaves out: extra -> modules.
 EXTRAS = {
-    "search": ("matplotlib", "optuna", "optuna_dashboard", "psutil", "ray", "ruamel", "sqlalchemy"),
+    "search": ("matplotlib", "optuna", "optuna_dashboard", "plotly", "psutil", "ray", "ruamel", "sqlalchemy"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "mlflow": ("mlflow",),

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from promptgraft.search.budget import Limits, forecast
 from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.confirmation import Confirmation
+from promptgraft.search.dashboard_plots import DashboardPlots, save_plots
 from promptgraft.search.disk import tidy
 from promptgraft.search.finalists import kept
 from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
@@ -151,6 +152,7 @@ class Driver:
         self.concurrent = 1
         self._foretell_at = 0.0
         self.files = options.folder.files()
+        self._plots = DashboardPlots(ledger.study)
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
@@ -200,6 +202,7 @@ class Driver:
             logger.warning("finalists could not be judged, the next run goes on with it: %s", error)
             return ended_because
         save_study_note(stored, self.study)
+        save_plots(stored, stored.get_trials(deepcopy=False))
         self._rank()
         return ended_because
 
@@ -354,6 +357,7 @@ class Driver:
 
     @patient
     def _note_front(self) -> None:
+        self._plots.update()
         if self.study.file.minimize:
             save_study_note(self.ledger.study, self.study)
 
