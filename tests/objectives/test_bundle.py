@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,13 @@ def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: C
     result = objective.evaluate(candidate, 0, at=candidate.steps)  # Trained, whether or not that helped.
     write_result(folder, spec, objective, candidate, result)
     return result.logits
+
+
+def export_small(folder: Path, spec: ObjectiveSpec, **changes: Any) -> Path:
+    """Export a candidate with the first template and label words; returns the bundle."""
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, **{"batch_size": 4, **changes})
+    export(folder, spec, Objective(spec), candidate)
+    return folder
 
 
 def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:
@@ -154,10 +162,7 @@ def test_soft_prompts_of_every_form_are_loaded_exactly(spec: ObjectiveSpec, tmp_
 def bundle(
     tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
 ) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    spec = make_spec(tiny_models["encoder"], "encoder")
-    export(folder, spec, Objective(spec), Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=2, batch_size=4))
-    return folder
+    return export_small(tmp_path_factory.mktemp("bundle"), make_spec(tiny_models["encoder"], "encoder"), steps=2)
 
 
 def test_tables_are_predicted_row_by_row(bundle: Path, tmp_path: Path) -> None:

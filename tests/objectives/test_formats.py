@@ -78,28 +78,25 @@ ENCODER = {
 }
 
 
+def exported(folder: Path, spec: ObjectiveSpec, candidates: dict[str, Candidate]) -> dict[str, Path]:
+    objective = Objective(spec)
+    for name, candidate in candidates.items():
+        export(folder / name, spec, objective, candidate)
+    return {name: folder / name for name in candidates}
+
+
 @pytest.fixture(scope="module")
 def causal(
     tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, tiny_models: dict[str, str]
 ) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("causal")
-    spec = make_spec(tiny_models["causal_lm"], "causal_lm", rows=8)
-    objective = Objective(spec)
-    for name, candidate in CAUSAL.items():
-        export(folder / name, spec, objective, candidate)
-    return {name: folder / name for name in CAUSAL}
+    return exported(tmp_path_factory.mktemp("causal"), make_spec(tiny_models["causal_lm"], "causal_lm", rows=8), CAUSAL)
 
 
 @pytest.fixture(scope="module")
 def encoder(
     tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, tiny_models: dict[str, str]
 ) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("encoder")
-    spec = make_spec(tiny_models["encoder"], "encoder", rows=8)
-    objective = Objective(spec)
-    for name, candidate in ENCODER.items():
-        export(folder / name, spec, objective, candidate)
-    return {name: folder / name for name in ENCODER}
+    return exported(tmp_path_factory.mktemp("encoder"), make_spec(tiny_models["encoder"], "encoder", rows=8), ENCODER)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -11,13 +11,11 @@ import pytest
 
 from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
 from promptgraft.objectives.contest import contest, labelled_rows
-from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Input, Predictor
 from promptgraft.objectives.registry import Registry
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.spaces import Candidate, InvalidInputError
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.objectives.test_bundle import export
+from promptgraft.spaces import InvalidInputError
+from tests.objectives.test_bundle import export_small
 from tests.search.test_cli import promptgraft
 
 Bundles = tuple[Path, Path]
@@ -90,10 +88,7 @@ def bundles(
 ) -> Bundles:
     folder = tmp_path_factory.mktemp("bundles")
     spec = make_spec(tiny_models["encoder"], "encoder")
-    objective = Objective(spec)
-    for name, steps in (("old", 1), ("new", 12)):
-        export(folder / name, spec, objective, Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=steps, batch_size=8))
-    return folder / "old", folder / "new"
+    return export_small(folder / "old", spec, steps=1), export_small(folder / "new", spec, steps=12)
 
 
 def test_compare_tells_a_pipeline(bundles: Bundles, data: Path, tmp_path: Path) -> None:

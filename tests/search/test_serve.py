@@ -22,13 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from promptgraft.objectives.bundle import read_manifest
-from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.serving import Limits, create_app
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.spaces import Candidate
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.objectives.test_bundle import export
+from tests.objectives.test_bundle import export_small
 
 FUZZED = int(os.environ.get("PROMPTGRAFT_FUZZED", "40"))
 LONG = {"text": "so slow " * 2000}
@@ -38,10 +35,7 @@ LONG = {"text": "so slow " * 2000}
 def bundle(
     tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
 ) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    spec = make_spec(tiny_models["encoder"], "encoder")
-    export(folder, spec, Objective(spec), Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=4, batch_size=4))
-    return folder
+    return export_small(tmp_path_factory.mktemp("bundle"), make_spec(tiny_models["encoder"], "encoder"), steps=4)
 
 
 class Server:
