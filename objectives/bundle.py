@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from promptgraft.objectives.demonstrations import DemonstrationPool
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.tasks import Row
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
+from promptgraft.spaces.dimensions import DIMENSIONS
 from promptgraft.spaces.registry import plugin_versions
 
 SCHEMA_VERSION = 2
@@ -50,7 +51,7 @@ class BackboneReference(_Part):
     path: str
     bundled: bool = False
     family: str
-    max_tokens: int
+    max_tokens: int = Field(ge=8)
     files: dict[str, str]
     trust_remote_code: bool = False
     dtype: Literal["float32"] = "float32"
@@ -67,6 +68,30 @@ class DemonstrationRow(_Part):
 
     fields: dict[str, str]
     label: str
+
+
+class TemplatePart(_Part):
+    """A template.
+
+    Attributes:
+        name: The user's name for it.
+        text: In jinja2's syntax.
+    """
+
+    name: str
+    text: str
+
+
+class VerbalizerPart(_Part):
+    """A verbalizer.
+
+    Attributes:
+        name: The user's name for it.
+        words: Label -> label words.
+    """
+
+    name: str
+    words: dict[str, tuple[str, ...]]
 
 
 class Examples(_Part):
@@ -90,8 +115,8 @@ class Manifest(_Part):
         trial: Number of the winning trial.
         seed: Seed of that trial.
         candidate: The candidate, by parameter name.
-        template: Name and text.
-        verbalizer: Name and label -> words; None if the head uses none.
+        template: The template.
+        verbalizer: The verbalizer; None if the head uses none.
         labels: The target's labels, in the order of the logits.
         head_labels: Labels that the head was built for: the target's and the source's.
         columns: Template field -> column of the input table.
@@ -110,15 +135,15 @@ class Manifest(_Part):
     schema_version: int = SCHEMA_VERSION
     study: str
     trial: int
-    seed: int
+    seed: int = Field(ge=0, lt=2**31)
     candidate: dict[str, Any]
-    template: dict[str, str]
-    verbalizer: dict[str, Any] | None
+    template: TemplatePart
+    verbalizer: VerbalizerPart | None
     labels: tuple[str, ...]
     head_labels: tuple[str, ...]
     columns: dict[str, str]
     backbone: BackboneReference
-    evaluation_batch_size: int
+    evaluation_batch_size: int = Field(ge=1, le=100_000)
     metrics: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     data: dict[str, str | dict[str, str] | None] = {}
@@ -127,6 +152,16 @@ class Manifest(_Part):
     versions: dict[str, str] = {}
     digest: str = ""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Manifest":
+        if len(set(self.labels)) < max(2, len(self.labels)) or len(set(self.head_labels)) < len(self.head_labels):
+            raise ValueError("labels must be two or more, each once")
+        if not set(self.labels) <= set(self.head_labels):
+            raise ValueError("labels must be among head_labels")
+        if not {entry.label for entry in self.demonstrations} <= set(self.labels):
+            raise ValueError("labels of demonstrations must be among labels")
+        return self
+
     def to_json(self) -> str:
         """Write it as it stands in a bundle, with its digest."""
         bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2)
@@ -134,12 +169,28 @@ class Manifest(_Part):
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2) + "\n"
 
     def parts(self) -> tuple[Candidate, Template, Verbalizer | None]:
-        """Build the candidate, its template and its verbalizer."""
+        """Build the candidate, its template and its verbalizer.
+
+        Raises:
+            InvalidInputError: If they don't make sense, or the verbalizer lacks words for a label.
+        """
         verbalizer = None
         if self.verbalizer is not None:
-            words = {label: tuple(entry) for label, entry in self.verbalizer["words"].items()}
-            verbalizer = Verbalizer(self.verbalizer["name"], words)
-        return Candidate.from_values(self.candidate), Template(self.template["name"], self.template["text"]), verbalizer
+            verbalizer = Verbalizer(self.verbalizer.name, self.verbalizer.words)
+            verbalizer.check_labels(self.head_labels)
+        template = Template(self.template.name, self.template.text)
+        template.check_fields(self.columns)
+        return self._candidate(), template, verbalizer
+
+    def _candidate(self) -> Candidate:
+        values: dict[str, Any] = {}
+        for name, value in self.candidate.items():
+            if name in DIMENSIONS:
+                value = DIMENSIONS[name].check(value)
+            elif not isinstance(value, str | int | float):
+                raise InvalidInputError(f"{name} must be text or a number but got {value!r}")
+            values[name] = value
+        return Candidate.from_values(values)
 
     def pool(self) -> DemonstrationPool | None:
         """Build the pool of demonstrations; None if the candidate has none.

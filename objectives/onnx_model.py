@@ -122,7 +122,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
         )
     model.backbone.tokenizer.save_pretrained(folder)
     content = {
-        "template": manifest.template["text"],
+        "template": manifest.template.text,
         "fields": list(manifest.columns),
         "labels": list(manifest.labels),
         "max_tokens": manifest.backbone.max_tokens,

@@ -136,11 +136,11 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
 def _template(predictor: Predictor, tokens: str) -> str:
     """Return the template up to the label, with the soft prompt's tokens, in jinja2's syntax."""
     model, manifest = predictor.model, predictor.manifest
-    found = _LABEL.split(manifest.template["text"])
+    found = _LABEL.split(manifest.template.text)
     if len(found) != 2:
         raise InvalidInputError(
             "a plain model can't hold a template that does more with its label than print it: "
-            f"{manifest.template['text']!r}"
+            f"{manifest.template.text!r}"
         )
     before = found[0].rstrip(" ")
     bos = model.backbone.tokenizer("", add_special_tokens=True)["input_ids"]

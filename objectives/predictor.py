@@ -90,7 +90,12 @@ class Predictor:
         self._lock = Lock()
         delta = load_file(folder / DELTA_FILE)
         self.changed = tuple(delta)
-        self.model.load(delta)
+        try:
+            self.model.load(delta)
+        except (KeyError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"{folder / DELTA_FILE} holds weights that don't fit the manifest's candidate: {error}"
+            ) from error
         if candidate.calibration != "none" and self.model.bias is None:
             raise InvalidInputError(
                 f"{folder / DELTA_FILE} has no calibration.bias, but the candidate's calibration is "

@@ -1,5 +1,6 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -13,7 +14,15 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
-from promptgraft.objectives.bundle import BackboneReference, Examples, Manifest, demonstration_rows, write_bundle
+from promptgraft.objectives.bundle import (
+    BackboneReference,
+    Examples,
+    Manifest,
+    TemplatePart,
+    VerbalizerPart,
+    demonstration_rows,
+    write_bundle,
+)
 from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
 from promptgraft.objectives.files import FileStore
@@ -38,6 +47,8 @@ from promptgraft.search.studies import Study
 from promptgraft.search.tie_set import Finalist
 from promptgraft.search.tradeoffs import metric_of
 from promptgraft.spaces import Candidate
+
+logger = logging.getLogger(__name__)
 
 # Validation rows that a bundle holds, if nothing else is asked for.
 EXAMPLES = 32
@@ -174,8 +185,8 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
         trial=trial.number,
         seed=study.file.seed,
         candidate=candidate.to_dict(),
-        template={"name": template.name, "text": template.text},
-        verbalizer={"name": verbalizer.name, "words": dict(verbalizer.words)} if verbalizer else None,
+        template=TemplatePart(name=template.name, text=template.text),
+        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)) if verbalizer else None,
         labels=study.target.labels,
         head_labels=all_labels(study.target, study.sources.values()),
         columns=dict(study.objective.target.fields),
@@ -200,7 +211,11 @@ def _examples(study: Study, files: FileStore, trial: int, in_float32: bool, coun
     if not rows:
         return None
     name = FLOAT32_LOGITS_FILE if in_float32 else LOGITS_FILE
-    logits = files.read_tensors(trial_file(trial, name))["logits"].float()[: len(rows)]
+    try:
+        logits = files.read_tensors(trial_file(trial, name))["logits"].float()[: len(rows)]
+    except FileNotFoundError:
+        logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", trial)
+        return None
     return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))
 
 

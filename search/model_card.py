@@ -42,7 +42,7 @@ def model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> s
         *[f"- `{name}`: {value}" for name, value in manifest.candidate.items()],
         "",
         "```",
-        manifest.template["text"],
+        manifest.template.text,
         "```",
         "",
         *_shown_rows(manifest),

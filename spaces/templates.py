@@ -13,6 +13,9 @@ from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 
 LABEL_FIELD = "label"
 
+# What the code of a template may raise: the sandbox's own errors among them, such as of a range that is too long.
+_FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
+
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
 )
@@ -186,7 +189,7 @@ class Template:
             mark += "\ue000"
         try:
             text = _compile(self.text).render({**values, LABEL_FIELD: mark})
-        except jinja2.TemplateError as error:
+        except _FAILURES as error:
             raise InvalidInputError(f"template {self.name!r} can't be rendered: {error}") from error
         if text.count(mark) != 1:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")

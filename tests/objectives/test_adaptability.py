@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
@@ -22,6 +22,7 @@ LABELS = np.arange(24) % 3
 logits = arrays.arrays(np.float64, (24, 3), elements=st.integers(-64, 64).map(lambda n: n / 8))
 
 
+@settings(deadline=None)
 @given(logits)
 def test_it_is_scikit_learn_s_auc_after_calibration(found: np.ndarray) -> None:
     centred = found - found.mean(0)
@@ -54,6 +55,7 @@ def test_limits() -> None:
     assert content(right, np.zeros(24, dtype=int)) == 0.0, "one label alone can't be told from others"
 
 
+@pytest.mark.slow
 def test_prompts_are_told_apart(make_spec: Callable[..., ObjectiveSpec]) -> None:
     """With real weights: words for the labels fit, the same words swapped don't, and a linear head takes the best."""
     spec = make_spec(real_model("encoder"), "encoder", rows=64)

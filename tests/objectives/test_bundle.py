@@ -19,6 +19,8 @@ from promptgraft.objectives.bundle import (
     BackboneReference,
     Examples,
     Manifest,
+    TemplatePart,
+    VerbalizerPart,
     demonstration_rows,
     read_manifest,
     write_bundle,
@@ -50,21 +52,27 @@ np.save(sys.argv[3], Predictor(Path(sys.argv[1])).logits(rows))
 CASES = [
     ("encoder", Candidate("", "", soft_prompt=SoftPrompt(4, "vocabulary", "prefix"), frozen_layers=5, steps=2)),
     ("encoder", Candidate("", "", head="linear", source_steps=2, frozen_layers=6, steps=2)),
-    ("encoder", Candidate("", "", adapter=Adapter("lora", 2), frozen_layers=4, steps=2)),
+    pytest.param(
+        "encoder", Candidate("", "", adapter=Adapter("lora", 2), frozen_layers=4, steps=2), marks=pytest.mark.slow
+    ),
     ("causal_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=30, steps=1)),
     pytest.param(
         "causal_lm",
         Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "layer 28"), frozen_layers=29, steps=1),
         marks=pytest.mark.slow,
     ),
-    ("causal_lm", Candidate("", "", demonstrations=Demonstrations(2, "nearest", "nearest_last"), steps=0)),
+    pytest.param(
+        "causal_lm",
+        Candidate("", "", demonstrations=Demonstrations(2, "nearest", "nearest_last"), steps=0),
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         "causal_lm",
         Candidate("", "", demonstrations=Demonstrations(2), frozen_layers=29, steps=1),
         marks=pytest.mark.slow,
     ),
     ("recurrent", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
-    ("recurrent", Candidate("", "", head="linear", source_steps=2, steps=2)),
+    pytest.param("recurrent", Candidate("", "", head="linear", source_steps=2, steps=2), marks=pytest.mark.slow),
     ("seq2seq", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "prefix"), frozen_layers=2, steps=2)),
     ("masked_lm", Candidate("", "", soft_prompt=SoftPrompt(4, "label_words", "suffix"), frozen_layers=2, steps=2)),
 ]
@@ -90,8 +98,8 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
         trial=0,
         seed=0,
         candidate=candidate.to_dict(),
-        template={"name": template.name, "text": template.text},
-        verbalizer={"name": verbalizer.name, "words": dict(verbalizer.words)},
+        template=TemplatePart(name=template.name, text=template.text),
+        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)),
         labels=objective.target.labels,
         head_labels=objective.labels,
         columns={"text": "text"},

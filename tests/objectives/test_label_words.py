@@ -160,6 +160,7 @@ def test_what_can_t_be_searched_is_refused(objective: Objective) -> None:
         search_label_words(objective, TEMPLATES[0], rows, 1, words=21)
 
 
+@pytest.mark.slow
 def test_real_words_of_a_real_model(make_spec: Callable[..., ObjectiveSpec]) -> None:
     """SmolLM2 on 32 reviews: words that tell held-out reviews apart, better than chance by three standard errors."""
     objective = Objective(make_spec(real_model("causal_lm"), "causal_lm", source=False, rows=32))

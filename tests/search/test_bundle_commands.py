@@ -8,17 +8,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
 from promptgraft.objectives.contest import contest, labelled_rows
 from promptgraft.objectives.predictor import Input, Predictor
 from promptgraft.objectives.registry import Registry
 from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.search.cli import app
 from promptgraft.spaces import InvalidInputError
 from tests.objectives.test_bundle import export_small
 from tests.search.test_cli import promptgraft
 
 Bundles = tuple[Path, Path]
+
+
+def typed(*arguments: str) -> Result:
+    """Run a command in this process, which has torch already."""
+    return CliRunner().invoke(app, arguments)
 
 
 class Told:
@@ -106,38 +114,38 @@ def test_compare_tells_a_pipeline(bundles: Bundles, data: Path, tmp_path: Path) 
     written = pd.read_csv(listed)
     assert written.row.tolist() == differing == [entry["row"] for entry in found["disagreements"]]
     assert written.text.tolist() == frame.text.iloc[differing].str.strip().tolist()
-    shown = promptgraft("compare", *both)
-    assert shown.returncode == result.returncode
+    shown = typed("compare", *both)
+    assert shown.exit_code == result.returncode
     assert f"challenger: {found['outcome']} (McNemar's exact test" in shown.stdout
-    same = promptgraft("compare", str(bundles[0]), str(bundles[0]), "--data", str(table))
-    assert (same.returncode, "no difference shown" in same.stdout) == (4, True)
-    wrong = promptgraft("compare", *both, "--label", "labell")
-    assert (wrong.returncode, "did you mean 'label'?" in wrong.stderr) == (2, True)
+    same = typed("compare", str(bundles[0]), str(bundles[0]), "--data", str(table))
+    assert (same.exit_code, "no difference shown" in same.stdout) == (4, True)
+    wrong = typed("compare", *both, "--label", "labell")
+    assert (wrong.exit_code, "did you mean 'label'?" in wrong.stderr) == (2, True)
 
 
 def test_a_registry_promotes_and_goes_back(bundles: Bundles, tmp_path: Path) -> None:
     where = str(tmp_path / "registry")
     champion, (old, new) = Path(where) / "champion", bundles
     assert promptgraft("registry", "promote", where, str(old), absent="optuna,ray").returncode == 0
-    assert "no earlier champion" in promptgraft("registry", "rollback", where).stderr
-    assert promptgraft("registry", "promote", where, str(new)).stdout.endswith("champion: version 2\n")
+    assert "no earlier champion" in typed("registry", "rollback", where).stderr
+    assert typed("registry", "promote", where, str(new)).stdout.endswith("champion: version 2\n")
     assert read_manifest(champion) == read_manifest(new)
     assert Predictor(champion).predict(["good"]) == Predictor(new).predict(["good"])
-    assert promptgraft("registry", "promote", where, str(champion)).stdout.endswith("champion: version 2\n")
-    assert promptgraft("registry", "rollback", where).stdout.endswith("champion: version 1\n")
+    assert typed("registry", "promote", where, str(champion)).stdout.endswith("champion: version 2\n")
+    assert typed("registry", "rollback", where).stdout.endswith("champion: version 1\n")
     assert read_manifest(champion) == read_manifest(old)
     damaged = Path(shutil.copytree(new, tmp_path / "damaged"))
     (damaged / DELTA_FILE).write_bytes(b"")
-    refused = promptgraft("registry", "promote", where, str(damaged))
-    assert (refused.returncode, "delta.safetensors is missing or was changed" in refused.stderr) == (2, True)
-    history = json.loads(promptgraft("registry", "history", where, "--json").stdout)["history"]
+    refused = typed("registry", "promote", where, str(damaged))
+    assert (refused.exit_code, "delta.safetensors is missing or was changed" in refused.stderr) == (2, True)
+    history = json.loads(typed("registry", "history", where, "--json").stdout)["history"]
     assert [(entry["action"], entry["version"]) for entry in history] == [
         ("promote", 1),
         ("promote", 2),
         ("roll back", 1),
     ]
     assert history[-1]["digest"] == read_manifest(old).digest
-    assert "roll back" in promptgraft("registry", "history", where).stdout
+    assert "roll back" in typed("registry", "history", where).stdout
 
 
 def test_a_promotion_that_was_cut_short_is_done_again(
@@ -161,7 +169,7 @@ def test_verify_exits_with_1_if_anything_was_changed(bundles: Bundles, tmp_path:
     assert "16 of 16 example rows get the trial's label" in good.stdout
     copy = Path(shutil.copytree(bundles[1], tmp_path / "copy"))
     (copy / "README.md").write_text("# another card\n")
-    bad = promptgraft("verify", str(copy))
-    assert (bad.returncode, bad.stdout.splitlines()[0]) == (1, "README.md: is missing or was changed after the export")
-    told = json.loads(promptgraft("verify", str(copy), "--json").stdout)
+    bad = typed("verify", str(copy))
+    assert (bad.exit_code, bad.stdout.splitlines()[0]) == (1, "README.md: is missing or was changed after the export")
+    told = json.loads(typed("verify", str(copy), "--json").stdout)
     assert (told["passed"], told["problems"][0][0]) == (False, "README.md")

@@ -105,7 +105,13 @@ def test_export_then_predict(finished: Path) -> None:
     for name in ("winner (trial", "majority class", "TF-IDF", "zero-shot, template a", "zero-shot, template b"):
         assert name in exported.stdout
     bundle = finished / "runs" / "small" / "bundle"
-    assert {file.name for file in bundle.iterdir()} == {"manifest.json", "delta.safetensors", "README.md"}
+    assert {file.name for file in bundle.iterdir()} == {
+        "manifest.json",
+        "delta.safetensors",
+        "README.md",
+        "examples.json",
+        "requirements.txt",
+    }
     first = json.loads((bundle / "manifest.json").read_text())["metrics"]["test"]
     pd.DataFrame({"text": ["it broke at once", "{{ label }} {% raw %}"]}).to_csv(finished / "new.csv", index=False)
     arguments = ["predict", str(bundle), "--input", "new.csv", "--output", "out.csv"]
