@@ -137,10 +137,10 @@ class Objective:
             seed: Seed of initial values, batches and dropout. Sets torch's global generator.
             checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its
                 evaluations once more and goes on behind them; the result is the same, bit for bit.
-            at: Step whose state is the result, behind which nothing is run; that of the best evaluation if None.
+            at: Step whose state is the result, the only one that is evaluated; that of the best evaluation if None.
 
         Yields:
-            The evaluation at step 0, then one every `evaluate_every` updates and one at the last.
+            The evaluation at step 0, then one every `evaluate_every` updates and one at the last; or that at `at`.
 
         Raises:
             TrialError: If the training fails, as with a loss that is not finite.
@@ -165,7 +165,7 @@ class Objective:
             yield evaluation
             self._check_open(this_run)
         trainer = self._trainer(model, candidate, seed, saved)
-        for evaluation, logits in self._evaluations(model, trainer, first=saved is None):
+        for evaluation, logits in self._evaluations(model, trainer, saved is None, at):
             done.append(evaluation)
             ahead = best is None or evaluation.is_better(best.evaluation, self.spec.direction)
             if best is None or evaluation.step == at or (at is None and ahead):
@@ -343,9 +343,9 @@ class Objective:
         return self._weights_hash
 
     def _evaluations(
-        self, model: PromptedModel, trainer: Trainer, *, first: bool
+        self, model: PromptedModel, trainer: Trainer, first: bool, at: int | None
     ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
-        """Train, and evaluate on the way; before the first update too if `first`."""
+        """Train, and evaluate on the way, before the first update too if `first`; or at one step alone."""
         validation = self._encoded(model, "validation")
         labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
         pool = self._pools.get(model.candidate, "target", model.seed)
@@ -368,11 +368,12 @@ class Objective:
             updates.clear()
             return evaluation, logits
 
-        if first:
+        if first and at in (None, 0):
             yield evaluate()
         for update in trainer.updates():
             updates.append(update)
-            if trainer.step % self.spec.evaluate_every == 0 or trainer.step == trainer.settings.steps:
+            due = trainer.step % self.spec.evaluate_every == 0 or trainer.step == trainer.settings.steps
+            if due if at is None else trainer.step == at:
                 yield evaluate()
 
     def _result(self, model: PromptedModel, best: _Best, load_report: LoadReport, started: float) -> Result:
