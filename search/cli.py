@@ -339,11 +339,13 @@ def dashboard(
 
     from promptgraft.search.status import StudyReference
     from promptgraft.search.storage import open_storage
+    from promptgraft.search.trial_artifacts import artifact_store
 
     reference = StudyReference.resolve(study, storage, workdir)
     reference.load()
     typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (Ctrl-C ends it)")
-    run_server(open_storage(reference.storage_url), host="127.0.0.1", port=port)
+    store = artifact_store(reference.folder)
+    run_server(open_storage(reference.storage_url), host="127.0.0.1", port=port, artifact_store=store)
 
 
 app.add_typer(bundle_commands.app)

@@ -32,6 +32,7 @@ from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, model_path
 from promptgraft.search.tradeoffs import metric_of
+from promptgraft.search.trial_artifacts import save_artifacts
 
 if TYPE_CHECKING:
     from promptgraft.search.tune_join import StudySearcher
@@ -343,9 +344,11 @@ class Driver:
     @patient
     def finishing(self, number: int, reports: list[Report]) -> None:
         """Write a trial's note just before its state is told."""
-        live = self.ledger.live[number]
-        note = trial_note(live.proposal.candidate, reports, self.study)
-        save_trial_note(self.ledger.study, self.ledger.storage, live.trial_id, note)
+        live, storage = self.ledger.live[number], self.ledger.storage
+        save_trial_note(
+            self.ledger.study, storage, live.trial_id, trial_note(live.proposal.candidate, reports, self.study)
+        )
+        save_artifacts(storage, live.trial_id, number, reports, self.study.target, self.options.folder)
 
     def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
         """Show a trial's end, and drop the weights that can't win any more."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.numpy import load_file
 
@@ -18,6 +20,7 @@ from promptgraft.search.reports import LOGITS_FILE, trial_file
 from promptgraft.search.run import RunOptions, run_study
 from promptgraft.search.storage import RunFolder, load_existing, open_storage
 from promptgraft.search.studies import load_study
+from promptgraft.search.trial_artifacts import artifact_store
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
 
@@ -89,6 +92,17 @@ def test_recorded_states_are_what_happened(study_file: Path, folder: RunFolder) 
             assert 0 <= trial.user_attrs["adaptability_content"] <= 1
             assert 0 < trial.user_attrs["adaptability_form"] <= 1
             assert notes[f"dashboard:{trial._trial_id}:note_str:0"].startswith("### Prompt")
+            tables = {meta.filename: meta for meta in get_all_artifact_meta(trial, storage=storage)}
+            expected = {"curve.csv", "confusion.csv"}
+            assert tables.keys() == expected | ({"predictions.csv"} if trial.state == TrialState.COMPLETE else set())
+            with artifact_store(folder).open_reader(tables["curve.csv"].artifact_id) as stream:
+                curve = pd.read_csv(stream)
+            assert dict(zip(curve.step, curve.value, strict=True)) == trial.intermediate_values
+            assert {"L_s", "L_t"} <= set(curve.columns)
+        if trial.state == TrialState.COMPLETE:
+            with artifact_store(folder).open_reader(tables["predictions.csv"].artifact_id) as stream:
+                predicted = pd.read_csv(stream)
+            assert (predicted.label == predicted.predicted).mean() == pytest.approx(trial.value)
 
 
 def test_no_more_trials_are_running_than_asked_for(folder: RunFolder) -> None:

@@ -1,0 +1,80 @@
+"""A trial's tables for Optuna Dashboard: predictions, confusion, and the curve with L_s and L_t apart."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages import RDBStorage
+from scipy.special import softmax
+
+from promptgraft.objectives.tasks import Task
+from promptgraft.search.reports import LOGITS_FILE, Report, trial_file
+from promptgraft.search.storage import RunFolder
+
+
+def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
+    """Return where a study's artifacts are: on the machine of the driver, beside the study."""
+    path = folder.path / "dashboard"
+    path.mkdir(parents=True, exist_ok=True)
+    return FileSystemArtifactStore(path)
+
+
+def save_artifacts(
+    storage: RDBStorage, trial_id: int, number: int, reports: Sequence[Report], task: Task, folder: RunFolder
+) -> None:
+    """Hand a finished trial's tables to the dashboard.
+
+    Args:
+        storage: The study's storage.
+        trial_id: The trial's id in it.
+        number: Its number.
+        reports: All that it reported.
+        task: The target task.
+        folder: The study's folder; the outputs of a trial that is COMPLETE lie in its files.
+    """
+    last = reports[-1]
+    tables: dict[str, list[dict[str, Any]]] = {
+        "curve": [{"step": r.step, "value": r.value, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports],
+        "confusion": [
+            {"true": label, **{f"predicted {name}": count for name, count in zip(task.labels, counts, strict=True)}}
+            for label, counts in zip(task.labels, last.confusion, strict=True)
+        ],
+    }
+    if last.final:
+        tables["predictions"] = _predictions(task, folder, number)
+    store, trial = artifact_store(folder), storage.get_trial(trial_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, rows in tables.items():
+            if rows:
+                path = Path(scratch) / f"{name}.csv"
+                path.write_text(_csv(rows), encoding="utf-8")
+                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
+
+
+def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, Any]]:
+    """List the validation rows with what a trial said of them; nothing if its outputs are gone."""
+    try:
+        logits = folder.files().read_tensors(trial_file(number, LOGITS_FILE))["logits"].double().numpy()
+    except FileNotFoundError:
+        return []
+    return [
+        {
+            **row.fields,
+            "label": task.labels[row.label],
+            "predicted": task.labels[int(chances.argmax())],
+            **{f"probability {label}": f"{chance:.4f}" for label, chance in zip(task.labels, chances, strict=True)},
+        }
+        for row, chances in zip(task.validation, softmax(logits, axis=1), strict=True)
+    ]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    written = io.StringIO()
+    table = csv.DictWriter(written, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    return written.getvalue()
