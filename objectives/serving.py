@@ -24,6 +24,9 @@ from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
+# Some character that is neither white space nor control: what is left of a text when it is stripped.
+_SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
+
 Probabilities = npt.NDArray[np.float64]
 
 
@@ -213,7 +216,7 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
     batcher = Batcher(predictor, limits, metrics)
     # Fields are called what the user called them, which need not be a name that pydantic leaves free.
     given: dict[str, Any] = {
-        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=r"\S"))
+        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=_SOMETHING))
         for number, name in enumerate(fields)
     }
     row = create_model("Row", __config__=ConfigDict(extra="forbid"), **given)
