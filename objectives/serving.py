@@ -42,7 +42,7 @@ class Limits:
         waiting_rows: Rows that wait for their turn, of all requests.
     """
 
-    batch_rows: int = 32
+    batch_rows: int = 64
     request_rows: int = 1000
     text_characters: int = 100_000
     body_bytes: int = 16 * 2**20

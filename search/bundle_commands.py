@@ -108,7 +108,7 @@ def serve(
     bundle: BundleArgument,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 32,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 64,
     waiting_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 4096,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
