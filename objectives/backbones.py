@@ -374,31 +374,3 @@ def mean_over_words(scores: Mapping[tuple[int, ...], Tensor], words: Sequence[Se
     """
     averages = [torch.logsumexp(torch.stack([scores[word] for word in own]), 0) - math.log(len(own)) for own in words]
     return torch.stack(averages, dim=1)
-
-
-def choose_device() -> torch.device:
-    """Return the device that this process was given: CUDA, then MPS, then CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of torch's global generators that a computation on the device draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["device"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["device"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["device"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state["device"])

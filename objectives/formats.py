@@ -41,7 +41,13 @@ class Format:
 
 
 def convert(
-    bundle: Path, folder: Path, name: str, backbone: str | None = None, rows: Rows | None = None
+    bundle: Path,
+    folder: Path,
+    name: str,
+    backbone: str | None = None,
+    rows: Rows | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> float | None:
     """Write a bundle in another format, and compare what that predicts with what the bundle does.
 
@@ -51,6 +57,7 @@ def convert(
         name: Of the format; see `FORMATS`.
         backbone: See `Predictor`.
         rows: Rows to compare on; the bundle's examples if None.
+        trust_remote_code: See `Predictor`.
 
     Returns:
         Largest difference of a label's log-probability, as a share of the largest logit; None without rows.
@@ -62,7 +69,7 @@ def convert(
         raise InvalidInputError(f"unknown format {name!r}; {did_you_mean(name, FORMATS)}")
     if folder.exists():
         raise InvalidInputError(f"{folder} is there already; name a new folder")
-    predictor = Predictor(bundle, backbone)
+    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
     if rows is None:
         examples = read_examples(bundle)
         rows = examples.rows if examples else ()
@@ -70,7 +77,7 @@ def convert(
     FORMATS[name].write(predictor, folder)
     if not rows:
         return None
-    found = FORMATS[name].read(folder, Predictor(bundle, backbone), rows)
+    found = FORMATS[name].read(folder, Predictor(bundle, backbone, trust_remote_code=trust_remote_code), rows)
     difference = float(np.abs(found - log_softmax(logits, axis=1)).max() / np.abs(logits).max())
     if difference > TOLERANCE:
         raise InvalidInputError(

@@ -13,11 +13,12 @@ from torch import Tensor
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq, text_classification  # noqa: F401
 from promptgraft.objectives.activations import Activations
-from promptgraft.objectives.backbones import BACKBONES, Backbone, choose_device, random_state, set_random_state
+from promptgraft.objectives.backbones import BACKBONES, Backbone
 from promptgraft.objectives.calibration import calibrate
 from promptgraft.objectives.checkpoints import VERSION as CHECKPOINT_VERSION
 from promptgraft.objectives.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.demonstrations import Pools
+from promptgraft.objectives.devices import choose_device, random_state, set_random_state
 from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.keys import reader_key, source_key, source_prompt

@@ -68,7 +68,7 @@ if __name__ == "__main__":
     MODEL, TOKENIZER = load()
     for text in sys.argv[1:]:
         found = np.exp(score(MODEL, TOKENIZER, {PROMPT["fields"][0]: text}))
-        print(f"{PROMPT['labels'][int(found.argmax())]} {found.max() / found.sum():.4f} {text}")
+        sys.stdout.write(f"{PROMPT['labels'][int(found.argmax())]} {found.max() / found.sum():.4f} {text}\\n")
 '''
 
 

@@ -75,7 +75,7 @@ if __name__ == "__main__":
     MODEL, TOKENIZER = load()
     for text in sys.argv[1:]:
         found = score(MODEL, TOKENIZER, {PROMPT["fields"][0]: text}).softmax(0)
-        print(f"{PROMPT['labels'][int(found.argmax())]} {float(found.max()):.4f} {text}")
+        sys.stdout.write(f"{PROMPT['labels'][int(found.argmax())]} {float(found.max()):.4f} {text}\\n")
 '''
 
 

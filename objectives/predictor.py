@@ -13,8 +13,9 @@ from scipy.special import softmax
 
 # Imported for their registration.
 from promptgraft.objectives import causal_lm, encoder, masked_lm, recurrent, seq2seq  # noqa: F401
-from promptgraft.objectives.backbones import BACKBONES, choose_device
+from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.bundle import BACKBONE_FOLDER, DELTA_FILE, read_manifest
+from promptgraft.objectives.devices import choose_device
 from promptgraft.objectives.model_files import file_hashes
 from promptgraft.objectives.prompted_model import PromptedModel
 from promptgraft.objectives.specs import BackboneSpec

@@ -44,12 +44,13 @@ class Registry:
         path = self.folder / HISTORY
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
-    def promote(self, bundle: Path, backbone: str | None = None) -> int:
+    def promote(self, bundle: Path, backbone: str | None = None, *, trust_remote_code: bool = False) -> int:
         """Copy a bundle into the registry and make it the champion, if it is what was exported.
 
         Args:
             bundle: The bundle.
             backbone: See `Predictor`.
+            trust_remote_code: See `Predictor`.
 
         Returns:
             Its version; that which it has already, if it was promoted before.
@@ -57,7 +58,7 @@ class Registry:
         Raises:
             InvalidInputError: If it doesn't pass `verify`.
         """
-        check(bundle, verify(bundle, backbone))
+        check(bundle, verify(bundle, backbone, trust_remote_code=trust_remote_code))
         digest = read_manifest(bundle).digest
         with self._locked():
             known = {entry["digest"]: entry["version"] for entry in self.history()}

@@ -203,6 +203,26 @@ class About(BaseModel):
     fields: list[str]
 
 
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is no JSON."},
+    413: {"model": Problem, "description": "The body is too large."},
+    422: {"model": Problem, "description": "The rows can't be predicted."},
+    429: {"model": Problem, "description": "Too many rows wait; try again later."},
+}
+
+
+def _bodies(fields: Sequence[str], limits: Limits) -> tuple[Any, Any]:
+    """Describe the bodies of a request for one row, and for several."""
+    # Fields are called what the user called them, which need not be a name that pydantic leaves free.
+    given: dict[str, Any] = {
+        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=_SOMETHING))
+        for number, name in enumerate(fields)
+    }
+    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **given)
+    several = Annotated[list[row], Field(min_length=1, max_length=limits.request_rows)]
+    return row, create_model("Rows", __config__=ConfigDict(extra="forbid"), rows=(several, ...))
+
+
 def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, Any], limits: Limits) -> FastAPI:
     """Build the server.
 
@@ -214,14 +234,7 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
     """
     metrics = Metrics()
     batcher = Batcher(predictor, limits, metrics)
-    # Fields are called what the user called them, which need not be a name that pydantic leaves free.
-    given: dict[str, Any] = {
-        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=_SOMETHING))
-        for number, name in enumerate(fields)
-    }
-    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **given)
-    several = Annotated[list[row], Field(min_length=1, max_length=limits.request_rows)]
-    batch = create_model("Rows", __config__=ConfigDict(extra="forbid"), rows=(several, ...))
+    row, batch = _bodies(fields, limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -231,12 +244,6 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
         app.state.ready = False
         working.cancel()
 
-    problems: dict[int | str, dict[str, Any]] = {
-        400: {"model": Problem, "description": "The body is no JSON."},
-        413: {"model": Problem, "description": "The body is too large."},
-        422: {"model": Problem, "description": "The rows can't be predicted."},
-        429: {"model": Problem, "description": "Too many rows wait; try again later."},
-    }
     app = FastAPI(title="promptgraft", version=str(about["digest"])[:12], lifespan=lifespan, docs_url="/docs")
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
     app.add_middleware(_Bounded, body_bytes=limits.body_bytes)
@@ -248,27 +255,21 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
             raise HTTPException(429, "too many rows wait; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
-        answers = []
-        for probabilities in found:
-            label = predictor.labels[int(probabilities.argmax())]
-            metrics.predictions.labels(label).inc()
-            answers.append(
-                Prediction(
-                    label=label, probabilities=dict(zip(predictor.labels, map(float, probabilities), strict=True))
-                )
-            )
+        answers = [_prediction(predictor.labels, probabilities) for probabilities in found]
+        for entry in answers:
+            metrics.predictions.labels(entry.label).inc()
         return answers
 
-    @app.post("/predict", responses=problems)
-    async def predict(body: row) -> Prediction:
+    @app.post("/predict", responses=_PROBLEMS)
+    async def predict(body: row) -> Prediction:  # type: ignore[valid-type]
         """Predict one row."""
-        (found,) = await answer([body.model_dump(by_alias=True)])
+        (found,) = await answer([_plain(body)])
         return found
 
-    @app.post("/predict/batch", responses=problems)
-    async def predict_batch(body: batch) -> Predictions:
+    @app.post("/predict/batch", responses=_PROBLEMS)
+    async def predict_batch(body: batch) -> Predictions:  # type: ignore[valid-type]
         """Predict several rows."""
-        return Predictions(predictions=await answer(body.model_dump(by_alias=True)["rows"]))
+        return Predictions(predictions=await answer(_plain(body)["rows"]))
 
     @app.get("/health")
     async def health() -> State:
@@ -292,6 +293,13 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
         """Return metrics as Prometheus reads them."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    _tell_problems(app)
+    return app
+
+
+def _tell_problems(app: FastAPI) -> None:
+    """Answer whatever is wrong with a request by one message."""
+
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> Response:
         broken = any(entry["type"] == "json_invalid" for entry in error.errors())
@@ -302,7 +310,9 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
     async def tell_problem(_: Request, error: StarletteHTTPException) -> Response:
         return _problem(error.status_code, str(error.detail), error.headers)
 
-    return app
+
+def _plain(body: BaseModel) -> Any:
+    return body.model_dump(by_alias=True)
 
 
 def _prediction(labels: Sequence[str], probabilities: Probabilities) -> Prediction:

@@ -89,13 +89,14 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
     to: Annotated[str, typer.Option(help="peft, plain (transformers, for servers such as vLLM), onnx or mlflow.")],
     backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a bundle in another format, and check that it predicts the same."""
     from promptgraft.objectives.formats import convert as write
     from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
-    difference = write(bundle, folder, to, backbone)
+    difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
     checked = "not checked: the bundle holds no example rows"
     if difference is not None:
         checked = f"log-probabilities of its example rows differ by at most {difference:.1e} of the largest logit"
@@ -139,6 +140,7 @@ def compare(
     label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
     level: Annotated[float, typer.Option(min=0, max=1, help="Of the test.")] = 0.05,
     output: Annotated[Path | None, typer.Option(help="CSV to write all disagreements to.")] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test whether a challenger beats the champion; exits with 0 if so, 4 if that is not shown, 5 if it is worse."""
@@ -149,7 +151,7 @@ def compare(
     from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
-    old, new = Predictor(champion), Predictor(challenger)
+    old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
     rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
     found = contest(old, new, rows, labels, level)
     if output is not None:
@@ -184,14 +186,20 @@ def _print_contest(found: "Contest") -> None:
 
 @registry.command()
 @reported
-def promote(folder: RegistryArgument, bundle: BundleArgument, backbone: BackboneOption = None) -> None:
+def promote(
+    folder: RegistryArgument,
+    bundle: BundleArgument,
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
     """Verify a bundle, copy it into the registry and make it the champion."""
     from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.objectives.registry import Registry
 
     quiet_transformers()
     found = Registry(folder)
-    typer.echo(f"{found.champion}: version {found.promote(bundle, backbone)}")
+    version = found.promote(bundle, backbone, trust_remote_code=trust_remote_code)
+    typer.echo(f"{found.champion}: version {version}")
 
 
 @registry.command()

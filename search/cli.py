@@ -34,7 +34,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
     )
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; see which one promises most: promptgraft sources {study}")
-    for caution in loaded.cautions():
+    for caution in loaded.cautions:
         typer.echo(f"caution: {caution}", err=True)
 
 

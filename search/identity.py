@@ -76,12 +76,6 @@ def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, file
     optuna_study.set_user_attr("run", run)
 
 
-def changed_rows(study: Study, optuna_study: optuna.Study) -> list[str]:
-    """Return which rows of a study aren't those that its record was started with: `target rows`, and so on."""
-    recorded = optuna_study.user_attrs.get("identity", {})
-    return [name for name, found in row_hashes(study).items() if recorded.get(name, found) != found]
-
-
 def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
     """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`."""
     return {

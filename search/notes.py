@@ -57,7 +57,7 @@ def study_note(study: Study) -> str:
     ]
     for name, section in file.all_sources().items():
         lines.append(_task_row(f"source {name}".rstrip(), section.train, study.sources[name]))
-    lines += [f"\n**Caution**, {caution}." for caution in study.cautions()]
+    lines += [f"\n**Caution**, {caution}." for caution in study.cautions]
     lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
     lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
     bounds = study.constraints.bounds if study.constraints else {}

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.tasks import Task, rows_hash
 from promptgraft.search.comparison import CONTROL, FRESH
+from promptgraft.search.identity import row_hashes
 from promptgraft.search.judging import REPEAT
 from promptgraft.search.learning_curves import CURVE
 from promptgraft.search.studies import Study
@@ -31,18 +32,18 @@ def cost_of(stored: optuna.Study, trials: Sequence[FrozenTrial], summary: Mappin
 
 def data_of(stored: optuna.Study, study: Study) -> dict[str, Any]:
     """Describe each task's table: rows of each part with their hashes, and what was dropped."""
-    identity = stored.user_attrs.get("identity", {})
-    target = study.target
-    changed = {
-        "target": [rows_hash((*target.train, *target.validation)), rows_hash(target.test)]
-        != [identity.get("target rows"), identity.get("test rows")],
-    }
-    tables = {"target": (study.objective.target, target)}
-    recorded = identity.get("source rows")
+    recorded, present = stored.user_attrs.get("identity", {}), row_hashes(study)
+    changed = {"target": any(recorded.get(part) != present[part] for part in ("target rows", "test rows"))}
+    tables = {"target": (study.objective.target, study.target)}
+
+    def of_source(hashes: Mapping[str, Any], source: str) -> Any:
+        found = hashes.get("source rows")
+        return found.get(source) if isinstance(found, Mapping) else found
+
     for source, spec in study.objective.all_sources.items():
-        name, task = f"source {source}".rstrip(), study.sources[source]
-        tables[name] = (spec.task, task)
-        changed[name] = rows_hash(task.train) != (recorded.get(source) if isinstance(recorded, Mapping) else recorded)
+        name = f"source {source}".rstrip()
+        tables[name] = (spec.task, study.sources[source])
+        changed[name] = of_source(recorded, source) != of_source(present, source)
 
     def described(name: str, file: str, task: Task) -> dict[str, Any]:
         parts = {part: getattr(task, part) for part in ("train", "validation", "test")}

@@ -83,7 +83,7 @@ def report(stored: optuna.Study, study: Study | None, files: FileStore, reason: 
         "predictions": found,
         "cost": cost_of(stored, trials, summary),
         "data": data_of(stored, study) if study else None,
-        "cautions": study.cautions() if study else [],
+        "cautions": list(study.cautions) if study else [],
         "missing": missing,
         "provenance": provenance_of(stored, trials, summary),
     }

@@ -20,7 +20,7 @@ from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.judging import verdict, verdict_lines
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.notes import save_study_note, save_trial_note, trial_note
+from promptgraft.search.notes import save_study_note
 from promptgraft.search.owners import Heartbeat
 from promptgraft.search.patience import patient
 from promptgraft.search.pool import Grower, with_pool
@@ -32,7 +32,7 @@ from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, model_path
 from promptgraft.search.tradeoffs import metric_of
-from promptgraft.search.trial_artifacts import save_artifacts
+from promptgraft.search.trial_artifacts import describe_trial
 
 if TYPE_CHECKING:
     from promptgraft.search.tune_join import StudySearcher
@@ -106,7 +106,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     )
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
     record_study(optuna_study, study, limits.trials)
-    for caution in study.cautions():
+    for caution in study.cautions:
         logger.warning("%s", caution)
     ledger = StudyLedger(
         optuna_study,
@@ -343,12 +343,10 @@ class Driver:
 
     @patient
     def finishing(self, number: int, reports: list[Report]) -> None:
-        """Write a trial's note just before its state is told."""
-        live, storage = self.ledger.live[number], self.ledger.storage
-        save_trial_note(
-            self.ledger.study, storage, live.trial_id, trial_note(live.proposal.candidate, reports, self.study)
-        )
-        save_artifacts(storage, live.trial_id, number, reports, self.study.target, self.options.folder)
+        """Tell the dashboard of a trial just before its state is told."""
+        live, ledger = self.ledger.live[number], self.ledger
+        place = (live.trial_id, number, self.options.folder)
+        describe_trial(ledger.study, ledger.storage, place, live.proposal.candidate, reports, self.study)
 
     def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
         """Show a trial's end, and drop the weights that can't win any more."""

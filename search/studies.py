@@ -53,6 +53,7 @@ class Study:
         target: The loaded target task.
         sources: The loaded source tasks, by name; a single one's is empty.
         constraints: What candidates must keep to, if anything.
+        cautions: What makes scores doubtful, as the rows are: words that give a label away.
     """
 
     path: Path
@@ -61,16 +62,12 @@ class Study:
     target: Task
     sources: Mapping[str, Task]
     constraints: Constraints | None = None
+    cautions: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.file.study
-
-    def cautions(self) -> list[str]:
-        """Say what makes the study's scores doubtful, as its rows are: words that give a label away."""
-        tasks = {"target": self.target} | {f"source {name}".rstrip(): task for name, task in self.sources.items()}
-        return [f"{name}: {found}" for name, task in tasks.items() for found in telltales(task)]
 
 
 def load_study(path: Path, name: str | None = None) -> Study:
@@ -122,7 +119,9 @@ class _Reader:
             )
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints)
+        tasks = {"target": target} | {f"source {name}".rstrip(): task for name, task in sources.items()}
+        cautions = tuple(f"{name}: {found}" for name, task in tasks.items() for found in telltales(task))
+        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions)
 
     def _parse(self) -> StudyFile:
         content = self.yaml.plain() | ({"study": self.name} if self.name else {})

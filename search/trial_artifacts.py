@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RDBStorage
 from scipy.special import softmax
 
 from promptgraft.objectives.tasks import Task
+from promptgraft.search.notes import save_trial_note, trial_note
 from promptgraft.search.reports import LOGITS_FILE, Report, trial_file
 from promptgraft.search.storage import RunFolder
+from promptgraft.search.studies import Study
+from promptgraft.spaces import Candidate
 
 
 def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
@@ -21,6 +25,29 @@ def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
     path = folder.path / "dashboard"
     path.mkdir(parents=True, exist_ok=True)
     return FileSystemArtifactStore(path)
+
+
+def describe_trial(
+    stored: optuna.Study,
+    storage: RDBStorage,
+    place: tuple[int, int, RunFolder],
+    candidate: Candidate,
+    reports: list[Report],
+    study: Study,
+) -> None:
+    """Hand a finished trial's note and tables to the dashboard.
+
+    Args:
+        stored: The stored study.
+        storage: Its storage.
+        place: The trial's id in the storage, its number, and the study's folder.
+        candidate: What was tried.
+        reports: All that it reported.
+        study: The checked study.
+    """
+    trial_id, number, folder = place
+    save_trial_note(stored, storage, trial_id, trial_note(candidate, reports, study))
+    save_artifacts(storage, trial_id, number, reports, study.target, folder)
 
 
 def save_artifacts(

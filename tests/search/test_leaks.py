@@ -73,7 +73,7 @@ def test_a_label_that_stands_in_the_text_is_told(write_study: Callable[..., Path
     target = {"train": table(tmp_path / "a.csv", given_away), "text": "text", "label": "label", "train_rows": 40}
     target |= {"validation_rows": 40, "test_rows": 40}
     path = write_study(target=target)
-    found = load_study(path).cautions()
+    found = load_study(path).cautions
     assert [caution.partition(" gives")[0] for caution in found] == [
         "target: the word 'negative'",
         "target: the word 'positive'",
@@ -87,7 +87,7 @@ def test_ratings_in_some_rows_are_enough_and_chance_is_not(
     write_study: Callable[..., Path], data: Path, tmp_path: Path
 ) -> None:
     """Stars in two of three good reviews; a word in as many of both kinds; a rare one; rows as they are."""
-    assert load_study(write_study()).cautions() == []
+    assert load_study(write_study()).cautions == ()
     frame = pd.read_csv(data / "amazon.csv")
     rated = frame.assign(
         text=[
