@@ -103,6 +103,16 @@ class Predictor:
                 f"{candidate.calibration!r}; export the trial again"
             )
 
+    def share_weights(self, other: "Predictor") -> None:
+        """Give up this one's copy of the weights for those of another predictor of the same bundle.
+
+        Each can then predict in a thread of its own, in the memory of one.
+        """
+        theirs = other.model.weights()
+        for name, parameter in self.model.weights().items():
+            parameter.data = theirs[name].data
+        self.model.backbone.weights.pristine = other.model.backbone.weights.pristine
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names, in the order of the logits."""

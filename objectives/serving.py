@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
@@ -78,17 +79,16 @@ class _Waiting:
 class Batcher:
     """Gathers the rows of several requests, and predicts them together.
 
-    While one batch is being predicted the next one gathers: under load batches are full, and a lone request doesn't
+    While batches are being predicted the next one gathers: under load batches are full, and a lone request doesn't
     wait for others. A request's rows are never torn apart, nor does one that fails take others with it.
 
     Args:
-        predictor: Predicts in a thread of its own.
         limits: How many rows at once, and how many may wait.
         metrics: Told what is done.
     """
 
-    def __init__(self, predictor: Predicts, limits: Limits, metrics: "Metrics") -> None:
-        self._predictor, self._limits, self._metrics = predictor, limits, metrics
+    def __init__(self, limits: Limits, metrics: "Metrics") -> None:
+        self._limits, self._metrics = limits, metrics
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._rows = 0
@@ -108,13 +108,15 @@ class Batcher:
         self._arrived.set()
         return await waiting.done
 
-    async def work(self) -> None:
-        """Predict what comes in, until cancelled."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._queue:
-                await self._run(self._gather())
+    async def work(self, predictor: Predicts) -> None:
+        """Predict what comes in, in a thread, until cancelled; several predictors may share the work."""
+        with ThreadPoolExecutor(1) as thread:
+            while True:
+                await self._arrived.wait()
+                chosen = self._gather()
+                if not self._queue:
+                    self._arrived.clear()
+                await self._run(thread, predictor, chosen)
 
     def _gather(self) -> list[_Waiting]:
         """Take the requests that fit into one batch, in their order; those given up in the meantime are dropped."""
@@ -128,17 +130,17 @@ class Batcher:
                 rows += len(waiting.rows)
         return chosen
 
-    async def _run(self, chosen: list[_Waiting]) -> None:
+    async def _run(self, thread: Executor, predictor: Predicts, chosen: list[_Waiting]) -> None:
         rows = [row for waiting in chosen for row in waiting.rows]
         if not rows:
             return
         self._metrics.batch_rows.observe(len(rows))
         try:
-            found = await asyncio.to_thread(self._predictor.predict_proba, rows)
+            found = await asyncio.get_running_loop().run_in_executor(thread, predictor.predict_proba, rows)
         except Exception as error:
             if len(chosen) > 1:
                 for waiting in chosen:  # One of them is to blame.
-                    await self._run([waiting])
+                    await self._run(thread, predictor, [waiting])
             elif not chosen[0].done.done():
                 chosen[0].done.set_exception(error)
             return
@@ -223,26 +225,29 @@ def _bodies(fields: Sequence[str], limits: Limits) -> tuple[Any, Any]:
     return row, create_model("Rows", __config__=ConfigDict(extra="forbid"), rows=(several, ...))
 
 
-def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, Any], limits: Limits) -> FastAPI:
+def create_app(
+    predictors: Sequence[Predicts], fields: Sequence[str], about: Mapping[str, Any], limits: Limits
+) -> FastAPI:
     """Build the server.
 
     Args:
-        predictor: Loaded and ready.
+        predictors: Of the same bundle, loaded and ready; each predicts in a thread of its own.
         fields: Fields of a row.
         about: `study`, `trial` and `digest` of the bundle.
         limits: What it takes on.
     """
     metrics = Metrics()
-    batcher = Batcher(predictor, limits, metrics)
+    batcher, labels = Batcher(limits, metrics), predictors[0].labels
     row, batch = _bodies(fields, limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        working = asyncio.create_task(batcher.work())
+        working = [asyncio.create_task(batcher.work(predictor)) for predictor in predictors]
         app.state.ready = True
         yield
         app.state.ready = False
-        working.cancel()
+        for task in working:
+            task.cancel()
 
     app = FastAPI(title="promptgraft", version=str(about["digest"])[:12], lifespan=lifespan, docs_url="/docs")
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
@@ -255,7 +260,7 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
             raise HTTPException(429, "too many rows wait; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
-        answers = [_prediction(predictor.labels, probabilities) for probabilities in found]
+        answers = [_prediction(labels, probabilities) for probabilities in found]
         for entry in answers:
             metrics.predictions.labels(entry.label).inc()
         return answers
@@ -286,7 +291,7 @@ def create_app(predictor: Predicts, fields: Sequence[str], about: Mapping[str, A
     @app.get("/about")
     async def tell() -> About:
         """Say what is served."""
-        return About(**about, labels=list(predictor.labels), fields=list(fields))
+        return About(**about, labels=list(labels), fields=list(fields))
 
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:

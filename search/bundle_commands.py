@@ -111,22 +111,33 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 64,
     waiting_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 4096,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches that are predicted at a time; they share weights and cores. CPU 2, else 1."),
+    ] = None,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Serve a bundle over HTTP: /predict, /predict/batch, /docs, /health, /ready, /metrics, until Ctrl-C or SIGTERM."""
+    import torch
     import uvicorn
 
+    from promptgraft.objectives.devices import choose_device
     from promptgraft.objectives.predictor import Predictor
     from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.objectives.serving import Limits, create_app
 
     quiet_transformers()
-    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    manifest = predictor.manifest
+    threads = torch.get_num_threads()
+    replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)
+    torch.set_num_threads(max(1, threads // replicas))
+    predictors = [Predictor(bundle, backbone, trust_remote_code=trust_remote_code) for _ in range(replicas)]
+    for predictor in predictors[1:]:
+        predictor.share_weights(predictors[0])
+    manifest = predictors[0].manifest
     about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
     limits = Limits(batch_rows=batch_rows, waiting_rows=waiting_rows)
-    application = create_app(predictor, list(manifest.columns), about, limits)
+    application = create_app(predictors, list(manifest.columns), about, limits)
     typer.echo(f"{bundle}: http://{host}:{port}/docs (Ctrl-C ends it)")
     uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
 

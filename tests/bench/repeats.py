@@ -131,9 +131,9 @@ class Scorer(Objective):
 
     def _load_rows(self) -> None:
         super()._load_rows()
-        self.target = replace(self.target, validation=(*self.target.validation, *self.target.test))
-        self._rows["validation"] = self.target.validation
-        self._hashes["validation"] = rows_hash(self.target.validation)
+        tasks = self._tasks
+        tasks.target = self.target = replace(self.target, validation=(*self.target.validation, *self.target.test))
+        tasks._hashes["validation"] = rows_hash(self.target.validation)
 
 
 def main() -> None:

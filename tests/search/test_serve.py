@@ -197,11 +197,20 @@ def test_requests_at_work_are_answered_before_it_ends(bundle: Path) -> None:
         server.post("/predict", {"text": "good"})
 
 
+def test_predictors_share_weights(bundle: Path) -> None:
+    first, second = Predictor(bundle), Predictor(bundle)
+    expected = second.logits(["good", "so slow"])
+    second.share_weights(first)
+    places = [{weight.data_ptr() for weight in own.model.weights().values()} for own in (first, second)]
+    assert places[0] == places[1]
+    np.testing.assert_array_equal(second.logits(["good", "so slow"]), expected)
+
+
 def application(bundle: Path) -> Any:
     predictor = Predictor(bundle)
     manifest = predictor.manifest
     about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
-    return create_app(predictor, list(manifest.columns), about, Limits())
+    return create_app([predictor], list(manifest.columns), about, Limits())
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
