@@ -335,6 +335,7 @@ def dashboard(
     workdir: WorkdirOption = None,
 ) -> None:
     """Serve Optuna Dashboard on this machine only."""
+    from optuna.storages import get_storage
     from optuna_dashboard import run_server
 
     from promptgraft.search.status import StudyReference
@@ -345,7 +346,8 @@ def dashboard(
     reference.load()
     typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (Ctrl-C ends it)")
     store = artifact_store(reference.folder)
-    run_server(open_storage(reference.storage_url), host="127.0.0.1", port=port, artifact_store=store)
+    cached = get_storage(open_storage(reference.storage_url))  # Finished trials are read once, not at each request.
+    run_server(cached, host="127.0.0.1", port=port, artifact_store=store)
 
 
 app.add_typer(bundle_commands.app)

@@ -7,9 +7,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from promptgraft.spaces import InvalidInputError
+
+# A few lines of aliases can stand for billions of values.
+MAX_VALUES = 100_000
 
 Location = tuple[str | int, ...]
 
@@ -65,8 +68,12 @@ class LinedYaml:
             raise StudyFileError(path, [Problem("", line, f"not valid YAML: {error.problem}")]) from error
         except UnicodeDecodeError as error:
             raise StudyFileError(path, [Problem("", 1, f"not UTF-8 text: {error}")]) from error
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise StudyFileError(path, [Problem("", 1, f"not valid YAML: {error}")]) from error
         if not isinstance(root, CommentedMap):
             raise StudyFileError(path, [Problem("", 1, "expected a mapping with the keys of a study")])
+        if _count(root, {}) > MAX_VALUES:
+            raise StudyFileError(path, [Problem("", 1, f"more than {MAX_VALUES:,} values; use fewer aliases (*name)")])
         self._root = root
 
     def plain(self) -> dict[str, Any]:
@@ -95,6 +102,17 @@ class LinedYaml:
     def problem(self, location: Location, message: str) -> Problem:
         """Describe a problem with the value at `location`."""
         return Problem(".".join(str(part) for part in location), self.line(location), message)
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Count the values in a node, those of an alias each time; stops at one more than is allowed."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES + 1  # What holds itself has no end.
+        inner = node.values() if isinstance(node, dict) else node
+        known[id(node)] = min(1 + sum(_count(value, known) for value in inner), MAX_VALUES + 1)
+    return known[id(node)]
 
 
 def _plain(node: Any) -> Any:
