@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from promptgraft.objectives.bundle import LOCK_FILE
+from promptgraft.objectives.bundle import LOCK_FILE, Manifest
 from promptgraft.objectives.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -51,26 +51,34 @@ def write_mlflow_model(predictor: Predictor, folder: Path) -> None:
         predictor: The loaded bundle.
         folder: Where to; a new folder.
     """
+    save_bundle(predictor.folder, predictor.manifest, folder)
+
+
+def save_bundle(bundle: Path, manifest: Manifest, folder: Path) -> None:
+    """Write a bundle as an MLflow model, without loading it.
+
+    Args:
+        bundle: The bundle.
+        manifest: What it says of itself.
+        folder: Where to; a new folder.
+    """
     import mlflow.pyfunc
 
-    manifest = predictor.manifest
-    locked = (predictor.folder / LOCK_FILE).read_text(encoding="utf-8").splitlines()
+    locked = (bundle / LOCK_FILE).read_text(encoding="utf-8").splitlines()
     mlflow.pyfunc.save_model(
         folder,
         loader_module=__name__,
-        data_path=str(predictor.folder),
-        signature=_signature(predictor),
+        data_path=str(bundle),
+        signature=_signature(manifest),
         pip_requirements=locked,
         metadata={"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest},
     )
 
 
-def _signature(predictor: Predictor) -> "ModelSignature":
+def _signature(manifest: Manifest) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
     outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
-    outputs += [ColSpec(DataType.double, f"probability_{label}") for label in predictor.labels]
-    return ModelSignature(
-        Schema([ColSpec(DataType.string, name) for name in predictor.manifest.columns]), Schema(outputs)
-    )
+    outputs += [ColSpec(DataType.double, f"probability_{label}") for label in manifest.labels]
+    return ModelSignature(Schema([ColSpec(DataType.string, name) for name in manifest.columns]), Schema(outputs))

@@ -12,9 +12,10 @@ from promptgraft.search.commands import JsonOption, console, reported
 
 if TYPE_CHECKING:
     from promptgraft.objectives.contest import Contest
+    from promptgraft.objectives.registry import Registry
 
 app = typer.Typer()
-registry = typer.Typer(help="Bundles in a folder: which one is the champion, and which were.", no_args_is_help=True)
+registry = typer.Typer(help="Which bundle is the champion, and which were.", no_args_is_help=True)
 app.add_typer(registry, name="registry")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder that `export` wrote.")]
@@ -22,7 +23,7 @@ BackboneOption = Annotated[str | None, typer.Option(help="The pretrained model, 
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
 ]
-RegistryArgument = Annotated[Path, typer.Argument(help="Folder of the registry.")]
+RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry; or models:/NAME, in MLflow.")]
 CHANGED = 1
 GRACE_S = 30  # For requests that are at work when the server is to end.
 DISAGREEMENTS = 10  # Shown on the terminal.
@@ -195,41 +196,46 @@ def _print_contest(found: "Contest") -> None:
     typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
 
 
+def _registry(place: str) -> "Registry":
+    if place.startswith("models:/"):
+        from promptgraft.objectives.mlflow_registry import MlflowRegistry
+
+        return MlflowRegistry(place.removeprefix("models:/"))
+    from promptgraft.objectives.registry import FolderRegistry
+
+    return FolderRegistry(Path(place))
+
+
 @registry.command()
 @reported
 def promote(
-    folder: RegistryArgument,
+    place: RegistryArgument,
     bundle: BundleArgument,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Verify a bundle, copy it into the registry and make it the champion."""
     from promptgraft.objectives.quiet import quiet_transformers
-    from promptgraft.objectives.registry import Registry
 
     quiet_transformers()
-    found = Registry(folder)
+    found = _registry(place)
     version = found.promote(bundle, backbone, trust_remote_code=trust_remote_code)
     typer.echo(f"{found.champion}: version {version}")
 
 
 @registry.command()
 @reported
-def rollback(folder: RegistryArgument) -> None:
+def rollback(place: RegistryArgument) -> None:
     """Make the champion what it was before the last promotion."""
-    from promptgraft.objectives.registry import Registry
-
-    found = Registry(folder)
+    found = _registry(place)
     typer.echo(f"{found.champion}: version {found.roll_back()}")
 
 
 @registry.command()
 @reported
-def history(folder: RegistryArgument, as_json: JsonOption = False) -> None:
+def history(place: RegistryArgument, as_json: JsonOption = False) -> None:
     """List what became champion, and when; the last one is."""
-    from promptgraft.objectives.registry import Registry
-
-    entries = Registry(folder).history()
+    entries = _registry(place).history()
     if as_json:
         typer.echo(json.dumps({"history": entries}))
         return

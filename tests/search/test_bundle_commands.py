@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
 from promptgraft.objectives.contest import contest, labelled_rows
 from promptgraft.objectives.predictor import Input, Predictor
-from promptgraft.objectives.registry import Registry
+from promptgraft.objectives.registry import FolderRegistry
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.cli import app
 from promptgraft.spaces import InvalidInputError
@@ -148,10 +148,42 @@ def test_a_registry_promotes_and_goes_back(bundles: Bundles, tmp_path: Path) -> 
     assert "roll back" in typed("registry", "history", where).stdout
 
 
+def test_mlflow_is_a_registry_too(bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.pyfunc
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)  # Where MLflow puts what it is given, if nothing else is said.
+    where, (old, new) = "models:/reviews", bundles
+    assert json.loads(typed("registry", "history", where, "--json").stdout) == {"history": []}
+    assert "models:/reviews has no earlier champion" in typed("registry", "rollback", where).stderr
+    for bundle, version in ((old, 1), (new, 2), (new, 2)):
+        said = typed("registry", "promote", where, str(bundle))
+        assert said.stdout.endswith(f"models:/reviews@champion: version {version}\n"), said.output
+    rows = pd.DataFrame({"text": ["good", "so slow"]})
+
+    def answers() -> list[str]:
+        return mlflow.pyfunc.load_model("models:/reviews@champion").predict(rows)["label"].tolist()
+
+    assert answers() == Predictor(new).predict(["good", "so slow"])
+    assert typed("registry", "rollback", where).stdout.endswith("version 1\n")
+    assert answers() == Predictor(old).predict(["good", "so slow"])
+    history = json.loads(typed("registry", "history", where, "--json").stdout)["history"]
+    assert [(entry["action"], entry["version"]) for entry in history] == [
+        ("promote", 1),
+        ("promote", 2),
+        ("roll back", 1),
+    ]
+    assert [entry["digest"] for entry in history] == [read_manifest(own).digest for own in (old, new, old)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    refused = typed("registry", "promote", where, str(old))
+    assert (refused.exit_code, "can't be asked" in refused.stderr) == (2, True)
+
+
 def test_a_promotion_that_was_cut_short_is_done_again(
     bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = Registry(tmp_path / "registry")
+    registry = FolderRegistry(tmp_path / "registry")
     registry.promote(bundles[0])
     with monkeypatch.context() as patch:
         patch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
