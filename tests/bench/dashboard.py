@@ -3,7 +3,7 @@
 pip install playwright; python -m tests.bench.dashboard [--study demo] [--trials 2000] --out FOLDER
 
 The trials of a real study are copied, over and over, with their attributes, curves, notes and tables, their values
-moved a little; the `bare` study has their parameters and values alone, as any study of Optuna's has. Median seconds from the
+moved a little; the `bare` study has their parameters and values alone, as any of Optuna's has. Median seconds from the
 request until the page shows what it is for, and screenshots. Needs Chromium.
 """
 
