@@ -11,7 +11,7 @@ choosing lose against the best candidate: one seed, fixed repeats, the race; and
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ class Search:
     Args:
         table: The table.
         random: Draws candidates, splits and rows.
+        tried: How many candidates it tries.
     """
 
-    def __init__(self, table: Table, random: np.random.Generator) -> None:
+    def __init__(self, table: Table, random: np.random.Generator, tried: int = CANDIDATES) -> None:
         self.right, losses = table.right(), table.losses()
         candidates, repeats, rows = self.right.shape
         self.table = table
-        self.candidates = random.choice(candidates, min(CANDIDATES, candidates), replace=False)
+        self.candidates = random.choice(candidates, min(tried, candidates), replace=False)
         self.split, *self.others = random.permutation(repeats)
         shuffled = [random.permutation(rows) for _ in range(repeats)]
         drawn = [own[:VALIDATION_ROWS] for own in shuffled]
@@ -52,7 +53,7 @@ class Search:
         """Return the candidates, best first by what the search measured."""
         return sorted(self.candidates, key=lambda c: (-self.values[c, self.split], self.losses[c, self.split]))
 
-    def repeated(self, finalists: int, repeats: int, *, racing: bool) -> list[Finalist]:
+    def repeated(self, finalists: int, repeats: int, costs: Sequence[float], *, racing: bool) -> list[Finalist]:
         """Judge finalists as `promptgraft run` does, the winner first; or with all repeats for all of them."""
         chosen, found = self.ranked()[:finalists], dict[int, dict[int, float]]()
         alive = list(chosen)
@@ -63,8 +64,7 @@ class Search:
             if racing:
                 alive = list(race(found, maximize=True, level=LEVEL).alive)
         sound = {c: [*found[c].values()] for c in alive}
-        costs = {c: float(self.table.prompt_tokens[c]) for c in alive}
-        return judge(sound, costs, maximize=True, level=LEVEL)
+        return judge(sound, {c: float(costs[c]) for c in alive}, maximize=True, level=LEVEL)
 
     def real(self, candidate: int) -> float:
         """Return a candidate's mean accuracy over all splits and rows."""
@@ -81,7 +81,7 @@ def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str
     for _ in range(searches):
         search = Search(table, random)
         best = search.ranked()[0]
-        raced = search.repeated(3, RACE, racing=True)[0]
+        raced = search.repeated(3, RACE, table.prompt_tokens, racing=True)[0]
         winner = raced.number
         fresh = search.values[winner, search.others[RACE:]]
         half = student.ppf(1 - LEVEL / 2, len(fresh) - 1) * fresh.std(ddof=1) / len(fresh) ** 0.5
@@ -110,34 +110,37 @@ def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str
 
 
 def choices(table: Table, random: np.random.Generator, searches: int) -> dict[str, Any]:
-    """Compare ways of choosing at equal compute: trials of the search and repeats together."""
-    budget = CANDIDATES + 3 * 5
-    ways: dict[str, Callable[[Search], int]] = {
-        "one seed, more trials": lambda search: search.ranked()[0],
-        "fixed: 3 finalists, 5 repeats": lambda search: _best(search.repeated(3, 5, racing=False)),
-        "fixed: 5 finalists, 3 repeats": lambda search: _best(search.repeated(5, 3, racing=False)),
-        "race: 5 finalists, up to 5": lambda search: _best(search.repeated(5, 5, racing=True)),
-        "race: 3 finalists, up to 5": lambda search: _best(search.repeated(3, 5, racing=True)),
-        "race, cheapest of the tie set": lambda search: search.repeated(3, 5, racing=True)[0].number,
+    """Compare ways of choosing at equal compute: as many runs, of trials of the search and of repeats together.
+
+    With one seed a search tries all candidates of the table; otherwise as many fewer as repeats are planned, of which a
+    race saves some. Regret is to the best of the whole table.
+    """
+    tokens, latency = table.prompt_tokens, table.latency_ms
+    ways: dict[str, tuple[int, Callable[[Search], int]]] = {
+        "one seed, more trials": (0, lambda search: search.ranked()[0]),
+        "fixed: 3 finalists, 5 repeats": (15, lambda search: _best(search.repeated(3, 5, tokens, racing=False))),
+        "fixed: 5 finalists, 3 repeats": (15, lambda search: _best(search.repeated(5, 3, tokens, racing=False))),
+        "fixed: 2 finalists, 3 repeats": (6, lambda search: _best(search.repeated(2, 3, tokens, racing=False))),
+        "race: 3 finalists, up to 5": (15, lambda search: _best(search.repeated(3, 5, tokens, racing=True))),
+        "race: 5 finalists, up to 3": (15, lambda search: _best(search.repeated(5, 3, tokens, racing=True))),
+        "race, fewest tokens of the tie set": (15, lambda s: s.repeated(3, 5, tokens, racing=True)[0].number),
+        "race, fastest of the tie set": (15, lambda s: s.repeated(3, 5, latency, racing=True)[0].number),
     }
-    regrets: dict[str, list[float]] = {name: [] for name in ways}
-    used: dict[str, list[float]] = {name: [] for name in ways}
-    tokens: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, dict[str, list[float]]] = {}
+    best = float(table.right().mean((1, 2)).max())
     for seed in random.integers(0, 2**32, searches):
-        for name, way in ways.items():
-            search = Search(table, np.random.default_rng(seed))
-            best = max(search.real(c) for c in search.candidates)
-            if name.startswith("one seed"):
-                extra = np.setdiff1d(np.arange(len(table.uses_source)), search.candidates)
-                search.candidates = np.concatenate([search.candidates, extra[: budget - CANDIDATES]])
+        for name, (repeats, way) in ways.items():
+            search = Search(table, np.random.default_rng(seed), len(table.uses_source) - repeats)
             chosen = way(search)
-            regrets[name].append(best - search.real(chosen))
-            used[name].append(search.trials + len(search.candidates))
-            tokens[name].append(table.prompt_tokens[chosen])
-    return {
-        name: {"regret": summary(regrets[name]), "trials": summary(used[name]), "prompt_tokens": summary(tokens[name])}
-        for name in ways
-    }
+            figures = {
+                "regret": best - search.real(chosen),
+                "runs": search.trials + len(search.candidates),
+                "prompt_tokens": tokens[chosen],
+                "latency_ms": latency[chosen],
+            }
+            for figure, value in figures.items():
+                found.setdefault(name, {}).setdefault(figure, []).append(value)
+    return {name: {figure: summary(values) for figure, values in own.items()} for name, own in found.items()}
 
 
 def _best(judged: list[Finalist]) -> int:

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from scipy.special import log_softmax
 
+from promptgraft.objectives.costs import CostMeter
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.specs import ObjectiveSpec
@@ -81,6 +82,7 @@ class Table:
     Attributes:
         uses_source: Whether each candidate does.
         prompt_tokens: Of each candidate.
+        latency_ms: Of each candidate: processor time of predicting one row.
         seconds: Processor time of each candidate's cycles, mean over repeats.
         labels: True labels of the rows that aren't trained on, shape (repeats, rows).
         logits: Outputs, shape (candidates, repeats, rows, labels).
@@ -89,6 +91,7 @@ class Table:
 
     uses_source: list[bool]
     prompt_tokens: list[int]
+    latency_ms: list[float]
     seconds: list[float]
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
@@ -109,6 +112,7 @@ class Table:
         return cls(
             about["uses_source"],
             [int(own[0]["prompt_tokens"]) for own in cells],
+            about["latency_ms"],
             [float(np.mean([cell["seconds"] for cell in own])) for own in cells],
             np.array([np.concatenate([entry["validation"], entry["test"]]) for entry in labels]),
             np.array([[np.concatenate([cell["validation"], cell["test"]]) for cell in own] for own in cells]),
@@ -154,7 +158,9 @@ def main() -> None:
         spec = plant(spec, arguments.plant, folder)
     candidates = chosen(spec, arguments.candidates, arguments.plant is not None)
     objective = Scorer(replace(spec, evaluate_every=10**9))
+    meter = CostMeter(Objective(replace(spec, minimize=("latency_ms",))))
     table = {
+        "latency_ms": [meter.measure(candidate)["latency_ms"] for candidate in candidates],
         "candidates": [candidate.to_dict() for candidate in candidates],
         "uses_source": [bool(candidate.source_steps or candidate.alpha) for candidate in candidates],
         "repeats": arguments.repeats,
