@@ -1,4 +1,5 @@
-# Every target makes its own environment in .venv; nothing needs to be installed by hand.
+# Every target makes its own environment in .venv; nothing needs to be installed by hand. Python compiles what it imports,
+# which is a small part of what pip would.
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -9,7 +10,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[search,serve,onnx,mlflow,postgres,s3,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[search,serve,onnx,mlflow,postgres,s3,dev]'
 	touch $@
 
 demo: .venv/.installed  ## A whole search in small: run, export, predict
@@ -94,7 +95,7 @@ wheel: .venv/.installed  ## Build the wheel, install it in an empty environment,
 	rm -rf dist build .wheel-venv
 	$(BIN)/python -m build --quiet --wheel
 	$(PYTHON) -m venv .wheel-venv
-	.wheel-venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	.wheel-venv/bin/pip install --quiet --no-compile --constraint constraints.txt dist/*.whl
 	cd / && $(CURDIR)/.wheel-venv/bin/promptgraft --help
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import optuna" 2>/dev/null
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null

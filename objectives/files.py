@@ -147,6 +147,7 @@ class FileStore:
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             save_file(content, partial, texts)
+            share(partial)
             partial.replace(path)
         except Exception as error:
             if not _is_full(error):
@@ -173,6 +174,11 @@ class FileStore:
                 f"{wanted / 2**20:.0f} MiB would leave less than {leave_bytes / 2**20:.0f} MiB free on the disk of "
                 f"{self.root} ({free / 2**20:.0f} MiB are free)"
             )
+
+
+def share(path: Path) -> None:
+    """Let those read and write a file who may its folder: safetensors writes for its owner alone."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _used(info: Mapping[str, object]) -> float:

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from promptgraft.objectives import onnx_model, plain_model
 from promptgraft.objectives.bundle import read_examples
 from promptgraft.objectives.causal_lm import CausalReader
+from promptgraft.objectives.files import share
 from promptgraft.objectives.mlflow_model import write_mlflow_model
 from promptgraft.objectives.onnx_model import write_onnx_model
 from promptgraft.objectives.peft_adapter import write_peft_adapter
@@ -75,6 +76,8 @@ def convert(
         rows = examples.rows if examples else ()
     logits = predictor.logits(rows).astype(np.float64) if rows else np.zeros((0, 0))
     FORMATS[name].write(predictor, folder)
+    for path in folder.rglob("*.safetensors"):
+        share(path)
     if not rows:
         return None
     found = FORMATS[name].read(folder, Predictor(bundle, backbone, trust_remote_code=trust_remote_code), rows)

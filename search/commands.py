@@ -48,6 +48,9 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
         except PromptgraftError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except PermissionError as error:
+            typer.echo(f"error: {error.filename or error} may not be read or written by this user", err=True)
+            raise typer.Exit(InvalidInputError.exit_code) from error
         except ModuleNotFoundError as error:
             module = (error.name or "").split(".")[0]
             extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)

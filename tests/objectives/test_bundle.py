@@ -185,6 +185,15 @@ def test_tables_are_predicted_row_by_row(bundle: Path, tmp_path: Path) -> None:
     assert total[0] == pytest.approx(1.0)
 
 
+def test_who_may_read_the_folder_may_read_the_bundle(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """A server runs as another user than the one who exported."""
+    folder = export_small(tmp_path / "bundle", spec, steps=1)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.rglob("*")} == {
+        path.name: "0o644" for path in folder.rglob("*")
+    }
+
+
 def test_a_changed_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
     import shutil
 
