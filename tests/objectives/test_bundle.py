@@ -137,12 +137,21 @@ def test_predictions_equal_the_trial_s_own_logits(
     objective = Objective(spec)
     full = replace(candidate, template=TEMPLATES[0].id, verbalizer=VERBALIZERS[0].id, batch_size=4, learning_rate=1e-3)
     expected = export(tmp_path / "bundle", spec, objective, full)
-    rows = tmp_path / "rows.json"
-    rows.write_text(json.dumps([dict(row.fields) for row in objective.target.validation]))
-    arguments = [str(tmp_path / "bundle"), str(rows), str(tmp_path / "logits.npy")]
-    subprocess.run([sys.executable, "-c", PREDICT, *arguments], check=True, timeout=120)
+    found = Predictor(tmp_path / "bundle").logits([row.fields for row in objective.target.validation])
     # The trial ran what stands behind the frozen layers, production runs the whole model: other sums, other rounding.
-    assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 5e-6 * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= 5e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("family", ["encoder", "causal_lm"])
+def test_a_fresh_process_without_the_engines_predicts_the_same(
+    family: str, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str], tmp_path: Path
+) -> None:
+    bundle = export_small(tmp_path / "bundle", make_spec(tiny_models[family], family), steps=2)
+    rows, found = ["it broke at once", "good"], tmp_path / "logits.npy"
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    arguments = [str(bundle), str(tmp_path / "rows.json"), str(found)]
+    subprocess.run([sys.executable, "-c", PREDICT, *arguments], check=True, timeout=120)
+    np.testing.assert_array_equal(np.load(found), Predictor(bundle).logits(rows))
 
 
 FORMS = [

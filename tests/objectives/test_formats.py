@@ -178,7 +178,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("name", ["prefix", "suffix"])
+@pytest.mark.parametrize("name", [pytest.param("prefix", marks=pytest.mark.slow), "suffix"])
 def test_a_plain_model_needs_transformers_alone(name: str, causal: dict[str, Path], tmp_path: Path) -> None:
     """It loads, scores, and writes; a chat of one message makes the same prompt, as servers make it."""
     convert(causal[name], tmp_path / "out", "plain")

@@ -8,25 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from promptgraft.objectives.bundle import DELTA_FILE, read_manifest
 from promptgraft.objectives.contest import contest, labelled_rows
 from promptgraft.objectives.predictor import Input, Predictor
 from promptgraft.objectives.registry import FolderRegistry
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.search.cli import app
 from promptgraft.spaces import InvalidInputError
 from tests.objectives.test_bundle import export_small
-from tests.search.test_cli import promptgraft
+from tests.search.test_cli import promptgraft, typed
 
 Bundles = tuple[Path, Path]
-
-
-def typed(*arguments: str) -> Result:
-    """Run a command in this process, which has torch already."""
-    return CliRunner().invoke(app, arguments)
 
 
 class Told:

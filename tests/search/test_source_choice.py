@@ -9,16 +9,16 @@ import pytest
 from promptgraft.search.source_choice import MEANING, ranked_sources
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import InvalidInputError
-from tests.search.test_cli import promptgraft
+from tests.search.test_cli import promptgraft, typed
 
 
 def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[..., Path], data: Path) -> None:
     movie = {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40}
     path = str(write_study(source=None, sources={"movie": movie, "fewer": movie | {"train_rows": 20}}))
-    assert f"2 sources; see which one promises most: promptgraft sources {path}" in promptgraft("validate", path).stdout
+    assert f"2 sources; see which one promises most: promptgraft sources {path}" in typed("validate", path).stdout
     shown = promptgraft("sources", path, absent="ray,optuna_dashboard")
     assert shown.returncode == 0, shown.stderr
-    ranked = json.loads(promptgraft("sources", path, "--json").stdout)["sources"]
+    ranked = json.loads(typed("sources", path, "--json").stdout)["sources"]
     assert {entry["source"]: entry["rows"] for entry in ranked} == {"movie": 40, "fewer": 20}
     assert ranked == sorted(ranked, key=lambda entry: -entry["transfer"])
     places = [shown.stdout.index(f" {entry['source']} ") for entry in ranked]
