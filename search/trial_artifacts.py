@@ -19,6 +19,10 @@ from promptgraft.search.storage import RunFolder
 from promptgraft.search.studies import Study
 from promptgraft.spaces import Candidate
 
+# So many trials have a note; those after them have it as a file among their artifacts. The dashboard keeps notes with
+# the study, and looks through all of them for each trial that it lists: 2,000 of them cost it four seconds a page.
+NOTES = 300
+
 
 def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
     """Return where a study's artifacts are: on the machine of the driver, beside the study."""
@@ -46,22 +50,27 @@ def describe_trial(
         study: The checked study.
     """
     trial_id, number, folder = place
-    save_trial_note(stored, storage, trial_id, trial_note(candidate, reports, study))
-    save_artifacts(storage, trial_id, number, reports, study.target, folder)
+    note, files = trial_note(candidate, reports, study), _tables(reports, study.target, folder, number)
+    if number < NOTES:
+        save_trial_note(stored, storage, trial_id, note)
+    else:
+        files["note.md"] = note
+    store, trial = artifact_store(folder), storage.get_trial(trial_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            path = Path(scratch) / name
+            path.write_text(content, encoding="utf-8")
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
 
 
-def save_artifacts(
-    storage: RDBStorage, trial_id: int, number: int, reports: Sequence[Report], task: Task, folder: RunFolder
-) -> None:
-    """Hand a finished trial's tables to the dashboard.
+def _tables(reports: Sequence[Report], task: Task, folder: RunFolder, number: int) -> dict[str, str]:
+    """Write a trial's tables; returns their files, those that are empty left out.
 
     Args:
-        storage: The study's storage.
-        trial_id: The trial's id in it.
-        number: Its number.
         reports: All that it reported.
         task: The target task.
         folder: The study's folder; the outputs of a trial that is COMPLETE lie in its files.
+        number: The trial's number.
     """
     last = reports[-1]
     tables: dict[str, list[dict[str, Any]]] = {
@@ -73,13 +82,7 @@ def save_artifacts(
     }
     if last.final:
         tables["predictions"] = _predictions(task, folder, number)
-    store, trial = artifact_store(folder), storage.get_trial(trial_id)
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, rows in tables.items():
-            if rows:
-                path = Path(scratch) / f"{name}.csv"
-                path.write_text(_csv(rows), encoding="utf-8")
-                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
+    return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
 
 
 def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from playwright.sync_api import Page, sync_playwright
 from promptgraft.search.dashboard_plots import save_plots
 from promptgraft.search.status import StudyReference
 from promptgraft.search.storage import open_storage
+from promptgraft.search.trial_artifacts import NOTES
 
 ROUNDS, TIMEOUT_MS = 3, 60_000
 
@@ -62,7 +63,7 @@ def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: b
         for name, value in source.user_attrs.items():
             stored.set_user_attr(name, value)
         save_note(stored, get_note_from_system_attrs(attrs, None)["body"])
-        for trial, old in zip(stored.get_trials(deepcopy=False), own, strict=True):
+        for trial, old in zip(stored.get_trials(deepcopy=False)[:NOTES], own[:NOTES], strict=True):
             body = get_note_from_system_attrs(attrs, old._trial_id)["body"]
             save_note_with_version(stored._storage, stored._study_id, trial._trial_id, 1, body)
         save_plots(stored, stored.get_trials(deepcopy=False))

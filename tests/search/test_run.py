@@ -13,6 +13,7 @@ import pytest
 import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard._note import get_note_from_system_attrs
 from safetensors.numpy import load_file
 
 from promptgraft.objectives.objective import Objective
@@ -128,11 +129,18 @@ def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolde
         assert alone.value == trial.value
 
 
-def test_more_trials_continue(study_file: Path, folder: RunFolder) -> None:
+def test_more_trials_continue(study_file: Path, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptgraft.search.trial_artifacts.NOTES", 0)
     study = load_study(study_file)
     before = load_existing("tiny", folder.storage_url()).get_trials()
     outcome = run_study(study, RunOptions(folder, trials=26, concurrent=2))
-    after = load_existing("tiny", folder.storage_url()).get_trials()
+    continued = load_existing("tiny", folder.storage_url())
+    after, notes = continued.get_trials(), continued._storage.get_study_system_attrs(continued._study_id)
+    told = [trial for trial in after[len(before) :] if trial.value is not None]
+    assert told
+    for trial in told:  # They have no notes in the study any more, but among their files.
+        assert "note.md" in {meta.filename for meta in get_all_artifact_meta(trial, storage=continued._storage)}
+        assert not get_note_from_system_attrs(notes, trial._trial_id)["body"]
     assert outcome.finished == 26
     assert [t.params for t in after[: len(before)]] == [t.params for t in before]
     assert run_study(study, RunOptions(folder, trials=26)).ended_because == "all 26 trials are finished"
