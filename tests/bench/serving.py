@@ -30,8 +30,9 @@ import pandas as pd
 
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
-from tests.conftest import STUDIES
 
+# Not from `tests.conftest`, which lets servers begin with one thread.
+STUDIES = Path(__file__).parents[2] / "studies"
 CLIENTS, ROUNDS, MALFORMED_SHARE = (1, 8, 64), 3, 0.05
 PEERS = ("pipeline", "pipeline, in turn")
 COLD = {
