@@ -73,6 +73,8 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	for plant in help shuffled unrelated; do \
 	  $(BIN)/python -m tests.bench.repeats --out runs/$$plant --plant $$plant --candidates 4 --repeats 12 || exit; done
 	$(BIN)/python -m tests.bench.plants runs/help runs/shuffled runs/unrelated --out runs/plants.json
+	$(BIN)/promptgraft run tests/bench/gain.yaml --concurrent 1
+	$(BIN)/promptgraft export gain
 	$(BIN)/python -m tests.bench.formats --out runs/formats.json
 	test -d runs/demo/bundle || $(MAKE) demo
 	$(BIN)/python -m tests.bench.serving --out runs/serving.json

@@ -11,13 +11,11 @@ import argparse
 import json
 import random
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from promptgraft.search.dashboard_plots import save_plots
 from promptgraft.search.status import StudyReference
 from promptgraft.search.storage import open_storage
 from promptgraft.search.trial_artifacts import NOTES
+from tests.bench.serving import server
 
 ROUNDS, TIMEOUT_MS = 3, 60_000
 
@@ -70,26 +69,12 @@ def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: b
     return StudyReference.resolve(folder.name, url, str(folder))
 
 
-@contextmanager
-def served(reference: StudyReference) -> Iterator[str]:
+def served(reference: StudyReference) -> AbstractContextManager[str]:
     """Run `promptgraft dashboard`; yields its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     code = "from promptgraft.search.cli import app; app()"
-    options = ["--storage", reference.storage_url, "--workdir", str(reference.folder.path), "--port", str(port)]
-    process = subprocess.Popen([sys.executable, "-c", code, "dashboard", reference.name, *options])
-    try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/dashboard"
-    finally:
-        process.terminate()
-        process.wait(60)
+    options = ["--storage", reference.storage_url, "--workdir", str(reference.folder.path)]
+    command = [sys.executable, "-c", code, "dashboard", reference.name, *options]
+    return server(lambda port: [*command, "--port", str(port)])
 
 
 def look(page: Page, url: str, shows: str, path: Path | None) -> float:
@@ -117,11 +102,11 @@ def main() -> None:
     reference = StudyReference.resolve(options.study, options.storage, options.workdir)
     found: dict[str, dict[str, float]] = {}
     pages: dict[str, Callable[[str], tuple[str, str]]] = {
-        "studies": lambda url: (url, "a[href*='studies/1']"),
-        "study": lambda url: (f"{url}/studies/1", ".scatterlayer .points path"),
-        "analytics": lambda url: (f"{url}/studies/1/analytics", ".js-plotly-plot .trace"),
-        "trials": lambda url: (f"{url}/studies/1/trials", "text=Trial 0"),
-        "note": lambda url: (f"{url}/studies/1/note", "text=accuracy"),
+        "studies": lambda url: (f"{url}/dashboard", "a[href*='studies/1']"),
+        "study": lambda url: (f"{url}/dashboard/studies/1", ".scatterlayer .points path"),
+        "analytics": lambda url: (f"{url}/dashboard/studies/1/analytics", ".js-plotly-plot .trace"),
+        "trials": lambda url: (f"{url}/dashboard/studies/1/trials", "text=Trial 0"),
+        "note": lambda url: (f"{url}/dashboard/studies/1/note", "text=accuracy"),
     }
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
