@@ -162,6 +162,11 @@ class Manifest(_Part):
             raise ValueError("labels of demonstrations must be among labels")
         return self
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """`study`, `trial` and `digest`: what others' records say of a bundle."""
+        return {"study": self.study, "trial": self.trial, "digest": self.digest}
+
     def to_json(self) -> str:
         """Write it as it stands in a bundle, with its digest."""
         bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2)

@@ -71,7 +71,7 @@ def save_bundle(bundle: Path, manifest: Manifest, folder: Path) -> None:
         data_path=str(bundle),
         signature=_signature(manifest),
         pip_requirements=locked,
-        metadata={"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest},
+        metadata=manifest.origin,
     )
 
 

@@ -2,21 +2,35 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from promptgraft.objectives.bundle import Manifest
-from promptgraft.objectives.mlflow_model import save_bundle
-from promptgraft.objectives.registry import CHAMPION, Registry
+from promptgraft.objectives.registry import CHAMPION, MODELS, Registry
 from promptgraft.spaces import InvalidInputError
 
-SCHEME = "models:/"
+if TYPE_CHECKING:
+    from promptgraft.objectives.bundle import Manifest
+
 # Tag of the registered model; number of the entry appended, so that the tags' order is that of events.
 _ENTRY = "promptgraft.history."
 _MODEL, _EXPERIMENT = "model", "promptgraft"
+
+
+@contextmanager
+def _asking(expected: str = "") -> Iterator[None]:
+    """Tell what MLflow refuses as one error; pass over the one refusal that is expected, by its code."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != expected:
+            raise InvalidInputError(
+                f"MLflow at {mlflow.get_registry_uri()} refuses, or can't be asked: {error}"
+            ) from error
 
 
 class MlflowRegistry(Registry):
@@ -34,27 +48,30 @@ class MlflowRegistry(Registry):
         self._client = mlflow.MlflowClient()
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.name}"
+        return f"{MODELS}{self.name}"
 
     @property
     def champion(self) -> str:
         """The URI that `mlflow.pyfunc.load_model` takes."""
-        return f"{SCHEME}{self.name}@{CHAMPION}"
+        return f"{MODELS}{self.name}@{CHAMPION}"
 
     def history(self) -> list[dict[str, Any]]:
         """List what became champion; see `Registry`."""
-        try:
+        tags: dict[str, str] = {}
+        with _asking("RESOURCE_DOES_NOT_EXIST"):
             tags = self._client.get_registered_model(self.name).tags
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
-            raise InvalidInputError(f"MLflow at {mlflow.get_registry_uri()} can't be asked: {error}") from error
         return [json.loads(tags[name]) for name in sorted(tags) if name.startswith(_ENTRY)]
 
-    def _add(self, bundle: Path, manifest: Manifest, version: int) -> int:  # noqa: ARG002
-        client, about = self._client, {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
-        if not self.history():
-            self._create()
+    def _add(self, bundle: Path, manifest: "Manifest", version: int) -> int:  # noqa: ARG002
+        with _asking("RESOURCE_ALREADY_EXISTS"):
+            self._client.create_registered_model(self.name)
+        with _asking():
+            return self._upload(bundle, manifest)
+
+    def _upload(self, bundle: Path, manifest: "Manifest") -> int:
+        from promptgraft.objectives.mlflow_model import save_bundle
+
+        client, about = self._client, manifest.origin
         found = client.get_experiment_by_name(_EXPERIMENT)
         experiment = client.create_experiment(_EXPERIMENT) if found is None else found.experiment_id
         run = client.create_run(experiment, run_name=f"{manifest.study}-{manifest.trial}", tags=about).info.run_id
@@ -66,16 +83,11 @@ class MlflowRegistry(Registry):
         source = f"{client.get_run(run).info.artifact_uri}/{_MODEL}"
         return int(client.create_model_version(self.name, source, run, tags=about).version)
 
-    def _create(self) -> None:
-        try:
-            self._client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # Of a promotion that was cut short.
-                raise InvalidInputError(f"MLflow takes no model {self.name!r}: {error}") from error
-
     def _record(self, entry: dict[str, Any]) -> None:
         number = len(self.history())
-        self._client.set_registered_model_tag(self.name, f"{_ENTRY}{number:06d}", json.dumps(entry))
+        with _asking():
+            self._client.set_registered_model_tag(self.name, f"{_ENTRY}{number:06d}", json.dumps(entry))
 
     def _point(self, version: int) -> None:
-        self._client.set_registered_model_alias(self.name, CHAMPION, str(version))
+        with _asking():
+            self._client.set_registered_model_alias(self.name, CHAMPION, str(version))

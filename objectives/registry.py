@@ -11,16 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from promptgraft.objectives.acts import now, who
-from promptgraft.objectives.bundle import Manifest, read_manifest
-from promptgraft.objectives.verification import Verification, verify
 from promptgraft.spaces import InvalidInputError
 
+if TYPE_CHECKING:  # Only a promotion loads models: history and rolling back need no torch.
+    from promptgraft.objectives.bundle import Manifest
+    from promptgraft.objectives.verification import Verification
+
 CHAMPION, VERSIONS, HISTORY = "champion", "versions", "history.jsonl"
+# How MLflow's own URIs of registered models begin.
+MODELS = "models:/"
 
 
 class Registry(ABC):
@@ -40,7 +44,7 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    def _add(self, bundle: Path, manifest: Manifest, version: int) -> int:
+    def _add(self, bundle: Path, manifest: "Manifest", version: int) -> int:
         """Take a bundle in, under this number if it may choose; return the number."""
 
     @abstractmethod
@@ -70,6 +74,9 @@ class Registry(ABC):
         Raises:
             InvalidInputError: If it doesn't pass `verify`.
         """
+        from promptgraft.objectives.bundle import read_manifest
+        from promptgraft.objectives.verification import verify
+
         check(bundle, verify(bundle, backbone, trust_remote_code=trust_remote_code))
         manifest = read_manifest(bundle)
         with self._locked():
@@ -78,8 +85,7 @@ class Registry(ABC):
             if version is None:
                 version = self._add(bundle, manifest, 1 + max(known.values(), default=0))
             if self._stack()[-1:] != [version]:
-                about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
-                self._record(_entry(version, "promote") | about)
+                self._record(_entry(version, "promote") | manifest.origin)
             self._point(version)
             return version
 
@@ -113,6 +119,15 @@ def _entry(version: int, action: str) -> dict[str, Any]:
     return {"version": version, "action": action, "when": now(), "who": who()}
 
 
+def open_registry(place: str) -> Registry:
+    """Return the registry at a folder's path, or at `models:/NAME` in MLflow."""
+    if place.startswith(MODELS):
+        from promptgraft.objectives.mlflow_registry import MlflowRegistry
+
+        return MlflowRegistry(place.removeprefix(MODELS))
+    return FolderRegistry(Path(place))
+
+
 class FolderRegistry(Registry):
     """A folder of bundles.
 
@@ -136,7 +151,7 @@ class FolderRegistry(Registry):
         path = self.folder / HISTORY
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
-    def _add(self, bundle: Path, manifest: Manifest, version: int) -> int:  # noqa: ARG002
+    def _add(self, bundle: Path, manifest: "Manifest", version: int) -> int:  # noqa: ARG002
         place, partial = self._place(version), self.folder / f"{VERSIONS}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(bundle, partial)
@@ -167,7 +182,7 @@ class FolderRegistry(Registry):
             yield
 
 
-def check(bundle: Path, found: Verification) -> None:
+def check(bundle: Path, found: "Verification") -> None:
     """Refuse a bundle that didn't pass.
 
     Raises:

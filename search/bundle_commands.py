@@ -12,7 +12,6 @@ from promptgraft.search.commands import JsonOption, console, reported
 
 if TYPE_CHECKING:
     from promptgraft.objectives.contest import Contest
-    from promptgraft.objectives.registry import Registry
 
 app = typer.Typer()
 registry = typer.Typer(help="Which bundle is the champion, and which were.", no_args_is_help=True)
@@ -136,9 +135,8 @@ def serve(
     for predictor in predictors[1:]:
         predictor.share_weights(predictors[0])
     manifest = predictors[0].manifest
-    about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
     limits = Limits(batch_rows=batch_rows, waiting_rows=waiting_rows)
-    application = create_app(predictors, list(manifest.columns), about, limits)
+    application = create_app(predictors, list(manifest.columns), manifest.origin, limits)
     typer.echo(f"{bundle}: http://{host}:{port}/docs (Ctrl-C ends it)")
     uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
 
@@ -196,16 +194,6 @@ def _print_contest(found: "Contest") -> None:
     typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
 
 
-def _registry(place: str) -> "Registry":
-    if place.startswith("models:/"):
-        from promptgraft.objectives.mlflow_registry import MlflowRegistry
-
-        return MlflowRegistry(place.removeprefix("models:/"))
-    from promptgraft.objectives.registry import FolderRegistry
-
-    return FolderRegistry(Path(place))
-
-
 @registry.command()
 @reported
 def promote(
@@ -216,9 +204,10 @@ def promote(
 ) -> None:
     """Verify a bundle, copy it into the registry and make it the champion."""
     from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.registry import open_registry
 
     quiet_transformers()
-    found = _registry(place)
+    found = open_registry(place)
     version = found.promote(bundle, backbone, trust_remote_code=trust_remote_code)
     typer.echo(f"{found.champion}: version {version}")
 
@@ -227,7 +216,9 @@ def promote(
 @reported
 def rollback(place: RegistryArgument) -> None:
     """Make the champion what it was before the last promotion."""
-    found = _registry(place)
+    from promptgraft.objectives.registry import open_registry
+
+    found = open_registry(place)
     typer.echo(f"{found.champion}: version {found.roll_back()}")
 
 
@@ -235,7 +226,9 @@ def rollback(place: RegistryArgument) -> None:
 @reported
 def history(place: RegistryArgument, as_json: JsonOption = False) -> None:
     """List what became champion, and when; the last one is."""
-    entries = _registry(place).history()
+    from promptgraft.objectives.registry import open_registry
+
+    entries = open_registry(place).history()
     if as_json:
         typer.echo(json.dumps({"history": entries}))
         return

@@ -14,7 +14,6 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,14 @@ from promptgraft.search.trial_artifacts import NOTES
 from tests.bench.serving import server
 
 ROUNDS, TIMEOUT_MS = 3, 60_000
+# Page -> where it is, and what it shows once it is there.
+PAGES = {
+    "studies": ("/dashboard", "a[href*='studies/1']"),
+    "study": ("/dashboard/studies/1", ".scatterlayer .points path"),
+    "analytics": ("/dashboard/studies/1/analytics", ".js-plotly-plot .trace"),
+    "trials": ("/dashboard/studies/1/trials", "text=Trial 0"),
+    "note": ("/dashboard/studies/1/note", "text=accuracy"),
+}
 
 
 def copied(trial: FrozenTrial, seconds: float, chance: random.Random, *, bare: bool) -> FrozenTrial:
@@ -45,7 +52,7 @@ def copied(trial: FrozenTrial, seconds: float, chance: random.Random, *, bare: b
     return create_trial(state=trial.state, value=value, intermediate_values=steps, **given)
 
 
-def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: bool) -> StudyReference:
+def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: bool) -> None:
     """Write a study of so many trials, by copying those of another."""
     source = reference.load()
     metric = (source.metric_names or ["value"])[0]
@@ -66,7 +73,6 @@ def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: b
             body = get_note_from_system_attrs(attrs, old._trial_id)["body"]
             save_note_with_version(stored._storage, stored._study_id, trial._trial_id, 1, body)
         save_plots(stored, stored.get_trials(deepcopy=False))
-    return StudyReference.resolve(folder.name, url, str(folder))
 
 
 def served(reference: StudyReference) -> AbstractContextManager[str]:
@@ -100,14 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     reference = StudyReference.resolve(options.study, options.storage, options.workdir)
-    found: dict[str, dict[str, float]] = {}
-    pages: dict[str, Callable[[str], tuple[str, str]]] = {
-        "studies": lambda url: (f"{url}/dashboard", "a[href*='studies/1']"),
-        "study": lambda url: (f"{url}/dashboard/studies/1", ".scatterlayer .points path"),
-        "analytics": lambda url: (f"{url}/dashboard/studies/1/analytics", ".js-plotly-plot .trace"),
-        "trials": lambda url: (f"{url}/dashboard/studies/1/trials", "text=Trial 0"),
-        "note": lambda url: (f"{url}/dashboard/studies/1/note", "text=accuracy"),
-    }
+    found: dict[str, list[float]] = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for kind in ("fed", "bare"):
@@ -118,13 +117,13 @@ def main() -> None:
             own = StudyReference.resolve(kind, f"sqlite:///{folder / 'study.db'}", str(folder))
             with served(own) as url:
                 for number in range(ROUNDS):
-                    for name, where in pages.items():
+                    for name, (where, shows) in PAGES.items():
                         if (kind, name) == ("bare", "note"):
                             continue  # It has none.
                         page = browser.new_page(viewport={"width": 1280, "height": 1600})
                         picture = options.out / f"{kind}-{name}.png" if number == 0 else None
-                        seconds = look(page, *where(url), picture)
-                        found.setdefault(f"{kind}, {name}", []).append(seconds)  # type: ignore[arg-type,attr-defined]
+                        seconds = look(page, url + where, shows, picture)
+                        found.setdefault(f"{kind}, {name}", []).append(seconds)
                         page.close()
                         print(kind, name, f"{seconds:.2f} s", flush=True)
         browser.close()

@@ -144,7 +144,9 @@ def test_bad_input_is_one_message_and_exit_code_2(
     path = str(write_study(metric="acuracy"))
     validated = promptgraft("validate", path)
     assert (validated.returncode, "Traceback" in validated.stderr) == (2, False)
-    for result in (validated, typed("run", path)):
+    run = typed("run", path)
+    assert (run.exit_code, isinstance(run.exception, SystemExit)) == (2, True)
+    for result in (validated, run):
         assert "metric: unknown metric 'acuracy'; did you mean 'accuracy'?" in result.stderr
     monkeypatch.chdir(tmp_path)
     for arguments in (["status", "nobody"], ["validate", "gone.yaml"], ["export", "nobody"], ["predict", "x"]):

@@ -209,8 +209,7 @@ def test_predictors_share_weights(bundle: Path) -> None:
 def application(bundle: Path) -> Any:
     predictor = Predictor(bundle)
     manifest = predictor.manifest
-    about = {"study": manifest.study, "trial": manifest.trial, "digest": manifest.digest}
-    return create_app([predictor], list(manifest.columns), about, Limits())
+    return create_app([predictor], list(manifest.columns), manifest.origin, Limits())
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
