@@ -26,7 +26,7 @@ from promptgraft.search.comparison import (
     prediction_file,
 )
 from promptgraft.search.finalists import record, unscored, work
-from promptgraft.search.judging import REPEAT, verdict
+from promptgraft.search.judging import REPEAT, outcome_line, verdict
 from promptgraft.search.learning_curves import CURVE, curve_attr, fewer_rows
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import places
@@ -92,29 +92,29 @@ class Confirmation:
         self.say = say
 
     def jobs(self) -> list[Job]:
-        """Return what can be run next: the finalists' next round, or controls of the winner as far as it is known.
+        """Return what can be run next, most urgent first: what the race misses, or controls of the winner so far.
 
         Two repeats of everything come first: with less, nothing can be said, and time may end at any moment.
         """
         judged, whole = verdict(self.stored), self.study.file.judging.repeats
-        rounds, winner = judged.next_round, judged.winner
-        if winner is None or (rounds and rounds[0][1] <= MIN_REPEATS):
-            return self._finalists(rounds)
+        missing, winner = judged.missing, judged.winner
+        if winner is None or (missing and missing[0][1] <= MIN_REPEATS):
+            return self._finalists(missing)
         return (
             self._controls(winner, MIN_REPEATS)
-            or self._finalists(rounds)
+            or self._finalists(missing)
             or self._controls(winner, whole)
             or self._curves(winner, whole)
         )
 
-    def _finalists(self, rounds: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
+    def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
             name = f"repeat {repeat} of trial {number}"
             return Job(f"{REPEAT}{number}_{repeat}", name, lambda runner: runner.train.remote(candidate, step, repeat))
 
         return [
             job(trial.user_attrs["candidate"], trial.number, trial.user_attrs["best_step"], repeat)
-            for trial, repeat in rounds
+            for trial, repeat in missing
         ]
 
     def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
@@ -222,12 +222,21 @@ class Confirmation:
         resources = self.study.file.resources
         actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
         spec = ray.put(replace(self.study.objective, files=self.files))
-        room, idle = places(resources, total, self.at_most), list[Any]()
-        while waiting := self.jobs():
-            more = min(len(waiting), room) - len(idle)
-            idle += [actor.remote(spec, resources.cpu, self.study.file.seed) for _ in range(more)]
-            if not self._all(waiting, idle):
+        room, idle, running = places(resources, total, self.at_most), list[Any](), dict[Any, tuple[Any, Job]]()
+        while (waiting := self.jobs()) or running:
+            begun = {job.attr for _, job in running.values()}
+            left = [job for job in waiting if job.attr not in begun]
+            while left and len(running) < room and not self._is_spent():
+                job = left.pop(0)
+                runner = idle.pop() if idle else actor.remote(spec, resources.cpu, self.study.file.seed)
+                running[job.start(runner)] = (runner, job)
+            if not running:
+                self.say(f"time or compute is used up: {len(left)} repeats were not run")
                 return
+            (done,), _ = ray.wait(list(running))
+            runner, job = running.pop(done)
+            idle.append(runner)
+            self._record(job, ray.get(done))
 
     def _score_in_float32(self) -> None:
         """Score finalists again of a search that was in lower precision; see `search.finalists`."""
@@ -242,29 +251,9 @@ class Confirmation:
             record(self.stored, ray.get(task.remote(spec, resources.cpu, work(pending))))
             self.say(f"finalists: {len(pending)} trials scored again in float32")
 
-    def _all(self, waiting: Sequence[Job], idle: list[Any]) -> bool:
-        """Run jobs, each on the next idle runner; return whether there was time for all of them."""
-        import ray
-
-        left, running = list(waiting), dict[Any, tuple[Any, Job]]()
-        while left or running:
-            while left and idle and not self._is_spent():
-                job, runner = left.pop(0), idle.pop()
-                running[job.start(runner)] = (runner, job)
-            if not running:
-                self.say(f"time or compute is used up: {len(left)} repeats were not run")
-                return False
-            (done,), _ = ray.wait(list(running))
-            runner, job = running.pop(done)
-            idle.append(runner)
-            self._record(job, ray.get(done))
-        return True
-
     def _record(self, job: Job, outcome: Mapping[str, Any]) -> None:
         self.stored.set_user_attr(job.attr, {**outcome, **job.about})
-        metric = self.study.file.metric
-        result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"
-        self.say(f"{job.name}  {result}")
+        self.say(outcome_line(job.name, outcome, self.study.file.metric))
 
     def _is_spent(self) -> bool:
         """Whether another repeat would end too late, by what those before it took."""

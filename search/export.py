@@ -31,6 +31,7 @@ from promptgraft.objectives.model_files import file_hashes, model_folder
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
+from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import all_labels
 from promptgraft.search.comparison import NAMES, control_outcomes, transfer_on_test
 from promptgraft.search.finalists import record, score_in_float32, unscored, work
@@ -39,7 +40,7 @@ from promptgraft.search.intervals import score_interval
 from promptgraft.search.judging import judging_section, verdict, winner
 from promptgraft.search.model_card import model_card
 from promptgraft.search.ranking import float32_scores
-from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, keep_result, trial_file
 from promptgraft.search.sealed import HeldOut, check_same, opened_for, openings, prediction_file
 from promptgraft.search.status import READING, NothingToExportError
 from promptgraft.search.storage import RunFolder
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 # Validation rows that a bundle holds, if nothing else is asked for.
 EXAMPLES = 32
+# Up to this a value is the same, computed again.
+SAME = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,9 @@ def export_winner(
 ) -> Export:
     """Write the winner as a bundle and compare it with the controls on the held-out rows.
 
-    Nothing is trained: the weights are those that the trial kept. The test rows are opened once, and what the trial
-    scores there is recorded in the study: a second export repeats the record, and that of another trial leaves them
-    sealed; see `search.sealed`.
+    The weights are those that the trial kept; if they were dropped, it is run again. The test rows are opened once, and
+    what the trial scores there is recorded in the study: a second export repeats the record, and that of another trial
+    leaves them sealed; see `search.sealed`.
 
     Args:
         study: The checked study.
@@ -110,23 +113,19 @@ def export_winner(
 
     Raises:
         InvalidInputError: If the test rows aren't those that the study was started with.
-        NothingToExportError: If there is no such trial, or its weights were dropped.
+        NothingToExportError: If there is no such trial, or nothing of ours has run it and kept its weights.
     """
     check_same(optuna_study, study.target.test)
     quiet_transformers()
-    chosen = _choose(optuna_study, number)
+    chosen, files = _choose(optuna_study, number), folder.files()
+    if not files.exists(trial_file(chosen.number, DELTA_FILE)):
+        _run_again(replace(study.objective, files=folder.files_url), files, chosen, study.file.seed)
     pending = unscored(optuna_study, study, [chosen])
     if pending:
         record(optuna_study, score_in_float32(replace(study.objective, files=folder.files_url), work(pending)))
     trial = _choose(optuna_study, number)
     score = float32_scores(optuna_study).get(trial.number)
-    files, name = folder.files(), trial_file(trial.number, DELTA_FILE)
-    try:
-        delta = files.read_tensors(name)
-    except FileNotFoundError as error:
-        raise NothingToExportError(
-            f"the weights of trial {trial.number} are gone ({files.path(name)}): only those of the best trials are kept"
-        ) from error
+    delta = files.read_tensors(trial_file(trial.number, DELTA_FILE))
     target = output or folder.bundle
     manifest = _manifest(study, trial, score)
     brought = (
@@ -170,6 +169,21 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
         state = trials[number].state.name if number in trials else "unknown"
         raise NothingToExportError(f"trial {number} is {state}; only COMPLETE trials can be exported")
     return trials[number]
+
+
+def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
+    """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
+    if "candidate" not in trial.user_attrs:
+        raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
+    logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
+    result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
+    before = float(metric_of(trial) or 0.0)
+    if abs(result.value - before) > SAME:
+        logger.warning(
+            "run again, trial %d has %s %.6g in place of %.6g: this machine or its libraries round otherwise",
+            *(trial.number, spec.metric, result.value, before),
+        )
+    keep_result(files, trial.number, result)
 
 
 def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None) -> Manifest:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.search.disk import KEPT_DELTAS
+from promptgraft.search.judging import verdict
 from promptgraft.search.ranking import FLOAT32, finalists, float32_scores
 from promptgraft.search.reports import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
 from promptgraft.search.studies import Study
@@ -40,12 +41,13 @@ def kept(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial], count: int =
     """Return the numbers of the trials whose weights stay.
 
     Args:
-        optuna_study: The stored study; its Pareto front stays, and the finalists of a search in low precision.
+        optuna_study: The stored study; its Pareto front stays, the finalists of a search in low precision, and those
+            that are in the race of the best.
         ranked: Its trials, best first.
         count: How many of them stay, if more than usual.
     """
     best = (*ranked[: max(count, KEPT_DELTAS)], *finalists(optuna_study, KEPT_DELTAS), *pareto_front(optuna_study))
-    return {trial.number for trial in best}
+    return {trial.number for trial in best} | verdict(optuna_study).racing
 
 
 def record(optuna_study: optuna.Study, scores: Sequence[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from promptgraft.search.ranking import best_trial, ranked_trials
+from promptgraft.search.ranking import best_trial, float32_scores, ranked_trials
 from promptgraft.search.study_file import JudgingSection
 from promptgraft.search.tie_set import Finalist, judge, race
 
@@ -37,21 +37,27 @@ def repeat_outcomes(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, A
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the repeats of a study's finalists say.
+    """What the repeats of a study's best trials say.
 
     Attributes:
         cost: Name of what the cheapest is cheapest in.
-        trials: The finalists, best of the search first.
-        finalists: How they compare, the winner first; none while they haven't had their repeats.
-        failed: Failed repeats of theirs: `number` of the trial, `repeat` and `failure`.
-        next_round: What of the race is to be run next: trials, and number of the repeat; nothing if it is over.
+        trials: The trials that may win, best of the search first.
+        finalists: How those compare that have had repeats enough, the winner first; none while none has.
+        failed: Failed repeats: `number` of the trial, `repeat` and `failure`.
+        missing: What the race misses as it stands: trials, and number of the repeat, most urgent first; nothing if it
+            is over.
     """
 
     cost: str
     trials: Sequence[FrozenTrial]
     finalists: Sequence[Finalist]
     failed: Sequence[Mapping[str, Any]]
-    next_round: Sequence[tuple[FrozenTrial, int]] = ()
+    missing: Sequence[tuple[FrozenTrial, int]] = ()
+
+    @property
+    def racing(self) -> set[int]:
+        """Numbers of the trials that are compared, or are to be."""
+        return {entry.number for entry in self.finalists} | {trial.number for trial, _ in self.missing}
 
     @property
     def winner(self) -> FrozenTrial | None:
@@ -75,49 +81,57 @@ class Verdict:
 
 
 def verdict(study: optuna.Study) -> Verdict:
-    """Compare the present finalists by the repeats that they have had; see `tie_set.race` and `tie_set.judge`.
+    """Compare the best trials by the repeats that they have had; see `tie_set.race` and `tie_set.judge`.
 
-    A finalist of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
+    A trial of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
     """
     attrs = study.user_attrs
     section, found = judging_section(attrs), repeat_outcomes(attrs)
-    trials = _finalists(study, section)
-    outcomes = {trial.number: found.get(trial.number, {}) for trial in trials}
     failed = [
         {"number": number, "repeat": repeat, "failure": outcome["failure"]}
-        for number, own in outcomes.items()
+        for number, own in found.items()
         for repeat, outcome in own.items()
         if "failure" in outcome
     ]
-    values = _sound(outcomes)
-    costs = {trial.number: float(trial.user_attrs[section.cost]) for trial in trials}
+    out = {entry["number"] for entry in failed}
+    searched = {number: entry for number, entry in _in_search(study, section).items() if number not in out}
+    trials = {number: trial for number, (trial, _) in searched.items()}
+    in_search = {number: value for number, (_, value) in searched.items()}
+    repeats = {number: _in_order(found.get(number, {})) for number in trials}
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
-    raced = race(values, maximize=maximize, level=section.level)
-    rounds = range(1, raced.round + 1)
-    alive = {number: [values[number][repeat] for repeat in rounds] for number in raced.alive}
-    judged = judge(alive, costs, maximize=maximize, level=section.level)
-    out = [
-        Finalist(number, tuple(values[number].values()), costs[number], p_value, tied=False)
-        for number, p_value in reversed(list(raced.dropped.items()))
+    raced = race(in_search, repeats, section.finalists, maximize=maximize, level=section.level)
+    costs = {n: float(trials[n].user_attrs[section.cost]) for n in (*raced.judged, *raced.dropped)}
+    judged = judge({n: repeats[n] for n in raced.judged}, costs, maximize=maximize, level=section.level)
+    dropped = [
+        Finalist(number, tuple(repeats[number]), costs[number], p_value, tied=False)
+        for number, p_value in sorted(raced.dropped.items(), key=lambda entry: -entry[1])
     ]
-    following = raced.round + 1
-    missing = [n for n in raced.alive if following <= section.repeats and following not in values[n]]
-    next_round = [(trial, following) for trial in trials if trial.number in missing]
-    return Verdict(section.cost, trials, [*judged, *out], failed, next_round)
+    missing = [
+        (trials[number], repeat)
+        for repeat in range(1, section.repeats + 1)
+        for number in raced.contenders
+        if repeat not in found.get(number, {})
+    ]
+    return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing)
 
 
-def _sound(outcomes: Mapping[int, Mapping[int, Mapping[str, Any]]]) -> dict[int, dict[int, float]]:
-    """Return the values of trials of which no repeat failed, in the order of their repeats."""
-    return {
-        number: {repeat: own[repeat]["value"] for repeat in sorted(own)}
-        for number, own in outcomes.items()
-        if not any("failure" in outcome for outcome in own.values())
-    }
+def _in_order(outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
+    """Return the values of a trial's first repeats, as far as none of them is missing."""
+    values: list[float] = []
+    while len(values) + 1 in outcomes:
+        values.append(outcomes[len(values) + 1]["value"])
+    return values
 
 
 def winner(study: optuna.Study) -> FrozenTrial | None:
     """Return the trial that won: by the verdict if there is one, otherwise the best of the search."""
     return verdict(study).winner or best_trial(study)
+
+
+def outcome_line(name: str, outcome: Mapping[str, Any], metric: str) -> str:
+    """Say what a repeat found."""
+    result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"
+    return f"{name}  {result}"
 
 
 def against_best(entry: Mapping[str, Any]) -> str:
@@ -141,7 +155,16 @@ def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
     return lines
 
 
-def _finalists(study: optuna.Study, section: JudgingSection) -> list[FrozenTrial]:
-    """Leave out trials that no worker of ours has run, which a user may have added."""
+def _in_search(study: optuna.Study, section: JudgingSection) -> dict[int, tuple[FrozenTrial, float]]:
+    """Return the trials that may win, best first, with their values: by number; none where nothing is judged.
+
+    Trials that no worker of ours has run, which a user may have added, are left out. Where the search was in lower
+    precision, those scored in float32 are alone.
+    """
+    scores = float32_scores(study)
     ranked = ranked_trials(study) if section.finalists else []
-    return [trial for trial in ranked if "best_step" in trial.user_attrs][: section.finalists]
+    return {
+        trial.number: (trial, float(scores[trial.number]["value"] if scores else trial.values[0]))
+        for trial in ranked
+        if "best_step" in trial.user_attrs and (not scores or trial.number in scores)
+    }

@@ -14,6 +14,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.errands import GROW
 from promptgraft.search.guidance import FIRST_LOOKS, POOL, merge_looks
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
@@ -90,8 +91,11 @@ class Grower:
         listener: Is told when templates have joined.
 
     Attributes:
-        running: Whether a worker is at a round.
+        name: What it is; see `search.errands`.
+        running: How many rounds workers are at: one or none.
     """
+
+    name = GROW
 
     def __init__(
         self,
@@ -108,10 +112,10 @@ class Grower:
         self.last = last
         self.writer = writer
         self.listener = listener
-        self.running = False
+        self.running = 0
         self._lost = 0
 
-    def next_round(self) -> dict[str, Any] | None:
+    def next_work(self) -> dict[str, Any] | None:
         """Return what a worker needs for a round; None if none is due."""
         ledger, pool = self.ledger, self.ledger.pool
         due = len(ledger.space.templates) < self.section.limit and ledger.finished >= pool.rounds * self.section.every
@@ -119,7 +123,7 @@ class Grower:
             return None
         maximize = ledger.study.directions[0] == StudyDirection.MAXIMIZE
         parents = ranked_templates(ledger.space, ledger.trials, ledger.looks(), maximize=maximize)
-        self.running = True
+        self.running = 1
         return {
             "round": pool.rounds,
             "parents": parents,
@@ -133,15 +137,15 @@ class Grower:
             "seed": self.seed,
         }
 
-    def told(self, round_: int, growth: Mapping[str, Any] | None, failure: str | None) -> None:
+    def told(self, work: Mapping[str, Any], growth: Mapping[str, Any] | None, failure: str | None) -> None:
         """Take down a round's outcome.
 
         Args:
-            round_: Its number.
+            work: What the worker was given.
             growth: What a worker found; see `worker.grow_pool`. None if it found nothing.
             failure: Why it found nothing; it isn't tried again then.
         """
-        self.running = False
+        self.running, round_ = 0, work["round"]
         if failure is not None:
             logger.warning("no templates joined in round %d: %s", round_, failure)
         before = len(self.ledger.pool.templates), len(self.ledger.pool.verbalizers)
@@ -151,13 +155,17 @@ class Grower:
         if names:
             self.listener(f"round {round_}: {', '.join(names)} joined")
 
-    def lost(self, round_: int, cause: str) -> None:
+    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:
         """Have a round run again whose worker died; not for ever."""
-        self.running = False
+        self.running = 0
         self._lost += 1
         if self._lost > MAX_LOST:
             self._lost = 0
-            self.told(round_, None, cause)
+            self.told(work, None, cause)
+
+    def forget(self) -> None:
+        """Have a round run again whose worker ended with its Ray."""
+        self.running = 0
 
 
 def with_pool(study: Study, optuna_study: optuna.Study) -> Study:

@@ -1,7 +1,13 @@
 """What workers tell the driver; imports neither Ray nor torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from promptgraft.objectives.files import FileStore
+from promptgraft.spaces import PromptgraftError
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.results import Result
 
 DELTA_FILE = "delta.safetensors"
 LOGITS_FILE = "validation_logits.safetensors"
@@ -11,6 +17,14 @@ FLOAT32_LOGITS_FILE = "validation_logits_float32.safetensors"
 def trial_file(number: int, name: str) -> str:
     """Return where a trial's file is in the study's files."""
     return f"artifacts/trial-{number}/{name}"
+
+
+def keep_result(files: FileStore, number: int, result: "Result") -> None:
+    """Write the weights and the validation logits of a finished trial."""
+    import torch
+
+    files.write_tensors(trial_file(number, LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
+    files.write_tensors(trial_file(number, DELTA_FILE), result.delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,7 @@ class Report:
         figures: Of its candidate, known before it is trained.
         cost: What the trial took and what the store of stages saved it, up to now.
         summary: Figures of a finished trial, for the study.
-        growth: What a round of growth found, where that was run rather than a trial.
+        found: What an errand found, where that was run rather than a trial; see `search.errands`.
     """
 
     step: int = 0
@@ -47,4 +61,9 @@ class Report:
     figures: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    growth: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
+
+
+def cause_of(error: Exception) -> str:
+    """Say why something failed: our own errors speak for themselves."""
+    return str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"

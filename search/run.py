@@ -4,8 +4,9 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
@@ -15,10 +16,12 @@ from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.confirmation import Confirmation
 from promptgraft.search.dashboard_plots import DashboardPlots, save_plots
 from promptgraft.search.disk import tidy
+from promptgraft.search.early_repeats import EarlyRepeats
+from promptgraft.search.errands import Errand
 from promptgraft.search.finalists import kept
-from promptgraft.search.guidance import FIRST_LOOKS, merge_looks
+from promptgraft.search.first_looks import look_first
 from promptgraft.search.identity import record_run, record_study
-from promptgraft.search.judging import verdict, verdict_lines
+from promptgraft.search.judging import outcome_line, verdict, verdict_lines
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.notes import save_study_note
 from promptgraft.search.owners import Heartbeat
@@ -31,6 +34,7 @@ from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.studies import Study, model_path
+from promptgraft.search.study_file import GrowSection
 from promptgraft.search.tradeoffs import metric_of
 from promptgraft.search.trial_artifacts import describe_trial
 
@@ -166,7 +170,7 @@ class Driver:
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
         searcher.look_at_disk = lambda: self._tidy(searcher)
-        searcher.grower = self._grower()
+        searcher.errands = self._errands()
         searcher.look_at_disk()
         try:
             with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
@@ -207,11 +211,17 @@ class Driver:
         self._rank()
         return ended_because
 
-    def _grower(self) -> Grower | None:
-        """Build what lets the pool of templates grow, if the study says so."""
-        section = self.study.file.space.grow
-        if section is None:
-            return None
+    def _errands(self) -> list[Errand]:
+        """Build what is done beside trials: repeats of the best ones, and growth of the pool, if the study says so."""
+        file = self.study.file
+        found: list[Errand] = [] if file.space.grow is None else [self._grower(file.space.grow)]
+        # In low precision, who is to be repeated is only known once the best are scored in float32.
+        if file.judging.finalists and self.limits.reserve and self.study.objective.backbone.computes_in == "float32":
+            # Half of it, so that as much is left for the end where compute is what is limited.
+            found.append(EarlyRepeats(self.ledger, file.seed, self.limits.reserve / 2, self._repeated))
+        return found
+
+    def _grower(self, section: GrowSection) -> Grower:
         writer = section.writer
         found = {"path": model_path(self.study.path.parent, writer.path), "family": writer.family} if writer else None
         # A template that joins with the last trials would not be tried.
@@ -221,6 +231,11 @@ class Driver:
     @patient
     def _grown(self, what: str) -> None:
         self.progress.say(what)
+        save_study_note(self.ledger.study, self.study)
+
+    @patient
+    def _repeated(self, name: str, outcome: Mapping[str, Any]) -> None:
+        self.progress.say(outcome_line(name, outcome, self.study.file.metric))
         save_study_note(self.ledger.study, self.study)
 
     def _live_ids(self) -> list[int]:
@@ -236,7 +251,7 @@ class Driver:
                 tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
             ):
                 try:
-                    self._look_first()
+                    look_first(self.study, self.ledger, self.progress.say)
                     self._fit(searcher, session, scratch)
                     return
                 except KeyboardInterrupt:
@@ -253,33 +268,6 @@ class Driver:
             lost = self.ledger.interrupt(Loss.PREEMPTED, "Ray itself ended")
             logger.warning("Ray died and is started again; %d trials are recorded as FAIL and queued again", lost)
 
-    def _look_first(self) -> None:
-        """Have untrained prompts scored that were not, if that is to guide the sampler."""
-        space = self.study.objective.space
-        if not self.study.file.guidance.first_looks or len(space.templates) * len(space.verbalizers) < 2:
-            return
-        study = self.ledger.study
-        pairs = {(t.id, v.id): f"{t.name}, {v.name}" for t in space.templates for v in space.verbalizers}
-        looks = self.ledger.looks()
-        if pairs.keys() - {(look["template"], look["verbalizer"]) for look in looks}:
-            import ray
-
-            from promptgraft.search.worker import look_first
-
-            resources = self.study.file.resources
-            task = ray.remote(look_first).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-            try:
-                new = ray.get(task.remote(self.study.objective, resources.cpu))
-            except ray.exceptions.RayTaskError as error:
-                logger.warning("untrained prompts could not be looked at, so they guide nothing: %s", error.cause)
-                return
-            looks = merge_looks(looks, new)  # Templates that joined stay.
-            study.set_user_attr(FIRST_LOOKS, looks)
-            save_study_note(study, self.study)
-            best = pairs[new[0]["template"], new[0]["verbalizer"]]
-            self.progress.say(f"first looks: {len(pairs)} untrained prompts, the best {best}")
-        self.ledger.guidance.use_looks(looks)
-
     def _fit(self, searcher: "StudySearcher", session: RaySession, scratch: str) -> None:
         from ray import tune
 
@@ -289,8 +277,8 @@ class Driver:
         resources = self.study.file.resources
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
         scheduler = StudyScheduler(self.ledger, searcher, self)
-        if searcher.grower is not None:
-            searcher.grower.running = False  # A round that the Ray before this one was at is lost.
+        for errand in searcher.errands:
+            errand.forget()
         self.concurrent = self._places(session)
         record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
         watch = StudyWatch(

@@ -289,7 +289,12 @@ class BudgetSection(Section):
     )
     compute: Seconds | None = Field(None, description="Time of all trials together, earlier runs included.")
     disk: Bytes | None = Field(None, description="What all files of the study may take up, such as 20GB.")
-    reserve: float = Field(0.1, ge=0, lt=1, description="Share of time and compute kept for judging the winner.")
+    reserve: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of time and compute kept for judging the winner; half as much goes to early repeats.",
+    )
     max_retries: int = Field(3, ge=0, description="Times a trial is run again whose worker or driver died.")
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
@@ -313,11 +318,11 @@ class ConstraintsSection(Section):
 
 
 class JudgingSection(Section):
-    """How the winner is chosen once the search has ended."""
+    """How the winner is chosen."""
 
-    finalists: int = Field(3, ge=0, description="Best trials that are run again on other seeds and splits; 0 for none.")
-    repeats: int = Field(5, ge=2, description="Times that each is.")
-    level: float = Field(0.05, gt=0, lt=1, description="Level at which a finalist is shown to be worse than the best.")
+    finalists: int = Field(3, ge=0, description="Best trials that are run again, at a time; 0 for none.")
+    repeats: int = Field(5, ge=2, description="Times that each is, on other seeds and splits.")
+    level: float = Field(0.05, gt=0, lt=1, description="Level at which one is shown to be worse than the best.")
     cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
     controls: Annotated[tuple[Control, ...], OneOrMore] = Field(
         get_args(Control),

@@ -1,4 +1,4 @@
-"""Which finalists are as good as the best, as far as their repeats can tell, and which of those is the cheapest.
+"""Which trials are run again, which are as good as the best as far as that tells, and which of those is the cheapest.
 
 A repeat is one more cycle of a candidate, with a seed and a split of rows that every finalist gets: scores of one
 repeat are compared with each other only, so that what a split makes hard for all of them falls out.
@@ -46,40 +46,61 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """How far a race of finalists has come.
+    """How far a race has come.
 
     Attributes:
-        alive: Those still in it.
-        dropped: Those that were shown to be worse than the best of their round -> corrected p-value there.
-        round: Repeats that all who are still in it have had.
+        contenders: Those whose mean over all their runs is among the best, best first; not those shown to be worse.
+        judged: Those that have had repeats enough to be compared, likewise; the contenders, once the race is over.
+        dropped: Those of them that were shown to be worse than the best -> corrected p-value.
     """
 
-    alive: tuple[int, ...]
+    contenders: tuple[int, ...]
+    judged: tuple[int, ...]
     dropped: Mapping[int, float]
-    round: int
 
 
-def race(values: Mapping[int, Mapping[int, float]], *, maximize: bool, level: float) -> Race:
-    """Follow a race: repeats are rounds, and from the third on those shown to be worse than the best fall out.
+def race(
+    in_search: Mapping[int, float],
+    repeats: Mapping[int, Sequence[float]],
+    places: int,
+    *,
+    maximize: bool,
+    level: float,
+) -> Race:
+    """Find out who is to be repeated next: the trials that are best by the mean of all their runs, few at a time.
 
-    After F-Race (Birattari et al. 2002) and irace (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002), with the
-    tests of `judge`. The level is that of one round.
+    A trial that did well in the search by luck is brought down by its repeats, and the next one takes its place. From
+    the third repeat on, those shown to be worse than the best fall out, after F-Race (Birattari et al. 2002) and irace
+    (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002), with the tests of `judge`; their places stay empty, since
+    those behind them have worse means still. Only the present values count, not how they came about.
 
     Args:
-        values: Trial -> number of the repeat, from 1 on -> metric.
+        in_search: Trial -> what the search measured, best first: that decides between equal means.
+        repeats: Trial -> metric of its repeats, in their order; nothing of those that had none.
+        places: Contenders at a time.
         maximize: Whether larger values are better.
         level: Level of the tests.
     """
-    alive, dropped, done = list(values), dict[int, float](), 0
-    while alive and all(done + 1 in values[number] for number in alive):
-        done += 1
-        if done < TESTED_FROM:
-            continue
-        so_far = {number: [values[number][repeat] for repeat in range(1, done + 1)] for number in alive}
-        found = judge(so_far, dict.fromkeys(alive, 0.0), maximize=maximize, level=level)
-        dropped |= {entry.number: entry.p_value for entry in found if not entry.tied}
-        alive = [number for number in alive if number not in dropped]
-    return Race(tuple(alive), dropped, done)
+    sign = 1 if maximize else -1
+    standing = sorted(in_search, key=lambda trial: -sign * mean([in_search[trial], *repeats.get(trial, ())]))
+    ready = [trial for trial in standing if len(repeats.get(trial, ())) >= MIN_REPEATS][:places]
+    dropped = _shown_worse({trial: repeats[trial] for trial in ready}, sign, level)
+    contenders, judged = (tuple(t for t in own if t not in dropped) for own in (standing[:places], ready))
+    return Race(contenders, judged, dropped)
+
+
+def _shown_worse(repeats: Mapping[int, Sequence[float]], sign: int, level: float) -> dict[int, float]:
+    """Return those shown to be worse than the best of them, on the repeats that both have had, with the p-value."""
+    tested = {trial: own for trial, own in repeats.items() if len(own) >= TESTED_FROM}
+    if not tested:
+        return {}
+    best = max(tested, key=lambda trial: sign * mean(tested[trial]))
+    raw = {
+        trial: _p_worse([sign * (a - b) for a, b in zip(tested[best], own, strict=False)])
+        for trial, own in tested.items()
+        if trial != best
+    }
+    return {trial: p_value for trial, p_value in _holm(raw).items() if p_value < level}
 
 
 def judge(
@@ -87,12 +108,13 @@ def judge(
 ) -> list[Finalist]:
     """Compare finalists with the best of them, and order them: the winner first, then the others by their mean.
 
-    Each is compared with the best by a paired one-sided t-test over the repeats; p-values are corrected by Holm's
-    method (Holm 1979). Those not below `level` are the tie set, and its cheapest member wins; among equally cheap ones,
-    the one with the better mean. With two repeats a test can show nothing, and the best mean wins.
+    Each is compared with the best by a paired one-sided t-test over the repeats that both have had; p-values are
+    corrected by Holm's method (Holm 1979). Those not below `level` are the tie set, and its cheapest member wins; among
+    equally cheap ones, the one with the better mean. With two repeats a test can show nothing: who has had no more wins
+    by its mean alone.
 
     Args:
-        values: Trial -> metric of each repeat, as many for each, in the same order.
+        values: Trial -> metric of each repeat, in the same order; as many for each once a race is over.
         costs: Trial -> cost.
         maximize: Whether larger values are better.
         level: Level of the tests.
@@ -106,7 +128,7 @@ def judge(
     order = sorted(values, key=lambda number: (-sign * mean(values[number]), costs[number], number))
     best, others = order[0], order[1:]
     raw = {
-        number: _p_worse([sign * (a - b) for a, b in zip(values[best], values[number], strict=True)])
+        number: _p_worse([sign * (a - b) for a, b in zip(values[best], values[number], strict=False)])
         for number in others
     }
     corrected = {best: 1.0, **_holm(raw)}
@@ -116,7 +138,8 @@ def judge(
     ]
     if len(values[best]) < TESTED_FROM:
         return found
-    winner = min(found, key=lambda finalist: (not finalist.tied, finalist.cost, order.index(finalist.number)))
+    tied = [finalist for finalist in found if finalist.tied and len(finalist.values) >= TESTED_FROM]
+    winner = min(tied, key=lambda finalist: (finalist.cost, order.index(finalist.number)))
     return [winner, *(finalist for finalist in found if finalist is not winner)]
 
 

@@ -8,7 +8,7 @@ trial when the study's pruner says so. See docs/decisions/0002-optuna-ray-join.m
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +20,8 @@ from ray.tune.stopper import Stopper
 
 from promptgraft.objectives.files import DiskFullError
 from promptgraft.search.budget import Limits
+from promptgraft.search.errands import Errand
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.pool import Grower
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss, lost_worker
 from promptgraft.spaces import PromptgraftError
@@ -46,7 +46,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         disk_full: Why there is no room for another trial, if so, when last looked at.
         look_at_disk: Looks again and sets `disk_full`.
         fatal: What keeps the search from going on, if anything does.
-        grower: Grows the pool of templates, if the study says so.
+        errands: What workers do beside trials, most urgent first.
     """
 
     def __init__(self, ledger: StudyLedger, limits: Limits, seed: int) -> None:
@@ -58,7 +58,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self.disk_full: str | None = None
         self.look_at_disk: Callable[[], None] = lambda: None
         self.fatal: PromptgraftError | None = None
-        self.grower: Grower | None = None
+        self.errands: Sequence[Errand] = ()
         self._look_again_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,18 +93,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
         if self.fatal is not None:
             return FINISHED
-        growing = self.grower is not None and self.grower.running
+        running = len(self.ledger.live) + sum(errand.running for errand in self.errands)
         if self.ended_because is not None:
-            if self.ledger.live or growing:  # A round may bring what an exhausted space lacks.
+            if running:  # A round of growth may bring what an exhausted space lacks.
                 return None
             if not self._has_room_again():
                 return FINISHED
-        if len(self.ledger.live) + growing >= self.max_concurrent or time.monotonic() < self._look_again_at:
+        if running >= self.max_concurrent or time.monotonic() < self._look_again_at:
             return None
         try:
-            round_ = self.grower.next_round() if self.grower is not None else None
-            if round_ is not None:
-                return {"number": NO_TRIAL, "grow": round_}
+            for errand in self.errands:
+                work = errand.next_work()
+                if work is not None:
+                    return {"number": NO_TRIAL, "errand": errand.name, "work": work}
             asked = self.ledger.ask(self.limits.trials)
         except PromptgraftError as error:
             self.fatal = error
@@ -122,6 +123,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
             "seed": self.seed,
         }
+
+    def errand_of(self, config: Mapping[str, Any]) -> Errand | None:
+        """Return the errand that a trial of Ray's was run for; None if it is one of the study's."""
+        return next((errand for errand in self.errands if errand.name == config.get("errand")), None)
 
     def _has_room_again(self) -> bool:
         """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""
@@ -219,8 +224,11 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         number, report = int(trial.config["number"]), result["report"]
         goes_on = False
         try:
-            if number == NO_TRIAL and self.searcher.grower is not None:
-                self.searcher.grower.told(trial.config["grow"]["round"], report.growth, report.failure)
+            errand = self.searcher.errand_of(trial.config)
+            if errand is not None and report.interrupted:
+                errand.worker_died(trial.config["work"], report.failure or "")
+            elif errand is not None:
+                errand.told(trial.config["work"], report.found, report.failure)
             elif number in self.ledger.live:
                 goes_on = self._record(number, report)
         except PromptgraftError as error:
@@ -234,12 +242,12 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         """Record a trial whose worker died, or was killed because the trial took too long."""
         number = int(trial.config["number"])
         self.reports.pop(number, None)
-        grower = self.searcher.grower if number == NO_TRIAL else None
-        if number not in self.ledger.live and grower is None:
+        errand = self.searcher.errand_of(trial.config)
+        if number not in self.ledger.live and errand is None:
             return
         try:
-            if grower is not None:
-                grower.lost(trial.config["grow"]["round"], "the worker died")
+            if errand is not None:
+                errand.worker_died(trial.config["work"], "the worker died")
                 return
             if number in self.overdue:
                 cause = self.overdue.pop(number)

@@ -2,25 +2,24 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
 from ray import tune
 
 from promptgraft.objectives.files import DiskFullError, FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.search.errands import GROW
 from promptgraft.search.pool import verbalizer_content
-from promptgraft.search.reports import DELTA_FILE, LOGITS_FILE, Report, trial_file
-from promptgraft.spaces import Candidate, PromptgraftError
+from promptgraft.search.repeats import Repeats
+from promptgraft.search.reports import Report, cause_of, keep_result
+from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
-    from promptgraft.objectives.controls import Logits
     from promptgraft.objectives.objective import Objective
     from promptgraft.objectives.results import Evaluation
-    from promptgraft.objectives.tasks import Row
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +52,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         from promptgraft.objectives.checkpoints import Checkpoint, checkpoint_name
 
         self._number = int(new_config["number"])
-        self._round: dict[str, Any] | None = new_config.get("grow")
+        self._errand, self._work = new_config.get("errand"), new_config.get("work", {})
         self._cycle: Iterator[Evaluation] = iter(())
-        if self._round is not None:
+        if self._errand is not None:
             return True
         self._objective.know(new_config["templates"], new_config["verbalizers"])
         self._candidate = Candidate.from_values(new_config["candidate"])
@@ -71,16 +70,27 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Go on to the next evaluation."""
         try:
-            if self._round is not None:
-                return {"report": Report(final=True, growth=grow_pool(self._objective, self._round))}
+            if self._errand is not None:
+                return {"report": Report(final=True, found=self._run_errand())}
             if not self._figures:
                 self._figures = self._measure()
             evaluation = next(self._cycle)
             return {"report": self._report(evaluation)}
         except Exception as error:  # The trial's boundary: it fails, and the search goes on.
-            logger.exception("%s failed", f"trial {self._number}" if self._round is None else "a round of growth")
+            logger.exception("%s failed", self._errand or f"trial {self._number}")
             interrupted = isinstance(error, DiskFullError)
-            return {"report": Report(final=True, failure=_cause(error), interrupted=interrupted)}
+            return {"report": Report(final=True, failure=cause_of(error), interrupted=interrupted)}
+
+    def _run_errand(self) -> dict[str, Any]:
+        work = self._work
+        if self._errand == GROW:
+            return grow_pool(self._objective, work)
+        self._objective.know(work["templates"], work["verbalizers"])
+        try:
+            repeats = Repeats(self._objective, self._files, work["seed"])
+            return repeats.train(work["candidate"], work["step"], work["repeat"])
+        finally:
+            self._objective.use_split(0)
 
     def cleanup(self) -> None:
         """Close the cycle."""
@@ -99,7 +109,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         result = evaluation.result
         summary: dict[str, Any] = {}
         if result is not None:
-            self._save(evaluation)
+            keep_result(self._files, self._number, result)
             summary = {
                 "best_step": result.step,
                 "resumed_at": result.resumed_at,
@@ -137,19 +147,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             "seconds_saved": round(use.saved_s, 3),
         }
 
-    def _save(self, evaluation: "Evaluation") -> None:
-        """Keep the weights and the validation logits of a finished trial."""
-        import torch
-
-        assert evaluation.result is not None
-        logits = {"logits": torch.from_numpy(evaluation.result.logits)}
-        self._files.write_tensors(trial_file(self._number, LOGITS_FILE), logits)
-        self._files.write_tensors(trial_file(self._number, DELTA_FILE), evaluation.result.delta)
-
-
-def _cause(error: Exception) -> str:
-    return str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
-
 
 def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
     """Run a round of growth; see `objectives.growth` and `search.pool`.
@@ -177,8 +174,8 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class RepeatRunner:
-    """Runs candidates and controls on other seeds and splits: a plain actor of Ray's, with the backbone kept loaded.
+class RepeatRunner(Repeats):
+    """A plain actor of Ray's that runs repeats, with the backbone kept loaded.
 
     Args:
         spec: The study's fixed part.
@@ -194,69 +191,8 @@ class RepeatRunner:
 
         quiet_transformers()
         torch.set_num_threads(threads)
-        self._objective: Objective = Objective(spec)
         assert spec.files is not None
-        self._files = FileStore(spec.files)
-        self._seed = seed
-
-    def train(
-        self,
-        candidate: dict[str, Any],
-        step: int,
-        repeat: int,
-        predictions: str | None = None,
-        fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
-
-        Args:
-            candidate: The candidate.
-            step: Where it is evaluated. A repeat that chose its best step would be as lucky as a search that did.
-            repeat: Number of the repeat, which decides its split and its seed.
-            predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here.
-            fewer: `target` or `source` -> how many of its training rows are kept.
-        """
-
-        def logits(rows: "Sequence[Row]") -> "Logits":
-            chosen, seed = Candidate.from_values(candidate), self._seed + repeat
-            result = self._objective.evaluate(chosen, seed, at=step)
-            if predictions is None:
-                return result.logits
-            held_out = self._objective.score(chosen, result.delta, rows[len(result.logits) :], seed)
-            return np.concatenate([result.logits, held_out])
-
-        return self._repeat(logits, repeat, predictions, fewer)
-
-    def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
-        """Fit a control that is no candidate; see `train` and `objectives.controls`."""
-        from promptgraft.objectives.controls import FITTED
-
-        return self._repeat(lambda rows: FITTED[control](self._objective, rows), repeat, predictions)
-
-    def _repeat(
-        self,
-        logits: "Callable[[Sequence[Row]], Logits]",
-        repeat: int,
-        predictions: str | None,
-        fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Have the rows of a split scored, the validation rows first."""
-        import torch
-
-        started = time.perf_counter()
-        try:
-            self._objective.use_split(repeat, fewer)
-            target = self._objective.target
-            count = len(target.validation)
-            found = logits((*target.validation, *target.test) if predictions else target.validation)
-            if predictions:
-                self._files.write_tensors(predictions, {"logits": torch.from_numpy(found[count:])})
-            metrics = target.measure(found[:count], target.validation)
-        except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
-            logger.exception("repeat %d failed", repeat)
-            return {"failure": _cause(error)}
-        seconds = round(time.perf_counter() - started, 3)
-        return {"value": metrics[self._objective.spec.metric], "metrics": metrics, "seconds": seconds}
+        super().__init__(Objective(spec), FileStore(spec.files), seed)
 
 
 def score_finalists(
@@ -273,7 +209,7 @@ def score_finalists(
     return score_in_float32(spec, trials)
 
 
-def look_first(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
+def race_untrained(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
     """Race the untrained prompts of a study on the target's training rows; see `objectives.first_looks`."""
     import torch
 

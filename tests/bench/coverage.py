@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 
 from promptgraft.search.intervals import Logits, score_interval
-from promptgraft.search.tie_set import Finalist, judge, race
+from promptgraft.search.tie_set import Finalist, Race, judge, race
 from tests.bench.repeats import Table
 
 CANDIDATES, VALIDATION_ROWS, SEALED_ROWS, RACE = 24, 64, 100, 4
@@ -47,24 +47,55 @@ class Search:
         self.sealed, self.left = np.split(shuffled[self.split][VALIDATION_ROWS:], [SEALED_ROWS])
         self.values = np.array([[self.right[c, r, drawn[r]].mean() for r in range(repeats)] for c in range(candidates)])
         self.losses = np.array([[losses[c, r, drawn[r]].mean() for r in range(repeats)] for c in range(candidates)])
-        self.trials = 0
+        self.repeats = 0
 
-    def ranked(self) -> list[int]:
-        """Return the candidates, best first by what the search measured."""
-        return sorted(self.candidates, key=lambda c: (-self.values[c, self.split], self.losses[c, self.split]))
+    def ranked(self, tried: int | None = None) -> list[int]:
+        """Return the candidates, or the first few tried, best first by what the search measured."""
+        own = self.candidates[:tried]
+        return sorted(own, key=lambda c: (-self.values[c, self.split], self.losses[c, self.split]))
 
-    def repeated(self, finalists: int, repeats: int, costs: Sequence[float], *, racing: bool) -> list[Finalist]:
-        """Judge finalists as `promptgraft run` does, the winner first; or with all repeats for all of them."""
-        chosen, found = self.ranked()[:finalists], dict[int, dict[int, float]]()
-        alive = list(chosen)
-        for number, split in enumerate(self.others[:repeats], 1):
-            for c in alive:
-                found.setdefault(c, {})[number] = self.values[c, split]
-                self.trials += 1
-            if racing:
-                alive = list(race(found, maximize=True, level=LEVEL).alive)
-        sound = {c: [*found[c].values()] for c in alive}
-        return judge(sound, {c: float(costs[c]) for c in alive}, maximize=True, level=LEVEL)
+    def repeated(self, finalists: int, repeats: int, costs: Sequence[float]) -> list[Finalist]:
+        """Judge the best of the search by as many repeats of each, the winner first."""
+        chosen = self.ranked()[:finalists]
+        self.repeats = finalists * repeats
+        values = {c: [float(self.values[c, split]) for split in self.others[:repeats]] for c in chosen}
+        return judge(values, {c: float(costs[c]) for c in chosen}, maximize=True, level=LEVEL)
+
+    def raced(
+        self, places: int, repeats: int, costs: Sequence[float], runs: float = float("inf"), share: float = 0.0
+    ) -> list[Finalist]:
+        """Judge by a race as `promptgraft run` does, the winner first.
+
+        Args:
+            places: Contenders at a time.
+            repeats: Of each, at most.
+            costs: Of the candidates.
+            runs: Trials and repeats that there is compute for.
+            share: Repeats while the search goes on, as a share of its trials.
+        """
+        had: dict[int, list[float]] = {}
+        for tried in range(1, len(self.candidates) + 1):
+            while self.repeats + 1 <= share * tried and self._repeat(tried, had, places, repeats):
+                pass
+        while len(self.candidates) + self.repeats < runs and self._repeat(len(self.candidates), had, places, repeats):
+            pass
+        judged = self._race(len(self.candidates), had, places).judged or self.ranked()[:1]
+        values = {c: had.get(c, [0.0, 0.0]) for c in judged}  # Where compute was used up first, the best of the search.
+        return judge(values, {c: float(costs[c]) for c in judged}, maximize=True, level=LEVEL)
+
+    def _repeat(self, tried: int, had: dict[int, list[float]], places: int, repeats: int) -> bool:
+        """Run the most urgent repeat after so many trials; return whether there was one."""
+        left = [c for c in self._race(tried, had, places).contenders if len(had.get(c, ())) < repeats]
+        if left:
+            chosen = min(left, key=lambda c: len(had.get(c, ())))
+            own = had.setdefault(chosen, [])
+            own.append(float(self.values[chosen, self.others[len(own)]]))
+            self.repeats += 1
+        return bool(left)
+
+    def _race(self, tried: int, had: dict[int, list[float]], places: int) -> Race:
+        in_search = {c: float(self.values[c, self.split]) for c in self.ranked(tried)}
+        return race(in_search, had, places, maximize=True, level=LEVEL)
 
     def real(self, candidate: int) -> float:
         """Return a candidate's mean accuracy over all splits and rows."""
@@ -81,7 +112,7 @@ def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str
     for _ in range(searches):
         search = Search(table, random)
         best = search.ranked()[0]
-        raced = search.repeated(3, RACE, table.prompt_tokens, racing=True)[0]
+        raced = search.raced(3, RACE, table.prompt_tokens)[0]
         winner = raced.number
         fresh = search.values[winner, search.others[RACE:]]
         half = student.ppf(1 - LEVEL / 2, len(fresh) - 1) * fresh.std(ddof=1) / len(fresh) ** 0.5
@@ -112,29 +143,34 @@ def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str
 def choices(table: Table, random: np.random.Generator, searches: int) -> dict[str, Any]:
     """Compare ways of choosing at equal compute: as many runs, of trials of the search and of repeats together.
 
-    With one seed a search tries all candidates of the table; otherwise as many fewer as repeats are planned, of which a
-    race saves some. Regret is to the best of the whole table.
+    With one seed a search tries all candidates of the table; otherwise as many fewer as repeats are planned. A race
+    goes on until its contenders have all their repeats, or until as many runs are used up. Regret is to the best of the
+    whole table.
     """
     tokens, latency = table.prompt_tokens, table.latency_ms
+    runs = len(table.uses_source)
     ways: dict[str, tuple[int, Callable[[Search], int]]] = {
         "one seed, more trials": (0, lambda search: search.ranked()[0]),
-        "fixed: 3 finalists, 5 repeats": (15, lambda search: _best(search.repeated(3, 5, tokens, racing=False))),
-        "fixed: 5 finalists, 3 repeats": (15, lambda search: _best(search.repeated(5, 3, tokens, racing=False))),
-        "fixed: 2 finalists, 3 repeats": (6, lambda search: _best(search.repeated(2, 3, tokens, racing=False))),
-        "race: 3 finalists, up to 5": (15, lambda search: _best(search.repeated(3, 5, tokens, racing=True))),
-        "race: 5 finalists, up to 3": (15, lambda search: _best(search.repeated(5, 3, tokens, racing=True))),
-        "race, fewest tokens of the tie set": (15, lambda s: s.repeated(3, 5, tokens, racing=True)[0].number),
-        "race, fastest of the tie set": (15, lambda s: s.repeated(3, 5, latency, racing=True)[0].number),
+        "fixed: 3 finalists, 5 repeats": (15, lambda search: _best(search.repeated(3, 5, tokens))),
+        "fixed: 5 finalists, 3 repeats": (15, lambda search: _best(search.repeated(5, 3, tokens))),
+        "fixed: 2 finalists, 3 repeats": (6, lambda search: _best(search.repeated(2, 3, tokens))),
+        "race: 3 places, up to 5, 15 runs": (15, lambda search: _best(search.raced(3, 5, tokens, runs))),
+        "race: 3 places, up to 5, 10 runs": (10, lambda search: _best(search.raced(3, 5, tokens, runs))),
+        "race: 3 places, up to 5, 6 runs": (6, lambda search: _best(search.raced(3, 5, tokens, runs))),
+        "race: 3 places, 10 runs, a tenth early": (10, lambda search: _best(search.raced(3, 5, tokens, runs, 0.1))),
+        "race: 3 places, to its end": (15, lambda search: _best(search.raced(3, 5, tokens))),
+        "race to its end, fewest tokens of the tie set": (15, lambda s: s.raced(3, 5, tokens)[0].number),
+        "race to its end, fastest of the tie set": (15, lambda s: s.raced(3, 5, latency)[0].number),
     }
     found: dict[str, dict[str, list[float]]] = {}
     best = float(table.right().mean((1, 2)).max())
     for seed in random.integers(0, 2**32, searches):
         for name, (repeats, way) in ways.items():
-            search = Search(table, np.random.default_rng(seed), len(table.uses_source) - repeats)
+            search = Search(table, np.random.default_rng(seed), runs - repeats)
             chosen = way(search)
             figures = {
                 "regret": best - search.real(chosen),
-                "runs": search.trials + len(search.candidates),
+                "runs": search.repeats + len(search.candidates),
                 "prompt_tokens": tokens[chosen],
                 "latency_ms": latency[chosen],
             }

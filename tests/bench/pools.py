@@ -86,11 +86,11 @@ class Search:
         }
 
     def _grow(self) -> None:
-        work = self.grower.next_round() if self.grower else None
+        work = self.grower.next_work() if self.grower else None
         if self.grower is None or work is None:
             return
         started = time.process_time()
-        self.grower.told(work["round"], grow_pool(self.objective, work), None)
+        self.grower.told(work, grow_pool(self.objective, work), None)
         self.growth_s += time.process_time() - started
 
 

@@ -85,33 +85,79 @@ def test_with_two_repeats_the_best_mean_wins() -> None:
     assert (first.number, second.number, second.tied) == (1, 2, True)
 
 
-def test_those_shown_to_be_worse_fall_out_of_the_race_from_the_third_round_on() -> None:
+def test_those_shown_to_be_worse_fall_out_of_the_race_from_the_third_repeat_on() -> None:
     ahead, close, behind = [0.80, 0.82, 0.81, 0.83], [0.79, 0.83, 0.80, 0.82], [0.70, 0.71, 0.70, 0.72]
+    in_search = {1: 0.80, 2: 0.79, 3: 0.78, 4: 0.5}
 
-    def after(rounds: int) -> Race:
-        values = {1: ahead, 2: close, 3: behind}
-        return race({n: dict(enumerate(own[:rounds], 1)) for n, own in values.items()}, maximize=True, level=0.05)
+    def after(*counts: int) -> Race:
+        repeats = {n: own[:count] for n, own, count in zip((1, 2, 3), (ahead, close, behind), counts, strict=True)}
+        return race(in_search, repeats, 3, maximize=True, level=0.05)
 
-    assert (after(2).alive, after(2).dropped, after(2).round) == ((1, 2, 3), {}, 2)
-    assert (after(3).alive, list(after(3).dropped), after(3).round) == ((1, 2), [3], 3)
-    values = {n: dict(enumerate(own, 1)) for n, own in ((1, ahead), (2, close), (3, behind[:3]))}
-    whole = race(values, maximize=True, level=0.05)
-    assert (whole.alive, whole.round) == ((1, 2), 4)
-    assert whole.dropped == after(3).dropped
-    del values[2][4]
-    assert race(values, maximize=True, level=0.05).round == 3
+    assert after(0, 0, 0) == Race((1, 2, 3), (), {})
+    assert after(2, 1, 1) == Race((1, 2, 3), (1,), {})
+    assert after(2, 2, 2) == Race((1, 2, 3), (1, 2, 3), {})
+    third = after(3, 3, 3)
+    assert (third.contenders, third.judged, list(third.dropped)) == ((1, 2), (1, 2), [3])
+    assert after(4, 4, 3) == third, "on the repeats that both have had"
 
 
-def test_the_next_round_is_for_those_still_in_the_race() -> None:
+def test_a_trial_that_was_lucky_makes_room_for_the_next() -> None:
+    in_search = {1: 0.95, 2: 0.85, 3: 0.80, 4: 0.6}
+    before = race(in_search, {}, 2, maximize=True, level=0.05)
+    assert before.contenders == (1, 2)
+    after = race(in_search, {1: [0.60, 0.62], 2: [0.84, 0.86]}, 2, maximize=True, level=0.05)
+    assert after.contenders == (2, 3)
+    assert after.judged == (2, 1), "nobody else has had two"
+    last = race(in_search, {1: [0.60, 0.62], 2: [0.84, 0.86], 3: [0.83, 0.81]}, 2, maximize=True, level=0.05)
+    assert (last.contenders, last.judged) == ((2, 3), (2, 3))
+    losses = {number: 1 - value for number, value in in_search.items()}
+    assert race(losses, {1: [0.4, 0.4]}, 2, maximize=False, level=0.05).contenders == (2, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(2, 5))
+def test_a_race_ends_with_all_repeats_of_the_best(seed: int, places: int, repeats: int) -> None:
+    """Whatever is measured; and none of those that were left aside had a better mean."""
+    random = np.random.default_rng(seed)
+    values = random.normal(0.7, 0.1, size=12)
+    in_search = {int(n): float(values[n]) for n in np.argsort(-values)}
+    had: dict[int, list[float]] = {}
+    for _ in range(12 * repeats + 1):
+        raced = race(in_search, had, places, maximize=True, level=0.05)
+        missing = [n for n in raced.contenders if len(had.get(n, ())) < repeats]
+        if not missing:
+            break
+        had.setdefault(min(missing, key=lambda n: len(had.get(n, ()))), []).append(float(random.normal(0.7, 0.1)))
+    assert not missing
+    assert raced.judged == raced.contenders
+    means = {n: np.mean([value, *had.get(n, ())]) for n, value in in_search.items()}
+    ahead = sorted(means, key=lambda n: -means[n])[:places]
+    assert set(ahead) == set(raced.contenders) | (set(raced.dropped) & set(ahead))
+
+
+def test_one_that_has_had_two_repeats_does_not_win_by_what_it_costs() -> None:
+    values = {1: [0.80, 0.82, 0.81, 0.83], 2: [0.79, 0.82]}
+    first, second = judge(values, {1: 40.0, 2: 1.0}, maximize=True, level=0.05)
+    assert (first.number, second.number, second.tied) == (1, 2, True)
+
+
+def test_what_the_race_misses_is_told_fewest_repeats_first() -> None:
     study = stored({0: [0.8, 0.82, 0.81], 1: [0.79, 0.83, 0.8], 2: [0.7, 0.71, 0.7]})
-    study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 4}})
-    assert [(trial.number, repeat) for trial, repeat in verdict(study).next_round] == [(0, 4), (1, 4)]
+    study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 5}})
+    assert missing(study) == [(0, 4), (1, 4), (0, 5), (1, 5)]
     table = verdict(study).table()["finalists"]
     assert [(entry["number"], entry["tied"]) for entry in table] == [(1, True), (0, True), (2, False)]
+    study.set_user_attr(f"{REPEAT}0_5", {"value": 0.8})
+    assert missing(study) == [(0, 4), (1, 4), (1, 5)]
+    assert len(verdict(study).finalists[1].values) == 3, "one after another"
     study.set_user_attr(f"{REPEAT}1_4", {"failure": "out of memory"})
-    assert [(trial.number, repeat) for trial, repeat in verdict(study).next_round] == [(0, 4)]
+    assert missing(study) == [(0, 4)]
     study.set_user_attr(f"{REPEAT}0_4", {"value": 0.8})
-    assert verdict(study).next_round == []
+    assert missing(study) == []
+
+
+def missing(study: optuna.Study) -> list[tuple[int, int]]:
+    return [(trial.number, repeat) for trial, repeat in verdict(study).missing]
 
 
 def stored(outcomes: Mapping[int, list[float | str]], finalists: int = 3) -> optuna.Study:
@@ -142,13 +188,17 @@ def test_the_winner_is_the_verdict_s() -> None:
     assert lines[0].endswith("0.8500 in the search")
 
 
-@pytest.mark.parametrize("outcomes", [{}, {0: [0.8]}, {0: [0.8, 0.7], 1: [0.7, 0.7], 2: [0.9]}])
-def test_without_all_repeats_the_best_of_the_search_wins(outcomes: dict[int, list[float | str]]) -> None:
+@pytest.mark.parametrize("outcomes", [{}, {0: [0.8]}, {0: [0.8], 1: [0.7], 2: [0.9]}])
+def test_without_two_repeats_the_best_of_the_search_wins(outcomes: dict[int, list[float | str]]) -> None:
     study = stored(outcomes)
     assert verdict(study).finalists == []
     found = winner(study)
     assert found is not None
     assert found.number == 0
+
+
+def test_meanwhile_those_are_compared_that_have_had_two() -> None:
+    assert [entry.number for entry in verdict(stored({0: [0.8, 0.7], 1: [0.8, 0.6], 2: [0.9]})).finalists] == [0, 1]
 
 
 def test_a_failed_repeat_is_told_and_its_trial_can_t_win() -> None:

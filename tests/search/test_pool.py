@@ -122,30 +122,30 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
     section = GrowSection(every=2, size=2, limit=4)
     told: list[str] = []
     grower = Grower(book, section, 0, last=10, writer=None, listener=told.append)
-    work = grower.next_round()
+    work = grower.next_work()
     assert work is not None
     assert (work["round"], work["size"], len(work["parents"])) == (0, 2, 2)
-    assert grower.next_round() is None, "one at a time"
-    grower.lost(0, "the worker died")
-    assert grower.next_round() == work, "a lost round is run again"
-    grower.told(0, None, "no draft could be used")
-    assert grower.next_round() is None, "the next one is due after two trials"
+    assert grower.next_work() is None, "one at a time"
+    grower.worker_died(work, "the worker died")
+    assert grower.next_work() == work, "a lost round is run again"
+    grower.told(work, None, "no draft could be used")
+    assert grower.next_work() is None, "the next one is due after two trials"
     assert not told
     for _ in range(2):
         asked = book.ask()
         assert asked is not None
         book.complete(asked.number, 0.5)
-    work = grower.next_round()
+    work = grower.next_work()
     assert work is not None
     assert work["round"] == 1
-    grower.told(1, growth_of(SPACE, NEW), None)
+    grower.told(work, growth_of(SPACE, NEW), None)
     assert NEW[0].id in told[0]
     assert NEW[1].id in told[0]
     for _ in range(4):
         asked = book.ask()
         assert asked is not None
         book.complete(asked.number, 0.5)
-    assert grower.next_round() is None, "the limit is reached"
+    assert grower.next_work() is None, "the limit is reached"
 
 
 def test_parents_are_ranked_by_results_and_before_that_by_first_looks(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     assert (len(reopened.held_out), reopened.openings) == (len(first.held_out), (0, 1))
     assert read_manifest(reopened.folder).metrics["test"] == reopened.held_out[0].metrics
     assert "for trial 0, 20" in "\n".join(status_lines(status(stored)))
+    weights = folder.files().read_tensors(trial_file(1, DELTA_FILE))
+    folder.files().delete(trial_file(1, DELTA_FILE))
+    export_winner(study, stored, folder, tmp_path / "other", 1)
+    again = folder.files().read_tensors(trial_file(1, DELTA_FILE))
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) -> None:

@@ -1,0 +1,101 @@
+"""Repeats while the search goes on: its best trials earn them, so that what is believed of them is more than luck.
+
+They are those that the race of the best would run next (`search.judging`), recorded as its own, and it goes on from
+them once the search has ended. A trial that was lucky makes room for the next one early, and whoever looks in the
+middle of the night sees who wins on more than one seed and split.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from promptgraft.search import errands
+from promptgraft.search.budget import compute_seconds
+from promptgraft.search.judging import REPEAT, repeat_outcomes, verdict
+from promptgraft.search.patience import patient
+from promptgraft.spaces import Candidate
+
+if TYPE_CHECKING:
+    from promptgraft.search.ledger import StudyLedger
+
+
+class EarlyRepeats:
+    """Hands out repeats of the best trials, as long as they take no more than a share of the compute.
+
+    Args:
+        ledger: The study.
+        seed: Its seed.
+        share: What they may take, as a share of what trials took so far.
+        listener: Is told of each: its name and its outcome.
+
+    Attributes:
+        name: What it is; see `search.errands`.
+    """
+
+    name = errands.REPEAT
+
+    def __init__(
+        self, ledger: "StudyLedger", seed: int, share: float, listener: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self.ledger = ledger
+        self.seed = seed
+        self.share = share
+        self.listener = listener
+        self._begun: dict[tuple[int, int], float] = {}
+        self._given_up: set[tuple[int, int]] = set()
+        self._seen = -1
+
+    @property
+    def running(self) -> int:
+        """How many of them workers are at."""
+        return len(self._begun)
+
+    @patient
+    def next_work(self) -> dict[str, Any] | None:
+        """Return the most urgent repeat, unless those before it took too much; looks again when a trial has ended."""
+        if self._seen == self.ledger.finished:
+            return None
+        stored, known = self.ledger.study, {*self._begun, *self._given_up}
+        left = [(trial, repeat) for trial, repeat in verdict(stored).missing if (trial.number, repeat) not in known]
+        took = [
+            own.get("seconds", 0.0)
+            for repeats in repeat_outcomes(stored.user_attrs).values()
+            for own in repeats.values()
+        ]
+        room = self.share * compute_seconds(self.ledger.trials, time.time()) - sum(took) - sum(self._begun.values())
+        if not left or left[0][0].user_attrs["seconds"] > room:
+            self._seen = self.ledger.finished
+            return None
+        trial, repeat = left[0]
+        self._begun[trial.number, repeat] = trial.user_attrs["seconds"]
+        candidate, space = Candidate.from_values(trial.user_attrs["candidate"]), self.ledger.space
+        return {
+            "trial": trial.number,
+            "repeat": repeat,
+            "step": trial.user_attrs["best_step"],
+            "candidate": candidate.to_dict(),
+            "templates": [space.template(candidate.template)],
+            "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
+            "seed": self.seed,
+        }
+
+    @patient
+    def told(self, work: Mapping[str, Any], found: Mapping[str, Any] | None, failure: str | None) -> None:
+        """Record a repeat's outcome; one that failed keeps its trial from winning."""
+        trial, repeat = work["trial"], work["repeat"]
+        outcome = dict(found) if found is not None else {"failure": failure}
+        self.ledger.study.set_user_attr(f"{REPEAT}{trial}_{repeat}", outcome)
+        self._begun.pop((trial, repeat), None)
+        self._seen = -1
+        self.listener(f"repeat {repeat} of trial {trial}", outcome)
+
+    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:  # noqa: ARG002
+        """Leave a repeat whose worker died to the time after the search."""
+        place = work["trial"], work["repeat"]
+        self._begun.pop(place, None)
+        self._given_up.add(place)
+
+    def forget(self) -> None:
+        """Have those run again whose workers ended with their Ray."""
+        self._begun.clear()
+        self._seen = -1
