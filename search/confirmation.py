@@ -94,11 +94,13 @@ class Confirmation:
     def jobs(self) -> list[Job]:
         """Return what can be run next, most urgent first: what the race misses, or controls of the winner so far.
 
-        Two repeats of everything come first: with less, nothing can be said, and time may end at any moment.
+        Where time or compute may end, two repeats of everything come first: with less, nothing can be said. Otherwise
+        the race comes first, since controls are those of its winner.
         """
         judged, whole = verdict(self.stored), self.study.file.judging.repeats
         missing, winner = judged.missing, judged.winner
-        if winner is None or (missing and missing[0][1] <= MIN_REPEATS):
+        is_endless = self.limits.ends_at is None and self.limits.compute_s is None
+        if winner is None or (missing and (is_endless or missing[0][1] <= MIN_REPEATS)):
             return self._finalists(missing)
         return (
             self._controls(winner, MIN_REPEATS)

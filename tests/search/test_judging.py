@@ -16,7 +16,9 @@ from scipy.stats import ttest_rel
 
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
+from promptgraft.search.budget import Limits
 from promptgraft.search.cli import app
+from promptgraft.search.confirmation import Confirmation
 from promptgraft.search.judging import (
     REPEAT,
     repeat_outcomes,
@@ -215,6 +217,19 @@ def test_a_trial_that_a_user_added_is_no_finalist() -> None:
     study.add_trial(create_trial(value=0.99))
     assert [trial.number for trial in verdict(study).trials] == [0, 1, 2]
     assert [entry.number for entry in verdict(study).finalists] == [1, 0, 2]
+
+
+@pytest.mark.parametrize("ends_at", [None, 1e12])
+def test_controls_come_early_where_time_may_end(write_study: WriteStudy, ends_at: float | None) -> None:
+    study = load_study(write_study(judging={"finalists": 3, "repeats": 3}))
+    record = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.7, 0.7]})
+    record.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 3}})
+    jobs = Confirmation(study, record, "", Limits(3, ends_at), None, print).jobs()
+    assert {job.name.split()[0] for job in jobs} == ({"fresh"} if ends_at else {"repeat"})
+    for number, value in ((0, 0.8), (1, 0.75), (2, 0.7)):
+        record.set_user_attr(f"{REPEAT}{number}_3", {"value": value})
+    jobs = Confirmation(study, record, "", Limits(3, ends_at), None, print).jobs()
+    assert {job.name.split(" of ")[0] for job in jobs} == {"fresh repeat 1", "fresh repeat 2"}
 
 
 def test_a_study_from_before_is_not_judged() -> None:
