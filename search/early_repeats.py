@@ -1,8 +1,7 @@
 """Repeats while the search goes on: its best trials earn them, so that what is believed of them is more than luck.
 
 They are those that the race of the best would run next (`search.judging`), recorded as its own, and it goes on from
-them once the search has ended. A trial that was lucky makes room for the next one early, and whoever looks in the
-middle of the night sees who wins on more than one seed and split.
+them once the search has ended. Whoever looks in the middle of the night sees who wins on more than one seed and split.
 """
 
 import time
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 class EarlyRepeats:
     """Hands out repeats of the best trials, as long as they take no more than a share of the compute.
+
+    A first repeat is earned by who is among the best of the search when there is room for one; it then stays in the race,
+    though others are better later.
 
     Args:
         ledger: The study.

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.ranking import best_trial, float32_scores, ranked_trials
 from promptgraft.search.study_file import JudgingSection
-from promptgraft.search.tie_set import Finalist, judge, race
+from promptgraft.search.tie_set import MIN_REPEATS, Finalist, judge, race
 
 # User attribute of the study, trial and number of the repeat appended: `value`, `metrics` and `seconds`, or `failure`.
 REPEAT = "repeat_trial_"
@@ -46,18 +46,15 @@ class Verdict:
         failed: Failed repeats: `number` of the trial, `repeat` and `failure`.
         missing: What the race misses as it stands: trials, and number of the repeat, most urgent first; nothing if it
             is over.
+        racing: Numbers of the trials that are in the race.
     """
 
     cost: str
     trials: Sequence[FrozenTrial]
     finalists: Sequence[Finalist]
     failed: Sequence[Mapping[str, Any]]
-    missing: Sequence[tuple[FrozenTrial, int]] = ()
-
-    @property
-    def racing(self) -> set[int]:
-        """Numbers of the trials that are compared, or are to be."""
-        return {entry.number for entry in self.finalists} | {trial.number for trial, _ in self.missing}
+    missing: Sequence[tuple[FrozenTrial, int]]
+    racing: frozenset[int]
 
     @property
     def winner(self) -> FrozenTrial | None:
@@ -100,19 +97,21 @@ def verdict(study: optuna.Study) -> Verdict:
     repeats = {number: _in_order(found.get(number, {})) for number in trials}
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     raced = race(in_search, repeats, section.finalists, maximize=maximize, level=section.level)
-    costs = {n: float(trials[n].user_attrs[section.cost]) for n in (*raced.judged, *raced.dropped)}
-    judged = judge({n: repeats[n] for n in raced.judged}, costs, maximize=maximize, level=section.level)
+    racing = frozenset((*raced.waiting, *raced.finalists, *raced.dropped))
+    costs = {number: float(trials[number].user_attrs[section.cost]) for number in racing}
+    compared = {number: repeats[number] for number in raced.finalists if len(repeats[number]) >= MIN_REPEATS}
+    judged = judge(compared, costs, maximize=maximize, level=section.level)
     dropped = [
         Finalist(number, tuple(repeats[number]), costs[number], p_value, tied=False)
         for number, p_value in sorted(raced.dropped.items(), key=lambda entry: -entry[1])
     ]
-    missing = [
+    missing = [(trials[number], 1) for number in raced.waiting] or [
         (trials[number], repeat)
-        for repeat in range(1, section.repeats + 1)
-        for number in raced.contenders
-        if repeat not in found.get(number, {})
+        for repeat in range(2, section.repeats + 1)
+        for number in raced.finalists
+        if repeat not in found[number]
     ]
-    return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing)
+    return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
 
 
 def _in_order(outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:

@@ -320,8 +320,8 @@ class ConstraintsSection(Section):
 class JudgingSection(Section):
     """How the winner is chosen."""
 
-    finalists: int = Field(3, ge=0, description="Best trials that are run again, at a time; 0 for none.")
-    repeats: int = Field(5, ge=2, description="Times that each is, on other seeds and splits.")
+    finalists: int = Field(3, ge=0, description="Trials that race for the win on other seeds and splits; 0 for none.")
+    repeats: int = Field(5, ge=2, description="Times that each is run again; as many more trials qualify by one.")
     level: float = Field(0.05, gt=0, lt=1, description="Level at which one is shown to be worse than the best.")
     cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
     controls: Annotated[tuple[Control, ...], OneOrMore] = Field(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 MIN_REPEATS = 2
+# Trials that get a first repeat, for each place among the finalists.
+QUALIFY = 2
 # Repeats from which on tests decide anything: with two, a t-test rests on one degree of freedom.
 TESTED_FROM = 3
 
@@ -49,13 +51,13 @@ class Race:
     """How far a race has come.
 
     Attributes:
-        contenders: Those whose mean over all their runs is among the best, best first; not those shown to be worse.
-        judged: Those that have had repeats enough to be compared, likewise; the contenders, once the race is over.
+        waiting: Those that have qualified and wait for their first repeat, best of the search first.
+        finalists: Those that are to have all repeats, as things are, best first; not those shown to be worse.
         dropped: Those of them that were shown to be worse than the best -> corrected p-value.
     """
 
-    contenders: tuple[int, ...]
-    judged: tuple[int, ...]
+    waiting: tuple[int, ...]
+    finalists: tuple[int, ...]
     dropped: Mapping[int, float]
 
 
@@ -67,26 +69,28 @@ def race(
     maximize: bool,
     level: float,
 ) -> Race:
-    """Find out who is to be repeated next: the trials that are best by the mean of all their runs, few at a time.
+    """Find out who is to be repeated next.
 
-    A trial that did well in the search by luck is brought down by its repeats, and the next one takes its place. From
-    the third repeat on, those shown to be worse than the best fall out, after F-Race (Birattari et al. 2002) and irace
-    (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002), with the tests of `judge`; their places stay empty, since
-    those behind them have worse means still. Only the present values count, not how they came about.
+    Twice as many trials as there are places qualify, by the search, for one repeat: who was only lucky in the search
+    is found out by it. The best by the mean of both values become finalists; that isn't asked again as they get their
+    other repeats, or luck would be chased on and on. From the third repeat on, those shown to be worse than the best
+    fall out, after F-Race (Birattari et al. 2002) and irace (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002),
+    with the tests of `judge`. Only the present values count, not how they came about.
 
     Args:
-        in_search: Trial -> what the search measured, best first: that decides between equal means.
+        in_search: Trial -> what the search measured, best first.
         repeats: Trial -> metric of its repeats, in their order; nothing of those that had none.
-        places: Contenders at a time.
+        places: Number of finalists.
         maximize: Whether larger values are better.
         level: Level of the tests.
     """
     sign = 1 if maximize else -1
-    standing = sorted(in_search, key=lambda trial: -sign * mean([in_search[trial], *repeats.get(trial, ())]))
-    ready = [trial for trial in standing if len(repeats.get(trial, ())) >= MIN_REPEATS][:places]
-    dropped = _shown_worse({trial: repeats[trial] for trial in ready}, sign, level)
-    contenders, judged = (tuple(t for t in own if t not in dropped) for own in (standing[:places], ready))
-    return Race(contenders, judged, dropped)
+    qualified = list(in_search)[: QUALIFY * places]
+    repeated = [trial for trial in in_search if repeats.get(trial)]
+    best = sorted(repeated, key=lambda trial: -sign * (in_search[trial] + repeats[trial][0]))[:places]
+    dropped = _shown_worse({trial: repeats[trial] for trial in best}, sign, level)
+    waiting = tuple(trial for trial in qualified if trial not in repeated)
+    return Race(waiting, tuple(trial for trial in best if trial not in dropped), dropped)
 
 
 def _shown_worse(repeats: Mapping[int, Sequence[float]], sign: int, level: float) -> dict[int, float]:

@@ -61,31 +61,29 @@ class Search:
         values = {c: [float(self.values[c, split]) for split in self.others[:repeats]] for c in chosen}
         return judge(values, {c: float(costs[c]) for c in chosen}, maximize=True, level=LEVEL)
 
-    def raced(
-        self, places: int, repeats: int, costs: Sequence[float], runs: float = float("inf"), share: float = 0.0
-    ) -> list[Finalist]:
+    def raced(self, places: int, repeats: int, costs: Sequence[float], share: float = 0.0) -> list[Finalist]:
         """Judge by a race as `promptgraft run` does, the winner first.
 
         Args:
-            places: Contenders at a time.
+            places: Number of finalists.
             repeats: Of each, at most.
             costs: Of the candidates.
-            runs: Trials and repeats that there is compute for.
             share: Repeats while the search goes on, as a share of its trials.
         """
         had: dict[int, list[float]] = {}
         for tried in range(1, len(self.candidates) + 1):
             while self.repeats + 1 <= share * tried and self._repeat(tried, had, places, repeats):
                 pass
-        while len(self.candidates) + self.repeats < runs and self._repeat(len(self.candidates), had, places, repeats):
+        while self._repeat(len(self.candidates), had, places, repeats):
             pass
-        judged = self._race(len(self.candidates), had, places).judged or self.ranked()[:1]
-        values = {c: had.get(c, [0.0, 0.0]) for c in judged}  # Where compute was used up first, the best of the search.
+        judged = self._race(len(self.candidates), had, places).finalists
+        values = {c: had[c] for c in judged}
         return judge(values, {c: float(costs[c]) for c in judged}, maximize=True, level=LEVEL)
 
     def _repeat(self, tried: int, had: dict[int, list[float]], places: int, repeats: int) -> bool:
         """Run the most urgent repeat after so many trials; return whether there was one."""
-        left = [c for c in self._race(tried, had, places).contenders if len(had.get(c, ())) < repeats]
+        found = self._race(tried, had, places)
+        left = found.waiting or [c for c in found.finalists if len(had[c]) < repeats]
         if left:
             chosen = min(left, key=lambda c: len(had.get(c, ())))
             own = had.setdefault(chosen, [])
@@ -143,9 +141,8 @@ def claims(table: Table, random: np.random.Generator, searches: int) -> dict[str
 def choices(table: Table, random: np.random.Generator, searches: int) -> dict[str, Any]:
     """Compare ways of choosing at equal compute: as many runs, of trials of the search and of repeats together.
 
-    With one seed a search tries all candidates of the table; otherwise as many fewer as repeats are planned. A race
-    goes on until its contenders have all their repeats, or until as many runs are used up. Regret is to the best of the
-    whole table.
+    With one seed a search tries all candidates of the table; otherwise as many fewer as repeats are planned, of which a
+    race may save some. Regret is to the best of the whole table.
     """
     tokens, latency = table.prompt_tokens, table.latency_ms
     runs = len(table.uses_source)
@@ -154,13 +151,13 @@ def choices(table: Table, random: np.random.Generator, searches: int) -> dict[st
         "fixed: 3 finalists, 5 repeats": (15, lambda search: _best(search.repeated(3, 5, tokens))),
         "fixed: 5 finalists, 3 repeats": (15, lambda search: _best(search.repeated(5, 3, tokens))),
         "fixed: 2 finalists, 3 repeats": (6, lambda search: _best(search.repeated(2, 3, tokens))),
-        "race: 3 places, up to 5, 15 runs": (15, lambda search: _best(search.raced(3, 5, tokens, runs))),
-        "race: 3 places, up to 5, 10 runs": (10, lambda search: _best(search.raced(3, 5, tokens, runs))),
-        "race: 3 places, up to 5, 6 runs": (6, lambda search: _best(search.raced(3, 5, tokens, runs))),
-        "race: 3 places, 10 runs, a tenth early": (10, lambda search: _best(search.raced(3, 5, tokens, runs, 0.1))),
-        "race: 3 places, to its end": (15, lambda search: _best(search.raced(3, 5, tokens))),
-        "race to its end, fewest tokens of the tie set": (15, lambda s: s.raced(3, 5, tokens)[0].number),
-        "race to its end, fastest of the tie set": (15, lambda s: s.raced(3, 5, latency)[0].number),
+        "fixed: 3 finalists, 6 repeats": (18, lambda search: _best(search.repeated(3, 6, tokens))),
+        "race: 6, then 3 up to 4": (15, lambda search: _best(search.raced(3, 4, tokens))),
+        "race: 6, then 3 up to 5": (18, lambda search: _best(search.raced(3, 5, tokens))),
+        "race: 6, then 3 up to 5, some early": (18, lambda search: _best(search.raced(3, 5, tokens, 0.1))),
+        "race: 6, then 3 up to 4, 32 trials": (0, lambda search: _best(search.raced(3, 4, tokens))),
+        "race, fewest tokens of the tie set": (18, lambda search: search.raced(3, 5, tokens)[0].number),
+        "race, fastest of the tie set": (18, lambda search: search.raced(3, 5, latency)[0].number),
     }
     found: dict[str, dict[str, list[float]]] = {}
     best = float(table.right().mean((1, 2)).max())
