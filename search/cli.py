@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,8 +189,17 @@ def export(
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
-    wanted = {"reopen": reopen, "with_backbone": with_backbone}
-    exported = export_winner(loaded, optuna_study, reference.folder, output, trial, examples=examples, **wanted)
+    exported = export_winner(
+        loaded,
+        optuna_study,
+        reference.folder,
+        output,
+        trial,
+        reopen=reopen,
+        with_backbone=with_backbone,
+        examples=examples,
+        say=partial(typer.echo, err=True),
+    )
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
     if not exported.held_out:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class EarlyRepeats:
     """Hands out repeats of the best trials, as long as they take no more than a share of the compute.
 
-    A first repeat is earned by who is among the best of the search when there is room for one; it then stays in the race,
-    though others are better later.
+    A first repeat is earned by who is among the best of the search when there is room for one; it then stays in the
+    race, though others are better later.
 
     Args:
         ledger: The study.

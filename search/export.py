@@ -94,6 +94,7 @@ def export_winner(
     reopen: bool = False,
     with_backbone: bool = False,
     examples: int = EXAMPLES,
+    say: Callable[[str], None] = logger.info,
 ) -> Export:
     """Write the winner as a bundle and compare it with the controls on the held-out rows.
 
@@ -110,6 +111,7 @@ def export_winner(
         reopen: Whether to open the test rows though they were opened for another trial.
         with_backbone: Whether the bundle brings the backbone along.
         examples: Validation rows that the bundle holds in clear text, for `verify`.
+        say: Is told what takes long.
 
     Raises:
         InvalidInputError: If the test rows aren't those that the study was started with.
@@ -139,7 +141,7 @@ def export_winner(
         optuna_study,
         trial.number,
         study.target.test,
-        lambda: _compare(study, objective(), optuna_study, trial, target, files),
+        lambda: _compare(study, objective(), optuna_study, trial, target, files, say),
         reopen=reopen,
         again=_misses_controls(optuna_study, trial.number),
     )
@@ -267,9 +269,11 @@ def _compare(
     trial: FrozenTrial,
     bundle: Path,
     files: FileStore,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Score the trial and the controls on the test rows; see `search.sealed.opened_for`."""
     task, metric = study.target, study.file.metric
+    say(f"opening the test rows: the winner scores {len(task.test)}")
     predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
     files.write_tensors(prediction_file(trial.number), {"logits": torch.from_numpy(logits)})
@@ -288,7 +292,7 @@ def _compare(
             f"TF-IDF + logistic regression, training and validation rows ({len(both)} rows)",
             tfidf(task, task.test, both),
         ),
-        *_zero_shot(objective),
+        *_zero_shot(objective, say),
     ]
     return {
         "table": [(name, task.measure(own, task.test)) for name, own in rows],
@@ -297,14 +301,16 @@ def _compare(
     }
 
 
-def _zero_shot(objective: Objective) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _zero_shot(objective: Objective, say: Callable[[str], None]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Score every template that the search was given, untrained.
 
     Each gets the verbalizer with which it does best on the validation rows: the winner's label words were chosen there
     too.
     """
     space, task = objective.spec.space, objective.target
-    for template in written_templates(space):
+    templates = written_templates(space)
+    for number, template in enumerate(templates, 1):
+        say(f"untrained, for comparison: template {template.name}, {number} of {len(templates)}")
         chosen = best_words(objective, template, task.validation)
         words = space.verbalizer(chosen.verbalizer).name
         yield f"zero-shot, template {template.name}, words {words}", objective.score(chosen, {}, task.test)
