@@ -16,6 +16,8 @@ import psutil
 from promptgraft.search.study_file import ResourcesSection
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
+logger = logging.getLogger(__name__)
+
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -201,7 +203,13 @@ def _check_nodes() -> None:
         .remote()
         for node in nodes
     ]
-    for node, theirs in zip(nodes, ray.get(answers), strict=True):
+    for node, answer in zip(nodes, answers, strict=True):
+        try:
+            theirs = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            # It has died since: those that join in its place aren't asked either.
+            logger.warning("node %s could not be asked for its version: %s", node["NodeManagerHostname"], error)
+            continue
         if theirs != ours:
             raise InvalidInputError(
                 f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "

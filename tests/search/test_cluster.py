@@ -85,3 +85,25 @@ def test_half_a_gpu_each_on_two_nodes_from_the_wheel(
     assert len(by_device) == 2, "each node has a device"
     assert overlaps(trials) > 2
     assert all(overlaps(on_it) <= 2 for on_it in by_device.values())
+
+
+DYING = """
+import ray
+from ray.cluster_utils import Cluster
+from promptgraft.search.ray_session import _check_nodes
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False)
+nodes[0].kill_raylet(check_alive=False)
+assert sum(node["Alive"] for node in ray.nodes()) == 3, "the cluster should not know yet"
+_check_nodes()
+print("the run would go on")
+cluster.shutdown()
+"""
+
+
+def test_a_node_that_dies_while_nodes_are_checked_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, check=False)
+    assert "the run would go on" in done.stdout, done.stderr[-2000:]
+    assert "could not be asked for its version" in done.stderr
