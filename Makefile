@@ -70,6 +70,8 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	$(BIN)/python -m tests.bench.variants --out runs/variants.json
 	$(BIN)/python -m tests.bench.repeats --out runs/repeats
 	$(BIN)/python -m tests.bench.coverage runs/repeats --searches 400 --out runs/coverage.json
+	for many in 32 100; do \
+	  $(BIN)/python -m tests.bench.coverage --candidates $$many --searches 400 --out runs/made-up-$$many.json || exit; done
 	for plant in help shuffled unrelated; do \
 	  $(BIN)/python -m tests.bench.repeats --out runs/$$plant --plant $$plant --candidates 4 --repeats 12 || exit; done
 	$(BIN)/python -m tests.bench.plants runs/help runs/shuffled runs/unrelated --out runs/plants.json

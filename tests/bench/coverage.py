@@ -1,12 +1,16 @@
 """How lucky is the best validation score, and do the reported intervals hold? Searches replayed on a table of repeats.
 
 python -m tests.bench.coverage FOLDER [--searches 200] [--out F.json]
+python -m tests.bench.coverage --candidates 100 [--spread 0.05] [--searches 200] [--out F.json]
 
 FOLDER is that of `tests.bench.repeats`. Each search draws 24 of the candidates, a split, and 64 validation rows of the
 1,400 that the split doesn't train on; ranks the candidates there; races the best three on four other splits; repeats
 the winner on fresh ones; and opens 100 sealed rows for it, as the first split trained it. The rows that are left say
 what it really scores. Compared: the naive best score, the race, the fresh repeats, the sealed rows. Then, what ways of
 choosing lose against the best candidate: one seed, fixed repeats, the race; and what the cheapest of the tie set saves.
+
+The real candidates are nearly all as good as each other. So ways of choosing are compared on a table that is made up,
+too, whose candidates differ by more than their noise.
 """
 
 import argparse
@@ -17,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from promptgraft.search.intervals import Logits, score_interval
@@ -154,7 +159,7 @@ def choices(table: Table, random: np.random.Generator, searches: int) -> dict[st
         "fixed: 3 finalists, 6 repeats": (18, lambda search: _best(search.repeated(3, 6, tokens))),
         "race: 6, then 3 up to 4": (15, lambda search: _best(search.raced(3, 4, tokens))),
         "race: 6, then 3 up to 5": (18, lambda search: _best(search.raced(3, 5, tokens))),
-        "race: 6, then 3 up to 5, some early": (18, lambda search: _best(search.raced(3, 5, tokens, 0.1))),
+        "race: 6, then 3 up to 5, some early": (18, lambda search: _best(search.raced(3, 5, tokens, 0.3))),
         "race: 6, then 3 up to 4, 32 trials": (0, lambda search: _best(search.raced(3, 4, tokens))),
         "race, fewest tokens of the tie set": (18, lambda search: search.raced(3, 5, tokens)[0].number),
         "race, fastest of the tie set": (18, lambda search: search.raced(3, 5, latency)[0].number),
@@ -176,6 +181,17 @@ def choices(table: Table, random: np.random.Generator, searches: int) -> dict[st
     return {name: {figure: summary(values) for figure, values in own.items()} for name, own in found.items()}
 
 
+def made_up(random: np.random.Generator, candidates: int, spread: float, rows: int = 1400, repeats: int = 10) -> Table:
+    """Make a table up whose candidates' real accuracies spread by so much; half of a row's luck is that of all."""
+    accuracy = np.clip(0.74 + spread * random.standard_normal(candidates), 0.02, 0.98)
+    luck = random.standard_normal((1, repeats, rows)) + random.standard_normal((candidates, repeats, rows))
+    right = luck < 2**0.5 * norm.ppf(accuracy)[:, None, None]
+    tokens = [int(count) for count in random.integers(1, 40, candidates)]
+    figures = (tokens, [float(count) for count in tokens], [1.0] * candidates)
+    labels = np.zeros((repeats, rows), dtype=np.int64)
+    return Table([True] * candidates, *figures, labels, np.stack([right, ~right], -1).astype(np.float32), 1000)
+
+
 def _best(judged: list[Finalist]) -> int:
     return max(judged, key=lambda entry: entry.mean).number
 
@@ -188,15 +204,18 @@ def summary(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="made up if left out")
+    parser.add_argument("--candidates", type=int, default=32, help="of a table that is made up")
+    parser.add_argument("--spread", type=float, default=0.05, help="standard deviation of their real accuracies")
     parser.add_argument("--searches", type=int, default=200)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    table = Table.read(arguments.folder)
     random = np.random.default_rng(0)
+    real = arguments.folder is not None
+    table = Table.read(arguments.folder) if real else made_up(random, arguments.candidates, arguments.spread)
     found = {
-        "real": summary(list(table.right().mean((1, 2)))),
-        "claims": claims(table, random, arguments.searches),
+        "accuracies": summary(list(table.right().mean((1, 2)))),
+        "claims": claims(table, random, arguments.searches) if real else {},
         "choices": choices(table, random, arguments.searches),
     }
     print(json.dumps(found, indent=1))
