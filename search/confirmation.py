@@ -5,6 +5,7 @@ one by one: it stays, whatever happens, and the next run does the rest. See `sea
 `search.comparison` for the controls.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,10 @@ from promptgraft.spaces import Candidate
 if TYPE_CHECKING:
     from promptgraft.objectives.controls import Arm
 
+logger = logging.getLogger(__name__)
+
+# Workers in a row that may die.
+MAX_LOST = 3
 # Makes a runner begin: RepeatRunner -> Ray's reference to the outcome.
 Start = Callable[[Any], Any]
 
@@ -214,7 +219,7 @@ class Confirmation:
             total: Ray's resources.
 
         Raises:
-            RayError: If a worker died.
+            RayError: If one worker after the other died, or what a worker did ended for no fault of the candidate's.
         """
         import ray
 
@@ -225,6 +230,7 @@ class Confirmation:
         actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
         spec = ray.put(replace(self.study.objective, files=self.files))
         room, idle, running = places(resources, total, self.at_most), list[Any](), dict[Any, tuple[Any, Job]]()
+        lost = 0
         while (waiting := self.jobs()) or running:
             begun = {job.attr for _, job in running.values()}
             left = [job for job in waiting if job.attr not in begun]
@@ -237,8 +243,17 @@ class Confirmation:
                 return
             (done,), _ = ray.wait(list(running))
             runner, job = running.pop(done)
+            try:
+                outcome = ray.get(done)
+            except ray.exceptions.RayActorError:
+                lost += 1
+                if lost > MAX_LOST:
+                    raise
+                logger.warning("a worker died at %s, which is run again", job.name)
+                continue
+            lost = 0
             idle.append(runner)
-            self._record(job, ray.get(done))
+            self._record(job, outcome)
 
     def _score_in_float32(self) -> None:
         """Score finalists again of a search that was in lower precision; see `search.finalists`."""

@@ -5,10 +5,12 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial
 
+from promptgraft.search.judging import repeat_outcomes, verdict
 from promptgraft.search.ranking import FINISHED, best_trial
 from promptgraft.search.storage import RunFolder, load_existing
 from tests.search import faults
@@ -19,13 +21,15 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 # Divides the number of kills, to try the suite itself.
 SHORTER = int(os.environ.get("PROMPTGRAFT_FEWER_FAULTS", "1"))
 CHEAP = space(learning_rate={"low": 1e-4, "high": 1e-2, "log": True}, steps=[20, 30, 40])
+JUDGED: dict[str, Any] = {"finalists": 2, "repeats": 3, "controls": []}
 NONE = {"lost": 0, "duplicated": 0, "left RUNNING": 0, "left WAITING": 0, "wrong state": 0}
 
 
 @pytest.fixture
 def study_file(write_study: Callable[..., Path]) -> Callable[..., Path]:
     def write(trials: int, **sections: object) -> Path:
-        budget = {"trials": trials, "max_retries": 1000, "max_failure_rate": 1.0}
+        # Half of the reserve goes to repeats while the search goes on.
+        budget = {"trials": trials, "max_retries": 1000, "max_failure_rate": 1.0, "reserve": 0.5}
         return write_study(**({"space": CHEAP, "pruner": "none", "sampler": "random", "budget": budget} | sections))
 
     return write
@@ -50,6 +54,15 @@ def _results(folder: RunFolder) -> dict[str, object]:
     return {trial.user_attrs["candidate_key"]: trial.value for trial in trials if trial.state in FINISHED}
 
 
+def _repeats(folder: RunFolder) -> dict[tuple[str, int], float]:
+    """Candidate and number of the repeat -> value; all that the race needs are there."""
+    study = load_existing("tiny", folder.storage_url())
+    assert not verdict(study).missing
+    keys = [trial.user_attrs.get("candidate_key") for trial in study.get_trials()]
+    found = repeat_outcomes(study.user_attrs)
+    return {(keys[number], repeat): own[repeat]["value"] for number, own in found.items() for repeat in own}
+
+
 def _same_as_uninterrupted(driver: Driver, tmp_path: Path) -> None:
     """Run the study without a fault: the same candidates, the same values, the same winner."""
     calm = Driver(driver.study, RunFolder(tmp_path / "calm" / "run"), driver.options, Figures())
@@ -61,6 +74,9 @@ def _same_as_uninterrupted(driver: Driver, tmp_path: Path) -> None:
     assert winners[1] is not None
     assert winners[0].user_attrs["candidate_key"] == winners[1].user_attrs["candidate_key"]
     assert winners[0].value == winners[1].value
+    repeated, calmly = _repeats(driver.folder), _repeats(calm.folder)
+    assert len(repeated.keys() & calmly.keys()) >= JUDGED["repeats"], "those of the finalists, at least of the better"
+    assert all(repeated[which] == calmly[which] for which in repeated.keys() & calmly.keys())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +88,7 @@ def test_killed_drivers(
     study_file: Callable[..., Path], tmp_path: Path, concurrent: int, sampler: str, pruner: str
 ) -> None:
     """The schedule allows equality where what is drawn doesn't depend on which of two trials ends first."""
-    study = study_file(150, sampler={"name": sampler}, pruner={"name": pruner})
+    study = study_file(150, sampler={"name": sampler}, pruner={"name": pruner}, judging=JUDGED)
     driver = _driver(study, tmp_path, concurrent)
     faults.kill_drivers(driver, 50 // SHORTER)
     driver.finish()
@@ -83,7 +99,7 @@ def test_killed_drivers(
 
 
 def test_killed_workers(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    driver = _driver(study_file(150), tmp_path, 2)
+    driver = _driver(study_file(150, judging=JUDGED), tmp_path, 2)
     faults.kill_workers(driver, 75 // SHORTER)
     driver.finish()
     found = faults.faults_found(driver)
