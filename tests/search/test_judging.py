@@ -254,7 +254,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     where = ["--workdir", str(tmp_path / "run")]
 
     def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
-        file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4})
+        file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4}, pruner="none")
         app(["run", str(file), *where], standalone_mode=False)
         return repeat_outcomes(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).user_attrs)
 
