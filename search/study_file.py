@@ -289,12 +289,7 @@ class BudgetSection(Section):
     )
     compute: Seconds | None = Field(None, description="Time of all trials together, earlier runs included.")
     disk: Bytes | None = Field(None, description="What all files of the study may take up, such as 20GB.")
-    reserve: float = Field(
-        0.1,
-        ge=0,
-        lt=1,
-        description="Share of time and compute kept for judging the winner; half as much goes to early repeats.",
-    )
+    reserve: float = Field(0.1, ge=0, lt=1, description="Share of time and compute kept for judging the winner.")
     max_retries: int = Field(3, ge=0, description="Times a trial is run again whose worker or driver died.")
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
