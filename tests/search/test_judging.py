@@ -258,12 +258,20 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
         app(["run", str(file), *where], standalone_mode=False)
         return repeat_outcomes(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).user_attrs)
 
+    def finalists() -> set[int]:
+        return {
+            entry.number
+            for entry in verdict(load_existing("tiny", RunFolder(tmp_path / "run").storage_url())).finalists
+        }
+
     few = run(2)
-    assert sorted(map(sorted, few.values())) == [[1], [1], [1, 2], [1, 2]]
+    assert len(few) == 4, "all have qualified; while the search went on, any of them may have had another"
+    assert len(finalists()) == 2
+    assert all({1, 2} <= few[number].keys() for number in finalists())
     shown = capsys.readouterr().out
     assert "winner: trial" in shown
     more = run(3)
-    assert sorted(map(sorted, more.values())) == [[1], [1], [1, 2, 3], [1, 2, 3]]
+    assert all(more[number].keys() == {1, 2, 3} for number in finalists())
     assert all(more[trial][repeat] == outcome for trial, own in few.items() for repeat, outcome in own.items())
     study = load_study(tmp_path / "study.yaml")
     record = load_existing("tiny", RunFolder(tmp_path / "run").storage_url())
@@ -278,7 +286,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     capsys.readouterr()
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
-    assert {entry["number"] for entry in verdict_shown} == {number for number, own in more.items() if len(own) == 3}
+    assert {entry["number"] for entry in verdict_shown} == finalists()
     app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
     exported = capsys.readouterr().out
     assert f"bundle of trial {verdict_shown[0]['number']}" in exported
