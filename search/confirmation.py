@@ -27,7 +27,7 @@ from promptgraft.search.comparison import (
     prediction_file,
 )
 from promptgraft.search.finalists import record, unscored, work
-from promptgraft.search.judging import REPEAT, outcome_line, verdict
+from promptgraft.search.judging import REPEAT, outcome_line, repeat_attr, repeat_name, verdict
 from promptgraft.search.learning_curves import CURVE, curve_attr, fewer_rows
 from promptgraft.search.ranking import ranked_trials
 from promptgraft.search.ray_session import places
@@ -116,8 +116,10 @@ class Confirmation:
 
     def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
-            name = f"repeat {repeat} of trial {number}"
-            return Job(f"{REPEAT}{number}_{repeat}", name, lambda runner: runner.train.remote(candidate, step, repeat))
+            place = number, repeat
+            return Job(
+                repeat_attr(*place), repeat_name(*place), lambda runner: runner.train.remote(candidate, step, repeat)
+            )
 
         return [
             job(trial.user_attrs["candidate"], trial.number, trial.user_attrs["best_step"], repeat)

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from promptgraft.search import errands
 from promptgraft.search.budget import compute_seconds
-from promptgraft.search.judging import REPEAT, repeat_outcomes, verdict
+from promptgraft.search.errands import EARLY_REPEAT
+from promptgraft.search.judging import repeat_attr, repeat_name, repeat_outcomes, verdict
 from promptgraft.search.patience import patient
+from promptgraft.search.pool import wording_of
 from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class EarlyRepeats:
         name: What it is; see `search.errands`.
     """
 
-    name = errands.REPEAT
+    name = EARLY_REPEAT
 
     def __init__(
         self, ledger: "StudyLedger", seed: int, share: float, listener: Callable[[str, Mapping[str, Any]], None]
@@ -70,26 +71,25 @@ class EarlyRepeats:
             return None
         trial, repeat = left[0]
         self._begun[trial.number, repeat] = trial.user_attrs["seconds"]
-        candidate, space = Candidate.from_values(trial.user_attrs["candidate"]), self.ledger.space
+        candidate = Candidate.from_values(trial.user_attrs["candidate"])
         return {
             "trial": trial.number,
             "repeat": repeat,
             "step": trial.user_attrs["best_step"],
             "candidate": candidate.to_dict(),
-            "templates": [space.template(candidate.template)],
-            "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
+            **wording_of(self.ledger.space, candidate),
             "seed": self.seed,
         }
 
     @patient
     def told(self, work: Mapping[str, Any], found: Mapping[str, Any] | None, failure: str | None) -> None:
         """Record a repeat's outcome; one that failed keeps its trial from winning."""
-        trial, repeat = work["trial"], work["repeat"]
+        place = work["trial"], work["repeat"]
         outcome = dict(found) if found is not None else {"failure": failure}
-        self.ledger.study.set_user_attr(f"{REPEAT}{trial}_{repeat}", outcome)
-        self._begun.pop((trial, repeat), None)
+        self.ledger.study.set_user_attr(repeat_attr(*place), outcome)
+        self._begun.pop(place, None)
         self._seen = -1
-        self.listener(f"repeat {repeat} of trial {trial}", outcome)
+        self.listener(repeat_name(*place), outcome)
 
     def worker_died(self, work: Mapping[str, Any], cause: str) -> None:  # noqa: ARG002
         """Leave a repeat whose worker died to the time after the search."""

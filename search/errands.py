@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 # Names of errands, for workers and logs.
-GROW, REPEAT = "a round of growth", "a repeat"
+GROWTH, EARLY_REPEAT = "a round of growth", "a repeat"
 
 
 class Errand(Protocol):

@@ -127,6 +127,16 @@ def winner(study: optuna.Study) -> FrozenTrial | None:
     return verdict(study).winner or best_trial(study)
 
 
+def repeat_attr(trial: int, repeat: int) -> str:
+    """Return the user attribute that a trial's repeat is recorded under."""
+    return f"{REPEAT}{trial}_{repeat}"
+
+
+def repeat_name(trial: int, repeat: int) -> str:
+    """Name a trial's repeat, for people."""
+    return f"repeat {repeat} of trial {trial}"
+
+
 def outcome_line(name: str, outcome: Mapping[str, Any], metric: str) -> str:
     """Say what a repeat found."""
     result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"

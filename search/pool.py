@@ -14,11 +14,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.errands import GROW
+from promptgraft.search.errands import GROWTH
 from promptgraft.search.guidance import FIRST_LOOKS, POOL, merge_looks
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
-from promptgraft.spaces import SearchSpace, Template, Verbalizer
+from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
 
 if TYPE_CHECKING:
     from promptgraft.search.ledger import StudyLedger
@@ -95,7 +95,7 @@ class Grower:
         running: How many rounds workers are at: one or none.
     """
 
-    name = GROW
+    name = GROWTH
 
     def __init__(
         self,
@@ -166,6 +166,14 @@ class Grower:
     def forget(self) -> None:
         """Have a round run again whose worker ended with its Ray."""
         self.running = 0
+
+
+def wording_of(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:
+    """Return a candidate's `templates` and `verbalizers`: a worker that began before they joined doesn't know them."""
+    return {
+        "templates": [space.template(candidate.template)],
+        "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
+    }
 
 
 def with_pool(study: Study, optuna_study: optuna.Study) -> Study:

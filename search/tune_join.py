@@ -22,6 +22,7 @@ from promptgraft.objectives.files import DiskFullError
 from promptgraft.search.budget import Limits
 from promptgraft.search.errands import Errand
 from promptgraft.search.ledger import StudyLedger
+from promptgraft.search.pool import wording_of
 from promptgraft.search.reports import Report
 from promptgraft.search.retries import Loss, lost_worker
 from promptgraft.spaces import PromptgraftError
@@ -114,13 +115,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             # The rest is running, here or with another driver: look whether it was finished in a second.
             self._look_again_at = time.monotonic() + 1
             return None
-        candidate, space = asked.candidate, self.ledger.space
         return {
             "number": asked.number,
-            "candidate": candidate.to_dict(),
-            # A worker that began before they joined doesn't know them.
-            "templates": [space.template(candidate.template)],
-            "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
+            "candidate": asked.candidate.to_dict(),
+            **wording_of(self.ledger.space, asked.candidate),
             "seed": self.seed,
         }
 

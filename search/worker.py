@@ -11,7 +11,7 @@ from ray import tune
 
 from promptgraft.objectives.files import DiskFullError, FileStore
 from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.search.errands import GROW
+from promptgraft.search.errands import GROWTH
 from promptgraft.search.pool import verbalizer_content
 from promptgraft.search.repeats import Repeats
 from promptgraft.search.reports import Report, cause_of, keep_result
@@ -83,7 +83,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def _run_errand(self) -> dict[str, Any]:
         work = self._work
-        if self._errand == GROW:
+        if self._errand == GROWTH:
             return grow_pool(self._objective, work)
         self._objective.know(work["templates"], work["verbalizers"])
         try:

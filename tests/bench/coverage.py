@@ -4,10 +4,11 @@ python -m tests.bench.coverage FOLDER [--searches 200] [--out F.json]
 python -m tests.bench.coverage --candidates 100 [--spread 0.05] [--searches 200] [--out F.json]
 
 FOLDER is that of `tests.bench.repeats`. Each search draws 24 of the candidates, a split, and 64 validation rows of the
-1,400 that the split doesn't train on; ranks the candidates there; races the best three on four other splits; repeats
-the winner on fresh ones; and opens 100 sealed rows for it, as the first split trained it. The rows that are left say
-what it really scores. Compared: the naive best score, the race, the fresh repeats, the sealed rows. Then, what ways of
-choosing lose against the best candidate: one seed, fixed repeats, the race; and what the cheapest of the tie set saves.
+1,400 that the split doesn't train on; ranks the candidates there; lets the best race as `promptgraft run` does, on four
+other splits at most; repeats the winner on fresh ones; and opens 100 sealed rows for it, as the first split trained it.
+The rows that are left say what it really scores. Compared: the naive best score, the race, the fresh repeats, the
+sealed rows. Then, what ways of choosing lose against the best candidate: one seed, fixed repeats, the race; and what
+the cheapest of the tie set saves.
 
 The real candidates are nearly all as good as each other. So ways of choosing are compared on a table that is made up,
 too, whose candidates differ by more than their noise.
