@@ -175,6 +175,8 @@ print(json.dumps({
     "generated": written[0, ids.shape[1]:].tolist(),
     "soft": tokenizer.convert_tokens_to_ids([f"<soft_{n}>" for n in range(3)]),
 }))
+script = sys.argv.pop(1)
+runpy.run_path(script, run_name="__main__")
 """
 
 
@@ -183,14 +185,14 @@ def test_a_plain_model_needs_transformers_alone(name: str, causal: dict[str, Pat
     """It loads, scores, and writes; a chat of one message makes the same prompt, as servers make it."""
     convert(causal[name], tmp_path / "out", "plain")
     command = [sys.executable, "-c", STOCK, str(tmp_path / "out" / "classify.py"), "a fine thing"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    scored, said = printed.split("\n", 1)
+    found = json.loads(scored)
     expected = Predictor(causal[name]).predict_proba(["a fine thing"])[0].tolist()
     assert found["scores"] == pytest.approx(expected, abs=1e-4)
     assert found["chat"]
     assert len(found["generated"]) == 3
     assert not set(found["generated"]) & set(found["soft"])
-    run = [sys.executable, str(tmp_path / "out" / "classify.py"), "a fine thing"]
-    said = subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout
     assert said.startswith(Predictor(causal[name]).predict(["a fine thing"])[0])
 
 
