@@ -92,7 +92,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 types: .venv/.installed
-	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases -p promptgraft
+	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases -p promptgraft -p tests.bench
 	$(BIN)/mypy --strict studies/prepare.py
 
 wheel: .venv/.installed  ## Build the wheel, install it in an empty environment, ask it for help

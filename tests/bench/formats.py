@@ -10,6 +10,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from promptgraft.objectives.formats import FORMATS, convert
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
 from promptgraft.objectives.quiet import quiet_transformers
-from promptgraft.spaces import Candidate, InvalidInputError
+from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model, small_spec
 from tests.objectives.test_bundle import export
 
@@ -33,15 +34,10 @@ def candidates(family: str) -> Iterator[tuple[str, Candidate]]:
     base = Candidate(
         TEMPLATES[0].id, VERBALIZERS[0].id, steps=4, batch_size=8, learning_rate=1e-3, frozen_layers=layers
     )
-
-    def changed(**changes: object) -> Candidate:
-        return Candidate.from_values(base.to_dict() | changes)
-
-    yield "no soft prompt", changed(frozen_layers=layers - 1)
+    yield "no soft prompt", replace(base, frozen_layers=layers - 1)
     for place in ("prefix", "suffix", f"layer {layers - 2}", "deep"):
-        soft = {f"soft_prompt.{name}": value for name, value in {"length": 4, "place": place}.items()}
-        yield place, changed(**soft)
-    yield "lora", changed(**{"adapter.method": "lora", "adapter.rank": 4, "frozen_layers": layers - 2})
+        yield place, replace(base, soft_prompt=SoftPrompt(4, place=place))
+    yield "lora", replace(base, adapter=Adapter("lora", 4), frozen_layers=layers - 2)
 
 
 def measure(family: str, rows: int, folder: Path) -> list[dict[str, object]]:

@@ -97,7 +97,7 @@ def main() -> None:
     candidates = {key: content["candidates"][key] for key in tokens}
     table = Table(study.objective.space, candidates, content["stages"], [])
     reference = WORST_ACCURACY, max(tokens.values()) + 1.0
-    everything = [(entry["value"], tokens[key]) for key, entry in table.candidates.items()]
+    everything = [(float(entry["value"]), float(tokens[key])) for key, entry in table.candidates.items()]
     whole = hypervolume(everything, reference)
     front = sorted({p for p in everything if not any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in everything)})
     print(f"{len(everything)} candidates; front (accuracy, prompt tokens): {front}", flush=True)

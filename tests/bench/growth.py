@@ -134,7 +134,8 @@ def main() -> None:
     parser.add_argument("--point", type=int, nargs=2, metavar=("TEMPLATES", "SOURCE_ROWS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.point:
-        print(json.dumps(point(*arguments.point, arguments.candidates)))
+        n_templates, source_rows = arguments.point
+        print(json.dumps(point(n_templates, source_rows, arguments.candidates)))
         return
     from tests.bench.soak import soak
 

@@ -47,7 +47,7 @@ def plant(spec: ObjectiveSpec, kind: str, folder: Path) -> ObjectiveSpec:
     elif kind == "shuffled":
         source["label"] = source["label"].sample(frac=1, random_state=0).to_numpy()
     else:
-        words = source["text"].str.split().str.len()
+        words = source["text"].map(lambda text: len(text.split()))
         source["label"] = np.where(words > words.median(), "positive", "negative")
     tables = {name: str(folder / f"{name}.csv") for name in ("source", "target")}
     source.to_csv(tables["source"], index=False)
@@ -152,8 +152,8 @@ def main() -> None:
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     study = load_study(STUDY)
-    rows = {"validation_rows": VALIDATION_ROWS, "test_rows": TEST_ROWS}
-    spec = replace(study.objective, target=replace(study.objective.target, **rows), files=str(folder / "store"))
+    target = replace(study.objective.target, validation_rows=VALIDATION_ROWS, test_rows=TEST_ROWS)
+    spec = replace(study.objective, target=target, files=str(folder / "store"))
     if arguments.plant:
         spec = plant(spec, arguments.plant, folder)
     candidates = chosen(spec, arguments.candidates, arguments.plant is not None)

@@ -114,7 +114,7 @@ def measure(bench: Bench, systems: tuple[str, ...], runs: int, default_runs: int
     The default forms, which take longer than all others together, take part in the first `default_runs` only.
     """
     pair = tuple(system for system in ("list", "warm") if system in systems)
-    groups = [(system,) for system in systems if system not in pair]
+    groups: list[tuple[str, ...]] = [(system,) for system in systems if system not in pair]
     if pair:
         groups.insert(len([system for system in ("off", "cold") if system in systems]), pair)
     reports: Reports = {system: [] for group in groups for system in group}

@@ -8,11 +8,11 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,6 +23,7 @@ from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import Row
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, RenderedPrompt
+from promptgraft.spaces.parameters import SuggestingTrial
 
 
 def draw(spec: ObjectiveSpec, count: int, seed: int) -> list[Candidate]:
@@ -33,7 +34,7 @@ def draw(spec: ObjectiveSpec, count: int, seed: int) -> list[Candidate]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     drawn: dict[str, Candidate] = {}
     while len(drawn) < count:
-        candidate = spec.space.suggest(study.ask())
+        candidate = spec.space.suggest(cast(SuggestingTrial, study.ask()))
         drawn[candidate.key] = candidate
     return list(drawn.values())
 
@@ -100,7 +101,7 @@ def _prompts(objective: Objective, model: PromptedModel) -> dict[str, list[tuple
     def text(prompt: RenderedPrompt) -> str:
         return prompt.before.rstrip(" ") if causal else prompt.without_label()
 
-    def rendered(rows: tuple[Row, ...]) -> list[tuple[str, int]]:
+    def rendered(rows: Sequence[Row]) -> list[tuple[str, int]]:
         return [(text(model.render(row.fields)), row.label) for row in rows]
 
     return {

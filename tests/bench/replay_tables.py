@@ -31,7 +31,7 @@ def summarise(reports: Reports) -> dict[str, dict[str, Any]]:
             "run_wall_s": [run["run_wall_s"] for run in runs],
             "startup_cpu_s": [run["startup_cpu_s"] for run in runs],
             "max_rss_mib": [run["max_rss_bytes"] / 2**20 for run in runs],
-            "sum_rss_mib": [run.get("sum_rss_bytes", run["max_rss_bytes"]) / 2**20 for run in runs],
+            "sum_rss_mib": [(run.get("sum_rss_bytes") or run["max_rss_bytes"]) / 2**20 for run in runs],
             "accuracy": [mean(run, "value") for run in runs],
         }
         if system == REFERENCE:

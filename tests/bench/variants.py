@@ -113,7 +113,7 @@ def outcomes(model: str, spec: ObjectiveSpec, every_init: bool, folder: Path) ->
         print(f"{model}: {name}", file=sys.stderr, flush=True)
     (folder / ROWS_FILE).write_text(json.dumps([dict(row.fields) for row in rows]))
     subprocess.run([sys.executable, "-m", "tests.bench.variants", "--predict", str(folder)], check=True)
-    for number, (name, result, whole, frozen, identical) in enumerate(trained):
+    for number, (name, result, whole, n_frozen, identical) in enumerate(trained):
         found = np.load(folder / str(number) / LOGITS_FILE)
         apart = float(np.abs(found - result.logits).max())
         yield Outcome(
@@ -123,7 +123,7 @@ def outcomes(model: str, spec: ObjectiveSpec, every_init: bool, folder: Path) ->
             apart,
             apart / float(np.abs(result.logits).max()),
             float(np.abs(found - whole).max()),
-            frozen,
+            n_frozen,
             identical,
         )
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from optuna.trial import FrozenTrial, TrialState
@@ -94,7 +95,7 @@ def sleep_until(moment: float, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def processes_of(process: subprocess.Popen[str], wanted: Callable[[str, str], bool]) -> Iterator[psutil.Process]:
+def processes_of(process: subprocess.Popen[Any], wanted: Callable[[str, str], bool]) -> Iterator[psutil.Process]:
     """Yield the descendants whose name and title are wanted."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
