@@ -33,9 +33,9 @@ from typing import Any
 from tests.bench.replay_tables import REFERENCE, Report, Reports, group_ratios, mean, show, summarise
 
 ROOT = Path(__file__).resolve().parents[2]
-CANDIDATES = {"minilm": 12, "smollm2": 6, "surface": 24}
+CANDIDATES = {"minilm": 12, "smollm2": 6, "suffix": 6, "surface": 24}
 # The replay proper; `surface` is there for what the peer takes for candidates of `tests.bench.surface`.
-STUDIES = ("minilm", "smollm2")
+STUDIES = ("minilm", "smollm2", "suffix")
 OURS = ("off", "cold", "list", "warm")
 PEERS = (
     "hpo_optuna_default",
@@ -178,8 +178,8 @@ def chosen(text: str | None, family: str) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--study", choices=tuple(CANDIDATES), action="append", help="default: minilm and smollm2")
-    parser.add_argument("--candidates", type=int, help="default: 12 for minilm, 6 for smollm2, 24 for surface")
+    parser.add_argument("--study", choices=tuple(CANDIDATES), action="append", help="default: all but surface")
+    parser.add_argument("--candidates", type=int, help="default: 12 for minilm, 24 for surface, 6 for the others")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--default-runs", type=int, default=1, help="runs in which the default forms take part")
