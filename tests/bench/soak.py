@@ -90,13 +90,15 @@ def soak(wanted: int) -> list[dict[str, Any]]:
         with search(write_small_study(Path(name), wanted), folder) as process:
             used = ProcessorTime(process)
             left = [mark for mark in MARKS if mark <= wanted]
+            study: optuna.Study | None = None  # Opened once: it keeps finished trials, and looking takes little.
             while left and process.poll() is None:
                 time.sleep(0.3)
                 cpu_s = used.read()
                 try:
-                    trials = load_existing("small", folder.storage_url()).get_trials(deepcopy=False)
+                    study = study or load_existing("small", folder.storage_url())
                 except InvalidInputError:
                     continue
+                trials = study.get_trials(deepcopy=False)
                 done = sum(trial.state == TrialState.COMPLETE for trial in trials)
                 # The last mark is read just before the end, while the processes are there.
                 if done >= left[0] - (5 if left[0] == wanted else 0):
