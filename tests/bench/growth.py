@@ -105,7 +105,12 @@ def draw_plot(content: dict[str, Any], path: Path) -> None:
     steps = [(b["cpu_s"] - a["cpu_s"]) / (b["trials"] - a["trials"]) for a, b in pairwise(trials)]
     above[0].plot([p["trials"] for p in trials[1:]], steps, "o-")
     below[0].plot([p["trials"] for p in trials], [p["driver_mib"] for p in trials], "o-", label="driver")
-    below[0].plot([p["trials"] for p in trials], [max(p["workers_mib"]) for p in trials], "s-", label="larger worker")
+    below[0].plot(
+        [p["trials"] for p in trials],
+        [max(p["workers_mib"], default=float("nan")) for p in trials],
+        "s-",
+        label="larger worker",
+    )
     for column, name in ((1, "templates"), (2, "source_rows")):
         points = content[name]
         above[column].plot([p[name] for p in points], [p["cpu_s"] for p in points], "o-")
@@ -121,7 +126,10 @@ def draw_plot(content: dict[str, Any], path: Path) -> None:
     below[0].set_ylabel("MiB")
     for axes in (*above, *below):
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        places = sorted({x for line in axes.lines for x in line.get_xdata()})
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     figure.savefig(path, dpi=110)
 
 
