@@ -56,15 +56,12 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	mkdir -p runs
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.growth --out runs/growth.json --plot runs/growth.png
-	$(BIN)/python -m tests.bench.first_looks --out runs/first-looks.json
 	$(BIN)/python -m tests.bench.replay --out runs/replay.json
 	$(BIN)/python -m tests.bench.surface --out runs/surface.json --files runs/surface-store
 	$(BIN)/python -m tests.bench.replay --study surface --runs 1 --systems list,hpo_optuna_tuned --out runs/replay-surface.json
 	$(BIN)/python -m tests.bench.surface --study tests/bench/fronts.yaml --out runs/fronts-table.json --files runs/surface-store
 	$(BIN)/python -m tests.bench.fronts runs/fronts-table.json --out runs/fronts.json
 	$(BIN)/python -m tests.bench.free_search runs/surface.json --peer runs/replay-surface.json --out runs/free-search.json
-	$(BIN)/python -m tests.bench.surface --study tests/bench/templates.yaml --out runs/templates.json --files runs/templates-store
-	$(BIN)/python -m tests.bench.samplers runs/templates.json --out runs/samplers.json --plot runs/samplers.png
 	$(BIN)/python -m tests.bench.pools --out runs/pools.json
 	$(BIN)/python -m tests.bench.adaptability --out runs/adaptability.json
 	$(BIN)/python -m tests.bench.variants --out runs/variants.json

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
 from promptgraft.objectives.first_looks import FirstLook, race
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.tasks import Row, by_turns
@@ -28,8 +25,6 @@ logger = logging.getLogger(__name__)
 RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
 # Rows of the target's training data on which a round is decided at most.
 RACE_ROWS = 32
-# Length of a template's embedding: a random projection keeps distances well enough, and the study's record small.
-EMBEDDING_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +49,19 @@ class GrowthPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateFeatures:
-    """What a sampler sees of a template beside its id.
-
-    Attributes:
-        template: Its id.
-        tokens: Tokens of its own words.
-        position: Where its first field begins, as a share of its own words: 0 before all of them, 1 behind.
-        embedding: Mean input embedding of its words, unit length, projected; shape (EMBEDDING_SIZE,).
-    """
-
-    template: str
-    tokens: int
-    position: float
-    embedding: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Growth:
     """What a round has found.
 
     Attributes:
         templates: Those that are new to the pool.
         verbalizers: Likewise.
-        looks: How all templates of the pool, old and new, do untrained.
-        features: The same templates' features.
+        scores: How all templates of the pool, old and new, do untrained, the best first.
         drafted: Source -> templates that were raced.
     """
 
     templates: tuple[Template, ...]
     verbalizers: tuple[Verbalizer, ...]
-    looks: tuple[FirstLook, ...]
-    features: tuple[TemplateFeatures, ...]
+    scores: tuple[FirstLook, ...]
     drafted: dict[str, int]
 
 
@@ -111,18 +87,16 @@ def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, ro
     objective.backbone.restore()
     request = Request(tuple(parents), chance, rows, words, _writer(objective, plan))
     new, drafted = _drafted(objective, request, plan, round_)
-    looks = _raced(objective, rows, (*parents, *new), (*spec.space.verbalizers, *found))
+    scores = _raced(objective, rows, (*parents, *new), (*spec.space.verbalizers, *found))
     ranks: dict[str, int] = {}
-    for rank, entry in enumerate(looks):
+    for rank, entry in enumerate(scores):
         ranks.setdefault(entry.template, rank)
     kept = _varied(sorted(new, key=lambda template: ranks[template.id]), parents)[: plan.size]
-    pool = (*parents, *kept)
-    ids = {template.id for template in pool}
+    ids = {template.id for template in (*parents, *kept)}
     return Growth(
         kept,
         found,
-        tuple(entry for entry in looks if entry.template in ids),
-        tuple(features(objective, template) for template in pool),
+        tuple(entry for entry in scores if entry.template in ids),
         drafted,
     )
 
@@ -268,26 +242,6 @@ def _check(objective: Objective, template: Template, request: Request) -> None:
         raise InvalidInputError(f"template {template.name!r} leaves too little room for the text")
 
 
-def features(objective: Objective, template: Template) -> TemplateFeatures:
-    """Describe a template by what makes it like others."""
-    ids = _tokens(objective, template)
-    empty = template.render(dict.fromkeys(template.fields, "\ue001"))
-    whole = empty.before + empty.after
-    own = len(whole.replace("\ue001", "").strip())
-    position = len(whole.partition("\ue001")[0].strip()) / own if own else 0.0
-    return TemplateFeatures(template.id, len(ids), min(1.0, position), tuple(_embedding(objective, ids).tolist()))
-
-
 def _tokens(objective: Objective, template: Template) -> list[int]:
     ids: list[int] = objective.backbone.tokenizer.encode(template.words, add_special_tokens=False)
     return ids
-
-
-def _embedding(objective: Objective, ids: Sequence[int]) -> Tensor:
-    matrix = objective.backbone.embeddings
-    if not ids:
-        return torch.zeros(EMBEDDING_SIZE)
-    mean = matrix[torch.tensor(ids, device=matrix.device)].float().mean(0).cpu()
-    generator = torch.Generator().manual_seed(0)
-    projection = torch.randn(len(mean), EMBEDDING_SIZE, generator=generator)
-    return torch.nn.functional.normalize(mean @ projection, dim=0)

@@ -1,7 +1,7 @@
 """What decides the outcome of a stage, as JSON types: the content of its key."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -60,7 +60,7 @@ def source_key(
         "template": spec.space.template(candidate.template).text,
         "verbalizer": {label: list(words) for label, words in verbalizer.items()},
         "head": candidate.head,
-        "soft_prompt": source_prompt(candidate).content(),
+        "soft_prompt": asdict(source_prompt(candidate)),
         "steps": candidate.source_steps,
         "settings": [settings.batch_size, settings.learning_rate, settings.head_learning_rate],
         "frozen_layers": settings.frozen_layers,

@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.files import FileStore, StoredFile
+from promptgraft.search.ranking import candidate_key
 from promptgraft.search.reports import DELTA_FILE
 from promptgraft.search.wording import size
 
@@ -36,7 +37,7 @@ class DiskUse:
 
 def tidy(
     files: FileStore,
-    trials: Iterable[FrozenTrial],
+    trials: Collection[FrozenTrial],
     best: Collection[int],
     quota_bytes: int | None,
     stages_bytes: int | None = None,
@@ -56,7 +57,7 @@ def tidy(
     """
     states = {trial.number: trial.state for trial in trials}
     unfinished = (TrialState.RUNNING, TrialState.WAITING)
-    going_on = {trial.user_attrs.get("candidate_key") for trial in trials if trial.state in unfinished}
+    going_on = {candidate_key(trial) for trial in trials if trial.state in unfinished}
     left: list[StoredFile] = []
     for file in files.files():
         if _is_abandoned(file) or _is_spent(file.name, states, best, going_on):

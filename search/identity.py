@@ -27,15 +27,12 @@ _FREE = (
     "constraints",
     "sampler",
     "pruner",
-    "guidance",
     "budget",
     "judging",
     "resources",
     "checkpoint",
     "cache",
 )
-# What studies ran with whose record is older than the setting.
-_SINCE_THEN: dict[str, Any] = {"minimize": [], "backbone.dtype": "float32", "backbone.gradient_checkpointing": False}
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test")
 _SOURCE_PATH = re.compile(r"sources\..+\.train")
@@ -111,10 +108,7 @@ def _source_rows(study: Study) -> str | dict[str, str] | None:
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Refuse edits that change what a result means, or that take away what an old trial needs."""
-    unsafe = [
-        f"{name}: {old!r} -> {new!r}"
-        for name, old, new in _differences(_SINCE_THEN | stored["settings"], present["settings"])
-    ]
+    unsafe = [f"{name}: {old!r} -> {new!r}" for name, old, new in _differences(stored["settings"], present["settings"])]
     for name in ("backbone weights", "target rows", "source rows", "test rows"):
         if stored[name] != present[name]:
             unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")

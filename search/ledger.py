@@ -21,17 +21,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_pruner
-from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.locks import study_lock
 from promptgraft.search.owners import is_alive, new_owner, start_heartbeat
 from promptgraft.search.patience import StorageLostError, patient
-from promptgraft.search.pool import Pool, record_growth
+from promptgraft.search.pool import UNTRAINED_SCORES, Pool, record_growth
 from promptgraft.search.proposals import Proposal, Proposals
-from promptgraft.search.ranking import FINISHED
+from promptgraft.search.ranking import FINISHED, candidate_key
 from promptgraft.search.retries import Loss, fail_and_queue, is_retry
-from promptgraft.search.similarity import TemplateKernel
 from promptgraft.search.stored_parameters import base_name, stored_names
-from promptgraft.search.study_file import EngineSection, GuidanceSection
+from promptgraft.search.study_file import EngineSection
 from promptgraft.search.tradeoffs import Pruning, cost_names, costs_of
 from promptgraft.spaces import Candidate, SearchSpace
 
@@ -74,11 +72,9 @@ class StudyLedger:
         pruner: Name and options of the pruner.
         seed: The study's seed.
         max_retries: Times that a trial is run again whose worker or driver died.
-        guidance: What guides the sampler beside results; nothing if None.
         constraints: What candidates must keep to, if anything.
 
     Attributes:
-        guidance: The same, with what it has learnt.
         trials: The study's trials when last looked at.
         live: The trials of this driver, by number.
         states: Number of trials by state, those of other drivers as of the last look.
@@ -97,7 +93,6 @@ class StudyLedger:
         pruner: EngineSection,
         seed: int,
         max_retries: int = 3,
-        guidance: GuidanceSection | None = None,
         constraints: Constraints | None = None,
     ) -> None:
         self.study = study
@@ -112,11 +107,10 @@ class StudyLedger:
         self.lost: StorageLostError | None = None
         self._owner = new_owner()
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self.guidance = guide = Guidance(guidance or GuidanceSection())
         self.pool = Pool()
         self.space = self._file_space = space
         self._draws_from = partial(
-            Proposals, sampler=sampler, seed=seed, directions=study.directions, guidance=guide, constraints=constraints
+            Proposals, sampler=sampler, seed=seed, directions=study.directions, constraints=constraints
         )
         self._proposals = self._draws_from(space)
         self._names: dict[str, str] | None = None
@@ -149,8 +143,9 @@ class StudyLedger:
         for trial in self.trials:
             if trial.number in self._learnt:
                 continue
-            if "candidate_key" in trial.user_attrs:
-                self._known.add(trial.user_attrs["candidate_key"])
+            key = candidate_key(trial)
+            if key is not None:
+                self._known.add(key)
             if trial.state.is_finished():
                 self._learnt.add(trial.number)
                 if trial.state in FINISHED:
@@ -164,9 +159,6 @@ class StudyLedger:
         self.pool = Pool.of(self.study)
         self.space = self.pool.added_to(self._file_space)
         self._proposals, self._names, self.exhausted = self._draws_from(self.space), None, False
-        looks = self.looks()
-        self._proposals.kernel = TemplateKernel(self.pool.features, looks)
-        self.guidance.use_looks(looks)
         for trial in (trial for trial in self.trials if trial.state in FINISHED):
             self._proposals.learn(trial)
         for number, live in self.live.items():
@@ -174,9 +166,9 @@ class StudyLedger:
             self.live[number] = _Live(live.trial_id, self._proposals.taken_over(live.proposal, reports))
 
     @patient
-    def looks(self) -> list[dict[str, Any]]:
-        """Return what was seen of untrained prompts."""
-        return list(self.study.user_attrs.get(FIRST_LOOKS, []))
+    def untrained_scores(self) -> list[dict[str, Any]]:
+        """Return the scores of untrained prompts, the best first."""
+        return list(self.study.user_attrs.get(UNTRAINED_SCORES, []))
 
     @patient
     def record_growth(self, round_: int, growth: Mapping[str, Any]) -> Pool:
@@ -313,7 +305,7 @@ class StudyLedger:
         return None
 
     def _claim(self, waiting: FrozenTrial) -> Asked | None:
-        trial_id, expected = waiting._trial_id, waiting.user_attrs.get("candidate_key")
+        trial_id, expected = waiting._trial_id, candidate_key(waiting)
         given = {base_name(name): value for name, value in waiting.params.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
@@ -341,7 +333,6 @@ class StudyLedger:
 
     def _start_new(self) -> Asked | None:
         originals = sum("retry_of" not in trial.user_attrs for trial in self.trials)
-        self.guidance.learn(self.trials)
         proposal = self._proposals.draw(self._known, originals)
         if proposal is None:
             self.exhausted = True
@@ -351,7 +342,7 @@ class StudyLedger:
             state=TrialState.RUNNING,
             params=params,
             distributions=distributions,
-            user_attrs=self._identity(proposal.candidate) | self._expectation(proposal.candidate),
+            user_attrs=self._identity(proposal.candidate),
         )
         trial_id = self.storage.create_new_trial(self._study_id, template)
         return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)
@@ -365,10 +356,6 @@ class StudyLedger:
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}
-
-    def _expectation(self, candidate: Candidate) -> dict[str, float]:
-        expected = self.guidance.expected_seconds(candidate)
-        return {} if expected is None else {"expected_seconds": round(expected, 2)}
 
     def _started(self, trial_id: int, number: int, proposal: Proposal) -> Asked:
         self.live[number] = _Live(trial_id, proposal)

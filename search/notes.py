@@ -11,9 +11,8 @@ from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
 
 from promptgraft.objectives.tasks import Task
-from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.judging import against_best, verdict
-from promptgraft.search.pool import with_pool
+from promptgraft.search.pool import UNTRAINED_SCORES, with_pool
 from promptgraft.search.ranking import float32_scores
 from promptgraft.search.reports import Report
 from promptgraft.search.studies import Study
@@ -25,9 +24,9 @@ from promptgraft.spaces.parameters import Scalar
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
     study = with_pool(study, optuna_study)
-    looks = optuna_study.user_attrs.get(FIRST_LOOKS, [])
+    untrained = optuna_study.user_attrs.get(UNTRAINED_SCORES, [])
     scored = _verdict_note(optuna_study, study) + _front_note(optuna_study) + _finalists_note(optuna_study)
-    save_note(optuna_study, study_note(study) + _looks_note(study, looks) + scored)
+    save_note(optuna_study, study_note(study) + _untrained_note(study, untrained) + scored)
 
 
 def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
@@ -82,21 +81,21 @@ def _lineage(template: Template) -> str:
     return f" ({template.source}{' of ' + parents if parents else ''})"
 
 
-def _looks_note(study: Study, looks: list[dict[str, Any]]) -> str:
-    """Write what prompts scored before any training, in Markdown; nothing if they weren't looked at."""
-    if not looks:
+def _untrained_note(study: Study, untrained: list[dict[str, Any]]) -> str:
+    """Write what prompts scored before any training, in Markdown; nothing where none was scored."""
+    if not untrained:
         return ""
     space = study.objective.space
     names = {t.id: t.name for t in space.templates} | {v.id: v.name for v in space.verbalizers}
     lines = [
         "",
         "",
-        "### First looks: prompts before any training, on the target's training rows",
+        "### Prompts before any training, on the target's training rows",
         "",
         "| template | label words | log-likelihood | accuracy | rows |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    for e in looks:
+    for e in untrained:
         if e["template"] in names and e["verbalizer"] in names:
             scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
             lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")

@@ -7,7 +7,7 @@ joins. See docs/decisions/0007-a-pool-that-grows.md.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -15,7 +15,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.errands import GROWTH
-from promptgraft.search.guidance import FIRST_LOOKS, POOL, merge_looks
 from promptgraft.search.studies import Study
 from promptgraft.search.study_file import GrowSection
 from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
@@ -25,14 +24,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# User attributes of the study: what joined, and the scores of untrained prompts.
+POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 # A template's mean result counts as if it had this many more results, all of them the study's mean.
 SHRINKAGE = 2.0
 # Times that a round is run again whose worker died.
 MAX_LOST = 2
 # What a study has before any round.
-NOTHING: Mapping[str, Any] = {"rounds": 0, "templates": [], "verbalizers": [], "features": {}}
+NOTHING: Mapping[str, Any] = {"rounds": 0, "templates": [], "verbalizers": []}
 # What a round reports that found nothing.
-FOUND_NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "looks": [], "features": []}
+FOUND_NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "scores": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,11 @@ class Pool:
         rounds: Rounds of growth that were run.
         templates: The templates that joined.
         verbalizers: Likewise.
-        features: What a sampler sees of a template, by id.
     """
 
     rounds: int = 0
     templates: tuple[Template, ...] = ()
     verbalizers: tuple[Verbalizer, ...] = ()
-    features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: optuna.Study) -> "Pool":
@@ -57,7 +56,7 @@ class Pool:
         content = study.user_attrs.get(POOL, NOTHING)
         templates = tuple(Template(**{**entry, "parents": tuple(entry["parents"])}) for entry in content["templates"])
         verbalizers = tuple(verbalizer_of(entry) for entry in content["verbalizers"])
-        return cls(content["rounds"], templates, verbalizers, content["features"])
+        return cls(content["rounds"], templates, verbalizers)
 
     @staticmethod
     def rounds_of(study: optuna.Study) -> int:
@@ -122,7 +121,7 @@ class Grower:
         if self.running or not due or ledger.finished >= self.last:
             return None
         maximize = ledger.study.directions[0] == StudyDirection.MAXIMIZE
-        parents = ranked_templates(ledger.space, ledger.trials, ledger.looks(), maximize=maximize)
+        parents = ranked_templates(ledger.space, ledger.trials, ledger.untrained_scores(), maximize=maximize)
         self.running = 1
         return {
             "round": pool.rounds,
@@ -183,7 +182,7 @@ def with_pool(study: Study, optuna_study: optuna.Study) -> Study:
 
 
 def ranked_templates(
-    space: SearchSpace, trials: Sequence[FrozenTrial], looks: Sequence[Mapping[str, Any]], *, maximize: bool
+    space: SearchSpace, trials: Sequence[FrozenTrial], untrained: Sequence[Mapping[str, Any]], *, maximize: bool
 ) -> tuple[Template, ...]:
     """Order the templates of a space, the best first.
 
@@ -193,7 +192,7 @@ def ranked_templates(
     Args:
         space: The space.
         trials: The study's trials.
-        looks: First looks, the best first.
+        untrained: Scores of untrained prompts, the best first.
         maximize: Whether larger values are better.
     """
     values: dict[str, list[float]] = {}
@@ -204,15 +203,25 @@ def ranked_templates(
     mean = sum(every) / len(every) if every else 0.0
     sign = 1 if maximize else -1
     ranks: dict[str, int] = {}
-    for rank, look in enumerate(looks):
-        ranks.setdefault(look["template"], rank)
+    for rank, entry in enumerate(untrained):
+        ranks.setdefault(entry["template"], rank)
 
     def order(template: Template) -> tuple[float, int]:
         own = values.get(template.id, [])
         shrunk = (sum(own) + SHRINKAGE * mean) / (len(own) + SHRINKAGE)
-        return -sign * shrunk, ranks.get(template.id, len(looks))
+        return -sign * shrunk, ranks.get(template.id, len(untrained))
 
     return tuple(sorted(space.templates, key=order))
+
+
+def merge_scores(known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add scores of untrained prompts to those of a study; of a pair that is in both, the new one counts.
+
+    Returns:
+        All of them, the best first.
+    """
+    by_pair = {(entry["template"], entry["verbalizer"]): entry for entry in (*known, *new)}
+    return sorted(by_pair.values(), key=lambda entry: (-entry["rows"], -entry["score"]))
 
 
 def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -> None:
@@ -221,7 +230,7 @@ def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -
     Args:
         study: The study.
         round_: Number of the round; nothing is written if another driver has run it meanwhile.
-        growth: `templates`, `verbalizers`, `looks` and `features`, as a worker reports them.
+        growth: `templates`, `verbalizers` and `scores` (of untrained prompts), as a worker reports them.
     """
     pool = Pool.of(study)
     if round_ != pool.rounds:
@@ -230,7 +239,6 @@ def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -
         "rounds": pool.rounds + 1,
         "templates": [asdict(template) for template in pool.templates] + list(growth["templates"]),
         "verbalizers": [verbalizer_content(entry) for entry in pool.verbalizers] + list(growth["verbalizers"]),
-        "features": {**pool.features, **{entry["template"]: entry for entry in growth["features"]}},
     }
-    study.set_user_attr(FIRST_LOOKS, merge_looks(study.user_attrs.get(FIRST_LOOKS, []), growth["looks"]))
+    study.set_user_attr(UNTRAINED_SCORES, merge_scores(study.user_attrs.get(UNTRAINED_SCORES, []), growth["scores"]))
     study.set_user_attr(POOL, content)

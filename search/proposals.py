@@ -14,8 +14,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from promptgraft.search.constraints import Constraints
 from promptgraft.search.engines import build_sampler
-from promptgraft.search.guidance import Guidance
-from promptgraft.search.similarity import TemplateKernel, see_alike
 from promptgraft.search.stored_parameters import distributions_of, present_parameters
 from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
@@ -61,11 +59,7 @@ class Proposals:
         sampler: Name and options of the sampler.
         seed: The study's seed.
         directions: Which way the values are better.
-        guidance: Chooses among several draws, if it has anything to choose by.
         constraints: What candidates must keep to, if anything.
-
-    Attributes:
-        kernel: Which templates are alike; each is a stranger to the others if None.
     """
 
     def __init__(
@@ -74,17 +68,14 @@ class Proposals:
         sampler: EngineSection,
         seed: int,
         directions: Sequence[StudyDirection],
-        guidance: Guidance,
         constraints: Constraints | None = None,
     ) -> None:
         self.space = space
         self.sampler = sampler
         self.seed = seed
-        self.guidance = guidance
         self.constraints = constraints
         if constraints is not None:
             constraints.know(space)
-        self.kernel: TemplateKernel | None = None
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(directions=directions)
         self._common = IntersectionSearchSpace(include_pruned=True)
@@ -115,29 +106,14 @@ class Proposals:
         Returns:
             The proposal; None if the space seems exhausted.
         """
-        found: list[Proposal] = []
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
-            if len(found) >= (self.guidance.choices if attempt < SAMPLER_ATTEMPTS else 1):
-                break
             seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
-            if attempt < SAMPLER_ATTEMPTS:
-                self._copy.sampler = self._sampler(seed)
-            else:
-                self._copy.sampler = RandomSampler(seed=seed)
+            self._copy.sampler = self._sampler(seed) if attempt < SAMPLER_ATTEMPTS else RandomSampler(seed=seed)
             proposal = self._ask()
-            is_double = any(proposal.candidate == other.candidate for other in found)
-            if is_double or proposal.candidate.key in known or self.ruled_out(proposal.candidate):
-                self.told(proposal, TrialState.FAIL, None)
-            else:
-                found.append(proposal)
-        if len(found) < 2:
-            return found[0] if found else None
-        weights = self.guidance.weights([proposal.candidate for proposal in found], n_trials)
-        (chosen,) = random.Random(f"{self.seed}/{n_trials}").choices(found, weights)
-        for proposal in found:
-            if proposal is not chosen:
-                self.told(proposal, TrialState.FAIL, None)
-        return chosen
+            if proposal.candidate.key not in known and not self.ruled_out(proposal.candidate):
+                return proposal
+            self.told(proposal, TrialState.FAIL, None)
+        return None
 
     def ruled_out(self, candidate: Candidate) -> str | None:
         """Say which constraint a candidate breaks, if any."""
@@ -148,8 +124,6 @@ class Proposals:
         if isinstance(sampler, TPESampler):
             # What the trials have in common: told anew, it takes a look at each of them again, for every draw.
             sampler._search_space = self._common
-            if self.kernel is not None:
-                see_alike(sampler, self.kernel)
         return sampler
 
     def fixed(self, params: Mapping[str, Any]) -> Proposal:

@@ -8,11 +8,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.tradeoffs import metric_of
+from promptgraft.spaces import Candidate
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attribute of the study, number of the trial appended: what its state scores in float32. Optuna lets nobody
 # write to a finished trial, and its own value stays what was measured in training.
 FLOAT32 = "float32_trial_"
+
+
+def candidate_key(trial: FrozenTrial) -> str | None:
+    """Return the key of a trial's candidate, computed anew; None if it has none, as a trial that a user added."""
+    values = trial.user_attrs.get("candidate")
+    return None if values is None else Candidate.from_values(values).key
 
 
 def float32_scores(study: optuna.Study) -> dict[int, dict[str, Any]]:

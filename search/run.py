@@ -19,7 +19,6 @@ from promptgraft.search.disk import tidy
 from promptgraft.search.early_repeats import EarlyRepeats
 from promptgraft.search.errands import Errand
 from promptgraft.search.finalists import kept
-from promptgraft.search.first_looks import look_first
 from promptgraft.search.identity import record_run, record_study
 from promptgraft.search.judging import outcome_line, verdict, verdict_lines
 from promptgraft.search.ledger import StudyLedger
@@ -120,7 +119,6 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
         study.file.pruner,
         study.file.seed,
         study.file.budget.max_retries,
-        study.file.guidance,
         study.constraints,
     )
     orphans = ledger.adopt_orphans()
@@ -251,7 +249,6 @@ class Driver:
                 tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
             ):
                 try:
-                    look_first(self.study, self.ledger, self.progress.say)
                     self._fit(searcher, session, scratch)
                     return
                 except KeyboardInterrupt:

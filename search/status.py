@@ -14,10 +14,10 @@ from promptgraft.objectives.files import FileStore
 from promptgraft.search.budget import Forecast, Limits, compute_seconds, describe_use, forecast
 from promptgraft.search.comparison import transfer, transfer_lines
 from promptgraft.search.disk import DiskUse
-from promptgraft.search.guidance import POOL
 from promptgraft.search.judging import verdict, verdict_lines
 from promptgraft.search.learning_curves import curve_lines, learning_curves
 from promptgraft.search.owners import is_alive
+from promptgraft.search.pool import POOL
 from promptgraft.search.ranking import FINISHED, best_trial, float32_scores
 from promptgraft.search.sealed import openings
 from promptgraft.search.storage import RunFolder, load_existing

@@ -294,15 +294,6 @@ class BudgetSection(Section):
     max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
 
 
-class GuidanceSection(Section):
-    """What may guide the sampler beside results; a weight, never a filter. 0 switches it off."""
-
-    first_looks: float = Field(
-        0.0, ge=0, description="How much the score of a prompt before any training counts at first, such as 1."
-    )
-    cost: float = Field(0.0, ge=0, description="Power of a candidate's expected time by which its chance is divided.")
-
-
 class ConstraintsSection(Section):
     """What candidates must keep to; those beyond a bound are not tried."""
 
@@ -368,7 +359,6 @@ class StudyFile(Section):
     evaluation: EvaluationSection = Field(EvaluationSection(), description="When the target is evaluated.")
     sampler: Engine = Field(EngineSection(name="tpe"), description="Optuna's, with its own options.")
     pruner: Engine = Field(EngineSection(name="median"), description="Optuna's, with its own options.")
-    guidance: GuidanceSection = Field(GuidanceSection(), description="What may guide the sampler beside results.")
     constraints: ConstraintsSection = Field(ConstraintsSection(), description="What candidates must keep to.")
     budget: BudgetSection = Field(BudgetSection(), description="When the search ends.")
     judging: JudgingSection = Field(JudgingSection(), description="How the winner is chosen.")

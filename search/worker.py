@@ -156,7 +156,7 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
         work: From `Grower.next_round`.
 
     Returns:
-        `templates`, `verbalizers`, `looks` and `features`, as JSON types.
+        `templates`, `verbalizers` and `scores`, as JSON types.
     """
     from promptgraft.objectives.growth import GrowthPlan, grow
     from promptgraft.objectives.writers import WriterSpec
@@ -169,8 +169,7 @@ def grow_pool(objective: "Objective", work: dict[str, Any]) -> dict[str, Any]:
     return {
         "templates": [asdict(template) for template in growth.templates],
         "verbalizers": [verbalizer_content(verbalizer) for verbalizer in growth.verbalizers],
-        "looks": [asdict(look) for look in growth.looks],
-        "features": [asdict(entry) for entry in growth.features],
+        "scores": [asdict(entry) for entry in growth.scores],
     }
 
 
@@ -207,17 +206,3 @@ def score_finalists(
     quiet_transformers()
     torch.set_num_threads(threads)
     return score_in_float32(spec, trials)
-
-
-def race_untrained(spec: ObjectiveSpec, threads: int) -> list[dict[str, Any]]:
-    """Race the untrained prompts of a study on the target's training rows; see `objectives.first_looks`."""
-    import torch
-
-    from promptgraft.objectives.first_looks import race
-    from promptgraft.objectives.objective import Objective
-    from promptgraft.objectives.quiet import quiet_transformers
-
-    quiet_transformers()
-    torch.set_num_threads(threads)
-    objective = Objective(spec)
-    return [asdict(look) for look in race(objective, objective.target.train)]

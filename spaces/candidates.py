@@ -60,16 +60,6 @@ class SoftPrompt:
         """Whether it is keys and values in every layer."""
         return self.place == "deep"
 
-    def content(self) -> dict[str, str | int]:
-        """Return the fields, as JSON types; those that came later only where they aren't at their defaults.
-
-        Keys of candidates, stages and checkpoints from before there were any thus stay as they are.
-        """
-        fields_of = asdict(self)
-        if self.parametrization == "direct":
-            del fields_of["parametrization"]
-        return fields_of
-
     def check(self) -> None:
         """Refuse a network that a place doesn't have.
 
@@ -250,31 +240,20 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Hash of all fields, 16 hexadecimal digits; equal for equal candidates only."""
-        content = asdict(self) | {"soft_prompt": self.soft_prompt.content()}
-        for group in _LATER_GROUPS:
-            if getattr(self, group) == GROUPS[group]():
-                del content[group]  # Studies from before there was such a thing keep their keys.
-        for name in _LATER_FIELDS:
-            if getattr(self, name) == DEFAULTS[name]:
-                del content[name]  # Likewise.
-        if not self.custom:
-            del content["custom"]  # Likewise.
+        """Hash of the fields that aren't at their defaults, 16 hexadecimal digits; equal for equal candidates only.
+
+        A field that comes later, at a default that changes nothing, leaves every key as it is.
+        """
+        content = {name: value for name, value in self.to_dict().items() if value != _DEFAULT_VALUES.get(name)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types, as `from_values` reads them back."""
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
-        for name in _LATER_FIELDS:
-            if values[name] == DEFAULTS[name]:
-                del values[name]  # Checkpoints from before there was such a thing are gone on with.
         del values["custom"]
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
-            if group == "demonstrations" and not self.demonstrations.count:
-                continue  # Checkpoints from before there were any are known by this.
-            own = self.soft_prompt.content() if group == "soft_prompt" else asdict(getattr(self, group))
-            values |= {f"{group}.{name}": value for name, value in own.items()}
+            values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
         return values
 
     @classmethod
@@ -304,11 +283,11 @@ GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = 
     "soft_prompt": SoftPrompt,
     "adapter": Adapter,
 }
-_LATER_GROUPS = ("demonstrations", "adapter")
-_LATER_FIELDS = ("calibration", "source")
 
 DEFAULTS: Mapping[str, Scalar] = {
     f.name: cast(Scalar, f.default)
     for f in fields(Candidate)
     if f.name not in ("template", "verbalizer", CUSTOM, *GROUPS)
 }
+# By the names of `to_dict`.
+_DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict()

@@ -96,10 +96,7 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what can be drawn, 16 hexadecimal digits."""
-        facts = asdict(self.facts)
-        if not self.facts.sources:
-            del facts["sources"]  # Studies that name but one keep their fingerprints.
-        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": facts}
+        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": asdict(self.facts)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def all_parameters(self) -> tuple[Parameter, ...]:

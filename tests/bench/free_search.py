@@ -18,7 +18,7 @@ Overhead of the search itself (Ray, storage, start-up) is in neither. Searchers:
     peer tpe asha       Optuna's TPE as Ray's OptunaSearch uses it (a stopped trial counts with its last value), Ray's
                         own ASHA with the reduction factor that serves it best
     ours                promptgraft's draws (TPE, no candidate twice) and the demo's median pruner
-    ours, unpruned      the same, nothing pruned; with random draws, or with a guidance switched on
+    ours, unpruned      the same, nothing pruned; with random draws
 """
 
 import argparse
@@ -38,10 +38,9 @@ from optuna.trial import TrialState
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from promptgraft.search.engines import build_pruner
-from promptgraft.search.guidance import FIRST_LOOKS, Guidance
 from promptgraft.search.proposals import Proposals
 from promptgraft.search.studies import load_study
-from promptgraft.search.study_file import EngineSection, GuidanceSection
+from promptgraft.search.study_file import EngineSection
 from promptgraft.spaces import Candidate, SearchSpace
 from promptgraft.spaces.parameters import SuggestingTrial
 from tests.bench.replay_ours import read_candidate
@@ -64,18 +63,16 @@ class Table:
         space: Where they were drawn from.
         candidates: Key of a candidate -> its curve and value.
         stages: Stage -> [seconds, stages that it is made from].
-        looks: What the untrained prompts did.
     """
 
     space: SearchSpace
     candidates: dict[str, dict[str, Any]]
     stages: dict[str, list[Any]]
-    looks: list[dict[str, Any]]
 
     @classmethod
     def read(cls, path: Path) -> "Table":
         content = json.loads(path.read_text())
-        return cls(load_study(STUDY).objective.space, content["candidates"], content["stages"], content[FIRST_LOOKS])
+        return cls(load_study(STUDY).objective.space, content["candidates"], content["stages"])
 
     def curve(self, candidate: Candidate) -> list[dict[str, Any]]:
         curve: list[dict[str, Any]] = self.candidates[candidate.key]["curve"]
@@ -172,12 +169,10 @@ def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed:
         study.tell(trial, value)
 
 
-def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe", pruner: str = "median") -> Progress:
+def ours(table: Table, seed: int, sampler: str = "tpe", pruner: str = "median") -> Progress:
     """Search as promptgraft does, one trial at a time."""
     engine = EngineSection(name="tpe", n_startup_trials=8) if sampler == "tpe" else EngineSection(name="random")
-    guide = Guidance(guidance)
-    guide.use_looks(table.looks)
-    proposals = Proposals(table.space, engine, seed, [StudyDirection.MAXIMIZE], guide)
+    proposals = Proposals(table.space, engine, seed, [StudyDirection.MAXIMIZE])
     options = {"n_startup_trials": 4, "n_warmup_steps": 8} if pruner == "median" else {}
     proposals._copy.pruner = build_pruner(pruner, options)
     costs = OurCosts(table)
@@ -187,7 +182,7 @@ def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe
         candidate, trial = proposal.candidate, proposal.trial
         known.add(candidate.key)
         curve = table.curve(candidate)
-        state, used = TrialState.COMPLETE, spent
+        state = TrialState.COMPLETE
         for point, seconds in zip(curve, costs.steps(candidate), strict=True):
             spent, best = spent + seconds, max(best, point["accuracy"])
             yield spent, best
@@ -197,15 +192,6 @@ def ours(table: Table, guidance: GuidanceSection, seed: int, sampler: str = "tpe
                 break
         value = table.candidates[candidate.key]["value"]
         proposals.told(proposal, state, [value])
-        if state == TrialState.COMPLETE:
-            attrs = {"seconds": spent - used, "candidate": candidate.to_dict()}
-            guide.learn([_finished(trial.number, value, attrs)])
-
-
-def _finished(number: int, value: float, attrs: dict[str, Any]) -> optuna.trial.FrozenTrial:
-    trial = optuna.trial.create_trial(value=value, user_attrs=attrs)
-    trial.number = number
-    return trial
 
 
 def to_reach(progress: Progress, target: float) -> float | None:
@@ -225,15 +211,11 @@ def target_of(table: Table) -> tuple[float, list[float]]:
 
 def searchers(table: Table, peer_costs: PeerCosts | None) -> dict[str, Callable[[int], Progress]]:
     """Return all searchers by name, from seed to search."""
-    off, looks = GuidanceSection(), GuidanceSection(first_looks=1.0)
     found: dict[str, Callable[[int], Progress]] = {
-        "ours": partial(ours, table, off),
-        "ours, unpruned": partial(ours, table, off, pruner="none"),
-        "ours, unpruned, random": partial(ours, table, off, sampler="random", pruner="none"),
-        "ours, unpruned, first looks": partial(ours, table, looks, pruner="none"),
+        "ours": partial(ours, table),
+        "ours, unpruned": partial(ours, table, pruner="none"),
+        "ours, unpruned, random": partial(ours, table, sampler="random", pruner="none"),
     }
-    for power in (0.5, 1.0, 2.0):
-        found[f"ours, unpruned, cost {power:g}"] = partial(ours, table, GuidanceSection(cost=power), pruner="none")
     if peer_costs is not None:
         found["peer random"] = partial(peer, table, peer_costs, "random", None)
         found["peer tpe"] = partial(peer, table, peer_costs, "tpe", None)

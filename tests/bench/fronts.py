@@ -95,7 +95,7 @@ def main() -> None:
     tokens = prompt_tokens(study)
     content = json.loads(arguments.table.read_text())
     candidates = {key: content["candidates"][key] for key in tokens}
-    table = Table(study.objective.space, candidates, content["stages"], [])
+    table = Table(study.objective.space, candidates, content["stages"])
     reference = WORST_ACCURACY, max(tokens.values()) + 1.0
     everything = [(float(entry["value"]), float(tokens[key])) for key, entry in table.candidates.items()]
     whole = hypervolume(everything, reference)

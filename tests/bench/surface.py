@@ -13,19 +13,16 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.first_looks import race
-from promptgraft.objectives.growth import features
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.stages import StageKey
-from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, Categorical, SearchSpace
 from promptgraft.spaces.parameters import Constant, Scalar
@@ -124,10 +121,6 @@ def main() -> None:
         recorder.save()
         if number % SHOW_EVERY == 0 or number == len(left[: arguments.limit]):
             print(f"{number} of {len(left)}", flush=True)
-    if FIRST_LOOKS not in table:
-        table[FIRST_LOOKS] = [asdict(entry) for entry in race(objective, objective.target.train)]
-        table["features"] = [asdict(features(objective, template)) for template in study.objective.space.templates]
-        recorder.save()
 
 
 if __name__ == "__main__":

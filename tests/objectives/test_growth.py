@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from promptgraft.objectives.growth import GrowthPlan, _varied, _wording, features, grow
+from promptgraft.objectives.growth import GrowthPlan, _varied, _wording, grow
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.template_sources import NEEDS_WRITER, TEMPLATE_SOURCES, Draft, Request, drafts
@@ -75,11 +75,10 @@ def test_a_round_keeps_the_best_of_what_was_drafted(family: str, objectives: dic
     assert sum(grown.drafted.values()) > 3
     assert all(count > 0 for count in grown.drafted.values()), grown.drafted
     pool = {template.id for template in (*TEMPLATES, *grown.templates)}
-    assert {look.template for look in grown.looks} == pool
-    assert [entry.template for entry in grown.features] == [t.id for t in (*TEMPLATES, *grown.templates)]
+    assert {look.template for look in grown.scores} == pool
     assert grow(objective, TEMPLATES, plan, 0, 0) == grown
     assert grow(objective, TEMPLATES, plan, 1, 0).templates != grown.templates
-    best = [look.template for look in grown.looks if look.template not in {t.id for t in TEMPLATES}]
+    best = [look.template for look in grown.scores if look.template not in {t.id for t in TEMPLATES}]
     ranks = {template: rank for rank, template in enumerate(dict.fromkeys(best))}
     wordings = [_wording(template) for template in (*TEMPLATES, *grown.templates)]
     if len(set(wordings)) == len(wordings):
@@ -94,7 +93,7 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
     assert [entry.name for entry in grown.verbalizers] == ["likelihood-3-0", "likelihood-3-1"]
     assert all(len(words) == 2 for entry in grown.verbalizers for words in entry.words.values())
     assert grow(objective, TEMPLATES, plan, 3, 0) == grown
-    pairs = {(look.template, look.verbalizer) for look in grown.looks}
+    pairs = {(look.template, look.verbalizer) for look in grown.scores}
     assert {verbalizer for _, verbalizer in pairs} >= {entry.id for entry in grown.verbalizers}
     before = objective.spec
     objective.know([], [grown.verbalizers[0]])
@@ -140,7 +139,7 @@ def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objectiv
     assert [entry.name.split("-")[0] for entry in next_round.verbalizers] == ["likelihood"]
     for outcome, n in ((grown, 8), (few, 3)):
         assert len(outcome.verbalizers) == n
-        scores = {look.verbalizer: look.score for look in outcome.looks if look.template == TEMPLATES[0].id}
+        scores = {look.verbalizer: look.score for look in outcome.scores if look.template == TEMPLATES[0].id}
         for source in plan.verbalizer_sources:
             own = [entry.id for entry in outcome.verbalizers if entry.name.startswith(source) and entry.id in scores]
             assert own == sorted(own, key=lambda verbalizer: -scores[verbalizer])
@@ -194,23 +193,6 @@ def test_other_words_come_before_other_white_space() -> None:
     ]
     ranked = [Template(f"t{index}", text) for index, text in enumerate(texts)]
     assert [template.name for template in _varied(ranked, TEMPLATES)] == ["t1", "t3", "t0", "t2"]
-
-
-def test_features_say_where_the_text_stands(objectives: dict[str, Objective]) -> None:
-    objective = objectives["encoder"]
-    places = {
-        "{{ text }} {{ label }}": 0.0,
-        "{{ text }} It was {{ label }}": 0.0,
-        "It was {{ label }}: {{ text }}": 1.0,
-        "Text: {{ text }} Word: {{ label }}": 0.5,
-    }
-    for text, place in places.items():
-        assert features(objective, Template("t", text)).position == pytest.approx(place, abs=0.1)
-    same = [
-        features(objective, Template("t", text)).embedding
-        for text in ("{{ text }} fine {{ label }}", "fine {{ text }} {{ label }}")
-    ]
-    assert same[0] == same[1]
 
 
 def test_sources_end_where_nothing_can_be_made(objectives: dict[str, Objective]) -> None:

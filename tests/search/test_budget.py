@@ -16,7 +16,7 @@ from promptgraft.search.budget import Limits, compute_seconds, describe_use, for
 from promptgraft.search.disk import tidy
 from promptgraft.search.study_file import BudgetSection
 from promptgraft.search.wording import next_moment, parse_bytes
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import Candidate, InvalidInputError
 
 NOW = datetime(2026, 11, 24, 19, 0)
 T0 = NOW.timestamp()
@@ -134,19 +134,20 @@ def test_what_can_t_win_is_deleted_and_then_what_can_be_computed_again(tmp_path:
     for number in range(4):
         weights(files, f"artifacts/trial-{number}/delta.safetensors", 100)
     weights(files, "checkpoints/over-0.safetensors", 100)
-    weights(files, "checkpoints/live-0.safetensors", 100)
+    live = Candidate("t", "v")
+    weights(files, f"checkpoints/{live.key}-0.safetensors", 100)
     for age, name in enumerate("abc"):
         weights(files, f"stages/{name}.safetensors", 100)
         stamp = time.time() - 100 * age
         os.utime(tmp_path / "stages" / f"{name}.safetensors", (stamp, stamp))
     trials = [trial(-9, 1, number=number) for number in range(3)]
-    trials += [trial(-9, None, TrialState.RUNNING, number=3, candidate_key="live")]
+    trials += [trial(-9, None, TrialState.RUNNING, number=3, candidate=live.to_dict())]
     use = tidy(files, trials, {1}, None)
     left = {file.name for file in files.files()}
     assert left == {
         "artifacts/trial-1/delta.safetensors",
         "artifacts/trial-3/delta.safetensors",
-        "checkpoints/live-0.safetensors",
+        f"checkpoints/{live.key}-0.safetensors",
         *(f"stages/{name}.safetensors" for name in "abc"),
     }
     assert use.full is None

@@ -56,9 +56,7 @@ def open_ledger(study: Study, folder: Path) -> StudyLedger:
     stored = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
     sampler = EngineSection.model_validate({"name": "tpe", "n_startup_trials": 4})
     pruner = EngineSection(name="none")
-    return StudyLedger(
-        stored, storage, study.objective.space, sampler, pruner, 0, 3, study.file.guidance, study.constraints
-    )
+    return StudyLedger(stored, storage, study.objective.space, sampler, pruner, 0, 3, study.constraints)
 
 
 def sizes_of(study: Study) -> Sizes:
@@ -291,12 +289,12 @@ def test_templates_that_join_a_study_are_held_to_its_bounds(write_study: WriteSt
         "long", "a review of a product that I bought for my own use in a shop near my home: {{ text }} {{ label }}"
     )
     fits = Template("fits", "Opinion: {{ text }} {{ label }}")
-    looks = [
+    untrained = [
         {"template": t.id, "verbalizer": v.id, "score": -0.6, "accuracy": 0.6, "rows": 16}
         for t in (long, fits)
         for v in VERBALIZERS
     ]
-    growth = {"templates": [asdict(long), asdict(fits)], "verbalizers": [], "looks": looks, "features": []}
+    growth = {"templates": [asdict(long), asdict(fits)], "verbalizers": [], "scores": untrained}
     book.record_growth(0, growth)
     drawn = {asked.candidate.template for asked in (book.ask() for _ in range(40)) if asked is not None}
     assert fits.id in drawn

@@ -56,7 +56,6 @@ def test_a_study_goes_on_with_more_templates_and_another_pruner(write_study: Wri
         space=wider(learning_rate={"low": 1e-5, "high": 1e-2, "log": True}, steps=[6, 8]),
         pruner="none",
         sampler={"name": "tpe", "n_startup_trials": 2},
-        guidance={"first_looks": 1.0, "cost": 0.5},
         cache={"memory": "1GB"},
     )
     run_study(load_study(edited), RunOptions(folder, trials=10, concurrent=2))
@@ -69,13 +68,6 @@ def test_a_study_goes_on_with_more_templates_and_another_pruner(write_study: Wri
     (record,) = study.user_attrs["edits"]
     assert "templates.plain added" in record["edits"]
     assert any(edit.startswith("pruner.name 'median' -> 'none'") for edit in record["edits"])
-    looks = study.user_attrs["first_looks"]
-    file = load_study(edited)
-    pools = file.objective.space.templates, file.objective.space.verbalizers
-    assert {(e["template"], e["verbalizer"]) for e in looks} == {(t.id, v.id) for t in pools[0] for v in pools[1]}
-    notes = study._storage.get_study_system_attrs(study._study_id)
-    assert any("First looks" in str(value) for name, value in notes.items() if "note_str" in name)
-    assert trials[-1].user_attrs["expected_seconds"] > 0
     optuna.importance.get_param_importances(study)
     # The first file again: the old names hold its values, and trials with the new template are left out of it.
     run_study(load_study(write_study(space=wider())), RunOptions(folder, trials=11, concurrent=1))

@@ -6,15 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from promptgraft.search.guidance import FIRST_LOOKS
 from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.pool import Grower, Pool, ranked_templates, verbalizer_content
-from promptgraft.search.similarity import TemplateKernel, see_alike
+from promptgraft.search.pool import UNTRAINED_SCORES, Grower, Pool, ranked_templates, verbalizer_content
 from promptgraft.search.storage import open_storage
 from promptgraft.search.studies import load_study
 from promptgraft.search.study_file import EngineSection, GrowSection
@@ -42,20 +39,15 @@ def open_ledger(folder: Path, seed: int = 0, space: SearchSpace = SPACE) -> Stud
 
 def growth_of(space: SearchSpace, new: list[Template], scores: dict[str, float] | None = None) -> dict[str, Any]:
     pool = [*space.templates, *new]
-    looks = [
+    scored = [
         {"template": t.id, "verbalizer": v.id, "score": (scores or {}).get(t.id, -0.5), "accuracy": 0.5, "rows": 16}
         for t in pool
         for v in space.verbalizers
     ]
-    features = [
-        {"template": t.id, "tokens": i, "position": i % 2, "embedding": [1.0, 0.0] if i < 2 else [0.0, 1.0]}
-        for i, t in enumerate(pool)
-    ]
     return {
         "templates": [asdict(template) for template in new],
         "verbalizers": [],
-        "looks": looks,
-        "features": features,
+        "scores": scored,
     }
 
 
@@ -148,9 +140,9 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
     assert grower.next_work() is None, "the limit is reached"
 
 
-def test_parents_are_ranked_by_results_and_before_that_by_first_looks(tmp_path: Path) -> None:
+def test_parents_are_ranked_by_results_and_before_that_by_untrained_scores(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    looks = growth_of(SPACE, [])["looks"][::-1]
+    looks = growth_of(SPACE, [])["scores"][::-1]
     assert ranked_templates(SPACE, [], looks, maximize=True) == TEMPLATES[::-1]
     for _ in range(8):
         asked = book.ask()
@@ -159,40 +151,6 @@ def test_parents_are_ranked_by_results_and_before_that_by_first_looks(tmp_path: 
     book.refresh()
     assert ranked_templates(SPACE, book.trials, looks, maximize=True) == TEMPLATES
     assert ranked_templates(SPACE, book.trials, looks, maximize=False) == TEMPLATES[::-1]
-
-
-def test_the_sampler_takes_a_new_template_for_what_it_is_like() -> None:
-    """All good trials had templates of one kind; of two that were never tried, the one of that kind is drawn more."""
-    ids = [f"t{i}" for i in range(8)]
-    features = {
-        t: {"template": t, "tokens": 4, "position": 0.0, "embedding": [1.0, 0.0] if i % 2 else [0.0, 1.0]}
-        for i, t in enumerate(ids)
-    }
-    looks = [{"template": t, "score": -0.4 if i % 2 else -0.8} for i, t in enumerate(ids)]
-    kernel = TemplateKernel(features, looks)
-    assert np.allclose(kernel.matrix(ids).sum(1), 1)
-    drawn: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    for alike in (True, False):
-        for seed in range(150):
-            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
-            if alike:
-                see_alike(sampler, kernel)
-            study = optuna.create_study(sampler=sampler, direction="maximize")
-            for i, template in enumerate(ids[:6] * 3):
-                distributions = {"template": optuna.distributions.CategoricalDistribution(ids)}
-                value = 0.5 + 0.3 * (ids.index(template) % 2) + 0.001 * i
-                study.add_trial(
-                    optuna.trial.create_trial(params={"template": template}, distributions=distributions, value=value)
-                )
-            drawn[alike][study.ask().suggest_categorical("template", ids)] += 1
-    like, unlike = drawn[True]["t7"], drawn[True]["t6"]
-    assert like > 3 * unlike, drawn
-    assert abs(drawn[False]["t7"] - drawn[False]["t6"]) < like - unlike
-
-
-def test_templates_without_features_are_strangers() -> None:
-    kernel = TemplateKernel({}, [])
-    assert (kernel.matrix(["a", "b"]) == np.eye(2)).all()
 
 
 def test_what_the_file_gets_later_is_not_there_twice(tmp_path: Path) -> None:
@@ -295,11 +253,11 @@ def test_growth_that_can_not_be_is_refused(
     assert message in str(caught.value)
 
 
-def test_looks_of_earlier_rounds_stay(tmp_path: Path) -> None:
+def test_scores_of_earlier_rounds_stay(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
     book.record_growth(0, growth_of(SPACE, NEW[:1]))
     wider = SearchSpace((*TEMPLATES, NEW[0]), VERBALIZERS, (), SPACE.facts)
     book.record_growth(1, growth_of(wider, NEW[1:], {NEW[1].id: -0.1}))
-    looks = book.study.user_attrs[FIRST_LOOKS]
+    looks = book.study.user_attrs[UNTRAINED_SCORES]
     assert {look["template"] for look in looks} == {t.id for t in (*TEMPLATES, *NEW)}
     assert looks[0]["template"] == NEW[1].id

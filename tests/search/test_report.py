@@ -21,10 +21,10 @@ from promptgraft.objectives.metrics import classification_metrics
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.cli import app
 from promptgraft.search.comparison import FRESH, control_attr
-from promptgraft.search.guidance import POOL
 from promptgraft.search.identity import record_study
 from promptgraft.search.judging import REPEAT
 from promptgraft.search.learning_curves import curve_attr
+from promptgraft.search.pool import POOL
 from promptgraft.search.report import report, study_with_rows
 from promptgraft.search.report_page import figure, page
 from promptgraft.search.report_tables import tables
@@ -197,7 +197,7 @@ def test_a_study_without_its_rows(stored: optuna.Study, study: Study, folder: Ru
 def test_templates_that_joined_are_shown_by_name(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     """Candidates hold their ids; names and texts are read from the record, with or without the study's rows."""
     grown = Template("grown", "Well: {{ text }} {{ label }}", "mutation", ("plain-1",))
-    content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": [], "features": {}}
+    content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": []}
     stored.set_user_attr(POOL, content)
     candidate = Candidate(grown.id, study.objective.space.verbalizers[0].id, steps=8)
     attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 4, "best_step": 8}
