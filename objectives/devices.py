@@ -1,5 +1,7 @@
-"""The device that a process computes on, and the state of its random generators."""
+"""What a process sets up once: its device, the state of its random generators, and what other libraries print."""
 
+import os
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -32,3 +34,13 @@ def set_random_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["device"], device)
     elif device.type == "mps":
         torch.mps.set_rng_state(state["device"])
+
+
+def quiet_transformers() -> None:
+    """Silence transformers, its tokenizers and PEFT, except for errors. For entry points, not for libraries."""
+    from transformers.utils import logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

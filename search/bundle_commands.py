@@ -40,8 +40,8 @@ def predict(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Predict the rows of a table. Needs neither Optuna nor Ray."""
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.predictor import Predictor
-    from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
     predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
@@ -61,7 +61,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Prove that a bundle is the exported one and predicts what its trial did; exits with 1 if not."""
-    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.verification import TOLERANCE
     from promptgraft.objectives.verification import verify as check
 
@@ -92,8 +92,8 @@ def convert(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a bundle in another format, and check that it predicts the same."""
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.formats import convert as write
-    from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
     difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
@@ -122,9 +122,8 @@ def serve(
     import torch
     import uvicorn
 
-    from promptgraft.objectives.devices import choose_device
+    from promptgraft.objectives.devices import choose_device, quiet_transformers
     from promptgraft.objectives.predictor import Predictor
-    from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.objectives.serving import Limits, create_app
 
     quiet_transformers()
@@ -157,8 +156,8 @@ def compare(
     import pandas as pd
 
     from promptgraft.objectives.contest import contest, labelled_rows
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.predictor import Predictor
-    from promptgraft.objectives.quiet import quiet_transformers
 
     quiet_transformers()
     old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
@@ -203,7 +202,7 @@ def promote(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Verify a bundle, copy it into the registry and make it the champion."""
-    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.registry import open_registry
 
     quiet_transformers()

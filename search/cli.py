@@ -305,7 +305,7 @@ def new_recurrent(
     seed: Annotated[int, typer.Option(help="Of its random weights.")] = 0,
 ) -> None:
     """Write an LSTM or a GRU with random weights: a baseline, trained from scratch in the source stage."""
-    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.recurrent import write_recurrent
 
     quiet_transformers()

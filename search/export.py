@@ -25,12 +25,12 @@ from promptgraft.objectives.bundle import (
 )
 from promptgraft.objectives.controls import best_words, majority, tfidf, written_templates
 from promptgraft.objectives.demonstrations import Pools
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.files import FileStore
 from promptgraft.objectives.interpretation import is_readable, read_soft_prompt
 from promptgraft.objectives.model_files import file_hashes, model_folder
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import all_labels
 from promptgraft.search.comparison import NAMES, control_outcomes, transfer_on_test

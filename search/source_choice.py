@@ -28,8 +28,8 @@ def ranked_sources(study: Study) -> list[dict[str, Any]]:
     """
     if not study.sources:
         raise InvalidInputError(f"study {study.name!r} names no source; name several under `sources`")
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.objective import Objective
-    from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.objectives.transferability import rank_sources
 
     quiet_transformers()

@@ -33,8 +33,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
         from promptgraft.objectives.adaptability import PromptMeter
         from promptgraft.objectives.costs import CostMeter
+        from promptgraft.objectives.devices import quiet_transformers
         from promptgraft.objectives.objective import Objective
-        from promptgraft.objectives.quiet import quiet_transformers
 
         quiet_transformers()
         torch.set_num_threads(threads)
@@ -185,8 +185,8 @@ class RepeatRunner(Repeats):
     def __init__(self, spec: ObjectiveSpec, threads: int, seed: int) -> None:
         import torch
 
+        from promptgraft.objectives.devices import quiet_transformers
         from promptgraft.objectives.objective import Objective
-        from promptgraft.objectives.quiet import quiet_transformers
 
         quiet_transformers()
         torch.set_num_threads(threads)
@@ -200,7 +200,7 @@ def score_finalists(
     """Score trials again in float32; see `search.finalists`."""
     import torch
 
-    from promptgraft.objectives.quiet import quiet_transformers
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.search.finalists import score_in_float32
 
     quiet_transformers()

@@ -19,8 +19,8 @@ import torch
 from scipy.stats import permutation_test, spearmanr
 
 from promptgraft.objectives.adaptability import PromptMeter
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, Template
 from tests.conftest import STUDIES

@@ -17,10 +17,10 @@ import numpy as np
 from scipy.special import log_softmax
 
 from promptgraft.objectives.bundle import read_examples
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.formats import FORMATS, convert
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model, small_spec
 from tests.objectives.test_bundle import export

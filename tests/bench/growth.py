@@ -40,8 +40,8 @@ def point(n_templates: int, source_rows: int, candidates: int) -> dict[str, Any]
     """Evaluate the candidates in this process."""
     import torch
 
+    from promptgraft.objectives.devices import quiet_transformers
     from promptgraft.objectives.objective import Objective
-    from promptgraft.objectives.quiet import quiet_transformers
     from promptgraft.search.studies import load_study
     from promptgraft.spaces import Template
     from tests.bench.replay_ours import draw

@@ -19,8 +19,8 @@ from typing import Any
 import optuna
 import torch
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.search.ledger import StudyLedger
 from promptgraft.search.pool import Grower
 from promptgraft.search.ranking import best_trial

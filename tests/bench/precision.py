@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import STUDIES

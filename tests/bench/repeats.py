@@ -24,8 +24,8 @@ import torch
 from scipy.special import log_softmax
 
 from promptgraft.objectives.costs import CostMeter
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import rows_hash
 from promptgraft.search.studies import load_study

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import torch
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.prompted_model import PromptedModel
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.specs import ObjectiveSpec
 from promptgraft.objectives.tasks import Row
 from promptgraft.search.studies import load_study

@@ -28,8 +28,8 @@ import aiohttp
 import numpy as np
 import pandas as pd
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.predictor import Predictor
-from promptgraft.objectives.quiet import quiet_transformers
 
 # Not from `tests.conftest`, which lets servers begin with one thread.
 STUDIES = Path(__file__).parents[2] / "studies"

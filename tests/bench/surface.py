@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.stages import StageKey
 from promptgraft.search.studies import load_study
 from promptgraft.spaces import Candidate, Categorical, SearchSpace

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from promptgraft.objectives.devices import quiet_transformers
 from promptgraft.objectives.families import FAMILIES
 from promptgraft.objectives.objective import Objective
 from promptgraft.objectives.predictor import Predictor
-from promptgraft.objectives.quiet import quiet_transformers
 from promptgraft.objectives.results import Evaluation
 from promptgraft.objectives.specs import ObjectiveSpec, SourceTraining
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
