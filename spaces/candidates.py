@@ -155,7 +155,7 @@ class Candidate:
         prompt_learning_rate: Step size of what the migration attaches: soft prompt and head.
         calibration: What is taken off each label's score in evaluation and prediction: nothing (`none`), or its mean on
             inputs without content (`contextual`) or on the target's training rows, as text without labels (`batch`);
-            see `objectives.calibration`. The training loss doesn't know it.
+            see `objectives.prompting.calibration`. The training loss doesn't know it.
         custom: Name and value of parameters that other packages bring, in the order of their names; in training on the
             target only. One that isn't among them is neutral.
     """

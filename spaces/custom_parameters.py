@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from promptgraft.spaces.parameters import Scalar
-from promptgraft.spaces.registry import Registry
+from promptgraft.spaces.plugins import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,7 +18,7 @@ class CustomParameter:
     """A searched parameter of a plugin.
 
     Attributes:
-        change: Takes `objectives.training.TrainingSettings` and a value, and returns the settings to train with. It is
+        change: Takes `objectives.trial.TrainingSettings` and a value, and returns the settings to train with. It is
             called with no neutral value, after those of other parameters whose names come first.
         neutral: The value at which it changes nothing: what a candidate without it has. All values are of its type.
         low: Smallest allowed number.

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from promptgraft.objectives.families import FAMILIES
-from promptgraft.objectives.specs import BackboneSpec, ObjectiveSpec, SourceTraining
-from promptgraft.objectives.tasks import TaskSpec
+from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.data import TaskSpec
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.spaces import SearchSpace, StudyFacts, Template, Verbalizer
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ROOT / "studies"
+
+pytest_plugins = ["tests.postgres"]
 TINY_LAYERS = 3
 REAL = {"encoder": "minilm", "causal_lm": "smollm2"}
 
@@ -114,7 +117,7 @@ def save_enlarged(model: Any, folder: Path) -> None:
 def write_tiny_recurrent(folder: Path, cell: str, *, bidirectional: bool) -> str:
     from transformers import AutoModel
 
-    from promptgraft.objectives.recurrent import write_recurrent
+    from promptgraft.objectives.backbones import write_recurrent
 
     sizes = {"hidden_size": 32, "num_hidden_layers": TINY_LAYERS, "dropout": 0.1}
     path = folder / cell
@@ -134,7 +137,7 @@ def make_spec(data: Path) -> Callable[..., ObjectiveSpec]:
 
 
 def small_spec(path: str, family: str, *, source: bool = True, rows: int = 16, **changes: Any) -> ObjectiveSpec:
-    from promptgraft.objectives.model_files import count_layers
+    from promptgraft.objectives.backbones import count_layers
 
     n_layers = count_layers(path, family)
     space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
@@ -196,3 +199,25 @@ def write_study(tmp_path: Path, data: Path, tiny_models: dict[str, str]) -> Call
         return path
 
     return write
+
+
+@pytest.fixture(scope="module", params=["encoder", "recurrent", "masked_lm", "causal_lm", "seq2seq"])
+def spec(
+    request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
+) -> ObjectiveSpec:
+    """The fixed part of a study over the real pair, for each family."""
+    return make_spec(tiny_models[request.param], request.param)
+
+
+# All families pass through every contract test; where these take longest, the gate runs two of them, `make test-slow`
+# the others.
+_LONG = ("test_activations.py", "test_checkpoints.py", "test_calibration.py", "test_each_candidate_uses_its_own_source")
+_LATER = ("recurrent", "masked_lm", "seq2seq")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long contract tests of most families among the slow ones."""
+    for item in items:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("spec")  # type: ignore[attr-defined]
+        if family in _LATER and any(name in item.nodeid for name in _LONG):
+            item.add_marker(pytest.mark.slow)

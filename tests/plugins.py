@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptgraft.objectives.families import FAMILIES
-from promptgraft.objectives.template_sources import TEMPLATE_SOURCES
-from promptgraft.objectives.verbalizer_sources import VERBALIZER_SOURCES
-from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS
+from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.growth import TEMPLATE_SOURCES, VERBALIZER_SOURCES
+from promptgraft.spaces import CUSTOM_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "extending.md")

@@ -2,7 +2,7 @@
 
 python -m tests.bench.adaptability [--out F.json]
 
-Each template is measured untrained, on the training rows (`objectives.adaptability`), trained with one small fixed
+Each template is measured untrained, on the training rows (`measures.adaptability`), trained with one small fixed
 candidate on two seeds, and scored on 1,000 rows that neither saw. Spearman's rank correlation says how far content and
 form foretell that score; its p-value is the share of random orders that correlate as strongly.
 """
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from scipy.stats import permutation_test, spearmanr
 
-from promptgraft.objectives.adaptability import PromptMeter
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.search.studies import load_study
+from promptgraft.objectives.measures import PromptMeter
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, Template
 from tests.conftest import STUDIES
 

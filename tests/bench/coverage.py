@@ -25,8 +25,9 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from promptgraft.search.intervals import Logits, score_interval
-from promptgraft.search.tie_set import Finalist, Race, judge, race
+from promptgraft.search.judging import Finalist, score_interval
+from promptgraft.search.judging.intervals import Logits
+from promptgraft.search.judging.race import Race, compare_finalists, plan_race
 from tests.bench.repeats import Table
 
 CANDIDATES, VALIDATION_ROWS, SEALED_ROWS, RACE = 24, 64, 100, 4
@@ -65,7 +66,7 @@ class Search:
         chosen = self.ranked()[:finalists]
         self.repeats = finalists * repeats
         values = {c: [float(self.values[c, split]) for split in self.others[:repeats]] for c in chosen}
-        return judge(values, {c: float(costs[c]) for c in chosen}, maximize=True, level=LEVEL)
+        return compare_finalists(values, {c: float(costs[c]) for c in chosen}, maximize=True, level=LEVEL)
 
     def raced(self, places: int, repeats: int, costs: Sequence[float], share: float = 0.0) -> list[Finalist]:
         """Judge by a race as `promptgraft run` does, the winner first.
@@ -84,7 +85,7 @@ class Search:
             pass
         judged = self._race(len(self.candidates), had, places).finalists
         values = {c: had[c] for c in judged}
-        return judge(values, {c: float(costs[c]) for c in judged}, maximize=True, level=LEVEL)
+        return compare_finalists(values, {c: float(costs[c]) for c in judged}, maximize=True, level=LEVEL)
 
     def _repeat(self, tried: int, had: dict[int, list[float]], places: int, repeats: int) -> bool:
         """Run the most urgent repeat after so many trials; return whether there was one."""
@@ -99,7 +100,7 @@ class Search:
 
     def _race(self, tried: int, had: dict[int, list[float]], places: int) -> Race:
         in_search = {c: float(self.values[c, self.split]) for c in self.ranked(tried)}
-        return race(in_search, had, places, maximize=True, level=LEVEL)
+        return plan_race(in_search, had, places, maximize=True, level=LEVEL)
 
     def real(self, candidate: int) -> float:
         """Return a candidate's mean accuracy over all splits and rows."""

@@ -24,10 +24,9 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 from playwright.sync_api import Page, sync_playwright
 
-from promptgraft.search.dashboard_plots import save_plots
-from promptgraft.search.status import StudyReference
-from promptgraft.search.storage import open_storage
-from promptgraft.search.trial_artifacts import NOTES
+from promptgraft.search.reporting import save_plots
+from promptgraft.search.reporting.dashboard_tables import NOTES
+from promptgraft.search.storage import StudyReference, open_storage
 from tests.bench.serving import server
 
 ROUNDS, TIMEOUT_MS = 3, 60_000
@@ -77,7 +76,7 @@ def write_study(reference: StudyReference, folder: Path, trials: int, *, bare: b
 
 def served(reference: StudyReference) -> AbstractContextManager[str]:
     """Run `promptgraft dashboard`; yields its URL."""
-    code = "from promptgraft.search.cli import app; app()"
+    code = "from promptgraft.search.cli.studies import app; app()"
     options = ["--storage", reference.storage_url, "--workdir", str(reference.folder.path)]
     command = [sys.executable, "-c", code, "dashboard", reference.name, *options]
     return server(lambda port: [*command, "--port", str(port)])

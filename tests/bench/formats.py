@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
-from promptgraft.objectives.bundle import read_examples
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.formats import FORMATS, convert
-from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.predictor import Predictor
+from promptgraft.bundles import Predictor, read_examples
+from promptgraft.bundles.formats import convert
+from promptgraft.bundles.formats.conversion import FORMATS
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
+from tests.bundles.test_bundle import export
 from tests.conftest import TEMPLATES, VERBALIZERS, real_model, small_spec
-from tests.objectives.test_bundle import export
 
 LAYERS = {"encoder": 6, "causal_lm": 30}
 

@@ -37,12 +37,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from promptgraft.search.engines import build_pruner
-from promptgraft.search.proposals import Proposals
-from promptgraft.search.studies import load_study
-from promptgraft.search.study_file import EngineSection
-from promptgraft.spaces import Candidate, SearchSpace
-from promptgraft.spaces.parameters import SuggestingTrial
+from promptgraft.search.sampling import Proposals
+from promptgraft.search.study import EngineSection, build_pruner, load_study
+from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 from tests.bench.replay_ours import read_candidate
 from tests.bench.surface import STUDY
 

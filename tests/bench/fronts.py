@@ -4,7 +4,7 @@ python -m tests.bench.surface --study tests/bench/fronts.yaml --out TABLE.json -
 python -m tests.bench.fronts TABLE.json [--seeds 20] [--out F.json]
 
 Accuracy is maximised, prompt tokens are minimised. Each search is promptgraft's own: draws of TPE for several
-objectives in which no candidate comes twice, and Optuna's pruners on the trials that cost no more (`search.tradeoffs`).
+objectives in which no candidate comes twice, and Optuna's pruners on the trials that cost no more (`search.sampling`).
 Compute is processor time: of each evaluation up to the one at which a trial ends, stages that trials share paid for
 once. Hypervolume is Optuna's, of what COMPLETE trials dominate, as a share of what the table's own front dominates;
 the reference point is accuracy 0.5 and one token more than the longest prompt has.
@@ -22,12 +22,11 @@ import numpy as np
 import optuna
 from optuna._hypervolume import compute_hypervolume
 
-from promptgraft.objectives.sizes import Sizes
-from promptgraft.objectives.tasks import all_labels
-from promptgraft.search.ledger import StudyLedger
+from promptgraft.objectives.data import all_labels
+from promptgraft.objectives.measures import Sizes
+from promptgraft.search.running import StudyLedger
 from promptgraft.search.storage import open_storage
-from promptgraft.search.studies import Study, load_study
-from promptgraft.search.study_file import EngineSection
+from promptgraft.search.study import EngineSection, Study, load_study
 from tests.bench.free_search import OurCosts, Table
 from tests.bench.surface import grid
 

@@ -40,9 +40,9 @@ def point(n_templates: int, source_rows: int, candidates: int) -> dict[str, Any]
     """Evaluate the candidates in this process."""
     import torch
 
-    from promptgraft.objectives.devices import quiet_transformers
-    from promptgraft.objectives.objective import Objective
-    from promptgraft.search.studies import load_study
+    from promptgraft.objectives.runtime import quiet_transformers
+    from promptgraft.objectives.trial import Objective
+    from promptgraft.search.study import load_study
     from promptgraft.spaces import Template
     from tests.bench.replay_ours import draw
 

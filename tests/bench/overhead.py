@@ -14,14 +14,13 @@ from typing import Any
 
 import optuna
 
-from promptgraft.search.budget import Limits
-from promptgraft.search.identity import record_study
-from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.progress import Progress
-from promptgraft.search.ray_session import prepare_environment
-from promptgraft.search.run import Driver, RunOptions
+from promptgraft.search.running import Progress, RunOptions, StudyLedger
+from promptgraft.search.running.compatibility import record_study
+from promptgraft.search.running.driver import Driver
+from promptgraft.search.running.ray_session import prepare_environment
 from promptgraft.search.storage import RunFolder, open_storage
-from promptgraft.search.studies import load_study
+from promptgraft.search.study import load_study
+from promptgraft.search.trials import Limits
 from tests.bench.studies import write_small_study
 
 REPORTS, CONCURRENT = 5, 2
@@ -48,7 +47,7 @@ def _nothing(reported: Callable[[int], dict[str, Any]]) -> type:
 
 def ours(trials: int, folder: Path) -> list[float]:
     """The whole driver of `promptgraft run`, with a trial that does nothing."""
-    from promptgraft.search.reports import Report
+    from promptgraft.search.trials import Report
 
     def reported(reports: int) -> dict[str, Any]:
         value = reports / 10

@@ -4,7 +4,7 @@ python -m tests.bench.plants FOLDER... [--runs 40] [--out F.json]
 
 Each FOLDER is that of `tests.bench.repeats --plant ...`. A run draws one split to search in: of four candidates that
 use the planted source and their counterparts, the one with the best accuracy on 64 validation rows wins. Five other
-splits are the fresh repeats of the winner and its controls, which `search.comparison` judges: on 64 validation rows
+splits are the fresh repeats of the winner and its controls, which `search.judging` judges: on 64 validation rows
 each, and on the same 1,000 held-out rows. Runs share the splits of the table (12), so they aren't independent.
 """
 
@@ -19,15 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
-from promptgraft.search.comparison import BEST_TARGET_ONLY, TARGET_ONLY, WINNER, WITH_SOURCE, Comparison
-from promptgraft.search.intervals import Interval, gain_on_rows, gain_over_repeats
+from promptgraft.search.judging import BEST_TARGET_ONLY, TARGET_ONLY, WINNER, WITH_SOURCE
+from promptgraft.search.judging.intervals import Interval, gain_on_rows, gain_over_repeats
+from promptgraft.search.judging.transfer_gain import Comparison
 from tests.bench.repeats import Table
 
 VALIDATION_ROWS, REPEATS = 64, 5
 
 
 def arms(table: Table, values: Sequence[float]) -> dict[str, int]:
-    """Choose the winner and its controls by the values of a search, as `search.confirmation` does."""
+    """Choose the winner and its controls by the values of a search, as `search.running.finals` does."""
     ranked = sorted(range(len(values)), key=lambda c: -values[c])
     winner = ranked[0]
     other = next(c for c in ranked if table.uses_source[c] != table.uses_source[winner])

@@ -19,15 +19,14 @@ from typing import Any
 import optuna
 import torch
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.search.ledger import StudyLedger
-from promptgraft.search.pool import Grower
-from promptgraft.search.ranking import best_trial
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.running import StudyLedger
+from promptgraft.search.side_jobs import Grower
 from promptgraft.search.storage import open_storage
-from promptgraft.search.studies import Study, load_study
-from promptgraft.search.study_file import EngineSection, GrowSection
-from promptgraft.search.worker import grow_pool
+from promptgraft.search.study import EngineSection, GrowSection, Study, load_study
+from promptgraft.search.trials import best_trial
+from promptgraft.search.workers.worker import grow_pool
 from promptgraft.spaces import Candidate
 
 HERE = Path(__file__).resolve().parent

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.search.studies import load_study
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.conftest import STUDIES
 

@@ -23,12 +23,12 @@ import pandas as pd
 import torch
 from scipy.special import log_softmax
 
-from promptgraft.objectives.costs import CostMeter
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.objectives.tasks import rows_hash
-from promptgraft.search.studies import load_study
+from promptgraft.objectives.data import rows_hash
+from promptgraft.objectives.measures import CostMeter
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate
 from tests.bench.surface import grid
 

@@ -32,7 +32,6 @@ from typing import Any
 
 from tests.bench.replay_tables import REFERENCE, Report, Reports, group_ratios, mean, show, summarise
 
-ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = {"minilm": 12, "smollm2": 6, "suffix": 6, "surface": 24}
 # The replay proper; `surface` is there for what the peer takes for candidates of `tests.bench.surface`.
 STUDIES = ("minilm", "smollm2", "suffix")
@@ -47,6 +46,8 @@ PEERS = (
 )
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ from typing import Any, cast
 
 import torch
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.prompted_model import PromptedModel
-from promptgraft.objectives.specs import ObjectiveSpec
-from promptgraft.objectives.tasks import Row
-from promptgraft.search.studies import load_study
-from promptgraft.spaces import Candidate, RenderedPrompt
-from promptgraft.spaces.parameters import SuggestingTrial
+from promptgraft.objectives.data import Row
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
+from promptgraft.spaces import Candidate, RenderedPrompt, SuggestingTrial
 
 
 def draw(spec: ObjectiveSpec, count: int, seed: int) -> list[Candidate]:

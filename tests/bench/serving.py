@@ -28,15 +28,15 @@ import aiohttp
 import numpy as np
 import pandas as pd
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.predictor import Predictor
+from promptgraft.bundles import Predictor
+from promptgraft.objectives.runtime import quiet_transformers
 
 # Not from `tests.conftest`, which lets servers begin with one thread.
 STUDIES = Path(__file__).parents[2] / "studies"
 CLIENTS, ROUNDS, MALFORMED_SHARE = (1, 8, 64), 3, 0.05
 PEERS = ("pipeline", "pipeline, in turn")
 COLD = {
-    "ours": "from promptgraft.objectives.predictor import Predictor; from pathlib import Path; "
+    "ours": "from promptgraft.bundles.predictor import Predictor; from pathlib import Path; "
     "Predictor(Path(sys.argv[1])).predict([sys.argv[3]])",
     "pipeline": "from transformers import pipeline; pipeline('text-classification', sys.argv[2])(sys.argv[3])",
 }
@@ -227,7 +227,7 @@ def main() -> None:
     quiet_transformers()
 
     def ours(port: int) -> list[str]:
-        code = "from promptgraft.search.cli import app; app()"
+        code = "from promptgraft.search.cli.studies import app; app()"
         return [sys.executable, "-c", code, "serve", str(options.bundle), "--port", str(port)]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.stages import StageKey
-from promptgraft.search.studies import load_study
-from promptgraft.spaces import Candidate, Categorical, SearchSpace
-from promptgraft.spaces.parameters import Constant, Scalar
+from promptgraft.objectives.caching import StageKey
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
+from promptgraft.spaces import Candidate, Categorical, Constant, Scalar, SearchSpace
 
 STUDY = Path(__file__).parent / "surface.yaml"
 SHOW_EVERY = 10

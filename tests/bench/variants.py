@@ -20,15 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from promptgraft.objectives.devices import quiet_transformers
-from promptgraft.objectives.families import FAMILIES
-from promptgraft.objectives.objective import Objective
-from promptgraft.objectives.predictor import Predictor
-from promptgraft.objectives.results import Evaluation
-from promptgraft.objectives.specs import ObjectiveSpec, SourceTraining
+from promptgraft.bundles import Predictor
+from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.runtime import quiet_transformers
+from promptgraft.objectives.spec import ObjectiveSpec, SourceTraining
+from promptgraft.objectives.trial import Evaluation, Objective
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
+from tests.bundles.test_bundle import write_result
 from tests.conftest import STUDIES, TEMPLATES, VERBALIZERS, small_spec, write_tiny_models
-from tests.objectives.test_bundle import write_result
 
 INITS = ("vocabulary", "label_words", "template", "source")
 NETWORKS = ("direct", "mlp", "lstm")

@@ -3,8 +3,16 @@ from dataclasses import replace
 
 import pytest
 
-from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, StudyFacts
-from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS, custom_parameter
+from promptgraft.spaces import (
+    CUSTOM_PARAMETERS,
+    Adapter,
+    Candidate,
+    Demonstrations,
+    InvalidInputError,
+    SoftPrompt,
+    StudyFacts,
+)
+from promptgraft.spaces.custom_parameters import custom_parameter
 
 ENCODER = StudyFacts(n_layers=6, has_head=True, has_source=True)
 CAUSAL = StudyFacts(n_layers=6, has_head=False, has_source=True)

@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from promptgraft.spaces import (
+    DIMENSIONS,
     Categorical,
     Condition,
     Constant,
@@ -15,7 +16,6 @@ from promptgraft.spaces import (
     Template,
     Verbalizer,
 )
-from promptgraft.spaces.dimensions import DIMENSIONS
 
 FACTS = StudyFacts(n_layers=6, has_head=True, has_source=True)
 TEMPLATES = (Template("a", "{{ text }} {{ label }}"), Template("b", "It was {{ label }}: {{ text }}"))

@@ -1,0 +1,30 @@
+"""What production gets of a winner: manifest, predictor, verification, comparison and server."""
+
+from typing import TYPE_CHECKING
+
+from promptgraft.spaces.facade import lazy_exports
+
+if TYPE_CHECKING:
+    from promptgraft.bundles.audit import current_user as current_user
+    from promptgraft.bundles.audit import timestamp as timestamp
+    from promptgraft.bundles.batcher import ServingLimits as ServingLimits
+    from promptgraft.bundles.comparison import BundleComparison as BundleComparison
+    from promptgraft.bundles.comparison import compare_bundles as compare_bundles
+    from promptgraft.bundles.comparison import labelled_rows as labelled_rows
+    from promptgraft.bundles.folder import read_examples as read_examples
+    from promptgraft.bundles.folder import read_manifest as read_manifest
+    from promptgraft.bundles.folder import write_bundle as write_bundle
+    from promptgraft.bundles.manifest import LOCK_FILE as LOCK_FILE
+    from promptgraft.bundles.manifest import BackboneReference as BackboneReference
+    from promptgraft.bundles.manifest import Examples as Examples
+    from promptgraft.bundles.manifest import Manifest as Manifest
+    from promptgraft.bundles.manifest import TemplatePart as TemplatePart
+    from promptgraft.bundles.manifest import VerbalizerPart as VerbalizerPart
+    from promptgraft.bundles.manifest import demonstration_rows as demonstration_rows
+    from promptgraft.bundles.predictor import Predictor as Predictor
+    from promptgraft.bundles.server import create_app as create_app
+    from promptgraft.bundles.verification import TOLERANCE as TOLERANCE
+    from promptgraft.bundles.verification import Verification as Verification
+    from promptgraft.bundles.verification import verify as verify
+else:
+    __getattr__, __all__ = lazy_exports(__name__, __file__)

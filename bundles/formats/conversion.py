@@ -1,0 +1,143 @@
+"""Other people's formats for a bundle, each checked against the bundle once it is written."""
+
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax
+
+from promptgraft.bundles import TOLERANCE, Predictor, read_examples
+from promptgraft.bundles.formats import onnx as onnx_model
+from promptgraft.bundles.formats import plain as plain_model
+from promptgraft.bundles.formats.mlflow import write_mlflow_model
+from promptgraft.bundles.formats.onnx import write_onnx_model
+from promptgraft.bundles.formats.peft import write_peft_adapter
+from promptgraft.bundles.formats.plain import write_plain_model
+from promptgraft.objectives.backbones import CausalScorer
+from promptgraft.objectives.file_store import share
+from promptgraft.spaces import InvalidInputError, did_you_mean
+
+Rows = Sequence[Mapping[str, str]]
+LogProbabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format.
+
+    Attributes:
+        write: Writes a loaded bundle into a folder.
+        read: Loads it from there as its users would, and scores rows: (folder, bundle, rows) -> log-probabilities of
+            the labels, shape (rows, labels).
+    """
+
+    write: Callable[[Predictor, Path], None]
+    read: Callable[[Path, Predictor, Rows], LogProbabilities]
+
+
+def convert(
+    bundle: Path,
+    folder: Path,
+    name: str,
+    backbone: str | None = None,
+    rows: Rows | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> float | None:
+    """Write a bundle in another format, and compare what that predicts with what the bundle does.
+
+    Args:
+        bundle: The bundle.
+        folder: Where to; it must not be there yet.
+        name: Of the format; see `FORMATS`.
+        backbone: See `Predictor`.
+        rows: Rows to compare on; the bundle's examples if None.
+        trust_remote_code: See `Predictor`.
+
+    Returns:
+        Largest difference of a label's log-probability, as a share of the largest logit; None without rows.
+
+    Raises:
+        InvalidInputError: If the format can't hold the bundle, or what was written predicts something else.
+    """
+    if name not in FORMATS:
+        raise InvalidInputError(f"unknown format {name!r}; {did_you_mean(name, FORMATS)}")
+    if folder.exists():
+        raise InvalidInputError(f"{folder} is there already; name a new folder")
+    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+    if rows is None:
+        examples = read_examples(bundle)
+        rows = examples.rows if examples else ()
+    logits = predictor.logits(rows).astype(np.float64) if rows else np.zeros((0, 0))
+    FORMATS[name].write(predictor, folder)
+    for path in folder.rglob("*.safetensors"):
+        share(path)
+    if not rows:
+        return None
+    found = FORMATS[name].read(folder, Predictor(bundle, backbone, trust_remote_code=trust_remote_code), rows)
+    difference = float(np.abs(found - log_softmax(logits, axis=1)).max() / np.abs(logits).max())
+    if difference > TOLERANCE:
+        raise InvalidInputError(
+            f"{folder} predicts something else than the bundle: log-probabilities differ by {difference:.1e} of the "
+            f"largest logit (allowed: {TOLERANCE:.0e}); don't use it"
+        )
+    return difference
+
+
+def _by_script(script: str) -> Callable[[Path, Predictor, Rows], LogProbabilities]:
+    """Score rows with the script that was written beside a model."""
+
+    def read(folder: Path, _: Predictor, rows: Rows) -> LogProbabilities:
+        names = runpy.run_path(str(folder / script))
+        loaded = names["load"]()
+        scores = np.stack([np.asarray(names["score"](*loaded, dict(row)), dtype=np.float64) for row in rows])
+        return np.asarray(log_softmax(scores, axis=1))
+
+    return read
+
+
+def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
+    """Score the label words with the model that PEFT loads."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from promptgraft.objectives.data import Row
+
+    reader, path = bundle.model.reader, bundle.model.backbone.spec.path
+    assert isinstance(reader, CausalScorer)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    scores = torch.empty(len(rows), len(bundle.labels), dtype=torch.float64)
+    for place, row in enumerate(bundle.model.encode([Row(row, 0) for row in rows], bundle.pool)):
+        for column, label in enumerate(bundle.labels):
+            words = []
+            for word in reader.words[label]:
+                ids = torch.tensor([[*row.ids, *word]])
+                with torch.inference_mode():
+                    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+                chances = torch.log_softmax(logits[-len(word) - 1 : -1].double(), dim=-1)
+                words.append(chances[range(len(word)), list(word)].sum())
+            scores[place, column] = torch.logsumexp(torch.stack(words), 0) - np.log(len(words))
+    return np.asarray(log_softmax(scores.numpy(), axis=1))
+
+
+def _by_mlflow(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
+    """Score rows with the model that MLflow loads."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    found = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([dict(row) for row in rows]))
+    chances = found[[f"probability_{label}" for label in bundle.labels]].to_numpy(dtype=np.float64)
+    return np.asarray(np.log(chances))
+
+
+FORMATS: Mapping[str, Format] = {
+    "peft": Format(write_peft_adapter, _by_peft),
+    "plain": Format(write_plain_model, _by_script(plain_model.SCRIPT_FILE)),
+    "onnx": Format(write_onnx_model, _by_script(onnx_model.SCRIPT_FILE)),
+    "mlflow": Format(write_mlflow_model, _by_mlflow),
+}

@@ -1,0 +1,83 @@
+"""A bundle as an MLflow model (pyfunc); MLflow calls this module to load it, and nothing is pickled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from promptgraft.bundles import LOCK_FILE, Manifest, Predictor
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+
+class BundleModel:
+    """What MLflow calls: a table of texts in, a table of labels and probabilities out.
+
+    Args:
+        predictor: The loaded bundle.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
+        """Predict rows.
+
+        Args:
+            model_input: One column a field.
+            params: Not used.
+
+        Returns:
+            `label`, and one column `probability_<label>` a label.
+        """
+        rows = model_input[list(self.predictor.manifest.columns)].to_dict("records")
+        found = self.predictor.predict_proba([{str(name): value for name, value in row.items()} for row in rows])
+        labels = self.predictor.labels
+        chances = pd.DataFrame(found, columns=[f"probability_{label}" for label in labels])
+        return pd.concat([pd.DataFrame({"label": [labels[index] for index in found.argmax(1)]}), chances], axis=1)
+
+
+def _load_pyfunc(data_path: str) -> BundleModel:
+    """Load a bundle for MLflow."""
+    return BundleModel(Predictor(Path(data_path)))
+
+
+def write_mlflow_model(predictor: Predictor, folder: Path) -> None:
+    """Write a bundle as an MLflow model with a signature; the bundle in it stays what it is, and can be verified.
+
+    Args:
+        predictor: The loaded bundle.
+        folder: Where to; a new folder.
+    """
+    save_bundle(predictor.folder, predictor.manifest, folder)
+
+
+def save_bundle(bundle: Path, manifest: Manifest, folder: Path) -> None:
+    """Write a bundle as an MLflow model, without loading it.
+
+    Args:
+        bundle: The bundle.
+        manifest: What it says of itself.
+        folder: Where to; a new folder.
+    """
+    import mlflow.pyfunc
+
+    locked = (bundle / LOCK_FILE).read_text(encoding="utf-8").splitlines()
+    mlflow.pyfunc.save_model(
+        folder,
+        loader_module=__name__,
+        data_path=str(bundle),
+        signature=_signature(manifest),
+        pip_requirements=locked,
+        metadata=manifest.origin,
+    )
+
+
+def _signature(manifest: Manifest) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
+    outputs += [ColSpec(DataType.double, f"probability_{label}") for label in manifest.labels]
+    return ModelSignature(Schema([ColSpec(DataType.string, name) for name in manifest.columns]), Schema(outputs))

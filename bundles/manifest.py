@@ -1,0 +1,206 @@
+"""What a bundle says of itself: everything that production needs of a winner, as data; nothing in it is code."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from promptgraft.objectives.data import Row
+from promptgraft.objectives.prompting import DemonstrationPool
+from promptgraft.spaces import DIMENSIONS, Candidate, InvalidInputError, Template, Verbalizer
+
+SCHEMA_VERSION = 2
+MANIFEST_FILE, DELTA_FILE, CARD_FILE = "manifest.json", "delta.safetensors", "README.md"
+EXAMPLES_FILE, LOCK_FILE, BACKBONE_FOLDER = "examples.json", "requirements.txt", "backbone"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneReference(_Part):
+    """The pretrained model that the delta belongs to.
+
+    Attributes:
+        path: Local folder or hub id; where it was, if the bundle brings it along.
+        bundled: Whether the bundle brings it along, in its folder `backbone`.
+        family: Backbone family.
+        max_tokens: Longest rendered prompt, in tokens.
+        files: File name -> SHA-256 of its content.
+        trust_remote_code: Whether the model needs Python code that lies beside its weights.
+        dtype: Type in which it is loaded and computes.
+        attn_implementation: How transformers computes attention; its own choice if None.
+    """
+
+    path: str
+    bundled: bool = False
+    family: str
+    max_tokens: int = Field(ge=8)
+    files: dict[str, str]
+    trust_remote_code: bool = False
+    dtype: Literal["float32"] = "float32"
+    attn_implementation: str | None = None
+
+
+class DemonstrationRow(_Part):
+    """A training row that prompts may show.
+
+    Attributes:
+        fields: Template field -> value.
+        label: Its label.
+    """
+
+    fields: dict[str, str]
+    label: str
+
+
+class TemplatePart(_Part):
+    """A template.
+
+    Attributes:
+        name: The user's name for it.
+        text: In jinja2's syntax.
+    """
+
+    name: str
+    text: str
+
+
+class VerbalizerPart(_Part):
+    """A verbalizer.
+
+    Attributes:
+        name: The user's name for it.
+        words: Label -> label words.
+    """
+
+    name: str
+    words: dict[str, tuple[str, ...]]
+
+
+class Examples(_Part):
+    """Rows with the logits that the trial gave them, by which `verify` checks that a bundle still gives the same.
+
+    Attributes:
+        rows: Template field -> value, a mapping a row.
+        logits: Shape (rows, labels).
+    """
+
+    rows: tuple[dict[str, str], ...]
+    logits: tuple[tuple[float, ...], ...]
+
+
+class Manifest(_Part):
+    """What a bundle says of itself.
+
+    Attributes:
+        schema_version: Version of this layout.
+        study: Name of the study.
+        trial: Number of the winning trial.
+        seed: Seed of that trial.
+        candidate: The candidate, by parameter name.
+        template: The template.
+        verbalizer: The verbalizer; None if the head uses none.
+        labels: The target's labels, in the order of the logits.
+        head_labels: Labels that the head was built for: the target's and the source's.
+        columns: Template field -> column of the input table.
+        backbone: The pretrained model.
+        evaluation_batch_size: Rows a batch.
+        metrics: Split -> metric -> value.
+        intervals: Split -> metric -> ends of the interval of that value on rows like these.
+        data: `target rows`, `source rows` and `test rows` -> hash of those that the study was started with.
+        demonstrations: Training rows that are shown in front of a prompt, in the order of preference; all of them where
+            each prompt is shown those nearest to it.
+        files: File of this bundle -> SHA-256 of its content.
+        versions: Package -> version that wrote it; `requirements.txt` has all that these need.
+        digest: SHA-256 of this manifest, written as it is with an empty digest.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    trial: int
+    seed: int = Field(ge=0, lt=2**31)
+    candidate: dict[str, Any]
+    template: TemplatePart
+    verbalizer: VerbalizerPart | None
+    labels: tuple[str, ...]
+    head_labels: tuple[str, ...]
+    columns: dict[str, str]
+    backbone: BackboneReference
+    evaluation_batch_size: int = Field(ge=1, le=100_000)
+    metrics: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    data: dict[str, str | dict[str, str] | None] = {}
+    demonstrations: tuple[DemonstrationRow, ...] = ()
+    files: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Manifest":
+        if len(set(self.labels)) < max(2, len(self.labels)) or len(set(self.head_labels)) < len(self.head_labels):
+            raise ValueError("labels must be two or more, each once")
+        if not set(self.labels) <= set(self.head_labels):
+            raise ValueError("labels must be among head_labels")
+        if not {entry.label for entry in self.demonstrations} <= set(self.labels):
+            raise ValueError("labels of demonstrations must be among labels")
+        return self
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """`study`, `trial` and `digest`: what others' records say of a bundle."""
+        return {"study": self.study, "trial": self.trial, "digest": self.digest}
+
+    def to_json(self) -> str:
+        """Write it as it stands in a bundle, with its digest."""
+        bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2)
+        digest = hashlib.sha256(bare.encode()).hexdigest()
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2) + "\n"
+
+    def parts(self) -> tuple[Candidate, Template, Verbalizer | None]:
+        """Build the candidate, its template and its verbalizer.
+
+        Raises:
+            InvalidInputError: If they don't make sense, or the verbalizer lacks words for a label.
+        """
+        verbalizer = None
+        if self.verbalizer is not None:
+            verbalizer = Verbalizer(self.verbalizer.name, self.verbalizer.words)
+            verbalizer.check_labels(self.head_labels)
+        template = Template(self.template.name, self.template.text)
+        template.check_fields(self.columns)
+        return self._candidate(), template, verbalizer
+
+    def _candidate(self) -> Candidate:
+        values: dict[str, Any] = {}
+        for name, value in self.candidate.items():
+            if name in DIMENSIONS:
+                value = DIMENSIONS[name].check(value)
+            elif not isinstance(value, str | int | float):
+                raise InvalidInputError(f"{name} must be text or a number but got {value!r}")
+            values[name] = value
+        return Candidate.from_values(values)
+
+    def pool(self) -> DemonstrationPool | None:
+        """Build the pool of demonstrations; None if the candidate has none.
+
+        Raises:
+            InvalidInputError: If there are too few rows.
+        """
+        candidate, template, verbalizer = self.parts()
+        if not candidate.demonstrations.count or verbalizer is None:
+            return None
+        rows = [Row(entry.fields, self.labels.index(entry.label)) for entry in self.demonstrations]
+        return DemonstrationPool(candidate.demonstrations, rows, self.labels, template, verbalizer)
+
+
+def demonstration_rows(pool: DemonstrationPool | None, labels: Sequence[str]) -> tuple[DemonstrationRow, ...]:
+    """Write down a pool's rows.
+
+    Args:
+        pool: The pool; none gives no rows.
+        labels: The target's labels.
+    """
+    rows = pool.rows if pool else ()
+    return tuple(DemonstrationRow(fields=dict(row.fields), label=labels[row.label]) for row in rows)

@@ -1,0 +1,189 @@
+"""Predictions from a bundle; needs neither Optuna nor Ray."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from scipy.special import softmax
+
+from promptgraft.bundles.folder import read_manifest
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, DELTA_FILE
+from promptgraft.objectives.backbones import BACKBONES, file_hashes
+from promptgraft.objectives.data import Row, read_table
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.runtime import choose_device
+from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.spaces import InvalidInputError
+
+# A row: template field -> value, or the value alone where there is but one field.
+Input = str | Mapping[str, str]
+
+
+class Predictor:
+    """A loaded bundle; threads may share it, and take turns.
+
+    Args:
+        folder: The bundle.
+        backbone: Folder or hub id of the pretrained model, where it is not at the recorded place.
+        device: Where to compute; chosen from what this process was given if None.
+        trust_remote_code: Whether Python code that lies beside the weights may be run.
+
+    Attributes:
+        folder: The bundle.
+        manifest: What it says of itself.
+        model: The backbone with all that the bundle puts on it.
+        changed: Names of the weights that the trial trained.
+        pool: What demonstrations are chosen from; None if prompts show none.
+
+    Raises:
+        InvalidInputError: If the bundle or the backbone is not the recorded one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backbone: str | None = None,
+        device: torch.device | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.folder, self.manifest = folder, read_manifest(folder)
+        reference = self.manifest.backbone
+        if reference.family not in BACKBONES:
+            raise InvalidInputError(
+                f"{folder} needs the backbone family {reference.family!r}, which no package brings that is installed "
+                "here; install the one that the study was run with"
+            )
+        path = backbone or (str(folder / BACKBONE_FOLDER) if reference.bundled else reference.path)
+        found = file_hashes(path)
+        for name, expected in reference.files.items():
+            if found.get(name) != expected:
+                raise InvalidInputError(
+                    f"{path}: {name} is not the file that this bundle was trained with; pass the right model "
+                    "with --backbone"
+                )
+        candidate, template, verbalizer = self.manifest.parts()
+        if reference.trust_remote_code and not trust_remote_code:
+            raise InvalidInputError(
+                f"{path} needs Python code of its own; read it, and if you trust it, pass --trust-remote-code"
+            )
+        spec = BackboneSpec(
+            path,
+            reference.family,
+            reference.max_tokens,
+            trust_remote_code,
+            dtype=reference.dtype,
+            attn_implementation=reference.attn_implementation,
+        )
+        loaded = BACKBONES[reference.family](spec, device or choose_device())
+        self.model = PromptedModel(
+            loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
+        )
+        self.pool = self.manifest.pool()
+        self._lock = Lock()
+        delta = load_file(folder / DELTA_FILE)
+        self.changed = tuple(delta)
+        try:
+            self.model.load(delta)
+        except (KeyError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"{folder / DELTA_FILE} holds weights that don't fit the manifest's candidate: {error}"
+            ) from error
+        if candidate.calibration != "none" and self.model.bias is None:
+            raise InvalidInputError(
+                f"{folder / DELTA_FILE} has no calibration.bias, but the candidate's calibration is "
+                f"{candidate.calibration!r}; export the trial again"
+            )
+
+    def share_weights(self, other: "Predictor") -> None:
+        """Give up this one's copy of the weights for those of another predictor of the same bundle.
+
+        Each can then predict in a thread of its own, in the memory of one.
+        """
+        theirs = other.model.weights()
+        for name, parameter in self.model.weights().items():
+            parameter.data = theirs[name].data
+        self.model.backbone.weights.pristine = other.model.backbone.weights.pristine
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the logits."""
+        return self.manifest.labels
+
+    def predict(self, rows: Sequence[Input]) -> list[str]:
+        """Return the likeliest label of each row; see `logits`."""
+        return [self.labels[index] for index in self.logits(rows).argmax(axis=1)]
+
+    def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
+        """Return each label's probability, shape (len(rows), len(labels)); see `logits`."""
+        probabilities: npt.NDArray[np.float64] = softmax(self.logits(rows).astype(np.float64), axis=1)
+        return probabilities
+
+    def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
+        """Score rows; one that is too long is cut as it was in training.
+
+        Args:
+            rows: Template field -> value, one mapping a row; or texts, where templates have but one field.
+
+        Returns:
+            Logits, shape (len(rows), len(labels)).
+
+        Raises:
+            InvalidInputError: If a row lacks a field, or has one that is empty or no text.
+        """
+        checked = [Row(self._fields(number, row), 0) for number, row in enumerate(rows)]
+        with self._lock:
+            encoded = self.model.encode(checked, self.pool)
+            scores = self.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
+        result: npt.NDArray[np.float32] = scores.numpy()
+        return result
+
+    def _fields(self, number: int, row: Input) -> Mapping[str, str]:
+        names = list(self.manifest.columns)
+        if isinstance(row, str) and len(names) == 1:
+            row = {names[0]: row}
+        wanted = f"row {number}: expected the field{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+        if not isinstance(row, Mapping):
+            raise InvalidInputError(f"{wanted}, got {type(row).__name__}")
+        for name in names:
+            if not _is_text(row.get(name)):
+                raise InvalidInputError(f"{wanted}, each a text that isn't empty, got {row.get(name)!r} for {name!r}")
+        return {name: row[name].strip() for name in names}
+
+    def predict_table(self, path: str) -> pd.DataFrame:
+        """Predict every row of a CSV, JSONL or Parquet file.
+
+        Returns:
+            The text columns, `label`, and one column `probability_<label>` a label. A row with an empty field
+            has no prediction.
+
+        Raises:
+            InvalidInputError: If the file can't be read or lacks a column.
+        """
+        columns = self.manifest.columns
+        frame = read_table(path, list(columns.values()))
+        complete = frame.map(lambda value: bool(value and value.strip())).all(axis=1).to_numpy()
+        records = frame[complete].to_dict("records")
+        rows = [{field: record[column] for field, column in columns.items()} for record in records]
+        probabilities = self.predict_proba(rows)
+        frame["label"] = None
+        frame.loc[complete, "label"] = [self.labels[index] for index in probabilities.argmax(axis=1)]
+        for index, label in enumerate(self.labels):
+            frame.loc[complete, f"probability_{label}"] = probabilities[:, index]
+        return frame
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text with something in it; half of a surrogate pair is no text."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""What every registry of bundles does: numbered versions, one champion, a history."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptgraft.bundles import current_user, timestamp
+from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:  # Only a promotion loads models: history and rolling back need no torch.
+    from promptgraft.bundles import Manifest, Verification
+
+# How MLflow's own URIs of registered models begin.
+MODELS = "models:/"
+CHAMPION, VERSIONS, HISTORY = "champion", "versions", "history.jsonl"
+
+
+class BundleRegistry(ABC):
+    """Bundles under numbers, and the champion among them."""
+
+    @property
+    @abstractmethod
+    def champion(self) -> Path | str:
+        """What production is to load."""
+
+    @abstractmethod
+    def history(self) -> list[dict[str, Any]]:
+        """List what became champion, the last one today's.
+
+        Returns:
+            `version`, `action`, `when`, `who`, `study`, `trial` and `digest` of each.
+        """
+
+    @abstractmethod
+    def _add(self, bundle: Path, manifest: "Manifest", version: int) -> int:
+        """Take a bundle in, under this number if it may choose; return the number."""
+
+    @abstractmethod
+    def _record(self, entry: dict[str, Any]) -> None:
+        """Write down what is about to happen: cut short, the same command does it again."""
+
+    @abstractmethod
+    def _point(self, version: int) -> None:
+        """Make a version the champion."""
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep others from changing the registry meanwhile, where that can be done."""
+        yield
+
+    def promote(self, bundle: Path, backbone: str | None = None, *, trust_remote_code: bool = False) -> int:
+        """Copy a bundle into the registry and make it the champion, if it is what was exported.
+
+        Args:
+            bundle: The bundle.
+            backbone: See `Predictor`.
+            trust_remote_code: See `Predictor`.
+
+        Returns:
+            Its version; that which it has already, if it was promoted before.
+
+        Raises:
+            InvalidInputError: If it doesn't pass `verify`.
+        """
+        from promptgraft.bundles import read_manifest, verify
+
+        check(bundle, verify(bundle, backbone, trust_remote_code=trust_remote_code))
+        manifest = read_manifest(bundle)
+        with self._locked():
+            known = {entry["digest"]: entry["version"] for entry in self.history()}
+            version = known.get(manifest.digest)
+            if version is None:
+                version = self._add(bundle, manifest, 1 + max(known.values(), default=0))
+            if self._stack()[-1:] != [version]:
+                self._record(_entry(version, "promote") | manifest.origin)
+            self._point(version)
+            return version
+
+    def roll_back(self) -> int:
+        """Make the champion what it was before the last promotion that still counts; return its version.
+
+        Raises:
+            InvalidInputError: If there was none before.
+        """
+        with self._locked():
+            stack = self._stack()
+            if len(stack) < 2:
+                raise InvalidInputError(f"{self} has no earlier champion to go back to")
+            before = next(entry for entry in self.history() if entry["version"] == stack[-2])
+            self._record(before | _entry(stack[-2], "roll back"))
+            self._point(stack[-2])
+            return stack[-2]
+
+    def _stack(self) -> list[int]:
+        """Return the promotions that weren't rolled back."""
+        stack: list[int] = []
+        for entry in self.history():
+            if entry["action"] == "promote":
+                stack.append(entry["version"])
+            else:
+                stack.pop()
+        return stack
+
+
+def _entry(version: int, action: str) -> dict[str, Any]:
+    return {"version": version, "action": action, "when": timestamp(), "who": current_user()}
+
+
+def check(bundle: Path, found: "Verification") -> None:
+    """Refuse a bundle that didn't pass.
+
+    Raises:
+        InvalidInputError: With what was found.
+    """
+    if not found.passed:
+        problems = "; ".join(f"{name} {problem}" for name, problem in found.problems)
+        raise InvalidInputError(
+            f"{bundle} is not what was exported: "
+            + (problems or f"{found.agreeing} of {found.rows} rows agree, logits differ by {found.difference:.1e}")
+        )

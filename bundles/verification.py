@@ -1,0 +1,78 @@
+"""Proof that a bundle is the one that was exported, and that it still predicts what its trial did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from promptgraft.bundles.folder import changed_files, parse_manifest, read_examples
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, MANIFEST_FILE
+from promptgraft.bundles.predictor import Predictor
+from promptgraft.objectives.backbones import file_hashes
+from promptgraft.spaces import InvalidInputError
+
+# Largest difference of a logit, as a share of the largest logit. The same machine gives 0.0, or 5e-6 where the trial
+# took the outputs of frozen layers from the store; other processors add up in other orders.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        problems: File, and what is wrong with it; none if the bundle is the exported one.
+        rows: Number of example rows that were predicted.
+        agreeing: How many of them got the label that the trial gave them.
+        difference: Largest difference to the trial's logits, as a share of the largest of these; None if none was
+            computed.
+    """
+
+    problems: tuple[tuple[str, str], ...]
+    rows: int = 0
+    agreeing: int = 0
+    difference: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as it was exported."""
+        same = self.difference is None or self.difference <= TOLERANCE
+        return not self.problems and self.agreeing == self.rows and same
+
+
+def verify(folder: Path, backbone: str | None = None, *, trust_remote_code: bool = False) -> Verification:
+    """Check every hash of a bundle and of its backbone, then its logits of the example rows.
+
+    Args:
+        folder: The bundle.
+        backbone: See `Predictor`.
+        trust_remote_code: See `Predictor`.
+
+    Returns:
+        What was found; nothing is computed with files that aren't the exported ones.
+    """
+    try:
+        manifest = parse_manifest(folder)
+    except InvalidInputError as error:
+        return Verification(((MANIFEST_FILE, str(error)),))
+    problems = [(name, "is missing or was changed after the export") for name in changed_files(folder, manifest)]
+    bundled = manifest.backbone.bundled and backbone is None
+    path = str(folder / BACKBONE_FOLDER) if bundled else backbone or manifest.backbone.path
+    try:
+        found = file_hashes(path)
+    except InvalidInputError as error:
+        return Verification((*problems, (path, str(error))))
+    for name, expected in manifest.backbone.files.items():
+        if found.get(name) != expected:
+            where = f"{BACKBONE_FOLDER}/{name}" if bundled else f"{path}/{name}"
+            problems.append((where, "is not the file that the trial was trained with"))
+    if problems:
+        return Verification(tuple(problems))
+    examples = read_examples(folder)
+    if examples is None:
+        return Verification(())
+    predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)
+    logits, expected_logits = predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)
+    agreeing = int((logits.argmax(1) == expected_logits.argmax(1)).sum())
+    difference = float(np.abs(logits - expected_logits).max() / np.abs(expected_logits).max())
+    return Verification((), len(examples.rows), agreeing, difference)

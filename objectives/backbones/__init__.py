@@ -1,0 +1,28 @@
+"""Pretrained models by family: how each is loaded, frozen and read out."""
+
+from typing import TYPE_CHECKING
+
+from promptgraft.spaces.facade import lazy_exports
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.backbones.base import BACKBONES as BACKBONES
+    from promptgraft.objectives.backbones.base import Backbone as Backbone
+    from promptgraft.objectives.backbones.base import Batch as Batch
+    from promptgraft.objectives.backbones.base import VocabularyScorer as VocabularyScorer
+    from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
+    from promptgraft.objectives.backbones.encoder import Encoder as Encoder
+    from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
+    from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
+    from promptgraft.objectives.backbones.families import check_adapter as check_adapter
+    from promptgraft.objectives.backbones.families import check_deep as check_deep
+    from promptgraft.objectives.backbones.families import check_numerics as check_numerics
+    from promptgraft.objectives.backbones.families import check_place as check_place
+    from promptgraft.objectives.backbones.model_files import check_family as check_family
+    from promptgraft.objectives.backbones.model_files import count_layers as count_layers
+    from promptgraft.objectives.backbones.model_files import file_hashes as file_hashes
+    from promptgraft.objectives.backbones.model_files import model_folder as model_folder
+    from promptgraft.objectives.backbones.model_files import model_type as model_type
+    from promptgraft.objectives.backbones.model_files import weights_hash as weights_hash
+    from promptgraft.objectives.backbones.recurrent import write_recurrent as write_recurrent
+else:
+    __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -1,0 +1,149 @@
+"""Causal language models: log-probabilities of the label words at the end of the prompt."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from promptgraft.objectives.backbones.base import (
+    BACKBONES,
+    Backbone,
+    Batch,
+    LabelScorer,
+    VocabularyScorer,
+    mean_over_words,
+)
+from promptgraft.objectives.layers import PromptedStack
+from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+
+
+class CausalScorer(VocabularyScorer):
+    """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
+
+    Where all words are single tokens, the sum over the vocabulary is the same for all of them and is left out.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+        output: The output embeddings: hidden states -> logits over the vocabulary.
+        words: Label -> label words -> token ids.
+    """
+
+    def __init__(self, tokenizer: Any, output: nn.Module, words: dict[str, list[tuple[int, ...]]]) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self._output = [output]  # In a list: its weights belong to the backbone.
+        self.words = words
+        self.continues = any(len(word) > 1 for entry in words.values() for word in entry)
+
+    def encode(self, prompt: RenderedPrompt) -> list[int]:
+        """Tokenize what stands before the label; the space before it belongs to the label word."""
+        ids: list[int] = self.tokenizer(prompt.before.rstrip(" "))["input_ids"]
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return ids
+
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score the labels; see `Reader`."""
+        words = [word for label in labels for word in self.words[label]]
+        of_labels = [self.words[label] for label in labels]
+        if not self.continues:
+            tokens = torch.tensor([word[0] for word in words], device=batch.lengths.device)
+            scores = dict(zip(words, self._columns(self._read(stack, batch, ())[:, 0], tokens).T, strict=True))
+            return mean_over_words(scores, of_labels)
+        scores = score_words(words, lambda prefix: self._next_token_log_probabilities(stack, batch, prefix))
+        return mean_over_words(scores, of_labels)
+
+    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Score every token; see `VocabularyReader`."""
+        return self._next_token_log_probabilities(stack, batch, ())[:, 0]
+
+    def _columns(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Compute the logits of a few tokens only; shape (rows, len(tokens))."""
+        output: Any = self._output[0]
+        bias = getattr(output, "bias", None)
+        chosen = None if bias is None else bias[tokens.to(bias.device)].to(hidden)
+        # Few rows: exact products cost nothing, whatever type the matrix is held in.
+        found: Tensor = functional.linear(hidden, output.weight[tokens.to(output.weight.device)].to(hidden), chosen)
+        return found
+
+    def _next_token_log_probabilities(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
+        """Read the distributions of the tokens behind the prompt and behind each token of `prefix`.
+
+        Returns:
+            Log-probabilities, shape (rows, len(prefix) + 1, vocabulary).
+        """
+        hidden = self._read(stack, batch, prefix)
+        return torch.log_softmax(self._output[0](hidden).to(hidden), dim=-1)
+
+    def _read(self, stack: PromptedStack, batch: Batch, prefix: tuple[int, ...]) -> Tensor:
+        """Return the last hidden states of the prompt's end and of each token of `prefix` behind it.
+
+        Returns:
+            Shape (rows, len(prefix) + 1, hidden).
+        """
+        input_ids, lengths = batch.input_ids, batch.lengths
+        if prefix:
+            rows = len(input_ids)
+            padded = torch.cat([input_ids, input_ids.new_zeros(rows, len(prefix))], dim=1)
+            behind = lengths[:, None] + torch.arange(len(prefix), device=lengths.device)
+            input_ids = padded.scatter(1, behind, input_ids.new_tensor(prefix).expand(rows, -1))
+        first = lengths + stack.length - 1
+        read_at = first[:, None] + torch.arange(len(prefix) + 1, device=lengths.device)
+        hidden: Tensor = stack(input_ids, lengths + len(prefix), lengths, batch.known, read_at)
+        return hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def score_words(
+    words: Sequence[tuple[int, ...]], next_tokens: Callable[[tuple[int, ...]], Tensor]
+) -> dict[tuple[int, ...], Tensor]:
+    """Sum the log-probabilities of each word's tokens, running the model once for words that begin alike.
+
+    Args:
+        words: Token ids of each word.
+        next_tokens: The first tokens of a word -> log-probabilities of what follows the prompt, and each of them;
+            shape (rows, tokens + 1, vocabulary).
+
+    Returns:
+        Word -> its log-probability in each row, shape (rows,).
+    """
+    scores: dict[tuple[int, ...], Tensor] = {}
+    for prefix in _longest_prefixes([word[:-1] for word in words]):
+        log_probabilities = next_tokens(prefix)
+        for word in words:
+            if prefix[: len(word) - 1] == word[:-1] and word not in scores:
+                parts = [log_probabilities[:, place, token] for place, token in enumerate(word)]
+                scores[word] = torch.stack(parts).sum(0)
+    return scores
+
+
+def _longest_prefixes(prefixes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Leave out every prefix that another one starts with."""
+    unique = sorted(set(prefixes))
+    return [p for p in unique if not any(other != p and other[: len(p)] == p for other in unique)]
+
+
+@BACKBONES.register("causal_lm")
+class CausalLM(Backbone):
+    """A decoder that continues text, such as Llama or GPT-2."""
+
+    causal = True
+
+    auto_class = AutoModelForCausalLM
+
+    def reader(
+        self,
+        head: str,
+        template: Template,
+        verbalizer: Verbalizer | None,
+        labels: Sequence[str],
+        seed: int,  # noqa: ARG002
+    ) -> LabelScorer:
+        """Tokenize the label words; nothing is trainable here."""
+        if head != "label_words" or verbalizer is None:
+            raise InvalidInputError(f"causal LMs are read by label words only, but the candidate's head is {head!r}")
+        template.check_label_last()
+        words = self.words_behind(template, verbalizer, labels)
+        return CausalScorer(self.tokenizer, self.model.get_output_embeddings(), words)

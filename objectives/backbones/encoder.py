@@ -1,0 +1,111 @@
+"""Encoders: pooled hidden states, read by label embeddings or a linear head."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel
+
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, LabelScorer
+from promptgraft.objectives.layers import PromptedStack
+from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+
+# Cosines are multiplied by this before the softmax: the scale with which sentence encoders are trained
+# (sentence-transformers' MultipleNegativesRankingLoss).
+COSINE_SCALE = 20.0
+
+Pool: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class EncoderScorer(LabelScorer):
+    """Pools the text's hidden states and compares them with one trainable row a label.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+        labels: Labels of both tasks.
+        weight: First values, shape (len(labels), hidden).
+        cosine: Whether to compare by cosine (label embeddings), or by dot product and bias (linear head).
+        pool: See `Encoder.pool`.
+    """
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, cosine: bool, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.tokenizer = tokenizer
+        self.labels = list(labels)
+        self.cosine = cosine
+        self.weight = nn.Parameter(weight)
+        self.bias = None if cosine else nn.Parameter(torch.zeros(len(labels), device=weight.device))
+
+    def encode(self, prompt: RenderedPrompt) -> list[int]:
+        """Tokenize the prompt with the label's place left empty."""
+        ids: list[int] = self.tokenizer(prompt.without_label())["input_ids"]
+        return ids
+
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score the labels; see `Reader`."""
+        hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
+        features = self.pool(hidden, self._pooled(stack, batch), stack.shift)
+        rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
+        weight = self.weight[rows]
+        if self.cosine:
+            return COSINE_SCALE * functional.normalize(features, dim=-1) @ functional.normalize(weight, dim=-1).T
+        assert self.bias is not None
+        return features @ weight.T + self.bias[rows]
+
+    def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:  # noqa: ARG002
+        """Return how many tokens of each row are pooled, from the text's first on; shape (rows,)."""
+        return batch.lengths
+
+
+@BACKBONES.register("encoder")
+class Encoder(Backbone):
+    """A bidirectional encoder, such as BERT or a sentence encoder."""
+
+    causal = False
+
+    auto_class = AutoModel
+    reader_class: ClassVar[type[EncoderScorer]] = EncoderScorer
+
+    def reader(
+        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+    ) -> LabelScorer:
+        """Build the head; label embeddings start as those of the label words in the empty template."""
+        hidden_size = self.embeddings.shape[1]
+        if head == "linear":
+            generator = torch.Generator().manual_seed(seed)
+            weight = torch.randn(len(labels), hidden_size, generator=generator) * 0.02
+            return self.reader_class(self.tokenizer, labels, weight.to(self.device), cosine=False, pool=self.pool)
+        if verbalizer is None:
+            raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
+        empty = template.render(dict.fromkeys(template.fields, ""))
+        rows = [self._embed([empty.with_label(word).strip() for word in verbalizer.words[label]]) for label in labels]
+        return self.reader_class(self.tokenizer, labels, torch.stack(rows), cosine=True, pool=self.pool)
+
+    @staticmethod
+    def pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
+        """Average the text's own hidden states.
+
+        Args:
+            hidden: Shape (rows, tokens, hidden).
+            lengths: Tokens of each row's text, shape (rows,).
+            shift: Position of the text's first token.
+
+        Returns:
+            Shape (rows, hidden).
+        """
+        position = torch.arange(hidden.shape[1], device=hidden.device) - shift
+        mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
+        return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        """Average the normalised embeddings of some texts; shape (hidden,)."""
+        if self.device.type == "meta":
+            return self.embeddings.new_empty(self.embeddings.shape[1])  # Masks can't be read there.
+        encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        with torch.no_grad():
+            hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+        pooled = self.pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
+        return functional.normalize(pooled, dim=-1).mean(0)

@@ -1,0 +1,115 @@
+"""The files of a pretrained model: where they are, what they hash to, how deep the model is."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from promptgraft.objectives.backbones.families import FAMILIES, RECURRENT
+from promptgraft.spaces import InvalidInputError
+
+# What transformers' configurations call the number of layers.
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "num_decoder_layers"))
+
+
+def weights_hash(path: str) -> str:
+    """Hash a model's configuration, tokenizer and weights into one; 16 hexadecimal digits."""
+    hashes = file_hashes(path)
+    content = "".join(f"{name}:{value};" for name, value in sorted(hashes.items()))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def file_hashes(path: str) -> dict[str, str]:
+    """SHA-256 of the configuration, tokenizer and weight files of a model, and of Python code beside them.
+
+    Args:
+        path: Local folder or hub id.
+
+    Returns:
+        File name -> hexadecimal SHA-256.
+    """
+    folder = model_folder(path)
+    names = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix in (".safetensors", ".json", ".txt", ".model", ".py") or file.name.startswith("pytorch_model")
+    )
+    hashes = {}
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def model_folder(path: str) -> Path:
+    """Return the local folder of a model, fetching a hub id through the hub's own cache.
+
+    Raises:
+        InvalidInputError: If there is no such folder and no such model.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if Path(path).is_absolute():
+        raise InvalidInputError(f"backbone {path!r}: no such folder; expected one that transformers can load")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInputError(
+            f"backbone {path!r} is neither a local folder nor a model that the hub serves: {reason}"
+        ) from error
+
+
+def count_layers(path: str, family: str = "encoder") -> int:
+    """Read a model's number of layers from its config.json.
+
+    Args:
+        path: Local folder or hub id.
+        family: Its family; where models have an encoder and a decoder, the layers of both are counted.
+
+    Raises:
+        InvalidInputError: If the model or the number isn't there.
+    """
+    content = _config(path)
+
+    def first(keys: tuple[str, ...]) -> int:
+        for key in keys:
+            if key in content:
+                return int(content[key])
+        raise InvalidInputError(
+            f"the config.json of {path} states no number of layers; expected one of {', '.join(keys)} where family is "
+            f"{family}"
+        )
+
+    return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)
+
+
+def check_family(path: str, family: str) -> None:
+    """Refuse a model that is plainly of another family.
+
+    Raises:
+        InvalidInputError: If a transformer is called recurrent, or the other way round.
+    """
+    model_type = _config(path).get("model_type")
+    if (model_type == RECURRENT) != FAMILIES[family].recurrent:
+        raise InvalidInputError(
+            f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
+            "`promptgraft new-recurrent` writes, and they are of no other"
+        )
+
+
+def model_type(path: str) -> str:
+    """Read what a model's config.json calls its architecture; empty if it doesn't say."""
+    return str(_config(path).get("model_type", ""))
+
+
+def _config(path: str) -> dict[str, Any]:
+    config = model_folder(path) / "config.json"
+    if not config.is_file():
+        raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
+    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,24 @@
+"""Rows and labels: tables read, cleaned and split, and the metrics that score them."""
+
+from typing import TYPE_CHECKING
+
+from promptgraft.spaces.facade import lazy_exports
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
+    from promptgraft.objectives.data.metrics import DIRECTIONS as DIRECTIONS
+    from promptgraft.objectives.data.metrics import Direction as Direction
+    from promptgraft.objectives.data.tables import read_table as read_table
+    from promptgraft.objectives.data.tasks import TASK_KINDS as TASK_KINDS
+    from promptgraft.objectives.data.tasks import Row as Row
+    from promptgraft.objectives.data.tasks import Task as Task
+    from promptgraft.objectives.data.tasks import TaskSpec as TaskSpec
+    from promptgraft.objectives.data.tasks import all_labels as all_labels
+    from promptgraft.objectives.data.tasks import by_turns as by_turns
+    from promptgraft.objectives.data.tasks import load_tasks as load_tasks
+    from promptgraft.objectives.data.tasks import row_key as row_key
+    from promptgraft.objectives.data.tasks import rows_hash as rows_hash
+    from promptgraft.objectives.data.tasks import with_fewer as with_fewer
+    from promptgraft.objectives.data.text_classification import drop_known as drop_known
+else:
+    __getattr__, __all__ = lazy_exports(__name__, __file__)

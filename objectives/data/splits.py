@@ -1,0 +1,106 @@
+"""Taking a sample of rows apart from the rest: at random, by groups, or the newest."""
+
+from collections.abc import Sequence
+
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from promptgraft.objectives.data.tasks import Row, TaskSpec
+from promptgraft.spaces import InvalidInputError
+
+Split = tuple[list[Row], list[Row]]
+
+
+def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+    """Take a sample of rows.
+
+    What it is depends on the task: stratified by label; of whole groups, stratified as far as they allow, where the
+    task names a column of groups; the newest where it names one of time. Rows to train on are stratified always: they
+    are taken from one side of the other splits.
+
+    Args:
+        rows: The rows that are left.
+        size: Rows in the sample.
+        seed: Seed of the sample.
+        spec: The task.
+        name: What the sample is for: `train`, `validation` or `test`.
+
+    Returns:
+        The rest, without what may not be used beside the sample, and the sample.
+
+    Raises:
+        InvalidInputError: If there are too few rows.
+    """
+    _check(rows, size, spec, name)
+    if name == "train":
+        return _stratified(rows, size, seed, spec, name) if size < len(rows) else ([], list(rows))
+    if spec.time is not None:
+        return _newest(rows, size, spec, name)
+    if spec.group is not None:
+        return _groups(rows, size, seed, spec, name)
+    return _stratified(rows, size, seed, spec, name)
+
+
+def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Split:
+    """Take so many rows of each label (few-shot protocol of LM-BFF; Gao et al. 2021, arXiv:2012.15723); see `take`."""
+    rest, sample = list[Row](), list[Row]()
+    for label in sorted({row.label for row in rows}):
+        own = [row for row in rows if row.label == label]
+        if len(own) < shots + (name != "train"):
+            raise InvalidInputError(
+                f"{spec.train}: shots is {shots}, but only {len(own)} rows of a label are left for {name} after "
+                "cleaning and the splits before it; lower it"
+            )
+        kept, taken = train_test_split(own, test_size=shots, random_state=seed) if shots < len(own) else ([], own)
+        rest += kept
+        sample += taken
+    return rest, sample
+
+
+def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> None:
+    classes = len({row.label for row in rows})
+    if size < classes or (name != "train" and size > len(rows) - classes) or size > len(rows):
+        raise InvalidInputError(
+            f"{spec.train}: {name}_rows is {size}, but {len(rows)} rows are left for it after cleaning and the "
+            f"splits before it; it must be at least {classes} (one a label) and leave rows to train on"
+        )
+
+
+def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+    try:
+        rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=[row.label for row in rows])
+    except ValueError as error:
+        raise InvalidInputError(f"{spec.train}: can't split off {size} {name} rows: {error}") from error
+    return rest, sample
+
+
+def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Split:
+    """Take the newest rows; of those as old as the oldest of them, as many as are needed, and none is left behind."""
+    ordered = sorted(rows, key=lambda row: row.time)
+    sample = ordered[-size:]
+    rest = [row for row in ordered[:-size] if row.time < sample[0].time]
+    if spec.group is not None:
+        inside = {row.group for row in sample}
+        rest = [row for row in rest if row.group not in inside]
+    if not rest:
+        raise InvalidInputError(
+            f"{spec.train}: no row is older than the {size} newest, which are the {name} rows by {spec.time!r}; lower "
+            f"{name}_rows"
+        )
+    return rest, sample
+
+
+def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+    """Take whole groups with at least so many rows in all, and of their rows a stratified sample."""
+    labels, groups = [row.label for row in rows], [row.group for row in rows]
+    folds = min(len(rows) // size, len(set(groups)))
+    for count in range(folds, 1, -1):
+        splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+        for outside, inside in splitter.split(rows, labels, groups):
+            sample = [rows[index] for index in inside]
+            if len(sample) >= size and len({row.label for row in sample}) == len(set(labels)):
+                _, kept = _stratified(sample, size, seed, spec, name) if len(sample) > size else ([], sample)
+                return [rows[index] for index in outside], kept
+    raise InvalidInputError(
+        f"{spec.train}: no groups by {spec.group!r} hold {size} {name} rows of every label and leave rows to train on; "
+        f"lower {name}_rows"
+    )

@@ -1,0 +1,220 @@
+"""What a task is to the migrate-and-evaluate cycle, whatever its kind."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, zip_longest
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.spaces import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """Where a task's rows come from and how many are used.
+
+    Attributes:
+        train: Path of the table with the labelled rows.
+        fields: Template field -> column.
+        label: Column of the label.
+        kind: Name of the task kind.
+        labels: The labels in the order of the logits; rows with others are dropped and counted. Taken
+            from the data, sorted, if None.
+        test: Path of a separate table to hold out; part of `train` is held out if None.
+        train_rows: Rows to train on; all that remain if None.
+        validation_rows: Rows to choose by; as many as `train_rows` if None.
+        test_rows: Rows to hold out; all that remain if None.
+        shots: Rows of each label to train on, and as many to choose by, in place of `train_rows`, `validation_rows`.
+        group: Column of what rows have in common, such as their author: a group is on one side of each split.
+        time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
+    """
+
+    train: str
+    fields: Mapping[str, str]
+    label: str
+    kind: str = "text_classification"
+    labels: tuple[str, ...] | None = None
+    test: str | None = None
+    train_rows: int | None = None
+    validation_rows: int | None = None
+    test_rows: int | None = None
+    shots: int | None = None
+    group: str | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled example.
+
+    Attributes:
+        fields: Template field -> value.
+        label: Index of the label among the task's labels.
+        group: What it has in common with other rows, where the task names a column for it.
+        time: When it was made, in seconds or the column's own unit, where the task names a column for it.
+    """
+
+    fields: Mapping[str, str]
+    label: int
+    group: str = ""
+    time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningReport:
+    """How many rows were read and why some were dropped.
+
+    Attributes:
+        read: Rows in the file or files.
+        missing_text: Rows with an empty field.
+        missing_label: Rows without a label.
+        invalid_label: Rows whose label is not among the task's.
+        duplicate: Further copies of a row that stands already (white space and case aside).
+        conflicting: Rows whose text occurs with different labels; all copies are dropped.
+        missing_group: Rows without a group, where the task names a column of groups.
+        missing_time: Rows without a time, where it names one of times.
+        overlap: Rows removed since the same text is held out.
+        near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
+        set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
+    """
+
+    read: int = 0
+    missing_text: int = 0
+    missing_label: int = 0
+    invalid_label: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    missing_group: int = 0
+    missing_time: int = 0
+    overlap: int = 0
+    near_duplicate: int = 0
+    set_aside: int = 0
+
+    def __add__(self, other: "CleaningReport") -> "CleaningReport":
+        mine, theirs = asdict(self), asdict(other)
+        return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A task with its rows cleaned and split.
+
+    Attributes:
+        labels: Label names, in the order of the logits.
+        train: Rows to train on.
+        validation: Rows to choose by; empty for a source task.
+        test: Rows held out; empty for a source task.
+        cleaning: What was dropped.
+    """
+
+    labels: tuple[str, ...]
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...] = ()
+    test: tuple[Row, ...] = ()
+    cleaning: CleaningReport = field(default_factory=CleaningReport)
+
+    @classmethod
+    @abstractmethod
+    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "Task":
+        """Read, clean and split a target task.
+
+        Args:
+            spec: The task.
+            seed: Seed of the splits.
+            repeat: Which of the splits into training and validation rows; the test rows are the same in all of them.
+
+        Raises:
+            InvalidInputError: If the data can't serve, with the reason and the remedy.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load_source(cls, spec: TaskSpec, seed: int, target: "Task") -> "Task":
+        """Read and clean a source task, without the rows that the target holds out.
+
+        Raises:
+            InvalidInputError: If the data can't serve, with the reason and the remedy.
+        """
+
+    @abstractmethod
+    def measure(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, float]:
+        """Score outputs against the rows they belong to.
+
+        Args:
+            logits: Outputs, shape (rows, labels).
+            rows: The rows.
+
+        Returns:
+            Metric name -> value.
+        """
+
+    @abstractmethod
+    def confusion(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[list[int]]:
+        """Count true labels (rows) against predicted ones (columns)."""
+
+
+T = TypeVar("T", bound=Task)
+
+
+def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
+    """Return the labels of all tasks, each once, the target's first."""
+    return tuple(dict.fromkeys((*target.labels, *chain.from_iterable(source.labels for source in sources))))
+
+
+TASK_KINDS: Registry[type[Task]] = Registry("task kind", ["promptgraft.objectives.data.text_classification"])
+
+
+def load_tasks(
+    target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int, repeat: int = 0
+) -> tuple[Task, dict[str, Task]]:
+    """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
+
+    Args:
+        target: The target task.
+        sources: The source tasks, by name.
+        seed: Seed of the splits.
+        repeat: Which of the target's repeated splits.
+
+    Returns:
+        The target, and the sources by name.
+
+    Raises:
+        InvalidInputError: If the data can't serve.
+    """
+    loaded = TASK_KINDS[target.kind].load_target(target, seed, repeat)
+    return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
+
+
+def row_key(row: Row) -> str:
+    """Return what makes two rows the same: their fields' text, white space and case aside."""
+    return json.dumps({name: normalise(value) for name, value in sorted(row.fields.items())})
+
+
+def normalise(text: str) -> str:
+    """Fold case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Hash rows in their order; 16 hexadecimal digits."""
+    content = json.dumps([[sorted(row.fields.items()), row.label] for row in rows])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def by_turns(rows: Sequence[Row]) -> list[Row]:
+    """Order rows so that labels take turns: every round has some of each."""
+    by_label: dict[int, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return [row for row in chain.from_iterable(turns) if row is not None]
+
+
+def with_fewer(task: T, count: int | None) -> T:
+    """Keep so many of a task's training rows, labels taking turns; all of them if None."""
+    return task if count is None else replace(task, train=tuple(by_turns(task.train)[:count]))

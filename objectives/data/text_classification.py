@@ -1,0 +1,175 @@
+"""Text classification: rows with text fields and one label."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from promptgraft.objectives.data.metrics import classification_metrics, confusion
+from promptgraft.objectives.data.near_duplicates import find_near_duplicates
+from promptgraft.objectives.data.splits import take, take_shots
+from promptgraft.objectives.data.tables import read_table
+from promptgraft.objectives.data.tasks import TASK_KINDS, CleaningReport, Row, Task, TaskSpec, row_key
+from promptgraft.spaces import InvalidInputError
+
+
+@TASK_KINDS.register("text_classification")
+class TextClassification(Task):
+    """One label a row, two or more labels."""
+
+    @classmethod
+    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "TextClassification":
+        """Read, clean and split a target task; see `Task`."""
+        rows, labels, report = clean(spec.train, spec, spec.labels)
+        if spec.test is None:
+            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
+        else:
+            test, _, test_report = clean(spec.test, spec, labels)
+            report += test_report
+            if spec.test_rows is not None and spec.test_rows < len(test):
+                _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
+            groups = {row.group for row in test} if spec.group else set[str]()
+            rest = [row for row in rows if row.group not in groups]
+        report += CleaningReport(set_aside=len(rows) - len(rest) - (len(test) if spec.test is None else 0))
+        rest, overlap = drop_known(rest, test)
+        train, validation = _choose_by(rest, seed + repeat, spec)
+        aside = len(rest) - len(train) - len(validation)
+        train, near_validation = drop_known(train, validation)
+        report += overlap + near_validation + CleaningReport(set_aside=aside)
+        if spec.shots is not None:
+            _, train = take_shots(train, spec.shots, seed + repeat, spec, "train")
+        elif spec.train_rows is not None:
+            _, train = take(train, spec.train_rows, seed + repeat, spec, "train")
+        _require_classes(train, labels, spec, "train")
+        return cls(labels, tuple(train), tuple(validation), tuple(test), report)
+
+    @classmethod
+    def load_source(cls, spec: TaskSpec, seed: int, target: Task) -> "TextClassification":
+        """Read and clean a source task; see `Task`."""
+        rows, labels, report = clean(spec.train, spec, spec.labels)
+        train, overlap = drop_known(rows, (*target.validation, *target.test))
+        if spec.train_rows is not None:
+            _, train = take(train, spec.train_rows, seed, spec, "train")
+        return cls(labels, tuple(train), cleaning=report + overlap)
+
+    def measure(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, float]:
+        """Compute the metrics of `objectives.data.metrics`; see `Task`."""
+        return classification_metrics(logits, np.array([row.label for row in rows]))
+
+    def confusion(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[list[int]]:
+        """Count true labels (rows) against predicted ones (columns)."""
+        return confusion(logits, np.array([row.label for row in rows]))
+
+
+def clean(
+    path: str, spec: TaskSpec, labels: tuple[str, ...] | None
+) -> tuple[list[Row], tuple[str, ...], CleaningReport]:
+    """Read a table and drop the rows that can't be used.
+
+    Args:
+        path: The table.
+        spec: Names the columns.
+        labels: The labels to keep; all that occur if None.
+
+    Returns:
+        The rows in file order, the labels, and what was dropped.
+
+    Raises:
+        InvalidInputError: If the table can't be read, or fewer than two labels occur.
+    """
+    keys = [column for column in (spec.group, spec.time) if column is not None]
+    frame = read_table(path, [*spec.fields.values(), spec.label, *keys])
+    times = _times(path, frame[spec.time], spec.time) if spec.time else [0.0] * len(frame)
+    records: list[dict[Any, Any]] = frame.to_dict("records")
+    counts: Counter[str] = Counter(read=len(records))
+    kept: list[tuple[str, Row]] = []
+    for record, time in zip(records, times, strict=True):
+        values = {name: (record[column] or "").strip() for name, column in spec.fields.items()}
+        label = (record[spec.label] or "").strip()
+        group = (record[spec.group] or "").strip() if spec.group else ""
+        if not all(values.values()):
+            counts["missing_text"] += 1
+        elif not label:
+            counts["missing_label"] += 1
+        elif labels is not None and label not in labels:
+            counts["invalid_label"] += 1
+        elif spec.group and not group:
+            counts["missing_group"] += 1
+        elif math.isnan(time):
+            counts["missing_time"] += 1
+        else:
+            kept.append((label, Row(values, -1, group, time)))
+    names = labels or tuple(sorted({label for label, _ in kept}))
+    index = {name: position for position, name in enumerate(names)}
+    rows = _drop_duplicates([replace(row, label=index[label]) for label, row in kept], counts)
+    if len({row.label for row in rows}) < 2:
+        found = ", ".join(sorted({repr(names[row.label]) for row in rows})) or "none"
+        raise InvalidInputError(
+            f"{path}: column {spec.label!r} must hold at least two labels after cleaning, found {found} "
+            f"(rows: {', '.join(f'{count} {reason}' for reason, count in counts.items())})"
+        )
+    return rows, names, CleaningReport(**counts)
+
+
+def _times(path: str, column: "pd.Series[Any]", name: str) -> list[float]:
+    """Read numbers or dates; nan where there is none."""
+    try:
+        return pd.to_numeric(column).astype(float).tolist()
+    except (ValueError, TypeError):
+        pass
+    try:
+        dates = pd.to_datetime(column, utc=True, format="mixed")
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: column {name!r} must hold dates or numbers: {error}") from error
+    return [math.nan if pd.isna(date) else date.timestamp() for date in dates]
+
+
+def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
+    labels: dict[str, set[int]] = {}
+    for row in rows:
+        labels.setdefault(row_key(row), set()).add(row.label)
+    unique: dict[str, Row] = {}
+    for row in rows:
+        key = row_key(row)
+        if len(labels[key]) > 1:
+            counts["conflicting"] += 1
+        elif key in unique:
+            counts["duplicate"] += 1
+        else:
+            unique[key] = row
+    return list(unique.values())
+
+
+def drop_known(rows: Sequence[Row], held_out: Sequence[Row]) -> tuple[list[Row], CleaningReport]:
+    """Drop the rows whose text is held out, or nearly so; return those that stay, and how many were dropped."""
+    gone = {row_key(row) for row in held_out}
+    kept = [row for row in rows if row_key(row) not in gone]
+    alike = find_near_duplicates(kept, held_out)
+    report = CleaningReport(overlap=len(rows) - len(kept), near_duplicate=len(alike))
+    return [row for index, row in enumerate(kept) if index not in alike], report
+
+
+def _choose_by(rows: list[Row], seed: int, spec: TaskSpec) -> tuple[list[Row], list[Row]]:
+    """Split off the validation rows."""
+    if spec.shots is not None:
+        return take_shots(rows, spec.shots, seed, spec, "validation")
+    return take(rows, spec.validation_rows or spec.train_rows or len(rows) // 5, seed, spec, "validation")
+
+
+def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:
+    if spec.train_rows is None or spec.time is not None or spec.group is not None:
+        return max(1, len(rows) // 5)
+    return len(rows) - spec.train_rows - (spec.validation_rows or spec.train_rows)
+
+
+def _require_classes(rows: list[Row], labels: tuple[str, ...], spec: TaskSpec, name: str) -> None:
+    missing = [label for index, label in enumerate(labels) if all(row.label != index for row in rows)]
+    if missing:
+        raise InvalidInputError(
+            f"{spec.train}: no {name} row has the label {', '.join(map(repr, missing))}; raise {name}_rows"
+        )

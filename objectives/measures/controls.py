@@ -1,0 +1,164 @@
+"""What a winner must beat: the same without the source, what is simpler, and what needs no training at all.
+
+A trained control is a candidate: it runs through the same cycle, with as many updates as the winner had. The others are
+fitted to their end on the training rows. All see the rows of one split and nothing of the held-out ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from promptgraft.objectives.backbones import Encoder
+from promptgraft.objectives.data import Row, Task
+from promptgraft.objectives.trial import Objective
+from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
+
+Logits = npt.NDArray[np.float32]
+
+# Log-probability of a label that no training row has.
+NEVER = -30.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedControl:
+    """One side of a comparison: a candidate and the step at which it is evaluated.
+
+    Attributes:
+        candidate: What is trained.
+        step: Where it ends.
+    """
+
+    candidate: Candidate
+    step: int
+
+
+def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: bool) -> dict[str, TrainedControl]:
+    """Return the controls that are trained, by name, with as many updates as the winner had on source and target.
+
+    `target_only` is the winner without the source. `source_only` is the winner on the source alone: the label words
+    of the target must be those of the source then. `full_fine_tuning` trains all weights on the target, without a
+    soft prompt.
+
+    Args:
+        winner: The winner.
+        space: The search space.
+        shared_labels: Whether every label of the target is one of the source.
+    """
+    updates = winner.candidate.source_steps + winner.step
+    if not updates:
+        return {}
+    alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
+    defaults = Candidate(alone.template, alone.verbalizer, alone.head, steps=updates, batch_size=alone.batch_size)
+    found = {
+        "full_fine_tuning": TrainedControl(replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt()), updates)
+    }
+    if winner.candidate.uses_source:
+        found["target_only"] = TrainedControl(alone, updates)
+    if space.facts.has_source and shared_labels and winner.step:
+        found["source_only"] = TrainedControl(replace(winner.candidate, alpha=1.0), winner.step)
+    return {name: TrainedControl(arm.candidate.canonical(space.facts), arm.step) for name, arm in found.items()}
+
+
+def majority(task: Task, rows: Sequence[Row]) -> Logits:
+    """Predict the most frequent label of the training rows; shape (rows, labels)."""
+    counts = np.bincount([row.label for row in task.train], minlength=len(task.labels)).astype(np.float32)
+    return np.tile(np.log(np.maximum(counts, 1e-9) / counts.sum()), (len(rows), 1))
+
+
+def tfidf(task: Task, rows: Sequence[Row], train: Sequence[Row] | None = None) -> Logits:
+    """Fit logistic regression on TF-IDF of words and word pairs; shape (rows, labels).
+
+    C is 10: on few rows cross-validation picks the strongest regularisation, which predicts the majority
+    class, and this control must not be weaker than it needs to be.
+
+    Args:
+        task: The task.
+        rows: What is predicted.
+        train: What it is fitted on; the task's training rows if None.
+    """
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
+    )
+    fitted = train or task.train
+    model.fit([_text(row) for row in fitted], [row.label for row in fitted])
+    return _over_all(task, model.classes_, model.predict_log_proba([_text(row) for row in rows]))
+
+
+def linear_probe(objective: Objective, rows: Sequence[Row]) -> Logits:
+    """Fit logistic regression on the frozen backbone's features of the first template; shape (rows, labels).
+
+    A row's features are the mean of the last hidden states of its tokens, standardised over the training rows.
+    """
+    task = objective.target
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    model.fit(features(objective, task.train), [row.label for row in task.train])
+    return _over_all(task, model.classes_, model.predict_log_proba(features(objective, rows)))
+
+
+def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
+    """Score with the pretrained weights and the first template; shape (rows, labels).
+
+    It gets the verbalizer with which it does best on the training rows, by accuracy, then by loss.
+    """
+    template = written_templates(objective.spec.space)[0]
+    return objective.score(best_words(objective, template, objective.target.train), {}, rows)
+
+
+def best_words(objective: Objective, template: Template, rows: Sequence[Row]) -> Candidate:
+    """Return the untrained candidate of a template and the verbalizer with which it does best on some rows."""
+    space, task = objective.spec.space, objective.target
+
+    def rank(candidate: Candidate) -> tuple[float, float]:
+        metrics = task.measure(objective.score(candidate, {}, rows), rows)
+        return metrics["accuracy"], -metrics["loss"]
+
+    candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
+    return max(candidates, key=rank)
+
+
+def written_templates(space: SearchSpace) -> list[Template]:
+    """Return the templates that a search was given: what it has made is no control of it."""
+    return [template for template in space.templates if template.source in ("written", "promptsource")]
+
+
+# Controls that are no candidates: name -> logits of some rows.
+FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
+    "linear_probe": linear_probe,
+    "tfidf": lambda objective, rows: tfidf(objective.target, rows),
+    "zero_shot": zero_shot,
+    "majority": lambda objective, rows: majority(objective.target, rows),
+}
+
+
+def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden)."""
+    space = objective.spec.space
+    first = Candidate(written_templates(space)[0].id, space.verbalizers[0].id, steps=0).canonical(space.facts)
+    (model,) = objective.untrained([first])
+    encoded = model.encode(rows)
+    found = np.empty((len(rows), objective.backbone.embeddings.shape[1]), dtype=np.float32)
+    model.backbone.model.eval()
+    with torch.inference_mode():
+        for chosen in model.split(encoded, objective.spec.evaluation_batch_size):
+            batch = model.batch([encoded[index] for index in chosen])
+            hidden = model.stack(batch.input_ids, batch.lengths, batch.lengths)
+            found[chosen] = Encoder.pool(hidden.float(), batch.lengths, 0).cpu().numpy()
+    return found
+
+
+def _over_all(task: Task, classes: Sequence[int], log_probabilities: npt.NDArray[np.float64]) -> Logits:
+    """Give labels that no training row has their place."""
+    logits = np.full((len(log_probabilities), len(task.labels)), NEVER, dtype=np.float32)
+    logits[:, classes] = log_probabilities
+    return logits
+
+
+def _text(row: Row) -> str:
+    return "\n".join(row.fields[name] for name in sorted(row.fields))

@@ -1,0 +1,89 @@
+"""What a trained soft prompt is near to, and whether that means anything.
+
+The nearest tokens of trained vectors are often read as what a prompt says (Lester et al. 2021, arXiv:2104.08691),
+though any text may be near to a prompt that does its task well (Khashabi et al. 2022, arXiv:2112.08348). So the tokens
+are put in its place, and scored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from promptgraft.objectives.prompting import SOFT_PROMPT
+from promptgraft.objectives.trial import Objective
+from promptgraft.spaces import Candidate, SoftPrompt
+
+# Prompts of random tokens whose mean score the nearest tokens are compared with.
+RANDOM_PROMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAsTokens:
+    """A soft prompt read as tokens.
+
+    Attributes:
+        tokens: The nearest token of each vector.
+        similarities: Their cosines.
+        value: The study's metric on the validation rows, as trained.
+        as_tokens: The same with the embedding of the nearest token in place of each vector.
+        as_random: The same with tokens drawn at random; mean over `RANDOM_PROMPTS` draws.
+        rows: Number of validation rows.
+    """
+
+    tokens: tuple[str, ...]
+    similarities: tuple[float, ...]
+    value: float
+    as_tokens: float
+    as_random: float
+    rows: int
+
+
+def is_readable(soft_prompt: SoftPrompt) -> bool:
+    """Whether a soft prompt stands among the embedded tokens: it has vectors, and enters below the first layer."""
+    return soft_prompt.length > 0 and not soft_prompt.deep and not soft_prompt.layer
+
+
+def prompt_as_tokens(
+    objective: Objective, candidate: Candidate, delta: Mapping[str, Tensor], seed: int
+) -> PromptAsTokens | None:
+    """Read a trained soft prompt as tokens, and score it with these in its place.
+
+    Args:
+        objective: The study's objective; a cycle that is open on it is over.
+        candidate: The candidate.
+        delta: What its trial kept; see `Result.delta`.
+        seed: Seed of the trial.
+
+    Returns:
+        None where no tokens can be compared with it; see `is_readable`.
+    """
+    soft = candidate.soft_prompt
+    if not is_readable(soft):
+        return None
+    (model,) = objective.untrained([candidate])
+    model.load(delta)
+    task, embeddings = objective.target, objective.backbone.embeddings.detach().float()
+    with torch.inference_mode():
+        vectors = model.stack.vectors().float()
+        cosines = functional.normalize(vectors, dim=-1) @ functional.normalize(embeddings, dim=-1).T
+    similarities, nearest = cosines.max(dim=-1)
+    direct = replace(candidate, soft_prompt=replace(soft, parametrization="direct"))
+    others = {name: value for name, value in delta.items() if not name.startswith(SOFT_PROMPT)}
+
+    def score(prompt: Tensor) -> float:
+        logits = objective.score(direct, {**others, f"{SOFT_PROMPT}weight": prompt}, task.validation, seed)
+        return task.measure(logits, task.validation)[objective.spec.metric]
+
+    random = torch.Generator().manual_seed(seed)
+    draws = [torch.randint(len(embeddings), (soft.length,), generator=random) for _ in range(RANDOM_PROMPTS)]
+    return PromptAsTokens(
+        tokens=tuple(objective.backbone.tokenizer.decode([token]) for token in nearest.tolist()),
+        similarities=tuple(round(value, 4) for value in similarities.tolist()),
+        value=score(vectors),
+        as_tokens=score(embeddings[nearest]),
+        as_random=sum(score(embeddings[draw.to(embeddings.device)]) for draw in draws) / len(draws),
+        rows=len(task.validation),
+    )

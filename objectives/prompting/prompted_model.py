@@ -1,0 +1,346 @@
+"""A backbone with a candidate's soft prompt and reader attached: what one trial trains."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, check_deep, check_place
+from promptgraft.objectives.caching import Activations, Reuse
+from promptgraft.objectives.data import Row
+from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
+from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
+from promptgraft.objectives.spec import MASKED_ATTENTION
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
+
+_BACKBONE, _ADAPTER, _READER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+CALIBRATION_BIAS = "calibration.bias"
+
+# Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One prompt as token ids, with the index of its label.
+
+    Attributes:
+        ids: Token ids.
+        label: Index of the label.
+        demonstrations: How many stand in front of the row's own prompt.
+        demonstration_tokens: How many of the tokens are theirs.
+    """
+
+    ids: tuple[int, ...]
+    label: int
+    demonstrations: int = 0
+    demonstration_tokens: int = 0
+
+    @classmethod
+    def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
+        """Put rows into tensors: `ids` of all rows in one, the others of shape (rows,)."""
+        numbers = {
+            "ids": [token for row in rows for token in row.ids],
+            "lengths": [len(row.ids) for row in rows],
+            "labels": [row.label for row in rows],
+        }
+        if any(row.demonstrations for row in rows):
+            numbers["demonstrations"] = [row.demonstrations for row in rows]
+            numbers["demonstration_tokens"] = [row.demonstration_tokens for row in rows]
+        return {name: torch.tensor(values, dtype=torch.int32) for name, values in numbers.items()}
+
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor]) -> "list[EncodedRow]":
+        """Take rows out of tensors; see `pack`."""
+        ids, ends = tensors["ids"].tolist(), tensors["lengths"].cumsum(0).tolist()
+        none = torch.zeros_like(tensors["labels"])
+        columns = ("labels", "demonstrations", "demonstration_tokens")
+        numbers = zip(*(tensors.get(name, none).tolist() for name in columns), strict=True)
+        return [
+            cls(tuple(ids[start:end]), *own) for (start, end), own in zip(pairwise([0, *ends]), numbers, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A prompt that has no more tokens than it may; see `EncodedRow`."""
+
+    prompt: RenderedPrompt
+    ids: list[int]
+    demonstrations: int = 0
+
+
+class PromptedModel:
+    """Scores the labels of rendered prompts; owns the trainable weights of one trial.
+
+    Args:
+        backbone: A restored backbone; the model trains its weights in place.
+        candidate: Says what is attached.
+        template: The candidate's template.
+        verbalizer: The candidate's verbalizer, if it uses one.
+        labels: Labels of both tasks.
+        seed: Seed of what is initialised at random.
+
+    Attributes:
+        activations: What is known of rows that were encoded; everything is computed if None.
+        bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
+
+    Raises:
+        InvalidInputError: If the backbone can't do what the candidate asks.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        candidate: Candidate,
+        template: Template,
+        verbalizer: Verbalizer | None,
+        labels: Sequence[str],
+        seed: int,
+    ) -> None:
+        self.backbone = backbone
+        self.candidate = candidate
+        self.template = template
+        self.seed = seed
+        self.activations: Activations | None = None
+        self.bias: Tensor | None = None
+        if candidate.demonstrations.count and not backbone.causal:
+            raise InvalidInputError(
+                f"demonstrations.count is {candidate.demonstrations.count}, but only causal LMs take any, and "
+                f"{backbone.spec.path} is of family {backbone.family!r}; set it to 0"
+            )
+        self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
+        soft = candidate.soft_prompt
+        vectors = torch.empty(0)
+        if soft.length:
+            word_ids: list[int] = []
+            if soft.init == "label_words" and verbalizer is not None:
+                word_ids = backbone.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
+            elif soft.init == "template":
+                word_ids = backbone.tokenizer.encode(template.words, add_special_tokens=False)
+            vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
+            vectors = vectors.to(backbone.device, torch.float32)
+            self._check_room(soft.length)
+            self._check_masks(soft)
+        backbone.freeze(candidate.frozen_layers)
+        self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
+        self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
+
+    def _check_room(self, length: int) -> None:
+        limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
+        if limit is not None and length + text > limit:
+            raise InvalidInputError(
+                f"soft_prompt.length {length} and max_tokens {text} make {length + text} positions, but "
+                f"{self.backbone.spec.path} has {limit}; shorten one of them"
+            )
+
+    def _check_masks(self, soft: SoftPrompt) -> None:
+        check_place(self.backbone.family, soft.place)
+        if soft.deep:
+            checkpointed = self.backbone.spec.gradient_checkpointing
+            check_deep(self.backbone.family, self.backbone.model.config.model_type, checkpointed)
+        if soft.layer is not None and not self.backbone.spec.takes_masks:
+            raise InvalidInputError(
+                f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
+                f"{self.backbone.spec.attn_implementation!r} can't take; use {' or '.join(MASKED_ATTENTION)}"
+            )
+        window, longest = self.backbone.sliding_window, soft.length + self.backbone.spec.max_tokens
+        if soft.layer is not None and window is not None and longest > window:
+            raise InvalidInputError(
+                f"soft_prompt.place {soft.place!r} needs attention over all {longest} positions (length, max_tokens), "
+                f"but layers of {self.backbone.spec.path} see {window}; shorten the prompt or use another place"
+            )
+
+    def reuse(self) -> Reuse | None:
+        """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
+        frozen, entry = self.candidate.frozen_layers, self.stack.entry
+        if self.stack.before_text or not frozen:
+            return None
+        if self.backbone.layers.causal and not self.backbone.spec.takes_masks:
+            return None  # What stands behind the text would have to be told which of its keys are padding.
+        below = min(frozen if entry is None else min(entry, frozen), len(self.backbone.layers))
+        if not FAMILIES[self.backbone.family].in_parts and below < len(self.backbone.layers):
+            return None
+        if self.backbone.layers.causal:
+            # Nothing behind the text changes it at any layer; what stands there needs its keys and values.
+            return Reuse(frozen, 0 if self.reader.continues else below)
+        return Reuse(below, below) if below else None
+
+    def attached(self) -> dict[str, nn.Parameter]:
+        """The trainable weights that the migration attaches, by name."""
+        weights = {_READER + name: parameter for name, parameter in self.reader.named_parameters()}
+        return weights | {SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
+
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """The trainable weights inside the backbone that stand for its own, by name."""
+        return {_ADAPTER + name: parameter for name, parameter in self._adapters.items()}
+
+    def carried(self) -> dict[str, nn.Parameter]:
+        """The backbone's weights, by name, frozen ones included."""
+        return {_BACKBONE + name: parameter for name, parameter in self.backbone.pretrained.items()}
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """All weights, by name."""
+        return self.carried() | self.adapters() | self.attached()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes, by name."""
+        return {name: parameter for name, parameter in self.weights().items() if parameter.requires_grad}
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of weights that training changes."""
+        return sum(parameter.numel() for parameter in self.trainable().values())
+
+    def prompt_tokens(self, rows: "Sequence[EncodedRow]" = ()) -> int:
+        """Count the tokens of a prompt whose fields are empty, special ones included, and of the soft prompt.
+
+        Args:
+            rows: Encoded rows over which the tokens of demonstrations are averaged, if there are any.
+        """
+        empty = self.template.render(dict.fromkeys(self.template.fields, ""))
+        shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
+        return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length + shown
+
+    def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Copy weights to the CPU, and with them what calibration takes off their scores."""
+        weights = self.weights()
+        state = {name: weights[name].detach().to("cpu", copy=True) for name in names}
+        return state if self.bias is None else state | {CALIBRATION_BIAS: self.bias.clone()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Set weights and calibration from a snapshot; names and shapes must be the model's own."""
+        weights = self.weights()
+        self.bias = state.get(CALIBRATION_BIAS)
+        with torch.no_grad():
+            for name, value in state.items():
+                if name != CALIBRATION_BIAS:
+                    weights[name].copy_(value)
+
+    def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
+        """Render and tokenize rows.
+
+        Where a prompt has too many tokens, it gets those of its demonstrations that fit, tried in the order in which
+        they were chosen; where it has too many without any, its longest field is cut.
+
+        Args:
+            rows: The rows.
+            pool: Their demonstrations, if the candidate has any.
+        """
+        return [self._encoded(row, pool) for row in rows]
+
+    def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
+        """Render the prompt that the model sees for these fields; see `encode`."""
+        return self._fit(fields, pool)[0].prompt
+
+    def _encoded(self, row: Row, pool: DemonstrationPool | None) -> EncodedRow:
+        whole, own = self._fit(row.fields, pool)
+        return EncodedRow(tuple(whole.ids), row.label, whole.demonstrations, len(whole.ids) - len(own.ids))
+
+    def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
+        """Return the whole prompt, and the row's own part of it."""
+        assert (pool is not None) == (self.candidate.demonstrations.count > 0)
+        own = self._fit_own(fields)
+        if pool is None:
+            return own, own
+        chosen = pool.choose(fields)
+        whole = self._behind(pool, chosen, own)
+        if len(whole.ids) <= self.backbone.spec.max_tokens:
+            return whole, own
+        whole, kept = own, list[Demonstration]()
+        for demonstration in chosen:
+            longer = self._behind(pool, [*kept, demonstration], own)
+            if len(longer.ids) <= self.backbone.spec.max_tokens:
+                whole, kept = longer, [*kept, demonstration]
+        return whole, own
+
+    def _behind(self, pool: DemonstrationPool, chosen: Sequence[Demonstration], own: _Fitted) -> _Fitted:
+        prompt = replace(own.prompt, before=pool.text(chosen) + own.prompt.before)
+        return _Fitted(prompt, self.reader.encode(prompt), len(chosen))
+
+    def _fit_own(self, fields: Mapping[str, str]) -> _Fitted:
+        limit = self.backbone.spec.max_tokens
+        while True:
+            prompt = self.template.render(fields)
+            ids = self.reader.encode(prompt)
+            if len(ids) <= limit:
+                return _Fitted(prompt, ids)
+            fields = self._shorten(fields, len(ids) - limit)
+
+    def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
+        """Cut tokens off the end of the field that has most of them."""
+        spans = {
+            name: self.backbone.tokenizer(value, add_special_tokens=False, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+            for name, value in fields.items()
+            if name in self.template.fields
+        }
+        longest = max(spans, key=lambda name: len(spans[name]))
+        kept = len(spans[longest]) - excess
+        if kept < 1:
+            raise InvalidInputError(
+                f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
+                f"{self.backbone.spec.max_tokens}; raise max_tokens or shorten the template"
+            )
+        return {**fields, longest: fields[longest][: spans[longest][kept - 1][1]]}
+
+    def batch(self, rows: Sequence[EncodedRow]) -> Batch:
+        """Pad encoded rows to the longest of them."""
+        device = self.backbone.device
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
+        labels = torch.tensor([row.label for row in rows])
+        known = self.activations.known([row.ids for row in rows]) if self.activations else None
+        return Batch(input_ids.to(device), lengths.to(device), labels.to(device), known)
+
+    def split(self, rows: Sequence[EncodedRow], max_rows: int) -> list[list[int]]:
+        """Split rows into batches, so that little is run on padding.
+
+        Args:
+            rows: Encoded prompts.
+            max_rows: Largest number of rows in a batch.
+
+        Returns:
+            Indices of the rows of each batch.
+        """
+        known = self.activations
+        whole = known is not None and known.reuse.depth == len(self.backbone.layers)
+        if whole and FAMILIES[self.backbone.family].in_parts:
+            lengths = [1] * len(rows)  # What is run, if anything, stands behind the text: the same for all rows.
+        else:
+            lengths = [len(row.ids) + self.stack.length for row in rows]
+        return split_by_length(lengths, max_rows, self.backbone.device.type)
+
+    def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score a batch, without calibration; shape (rows, len(labels))."""
+        scores: Tensor = self.reader(self.stack, batch, labels)
+        return scores
+
+    def nll(self, batch: Batch, labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
+        """Mean negative log-likelihood of a batch's labels, in nats, or another loss in its place; shape ()."""
+        return loss(self.logits(batch, labels), batch.labels)
+
+    def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
+        """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.
+
+        Args:
+            rows: Encoded prompts.
+            labels: The labels to score.
+            batch_size: Largest number of rows in a batch.
+
+        Returns:
+            Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)).
+        """
+        result = torch.empty(len(rows), len(labels))
+        self.backbone.model.eval()
+        with torch.inference_mode():
+            for chosen in self.split(rows, batch_size):
+                result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
+        return result if self.bias is None else result - self.bias

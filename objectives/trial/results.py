@@ -1,0 +1,93 @@
+"""What a migrate-and-evaluate cycle hands out: an evaluation every few updates, a result at the end."""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from promptgraft.objectives.caching import StageUse
+from promptgraft.objectives.data import Direction
+from promptgraft.objectives.trial.migration import LoadReport
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished cycle leaves behind: the state at its best evaluation.
+
+    Attributes:
+        value: Validation value of the study's metric.
+        step: Update at which it was reached.
+        metrics: All validation metrics there.
+        confusion: True labels (rows) against predicted ones (columns), on validation rows.
+        logits: Validation logits, calibrated if the candidate says so, shape (validation rows, labels).
+        delta: Every weight that may differ from the pretrained backbone's, and every attached one; with calibration,
+            `calibration.bias` too: what is taken off the logits, shape (labels,).
+        load_report: What the migration did with each weight.
+        trainable_parameters: Number of weights that the target stage trained.
+        prompt_tokens: Tokens that the template adds to the text, the soft prompt's, and those of the demonstrations:
+            their mean over validation rows, rounded.
+        seconds: Wall time of the cycle, evaluations included.
+        max_rss_bytes: Largest resident memory of this process so far.
+        stages: What was found in the store of stages, and what was computed.
+        resumed_at: Update at which a checkpoint was taken up; 0 if none was.
+        demonstrations: How many a validation row was shown, on average: fewer than asked for where not all fit.
+    """
+
+    value: float
+    step: int
+    metrics: Mapping[str, float]
+    confusion: list[list[int]]
+    logits: npt.NDArray[np.float32]
+    delta: Mapping[str, Tensor]
+    load_report: LoadReport
+    trainable_parameters: int
+    prompt_tokens: int
+    seconds: float
+    max_rss_bytes: int
+    stages: StageUse = field(default_factory=StageUse)
+    resumed_at: int = 0
+    demonstrations: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The target task's metrics at one step.
+
+    Attributes:
+        step: Updates done since the migration.
+        value: The study's metric on validation rows.
+        metrics: All metrics.
+        confusion: True labels (rows) against predicted ones (columns).
+        source_loss: Mean L_s since the evaluation before, in nats; None if the source took no part.
+        target_loss: The same for L_t.
+        result: The outcome, at the last evaluation only.
+    """
+
+    step: int
+    value: float
+    metrics: Mapping[str, float]
+    confusion: list[list[int]]
+    source_loss: float | None
+    target_loss: float | None
+    result: Result | None = None
+
+    def is_better(self, other: "Evaluation", direction: Direction) -> bool:
+        """Compare by the study's metric, and at equal values by the loss."""
+        sign = 1 if direction == "maximize" else -1
+        return (sign * self.value, -self.metrics["loss"]) > (sign * other.value, -other.metrics["loss"])
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that there are; None if there are none."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def max_rss_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024

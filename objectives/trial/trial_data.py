@@ -1,0 +1,54 @@
+"""A study's tasks on one split, and which of their rows a candidate reads."""
+
+from collections.abc import Mapping, Sequence
+
+from promptgraft.objectives.data import Row, Task, all_labels, load_tasks, rows_hash, with_fewer
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
+
+
+class StudyTasks:
+    """The target and the sources of a study; a candidate reads the target and at most one source.
+
+    Args:
+        spec: The study's fixed part.
+        fewer: `target` or `source` -> how many of its training rows are kept; all where nothing is said.
+
+    Attributes:
+        target: The target task.
+        sources: The source tasks by name; that of a study that names but one is called ''.
+        labels: The labels of all of them, each once, the target's first.
+    """
+
+    def __init__(self, spec: ObjectiveSpec, fewer: Mapping[str, int]) -> None:
+        specs = {name: source.task for name, source in spec.all_sources.items()}
+        target, sources = load_tasks(spec.target, specs, spec.split_seed, spec.repeat)
+        self.target = with_fewer(target, fewer.get("target"))
+        self.sources = {name: with_fewer(task, fewer.get("source")) for name, task in sources.items()}
+        self.labels = all_labels(self.target, self.sources.values())
+        self._hashes = {"target": rows_hash(self.target.train), "validation": rows_hash(self.target.validation)}
+        self._source_hashes = {name: rows_hash(task.train) for name, task in self.sources.items()}
+
+    def source(self, candidate: Candidate) -> Task:
+        """Return the source that a candidate uses.
+
+        Raises:
+            InvalidInputError: If the study has none by that name.
+        """
+        if candidate.source not in self.sources:
+            raise InvalidInputError(
+                f"the candidate's source {candidate.source!r} is not among the study's; "
+                f"{did_you_mean(candidate.source, self.sources)}"
+            )
+        return self.sources[candidate.source]
+
+    def rows(self, part: str, candidate: Candidate) -> Sequence[Row]:
+        """Return the rows of a part: `target`, `validation`, or `source`, which is the candidate's."""
+        if part == "source":
+            return self.source(candidate).train
+        return self.target.validation if part == "validation" else self.target.train
+
+    def hashes(self, candidate: Candidate) -> dict[str, str]:
+        """Return part -> hash of its rows, for the parts that there are for a candidate."""
+        own = self._source_hashes.get(candidate.source)
+        return self._hashes | ({"source": own} if own is not None else {})

@@ -1,0 +1,3 @@
+"""The command line; `app` is its entry point."""
+
+from promptgraft.search.cli.studies import app as app

@@ -1,0 +1,236 @@
+"""The command line: commands about bundles, which need neither Optuna nor Ray."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from promptgraft.search.cli.options import JsonOption, console, reported
+
+if TYPE_CHECKING:
+    from promptgraft.bundles import BundleComparison
+
+app = typer.Typer()
+registry = typer.Typer(help="Which bundle is the champion, and which were.", no_args_is_help=True)
+app.add_typer(registry, name="registry")
+
+BundleArgument = Annotated[Path, typer.Argument(help="Folder that `export` wrote.")]
+BackboneOption = Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
+]
+RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry; or models:/NAME, in MLflow.")]
+CHANGED = 1
+GRACE_S = 30  # For requests that are at work when the server is to end.
+DISAGREEMENTS = 10  # Shown on the terminal.
+# Exit codes of `compare`, for a pipeline.
+OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
+
+
+@app.command()
+@reported
+def predict(
+    bundle: BundleArgument,
+    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
+    output: Annotated[Path, typer.Option(help="CSV to write.")],
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Predict the rows of a table. Needs neither Optuna nor Ray."""
+    from promptgraft.bundles import Predictor
+    from promptgraft.objectives.runtime import quiet_transformers
+
+    quiet_transformers()
+    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(output, index=False)
+    skipped = int(predictions["label"].isna().sum())
+    note = f"; {skipped} rows without text have no prediction" if skipped else ""
+    typer.echo(f"{len(predictions)} rows -> {output}{note}")
+
+
+@app.command()
+@reported
+def verify(
+    bundle: BundleArgument,
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that a bundle is the exported one and predicts what its trial did; exits with 1 if not."""
+    from promptgraft.bundles import TOLERANCE
+    from promptgraft.bundles import verify as check
+    from promptgraft.objectives.runtime import quiet_transformers
+
+    quiet_transformers()
+    found = check(bundle, backbone, trust_remote_code=trust_remote_code)
+    if as_json:
+        typer.echo(json.dumps({"passed": found.passed, "tolerance": TOLERANCE, **asdict(found)}))
+    else:
+        for name, problem in found.problems:
+            typer.echo(f"{name}: {problem}")
+        if found.difference is not None:
+            typer.echo(f"{found.agreeing} of {found.rows} example rows get the trial's label; logits differ by at most")
+            typer.echo(f"{found.difference:.1e} of the largest (allowed: {TOLERANCE:.0e})")
+        elif not found.problems:
+            typer.echo("the bundle holds no example rows, so only hashes were checked")
+        typer.echo(f"{bundle}: {'verified' if found.passed else 'NOT what was exported'}")
+    if not found.passed:
+        raise typer.Exit(CHANGED)
+
+
+@app.command()
+@reported
+def convert(
+    bundle: BundleArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
+    to: Annotated[str, typer.Option(help="peft, plain (transformers, for servers such as vLLM), onnx or mlflow.")],
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Write a bundle in another format, and check that it predicts the same."""
+    from promptgraft.bundles.formats import convert as write
+    from promptgraft.objectives.runtime import quiet_transformers
+
+    quiet_transformers()
+    difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
+    checked = "not checked: the bundle holds no example rows"
+    if difference is not None:
+        checked = f"log-probabilities of its example rows differ by at most {difference:.1e} of the largest logit"
+    typer.echo(f"{folder}: {to}; {checked}")
+
+
+@app.command()
+@reported
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 64,
+    waiting_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 4096,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches that are predicted at a time; they share weights and cores. CPU 2, else 1."),
+    ] = None,
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Serve a bundle over HTTP: /predict, /predict/batch, /docs, /health, /ready, /metrics, until Ctrl-C or SIGTERM."""
+    import torch
+    import uvicorn
+
+    from promptgraft.bundles import Predictor, ServingLimits, create_app
+    from promptgraft.objectives.runtime import choose_device, quiet_transformers
+
+    quiet_transformers()
+    threads = torch.get_num_threads()
+    replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)
+    torch.set_num_threads(max(1, threads // replicas))
+    predictors = [Predictor(bundle, backbone, trust_remote_code=trust_remote_code) for _ in range(replicas)]
+    for predictor in predictors[1:]:
+        predictor.share_weights(predictors[0])
+    manifest = predictors[0].manifest
+    limits = ServingLimits(batch_rows=batch_rows, waiting_rows=waiting_rows)
+    application = create_app(predictors, list(manifest.columns), manifest.origin, limits)
+    typer.echo(f"{bundle}: http://{host}:{port}/docs (Ctrl-C ends it)")
+    uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
+
+
+@app.command()
+@reported
+def compare(
+    champion: Annotated[Path, typer.Argument(help="Bundle that runs today.")],
+    challenger: Annotated[Path, typer.Argument(help="Bundle that might take its place.")],
+    data: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet of labelled rows that neither was trained on.")],
+    label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    level: Annotated[float, typer.Option(min=0, max=1, help="Of the test.")] = 0.05,
+    output: Annotated[Path | None, typer.Option(help="CSV to write all disagreements to.")] = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether a challenger beats the champion; exits with 0 if so, 4 if that is not shown, 5 if it is worse."""
+    import pandas as pd
+
+    from promptgraft.bundles import Predictor, compare_bundles, labelled_rows
+    from promptgraft.objectives.runtime import quiet_transformers
+
+    quiet_transformers()
+    old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
+    rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
+    found = compare_bundles(old, new, rows, labels, level)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
+        pd.DataFrame(records).drop(columns="fields", errors="ignore").to_csv(output, index=False)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _print_contest(found)
+    raise typer.Exit(OUTCOMES[found.outcome])
+
+
+def _print_contest(found: "BundleComparison") -> None:
+    table = Table("label", "rows", "only the challenger is right", "only the champion is right")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, counts in found.by_label.items():
+        table.add_row(name, str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
+    console().print(table)
+    for entry in found.disagreements[:DISAGREEMENTS]:
+        said = f"champion {entry.champion}, challenger {entry.challenger}"
+        typer.echo(f"row {entry.row}: {entry.label}; {said}: {next(iter(entry.fields.values())):.60}")
+    percent = f"{100 * (1 - found.level):g} %"
+    typer.echo(
+        f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
+        f"{found.challenger - found.champion:+.4f}, {percent} interval {found.low:+.4f} to {found.high:+.4f}; they say "
+        f"different things of {len(found.disagreements)} rows"
+    )
+    typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
+
+
+@registry.command()
+@reported
+def promote(
+    place: RegistryArgument,
+    bundle: BundleArgument,
+    backbone: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Verify a bundle, copy it into the registry and make it the champion."""
+    from promptgraft.bundles.registry import open_registry
+    from promptgraft.objectives.runtime import quiet_transformers
+
+    quiet_transformers()
+    found = open_registry(place)
+    version = found.promote(bundle, backbone, trust_remote_code=trust_remote_code)
+    typer.echo(f"{found.champion}: version {version}")
+
+
+@registry.command()
+@reported
+def rollback(place: RegistryArgument) -> None:
+    """Make the champion what it was before the last promotion."""
+    from promptgraft.bundles.registry import open_registry
+
+    found = open_registry(place)
+    typer.echo(f"{found.champion}: version {found.roll_back()}")
+
+
+@registry.command()
+@reported
+def history(place: RegistryArgument, as_json: JsonOption = False) -> None:
+    """List what became champion, and when; the last one is."""
+    from promptgraft.bundles.registry import open_registry
+
+    entries = open_registry(place).history()
+    if as_json:
+        typer.echo(json.dumps({"history": entries}))
+        return
+    table = Table("when", "version", "action", "study", "trial", "who", "digest")
+    for entry in entries:
+        values = (entry[name] for name in ("when", "version", "action", "study", "trial", "who"))
+        table.add_row(*map(str, values), entry["digest"][:12])
+    console().print(table)

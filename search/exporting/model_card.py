@@ -1,0 +1,103 @@
+"""The model card of a bundle, in Hugging Face's format."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from promptgraft.bundles import Manifest
+from promptgraft.search.study import Study
+
+_TASK = "text-classification"
+
+
+def render_model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
+    """Write the model card.
+
+    Args:
+        study: The study.
+        manifest: The bundle's manifest.
+        opened: What the test rows told, if they were opened for this trial; see `search.judging.test_set.opened_for`.
+    """
+    metric = study.file.metric
+    source = study.sources.get(str(manifest.candidate.get("source", "")))
+    lines = [
+        "---",
+        _metadata(study, manifest).to_yaml(),
+        "---",
+        "",
+        f"# {study.name}, trial {manifest.trial}",
+        "",
+        f"Classifies text as {', '.join(manifest.labels)}. A delta to `{_name(manifest)}` "
+        f"({manifest.backbone.family}), found by promptgraft.",
+        "",
+        "```",
+        "promptgraft verify .",
+        "promptgraft predict . --input new.csv --output predictions.csv",
+        "```",
+        "",
+        "## Candidate",
+        "",
+        *[f"- `{name}`: {value}" for name, value in manifest.candidate.items()],
+        "",
+        "```",
+        manifest.template.text,
+        "```",
+        "",
+        *_shown_rows(manifest),
+        "## Data",
+        "",
+        f"Trained on {len(study.target.train)} target rows"
+        + (f" and {len(source.train)} source rows" if source else "")
+        + f"; chosen by {metric} on {len(study.target.validation)} validation rows.",
+        "",
+        "## Evaluation",
+        "",
+        f"Validation {metric}: {manifest.metrics['validation'][metric]:.4f} (the best of a search, so optimistic).",
+        "",
+    ]
+    if opened:
+        lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
+        lines += [f"| {name} | {metrics[metric]:.4f} |" for name, metrics in opened["table"]]
+    for name, (low, high) in manifest.intervals.get("test", {}).items():
+        lines += ["", f"Interval of the winner's {name} on rows like these: {low:.4f} to {high:.4f}."]
+    if opened.get("transfer"):
+        lines += ["", opened["transfer"]["sentence"]]
+    return "\n".join(lines) + "\n"
+
+
+def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
+    """Name what the hub's pages and tools read: the task, the base model, and the scores on test rows."""
+    found = manifest.metrics.get("test", {})
+    results = [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type=Path(study.file.target.train).name,
+            dataset_name=f"{Path(study.file.target.train).name}, test rows",
+            dataset_revision=str(manifest.data.get("test rows")),
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in found.items()
+    ]
+    return ModelCardData(
+        library_name="promptgraft",
+        pipeline_tag=_TASK,
+        tags=["prompt-tuning", "transfer-learning"],
+        base_model=_name(manifest),
+        model_name=f"{study.name}-trial-{manifest.trial}" if results else None,
+        eval_results=results or None,
+    )
+
+
+def _name(manifest: Manifest) -> str:
+    """Return a hub id, or the last part of a path, which is nobody else's business."""
+    path = Path(manifest.backbone.path)
+    return path.name if path.is_absolute() else manifest.backbone.path
+
+
+def _shown_rows(manifest: Manifest) -> list[str]:
+    """Say that the bundle holds rows of the study, which not everyone may see."""
+    count = len(manifest.demonstrations)
+    return [f"`manifest.json` holds {count} training rows in clear text, for demonstrations.", ""] if count else []

@@ -1,0 +1,99 @@
+"""The finalists of a search in low precision, scored again in float32, as production will run them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.search.judging.verdict import reach_verdict
+from promptgraft.search.storage import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.study import Study
+from promptgraft.search.trials import FLOAT32, KEPT_DELTAS, float32_scores, pareto_front, top_trials
+from promptgraft.spaces import Candidate
+
+logger = logging.getLogger(__name__)
+
+
+def trials_to_rescore(optuna_study: optuna.Study, study: Study, also: Sequence[FrozenTrial] = ()) -> list[FrozenTrial]:
+    """Return the finalists that have no score in float32 though the search was in lower precision.
+
+    Args:
+        optuna_study: The stored study.
+        study: The checked study.
+        also: Trials to count among the finalists.
+    """
+    if study.objective.backbone.computes_in == "float32":
+        return []
+    scored = float32_scores(optuna_study)
+    chosen = {trial.number: trial for trial in (*top_trials(optuna_study, KEPT_DELTAS), *also)}
+    return [trial for number, trial in chosen.items() if number not in scored]
+
+
+def trials_to_keep(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial], count: int = 0) -> set[int]:
+    """Return the numbers of the trials whose weights stay.
+
+    Args:
+        optuna_study: The stored study; its Pareto front stays, the finalists of a search in low precision, and those
+            that are in the race of the best.
+        ranked: Its trials, best first.
+        count: How many of them stay, if more than usual.
+    """
+    best = (*ranked[: max(count, KEPT_DELTAS)], *top_trials(optuna_study, KEPT_DELTAS), *pareto_front(optuna_study))
+    return {trial.number for trial in best} | reach_verdict(optuna_study).racing
+
+
+def record_float32_scores(optuna_study: optuna.Study, scores: Sequence[dict[str, Any]]) -> None:
+    """Store what `score_in_float32` found."""
+    for score in scores:
+        content = {name: value for name, value in score.items() if name != "number"}
+        optuna_study.set_user_attr(f"{FLOAT32}{score['number']}", content)
+
+
+def rescoring_jobs(trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
+    """Return trials as `score_in_float32` takes them: number and candidate."""
+    return [(trial.number, trial.user_attrs["candidate"]) for trial in trials]
+
+
+def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Score the validation rows with the kept weights of some trials, on the backbone in float32.
+
+    What calibration takes off stays as the search computed it: production has no training rows to compute it from, and
+    what is scored here must be what is shipped.
+
+    Args:
+        spec: The study's fixed part, with its files.
+        trials: Number and candidate of each.
+
+    Returns:
+        Of each trial whose weights are there: `number`, `value`, `metrics` and `max_probability_difference`.
+    """
+    import torch
+    from scipy.special import softmax
+
+    from promptgraft.objectives.trial import Objective
+
+    assert spec.files is not None
+    files = FileStore(spec.files)
+    objective = Objective(replace(spec, backbone=spec.backbone.in_float32(), files=None))
+    found: list[dict[str, Any]] = []
+    for number, values in trials:
+        try:
+            delta = files.read_tensors(trial_file(number, DELTA_FILE))
+            before = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].numpy()
+        except FileNotFoundError:
+            logger.warning("the weights of trial %d are gone, so it is not scored in float32", number)
+            continue
+        rows = objective.target.validation
+        logits = objective.score(Candidate.from_values(values), delta, rows)
+        files.write_tensors(trial_file(number, FLOAT32_LOGITS_FILE), {"logits": torch.from_numpy(logits)})
+        metrics = objective.target.measure(logits, rows)
+        difference = np.abs(softmax(logits, axis=1) - softmax(before, axis=1)).max()
+        entry = {"number": number, "value": metrics[spec.metric], "metrics": metrics}
+        found.append(entry | {"max_probability_difference": float(difference)})
+    return found

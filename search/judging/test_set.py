@@ -1,0 +1,101 @@
+"""The sealed test set: opened once, for the winner and the controls, and every opening is recorded in the study.
+
+Whoever looks at held-out scores and then chooses again has chosen by them; what is counted can be told.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from promptgraft.bundles import current_user, timestamp
+from promptgraft.objectives.data import Row, rows_hash
+from promptgraft.spaces import InvalidInputError
+
+# User attribute of the study, number of the trial appended: an opening for this trial, and what came of it.
+HELD_OUT = "held_out_trial_"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A system's score on the held-out rows.
+
+    Attributes:
+        name: What it is.
+        metrics: Metric -> value on the test rows.
+    """
+
+    name: str
+    metrics: dict[str, float]
+
+
+def openings(study: optuna.Study) -> list[dict[str, Any]]:
+    """Return every opening of the study's test set, in order: `trial`, `opened`, `who`, `rows` and `table`."""
+    found = [
+        {"trial": int(name.removeprefix(HELD_OUT)), "who": None, **record}
+        for name, record in study.user_attrs.items()
+        if name.startswith(HELD_OUT)
+    ]
+    return sorted(found, key=lambda record: (record["opened"], record["trial"]))
+
+
+def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
+    """Refuse test rows that the study wasn't started with.
+
+    Raises:
+        InvalidInputError: If they are others.
+    """
+    expected = study.user_attrs.get("identity", {}).get("test rows")
+    if expected not in (None, rows_hash(rows)):
+        raise InvalidInputError(
+            f"the test rows of study {study.study_name!r} have changed since it was started (hash {expected} -> "
+            f"{rows_hash(rows)}), so a score on them would be another test's; restore the table"
+        )
+
+
+def opened_for(
+    study: optuna.Study,
+    trial: int,
+    rows: Sequence[Row],
+    compare: Callable[[], dict[str, Any]],
+    *,
+    reopen: bool,
+    again: bool = False,
+) -> dict[str, Any] | None:
+    """Return what is recorded of a trial and its controls on the test rows, or open these and record it.
+
+    The opening is recorded before anything is scored: one that was cut off counts.
+
+    Args:
+        study: The stored study.
+        trial: The trial.
+        rows: The test rows.
+        compare: Scores the trial and the controls on them; what it returns is recorded, `table` among it.
+        reopen: Whether to open them though they were opened for another trial.
+        again: Whether to score once more what they were opened for already: controls may have been missing.
+
+    Returns:
+        The record: `opened`, `who`, the hash of the `rows`, `table` (name and metrics of each system, the trial first)
+        and what else `compare` found; None if the rows stay sealed.
+
+    Raises:
+        InvalidInputError: If they aren't the rows that the study was started with.
+    """
+    check_same(study, rows)
+    before = {record["trial"]: record for record in openings(study)}
+    record = before.get(trial)
+    if record is None:
+        if before and not reopen:
+            return None
+        record = {"rows": rows_hash(rows), "opened": timestamp(), "who": current_user(), "table": None}
+        study.set_user_attr(f"{HELD_OUT}{trial}", record)
+    if record["table"] is None or again:
+        record = {name: value for name, value in record.items() if name != "trial"} | compare()
+        study.set_user_attr(f"{HELD_OUT}{trial}", record)
+    return record
+
+
+def test_logits_file(trial: int) -> str:
+    """Return where the logits of a trial on the opened test rows lie in the study's files."""
+    return f"held_out/trial-{trial}.safetensors"

@@ -1,0 +1,251 @@
+"""The winner against its controls: how good is it, does transfer help at all, and by how much?
+
+All are repeated on fresh seeds and splits (`search.running.finals`), which had no part in choosing the winner, and
+recorded in the study one by one. What they predict for the test rows lies in the study's files, unlooked at until these
+are opened; see decision 9.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
+from promptgraft.search.judging.race import MIN_REPEATS
+from promptgraft.search.judging.verdict import judging_section
+from promptgraft.search.wording import difference, unit
+
+# User attribute of the study; trial, control and number of the repeat appended: as `judging.REPEAT`.
+CONTROL = "control_trial_"
+# Their repeats are numbered from here on: the best mean of a race is lucky too, so those of the race don't count.
+FRESH = 1001
+WINNER, TARGET_ONLY, BEST_TARGET_ONLY, WITH_SOURCE = "winner", "target_only", "target_only_searched", "with_source"
+# In the order in which they are shown.
+NAMES: Mapping[str, str] = {
+    WINNER: "winner",
+    TARGET_ONLY: "target only, the winner's settings and updates",
+    BEST_TARGET_ONLY: "target only, the best of the search",
+    WITH_SOURCE: "with the source, the best of the search",
+    "source_only": "source only",
+    "full_fine_tuning": "full fine-tuning on the target",
+    "linear_probe": "linear probe",
+    "tfidf": "TF-IDF + logistic regression",
+    "zero_shot": "zero-shot, first template",
+    "majority": "majority class",
+}
+_ENDS = ("gain", "low", "high")
+_UNKNOWN = {
+    "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
+    "no source": "The study names no source, so there was nothing to transfer from.",
+}
+
+Outcomes = Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+def control_attr(trial: int, control: str, repeat: int) -> str:
+    """Return the user attribute that a control's repeat is recorded under."""
+    return f"{CONTROL}{trial}_{control}_{repeat}"
+
+
+def control_logits_file(trial: int, control: str, repeat: int) -> str:
+    """Return where what it predicts for the test rows lies in the study's files."""
+    return f"controls/trial-{trial}/{control}-{repeat}.safetensors"
+
+
+def control_outcomes(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return what the controls of a trial found: control -> number of the repeat -> outcome."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    start = f"{CONTROL}{trial}_"
+    for attr, outcome in attrs.items():
+        if attr.startswith(start):
+            control, _, repeat = attr.removeprefix(start).rpartition("_")
+            found.setdefault(control, {})[int(repeat)] = outcome
+    return {name: _of_one_trial(found[name]) for name in NAMES if name in found}
+
+
+def _of_one_trial(outcomes: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Leave out what another trial found that was the best of the search before: the first repeat is run anew first."""
+    trial = outcomes[min(outcomes)].get("trial")
+    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.get("trial") == trial}
+
+
+def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
+    """Say what the source is worth, by the repeats of the winner and its controls on validation rows.
+
+    Returns:
+        See `Comparison.table`; None while no winner has had its controls.
+    """
+    found = control_outcomes(study.user_attrs, winner.number) if winner else {}
+    if not found:
+        return None
+    values = _values(found)
+
+    def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
+        return gain_over_repeats([values[ours][r] for r in common], [values[theirs][r] for r in common], level)
+
+    return Comparison(study, found, values, "validation", gain).table()
+
+
+def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> dict[str, Any] | None:
+    """Say the same by the test rows, which must have been opened for the trial.
+
+    Args:
+        study: The stored study.
+        trial: The winner.
+        files: The study's files.
+        measure: Computes the study's metric on test rows.
+
+    Returns:
+        See `Comparison.table`; None if the trial has had no controls.
+    """
+    found = control_outcomes(study.user_attrs, trial)
+    if not found:
+        return None
+
+    def predicted(name: str, repeat: int) -> Logits:
+        tensors = files.read_tensors(control_logits_file(trial, name, repeat))
+        return np.asarray(tensors["logits"], dtype=np.float32)
+
+    logits = {name: {r: predicted(name, r) for r in own} for name, own in _values(found).items()}
+
+    def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
+        return gain_on_rows([logits[ours][r] for r in common], [logits[theirs][r] for r in common], measure, level)
+
+    values = {name: {r: measure(own[r], np.arange(len(own[r]))) for r in own} for name, own in logits.items()}
+    return Comparison(study, found, values, "test", gain).table()
+
+
+class Comparison:
+    """The winner against its controls on some rows.
+
+    Args:
+        study: The stored study.
+        found: Outcomes of the winner's and the controls' repeats.
+        values: Their scores on the rows: control -> number of the repeat -> metric.
+        rows: What the rows are: `validation` or `test`.
+        gain: Estimates how much larger the metric of one is than that of another, over common repeats, with the level
+            of the interval.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        found: Outcomes,
+        values: Mapping[str, Mapping[int, float]],
+        rows: str,
+        gain: Callable[[str, str, Sequence[int], float], Interval],
+    ) -> None:
+        self.found, self.values, self.rows = found, values, rows
+        self.level = judging_section(study.user_attrs).level
+        self.metric = (study.metric_names or ["value"])[0]
+        self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+        definition = study.user_attrs.get("definition", {})
+        self.has_source = definition.get("source") is not None or bool(definition.get("sources"))
+        self._gain = gain
+
+    def table(self) -> dict[str, Any]:
+        """Put it into JSON types.
+
+        Returns:
+            `verdict` (`helped`, `made no difference`, `hurt`, `not tried`, `no source`), `sentence`, `warning` (which
+            controls are better than the winner; None if none is shown to be), `gain`, `low`, `high` (positive where the
+            source helps; None without a comparison), `level`, `repeats`, `rows` and `controls`: `name`, `mean`,
+            `standard_error`, `repeats`, `failed` and `behind` (`value`, `low` and `high` of how much better the winner
+            is).
+        """
+        base = {"level": self.level, "rows": self.rows, "controls": self._controls(), "warning": self._warning()}
+        pair = self._pair()
+        common = self._common(*pair) if pair else []
+        if pair is None or len(common) < MIN_REPEATS:
+            kind = "not tried" if self.has_source else "no source"
+            return base | {"verdict": kind, "sentence": _UNKNOWN[kind], "repeats": 0} | dict.fromkeys(_ENDS)
+        ours, theirs = pair
+        gain = self._better(ours, theirs, self.level)
+        kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
+        said = "made no difference that could be shown" if kind == "made no difference" else kind
+        sentence = (
+            f"Transfer {said}: {NAMES[ours]} against {NAMES[theirs]}, {self.metric} better by "
+            f"{self._said(gain, self.level)} ({len(common)} fresh repeats on {self.rows} rows)."
+        )
+        ends = dict(zip(_ENDS, (gain.value, gain.low, gain.high), strict=True))
+        return base | {"verdict": kind, "sentence": sentence, "repeats": len(common)} | ends
+
+    def _pair(self) -> tuple[str, str] | None:
+        """Choose what is compared: with the source and without it.
+
+        Which of two controls is the better one is read from the validation rows, so that a comparison on the test rows
+        is not one with the luckier of them.
+        """
+        chosen_by = _values(self.found)
+        if chosen_by.get(WITH_SOURCE):
+            return WITH_SOURCE, WINNER
+        without = [name for name in (TARGET_ONLY, BEST_TARGET_ONLY) if chosen_by.get(name)]
+        if not without or WINNER not in chosen_by:
+            return None
+        return WINNER, max(without, key=lambda name: self.sign * mean(chosen_by[name].values()))
+
+    def _common(self, ours: str, theirs: str) -> list[int]:
+        return sorted(self.values.get(ours, {}).keys() & self.values.get(theirs, {}).keys())
+
+    def _better(self, ours: str, theirs: str, level: float) -> Interval:
+        """Estimate how much better one is than another, whichever way the metric is better."""
+        gain = self._gain(ours, theirs, self._common(ours, theirs), level)
+        if self.sign > 0:
+            return gain
+        return Interval(-gain.value, -gain.high, -gain.low)
+
+    def _controls(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": NAMES[name],
+                "mean": mean(own.values()) if own else None,
+                "standard_error": stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
+                "repeats": len(own),
+                "failed": sum("failure" in outcome for outcome in self.found[name].values()),
+                "behind": asdict(self._better(WINNER, name, self.level)) if name in self._compared() else None,
+            }
+            for name, own in self.values.items()
+        ]
+
+    def _compared(self) -> list[str]:
+        """Return the controls that the winner can be compared with."""
+        return [name for name in self.values if name != WINNER and len(self._common(WINNER, name)) >= MIN_REPEATS]
+
+    def _warning(self) -> str | None:
+        """Name the controls that are shown to be better than the winner, corrected for their number (Bonferroni)."""
+        names = self._compared()
+        level = self.level / max(1, len(names))
+        means = {name: self.sign * mean(self.values[name].values()) for name in (*names, WINNER) if name in self.values}
+        ahead = {name: self._better(name, WINNER, level) for name in names if means[name] > means[WINNER]}
+        shown = [f"{NAMES[name]} ({self._said(gain, level)})" for name, gain in ahead.items() if gain.low > 0]
+        if not shown:
+            return None
+        return f"Better than the winner on {self.rows} rows: {', '.join(shown)}. Widen the space, or ship that."
+
+    def _said(self, gain: Interval, level: float) -> str:
+        value, *ends = (difference(end, self.metric) for end in (gain.value, gain.low, gain.high))
+        return f"{value} {unit(self.metric)}, {100 * (1 - level):.3g} % interval {' to '.join(ends)}"
+
+
+def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
+    """Write a comparison for people; nothing where there is none."""
+    if table is None:
+        return []
+    lines = [table["sentence"], *([table["warning"]] if table["warning"] else [])]
+    width = max(len(entry["name"]) for entry in table["controls"])
+    for entry in table["controls"]:
+        error = "" if entry["standard_error"] is None else f" (standard error {entry['standard_error']:.4f})"
+        value = "-" if entry["mean"] is None else f"{entry['mean']:.4f}{error}"
+        failed = f"; {entry['failed']} repeats failed" if entry["failed"] else ""
+        lines.append(f"  {entry['name'].ljust(width)}  {metric} {value}{failed}")
+    return lines
+
+
+def _values(found: Outcomes) -> dict[str, dict[int, float]]:
+    return {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}

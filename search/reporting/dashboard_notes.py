@@ -1,0 +1,242 @@
+"""Notes for Optuna Dashboard: what a study searches, and what each trial did."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna_dashboard import save_note
+
+from promptgraft.objectives.data import Task
+from promptgraft.search.judging import against_best, reach_verdict
+from promptgraft.search.sampling import UNTRAINED_SCORES, with_pool
+from promptgraft.search.study import Study
+from promptgraft.search.trials import Report, float32_scores, front_table, metric_of
+from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
+
+
+def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
+    """Describe what is searched, and on which data."""
+    study = with_pool(study, optuna_study)
+    untrained = optuna_study.user_attrs.get(UNTRAINED_SCORES, [])
+    scored = _verdict_note(optuna_study, study) + _front_note(optuna_study) + _finalists_note(optuna_study)
+    save_note(optuna_study, study_note(study) + _untrained_note(study, untrained) + scored)
+
+
+def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
+    """Put a note on a trial."""
+    # The dashboard asks for a live `Trial`; building one would draw from the sampler once more.
+    trial = SimpleNamespace(storage=storage, study=optuna_study, _trial_id=trial_id)
+    save_note(trial, note)
+
+
+def study_note(study: Study) -> str:
+    """Write the study's note, in Markdown."""
+    file, space = study.file, study.objective.space
+    lines = [
+        f"## {study.name}",
+        "",
+        f"{'Maximum' if study.objective.direction == 'maximize' else 'Minimum'} of validation **{file.metric}** on the "
+        f"target{_costs(file.minimize)}.",
+        "",
+        f"Backbone `{file.backbone.path}` ({file.backbone.family}, {space.facts.n_layers} layers), "
+        f"seed {file.seed}, sampler `{file.sampler.name}`, pruner `{file.pruner.name}`.",
+        "",
+        "### Data",
+        "",
+        "| task | file | labels | train | validation | test | dropped |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+        _task_row("target", file.target.train, study.target),
+    ]
+    for name, section in file.all_sources().items():
+        lines.append(_task_row(f"source {name}".rstrip(), section.train, study.sources[name]))
+    lines += [f"\n**Caution**, {caution}." for caution in study.cautions]
+    lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
+    lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]
+    bounds = study.constraints.bounds if study.constraints else {}
+    lines += [f"| {name.replace('_', ' ')} | at most {bound} |" for name, bound in bounds.items()]
+    lines += ["", "### Templates", ""]
+    for template in space.templates:
+        lines += [f"`{template.id}`{_lineage(template)}", "", "```", template.text, "```", ""]
+    lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
+    for verbalizer in space.verbalizers:
+        lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
+    return "\n".join(lines)
+
+
+def _costs(names: Sequence[str]) -> str:
+    return f", with least {' and '.join(name.replace('_', ' ') for name in names)}" if names else ""
+
+
+def _lineage(template: Template) -> str:
+    if template.source == "written":
+        return ""
+    parents = " and ".join(f"`{parent}`" for parent in template.parents)
+    return f" ({template.source}{' of ' + parents if parents else ''})"
+
+
+def _untrained_note(study: Study, untrained: list[dict[str, Any]]) -> str:
+    """Write what prompts scored before any training, in Markdown; nothing where none was scored."""
+    if not untrained:
+        return ""
+    space = study.objective.space
+    names = {t.id: t.name for t in space.templates} | {v.id: v.name for v in space.verbalizers}
+    lines = [
+        "",
+        "",
+        "### Prompts before any training, on the target's training rows",
+        "",
+        "| template | label words | log-likelihood | accuracy | rows |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for e in untrained:
+        if e["template"] in names and e["verbalizer"] in names:
+            scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
+            lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")
+    return "\n".join(lines)
+
+
+def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
+    """Write which trial has won, in Markdown; nothing before the finalists had their repeats."""
+    table = reach_verdict(optuna_study).table()
+    if not table["finalists"] and not table["failed"]:
+        return ""
+    lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
+    lines += [
+        f"| trial | in the search | repeats | standard error | {table['cost'].replace('_', ' ')} | |",
+        "| ---: | ---: | --- | ---: | ---: | --- |",
+    ]
+    for place, entry in enumerate(table["finalists"]):
+        values = ", ".join(f"{value:.3f}" for value in entry["values"])
+        name = f"**{entry['number']}, the winner**" if place == 0 else entry["number"]
+        mean = f"{entry['mean']:.4f} ({values}) | {entry['standard_error']:.4f}"
+        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against_best(entry)} |")
+    for entry in table["failed"]:
+        lines.append(f"| {entry['number']} | | repeat {entry['repeat']} failed: {entry['failure']} | | | out |")
+    return "\n".join(lines)
+
+
+def _front_note(optuna_study: optuna.Study) -> str:
+    """Write the Pareto front, in Markdown; nothing with a single objective."""
+    front = front_table(optuna_study)
+    if not front:
+        return ""
+    names = list(front[0]["values"])
+    lines = ["", "", "### Pareto front: trials that no other one dominates", ""]
+    lines += [f"| trial | {' | '.join(names)} |", "| ---: |" + " ---: |" * len(names)]
+    for entry in front:
+        lines.append(f"| {entry['number']} | {' | '.join(f'{value:.6g}' for value in entry['values'].values())} |")
+    return "\n".join(lines)
+
+
+def _finalists_note(optuna_study: optuna.Study) -> str:
+    """Write what finalists score in float32, in Markdown; nothing if none was scored again."""
+    scores = float32_scores(optuna_study)
+    if not scores:
+        return ""
+    values = {trial.number: metric_of(trial) for trial in optuna_study.get_trials(deepcopy=False)}
+    lines = ["", "", "### Finalists, scored again in float32", ""]
+    lines += [
+        "| trial | in the search | in float32 | largest difference of a probability |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for number, score in sorted(scores.items()):
+        difference = f"{score['max_probability_difference']:.1e}"
+        lines.append(f"| {number} | {_number(values.get(number))} | {score['value']:.4f} | {difference} |")
+    return "\n".join(lines)
+
+
+def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str:
+    """Write a trial's note, in Markdown: a rendered prompt, metrics, confusion, losses."""
+    last = reports[-1]
+    soft = candidate.soft_prompt
+    start = "random values" if soft.deep and soft.init != "source" else soft.init
+    place = f"{soft.length} soft tokens, {soft.place}, from {start}" if soft.length else "no soft prompt"
+    if soft.parametrization != "direct":
+        place += f", through an {soft.parametrization.upper()}"
+    place += _demonstrations(candidate, last)
+    adapter = candidate.adapter
+    if adapter.method != "none":
+        place += f", {adapter.method}" + (f" of rank {adapter.rank}" if adapter.method == "lora" else "")
+    if candidate.calibration != "none":
+        place += f", {candidate.calibration} calibration"
+    if candidate.source:
+        place += f", source `{candidate.source}`"
+    place += "".join(f", {name} {_short(value)}" for name, value in candidate.custom)
+    labels = study.target.labels
+    lines = [
+        "### Prompt",
+        "",
+        f"Template `{candidate.template}`, {place}. A validation row, with its true label in brackets:",
+        "",
+        "```",
+        _wrapped(last.example.replace("```", "'''")),
+        "```",
+        "",
+        f"### Validation ({'best step ' + str(last.summary['best_step']) if last.summary else 'pruned here'})",
+        "",
+        "| metric | value |",
+        "| --- | ---: |",
+        *[f"| {name} | {value:.4f} |" for name, value in last.metrics.items()],
+        "",
+        "### Confusion (rows: true, columns: predicted)",
+        "",
+        "| | " + " | ".join(labels) + " |",
+        "| --- |" + " ---: |" * len(labels),
+        *[
+            f"| **{label}** | " + " | ".join(map(str, row)) + " |"
+            for label, row in zip(labels, last.confusion, strict=True)
+        ],
+        "",
+        "### Curve",
+        "",
+        f"| step | {study.file.metric} | L_s | L_t |",
+        "| ---: | ---: | ---: | ---: |",
+        *[f"| {r.step} | {r.value:.4f} | {_number(r.source_loss)} | {_number(r.target_loss)} |" for r in reports],
+    ]
+    if last.summary:
+        lines += ["", f"Migration: {last.summary['load_report']}."]
+    return "\n".join(lines)
+
+
+def _demonstrations(candidate: Candidate, last: Report) -> str:
+    """Name a candidate's demonstrations, and how many fit if it is known."""
+    settings = candidate.demonstrations
+    if not settings.count:
+        return ""
+    order = f", order {settings.order}" if settings.count > 1 else ""
+    fit = last.summary.get("demonstrations", settings.count)
+    cut = "" if fit == settings.count else f", of which {fit:g} fit on average"
+    return f", {settings.count} demonstrations ({settings.choice}{order}{cut})"
+
+
+def _task_row(name: str, path: str, task: Task) -> str:
+    dropped = {key: count for key, count in asdict(task.cleaning).items() if count and key != "read"}
+    reasons = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in dropped.items()) or "none"
+    sizes = f"{len(task.train)} | {len(task.validation)} | {len(task.test)}"
+    return f"| {name} | `{path}` ({task.cleaning.read} rows) | {', '.join(task.labels)} | {sizes} | {reasons} |"
+
+
+def _values(parameter: Parameter) -> str:
+    if isinstance(parameter, Constant):
+        return f"{parameter.value} (fixed)"
+    if isinstance(parameter, Categorical):
+        return ", ".join(map(str, parameter.choices))
+    step = f", step {parameter.step:g}" if parameter.step is not None and parameter.step != 1 else ""
+    return f"{parameter.low:g} to {parameter.high:g}{', logarithmic' if parameter.log else step}"
+
+
+def _wrapped(text: str) -> str:
+    """Break long lines, which the dashboard would not."""
+    return "\n".join(textwrap.fill(line, 100) for line in text.splitlines())
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,110 @@
+"""A trial's tables for Optuna Dashboard: predictions, confusion, and the curve with L_s and L_t apart."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages import RDBStorage
+from scipy.special import softmax
+
+from promptgraft.objectives.data import Task
+from promptgraft.search.reporting.dashboard_notes import save_trial_note, trial_note
+from promptgraft.search.storage import LOGITS_FILE, RunFolder, trial_file
+from promptgraft.search.study import Study
+from promptgraft.search.trials import Report
+from promptgraft.spaces import Candidate
+
+# So many trials have a note; those after them have it as a file among their artifacts. The dashboard keeps notes with
+# the study, and looks through all of them for each trial that it lists: 2,000 of them cost it four seconds a page.
+NOTES = 300
+
+
+def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
+    """Return where a study's artifacts are: on the machine of the driver, beside the study."""
+    path = folder.path / "dashboard"
+    path.mkdir(parents=True, exist_ok=True)
+    return FileSystemArtifactStore(path)
+
+
+def describe_trial(
+    stored: optuna.Study,
+    storage: RDBStorage,
+    place: tuple[int, int, RunFolder],
+    candidate: Candidate,
+    reports: list[Report],
+    study: Study,
+) -> None:
+    """Hand a finished trial's note and tables to the dashboard.
+
+    Args:
+        stored: The stored study.
+        storage: Its storage.
+        place: The trial's id in the storage, its number, and the study's folder.
+        candidate: What was tried.
+        reports: All that it reported.
+        study: The checked study.
+    """
+    trial_id, number, folder = place
+    note, files = trial_note(candidate, reports, study), _tables(reports, study.target, folder, number)
+    if number < NOTES:
+        save_trial_note(stored, storage, trial_id, note)
+    else:
+        files["note.md"] = note
+    store, trial = artifact_store(folder), storage.get_trial(trial_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            path = Path(scratch) / name
+            path.write_text(content, encoding="utf-8")
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
+
+
+def _tables(reports: Sequence[Report], task: Task, folder: RunFolder, number: int) -> dict[str, str]:
+    """Write a trial's tables; returns their files, those that are empty left out.
+
+    Args:
+        reports: All that it reported.
+        task: The target task.
+        folder: The study's folder; the outputs of a trial that is COMPLETE lie in its files.
+        number: The trial's number.
+    """
+    last = reports[-1]
+    tables: dict[str, list[dict[str, Any]]] = {
+        "curve": [{"step": r.step, "value": r.value, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports],
+        "confusion": [
+            {"true": label, **{f"predicted {name}": count for name, count in zip(task.labels, counts, strict=True)}}
+            for label, counts in zip(task.labels, last.confusion, strict=True)
+        ],
+    }
+    if last.final:
+        tables["predictions"] = _predictions(task, folder, number)
+    return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
+
+
+def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, Any]]:
+    """List the validation rows with what a trial said of them; nothing if its outputs are gone."""
+    try:
+        logits = folder.files().read_tensors(trial_file(number, LOGITS_FILE))["logits"].double().numpy()
+    except FileNotFoundError:
+        return []
+    return [
+        {
+            **row.fields,
+            "label": task.labels[row.label],
+            "predicted": task.labels[int(chances.argmax())],
+            **{f"probability {label}": f"{chance:.4f}" for label, chance in zip(task.labels, chances, strict=True)},
+        }
+        for row, chances in zip(task.validation, softmax(logits, axis=1), strict=True)
+    ]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    written = io.StringIO()
+    table = csv.DictWriter(written, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    return written.getvalue()

@@ -1,0 +1,91 @@
+"""Whether an edited study file may go on under the same name, and what of it is recorded."""
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+
+from promptgraft.search.reporting import save_study_note
+from promptgraft.search.study import Study, flattened, study_identity
+from promptgraft.search.trials import Limits
+from promptgraft.spaces import InvalidInputError
+
+logger = logging.getLogger(__name__)
+
+_VERSIONED = ("promptgraft", "optuna", "ray", "torch", "transformers", "peft", "scikit-learn")
+
+
+def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
+    """Store what the study searches; go on with safe edits, and refuse the others.
+
+    Raises:
+        InvalidInputError: If an edit would put results under one name that can't be compared.
+    """
+    definition = study.file.model_dump(mode="json", exclude_none=True)
+    identity = study_identity(study, definition)
+    stored = optuna_study.user_attrs.get("identity")
+    attrs: dict[str, Any] = {"identity": identity, "wanted": wanted, "study_file": str(study.path)}
+    attrs["definition"] = definition
+    if stored is None:
+        save_study_note(optuna_study, study)
+        optuna_study.set_metric_names([study.file.metric, *study.file.minimize])
+    else:
+        _check(study, stored, identity)
+        edits = _named(_differences(optuna_study.user_attrs["definition"], definition))
+        if edits:
+            logger.warning("study %s goes on with edits: %s", study.name, "; ".join(edits))
+            record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "edits": edits}
+            record["fingerprint"] = identity["space"]["fingerprint"]
+            attrs["edits"] = [*optuna_study.user_attrs.get("edits", []), record]
+            save_study_note(optuna_study, study)
+    for name, value in attrs.items():
+        if optuna_study.user_attrs.get(name) != value:
+            optuna_study.set_user_attr(name, value)
+
+
+def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
+    """Store how the present run is limited, for `status` in another process."""
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    run = {"limits": limits.record(), "concurrent": concurrent, "files": files, "versions": versions}
+    optuna_study.set_user_attr("run", run)
+
+
+def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Refuse edits that change what a result means, or that take away what an old trial needs."""
+    unsafe = [f"{name}: {old!r} -> {new!r}" for name, old, new in _differences(stored["settings"], present["settings"])]
+    for name in ("backbone weights", "target rows", "source rows", "test rows"):
+        if stored[name] != present[name]:
+            unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")
+    for kind in ("template", "verbalizer"):
+        for name, old_id in stored["space"][kind].items():
+            new_id = present["space"][kind].get(name)
+            if new_id is None:
+                unsafe.append(f"{kind} {name!r} was removed, but trials were run with it")
+            elif new_id != old_id:
+                unsafe.append(f"{kind} {name!r} was changed; give the new one another name")
+    if unsafe:
+        raise InvalidInputError(
+            f"study {study.name!r} can't go on with these edits, since results under one name must be comparable:\n"
+            + "".join(f"  {edit}\n" for edit in unsafe)
+            + f"undo them, or run the file as another study: promptgraft run {study.path} --new-study NAME"
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List what differs: the key with its dots, the old and the new value; None where there is none."""
+    before, after = dict(flattened(old)), dict(flattened(new))
+    names = dict.fromkeys((*before, *after))
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def _named(differences: list[tuple[str, Any, Any]]) -> list[str]:
+    edits = []
+    for name, old, new in differences:
+        if old is None and name.startswith(("space.templates.", "space.verbalizers.")):
+            edits.append(f"{name.removeprefix('space.')} added")
+        else:
+            edits.append(f"{name} {old!r} -> {new!r}")
+    return edits

@@ -1,0 +1,387 @@
+"""`promptgraft run`: the driver that joins the study and Ray Tune."""
+
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from promptgraft.search.judging import (
+    outcome_line,
+    reach_verdict,
+    transfer,
+    transfer_lines,
+    trials_to_keep,
+    verdict_lines,
+)
+from promptgraft.search.reporting import DashboardPlots, describe_trial, save_plots, save_study_note
+from promptgraft.search.running.compatibility import record_run, record_study
+from promptgraft.search.running.finals import Confirmation
+from promptgraft.search.running.ledger import StudyLedger
+from promptgraft.search.running.progress import Progress
+from promptgraft.search.running.ray_session import (
+    RayLostError,
+    RaySession,
+    prepare_environment,
+    ray_session,
+    trial_slots,
+)
+from promptgraft.search.running.retries import Loss
+from promptgraft.search.sampling import with_pool
+from promptgraft.search.side_jobs import EarlyRepeats, Grower, SideJob
+from promptgraft.search.storage import Heartbeat, RunFolder, open_storage, wait_for_storage
+from promptgraft.search.study import GrowSection, Study, model_path
+from promptgraft.search.trials import Limits, Report, float32_scores, forecast, metric_of, ranked_trials, tidy
+
+if TYPE_CHECKING:
+    from promptgraft.search.running.searcher import StudySearcher
+
+logger = logging.getLogger(__name__)
+
+# Times in a row that a local Ray that died is started again without a trial being finished in between.
+MAX_RAY_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line decides beside the study file.
+
+    Attributes:
+        folder: The study's folder.
+        storage_url: Optuna storage; the folder's SQLite file if None.
+        trials: Finished trials to reach; the study file's number if None.
+        timeout_s: Length of the run; the study file's if None.
+        concurrent: Trials at a time; as many as fit if None.
+        address: Ray cluster to join; a local one is started if None.
+    """
+
+    folder: RunFolder
+    storage_url: str | None = None
+    trials: int | None = None
+    timeout_s: float | None = None
+    concurrent: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended.
+
+    Attributes:
+        states: Number of trials by state.
+        finished: Trials that are COMPLETE or PRUNED.
+        wanted: How many were wanted.
+        ended_because: Why no further trial started; None if the run was interrupted.
+        needs_help: Whether that is something that someone has to look into.
+        verdict: Which trial won, which tie with it and what the source is worth, in words; nothing without repeats.
+    """
+
+    states: dict[str, int]
+    finished: int
+    wanted: int
+    ended_because: str | None
+    needs_help: bool = False
+    verdict: tuple[str, ...] = ()
+
+
+def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
+    """Run trials until the budget is spent, continuing what earlier runs left.
+
+    Args:
+        study: The checked study.
+        options: Where and how long.
+        progress: Shows what happens, if given.
+
+    Raises:
+        InvalidInputError: If the stored study was started with another search space or other data.
+    """
+    folder = options.folder
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    storage = open_storage(options.storage_url or folder.storage_url())
+    directions = study.objective.directions
+    optuna_study = optuna.create_study(
+        storage=storage, study_name=study.name, directions=directions, load_if_exists=True
+    )
+    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
+    record_study(optuna_study, study, limits.trials)
+    for caution in study.cautions:
+        logger.warning("%s", caution)
+    ledger = StudyLedger(
+        optuna_study,
+        storage,
+        study.objective.space,
+        study.file.sampler,
+        study.file.pruner,
+        study.file.seed,
+        study.file.budget.max_retries,
+        study.constraints,
+    )
+    orphans = ledger.adopt_orphans()
+    if orphans:
+        logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
+    progress = progress or Progress(study.name, study.file.metric, limits.trials)
+    return Driver(study, options, ledger, progress, limits).run()
+
+
+class Driver:
+    """One run of Ray Tune over a ledger.
+
+    Args:
+        study: The checked study.
+        options: Where and how long.
+        ledger: The stored study.
+        progress: Shows what happens.
+        limits: What the run may use.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        options: RunOptions,
+        ledger: StudyLedger,
+        progress: Progress,
+        limits: Limits,
+    ) -> None:
+        self.study = study
+        self.options = options
+        self.ledger = ledger
+        self.progress = progress
+        self.limits = limits
+        self.concurrent = 1
+        self._foretell_at = 0.0
+        self.files = options.folder.files()
+        self._plots = DashboardPlots(ledger.study)
+
+    def run(self) -> RunOutcome:
+        """Run until the searcher has nothing more to start, or a signal comes."""
+        self._show()
+        self._rank()
+        prepare_environment(self.options.address)
+        if self.ledger.finished >= self.limits.trials:
+            return self._outcome(self._judge(f"all {self.limits.trials} trials are finished"))
+        from promptgraft.search.running.searcher import StudySearcher
+
+        searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
+        searcher.look_at_disk = lambda: self._tidy(searcher)
+        searcher.errands = self._errands()
+        searcher.look_at_disk()
+        try:
+            with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
+                self._search(searcher)
+        finally:
+            ended_because = searcher.ended_because
+            interrupted = self.ledger.interrupt(Loss.STOPPED, ended_because or "the run was stopped")
+            self._show()
+        self._tidy(searcher)
+        if searcher.fatal is not None:
+            raise searcher.fatal
+        reason = ended_because if ended_because or not interrupted else None
+        return self._outcome(reason if searcher.needs_help else self._judge(reason), searcher.needs_help)
+
+    def _judge(self, ended_because: str | None) -> str | None:
+        """Once the search has ended, have its finalists judged; see `search.running.finals`.
+
+        Returns:
+            Why the run ended; None if it was interrupted meanwhile, and the next run does the rest.
+        """
+        stored, options = self.ledger.study, self.options
+        study, files = with_pool(self.study, stored), options.folder.files_url
+        confirmation = Confirmation(study, stored, files, self.limits, options.concurrent, self.progress.say)
+        if not ended_because or not confirmation.is_needed():
+            return ended_because
+        import ray
+
+        try:
+            with ray_session(options.address, self._wanted_cpus()) as session:
+                confirmation.run(session.resources())
+        except KeyboardInterrupt:
+            return None
+        except ray.exceptions.RayError as error:
+            logger.warning("finalists could not be judged, the next run goes on with it: %s", error)
+            return ended_because
+        save_study_note(stored, self.study)
+        save_plots(stored, stored.get_trials(deepcopy=False))
+        self._rank()
+        return ended_because
+
+    def _errands(self) -> list[SideJob]:
+        """Build what is done beside trials: repeats of the best ones, and growth of the pool, if the study says so."""
+        file = self.study.file
+        found: list[SideJob] = [] if file.space.grow is None else [self._grower(file.space.grow)]
+        # In low precision, who is to be repeated is only known once the best are scored in float32.
+        if file.judging.finalists and self.limits.reserve and self.study.objective.backbone.computes_in == "float32":
+            # Half of it, so that as much is left for the end where compute is what is limited.
+            found.append(EarlyRepeats(self.ledger, file.seed, self.limits.reserve / 2, self._repeated))
+        return found
+
+    def _grower(self, section: GrowSection) -> Grower:
+        writer = section.writer
+        found = {"path": model_path(self.study.path.parent, writer.path), "family": writer.family} if writer else None
+        # A template that joins with the last trials would not be tried.
+        last = self.limits.trials - (self.options.concurrent or self.study.file.concurrent())
+        return Grower(self.ledger, section, self.study.file.seed, last, found, self._grown)
+
+    @wait_for_storage
+    def _grown(self, what: str) -> None:
+        self.progress.say(what)
+        save_study_note(self.ledger.study, self.study)
+
+    @wait_for_storage
+    def _repeated(self, name: str, outcome: Mapping[str, Any]) -> None:
+        self.progress.say(outcome_line(name, outcome, self.study.file.metric))
+        save_study_note(self.ledger.study, self.study)
+
+    def _live_ids(self) -> list[int]:
+        return [live.trial_id for live in list(self.ledger.live.values())]
+
+    def _search(self, searcher: "StudySearcher") -> None:
+        """Run Ray Tune until the search ends; start a local Ray again if it dies."""
+        options = self.options
+        restarts, finished = 0, self.ledger.finished
+        while True:
+            with (
+                ray_session(options.address, self._wanted_cpus()) as session,
+                tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
+            ):
+                try:
+                    self._fit(searcher, session, scratch)
+                    return
+                except KeyboardInterrupt:
+                    return
+                except Exception as error:
+                    if session.is_alive:
+                        raise
+                    restarts = restarts + 1 if finished == self.ledger.finished else 1
+                    if restarts > MAX_RAY_RESTARTS:
+                        raise RayLostError(
+                            f"Ray died {restarts} times without a trial being finished; see its logs in /tmp/ray"
+                        ) from error
+            finished = self.ledger.finished
+            lost = self.ledger.interrupt(Loss.PREEMPTED, "Ray itself ended")
+            logger.warning("Ray died and is started again; %d trials are recorded as FAIL and queued again", lost)
+
+    def _fit(self, searcher: "StudySearcher", session: RaySession, scratch: str) -> None:
+        from ray import tune
+
+        from promptgraft.search.running.scheduler import StudyScheduler
+        from promptgraft.search.running.searcher import HardEnd
+        from promptgraft.search.running.watchdog import StudyWatch
+
+        resources = self.study.file.resources
+        request = {"cpu": resources.cpu, "gpu": resources.gpu}
+        scheduler = StudyScheduler(self.ledger, searcher, self)
+        for errand in searcher.errands:
+            errand.forget()
+        self.concurrent = self._places(session)
+        record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
+        watch = StudyWatch(
+            self.ledger,
+            searcher,
+            scheduler,
+            self.study.file.budget.trial_timeout,
+            lambda: max(1, self._places(session)),
+            session,
+            searcher.look_at_disk,
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(self.trainable(), request),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=10**9,
+                max_concurrent_trials=self.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=self.study.name,
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[watch],
+                stop=HardEnd(self.limits.ends_at, lambda: session.stop.came),
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+    def trainable(self) -> object:
+        """Return what Ray runs for a trial."""
+        from ray import tune
+
+        from promptgraft.search.workers import TrialRunner
+
+        return tune.with_parameters(
+            TrialRunner,
+            spec=replace(self.study.objective, files=self.options.folder.files_url),
+            checkpoint_every_s=self.study.file.checkpoint.every,
+            threads=self.study.file.resources.cpu,
+        )
+
+    def reported(self, number: int, report: Report) -> None:
+        """Show a trial's value."""
+        self.progress.reported(number, report)
+        self._show()
+
+    @wait_for_storage
+    def finishing(self, number: int, reports: list[Report]) -> None:
+        """Tell the dashboard of a trial just before its state is told."""
+        live, ledger = self.ledger.live[number], self.ledger
+        place = (live.trial_id, number, self.options.folder)
+        describe_trial(ledger.study, ledger.storage, place, live.proposal.candidate, reports, self.study)
+
+    def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
+        """Show a trial's end, and drop the weights that can't win any more."""
+        self._show()
+        if state == TrialState.COMPLETE:
+            self._rank()
+            self._note_front()
+        self.progress.ended(number, state.name, value, cause)
+
+    @wait_for_storage
+    def _note_front(self) -> None:
+        self._plots.update()
+        if self.study.file.minimize:
+            save_study_note(self.ledger.study, self.study)
+
+    @wait_for_storage
+    def _rank(self) -> None:
+        """Show the best trial."""
+        ranked = ranked_trials(self.ledger.study)
+        if ranked:
+            score = float32_scores(self.ledger.study).get(ranked[0].number, {"value": metric_of(ranked[0])})
+            self.progress.best = (ranked[0].number, float(score["value"] or 0.0))
+
+    @wait_for_storage
+    def _tidy(self, searcher: "StudySearcher") -> None:
+        """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
+        self.ledger.refresh()
+        best = trials_to_keep(self.ledger.study, ranked_trials(self.ledger.study), self.study.file.judging.finalists)
+        use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes, self.study.file.cache.disk)
+        searcher.disk_full = use.full
+
+    def _show(self) -> None:
+        self.progress.update(self.ledger.counts(), self.ledger.finished)
+        if time.monotonic() >= self._foretell_at:
+            self._foretell_at = time.monotonic() + 1
+            others = max(0, self.ledger.states[TrialState.RUNNING] - len(self.ledger.live))
+            places = self.concurrent + others
+            self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
+
+    def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
+        ledger, metric = self.ledger, self.study.file.metric
+        judged = reach_verdict(ledger.study)
+        lines = verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
+        counts = (ledger.counts(), ledger.finished, self.limits.trials)
+        return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
+
+    def _wanted_cpus(self) -> int:
+        return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
+
+    def _places(self, session: RaySession) -> int:
+        return trial_slots(self.study.file.resources, session.resources(), self.options.concurrent)

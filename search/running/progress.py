@@ -1,0 +1,105 @@
+"""What `run` shows: a live table in a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from promptgraft.search.trials import Forecast, Report
+from promptgraft.search.wording import duration
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float]) -> str:
+    """Draw values as a line of blocks, lowest to highest."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    width = (high - low) or 1.0
+    return "".join(_BLOCKS[round((value - low) / width * (len(_BLOCKS) - 1))] for value in values)
+
+
+@dataclass
+class Progress:
+    """Counts and curves of a run, shown while it goes on.
+
+    Attributes:
+        name: The study's name.
+        metric: What is optimised.
+        wanted: Finished trials to reach.
+    """
+
+    name: str
+    metric: str
+    wanted: int
+    console: Console = field(default_factory=Console)
+    states: dict[str, int] = field(default_factory=dict)
+    best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
+    curves: dict[int, list[float]] = field(default_factory=dict)
+    finished: int = 0
+    forecast: Forecast | None = None
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+
+    def update(self, states: dict[str, int], finished: int) -> None:
+        """Take over the study's counts."""
+        self.states, self.finished = states, finished
+
+    def reported(self, number: int, report: Report) -> None:
+        """Extend a live trial's curve."""
+        with self._lock:
+            self.curves.setdefault(number, []).append(report.value)
+
+    def ended(self, number: int, state: str, value: float | None, note: str = "") -> None:
+        """Close a trial's curve; print a line where there is no live table."""
+        with self._lock:
+            self.curves.pop(number, None)
+        if not self.console.is_terminal:
+            shown = "" if value is None else f"{self.metric} {value:.4f}"
+            best = "" if self.best is None else f"best {self.best[1]:.4f} (trial {self.best[0]})"
+            counts = f"{self.finished}/{self.wanted} finished"
+            parts = [f"trial {number}", state, shown, note, counts, best, f"left {self.left()}"]
+            self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def left(self) -> str:
+        """Say how long the search will go on, by the forecast."""
+        return duration(max(0.0, self.forecast.ends_at - time.time())) if self.forecast else "?"
+
+    def __rich__(self) -> RenderableType:
+        """Draw the live table."""
+        head = Table(title=f"study {self.name}", title_justify="left", expand=False)
+        for column in ("finished", "COMPLETE", "PRUNED", "FAIL", "RUNNING", "best", "elapsed", "left"):
+            head.add_column(column, justify="right")
+        best = "-" if self.best is None else f"{self.best[1]:.4f} (trial {self.best[0]})"
+        counts = [str(self.states.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
+        elapsed = duration(time.monotonic() - self._started)
+        head.add_row(f"{self.finished}/{self.wanted}", *counts, best, elapsed, self.left())
+        with self._lock:
+            curves = [
+                Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {values[-1]:.4f}")
+                for number, values in sorted(self.curves.items())
+            ]
+        end = [Text(f"  {self.forecast}")] if self.forecast else []
+        return Group(head, *end, *curves)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the table while the block runs, if there is a terminal."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self.__rich__, console=self.console, refresh_per_second=2):
+            yield

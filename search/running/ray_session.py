@@ -1,0 +1,217 @@
+"""Ray for the time of a run: started on this machine, or a cluster that is joined."""
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from promptgraft.search.study import ResourcesSection
+from promptgraft.spaces import InvalidInputError, PromptgraftError
+
+logger = logging.getLogger(__name__)
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+_READY_S = 60
+# Processes of a local Ray without which it can't go on.
+_VITAL = ("gcs_server", "raylet")
+
+
+class RayLostError(PromptgraftError):
+    """The local Ray has died under the run."""
+
+
+class RaySession:
+    """A Ray that runs trials.
+
+    Args:
+        vital: Processes of a local Ray; none for a cluster.
+        stop: Tells whether someone wants the run to stop.
+    """
+
+    def __init__(self, vital: list[psutil.Process], stop: "StopSignals") -> None:
+        self.stop = stop
+        self._vital = vital
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the processes of the local Ray still run; a cluster looks after itself."""
+        return all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self._vital)
+
+    def resources(self) -> dict[str, float]:
+        """Return what the cluster has in all: CPU, GPU and others by name."""
+        import ray
+
+        found: dict[str, float] = ray.cluster_resources()
+        return found
+
+
+def prepare_environment(address: str | None) -> None:
+    """Set what Ray reads when it is imported, unless the user has set it.
+
+    A local Ray listens on every interface; a token of this run keeps others out.
+
+    Args:
+        address: Cluster that will be joined; None for a local Ray.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+        if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+class StopSignals:
+    """Takes SIGTERM (a batch system, `kill`) and SIGHUP (a lost terminal) for Ctrl-C, and remembers that one came.
+
+    A KeyboardInterrupt gets lost where Python can't raise it, in a callback from C for instance; the run ends then
+    as soon as it looks.
+
+    Attributes:
+        came: Whether any of them was received.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Set the handlers, again if somebody else has set theirs."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in ((signal.SIGINT, self._stop), (signal.SIGTERM, self._pass), (signal.SIGHUP, self._pass)):
+            found = signal.signal(number, handler)
+            self._before.setdefault(number, found)
+
+    def _stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        self.came = True
+        raise KeyboardInterrupt
+
+    def _pass(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        self.came = True
+        signal.raise_signal(signal.SIGINT)  # While Ray Tune is at work, that is its own.
+
+
+def trial_slots(resources: ResourcesSection, total: Mapping[str, float], at_most: int | None) -> int:
+    """Return how many trials fit at a time, or fewer if that is wanted.
+
+    Args:
+        resources: What one trial gets.
+        total: What Ray has.
+        at_most: How many are wanted; None for as many as fit.
+
+    Raises:
+        InvalidInputError: If not even one fits.
+    """
+    for kind, wanted in (("CPU", resources.cpu), ("GPU", resources.gpu)):
+        if wanted > total.get(kind, 0):
+            raise InvalidInputError(
+                f"a trial wants {wanted:g} {kind}, but Ray has {total.get(kind, 0):g}; lower "
+                f"resources.{kind.lower()} or join a cluster that has them with --address"
+            )
+    fit = int(total["CPU"] / resources.cpu)
+    if resources.gpu:
+        fit = min(fit, int(total["GPU"] / resources.gpu))
+    return min(fit, at_most or fit)
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
+    """Start a local Ray or join a cluster; SIGTERM and SIGHUP then stop the run as Ctrl-C does.
+
+    Args:
+        address: Cluster to join; a local Ray is started if None.
+        cpus: Logical CPUs of a local Ray.
+    """
+    import ray
+
+    with StopSignals() as stop:
+        quiet = {"log_to_driver": False, "configure_logging": False}
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        try:
+            stop.install()  # Ray has taken SIGTERM for itself.
+            yield _ready_session(address, cpus, stop)
+        finally:
+            ray.shutdown()
+
+
+def _ready_session(address: str | None, cpus: int, stop: "StopSignals") -> RaySession:
+    """Wait until a local Ray has its node, or see that a cluster's nodes will do."""
+    import ray
+
+    if address is None:
+        deadline = time.monotonic() + _READY_S
+        while ray.cluster_resources().get("CPU", 0) < cpus and time.monotonic() < deadline:
+            time.sleep(0.05)  # On a busy machine the node is registered a moment later.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if address is not None:
+        _check_nodes()
+    vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
+    return RaySession(vital, stop)
+
+
+def _check_nodes() -> None:
+    """See that every node of a cluster that can run trials has this version installed.
+
+    Raises:
+        InvalidInputError: If one has not.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Defined here, so that it travels by value: a node without the package could not import it.
+    def installed() -> str | None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("promptgraft")
+        except PackageNotFoundError:
+            return None
+
+    ours = installed()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    answers = [
+        ray.remote(installed)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote()
+        for node in nodes
+    ]
+    for node, answer in zip(nodes, answers, strict=True):
+        try:
+            theirs = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            # It has died since: those that join in its place aren't asked either.
+            logger.warning("node %s could not be asked for its version: %s", node["NodeManagerHostname"], error)
+            continue
+        if theirs != ours:
+            raise InvalidInputError(
+                f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "
+                f"{ours}; install the same wheel on every node"
+            )

@@ -1,0 +1,120 @@
+"""What becomes of a trial that was cut off: FAIL, and queued again with its history."""
+
+import time
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from promptgraft.search.storage import silent_seconds
+from promptgraft.search.trials import RAN_S
+
+
+class Loss(Enum):
+    """How a trial was cut off."""
+
+    STOPPED = "stopped"  # Ctrl-C, SIGTERM, the end of the time, a full disk.
+    PREEMPTED = "pre-empted"  # The node is gone, or the worker was asked to go.
+    ORPHANED = "orphaned"  # The driver died.
+    WORKER_DIED = "worker died"  # Killed, out of memory, crashed.
+
+    @property
+    def counts(self) -> bool:
+        """Whether it uses up one of the trial's retries: it may have been the candidate's doing."""
+        return self in (Loss.ORPHANED, Loss.WORKER_DIED)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it is left out of the study's failure rate."""
+        return self is not Loss.WORKER_DIED
+
+
+def lost_worker(error: str) -> tuple[Loss, str]:
+    """Tell from Ray's words how a worker ended.
+
+    Args:
+        error: The text of Ray's error.
+
+    Returns:
+        The kind of loss, and its cause in words.
+    """
+    if "its node has died" in error or "node was terminated" in error:
+        return Loss.PREEMPTED, "the node of the worker is gone"
+    if "owner has died" in error or "Owner's node has crashed" in error:
+        return Loss.PREEMPTED, "Ray itself ended"
+    if "SIGTERM" in error:
+        return Loss.PREEMPTED, "the worker was asked to go (SIGTERM)"
+    if "running low on memory" in error:
+        return Loss.WORKER_DIED, "the worker was killed by Ray because its node ran out of memory"
+    if "creation task" in error:
+        return Loss.WORKER_DIED, f"the worker could not start: {error.strip().splitlines()[-1]}"
+    return Loss.WORKER_DIED, "the worker died: killed, out of memory, or crashed"
+
+
+def is_retry(trials: Iterable[FrozenTrial], number: int) -> bool:
+    """Tell whether a trial has been queued again already."""
+    return any(trial.system_attrs.get("retry_history", [])[-1:] == [number] for trial in trials)
+
+
+def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTrial | None:
+    """Return the trial that runs a lost one again; None if it was lost too often.
+
+    Its history is kept the way Optuna's `RetryHeartbeatStaleTrialCallback` does, which can read it.
+    """
+    losses = int(trial.user_attrs.get("times_lost", 0)) + loss.counts
+    if losses > max_retries:
+        return None
+    history = [*trial.system_attrs.get("retry_history", []), trial.number]
+    kept: dict[str, Any] = {
+        name: trial.user_attrs[name] for name in ("candidate", "candidate_key") if name in trial.user_attrs
+    }
+    system = {"failed_trial": history[0], "retry_history": history}
+    return create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={**kept, "retry_of": trial.number, "times_lost": losses},
+        system_attrs={**trial.system_attrs, **system},
+    )
+
+
+def fail_and_queue(
+    storage: RDBStorage, study_id: int, trial: FrozenTrial, loss: Loss, cause: str, max_retries: int | None
+) -> bool:
+    """Record a trial that was cut off as FAIL, and queue it again if it has retries left.
+
+    The retry is written first and the end second: a crash in between leaves an orphan that has its retry.
+
+    Args:
+        storage: The study's storage.
+        study_id: The study there.
+        trial: The trial.
+        loss: How it was cut off.
+        cause: The same in words.
+        max_retries: Times that a trial may be lost and run again; None if this one is queued again already.
+
+    Returns:
+        Whether it was queued.
+    """
+    retry = None if max_retries is None else retry_of_lost(trial, loss, max_retries)
+    if retry is not None:
+        storage.create_new_trial(study_id, retry)
+    elif max_retries is not None and loss.counts:
+        cause += f"; not run again, since it was lost {max_retries + 1} times"
+    storage.set_trial_user_attr(trial._trial_id, "cause", cause)
+    if loss is Loss.ORPHANED:
+        storage.set_trial_user_attr(trial._trial_id, RAN_S, _seconds_until_silent(storage, trial))
+    if loss.interrupted:
+        storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    return retry is not None
+
+
+def _seconds_until_silent(storage: RDBStorage, trial: FrozenTrial) -> float:
+    """Return how long an orphan ran: it may be found days later, which must not count as compute."""
+    silent_s = silent_seconds(storage, trial._trial_id)
+    if silent_s is None or trial.datetime_start is None:
+        return 0.0
+    return max(0.0, round(time.time() - trial.datetime_start.timestamp() - silent_s, 3))

@@ -1,0 +1,170 @@
+"""The searcher half of the Ray Tune join: Ray asks the study what to try next.
+
+See docs/decisions/0002-optuna-ray-join.md.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from promptgraft.search.running.ledger import StudyLedger
+from promptgraft.search.sampling import wording_of
+from promptgraft.search.side_jobs import SideJob
+from promptgraft.search.trials import Limits
+from promptgraft.spaces import PromptgraftError
+
+logger = logging.getLogger(__name__)
+
+FINISHED: str = Searcher.FINISHED
+# The number of what runs as a trial of Ray's and is none of the study's.
+NO_TRIAL = -1
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Gives Ray the study's next candidate, as long as the budget lasts.
+
+    Args:
+        ledger: The study.
+        limits: What the run may use.
+        seed: Seed of every trial.
+
+    Attributes:
+        max_concurrent: Trials at a time; may change while the search runs.
+        disk_full: Why there is no room for another trial, if so, when last looked at.
+        look_at_disk: Looks again and sets `disk_full`.
+        fatal: What keeps the search from going on, if anything does.
+        errands: What workers do beside trials, most urgent first.
+    """
+
+    def __init__(self, ledger: StudyLedger, limits: Limits, seed: int) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.limits = limits
+        self.seed = seed
+        self.max_concurrent = 1
+        self.disk_full: str | None = None
+        self.look_at_disk: Callable[[], None] = lambda: None
+        self.fatal: PromptgraftError | None = None
+        self.errands: Sequence[SideJob] = ()
+        self._look_again_at = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Ray's own snapshots nothing: the study is the state."""
+        return {}
+
+    @property
+    def ended_because(self) -> str | None:
+        """Why no further trial starts, if so."""
+        if self.ledger.finished >= self.limits.trials:
+            return f"all {self.limits.trials} trials are finished"
+        reached = self.limits.reached(self.ledger.trials, time.time())
+        if reached is not None:
+            return reached
+        if self._fails_too_often:
+            rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
+            return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
+        if self.ledger.exhausted:
+            return "the space holds no allowed candidate that was not tried"
+        return self.disk_full
+
+    @property
+    def needs_help(self) -> bool:
+        """Whether it ended for a reason that someone has to look into, rather than by its budget."""
+        return self.ledger.finished < self.limits.trials and (self._fails_too_often or self.disk_full is not None)
+
+    @property
+    def _fails_too_often(self) -> bool:
+        return self.ledger.failure_rate > self.limits.max_failure_rate
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
+        """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
+        if self.fatal is not None:
+            return FINISHED
+        running = len(self.ledger.live) + sum(errand.running for errand in self.errands)
+        if self.ended_because is not None:
+            if running:  # A round of growth may bring what an exhausted space lacks.
+                return None
+            if not self._has_room_again():
+                return FINISHED
+        if running >= self.max_concurrent or time.monotonic() < self._look_again_at:
+            return None
+        try:
+            for errand in self.errands:
+                work = errand.next_work()
+                if work is not None:
+                    return {"number": NO_TRIAL, "errand": errand.name, "work": work}
+            asked = self.ledger.ask(self.limits.trials)
+        except PromptgraftError as error:
+            self.fatal = error
+            return FINISHED
+        if asked is None:
+            # The rest is running, here or with another driver: look whether it was finished in a second.
+            self._look_again_at = time.monotonic() + 1
+            return None
+        return {
+            "number": asked.number,
+            "candidate": asked.candidate.to_dict(),
+            **wording_of(self.ledger.space, asked.candidate),
+            "seed": self.seed,
+        }
+
+    def errand_of(self, config: Mapping[str, Any]) -> SideJob | None:
+        """Return the errand that a trial of Ray's was run for; None if it is one of the study's."""
+        return next((errand for errand in self.errands if errand.name == config.get("errand")), None)
+
+    def _has_room_again(self) -> bool:
+        """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""
+        if self.disk_full is None or self.ended_because != self.disk_full:
+            return False
+        try:
+            self.look_at_disk()
+        except PromptgraftError as error:
+            self.fatal = error
+            return False
+        return self.disk_full is None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: every end goes through the scheduler."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Do nothing: results are reported by the scheduler, which also sees the one that stops a trial."""
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Keep Ray's limit ourselves: without this Ray asks for trials that then wait, RUNNING in the study."""
+        self.max_concurrent = max_concurrent
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the study is the state."""
+
+
+class HardEnd(Stopper):  # type: ignore[misc]
+    """Stops what still runs when the time is over or a signal came; the driver queues it again.
+
+    Args:
+        ends_at: Seconds since the epoch; None for never.
+        is_stopped: Tells whether a signal came.
+    """
+
+    def __init__(self, ends_at: float | None, is_stopped: Callable[[], bool]) -> None:
+        self.ends_at = ends_at
+        self.is_stopped = is_stopped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Ray's own snapshots nothing: the study is the state."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Stop no trial by its result."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to stop all."""
+        return self.is_stopped() or (self.ends_at is not None and time.time() > self.ends_at)

@@ -1,0 +1,162 @@
+"""Drawing candidates that no trial of the study has had yet."""
+
+import random
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from promptgraft.search.storage import distributions_of, present_parameters
+from promptgraft.search.study import Constraints, EngineSection, build_sampler
+from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
+
+# Draws of the study's own sampler before a random one takes over, and of that one before the space counts
+# as exhausted.
+SAMPLER_ATTEMPTS = 20
+RANDOM_ATTEMPTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate that the sampler suggested.
+
+    Attributes:
+        candidate: The candidate, canonical.
+        trial: The trial in memory that suggested it.
+    """
+
+    candidate: Candidate
+    trial: Trial
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameter name -> suggested value."""
+        return self.trial.params
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Parameter name -> distribution."""
+        return self.trial.distributions
+
+
+class Proposals:
+    """Lets a sampler draw on a copy of the study in memory, and refuses candidates that are known or ruled out.
+
+    A draw that is refused must leave nothing behind in the study itself, and Optuna can't take an `ask`
+    back. The copy gets every report and result, so that the sampler sees what it would see there.
+
+    Args:
+        space: The search space.
+        sampler: Name and options of the sampler.
+        seed: The study's seed.
+        directions: Which way the values are better.
+        constraints: What candidates must keep to, if anything.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: EngineSection,
+        seed: int,
+        directions: Sequence[StudyDirection],
+        constraints: Constraints | None = None,
+    ) -> None:
+        self.space = space
+        self.sampler = sampler
+        self.seed = seed
+        self.constraints = constraints
+        if constraints is not None:
+            constraints.know(space)
+        self.distributions = distributions_of(space)
+        self._copy = optuna.create_study(directions=directions)
+        self._common = IntersectionSearchSpace(include_pruned=True)
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
+        params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
+        self._copy.add_trial(
+            create_trial(
+                state=self._state(trial.state),
+                values=trial.values,
+                params=params,
+                distributions={name: self.distributions[name] for name in params},
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+
+    def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
+        """Draw a candidate that is not known and breaks no constraint.
+
+        The sampler is built anew for every attempt, with a seed made from the study's seed, the number of its
+        trials and the attempt: a resumed study goes on where it stood instead of repeating itself.
+
+        Args:
+            known: Keys of the candidates that were tried.
+            n_trials: Number of candidates tried; a trial that is run again is none.
+
+        Returns:
+            The proposal; None if the space seems exhausted.
+        """
+        for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
+            seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
+            self._copy.sampler = self._sampler(seed) if attempt < SAMPLER_ATTEMPTS else RandomSampler(seed=seed)
+            proposal = self._ask()
+            if proposal.candidate.key not in known and not self.ruled_out(proposal.candidate):
+                return proposal
+            self.told(proposal, TrialState.FAIL, None)
+        return None
+
+    def ruled_out(self, candidate: Candidate) -> str | None:
+        """Say which constraint a candidate breaks, if any."""
+        return self.constraints.broken_by(candidate) if self.constraints else None
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        sampler = build_sampler(self.sampler.name, self.sampler.options, seed)
+        if isinstance(sampler, TPESampler):
+            # What the trials have in common: told anew, it takes a look at each of them again, for every draw.
+            sampler._search_space = self._common
+        return sampler
+
+    def fixed(self, params: Mapping[str, Any]) -> Proposal:
+        """Propose given parameter values; those that are missing are drawn at random."""
+        self._copy.sampler = RandomSampler(seed=self.seed)
+        self._copy.enqueue_trial(dict(params))
+        return self._ask()
+
+    def taken_over(self, proposal: Proposal, reports: Mapping[int, float]) -> Proposal:
+        """Take over a running trial of an older, smaller space.
+
+        Args:
+            proposal: What was proposed then.
+            reports: Step -> value, so far.
+        """
+        values = present_parameters(proposal.params, proposal.candidate.to_dict(), self.distributions)
+        taken = self.fixed(values)
+        for step, value in reports.items():
+            self.reported(taken, step, value)
+        return Proposal(proposal.candidate, taken.trial)
+
+    def reported(self, proposal: Proposal, step: int, value: float) -> None:
+        """Pass an intermediate value on to the sampler; with several objectives it sees none."""
+        if len(self._copy.directions) == 1:
+            proposal.trial.report(value, step)
+
+    def told(self, proposal: Proposal, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass a result on to the sampler."""
+        state = self._state(state)
+        self._copy.tell(proposal.trial, values if state == TrialState.COMPLETE else None, state)
+
+    def _state(self, state: TrialState) -> TrialState:
+        """With several objectives, TPE can't place a pruned trial: it counts with the values at which it ended."""
+        several = len(self._copy.directions) > 1
+        return TrialState.COMPLETE if several and state == TrialState.PRUNED else state
+
+    def _ask(self) -> Proposal:
+        trial = self._copy.ask()
+        return Proposal(self.space.suggest(cast(SuggestingTrial, trial)), trial)

@@ -1,0 +1,102 @@
+"""Repeats while the search goes on: its best trials earn them, so that what is believed of them is more than luck.
+
+They are those that the race of the best would run next (`search.judging.verdict`), recorded as its own; the race goes
+on from them once the search has ended. So a partial verdict is there while the search still runs.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from promptgraft.search.judging import reach_verdict, repeat_attr, repeat_name, repeat_outcomes
+from promptgraft.search.sampling import wording_of
+from promptgraft.search.side_jobs.base import REPEAT_JOB, StudyView
+from promptgraft.search.storage import wait_for_storage
+from promptgraft.search.trials import compute_seconds
+from promptgraft.spaces import Candidate
+
+
+class EarlyRepeats:
+    """Hands out repeats of the best trials, as long as they take no more than a share of the compute.
+
+    A first repeat is earned by who is among the best of the search when there is room for one; it then stays in the
+    race, though others are better later.
+
+    Args:
+        ledger: The study.
+        seed: Its seed.
+        share: What they may take, as a share of what trials took so far.
+        listener: Is told of each: its name and its outcome.
+
+    Attributes:
+        name: What it is; see `search.side_jobs.base`.
+    """
+
+    name = REPEAT_JOB
+
+    def __init__(
+        self, ledger: StudyView, seed: int, share: float, listener: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self.ledger = ledger
+        self.seed = seed
+        self.share = share
+        self.listener = listener
+        self._begun: dict[tuple[int, int], float] = {}
+        self._given_up: set[tuple[int, int]] = set()
+        self._seen = -1
+
+    @property
+    def running(self) -> int:
+        """How many of them workers are at."""
+        return len(self._begun)
+
+    @wait_for_storage
+    def next_work(self) -> dict[str, Any] | None:
+        """Return the most urgent repeat, unless those before it took too much; looks again when a trial has ended."""
+        if self._seen == self.ledger.finished:
+            return None
+        stored, known = self.ledger.study, {*self._begun, *self._given_up}
+        left = [
+            (trial, repeat) for trial, repeat in reach_verdict(stored).missing if (trial.number, repeat) not in known
+        ]
+        took = [
+            own.get("seconds", 0.0)
+            for repeats in repeat_outcomes(stored.user_attrs).values()
+            for own in repeats.values()
+        ]
+        room = self.share * compute_seconds(self.ledger.trials, time.time()) - sum(took) - sum(self._begun.values())
+        if not left or left[0][0].user_attrs["seconds"] > room:
+            self._seen = self.ledger.finished
+            return None
+        trial, repeat = left[0]
+        self._begun[trial.number, repeat] = trial.user_attrs["seconds"]
+        candidate = Candidate.from_values(trial.user_attrs["candidate"])
+        return {
+            "trial": trial.number,
+            "repeat": repeat,
+            "step": trial.user_attrs["best_step"],
+            "candidate": candidate.to_dict(),
+            **wording_of(self.ledger.space, candidate),
+            "seed": self.seed,
+        }
+
+    @wait_for_storage
+    def told(self, work: Mapping[str, Any], found: Mapping[str, Any] | None, failure: str | None) -> None:
+        """Record a repeat's outcome; one that failed keeps its trial from winning."""
+        place = work["trial"], work["repeat"]
+        outcome = dict(found) if found is not None else {"failure": failure}
+        self.ledger.study.set_user_attr(repeat_attr(*place), outcome)
+        self._begun.pop(place, None)
+        self._seen = -1
+        self.listener(repeat_name(*place), outcome)
+
+    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:  # noqa: ARG002
+        """Leave a repeat whose worker died to the time after the search."""
+        place = work["trial"], work["repeat"]
+        self._begun.pop(place, None)
+        self._given_up.add(place)
+
+    def forget(self) -> None:
+        """Have those run again whose workers ended with their Ray."""
+        self._begun.clear()
+        self._seen = -1

@@ -1,0 +1,77 @@
+"""What decides the meaning of a study's results: hashes of its rows and weights, and its settings."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from promptgraft.objectives.backbones import weights_hash
+from promptgraft.objectives.data import rows_hash
+from promptgraft.search.study.loading import Study
+
+logger = logging.getLogger(__name__)
+
+# These decide what is tried next and for how long, not what a result means.
+_FREE = (
+    "study",
+    "space",
+    "constraints",
+    "sampler",
+    "pruner",
+    "budget",
+    "judging",
+    "resources",
+    "checkpoint",
+    "cache",
+)
+# Paths may move: the rows and weights behind them are compared by their hashes.
+_PATHS = ("backbone.path", "source.train", "target.train", "target.test")
+_SOURCE_PATH = re.compile(r"sources\..+\.train")
+
+
+def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
+    """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`."""
+    return {
+        "target rows": rows_hash((*study.target.train, *study.target.validation)),
+        "source rows": _source_rows(study),
+        "test rows": rows_hash(study.target.test),
+    }
+
+
+def study_identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must stay the same for results to be comparable, as JSON types.
+
+    Args:
+        study: The checked study.
+        definition: Its file's content.
+    """
+    settings = {
+        name: value
+        for name, value in flattened({name: part for name, part in definition.items() if name not in _FREE})
+        if name not in _PATHS and not _SOURCE_PATH.fullmatch(name)
+    }
+    space = study.objective.space
+    return {
+        "settings": settings,
+        "backbone weights": weights_hash(study.objective.backbone.path),
+        **row_hashes(study),
+        "space": {
+            "fingerprint": space.fingerprint,
+            "template": {template.name: template.id for template in space.templates},
+            "verbalizer": {verbalizer.name: verbalizer.id for verbalizer in space.verbalizers},
+        },
+    }
+
+
+def _source_rows(study: Study) -> str | dict[str, str] | None:
+    hashes = {name: rows_hash(task.train) for name, task in study.sources.items()}
+    return hashes if study.file.sources else hashes.get("")
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested mappings, their keys joined by dots."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,197 @@
+"""How long a search may go on, what it has used, and when it will end."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.search.study import BudgetSection, next_moment
+from promptgraft.search.trials.ranking import FINISHED
+from promptgraft.search.wording import duration, size
+from promptgraft.spaces import InvalidInputError
+
+# Trials that a forecast looks back on, and those it needs at least.
+_RECENT, _FEWEST = 50, 3
+# User attribute: how long an orphan ran. It was found much later than it ended.
+RAN_S = "ran_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may use.
+
+    Attributes:
+        trials: Finished trials to reach, earlier runs included.
+        ends_at: When the run must be over, seconds since the epoch; None for no limit.
+        time_s: Length of the run up to then; None for no limit.
+        compute_s: Time of all trials of the study together, every driver's; None for no limit.
+        disk_bytes: Files of the study; None for no limit.
+        max_failure_rate: Share of failed trials.
+        reserve: Share of time and compute that is kept for judging the winner.
+    """
+
+    trials: int
+    ends_at: float | None = None
+    time_s: float | None = None
+    compute_s: float | None = None
+    disk_bytes: int | None = None
+    max_failure_rate: float = 1.0
+    reserve: float = 0.0
+
+    @classmethod
+    def of(cls, budget: BudgetSection, trials: int | None, timeout_s: float | None, now: float) -> "Limits":
+        """Put together what the study file and the command line say.
+
+        Args:
+            budget: The study file's section.
+            trials: The command line's number, if given.
+            timeout_s: The command line's time, if given.
+            now: Start of the run, seconds since the epoch.
+
+        Raises:
+            InvalidInputError: If the deadline has passed.
+        """
+        timeout_s = timeout_s or budget.timeout
+        ends = [now + timeout_s] if timeout_s else []
+        if budget.deadline is not None:
+            try:
+                ends.append(next_moment(budget.deadline, now))
+            except ValueError as error:
+                raise InvalidInputError(f"budget.deadline: {error}, but got {budget.deadline!r}") from error
+        ends_at = min(ends, default=None)
+        return cls(
+            trials or budget.trials,
+            ends_at,
+            None if ends_at is None else ends_at - now,
+            budget.compute,
+            budget.disk,
+            budget.max_failure_rate,
+            budget.reserve,
+        )
+
+    @property
+    def search_ends_at(self) -> float | None:
+        """When the search must be over, so that the reserve is left."""
+        if self.ends_at is None or self.time_s is None:
+            return None
+        return self.ends_at - self.reserve * self.time_s
+
+    @property
+    def search_compute_s(self) -> float | None:
+        """Compute that the search may use, so that the reserve is left."""
+        return None if self.compute_s is None else self.compute_s * (1 - self.reserve)
+
+    def reached(self, trials: Sequence[FrozenTrial], now: float) -> str | None:
+        """Say which limit keeps another trial from starting, if one does.
+
+        A trial is not started that, by the median of the others, would end too late; those that run are expected to
+        use as much as the others, too.
+        """
+        finished = sum(trial.state in FINISHED for trial in trials)
+        if finished >= self.trials:
+            return f"all {self.trials} trials are finished"
+        kept = f", of which {self.reserve:.0%} are kept for judging the winner" if self.reserve else ""
+        if self.ends_at is None and self.compute_s is None:
+            return None
+        usual = _median([_seconds(trial, now) for trial in trials if trial.state in FINISHED][-_RECENT:])
+        if self.search_ends_at is not None and self.time_s is not None and now + usual > self.search_ends_at:
+            takes = f" (a trial takes {duration(usual)})" if usual >= 1 else ""
+            return f"the time is up: {duration(self.time_s)}{kept}{takes}"
+        if self.search_compute_s is not None and self.compute_s is not None:
+            used = compute_seconds(trials, now)
+            running = [_seconds(trial, now) for trial in trials if trial.state == TrialState.RUNNING]
+            to_come = usual + sum(max(0.0, usual - seconds) for seconds in running)
+            if used + to_come > self.search_compute_s:
+                return f"the compute is used up: {duration(used)} of {duration(self.compute_s)}{kept}"
+        return None
+
+    def record(self) -> dict[str, Any]:
+        """Return the limits as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a search will end, if it goes on as it has.
+
+    Attributes:
+        limit: What will end it: `trials`, `time` or `compute`.
+        ends_at: When, seconds since the epoch.
+        trials: Finished trials by then.
+    """
+
+    limit: str
+    ends_at: float
+    trials: int
+
+    def __str__(self) -> str:
+        return f"ends {datetime.fromtimestamp(self.ends_at):%a %H:%M} with about {self.trials} trials ({self.limit})"
+
+
+def forecast(trials: Sequence[FrozenTrial], limits: Limits, concurrent: int, now: float) -> Forecast | None:
+    """Foretell the end from how long recent trials took, gaps between runs left out.
+
+    Args:
+        trials: The study's trials.
+        limits: What the run may use.
+        concurrent: Trials at a time.
+        now: Seconds since the epoch.
+
+    Returns:
+        None while fewer than three trials are finished.
+    """
+    ended = [trial for trial in trials if trial.state.is_finished() and "interrupted" not in trial.user_attrs]
+    recent = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-_RECENT:]
+    done = sum(trial.state in FINISHED for trial in recent)
+    if done < _FEWEST:
+        return None
+    seconds = max(sum(_seconds(trial, now) for trial in recent), 1e-3)
+    finished_per_s = done * concurrent / seconds
+    finished = sum(trial.state in FINISHED for trial in trials)
+    left_s = {"trials": (limits.trials - finished) / finished_per_s}
+    if limits.search_ends_at is not None:
+        left_s["time"] = limits.search_ends_at - now
+    if limits.search_compute_s is not None:
+        left_s["compute"] = (limits.search_compute_s - compute_seconds(trials, now)) / concurrent
+    limit = min(left_s, key=lambda name: left_s[name])
+    left = max(0.0, left_s[limit])
+    return Forecast(limit, now + left, min(limits.trials, finished + round(left * finished_per_s)))
+
+
+def compute_seconds(trials: Sequence[FrozenTrial], now: float) -> float:
+    """Add up the time of all trials: failed, pruned and running ones too."""
+    return sum(_seconds(trial, now) for trial in trials)
+
+
+def describe_use(trials: Sequence[FrozenTrial], limits: Limits, disk_bytes: int | None, now: float) -> dict[str, str]:
+    """Say what was used of each limit."""
+    finished = sum(trial.state in FINISHED for trial in trials)
+    used = {"trials": f"{finished} of {limits.trials}"}
+    if limits.ends_at is not None:
+        left = f"{duration(limits.ends_at - now)} left" if limits.ends_at > now else "over"
+        used["time"] = left if limits.time_s is None else f"{left} of {duration(limits.time_s)}"
+    compute = duration(compute_seconds(trials, now))
+    used["compute"] = compute if limits.compute_s is None else f"{compute} of {duration(limits.compute_s)}"
+    failed = sum(trial.state == TrialState.FAIL and "interrupted" not in trial.user_attrs for trial in trials)
+    rate = failed / (failed + finished) if failed else 0.0
+    used["failures"] = f"{rate:.0%} of at most {limits.max_failure_rate:.0%}"
+    if disk_bytes is not None:
+        used["disk"] = size(disk_bytes) + ("" if limits.disk_bytes is None else f" of {size(limits.disk_bytes)}")
+    return used
+
+
+def _seconds(trial: FrozenTrial, now: float) -> float:
+    if trial.datetime_start is None:
+        return 0.0
+    if RAN_S in trial.user_attrs:
+        return float(trial.user_attrs[RAN_S])
+    if trial.datetime_complete is not None:
+        # Optuna's times are local ones: where the clock is put back, an end may lie before its start.
+        return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())
+    return max(0.0, now - trial.datetime_start.timestamp()) if trial.state == TrialState.RUNNING else 0.0
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0

@@ -1,0 +1,43 @@
+"""Several objectives: the metric first, then what a candidate costs, which is minimised.
+
+A trial's costs are known from its first report on, before it has trained; only the metric has a curve.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+
+def cost_names(study: optuna.Study) -> list[str]:
+    """Return the names of the objectives beside the metric."""
+    return (study.metric_names or [])[1:]
+
+
+def metric_of(trial: FrozenTrial) -> float | None:
+    """Return the metric of a finished trial, the first of its values."""
+    return trial.values[0] if trial.values else None
+
+
+def costs_of(trial: FrozenTrial, names: Sequence[str]) -> list[float] | None:
+    """Return what a trial costs, by the figures it has reported; None if it has reported none yet."""
+    found = [trial.user_attrs.get(name) for name in names]
+    return None if None in found else [float(cast(float, cost)) for cost in found]
+
+
+def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the COMPLETE trials that no other one dominates, best metric first; none with a single objective."""
+    if len(study.directions) < 2:
+        return []
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+    return sorted(study.best_trials, key=lambda trial: (-sign * trial.values[0], *trial.values[1:], trial.number))
+
+
+def front_table(study: optuna.Study) -> list[dict[str, Any]]:
+    """Return the front in JSON types: `number` and `values`, name -> value, of each trial."""
+    names = study.metric_names or []
+    return [
+        {"number": trial.number, "values": dict(zip(names, trial.values, strict=True))} for trial in pareto_front(study)
+    ]

@@ -1,0 +1,65 @@
+"""Which finished trial is best: one ranking for `run`, `status`, `best` and `export`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.search.trials.pareto import metric_of
+from promptgraft.spaces import Candidate
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# User attribute of the study, number of the trial appended: what its state scores in float32. Optuna lets nobody
+# write to a finished trial, and its own value stays what was measured in training.
+FLOAT32 = "float32_trial_"
+
+
+def candidate_key(trial: FrozenTrial) -> str | None:
+    """Return the key of a trial's candidate, computed anew; None if it has none, as a trial that a user added."""
+    values = trial.user_attrs.get("candidate")
+    return None if values is None else Candidate.from_values(values).key
+
+
+def float32_scores(study: optuna.Study) -> dict[int, dict[str, Any]]:
+    """Return what trials score in float32, by number; none where the search itself was in float32.
+
+    Returns:
+        Number -> `value`, `metrics` and `max_probability_difference`, from the probabilities of the search.
+    """
+    return {
+        int(name.removeprefix(FLOAT32)): score for name, score in study.user_attrs.items() if name.startswith(FLOAT32)
+    }
+
+
+def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the COMPLETE trials, best first; those scored in float32, by that score, before the others.
+
+    The metric decides, also where a study minimises costs beside it. At equal values, the one that costs less comes
+    first, then the one with the lower loss: accuracy on few validation rows ties often, and then the loss says more
+    than the trial's number.
+    """
+    return _ranked(study, float32_scores(study))
+
+
+def top_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """Return the trials that are best by what the search measured."""
+    return _ranked(study, {})[:count]
+
+
+def _ranked(study: optuna.Study, scores: Mapping[int, Mapping[str, Any]]) -> list[FrozenTrial]:
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float, list[float], float, int]:
+        score = scores.get(trial.number)
+        value = score["value"] if score else metric_of(trial) or 0.0
+        loss = score["metrics"]["loss"] if score else trial.user_attrs.get("validation_loss", 0.0)
+        return score is None, -sign * float(value), trial.values[1:], float(loss), trial.number
+
+    return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the first of `ranked_trials`, if there is one."""
+    return next(iter(ranked_trials(study)), None)

@@ -1,0 +1,45 @@
+"""The face of a room: which of its names others may use, each imported only when somebody asks for it."""
+
+import ast
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+
+def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], list[str]]:
+    """Make what a package's `__init__.py` imports `if TYPE_CHECKING` importable at run time too, one name at a time.
+
+    The block stands in the file once, for editors, type checkers and readers; this reads it. A command that needs one
+    name of a room thus loads one module of it, and no torch unless that module needs it (PEP 562).
+
+    Args:
+        package: The package's `__name__`.
+        file: Its `__file__`.
+
+    Returns:
+        The package's `__getattr__` and `__all__`.
+
+    Example:
+        In `rooms/__init__.py`:
+
+            if TYPE_CHECKING:
+                from rooms.kitchen import Stove as Stove
+            else:
+                __getattr__, __all__ = lazy_exports(__name__, __file__)
+    """
+    homes = _exports(file)
+
+    def get(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name]), name)
+
+    return get, sorted(homes)
+
+
+def _exports(file: str) -> dict[str, str]:
+    """Read name -> module from the imports below `if TYPE_CHECKING`."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [entry for block in blocks for entry in block.body if isinstance(entry, ast.ImportFrom)]
+    return {alias.name: entry.module for entry in imports if entry.module for alias in entry.names}

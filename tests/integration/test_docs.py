@@ -1,0 +1,98 @@
+"""The documents: generated parts are up to date, and every command in them runs."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from promptgraft.bundles import read_manifest
+from promptgraft.search.cli.studies import app
+from promptgraft.search.study import manifest_schema, study_reference, study_schema
+from promptgraft.search.study.schema import StudyFile
+from tests.conftest import STUDIES
+
+ROOT = STUDIES.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    """`make docs` writes them."""
+    assert (ROOT / "docs" / "study-reference.md").read_text() == study_reference()
+    for name, schema in (("study", study_schema()), ("manifest", manifest_schema())):
+        assert json.loads((ROOT / "docs" / f"{name}.schema.json").read_text()) == schema
+
+
+def test_every_key_is_explained() -> None:
+    assert "| None |" not in study_reference()
+    for name in StudyFile.model_fields:
+        assert f"| `{name}` |" in study_reference()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(STUDIES.glob("*.yaml")) + sorted((ROOT / "tests/bench").glob("*.yaml")), ids=str
+)
+def test_the_schema_takes_what_is_valid(path: Path) -> None:
+    validator = jsonschema.Draft202012Validator(study_schema())
+    content = YAML(typ="safe").load(path)
+    assert list(validator.iter_errors(content)) == []
+    wrong = {**content, "budget": {"trails": 3}}
+    assert [list(error.path) for error in validator.iter_errors(wrong)] == [["budget"]]
+
+
+def test_short_forms_are_in_the_schema() -> None:
+    validator = jsonschema.Draft202012Validator(study_schema())
+    content = YAML(typ="safe").load(STUDIES / "demo.yaml")
+    content |= {"sampler": "random", "minimize": "latency_ms", "budget": {"timeout": "8h", "disk": "20GB"}}
+    content["space"] |= {"alpha": 0.5, "promptsource": "a.yaml", "steps": [8, 16]}
+    assert list(validator.iter_errors(content)) == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for path in re.findall(r"`((?:docs|studies|tests|search|objectives|spaces)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / path).exists() or path.startswith("studies/"), f"{page.name}: {path}"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines of a page's bash blocks that call promptgraft, as words."""
+    lines = [line for block in page.read_text().split("```bash\n")[1:] for line in block.split("```")[0].splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("promptgraft ")]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_pages_runs(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    """On a small study of the demo's name, page after page, as a reader would type them."""
+    folder = tmp_path / "here"
+    (folder / "studies").mkdir(parents=True)
+    (folder / "studies" / "data").symlink_to(data)
+    file = write_study(study="demo", judging={"finalists": 2, "repeats": 2})
+    file.rename(folder / "studies" / "demo.yaml")
+    monkeypatch.chdir(folder)
+    app(["run", "studies/demo.yaml"], standalone_mode=False)
+    app(["export", "studies/demo.yaml"], standalone_mode=False)
+    ran = 0
+    for page in PAGES:
+        for words in commands(page):
+            code = "from promptgraft.search.cli.studies import app; app()"
+            found = subprocess.run(
+                [sys.executable, "-c", code, *words], env=os.environ, capture_output=True, text=True, timeout=300
+            )
+            assert found.returncode == 0, f"{page.name}: {shlex.join(words)}\n{found.stdout}{found.stderr}"
+            ran += 1
+    assert ran >= 12
+    jsonschema.validate(json.loads(Path("runs/demo/bundle/manifest.json").read_text()), manifest_schema())
+    assert read_manifest(Path("runs/registry/champion")) == read_manifest(Path("runs/demo/bundle"))

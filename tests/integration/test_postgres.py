@@ -1,0 +1,127 @@
+"""One study in PostgreSQL, two drivers with a Ray each: `make test-postgres`."""
+
+import os
+import random
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from promptgraft.search.running import StudyLedger
+from promptgraft.search.storage import RunFolder, StorageLostError, load_existing, open_storage
+from promptgraft.search.storage import waiting as patience
+from promptgraft.search.study import EngineSection
+from promptgraft.search.trials import FINISHED
+from promptgraft.spaces import InvalidInputError
+from tests.integration import faults
+from tests.integration.faults import PROMPTGRAFT, Driver, Figures
+from tests.integration.test_faults import CHEAP
+from tests.postgres import Server
+from tests.search.running.test_ledger import WIDE
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
+
+
+def test_two_drivers_share_a_study_and_one_is_killed(
+    write_study: Callable[..., Path], tmp_path: Path, postgres_url: Callable[[Path], str]
+) -> None:
+    url = postgres_url(tmp_path)
+    study = write_study(space=CHEAP, pruner="median", sampler="tpe", budget={"trials": 60})
+    folder, figures = RunFolder(tmp_path / "run"), Figures()
+    drivers = [Driver(study, folder, ("--concurrent", "1"), figures, url) for _ in range(2)]
+    processes = [driver.start() for driver in drivers]
+    owners: set[str] = set()
+    while len(owners) < 2 or sum(trial.state in FINISHED for trial in faults.trials_of(folder, url)) < 15:
+        assert all(process.poll() is None for process in processes), "a driver ended early"
+        owners |= {trial.user_attrs["owner"]["driver"] for trial in faults.trials_of(folder, url)}
+        drivers[0].note_finished()
+        time.sleep(0.2)
+    time.sleep(random.Random(0).uniform(0, 1))
+    processes[0].kill()
+    processes[0].wait()
+    drivers[1].finish()
+    found = faults.faults_found(drivers[1])
+    trials = faults.trials_of(folder, url)
+    share = Counter(trial.user_attrs["owner"]["driver"] for trial in trials if trial.state in FINISHED)
+    print(
+        f"\nPostgreSQL, two drivers, one killed: {sum(share.values())} finished, {sorted(share.values())} each; {found}"
+    )
+    assert found == dict.fromkeys(found, 0)
+    assert sum(share.values()) == 60
+    assert len(share) == 2
+
+
+def test_the_password_is_nowhere(
+    write_study: Callable[..., Path], tmp_path: Path, postgres_url: Callable[[Path], str]
+) -> None:
+    url = postgres_url(tmp_path)
+    password = url.split(":")[2].split("@")[0]
+    command = [*PROMPTGRAFT, "run", str(write_study(budget={"trials": 2})), "--workdir", str(tmp_path / "run")]
+    environment = {**os.environ, "PROMPTGRAFT_STORAGE": url}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    export = [*PROMPTGRAFT, "export", str(tmp_path / "study.yaml"), "--workdir", str(tmp_path / "run")]
+    exported = subprocess.run(export, env=environment, capture_output=True, text=True, check=True)
+    texts = [process.stdout, process.stderr, exported.stdout, exported.stderr]
+    study = load_existing("tiny", url)
+    texts += [repr(study.user_attrs), repr(study.get_trials())]
+    texts += [file.read_bytes().decode(errors="replace") for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert len(texts) > 8
+    assert not [text[:200] for text in texts if password in text]
+
+
+def test_what_is_wrong_with_a_server_is_said_without_the_password(postgres_url: Callable[[Path], str]) -> None:
+    url = postgres_url(Path("any"))
+    user, _, rest = url.rpartition("@")
+    for wrong, named in (
+        (f"{user.rsplit(':', 1)[0]}:hunter2@{rest}", "password authentication failed"),
+        (f"{url}_missing", "does not exist"),
+        ("postgresql://graft:hunter2@127.0.0.1:1/any", "Connection refused"),
+    ):
+        with pytest.raises(InvalidInputError, match=named) as caught:
+            open_storage(wrong)
+        assert "hunter2" not in str(caught.value)
+        assert url.split(":")[2].split("@")[0] not in str(caught.value)
+
+
+def test_a_server_that_restarts_is_waited_for(
+    postgres_server: Server, postgres_url: Callable[[Path], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(postgres_url(tmp_path))
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="median"), 0)
+    asked = book.ask()
+    assert asked is not None
+    restart = threading.Thread(target=postgres_server.restart, args=(3.0,))
+    restart.start()
+    steps = 0
+    while restart.is_alive():
+        book.report(asked.number, steps, 0.5, final=False)
+        steps += 1
+        time.sleep(0.05)
+    book.complete(asked.number, 0.5)
+    assert "does not answer" in caplog.text
+    (trial,) = study.get_trials()
+    assert (trial.state.name, len(trial.intermediate_values)) == ("COMPLETE", steps)
+
+
+def test_a_storage_that_stays_away_ends_the_run_with_one_error(
+    postgres_server: Server, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
+    storage = open_storage(postgres_url(tmp_path))
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="none"), 0)
+    assert book.ask() is not None
+    restart = threading.Thread(target=postgres_server.restart, args=(6.0,))
+    restart.start()
+    time.sleep(1.5)
+    with pytest.raises(StorageLostError, match="run the same command"):
+        book.ask()
+    with pytest.raises(StorageLostError):
+        book.refresh()  # At once: it was given up.
+    restart.join()

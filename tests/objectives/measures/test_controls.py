@@ -1,0 +1,97 @@
+"""Controls have as many updates as the winner, and know nothing of the rows that they are scored on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from promptgraft.objectives.data import Row
+from promptgraft.objectives.measures import FITTED, TrainedControl, tfidf, trained_controls
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.spaces import Adapter, Candidate, SoftPrompt
+from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+
+MakeSpec = Callable[..., ObjectiveSpec]
+
+WINNER = Candidate(
+    TEMPLATES[0].id,
+    VERBALIZERS[0].id,
+    soft_prompt=SoftPrompt(2, "source"),
+    frozen_layers=1,
+    adapter=Adapter("lora"),
+    alpha=0.4,
+    source_steps=3,
+    steps=8,
+    batch_size=4,
+)
+
+
+def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
+    space = make_spec(tiny_models["encoder"], "encoder").space
+    controls = trained_controls(TrainedControl(WINNER.canonical(space.facts), 4), space, shared_labels=True)
+    updates = {name: arm.candidate.source_steps + arm.step for name, arm in controls.items()}
+    assert updates == {"target_only": 7, "source_only": 7, "full_fine_tuning": 7}
+    alone, source, tuned = (controls[name].candidate for name in ("target_only", "source_only", "full_fine_tuning"))
+    assert (alone.alpha, alone.source_steps, alone.soft_prompt) == (0.0, 0, SoftPrompt(2))
+    assert (alone.frozen_layers, alone.adapter) == (1, Adapter("lora"))
+    assert (source.alpha, source.steps, source.source_steps) == (1.0, 8, 3)
+    assert (tuned.frozen_layers, tuned.adapter, tuned.soft_prompt, tuned.alpha) == (0, Adapter(), SoftPrompt(), 0.0)
+    assert not controls["target_only"].candidate.uses_source
+    assert "source_only" not in trained_controls(TrainedControl(WINNER, 4), space, shared_labels=False)
+    plain = replace(WINNER, alpha=0.0, source_steps=0)
+    assert set(trained_controls(TrainedControl(plain, 4), space, shared_labels=True)) == {
+        "source_only",
+        "full_fine_tuning",
+    }
+    assert trained_controls(TrainedControl(plain, 0), space, shared_labels=True) == {}
+
+
+@pytest.mark.parametrize("family", ["encoder", "causal_lm", "seq2seq", "recurrent", "masked_lm"])
+def test_fitted_controls_know_nothing_of_what_they_predict(
+    make_spec: MakeSpec, tiny_models: dict[str, str], family: str
+) -> None:
+    """Neither the labels of the rows nor the other rows beside them change a prediction."""
+    objective = Objective(make_spec(tiny_models[family], family))
+    rows = objective.target.test[:6]
+
+    def wrong(own: Sequence[Row]) -> list[Row]:
+        return [replace(row, label=1 - row.label) for row in own]
+
+    for name, control in FITTED.items():
+        found = control(objective, rows)
+        assert found.shape == (6, 2), name
+        assert np.isfinite(found).all(), name
+        np.testing.assert_allclose(control(objective, wrong(rows[:2])), found[:2], atol=1e-5, err_msg=name)
+
+
+def test_labels_without_a_training_row_are_never_predicted(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
+    task = Objective(make_spec(tiny_models["encoder"], "encoder")).target
+    wider = replace(task, labels=(*task.labels, "unseen"))
+    assert (tfidf(wider, task.test).argmax(1) < 2).all()
+
+
+def test_a_repeat_ends_at_its_step(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
+    """With the state of that step, whatever came before was better."""
+    objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
+    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, frozen_layers=TINY_LAYERS - 1, steps=6, batch_size=4)
+    values = {e.step: e.metrics for e in objective.run(candidate, 1)}
+    for step, metrics in values.items():
+        result = objective.evaluate(candidate, 1, at=step)
+        assert (result.step, result.metrics) == (step, metrics)
+        again = objective.score(candidate, result.delta, objective.target.validation, 1)
+        np.testing.assert_allclose(again, result.logits, atol=1e-5)
+
+
+def test_fewer_rows_are_a_part_of_the_same_split(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
+    objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
+    objective.use_split(3)
+    whole, sources = objective.target, objective.sources
+    objective.use_split(3, {"target": 4})
+    assert (len(objective.target.train), objective.sources) == (4, sources)
+    assert set(map(str, objective.target.train)) <= set(map(str, whole.train))
+    assert {row.label for row in objective.target.train} == {0, 1}
+    assert (objective.target.validation, objective.target.test) == (whole.validation, whole.test)
+    objective.use_split(3)
+    assert objective.target == whole

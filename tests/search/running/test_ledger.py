@@ -1,0 +1,364 @@
+"""What the ledger writes is what happened, whatever storage fixture holds the study."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from promptgraft.search.running import StudyLedger
+from promptgraft.search.running.retries import Loss
+from promptgraft.search.running.searcher import FINISHED, StudySearcher
+from promptgraft.search.storage import open_storage
+from promptgraft.search.study import EngineSection
+from promptgraft.search.trials import Limits, best_trial, compute_seconds
+from promptgraft.spaces import Candidate, Categorical, Float, SearchSpace, StudyFacts, Template, Verbalizer
+
+FACTS = StudyFacts(n_layers=6, has_head=True, has_source=True)
+
+
+def space(*parameters: object) -> SearchSpace:
+    templates = tuple(Template(name, f"{name} {{{{ text }}}} {{{{ label }}}}") for name in "abcd")
+    verbalizers = (Verbalizer("v", {"no": ("bad",), "yes": ("good",)}),)
+    return SearchSpace(templates, verbalizers, tuple(parameters), FACTS)  # type: ignore[arg-type]
+
+
+WIDE = space(Float("learning_rate", 1e-5, 1e-2, log=True), Float("alpha", 0, 1))
+
+
+def sqlite_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+class Where:
+    """Where the studies of a test live: a URL for each folder."""
+
+    url_of: Callable[[Path], str] = staticmethod(sqlite_url)
+
+
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def _every_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "postgresql":
+        monkeypatch.setattr(Where, "url_of", staticmethod(request.getfixturevalue("postgres_url")))
+
+
+def ledger(folder: Path, searched: SearchSpace = WIDE, pruner: str = "none", seed: int = 0) -> StudyLedger:
+    storage = open_storage(Where.url_of(folder))
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
+    sampler = EngineSection.model_validate({"name": "tpe", "n_startup_trials": 3})
+    return StudyLedger(study, storage, searched, sampler, EngineSection(name=pruner), seed)
+
+
+def finish(book: StudyLedger, value: float) -> Candidate:
+    asked = book.ask()
+    assert asked is not None
+    book.report(asked.number, 0, value, final=True)
+    book.complete(asked.number, value)
+    return asked.candidate
+
+
+def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
+    storage = open_storage(sqlite_url(tmp_path))
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+
+
+def test_states_and_curves_are_recorded_when_they_happen(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    complete, pruned, failed = (book.ask() for _ in range(3))
+    assert complete is not None
+    assert pruned is not None
+    assert failed is not None
+    seen = book.study.get_trials()
+    assert [trial.state for trial in seen] == [TrialState.RUNNING] * 3
+    assert all(trial.user_attrs["candidate_key"] and trial.params for trial in seen)
+    for step, value in ((0, 0.5), (8, 0.7)):
+        book.report(complete.number, step, value, final=step == 8)
+    book.complete(complete.number, 0.7)
+    book.report(pruned.number, 0, 0.1, final=False)
+    book.prune(pruned.number, 0.1)
+    book.fail(failed.number, "out of luck")
+    trials = book.study.get_trials()
+    assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    assert trials[0].value == 0.7
+    assert trials[0].intermediate_values == {0: 0.5, 8: 0.7}
+    assert trials[1].intermediate_values == {0: 0.1}
+    assert trials[2].user_attrs["cause"] == "out of luck"
+    assert book.counts() == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1}
+
+
+def test_the_study_s_pruner_decides_and_never_at_the_last_step(tmp_path: Path) -> None:
+    book = ledger(tmp_path, pruner="median")
+    for _ in range(6):
+        finish(book, 0.9)
+    for final in (False, True):
+        asked = book.ask()
+        assert asked is not None
+        assert book.report(asked.number, 0, 0.1, final=final) is not final
+
+
+def test_no_candidate_is_tried_twice_in_200_trials(tmp_path: Path) -> None:
+    """In a space of 240 points, with a sampler that repeats itself a third of the time if it is let."""
+    searched = space(
+        Categorical("frozen_layers", (0, 1, 2, 3, 4)),
+        Categorical("alpha", (0.0, 0.2, 0.4)),
+        Categorical("steps", (4, 8, 16, 32)),
+    )
+    book = ledger(tmp_path, searched)
+    seen = [finish(book, index % 7 / 7) for index in range(200)]
+    assert len({candidate.key for candidate in seen}) == 200
+
+
+def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    book = ledger(tmp_path, space())
+    assert len({finish(book, 0.5).key for _ in range(4)}) == 4
+    assert book.ask() is None
+    assert book.exhausted
+
+
+def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    """And a resumed sampler doesn't draw its first candidates again."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = ledger(tmp_path / "whole")
+    expected = [finish(whole, index / 10) for index in range(8)]
+    first = ledger(tmp_path / "parts")
+    found = [finish(first, index / 10) for index in range(4)]
+    second = ledger(tmp_path / "parts")
+    found += [finish(second, index / 10) for index in range(4, 8)]
+    assert found == expected
+    assert len({candidate.key for candidate in found}) == 8
+
+
+def test_interrupted_trials_are_failed_and_queued_again(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    finish(book, 0.5)
+    lost = book.ask()
+    assert lost is not None
+    assert book.interrupt(Loss.STOPPED, "stopped") == 1
+    assert book.counts() == {"COMPLETE": 1, "FAIL": 1, "WAITING": 1}
+    assert book.failure_rate == 0
+    again = ledger(tmp_path).ask()
+    assert again is not None
+    assert again.candidate == lost.candidate
+    trial = book.study.get_trials()[again.number]
+    assert trial.user_attrs["retry_of"] == lost.number
+    assert trial.state == TrialState.RUNNING
+
+
+def test_orphans_of_a_dead_driver_are_found_and_live_ones_are_left(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    orphan, alive = book.ask(), book.ask()
+    assert orphan is not None
+    assert alive is not None
+    owner = book.frozen(orphan.number).user_attrs["owner"]
+    book.set_attrs(orphan.number, {"owner": {**owner, "started": owner["started"] - 100}})
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 1
+    states = [trial.state for trial in other.study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+
+
+def test_a_user_s_own_enqueued_trial_is_run_first(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    book.study.enqueue_trial({"alpha": 0.25})
+    asked = book.ask()
+    assert asked is not None
+    assert asked.candidate.alpha == 0.25
+    assert book.frozen(asked.number).params["alpha"] == 0.25
+    assert "learning_rate" in book.frozen(asked.number).params
+
+
+def test_at_equal_values_the_lower_loss_wins(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    for value, loss in ((0.8, 0.6), (0.8, 0.4), (0.7, 0.1)):
+        asked = book.ask()
+        assert asked is not None
+        book.set_attrs(asked.number, {"validation_loss": loss})
+        book.complete(asked.number, value)
+    winner = best_trial(book.study)
+    assert winner is not None
+    assert winner.number == 1
+
+
+@pytest.mark.parametrize("failures", [5, 6])
+def test_the_failure_rate_waits_for_enough_trials(tmp_path: Path, failures: int) -> None:
+    book = ledger(tmp_path)
+    for _ in range(failures):
+        asked = book.ask()
+        assert asked is not None
+        book.fail(asked.number, "always")
+    assert book.failure_rate == (1.0 if failures == 6 else 0.0)
+
+
+def hand_over(book: StudyLedger, number: int, **changes: object) -> None:
+    """Make a live trial look like that of a driver elsewhere."""
+    book.set_attrs(number, {"owner": {**book.frozen(number).user_attrs["owner"], **changes}})
+
+
+def test_two_drivers_share_a_study_without_a_duplicate(tmp_path: Path) -> None:
+    searched = space(Categorical("frozen_layers", (0, 1, 2)))
+    books = ledger(tmp_path, searched), ledger(tmp_path, searched)
+    started = [book.ask(wanted=10) for _ in range(5) for book in books]
+    assert all(started)
+    assert len({asked.candidate.key for asked in started if asked}) == 10
+    assert books[0].ask(wanted=10) is None
+    for book in books:
+        assert book.adopt_orphans() == 0
+        for number in list(book.live):
+            book.complete(number, 0.5)
+    for book in books:
+        book.refresh()
+        assert book.finished == 10
+        assert book.counts() == {"COMPLETE": 10}
+
+
+def test_a_driver_learns_from_the_other_one(tmp_path: Path) -> None:
+    """After the same finished trials, both draw what one driver alone would have drawn."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = ledger(tmp_path / "alone")
+    expected = [finish(alone, index / 10) for index in range(8)]
+    books = ledger(tmp_path / "two"), ledger(tmp_path / "two")
+    assert [finish(books[index % 2], index / 10) for index in range(8)] == expected
+
+
+def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 0
+    with other.storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2026-01-01 00:00:00'")
+    assert other.adopt_orphans() == 1
+    assert other.counts() == {"FAIL": 1, "WAITING": 1}
+    # The driver was only asleep: it lets go of the trial, and what it found is found again by the retry.
+    assert book.report(asked.number, 0, 0.5, final=False)
+    assert not book.live
+    assert book.counts() == {"FAIL": 1, "WAITING": 1}
+
+
+def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    started = book.frozen(asked.number).datetime_start
+    assert started is not None
+    with book.storage.engine.begin() as connection:
+        times = sqlalchemy.text("SELECT heartbeat FROM trial_heartbeats").columns(heartbeat=sqlalchemy.DateTime)
+        beat = connection.execute(times).scalar_one()
+        for table, column, moment in (
+            ("trials", "datetime_start", started - timedelta(days=1)),
+            ("trial_heartbeats", "heartbeat", beat - timedelta(days=1) + timedelta(seconds=40)),
+        ):
+            change = sqlalchemy.text(f"UPDATE {table} SET {column} = :moment")
+            connection.execute(change.bindparams(sqlalchemy.bindparam("moment", moment, sqlalchemy.DateTime)))
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 1
+    used = compute_seconds(other.trials, time.time())
+    assert used == pytest.approx(40, abs=2), "to the second of the database's clock"
+
+
+def test_searching_goes_on_when_the_last_trial_s_end_made_room(tmp_path: Path) -> None:
+    searcher = StudySearcher(ledger(tmp_path), Limits(5), seed=0)
+    searcher.disk_full = "the disk quota is used up"
+    assert searcher.suggest("a") == FINISHED
+
+    def look() -> None:
+        searcher.disk_full = None
+
+    searcher.look_at_disk = look
+    assert isinstance(searcher.suggest("b"), dict)
+    searcher.disk_full = "the disk quota is used up"
+    assert searcher.suggest("c") is None, "one trial is live, and may free its checkpoint"
+
+
+def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_too(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, host="elsewhere")
+    with book.storage.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM trial_heartbeats")
+    other = ledger(tmp_path)
+    assert other.adopt_orphans() == 0
+    with other.storage.engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM trial_heartbeats").scalar() == 1
+
+
+def test_a_lost_trial_is_run_again_at_most_k_times_with_its_history(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    first = book.ask()
+    assert first is not None
+    asked, history = first, []
+    for _ in range(3):
+        history.append(asked.number)
+        assert book.lose(asked.number, Loss.WORKER_DIED, "killed")
+        again = book.ask()
+        assert again is not None
+        assert again.candidate == first.candidate
+        asked = again
+        assert optuna.storages.RetryHeartbeatStaleTrialCallback.retry_history(book.frozen(asked.number)) == history
+    for _ in range(5):
+        assert book.lose(asked.number, Loss.PREEMPTED, "the node is gone")
+        again = book.ask()
+        assert again is not None
+        asked = again
+    assert not book.lose(asked.number, Loss.WORKER_DIED, "killed")
+    trials = book.study.get_trials()
+    assert "not run again, since it was lost 4 times" in trials[asked.number].user_attrs["cause"]
+    assert book.counts() == {"FAIL": 9}
+    assert sum("interrupted" in trial.user_attrs for trial in trials) == 5
+    new = book.ask()
+    assert new is not None
+    assert new.candidate != first.candidate
+
+
+def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_retry(tmp_path: Path) -> None:
+    class CrashError(Exception):
+        pass
+
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise CrashError
+
+    book.storage.set_trial_user_attr = crash  # type: ignore[method-assign]
+    with pytest.raises(CrashError):
+        book.lose(asked.number, Loss.WORKER_DIED, "killed")
+    other = ledger(tmp_path)
+    assert other.counts() == {"RUNNING": 1, "WAITING": 1}
+    owner = {**book._owner, "started": 0.0}
+    other.storage.set_trial_user_attr(book.frozen(asked.number)._trial_id, "owner", owner)
+    assert other.adopt_orphans() == 1
+    assert other.counts() == {"FAIL": 1, "WAITING": 1}
+
+
+def test_a_retry_does_not_shift_the_random_numbers(tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "rough").mkdir()
+    calm = ledger(tmp_path / "calm")
+    expected = [finish(calm, index / 10) for index in range(8)]
+    rough, found = ledger(tmp_path / "rough"), []
+    for index in range(8):
+        asked = rough.ask()
+        assert asked is not None
+        if index % 3 == 0:
+            rough.lose(asked.number, Loss.ORPHANED, "killed")
+            rough = ledger(tmp_path / "rough")
+        else:
+            rough.complete(asked.number, index / 10)
+            found.append(asked.candidate)
+            continue
+        found.append(finish(rough, index / 10))
+    assert found == expected
