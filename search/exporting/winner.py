@@ -47,6 +47,7 @@ from promptgraft.search.judging import (
     check_same,
     control_outcomes,
     judging_section,
+    logits_of_test_set,
     opened_for,
     openings,
     reach_verdict,
@@ -54,7 +55,6 @@ from promptgraft.search.judging import (
     rescoring_jobs,
     score_in_float32,
     score_interval,
-    test_logits_file,
     transfer_on_test,
     trials_to_rescore,
     winning_trial,
@@ -302,7 +302,7 @@ def _compare(
     say(f"opening the test rows: the winner scores {len(task.test)}")
     predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
-    files.write_tensors(test_logits_file(trial.number), {"logits": torch.from_numpy(logits)})
+    files.write_tensors(logits_of_test_set(trial.number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return task.measure(found, [task.test[index] for index in kept])[metric]

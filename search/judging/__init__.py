@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.race import Finalist as Finalist
     from promptgraft.search.judging.test_set import HeldOut as HeldOut
     from promptgraft.search.judging.test_set import check_same as check_same
+    from promptgraft.search.judging.test_set import logits_of_test_set as logits_of_test_set
     from promptgraft.search.judging.test_set import opened_for as opened_for
     from promptgraft.search.judging.test_set import openings as openings
-    from promptgraft.search.judging.test_set import test_logits_file as test_logits_file
     from promptgraft.search.judging.transfer_gain import BEST_TARGET_ONLY as BEST_TARGET_ONLY
     from promptgraft.search.judging.transfer_gain import CONTROL as CONTROL
     from promptgraft.search.judging.transfer_gain import FRESH as FRESH

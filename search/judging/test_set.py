@@ -96,6 +96,6 @@ def opened_for(
     return record
 
 
-def test_logits_file(trial: int) -> str:
+def logits_of_test_set(trial: int) -> str:
     """Return where the logits of a trial on the opened test rows lie in the study's files."""
     return f"held_out/trial-{trial}.safetensors"

@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.search.judging import openings, test_logits_file
+from promptgraft.search.judging import logits_of_test_set, openings
 from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
 
 BINS = 10
@@ -82,7 +82,7 @@ def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
         rows_hash((*task.train, *task.validation)),
     )
     opened = [record for record in openings(stored) if record["trial"] == trial and record["table"]]
-    tests = [Outputs("test", [test_logits_file(trial)], record["rows"], rows_hash(task.test)) for record in opened]
+    tests = [Outputs("test", [logits_of_test_set(trial)], record["rows"], rows_hash(task.test)) for record in opened]
     return [*tests, chosen_by]
 
 

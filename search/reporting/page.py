@@ -38,7 +38,7 @@ def render_page(facts: Mapping[str, Any]) -> str:
         "plain": plain,
     }
     environment.globals |= {"against_best": against_best, "reading_line": reading_line, "tested_from": TESTED_FROM}
-    text = files("promptgraft.search").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    text = files("promptgraft.search.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts, charts=drawn(facts))
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.study import Study
 from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
 
 if TYPE_CHECKING:
-    pass
+    from promptgraft.search.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def wording_of(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def with_pool(study: Study, optuna_study: optuna.Study) -> Study:
+def with_pool(study: "Study", optuna_study: optuna.Study) -> "Study":
     """Return a study with the templates that joined while it ran."""
     space = Pool.of(optuna_study).added_to(study.objective.space)
     return replace(study, objective=replace(study.objective, space=space))

@@ -62,7 +62,7 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
 
     # Another finished search is scored by the next run, if this one is stopped before.
     with monkeypatch.context() as patch:
-        patch.setattr(confirmation, "unscored", lambda *_: [])
+        patch.setattr(confirmation, "trials_to_rescore", lambda *_: [])
         run_study(study, RunOptions(folder, trials=9, concurrent=2))
     missing = {t.number for t in top_trials(load_existing("tiny", folder.storage_url()), KEPT_DELTAS)} - set(scores)
     if missing:
@@ -100,10 +100,6 @@ def test_an_edited_dtype_is_another_study(write_study: WriteStudy, tmp_path: Pat
     stored = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="tiny", direction="maximize")
     plain = low(tiny_models)
     del plain["dtype"]
-    record_study(stored, load_study(write_study(backbone=plain)), 4)
-    older = stored.user_attrs["identity"]
-    del older["settings"]["backbone.dtype"]  # As a version without the setting recorded it.
-    stored.set_user_attr("identity", older)
     record_study(stored, load_study(write_study(backbone=plain)), 4)
     for change in ({"dtype": "bfloat16"}, {"autocast": "float16"}, {"attn_implementation": "eager"}):
         with pytest.raises(InvalidInputError, match=rf"backbone\.{next(iter(change))}: "):

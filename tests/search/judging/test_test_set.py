@@ -12,7 +12,7 @@ from optuna.trial import create_trial
 from promptgraft.bundles import read_manifest
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.exporting import export_winner
-from promptgraft.search.judging import FRESH, control_attr, opened_for, openings, test_logits_file
+from promptgraft.search.judging import FRESH, control_attr, logits_of_test_set, opened_for, openings
 from promptgraft.search.judging import control_logits_file as control_file
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running.compatibility import record_study
@@ -52,7 +52,7 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     assert first.interval is not None
     low, high = first.interval
     assert 0 < low < first.held_out[0].metrics["accuracy"] < high < 1
-    logits = folder.files().read_tensors(test_logits_file(0))["logits"].numpy()
+    logits = folder.files().read_tensors(logits_of_test_set(0))["logits"].numpy()
     assert study.target.measure(logits, study.target.test) == first.held_out[0].metrics
     assert export_winner(study, stored, folder, None, None).held_out == first.held_out
     for repeat in (FRESH, FRESH + 1):  # Controls that were run after the rows were opened for their trial.

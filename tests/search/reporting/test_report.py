@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 from promptgraft.objectives.data import rows_hash
 from promptgraft.objectives.data.metrics import classification_metrics
 from promptgraft.search.cli.studies import app
-from promptgraft.search.judging import FRESH, REPEAT, control_attr, curve_attr, test_logits_file
+from promptgraft.search.judging import FRESH, REPEAT, control_attr, curve_attr, logits_of_test_set
 from promptgraft.search.judging.test_set import HELD_OUT
 from promptgraft.search.reporting import collect_facts, fact_tables, render_page, study_with_rows
 from promptgraft.search.reporting.page import figure
@@ -145,7 +145,7 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
 def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     task = study.target
     logits = torch.randn(len(task.test), 2, generator=torch.Generator().manual_seed(1))
-    folder.files().write_tensors(test_logits_file(11), {"logits": logits})
+    folder.files().write_tensors(logits_of_test_set(11), {"logits": logits})
     metrics = task.measure(logits.numpy(), task.test)
     record = {
         "rows": rows_hash(task.test),
