@@ -107,15 +107,15 @@ def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
 
     from promptgraft.objectives.data import Row
 
-    reader, path = bundle.model.reader, bundle.model.backbone.spec.path
-    assert isinstance(reader, CausalScorer)
+    scorer, path = bundle.model.scorer, bundle.model.backbone.spec.path
+    assert isinstance(scorer, CausalScorer)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder).eval()
     scores = torch.empty(len(rows), len(bundle.labels), dtype=torch.float64)
     for place, row in enumerate(bundle.model.encode([Row(row, 0) for row in rows], bundle.pool)):
         for column, label in enumerate(bundle.labels):
             words = []
-            for word in reader.words[label]:
+            for word in scorer.words[label]:
                 ids = torch.tensor([[*row.ids, *word]])
                 with torch.inference_mode():
                     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]

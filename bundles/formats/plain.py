@@ -102,7 +102,7 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
         )
     if model.candidate.demonstrations.choice == "nearest" and model.candidate.demonstrations.count:
         raise InvalidInputError("a plain model can't choose demonstrations for each row, as 'nearest' does")
-    assert isinstance(model.reader, CausalScorer)
+    assert isinstance(model.scorer, CausalScorer)
     vectors = model.stack.vectors().detach().cpu()
     backbone.merge_adapters()
     whole, tokenizer = backbone.model, backbone.tokenizer
@@ -115,7 +115,7 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
         "template": template,
         "fields": list(manifest.columns),
         "labels": list(manifest.labels),
-        "words": {label: [list(word) for word in model.reader.words[label]] for label in manifest.labels},
+        "words": {label: [list(word) for word in model.scorer.words[label]] for label in manifest.labels},
         "calibration": [0.0] * len(manifest.labels) if model.bias is None else model.bias.tolist(),
         "vocabulary": vocabulary,
         "max_tokens": manifest.backbone.max_tokens + soft.length,

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, check_adapter, check_numerics
-from promptgraft.objectives.backbones.model_files import check_family
+from promptgraft.objectives.backbones.model_files import check_family, weights_hash
 from promptgraft.objectives.layers import Injected, Known, LayerStack, PretrainedWeights, PromptedStack, compute_in
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Adapter, InvalidInputError, Registry, RenderedPrompt, Template, Verbalizer
@@ -180,13 +181,18 @@ class Backbone(ABC):
                 "backbone.trust_remote_code: true"
             ) from error
 
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of the pretrained weights as they are on disk."""
+        return weights_hash(self.spec.path)
+
     @property
     def has_head(self) -> bool:
         """Whether reading it out takes trainable weights of ours, over all its tokens."""
         return FAMILIES[self.family].has_head
 
     @abstractmethod
-    def reader(
+    def label_scorer(
         self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
     ) -> LabelScorer:
         """Build what reads the labels off this backbone, in its state before any training.

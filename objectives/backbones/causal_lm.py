@@ -46,7 +46,7 @@ class CausalScorer(VocabularyScorer):
         return ids
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score the labels; see `Reader`."""
+        """Score the labels; see `LabelScorer`."""
         words = [word for label in labels for word in self.words[label]]
         of_labels = [self.words[label] for label in labels]
         if not self.continues:
@@ -57,7 +57,7 @@ class CausalScorer(VocabularyScorer):
         return mean_over_words(scores, of_labels)
 
     def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
-        """Score every token; see `VocabularyReader`."""
+        """Score every token; see `VocabularyScorer`."""
         return self._next_token_log_probabilities(stack, batch, ())[:, 0]
 
     def _columns(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class CausalLM(Backbone):
 
     auto_class = AutoModelForCausalLM
 
-    def reader(
+    def label_scorer(
         self,
         head: str,
         template: Template,

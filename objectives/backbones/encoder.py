@@ -45,7 +45,7 @@ class EncoderScorer(LabelScorer):
         return ids
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score the labels; see `Reader`."""
+        """Score the labels; see `LabelScorer`."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
         features = self.pool(hidden, self._pooled(stack, batch), stack.shift)
         rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
@@ -67,9 +67,9 @@ class Encoder(Backbone):
     causal = False
 
     auto_class = AutoModel
-    reader_class: ClassVar[type[EncoderScorer]] = EncoderScorer
+    scorer_class: ClassVar[type[EncoderScorer]] = EncoderScorer
 
-    def reader(
+    def label_scorer(
         self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
     ) -> LabelScorer:
         """Build the head; label embeddings start as those of the label words in the empty template."""
@@ -77,12 +77,12 @@ class Encoder(Backbone):
         if head == "linear":
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(len(labels), hidden_size, generator=generator) * 0.02
-            return self.reader_class(self.tokenizer, labels, weight.to(self.device), cosine=False, pool=self.pool)
+            return self.scorer_class(self.tokenizer, labels, weight.to(self.device), cosine=False, pool=self.pool)
         if verbalizer is None:
             raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
         empty = template.render(dict.fromkeys(template.fields, ""))
         rows = [self._embed([empty.with_label(word).strip() for word in verbalizer.words[label]]) for label in labels]
-        return self.reader_class(self.tokenizer, labels, torch.stack(rows), cosine=True, pool=self.pool)
+        return self.scorer_class(self.tokenizer, labels, torch.stack(rows), cosine=True, pool=self.pool)
 
     @staticmethod
     def pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:

@@ -55,7 +55,7 @@ class MaskedScorer(VocabularyScorer):
         return [*self._begin, *before, *masks, *after, *self._end]
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score the labels; see `Reader`."""
+        """Score the labels; see `LabelScorer`."""
         found = self._at_masks(stack, batch)
         scores = {
             word: torch.stack([found[:, place, token] for place, token in enumerate(word)]).sum(0)
@@ -65,7 +65,7 @@ class MaskedScorer(VocabularyScorer):
         return mean_over_words(scores, [self.words[label] for label in labels])
 
     def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
-        """Score every token; see `VocabularyReader`."""
+        """Score every token; see `VocabularyScorer`."""
         return self._at_masks(stack, batch)[:, 0]
 
     def _at_masks(self, stack: PromptedStack, batch: Batch) -> Tensor:
@@ -111,7 +111,7 @@ class MaskedLM(Backbone):
 
     auto_class = AutoModelForMaskedLM
 
-    def reader(
+    def label_scorer(
         self,
         head: str,
         template: Template,

@@ -179,7 +179,7 @@ class RecurrentScorer(EncoderScorer):
 class Recurrent(Encoder):
     """An LSTM or a GRU, trained from scratch."""
 
-    reader_class = RecurrentScorer
+    scorer_class = RecurrentScorer
 
     def _embed(self, texts: list[str]) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""

@@ -59,7 +59,7 @@ class Seq2SeqScorer(LabelScorer):
         return [*self._begin, *before, self.sentinel, *after, *self._end]
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score the labels; see `Reader`."""
+        """Score the labels; see `LabelScorer`."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
         place = torch.arange(hidden.shape[1], device=hidden.device)
         mask = (place < (batch.lengths + stack.length)[:, None]).long()
@@ -88,7 +88,7 @@ class Seq2Seq(Backbone):
 
     auto_class = AutoModelForSeq2SeqLM
 
-    def reader(
+    def label_scorer(
         self,
         head: str,
         template: Template,  # noqa: ARG002

@@ -9,7 +9,7 @@ from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.spaces import Candidate, SoftPrompt
 
 
-def reader_key(backbone: BackboneSpec, weights: str, device: torch.device) -> dict[str, object]:
+def backbone_key(backbone: BackboneSpec, weights: str, device: torch.device) -> dict[str, object]:
     """Return everything that decides what a pretrained backbone makes of a prompt.
 
     Args:

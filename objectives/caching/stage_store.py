@@ -85,16 +85,23 @@ class StageStore:
         self.files = files
         self.memory_bytes = memory_bytes
         self.use = StageUse()
+        self._use_before = self.use
         self._memory: OrderedDict[str, tuple[dict[str, Tensor], int, float]] = OrderedDict()
         self._in_memory_bytes = 0
         self._asked: set[str] = set()  # By this trial.
 
     def start_trial(self) -> None:
         """Count what the next trial asks for anew; without files, forget what the last one computed."""
+        self._use_before = self.use
         self._asked.clear()
         if self.files is None:
             self._memory.clear()
             self._in_memory_bytes = 0
+
+    @property
+    def use_of_trial(self) -> StageUse:
+        """What the store was good for since the last trial began."""
+        return self.use - self._use_before
 
     def get(self, key: StageKey, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a stage's tensors, computing them if nobody has.

@@ -108,7 +108,7 @@ class _Table:
         scores = model.score(model.encode(rows), words, objective.spec.evaluation_batch_size)
         products = None
         if objective.backbone.has_head:
-            embeddings = dict(model.reader.named_parameters())["weight"].detach().cpu().double()
+            embeddings = dict(model.scorer.named_parameters())["weight"].detach().cpu().double()
             products = (embeddings @ embeddings.T).numpy()
         return cls(words, np.array([row.label for row in rows]), scores.double().numpy(), products)
 
@@ -122,7 +122,7 @@ class _Table:
         return float(calibrated_likelihoods(logits, self.labels)[0].mean())
 
     def _together(self, own: list[int]) -> WordScores:
-        """Score a label by several words as the backbone's reader does; shape (rows,)."""
+        """Score a label by several words as the backbone's scorer does; shape (rows,)."""
         chosen = self.scores[:, own]
         if self.products is None:
             together: WordScores = logsumexp(chosen, axis=1) - np.log(len(own))
@@ -144,7 +144,7 @@ def _from_vocabulary(objective: Objective, template: Template, rows: Sequence[Ro
     backbone = objective.backbone
     any_word = next(_whole_words(backbone, template, range(len(backbone.tokenizer))))
     model = _model(objective, template, [any_word])
-    if not isinstance(model.reader, VocabularyScorer):
+    if not isinstance(model.scorer, VocabularyScorer):
         raise InvalidInputError(
             f"label words can't be searched with a backbone of family {backbone.family!r}; give them by hand"
         )
@@ -154,7 +154,7 @@ def _from_vocabulary(objective: Objective, template: Template, rows: Sequence[Ro
         for label in range(len(objective.target.labels)):
             own = [row for row in encoded if row.label == label]
             sums = [
-                model.reader.vocabulary(model.stack, model.batch([own[index] for index in batch])).double().sum(0)
+                model.scorer.vocabulary(model.stack, model.batch([own[index] for index in batch])).double().sum(0)
                 for batch in model.split(own, objective.spec.evaluation_batch_size)
             ]
             means.append((torch.stack(sums).sum(0) / len(own)).cpu().numpy())

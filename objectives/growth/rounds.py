@@ -5,13 +5,14 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from promptgraft.objectives.data import Row, by_turns
+from promptgraft.objectives.growth.plan import Growth, GrowthPlan
 from promptgraft.objectives.growth.template_sources import NEEDS_WRITER, Request, drafts
 from promptgraft.objectives.growth.verbalizer_sources import WordsRequest, word_drafts
-from promptgraft.objectives.growth.writers import Writer, WriterSpec
+from promptgraft.objectives.growth.writers import Writer
 from promptgraft.objectives.measures import UntrainedScore, race_untrained_prompts
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import LABEL_FIELD, InvalidInputError, Template, Verbalizer
@@ -24,44 +25,6 @@ logger = logging.getLogger(__name__)
 RACED_PER_KEPT, TRIES_PER_RACED = 4, 8
 # Rows of the target's training data on which a round is decided at most.
 RACE_ROWS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class GrowthPlan:
-    """How a pool of templates grows.
-
-    Attributes:
-        sources: Names of template sources.
-        size: Templates to keep of a round.
-        writer: The model that writes; the backbone, if it can, where None.
-        verbalizers: Verbalizers to keep of a round, drafted for the best template.
-        label_words: Words of each label in them.
-        verbalizer_sources: Names of their sources.
-    """
-
-    sources: tuple[str, ...]
-    size: int
-    writer: WriterSpec | None = None
-    verbalizers: int = 0
-    label_words: int = 1
-    verbalizer_sources: tuple[str, ...] = ("likelihood",)
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """What a round has found.
-
-    Attributes:
-        templates: Those that are new to the pool.
-        verbalizers: Likewise.
-        scores: How all templates of the pool, old and new, do untrained, the best first.
-        drafted: Source -> templates that were raced.
-    """
-
-    templates: tuple[Template, ...]
-    verbalizers: tuple[Verbalizer, ...]
-    scores: tuple[UntrainedScore, ...]
-    drafted: dict[str, int]
 
 
 def grow(objective: Objective, parents: Sequence[Template], plan: GrowthPlan, round_: int, seed: int) -> Growth:
@@ -104,13 +67,9 @@ def _raced(
     objective: Objective, rows: Sequence[Row], templates: Sequence[Template], verbalizers: Sequence[Verbalizer]
 ) -> list[UntrainedScore]:
     """Race templates and verbalizers that needn't be in the study's space; see `race`."""
-    spec = objective.spec
-    space = replace(spec.space, templates=tuple(templates), verbalizers=tuple(verbalizers))
-    objective.spec = replace(spec, space=space)
-    try:
+    space = replace(objective.spec.space, templates=tuple(templates), verbalizers=tuple(verbalizers))
+    with objective.searching(space):
         return race_untrained_prompts(objective, rows)
-    finally:
-        objective.spec = spec
 
 
 def _new_words(

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from promptgraft.objectives.growth.plan import WriterSpec
 from promptgraft.spaces import InvalidInputError
 
 # Pairs that show a causal LM what is wanted: the same meaning in other words.
@@ -23,19 +23,6 @@ MAX_NEW_TOKENS, TEMPERATURE, TOP_P = 16, 0.9, 0.95
 BEAMS, MAX_CONTINUATION = 4, 6
 
 _AUTO = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
-
-
-@dataclass(frozen=True, slots=True)
-class WriterSpec:
-    """A model that writes, where the study's own backbone can't.
-
-    Attributes:
-        path: Local folder or hub id.
-        family: `causal_lm` or `masked_lm`.
-    """
-
-    path: str
-    family: str
 
 
 class Writer:

@@ -69,7 +69,7 @@ class PromptMeter:
             spec, rows = self.objective.spec, by_turns(self.objective.target.train)[:CONTENT_ROWS]
             verbalizer = spec.space.verbalizer(pair[1])
             key = {
-                **self.objective.reader_key(),
+                **self.objective.backbone_key(),
                 "stage": "content",
                 "template": spec.space.template(pair[0]).text,
                 "verbalizer": {label: list(words) for label, words in verbalizer.words.items()},

@@ -61,7 +61,7 @@ class CostMeter:
         """Return the latency of a model's shape, from the store if it was measured before."""
         target = self.objective.target
         key = {
-            **self.objective.reader_key(),
+            **self.objective.backbone_key(),
             "stage": "latency",
             "shape": _shape(model.candidate).to_dict(),
             "labels": list(target.labels),

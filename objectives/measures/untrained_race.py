@@ -5,7 +5,6 @@ that begin with the text, share its keys and values. Pairs that are clearly wors
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from promptgraft.objectives.data import Row, by_turns
 from promptgraft.objectives.layers import Known, PromptedStack
+from promptgraft.objectives.measures.untrained_scores import UntrainedScore
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
@@ -29,26 +29,6 @@ Form = tuple[str, int]
 # Ids of a template and a verbalizer.
 Pair = tuple[str, str]
 Scores = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class UntrainedScore:
-    """What a template and a verbalizer do without training.
-
-    Attributes:
-        template: Id of the template.
-        verbalizer: Id of the verbalizer.
-        score: Mean log-likelihood of the right label, in nats, each label's mean logit taken off (batch
-            calibration; Zhou et al. 2023, arXiv:2309.17249): what training mends first is not counted.
-        accuracy: Share of rows whose label is the likeliest, likewise.
-        rows: Rows that it was scored on before the race was decided.
-    """
-
-    template: str
-    verbalizer: str
-    score: float
-    accuracy: float
-    rows: int
 
 
 def race_untrained_prompts(objective: Objective, rows: Sequence[Row]) -> list[UntrainedScore]:
@@ -106,12 +86,12 @@ def score_untrained_prompts(
         for stack, form in _stacks(objective, first, encoded):
             for pair, model in models.items():
                 if _form(model) == form:
-                    scores = model.reader(stack, model.batch(encoded[form]), labels)
+                    scores = model.scorer(stack, model.batch(encoded[form]), labels)
                     yield pair, scores.double().cpu().numpy()
 
 
 def _form(model: PromptedModel) -> Form:
-    return model.template.id, model.reader.masks
+    return model.template.id, model.scorer.masks
 
 
 def _stacks(

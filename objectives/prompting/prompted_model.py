@@ -1,4 +1,4 @@
-"""A backbone with a candidate's soft prompt and reader attached: what one trial trains."""
+"""A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,8 @@ from promptgraft.objectives.prompting.demonstrations import Demonstration, Demon
 from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
-_BACKBONE, _ADAPTER, _READER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+# Prefixes of the names of weights, as bundles and checkpoints store them.
+_BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 CALIBRATION_BIAS = "calibration.bias"
 
 # Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
@@ -113,7 +114,7 @@ class PromptedModel:
                 f"demonstrations.count is {candidate.demonstrations.count}, but only causal LMs take any, and "
                 f"{backbone.spec.path} is of family {backbone.family!r}; set it to 0"
             )
-        self.reader = backbone.reader(candidate.head, template, verbalizer, labels, seed)
+        self.scorer = backbone.label_scorer(candidate.head, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
         if soft.length:
@@ -167,12 +168,12 @@ class PromptedModel:
             return None
         if self.backbone.layers.causal:
             # Nothing behind the text changes it at any layer; what stands there needs its keys and values.
-            return Reuse(frozen, 0 if self.reader.continues else below)
+            return Reuse(frozen, 0 if self.scorer.continues else below)
         return Reuse(below, below) if below else None
 
     def attached(self) -> dict[str, nn.Parameter]:
         """The trainable weights that the migration attaches, by name."""
-        weights = {_READER + name: parameter for name, parameter in self.reader.named_parameters()}
+        weights = {_SCORER + name: parameter for name, parameter in self.scorer.named_parameters()}
         return weights | {SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
 
     def adapters(self) -> dict[str, nn.Parameter]:
@@ -204,7 +205,7 @@ class PromptedModel:
         """
         empty = self.template.render(dict.fromkeys(self.template.fields, ""))
         shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
-        return len(self.reader.encode(empty)) + self.candidate.soft_prompt.length + shown
+        return len(self.scorer.encode(empty)) + self.candidate.soft_prompt.length + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU, and with them what calibration takes off their scores."""
@@ -260,13 +261,13 @@ class PromptedModel:
 
     def _behind(self, pool: DemonstrationPool, chosen: Sequence[Demonstration], own: _Fitted) -> _Fitted:
         prompt = replace(own.prompt, before=pool.text(chosen) + own.prompt.before)
-        return _Fitted(prompt, self.reader.encode(prompt), len(chosen))
+        return _Fitted(prompt, self.scorer.encode(prompt), len(chosen))
 
     def _fit_own(self, fields: Mapping[str, str]) -> _Fitted:
         limit = self.backbone.spec.max_tokens
         while True:
             prompt = self.template.render(fields)
-            ids = self.reader.encode(prompt)
+            ids = self.scorer.encode(prompt)
             if len(ids) <= limit:
                 return _Fitted(prompt, ids)
             fields = self._shorten(fields, len(ids) - limit)
@@ -320,7 +321,7 @@ class PromptedModel:
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score a batch, without calibration; shape (rows, len(labels))."""
-        scores: Tensor = self.reader(self.stack, batch, labels)
+        scores: Tensor = self.scorer(self.stack, batch, labels)
         return scores
 
     def nll(self, batch: Batch, labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:

@@ -14,7 +14,7 @@ from promptgraft.objectives.data import Task
 from promptgraft.search.judging import against_best, reach_verdict
 from promptgraft.search.sampling import UNTRAINED_SCORES, with_pool
 from promptgraft.search.study import Study
-from promptgraft.search.trials import Report, float32_scores, front_table, metric_of
+from promptgraft.search.trials import Evaluated, float32_scores, front_table, metric_of
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
 
 
@@ -149,7 +149,7 @@ def _finalists_note(optuna_study: optuna.Study) -> str:
     return "\n".join(lines)
 
 
-def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str:
+def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> str:
     """Write a trial's note, in Markdown: a rendered prompt, metrics, confusion, losses."""
     last = reports[-1]
     soft = candidate.soft_prompt
@@ -176,7 +176,7 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
         _wrapped(last.example.replace("```", "'''")),
         "```",
         "",
-        f"### Validation ({'best step ' + str(last.summary['best_step']) if last.summary else 'pruned here'})",
+        f"### Validation ({'best step ' + str(last.summary.best_step) if last.summary else 'pruned here'})",
         "",
         "| metric | value |",
         "| --- | ---: |",
@@ -198,17 +198,18 @@ def trial_note(candidate: Candidate, reports: list[Report], study: Study) -> str
         *[f"| {r.step} | {r.value:.4f} | {_number(r.source_loss)} | {_number(r.target_loss)} |" for r in reports],
     ]
     if last.summary:
-        lines += ["", f"Migration: {last.summary['load_report']}."]
+        lines += ["", f"Migration: {last.summary.load_report}."]
     return "\n".join(lines)
 
 
-def _demonstrations(candidate: Candidate, last: Report) -> str:
+def _demonstrations(candidate: Candidate, last: Evaluated) -> str:
     """Name a candidate's demonstrations, and how many fit if it is known."""
     settings = candidate.demonstrations
     if not settings.count:
         return ""
     order = f", order {settings.order}" if settings.count > 1 else ""
-    fit = last.summary.get("demonstrations", settings.count)
+    found = last.summary.demonstrations if last.summary else None
+    fit = settings.count if found is None else found
     cut = "" if fit == settings.count else f", of which {fit:g} fit on average"
     return f", {settings.count} demonstrations ({settings.choice}{order}{cut})"
 

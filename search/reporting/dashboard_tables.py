@@ -16,7 +16,7 @@ from promptgraft.objectives.data import Task
 from promptgraft.search.reporting.dashboard_notes import save_trial_note, trial_note
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study
-from promptgraft.search.trials import Report
+from promptgraft.search.trials import Evaluated
 from promptgraft.spaces import Candidate
 
 # So many trials have a note; those after them have it as a file among their artifacts. The dashboard keeps notes with
@@ -36,7 +36,7 @@ def describe_trial(
     storage: RDBStorage,
     place: tuple[int, int, RunFolder],
     candidate: Candidate,
-    reports: list[Report],
+    reports: list[Evaluated],
     study: Study,
 ) -> None:
     """Hand a finished trial's note and tables to the dashboard.
@@ -63,7 +63,7 @@ def describe_trial(
             upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
 
 
-def _tables(reports: Sequence[Report], task: Task, folder: RunFolder, number: int) -> dict[str, str]:
+def _tables(reports: Sequence[Evaluated], task: Task, folder: RunFolder, number: int) -> dict[str, str]:
     """Write a trial's tables; returns their files, those that are empty left out.
 
     Args:
@@ -80,7 +80,7 @@ def _tables(reports: Sequence[Report], task: Task, folder: RunFolder, number: in
             for label, counts in zip(task.labels, last.confusion, strict=True)
         ],
     }
-    if last.final:
+    if last.summary is not None:
         tables["predictions"] = _predictions(task, folder, number)
     return {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
+from promptgraft.objectives.growth import GrowthPlan, WriterSpec
 from promptgraft.search.judging import (
     outcome_line,
     reach_verdict,
@@ -32,11 +33,12 @@ from promptgraft.search.running.ray_session import (
     trial_slots,
 )
 from promptgraft.search.running.retries import Loss
+from promptgraft.search.running.run_state import RunState
 from promptgraft.search.sampling import with_pool
-from promptgraft.search.side_jobs import EarlyRepeats, Grower, SideJob
+from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import Heartbeat, RunFolder, open_storage, wait_for_storage
 from promptgraft.search.study import GrowSection, Study, model_path
-from promptgraft.search.trials import Limits, Report, float32_scores, forecast, metric_of, ranked_trials, tidy
+from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
 if TYPE_CHECKING:
     from promptgraft.search.running.searcher import StudySearcher
@@ -153,8 +155,9 @@ class Driver:
         self.ledger = ledger
         self.progress = progress
         self.limits = limits
+        self.state = RunState()
         self.concurrent = 1
-        self._foretell_at = 0.0
+        self._forecast_at = 0.0
         self.files = options.folder.files()
         self._plots = DashboardPlots(ledger.study)
 
@@ -167,10 +170,9 @@ class Driver:
             return self._outcome(self._judge(f"all {self.limits.trials} trials are finished"))
         from promptgraft.search.running.searcher import StudySearcher
 
-        searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed)
-        searcher.look_at_disk = lambda: self._tidy(searcher)
-        searcher.errands = self._errands()
-        searcher.look_at_disk()
+        searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed, self.state, self._tidy)
+        self.state.side_jobs = self._side_jobs()
+        self._tidy()
         try:
             with Heartbeat(self.ledger.storage, self._live_ids), self.progress.shown():
                 self._search(searcher)
@@ -178,9 +180,9 @@ class Driver:
             ended_because = searcher.ended_because
             interrupted = self.ledger.interrupt(Loss.STOPPED, ended_because or "the run was stopped")
             self._show()
-        self._tidy(searcher)
-        if searcher.fatal is not None:
-            raise searcher.fatal
+        self._tidy()
+        if self.state.error is not None:
+            raise self.state.error
         reason = ended_because if ended_because or not interrupted else None
         return self._outcome(reason if searcher.needs_help else self._judge(reason), searcher.needs_help)
 
@@ -210,30 +212,47 @@ class Driver:
         self._rank()
         return ended_because
 
-    def _errands(self) -> list[SideJob]:
-        """Build what is done beside trials: repeats of the best ones, and growth of the pool, if the study says so."""
+    def _side_jobs(self) -> list[SideJobs]:
+        """Build what is done beside trials: growth of the pool, and repeats of the best trials."""
         file = self.study.file
-        found: list[SideJob] = [] if file.space.grow is None else [self._grower(file.space.grow)]
+        found: list[SideJobs] = [] if file.space.grow is None else [self._growth_jobs(file.space.grow)]
         # In low precision, who is to be repeated is only known once the best are scored in float32.
         if file.judging.finalists and self.limits.reserve and self.study.objective.backbone.computes_in == "float32":
             # Half of it, so that as much is left for the end where compute is what is limited.
-            found.append(EarlyRepeats(self.ledger, file.seed, self.limits.reserve / 2, self._repeated))
+            found.append(EarlyRepeats(self.ledger, file.seed, self.limits.reserve / 2, self._on_repeat))
         return found
 
-    def _grower(self, section: GrowSection) -> Grower:
-        writer = section.writer
-        found = {"path": model_path(self.study.path.parent, writer.path), "family": writer.family} if writer else None
+    def _growth_jobs(self, section: GrowSection) -> GrowthJobs:
+        writer = None
+        if section.writer is not None:
+            writer = WriterSpec(model_path(self.study.path.parent, section.writer.path), section.writer.family)
+        plan = GrowthPlan(
+            sources=section.sources,
+            size=section.size,
+            writer=writer,
+            verbalizers=section.verbalizers,
+            label_words=section.label_words,
+            verbalizer_sources=section.verbalizer_sources,
+        )
         # A template that joins with the last trials would not be tried.
         last = self.limits.trials - (self.options.concurrent or self.study.file.concurrent())
-        return Grower(self.ledger, section, self.study.file.seed, last, found, self._grown)
+        return GrowthJobs(
+            self.ledger,
+            plan,
+            every=section.every,
+            limit=section.limit,
+            last=last,
+            seed=self.study.file.seed,
+            on_growth=self._on_growth,
+        )
 
     @wait_for_storage
-    def _grown(self, what: str) -> None:
+    def _on_growth(self, what: str) -> None:
         self.progress.say(what)
         save_study_note(self.ledger.study, self.study)
 
     @wait_for_storage
-    def _repeated(self, name: str, outcome: Mapping[str, Any]) -> None:
+    def _on_repeat(self, name: str, outcome: Mapping[str, Any]) -> None:
         self.progress.say(outcome_line(name, outcome, self.study.file.metric))
         save_study_note(self.ledger.study, self.study)
 
@@ -271,23 +290,23 @@ class Driver:
 
         from promptgraft.search.running.scheduler import StudyScheduler
         from promptgraft.search.running.searcher import HardEnd
-        from promptgraft.search.running.watchdog import StudyWatch
+        from promptgraft.search.running.watchdog import StudyWatchdog
 
         resources = self.study.file.resources
         request = {"cpu": resources.cpu, "gpu": resources.gpu}
-        scheduler = StudyScheduler(self.ledger, searcher, self)
-        for errand in searcher.errands:
-            errand.forget()
-        self.concurrent = self._places(session)
+        for side_jobs in self.state.side_jobs:
+            side_jobs.reset()
+        self.concurrent = self._slots(session)
         record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
-        watch = StudyWatch(
+        scheduler = StudyScheduler(self.ledger, self.state, self)
+        watchdog = StudyWatchdog(
             self.ledger,
-            searcher,
+            self.state,
             scheduler,
-            self.study.file.budget.trial_timeout,
-            lambda: max(1, self._places(session)),
             session,
-            searcher.look_at_disk,
+            trial_timeout_s=self.study.file.budget.trial_timeout,
+            count_slots=lambda: max(1, self._slots(session)),
+            tidy=self._tidy,
         )
         tuner = tune.Tuner(
             tune.with_resources(self.trainable(), request),
@@ -302,7 +321,7 @@ class Driver:
                 name=self.study.name,
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[watch],
+                callbacks=[watchdog],
                 stop=HardEnd(self.limits.ends_at, lambda: session.stop.came),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
@@ -323,19 +342,19 @@ class Driver:
             threads=self.study.file.resources.cpu,
         )
 
-    def reported(self, number: int, report: Report) -> None:
+    def on_evaluated(self, number: int, message: Evaluated) -> None:
         """Show a trial's value."""
-        self.progress.reported(number, report)
+        self.progress.evaluated(number, message)
         self._show()
 
     @wait_for_storage
-    def finishing(self, number: int, reports: list[Report]) -> None:
+    def on_trial_ending(self, number: int, messages: list[Evaluated]) -> None:
         """Tell the dashboard of a trial just before its state is told."""
         live, ledger = self.ledger.live[number], self.ledger
         place = (live.trial_id, number, self.options.folder)
-        describe_trial(ledger.study, ledger.storage, place, live.proposal.candidate, reports, self.study)
+        describe_trial(ledger.study, ledger.storage, place, live.proposal.candidate, messages, self.study)
 
-    def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
+    def on_trial_ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
         """Show a trial's end, and drop the weights that can't win any more."""
         self._show()
         if state == TrialState.COMPLETE:
@@ -358,20 +377,20 @@ class Driver:
             self.progress.best = (ranked[0].number, float(score["value"] or 0.0))
 
     @wait_for_storage
-    def _tidy(self, searcher: "StudySearcher") -> None:
+    def _tidy(self) -> None:
         """Delete the weights of those that can't win, and see that the disk doesn't fill up."""
         self.ledger.refresh()
         best = trials_to_keep(self.ledger.study, ranked_trials(self.ledger.study), self.study.file.judging.finalists)
         use = tidy(self.files, self.ledger.trials, best, self.limits.disk_bytes, self.study.file.cache.disk)
-        searcher.disk_full = use.full
+        self.state.disk_full = use.full
 
     def _show(self) -> None:
         self.progress.update(self.ledger.counts(), self.ledger.finished)
-        if time.monotonic() >= self._foretell_at:
-            self._foretell_at = time.monotonic() + 1
+        if time.monotonic() >= self._forecast_at:
+            self._forecast_at = time.monotonic() + 1
             others = max(0, self.ledger.states[TrialState.RUNNING] - len(self.ledger.live))
-            places = self.concurrent + others
-            self.progress.forecast = forecast(self.ledger.trials, self.limits, places, time.time())
+            slots = self.concurrent + others
+            self.progress.forecast = forecast(self.ledger.trials, self.limits, slots, time.time())
 
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
         ledger, metric = self.ledger, self.study.file.metric
@@ -383,5 +402,5 @@ class Driver:
     def _wanted_cpus(self) -> int:
         return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
 
-    def _places(self, session: RaySession) -> int:
+    def _slots(self, session: RaySession) -> int:
         return trial_slots(self.study.file.resources, session.resources(), self.options.concurrent)

@@ -19,6 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from promptgraft.objectives.growth import Growth
 from promptgraft.search.running.retries import Loss, fail_and_queue, is_retry
 from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, Proposal, Proposals, Pruning, record_growth
 from promptgraft.search.storage import (
@@ -173,7 +174,7 @@ class StudyLedger:
         return list(self.study.user_attrs.get(UNTRAINED_SCORES, []))
 
     @wait_for_storage
-    def record_growth(self, round_: int, growth: Mapping[str, Any]) -> Pool:
+    def record_growth(self, round_: int, growth: Growth | None) -> Pool:
         """Write what a round of growth found to the study, and draw from the larger space; see `pool`."""
         with study_lock(self.storage, self.study.study_name):
             record_growth(self.study, round_, growth)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from promptgraft.search.trials import Forecast, Report
+from promptgraft.search.trials import Evaluated, Forecast
 from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -54,10 +54,10 @@ class Progress:
         """Take over the study's counts."""
         self.states, self.finished = states, finished
 
-    def reported(self, number: int, report: Report) -> None:
+    def evaluated(self, number: int, message: Evaluated) -> None:
         """Extend a live trial's curve."""
         with self._lock:
-            self.curves.setdefault(number, []).append(report.value)
+            self.curves.setdefault(number, []).append(message.value)
 
     def ended(self, number: int, state: str, value: float | None, note: str = "") -> None:
         """Close a trial's curve; print a line where there is no live table."""

@@ -16,23 +16,27 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from promptgraft.objectives.file_store import DiskFullError
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.retries import Loss, lost_worker
-from promptgraft.search.running.searcher import StudySearcher
-from promptgraft.search.trials import Report
+from promptgraft.search.running.run_state import RunState
+from promptgraft.search.running.searcher import JOB
+from promptgraft.search.trials import Evaluated, Failed, Job, Message, SideJobDone, TrialJob
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
 
+# Where a result of Ray's has what the worker says.
+MESSAGE = "message"
 
-class TrialListener(Protocol):
-    """Is told what happens to trials, to show it and to write notes."""
 
-    def reported(self, number: int, report: Report) -> None:
+class RunCallback(Protocol):
+    """What a run calls as trials go on, to show it and to write notes."""
+
+    def on_evaluated(self, number: int, message: Evaluated) -> None:
         """A live trial was evaluated."""
 
-    def finishing(self, number: int, reports: list[Report]) -> None:
+    def on_trial_ending(self, number: int, messages: list[Evaluated]) -> None:
         """A trial is about to be told as COMPLETE or PRUNED."""
 
-    def ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
+    def on_trial_ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
         """A trial was told."""
 
 
@@ -41,113 +45,133 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Args:
         ledger: The study.
-        searcher: Is told what keeps the search from going on.
-        listener: Is told of every report and every end.
+        state: How the run stands.
+        callback: Called at every evaluation and every end.
 
     Attributes:
-        overdue: Trials that were killed because they took too long, with the cause.
+        evaluations: What live trials have reported, by number.
     """
 
-    def __init__(self, ledger: StudyLedger, searcher: StudySearcher, listener: TrialListener) -> None:
+    def __init__(self, ledger: StudyLedger, state: RunState, callback: RunCallback) -> None:
         super().__init__()
         self.ledger = ledger
-        self.searcher = searcher
-        self.listener = listener
-        self.reports: dict[int, list[Report]] = {}
-        self.overdue: dict[int, str] = {}
+        self.state = state
+        self.callback = callback
+        self.evaluations: dict[int, list[Evaluated]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Ray's own snapshots nothing: the study is the state."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Record a report; see `TrialScheduler`."""
-        number, report = int(trial.config["number"]), result["report"]
+        """Record what a worker says of its job; see `TrialScheduler`."""
+        job: Job = trial.config[JOB]
         goes_on = False
         try:
-            errand = self.searcher.errand_of(trial.config)
-            if errand is not None and report.interrupted:
-                errand.worker_died(trial.config["work"], report.failure or "")
-            elif errand is not None:
-                errand.told(trial.config["work"], report.found, report.failure)
-            elif number in self.ledger.live:
-                goes_on = self._record(number, report)
+            goes_on = self._record(job, result[MESSAGE])
         except PromptgraftError as error:
-            self.searcher.fatal = error
+            self.state.error = error
             tune_controller.request_stop_experiment()
-        if not goes_on:
-            self.reports.pop(number, None)
+        if not goes_on and isinstance(job, TrialJob):
+            self.evaluations.pop(job.number, None)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP  # type: ignore[no-any-return]
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Record a trial whose worker died, or was killed because the trial took too long."""
-        number = int(trial.config["number"])
-        self.reports.pop(number, None)
-        errand = self.searcher.errand_of(trial.config)
-        if number not in self.ledger.live and errand is None:
-            return
+        """Record a job whose worker died, or was killed because the trial took too long."""
+        job: Job = trial.config[JOB]
         try:
-            if errand is not None:
-                errand.worker_died(trial.config["work"], "the worker died")
-                return
-            if number in self.overdue:
-                cause = self.overdue.pop(number)
-                self.ledger.fail(number, cause)
-            else:
-                loss, cause = lost_worker(Path(trial.error_file).read_text())
-                if self.ledger.lose(number, loss, cause):
-                    cause += "; queued again"
-            self.listener.ended(number, TrialState.FAIL, None, cause)
+            if isinstance(job, TrialJob):
+                self._record_loss(job.number, trial)
+            elif (kind := self.state.side_jobs_of(job)) is not None:
+                kind.on_worker_lost(job, "the worker died")
         except PromptgraftError as error:
-            self.searcher.fatal = error
+            self.state.error = error
             tune_controller.request_stop_experiment()
 
-    def _record(self, number: int, report: Report) -> bool:
-        """Tell the study of a report; return whether the trial goes on."""
-        if report.failure is not None and report.interrupted:
-            self.ledger.lose(number, Loss.STOPPED, report.failure)
-            self.listener.ended(number, TrialState.FAIL, None, f"{report.failure}; queued again")
-            raise DiskFullError(f"{report.failure}. Make room and run the same command")
-        if report.failure is not None:
-            self.ledger.fail(number, report.failure)
-            self.listener.ended(number, TrialState.FAIL, None, report.failure)
+    def _record(self, job: Job, message: Message) -> bool:
+        """Record a message; return whether its job goes on."""
+        if not isinstance(job, TrialJob):
+            self._record_side_job(job, message)
             return False
-        reports = self.reports.setdefault(number, [])
-        reports.append(report)
-        if len(reports) == 1:
-            self.ledger.set_attrs(number, report.figures)  # What it costs decides whom the pruner compares it with.
+        if job.number not in self.ledger.live:
+            return False
+        if isinstance(message, Failed):
+            self._record_failure(job.number, message)
+            return False
+        assert isinstance(message, Evaluated)
+        return self._record_evaluation(job.number, message)
+
+    def _record_side_job(self, job: Job, message: Message) -> None:
+        kind = self.state.side_jobs_of(job)
+        if kind is None:
+            return
+        if isinstance(message, Failed) and message.interrupted:
+            kind.on_worker_lost(job, message.cause)
+        elif isinstance(message, SideJobDone | Failed):
+            kind.on_result(job, message)
+
+    def _record_failure(self, number: int, message: Failed) -> None:
+        if not message.interrupted:
+            self.ledger.fail(number, message.cause)
+            self.callback.on_trial_ended(number, TrialState.FAIL, None, message.cause)
+            return
+        self.ledger.lose(number, Loss.STOPPED, message.cause)
+        self.callback.on_trial_ended(number, TrialState.FAIL, None, f"{message.cause}; queued again")
+        raise DiskFullError(f"{message.cause}. Make room and run the same command")
+
+    def _record_evaluation(self, number: int, message: Evaluated) -> bool:
+        """Tell the study of an evaluation; return whether the trial goes on."""
+        messages = self.evaluations.setdefault(number, [])
+        messages.append(message)
+        if len(messages) == 1:
+            # What it costs decides which trials the pruner compares it with.
+            self.ledger.set_attrs(number, message.figures)
         if number not in self.ledger.live:
             return False
-        stop = self.ledger.report(number, report.step, report.value, final=report.final)
+        is_last = message.summary is not None
+        is_pruned = self.ledger.report(number, message.step, message.value, final=is_last)
         if number not in self.ledger.live:
             return False
-        self.listener.reported(number, report)
-        if stop or report.final:
-            self._end(number, reports, pruned=stop)
+        self.callback.on_evaluated(number, message)
+        if is_pruned or is_last:
+            self._end(number, messages, is_pruned=is_pruned)
             return False
         return True
 
-    def _end(self, number: int, reports: list[Report], *, pruned: bool) -> None:
-        last = reports[-1]
-        self.ledger.set_attrs(number, trial_attrs(reports))
+    def _record_loss(self, number: int, trial: Trial) -> None:
+        self.evaluations.pop(number, None)
         if number not in self.ledger.live:
             return
-        self.listener.finishing(number, reports)
-        if pruned:
-            self.ledger.prune(number, last.value)
-            self.listener.ended(number, TrialState.PRUNED, last.value, f"at step {last.step}")
+        if number in self.state.overdue:
+            cause = self.state.overdue.pop(number)
+            self.ledger.fail(number, cause)
         else:
-            value = float(last.summary["value"])
-            self.ledger.complete(number, value)
-            self.listener.ended(number, TrialState.COMPLETE, value, "")
+            loss, cause = lost_worker(Path(trial.error_file).read_text())
+            if self.ledger.lose(number, loss, cause):
+                cause += "; queued again"
+        self.callback.on_trial_ended(number, TrialState.FAIL, None, cause)
+
+    def _end(self, number: int, messages: list[Evaluated], *, is_pruned: bool) -> None:
+        last = messages[-1]
+        self.ledger.set_attrs(number, trial_attributes(messages))
+        if number not in self.ledger.live:
+            return
+        self.callback.on_trial_ending(number, messages)
+        if is_pruned or last.summary is None:
+            self.ledger.prune(number, last.value)
+            self.callback.on_trial_ended(number, TrialState.PRUNED, last.value, f"at step {last.step}")
+        else:
+            self.ledger.complete(number, last.summary.value)
+            self.callback.on_trial_ended(number, TrialState.COMPLETE, last.summary.value, "")
 
 
-def trial_attrs(reports: list[Report]) -> dict[str, Any]:
+def trial_attributes(messages: list[Evaluated]) -> dict[str, Any]:
     """Collect the user attributes of a trial: figures as numbers, so that the dashboard can sort them."""
-    last = reports[-1]
+    last = messages[-1]
     attrs: dict[str, Any] = {f"validation_{name}": value for name, value in last.metrics.items()}
-    attrs |= last.cost | {name: value for name, value in last.summary.items() if name != "value"}
+    attrs |= last.cost
+    attrs |= last.summary.attributes() if last.summary else {}
     attrs["confusion"] = last.confusion
-    losses = [{"step": r.step, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports[1:]]
+    losses = [{"step": entry.step, "L_s": entry.source_loss, "L_t": entry.target_loss} for entry in messages[1:]]
     attrs["losses"] = json.dumps(losses)
     return attrs

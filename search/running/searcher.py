@@ -5,23 +5,23 @@ See docs/decisions/0002-optuna-ray-join.md.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from promptgraft.search.running.ledger import StudyLedger
+from promptgraft.search.running.run_state import RunState
 from promptgraft.search.sampling import wording_of
-from promptgraft.search.side_jobs import SideJob
-from promptgraft.search.trials import Limits
+from promptgraft.search.trials import Job, Limits, TrialJob
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
-# The number of what runs as a trial of Ray's and is none of the study's.
-NO_TRIAL = -1
+# Where a trial of Ray's has its job in its configuration.
+JOB = "job"
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -31,25 +31,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         ledger: The study.
         limits: What the run may use.
         seed: Seed of every trial.
-
-    Attributes:
-        max_concurrent: Trials at a time; may change while the search runs.
-        disk_full: Why there is no room for another trial, if so, when last looked at.
-        look_at_disk: Looks again and sets `disk_full`.
-        fatal: What keeps the search from going on, if anything does.
-        errands: What workers do beside trials, most urgent first.
+        state: How the run stands.
+        check_disk: Looks at the disk again, and says so in the state.
     """
 
-    def __init__(self, ledger: StudyLedger, limits: Limits, seed: int) -> None:
+    def __init__(
+        self, ledger: StudyLedger, limits: Limits, seed: int, state: RunState, check_disk: Callable[[], None]
+    ) -> None:
         super().__init__()
         self.ledger = ledger
         self.limits = limits
         self.seed = seed
-        self.max_concurrent = 1
-        self.disk_full: str | None = None
-        self.look_at_disk: Callable[[], None] = lambda: None
-        self.fatal: PromptgraftError | None = None
-        self.errands: Sequence[SideJob] = ()
+        self.state = state
+        self.check_disk = check_disk
         self._look_again_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,63 +63,62 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
         if self.ledger.exhausted:
             return "the space holds no allowed candidate that was not tried"
-        return self.disk_full
+        return self.state.disk_full
 
     @property
     def needs_help(self) -> bool:
         """Whether it ended for a reason that someone has to look into, rather than by its budget."""
-        return self.ledger.finished < self.limits.trials and (self._fails_too_often or self.disk_full is not None)
+        is_short = self.ledger.finished < self.limits.trials
+        return is_short and (self._fails_too_often or self.state.disk_full is not None)
 
     @property
     def _fails_too_often(self) -> bool:
         return self.ledger.failure_rate > self.limits.max_failure_rate
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
-        """Return the next trial's configuration; None while live trials may still fail, or fill their places."""
-        if self.fatal is not None:
+    def suggest(self, trial_id: str) -> dict[str, Job] | str | None:  # noqa: ARG002
+        """Return the next job; None while live trials may still fail, or fill their places."""
+        if self.state.error is not None:
             return FINISHED
-        running = len(self.ledger.live) + sum(errand.running for errand in self.errands)
+        running = len(self.ledger.live) + sum(kind.running for kind in self.state.side_jobs)
         if self.ended_because is not None:
             if running:  # A round of growth may bring what an exhausted space lacks.
                 return None
             if not self._has_room_again():
                 return FINISHED
-        if running >= self.max_concurrent or time.monotonic() < self._look_again_at:
+        if running >= self.state.slots or time.monotonic() < self._look_again_at:
             return None
         try:
-            for errand in self.errands:
-                work = errand.next_work()
-                if work is not None:
-                    return {"number": NO_TRIAL, "errand": errand.name, "work": work}
-            asked = self.ledger.ask(self.limits.trials)
+            job = self._next_job()
         except PromptgraftError as error:
-            self.fatal = error
+            self.state.error = error
             return FINISHED
-        if asked is None:
+        if job is None:
             # The rest is running, here or with another driver: look whether it was finished in a second.
             self._look_again_at = time.monotonic() + 1
             return None
-        return {
-            "number": asked.number,
-            "candidate": asked.candidate.to_dict(),
-            **wording_of(self.ledger.space, asked.candidate),
-            "seed": self.seed,
-        }
+        return {JOB: job}
 
-    def errand_of(self, config: Mapping[str, Any]) -> SideJob | None:
-        """Return the errand that a trial of Ray's was run for; None if it is one of the study's."""
-        return next((errand for errand in self.errands if errand.name == config.get("errand")), None)
+    def _next_job(self) -> Job | None:
+        for kind in self.state.side_jobs:
+            job = kind.next_job()
+            if job is not None:
+                return job
+        asked = self.ledger.ask(self.limits.trials)
+        if asked is None:
+            return None
+        wording = wording_of(self.ledger.space, asked.candidate)
+        return TrialJob(asked.number, asked.candidate, self.seed, **wording)
 
     def _has_room_again(self) -> bool:
         """Tell whether the end of the last trial made room on the disk, if that was all that was missing."""
-        if self.disk_full is None or self.ended_because != self.disk_full:
+        if self.state.disk_full is None or self.ended_because != self.state.disk_full:
             return False
         try:
-            self.look_at_disk()
+            self.check_disk()
         except PromptgraftError as error:
-            self.fatal = error
+            self.state.error = error
             return False
-        return self.disk_full is None
+        return self.state.disk_full is None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: every end goes through the scheduler."""
@@ -135,7 +128,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Keep Ray's limit ourselves: without this Ray asks for trials that then wait, RUNNING in the study."""
-        self.max_concurrent = max_concurrent
+        self.state.slots = max_concurrent
         return True
 
     def save(self, checkpoint_path: str) -> None:

@@ -11,8 +11,10 @@ from ray.tune.experiment import Trial
 
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.ray_session import RayLostError, RaySession
+from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.scheduler import StudyScheduler
-from promptgraft.search.running.searcher import StudySearcher
+from promptgraft.search.running.searcher import JOB
+from promptgraft.search.trials import TrialJob
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -22,35 +24,36 @@ TIDY_EVERY_S = 10.0
 ADOPT_EVERY_S = 30.0
 
 
-class StudyWatch(tune.Callback):  # type: ignore[misc]
+class StudyWatchdog(tune.Callback):  # type: ignore[misc]
     """Looks after a run once a second.
 
     Args:
         ledger: The study.
-        searcher: Gives out trials.
-        scheduler: Records how they end.
-        trial_timeout_s: Wall time after which a trial is killed; None for no limit.
-        places: Returns how many trials fit into the cluster as it is now.
+        state: How the run stands.
+        scheduler: Knows what live trials have reported.
         session: The Ray that runs the trials.
+        trial_timeout_s: Wall time after which a trial is killed; None for no limit.
+        count_slots: Returns how many trials fit into the cluster as it is now.
         tidy: Deletes what isn't needed any more, and looks at the disk.
     """
 
     def __init__(
         self,
         ledger: StudyLedger,
-        searcher: StudySearcher,
+        state: RunState,
         scheduler: StudyScheduler,
-        trial_timeout_s: float | None,
-        places: Callable[[], int],
         session: RaySession,
+        *,
+        trial_timeout_s: float | None,
+        count_slots: Callable[[], int],
         tidy: Callable[[], None],
     ) -> None:
         self.ledger = ledger
-        self.searcher = searcher
+        self.state = state
         self.scheduler = scheduler
-        self.trial_timeout_s = trial_timeout_s
-        self.places = places
         self.session = session
+        self.trial_timeout_s = trial_timeout_s
+        self.count_slots = count_slots
         self.tidy = tidy
         self._running: dict[int, tuple[float, Trial]] = {}
         self._look_at = time.monotonic()
@@ -63,7 +66,9 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Note when a worker took up a trial."""
-        self._running[int(trial.config["number"])] = (time.monotonic(), trial)
+        job = trial.config[JOB]
+        if isinstance(job, TrialJob):
+            self._running[job.number] = (time.monotonic(), trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Forget Ray's statistics of a trial: they are kept to the end, 50 kB a trial, and nobody reads them."""
@@ -84,11 +89,11 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
             self.tidy()
         if now >= self._adopt_at:
             self._adopt_at = now + ADOPT_EVERY_S
-            self.searcher.max_concurrent = self.places()
+            self.state.slots = self.count_slots()
             try:
                 adopted = self.ledger.adopt_orphans()
             except PromptgraftError as error:
-                self.searcher.fatal = error
+                self.state.error = error
                 return
             if adopted:
                 logger.warning("%d trials of another driver that died are recorded as FAIL and queued again", adopted)
@@ -99,10 +104,10 @@ class StudyWatch(tune.Callback):  # type: ignore[misc]
             return
         for number, (started, trial) in self._running.items():
             actor = trial.temporary_state.ray_actor
-            if now - started > self.trial_timeout_s and number not in self.scheduler.overdue and actor is not None:
-                seen = self.scheduler.reports.get(number)
+            if now - started > self.trial_timeout_s and number not in self.state.overdue and actor is not None:
+                seen = self.scheduler.evaluations.get(number)
                 where = f"after its report at step {seen[-1].step}" if seen else "before its first report"
-                self.scheduler.overdue[number] = (
+                self.state.overdue[number] = (
                     f"longer than budget.trial_timeout ({self.trial_timeout_s:g} s); killed {where}"
                 )
                 ray.kill(actor)

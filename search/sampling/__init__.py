@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.sampling.pool import FOUND_NOTHING as FOUND_NOTHING
     from promptgraft.search.sampling.pool import POOL as POOL
     from promptgraft.search.sampling.pool import UNTRAINED_SCORES as UNTRAINED_SCORES
     from promptgraft.search.sampling.pool import Pool as Pool
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates
     from promptgraft.search.sampling.pool import record_growth as record_growth
-    from promptgraft.search.sampling.pool import verbalizer_content as verbalizer_content
     from promptgraft.search.sampling.pool import with_pool as with_pool
     from promptgraft.search.sampling.pool import wording_of as wording_of
     from promptgraft.search.sampling.proposals import Proposal as Proposal

@@ -7,11 +7,12 @@ from its text, so that a trial means the same whatever joins. See docs/decisions
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.objectives.growth import Growth
 from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 SHRINKAGE = 2.0
 # What a study has before any round.
 NOTHING: Mapping[str, Any] = {"rounds": 0, "templates": [], "verbalizers": []}
-# What a round reports that found nothing.
-FOUND_NOTHING: Mapping[str, Any] = {"templates": [], "verbalizers": [], "scores": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,17 @@ def verbalizer_of(content: Mapping[str, Any]) -> Verbalizer:
     return Verbalizer(content["name"], {label: tuple(words) for label, words in content["words"].items()})
 
 
-def wording_of(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's `templates` and `verbalizers`: a worker that began before they joined doesn't know them."""
-    return {
-        "templates": [space.template(candidate.template)],
-        "verbalizers": [space.verbalizer(candidate.verbalizer)] if candidate.verbalizer else [],
-    }
+class Wording(TypedDict):
+    """A candidate's template and verbalizer, as jobs carry them."""
+
+    templates: tuple[Template, ...]
+    verbalizers: tuple[Verbalizer, ...]
+
+
+def wording_of(space: SearchSpace, candidate: Candidate) -> Wording:
+    """Return a candidate's template and verbalizer: a worker that began before they joined doesn't know them."""
+    words = (space.verbalizer(candidate.verbalizer),) if candidate.verbalizer else ()
+    return {"templates": (space.template(candidate.template),), "verbalizers": words}
 
 
 def with_pool(study: "Study", optuna_study: optuna.Study) -> "Study":
@@ -128,21 +132,25 @@ def merge_scores(known: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]])
     return sorted(by_pair.values(), key=lambda entry: (-entry["rows"], -entry["score"]))
 
 
-def record_growth(study: optuna.Study, round_: int, growth: Mapping[str, Any]) -> None:
+def record_growth(study: optuna.Study, round_: int, growth: Growth | None) -> None:
     """Write what a round found to the study, whose lock must be held.
 
     Args:
         study: The study.
         round_: Number of the round; nothing is written if another driver has run it meanwhile.
-        growth: `templates`, `verbalizers` and `scores` (of untrained prompts), as a worker reports them.
+        growth: What was found; None if nothing.
     """
     pool = Pool.of(study)
     if round_ != pool.rounds:
         return
     content = {
         "rounds": pool.rounds + 1,
-        "templates": [asdict(template) for template in pool.templates] + list(growth["templates"]),
-        "verbalizers": [verbalizer_content(entry) for entry in pool.verbalizers] + list(growth["verbalizers"]),
+        "templates": [asdict(template) for template in (*pool.templates, *(growth.templates if growth else ()))],
+        "verbalizers": [
+            verbalizer_content(entry) for entry in (*pool.verbalizers, *(growth.verbalizers if growth else ()))
+        ],
     }
-    study.set_user_attr(UNTRAINED_SCORES, merge_scores(study.user_attrs.get(UNTRAINED_SCORES, []), growth["scores"]))
+    found = [asdict(entry) for entry in growth.scores] if growth else []
+    known = study.user_attrs.get(UNTRAINED_SCORES, [])
+    study.set_user_attr(UNTRAINED_SCORES, merge_scores(known, found))
     study.set_user_attr(POOL, content)

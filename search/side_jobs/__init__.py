@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.side_jobs.base import GROWTH_JOB as GROWTH_JOB
-    from promptgraft.search.side_jobs.base import SideJob as SideJob
+    from promptgraft.search.side_jobs.base import SideJobs as SideJobs
     from promptgraft.search.side_jobs.early_repeats import EarlyRepeats as EarlyRepeats
-    from promptgraft.search.side_jobs.growth import Grower as Grower
+    from promptgraft.search.side_jobs.growth import GrowthJobs as GrowthJobs
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

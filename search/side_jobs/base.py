@@ -1,20 +1,18 @@
 """What workers do beside trials while a search runs: rounds of growth, and repeats of its best trials.
 
 Each is run as a trial of Ray's that is none of the study's: it has a place of its own among those that run, and what it
-finds comes back as a report.
+finds comes back as a message.
 """
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from promptgraft.objectives.growth import Growth
 from promptgraft.search.sampling import Pool
+from promptgraft.search.trials import Failed, Job, SideJobDone
 from promptgraft.spaces import SearchSpace
-
-# Names of errands, for workers and logs.
-GROWTH_JOB, REPEAT_JOB = "a round of growth", "a repeat"
 
 
 class StudyView(Protocol):
@@ -39,31 +37,28 @@ class StudyView(Protocol):
     def untrained_scores(self) -> list[dict[str, Any]]:
         """Return the scores of untrained prompts, the best first."""
 
-    def record_growth(self, round_: int, growth: Mapping[str, Any]) -> Pool:
+    def record_growth(self, round_: int, growth: Growth | None) -> Pool:
         """Write what a round of growth found, and return the larger pool."""
 
 
-class SideJob(Protocol):
-    """Says when something is to be done beside trials, and takes down what was found.
-
-    Attributes:
-        name: What it is; workers know it by that.
-    """
-
-    name: str
+class SideJobs(Protocol):
+    """Says when something is due beside trials, and records what was found."""
 
     @property
     def running(self) -> int:
-        """How many of its works are being done."""
+        """How many jobs of this kind workers have."""
 
-    def next_work(self) -> dict[str, Any] | None:
-        """Return what a worker needs; None if nothing is due."""
+    def owns(self, job: Job) -> bool:
+        """Whether a job is of this kind."""
 
-    def told(self, work: Mapping[str, Any], found: Mapping[str, Any] | None, failure: str | None) -> None:
-        """Take down a work's outcome: what was found, or why nothing was."""
+    def next_job(self) -> Job | None:
+        """Return the next job; None if nothing is due."""
 
-    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:
-        """Learn that the worker of a work died, or could not do it for no fault of the work."""
+    def on_result(self, job: Job, message: SideJobDone | Failed) -> None:
+        """Record how a job ended."""
 
-    def forget(self) -> None:
-        """Learn that all workers have ended with their Ray."""
+    def on_worker_lost(self, job: Job, cause: str) -> None:
+        """Take back a job whose worker died, or that was cut off through no fault of its own."""
+
+    def reset(self) -> None:
+        """Take back all jobs: their workers ended with their Ray."""

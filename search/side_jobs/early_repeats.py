@@ -10,9 +10,9 @@ from typing import Any
 
 from promptgraft.search.judging import reach_verdict, repeat_attr, repeat_name, repeat_outcomes
 from promptgraft.search.sampling import wording_of
-from promptgraft.search.side_jobs.base import REPEAT_JOB, StudyView
+from promptgraft.search.side_jobs.base import StudyView
 from promptgraft.search.storage import wait_for_storage
-from promptgraft.search.trials import compute_seconds
+from promptgraft.search.trials import Failed, Job, RepeatJob, SideJobDone, compute_seconds
 from promptgraft.spaces import Candidate
 
 
@@ -26,21 +26,16 @@ class EarlyRepeats:
         ledger: The study.
         seed: Its seed.
         share: What they may take, as a share of what trials took so far.
-        listener: Is told of each: its name and its outcome.
-
-    Attributes:
-        name: What it is; see `search.side_jobs.base`.
+        on_repeat: Called with the name and the outcome of each.
     """
 
-    name = REPEAT_JOB
-
     def __init__(
-        self, ledger: StudyView, seed: int, share: float, listener: Callable[[str, Mapping[str, Any]], None]
+        self, ledger: StudyView, seed: int, share: float, on_repeat: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
         self.ledger = ledger
         self.seed = seed
         self.share = share
-        self.listener = listener
+        self.on_repeat = on_repeat
         self._begun: dict[tuple[int, int], float] = {}
         self._given_up: set[tuple[int, int]] = set()
         self._seen = -1
@@ -50,8 +45,12 @@ class EarlyRepeats:
         """How many of them workers are at."""
         return len(self._begun)
 
+    def owns(self, job: Job) -> bool:
+        """Whether a job is a repeat."""
+        return isinstance(job, RepeatJob)
+
     @wait_for_storage
-    def next_work(self) -> dict[str, Any] | None:
+    def next_job(self) -> RepeatJob | None:
         """Return the most urgent repeat, unless those before it took too much; looks again when a trial has ended."""
         if self._seen == self.ledger.finished:
             return None
@@ -71,32 +70,37 @@ class EarlyRepeats:
         trial, repeat = left[0]
         self._begun[trial.number, repeat] = trial.user_attrs["seconds"]
         candidate = Candidate.from_values(trial.user_attrs["candidate"])
-        return {
-            "trial": trial.number,
-            "repeat": repeat,
-            "step": trial.user_attrs["best_step"],
-            "candidate": candidate.to_dict(),
+        return RepeatJob(
+            trial=trial.number,
+            repeat=repeat,
+            step=trial.user_attrs["best_step"],
+            candidate=candidate,
+            seed=self.seed,
             **wording_of(self.ledger.space, candidate),
-            "seed": self.seed,
-        }
+        )
 
     @wait_for_storage
-    def told(self, work: Mapping[str, Any], found: Mapping[str, Any] | None, failure: str | None) -> None:
+    def on_result(self, job: Job, message: SideJobDone | Failed) -> None:
         """Record a repeat's outcome; one that failed keeps its trial from winning."""
-        place = work["trial"], work["repeat"]
-        outcome = dict(found) if found is not None else {"failure": failure}
-        self.ledger.study.set_user_attr(repeat_attr(*place), outcome)
-        self._begun.pop(place, None)
+        assert isinstance(job, RepeatJob)
+        outcome: Mapping[str, Any] = {"failure": message.cause} if isinstance(message, Failed) else _outcome(message)
+        self.ledger.study.set_user_attr(repeat_attr(job.trial, job.repeat), outcome)
+        self._begun.pop((job.trial, job.repeat), None)
         self._seen = -1
-        self.listener(repeat_name(*place), outcome)
+        self.on_repeat(repeat_name(job.trial, job.repeat), outcome)
 
-    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:  # noqa: ARG002
+    def on_worker_lost(self, job: Job, cause: str) -> None:  # noqa: ARG002
         """Leave a repeat whose worker died to the time after the search."""
-        place = work["trial"], work["repeat"]
-        self._begun.pop(place, None)
-        self._given_up.add(place)
+        assert isinstance(job, RepeatJob)
+        self._begun.pop((job.trial, job.repeat), None)
+        self._given_up.add((job.trial, job.repeat))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Have those run again whose workers ended with their Ray."""
         self._begun.clear()
         self._seen = -1
+
+
+def _outcome(message: SideJobDone) -> Mapping[str, Any]:
+    assert isinstance(message.found, Mapping)
+    return dict(message.found)

@@ -4,104 +4,104 @@ A round runs on a worker, as trials do (`objectives.growth.rounds`), and its out
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from optuna.study import StudyDirection
 
-from promptgraft.search.sampling import FOUND_NOTHING, ranked_templates
-from promptgraft.search.side_jobs.base import GROWTH_JOB, StudyView
-from promptgraft.search.study import GrowSection
+from promptgraft.objectives.growth import Growth, GrowthPlan
+from promptgraft.search.sampling import ranked_templates
+from promptgraft.search.side_jobs.base import StudyView
+from promptgraft.search.trials import Failed, GrowthJob, Job, SideJobDone
 
 logger = logging.getLogger(__name__)
+
 # Times that a round is run again whose worker died.
 MAX_LOST = 2
 
 
-class Grower:
-    """Decides when the pool of a running study grows, and takes down what a round found.
+class GrowthJobs:
+    """Decides when the pool of a running study grows, and records what a round found.
 
     Args:
         ledger: The study.
-        section: How it grows.
-        seed: Seed of the study.
+        plan: What a round is asked for.
+        every: Finished trials between two rounds; the first is at the start.
+        limit: Templates in all, those of the study file included.
         last: Finished trials after which no round is of use.
-        writer: The model that writes, with an absolute path; None where the backbone does.
-        listener: Is told when templates have joined.
+        seed: Seed of the study.
+        on_growth: Called with a line when templates have joined.
 
     Attributes:
-        name: What it is; see `search.side_jobs.base`.
-        running: How many rounds workers are at: one or none.
+        running: How many rounds workers have: one or none.
     """
-
-    name = GROWTH_JOB
 
     def __init__(
         self,
         ledger: StudyView,
-        section: GrowSection,
-        seed: int,
+        plan: GrowthPlan,
+        *,
+        every: int,
+        limit: int,
         last: int,
-        writer: Mapping[str, str] | None,
-        listener: Callable[[str], None],
+        seed: int,
+        on_growth: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
-        self.section = section
-        self.seed = seed
+        self.plan = plan
+        self.every = every
+        self.limit = limit
         self.last = last
-        self.writer = writer
-        self.listener = listener
+        self.seed = seed
+        self.on_growth = on_growth
         self.running = 0
         self._lost = 0
 
-    def next_work(self) -> dict[str, Any] | None:
-        """Return what a worker needs for a round; None if none is due."""
+    def owns(self, job: Job) -> bool:
+        """Whether a job is a round of growth."""
+        return isinstance(job, GrowthJob)
+
+    def next_job(self) -> GrowthJob | None:
+        """Return the next round; None if none is due."""
         ledger, pool = self.ledger, self.ledger.pool
-        due = len(ledger.space.templates) < self.section.limit and ledger.finished >= pool.rounds * self.section.every
-        if self.running or not due or ledger.finished >= self.last:
+        room = self.limit - len(ledger.space.templates)
+        is_due = room > 0 and ledger.finished >= pool.rounds * self.every
+        if self.running or not is_due or ledger.finished >= self.last:
             return None
         maximize = ledger.study.directions[0] == StudyDirection.MAXIMIZE
         parents = ranked_templates(ledger.space, ledger.trials, ledger.untrained_scores(), maximize=maximize)
         self.running = 1
-        return {
-            "round": pool.rounds,
-            "parents": parents,
-            "sources": list(self.section.sources),
-            "size": min(self.section.size, self.section.limit - len(ledger.space.templates)),
-            "writer": self.writer,
-            "verbalizers": self.section.verbalizers,
-            "label_words": self.section.label_words,
-            "verbalizer_sources": list(self.section.verbalizer_sources),
-            "known_verbalizers": ledger.space.verbalizers,
-            "seed": self.seed,
-        }
+        return GrowthJob(
+            round=pool.rounds,
+            parents=parents,
+            verbalizers=ledger.space.verbalizers,
+            plan=self.plan.of_size(min(self.plan.size, room)),
+            seed=self.seed,
+        )
 
-    def told(self, work: Mapping[str, Any], growth: Mapping[str, Any] | None, failure: str | None) -> None:
-        """Take down a round's outcome.
-
-        Args:
-            work: What the worker was given.
-            growth: What a worker found; see `worker.grow_pool`. None if it found nothing.
-            failure: Why it found nothing; it isn't tried again then.
-        """
-        self.running, round_ = 0, work["round"]
-        if failure is not None:
-            logger.warning("no templates joined in round %d: %s", round_, failure)
+    def on_result(self, job: Job, message: SideJobDone | Failed) -> None:
+        """Record a round's outcome; one that failed has found nothing, and isn't tried again."""
+        assert isinstance(job, GrowthJob)
+        self.running = 0
+        growth = None
+        if isinstance(message, Failed):
+            logger.warning("no templates joined in round %d: %s", job.round, message.cause)
+        elif isinstance(message.found, Growth):
+            growth = message.found
         before = len(self.ledger.pool.templates), len(self.ledger.pool.verbalizers)
-        pool = self.ledger.record_growth(round_, growth or FOUND_NOTHING)
-        names = [template.id for template in pool.templates[before[0] :]]
-        names += [verbalizer.id for verbalizer in pool.verbalizers[before[1] :]]
-        if names:
-            self.listener(f"round {round_}: {', '.join(names)} joined")
+        pool = self.ledger.record_growth(job.round, growth)
+        joined = [template.id for template in pool.templates[before[0] :]]
+        joined += [verbalizer.id for verbalizer in pool.verbalizers[before[1] :]]
+        if joined:
+            self.on_growth(f"round {job.round}: {', '.join(joined)} joined")
 
-    def worker_died(self, work: Mapping[str, Any], cause: str) -> None:
+    def on_worker_lost(self, job: Job, cause: str) -> None:
         """Have a round run again whose worker died; not for ever."""
         self.running = 0
         self._lost += 1
         if self._lost > MAX_LOST:
             self._lost = 0
-            self.told(work, None, cause)
+            self.on_result(job, Failed(cause))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Have a round run again whose worker ended with its Ray."""
         self.running = 0

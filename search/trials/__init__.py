@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.budget import compute_seconds as compute_seconds
     from promptgraft.search.trials.budget import describe_use as describe_use
     from promptgraft.search.trials.budget import forecast as forecast
-    from promptgraft.search.trials.messages import Report as Report
+    from promptgraft.search.trials.messages import Evaluated as Evaluated
+    from promptgraft.search.trials.messages import Failed as Failed
+    from promptgraft.search.trials.messages import GrowthJob as GrowthJob
+    from promptgraft.search.trials.messages import Job as Job
+    from promptgraft.search.trials.messages import Message as Message
+    from promptgraft.search.trials.messages import RepeatJob as RepeatJob
+    from promptgraft.search.trials.messages import SideJobDone as SideJobDone
+    from promptgraft.search.trials.messages import TrialJob as TrialJob
+    from promptgraft.search.trials.messages import TrialSummary as TrialSummary
     from promptgraft.search.trials.messages import cause_of as cause_of
     from promptgraft.search.trials.pareto import cost_names as cost_names
     from promptgraft.search.trials.pareto import costs_of as costs_of

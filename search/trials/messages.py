@@ -1,17 +1,125 @@
-"""What workers tell the driver; imports neither Ray nor torch."""
+"""What driver and workers tell each other; imports neither Ray nor torch."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
-from promptgraft.spaces import PromptgraftError
-
-if TYPE_CHECKING:
-    pass
+from promptgraft.objectives.growth import Growth, GrowthPlan
+from promptgraft.spaces import Candidate, PromptgraftError, Template, Verbalizer
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker says of its trial: an evaluation or a failure.
+class TrialJob:
+    """A trial of the study.
+
+    Attributes:
+        number: Its number.
+        candidate: What it evaluates.
+        seed: Its seed.
+        templates: The candidate's template: a worker that began before it joined doesn't know it.
+        verbalizers: Its verbalizer, likewise.
+    """
+
+    number: int
+    candidate: Candidate
+    seed: int
+    templates: tuple[Template, ...] = ()
+    verbalizers: tuple[Verbalizer, ...] = ()
+
+    def __str__(self) -> str:
+        return f"trial {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthJob:
+    """A round of growth.
+
+    Attributes:
+        round: Its number.
+        parents: The templates so far, the best first.
+        verbalizers: Those so far.
+        plan: What is wanted.
+        seed: The study's seed.
+    """
+
+    round: int
+    parents: tuple[Template, ...]
+    verbalizers: tuple[Verbalizer, ...]
+    plan: GrowthPlan
+    seed: int
+
+    def __str__(self) -> str:
+        return f"round {self.round} of growth"
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatJob:
+    """One more run of a trial's candidate, on another seed and split.
+
+    Attributes:
+        trial: The trial.
+        repeat: Number of the repeat, which decides seed and split.
+        step: Step at which it is evaluated.
+        candidate: The candidate.
+        seed: The study's seed.
+        templates: See `TrialJob`.
+        verbalizers: Likewise.
+    """
+
+    trial: int
+    repeat: int
+    step: int
+    candidate: Candidate
+    seed: int
+    templates: tuple[Template, ...] = ()
+    verbalizers: tuple[Verbalizer, ...] = ()
+
+    def __str__(self) -> str:
+        return f"repeat {self.repeat} of trial {self.trial}"
+
+
+SideJob: TypeAlias = GrowthJob | RepeatJob
+Job: TypeAlias = TrialJob | SideJob
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """What a finished trial leaves in the study, by the names of its user attributes.
+
+    Attributes:
+        value: The study's metric at the best step.
+        best_step: That step.
+        resumed_at: Update at which a checkpoint was taken up; 0 if none was.
+        node: Ray's id of the node.
+        gpus: Ray's ids of its GPUs.
+        max_rss_bytes: Largest resident memory of the worker so far.
+        trainable_parameters: Weights that the target stage trained.
+        prompt_tokens: Tokens that the prompt adds to a text.
+        load_report: What the migration did with the weights.
+        demonstrations: How many a row was shown on average; None where there are none.
+    """
+
+    value: float
+    best_step: int
+    resumed_at: int = 0
+    node: str = ""
+    gpus: tuple[str, ...] = ()
+    max_rss_bytes: int = 0
+    trainable_parameters: int = 0
+    prompt_tokens: int = 0
+    load_report: str = ""
+    demonstrations: float | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what is stored of it, as JSON types; the value is the trial's own."""
+        found = asdict(self) | {"gpus": list(self.gpus)}
+        del found["value"]
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A trial was evaluated.
 
     Attributes:
         step: Updates done.
@@ -20,30 +128,49 @@ class Report:
         confusion: True labels (rows) against predicted ones (columns).
         source_loss: Mean L_s since the report before, in nats.
         target_loss: The same for L_t.
-        final: Whether the trial is over.
-        failure: Why it failed, if it did.
         example: A validation row as the model sees it, demonstrations included, with its label in brackets.
-        interrupted: Whether the trial is not to blame for its failure, so that it may run again.
-        figures: Of its candidate, known before it is trained.
+        figures: What was measured of its candidate before it was trained.
         cost: What the trial took and what the store of stages saved it, up to now.
-        summary: Figures of a finished trial, for the study.
-        found: What an errand found, where that was run rather than a trial; see `search.side_jobs.base`.
+        summary: What the trial leaves, if it is over.
     """
 
-    step: int = 0
-    value: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    step: int
+    value: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     source_loss: float | None = None
     target_loss: float | None = None
-    final: bool = False
-    failure: str | None = None
-    interrupted: bool = False
     example: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Any] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    summary: TrialSummary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A job failed.
+
+    Attributes:
+        cause: Why.
+        interrupted: Whether the job is not to blame, so that it may run again.
+    """
+
+    cause: str
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SideJobDone:
+    """A side job is over.
+
+    Attributes:
+        found: What it found: a round's growth, or a repeat's outcome as it is recorded.
+    """
+
+    found: Growth | Mapping[str, Any]
+
+
+Message: TypeAlias = Evaluated | Failed | SideJobDone
 
 
 def cause_of(error: Exception) -> str:

@@ -47,18 +47,18 @@ def _nothing(reported: Callable[[int], dict[str, Any]]) -> type:
 
 def ours(trials: int, folder: Path) -> list[float]:
     """The whole driver of `promptgraft run`, with a trial that does nothing."""
-    from promptgraft.search.trials import Report
+    from promptgraft.search.trials import Evaluated, TrialSummary
 
     def reported(reports: int) -> dict[str, Any]:
         value = reports / 10
-        summary = {"value": value}
-        return {"report": Report(reports, value, {"loss": 0.5}, final=reports == REPORTS, summary=summary)}
+        summary = TrialSummary(value, reports) if reports == REPORTS else None
+        return {"message": Evaluated(reports, value, {"loss": 0.5}, summary=summary)}
 
     class EmptyDriver(Driver):
         def trainable(self) -> object:
             return _nothing(reported)
 
-        def finishing(self, number: int, reports: list[Report]) -> None:
+        def on_trial_ending(self, number: int, messages: list[Evaluated]) -> None:
             """Write no note: there is no candidate's prompt to show."""
 
     study = load_study(write_small_study(folder, trials))

@@ -19,20 +19,20 @@ from typing import Any
 import optuna
 import torch
 
+from promptgraft.objectives.growth import GrowthPlan, WriterSpec, grow
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.running import StudyLedger
-from promptgraft.search.side_jobs import Grower
+from promptgraft.search.side_jobs import GrowthJobs
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study import EngineSection, GrowSection, Study, load_study
-from promptgraft.search.trials import best_trial
-from promptgraft.search.workers.worker import grow_pool
+from promptgraft.search.trials import SideJobDone, best_trial
 from promptgraft.spaces import Candidate
 
 HERE = Path(__file__).resolve().parent
 STUDIES = HERE.parents[1] / "studies"
 FILES = {"demo": STUDIES / "demo.yaml", "smollm2": HERE / "pools.yaml"}
-WRITER = {"path": str(STUDIES / "models" / "smollm2"), "family": "causal_lm"}
+WRITER = WriterSpec(str(STUDIES / "models" / "smollm2"), "causal_lm")
 SOURCES = {
     "demo": ("mutation", "crossover", "paraphrase"),
     "smollm2": ("mutation", "crossover", "paraphrase", "continuation"),
@@ -45,18 +45,25 @@ class Search:
     Args:
         study: The study; its space is searched.
         objective: Evaluates candidates, whatever search they are of.
-        grow: How the pool grows; it doesn't if None.
+        section: How the pool grows; it doesn't if None.
         seed: Seed of sampler, splits' trials and growth.
         folder: Where the study is stored.
     """
 
-    def __init__(self, study: Study, objective: Objective, grow: GrowSection | None, seed: int, folder: Path) -> None:
+    def __init__(
+        self, study: Study, objective: Objective, section: GrowSection | None, seed: int, folder: Path
+    ) -> None:
         self.study, self.objective, self.seed = study, objective, seed
         storage = open_storage(f"sqlite:///{folder}/study.db")
         record = optuna.create_study(storage=storage, study_name="search", directions=study.objective.directions)
         space, sampler = study.objective.space, study.file.sampler
         self.ledger = StudyLedger(record, storage, space, sampler, EngineSection(name="none"), seed)
-        self.grower = Grower(self.ledger, grow, seed, 10**9, WRITER, print) if grow else None
+        self.growth = None
+        if section is not None:
+            plan = GrowthPlan(section.sources, section.size, WRITER, section.verbalizers, section.label_words)
+            self.growth = GrowthJobs(
+                self.ledger, plan, every=section.every, limit=section.limit, last=10**9, seed=seed, on_growth=print
+            )
         self.growth_s = 0.0
 
     def run(self, trials: int) -> dict[str, Any]:
@@ -85,11 +92,12 @@ class Search:
         }
 
     def _grow(self) -> None:
-        work = self.grower.next_work() if self.grower else None
-        if self.grower is None or work is None:
+        job = self.growth.next_job() if self.growth else None
+        if self.growth is None or job is None:
             return
         started = time.process_time()
-        self.grower.told(work, grow_pool(self.objective, work), None)
+        self.objective.know(job.parents, job.verbalizers)
+        self.growth.on_result(job, SideJobDone(grow(self.objective, job.parents, job.plan, job.round, job.seed)))
         self.growth_s += time.process_time() - started
 
 

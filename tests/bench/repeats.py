@@ -16,6 +16,7 @@ import random
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from promptgraft.objectives.data import rows_hash
 from promptgraft.objectives.measures import CostMeter
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.trial import Cycle, Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate
 from tests.bench.surface import grid
@@ -133,11 +134,12 @@ class Table:
 class Scorer(Objective):
     """Scores the held-out rows with the validation rows: only of these are frozen activations kept."""
 
-    def _load_rows(self) -> None:
-        super()._load_rows()
-        tasks = self._tasks
-        tasks.target = self.target = replace(self.target, validation=(*self.target.validation, *self.target.test))
-        tasks._hashes["validation"] = rows_hash(self.target.validation)
+    def run(self, *args: Any, **options: Any) -> Cycle:
+        tasks = self._resources.tasks
+        if len(tasks.target.validation) < len(tasks.target.test):
+            tasks.target = replace(tasks.target, validation=(*tasks.target.validation, *tasks.target.test))
+            tasks._hashes["validation"] = rows_hash(tasks.target.validation)
+        return super().run(*args, **options)
 
 
 def main() -> None:

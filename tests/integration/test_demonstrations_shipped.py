@@ -15,7 +15,7 @@ from promptgraft.search.exporting import export_winner
 from promptgraft.search.reporting.dashboard_notes import study_note, trial_note
 from promptgraft.search.storage import DELTA_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study, load_study
-from promptgraft.search.trials import Report
+from promptgraft.search.trials import Evaluated, TrialSummary
 from promptgraft.spaces import Candidate, Demonstrations, SoftPrompt
 from tests.conftest import TEMPLATES, VERBALIZERS
 from tests.search.study.test_loading import space
@@ -58,16 +58,18 @@ def test_an_exported_winner_predicts_what_its_trial_did(study: Study, tmp_path: 
 def test_notes_show_the_whole_prompt_and_what_fits(study: Study) -> None:
     objective = Objective(study.objective)
     candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, demonstrations=Demonstrations(2, "nearest"), steps=0)
-    result = objective.evaluate(candidate, SEED)
-    text = objective.example()
+    cycle = objective.run(candidate, SEED)
+    *_, last = cycle
+    result, text = last.result, cycle.example()
+    assert result is not None
     assert text.count("Review: ") == 3
-    summary = {"best_step": 0, "load_report": "-", "demonstrations": 1.5}
+    summary = TrialSummary(result.value, best_step=0, load_report="-", demonstrations=1.5)
     shown = {"metrics": dict(result.metrics), "confusion": result.confusion, "example": text}
-    note = trial_note(candidate, [Report(summary=summary, **shown)], study)  # type: ignore[arg-type]
+    note = trial_note(candidate, [Evaluated(0, 0.5, summary=summary, **shown)], study)  # type: ignore[arg-type]
     assert "2 demonstrations (nearest, order random, of which 1.5 fit on average)" in note
     assert all(line[:60] in note for line in text.splitlines())
-    early = trial_note(candidate, [Report(**shown)], study)  # type: ignore[arg-type]
+    early = trial_note(candidate, [Evaluated(0, 0.5, **shown)], study)  # type: ignore[arg-type]
     assert "2 demonstrations (nearest, order random)" in early
     zero_shot = replace(candidate, demonstrations=Demonstrations())
-    assert "demonstrations" not in trial_note(zero_shot, [Report(**shown)], study)  # type: ignore[arg-type]
+    assert "demonstrations" not in trial_note(zero_shot, [Evaluated(0, 0.5, **shown)], study)  # type: ignore[arg-type]
     assert "| `demonstrations.choice` | balanced, nearest |" in study_note(study)

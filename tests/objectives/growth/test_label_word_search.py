@@ -58,7 +58,7 @@ def likelihood(objective: Objective, template: Template, verbalizer: Verbalizer,
 
 @pytest.mark.parametrize("words", [1, 2])
 def test_the_best_come_first_by_what_a_trial_sees(objective: Objective, words: int) -> None:
-    """Scored anew through the backbone's own reader, the order is the same; the search is deterministic."""
+    """Scored anew through the backbone's own scorer, the order is the same; the search is deterministic."""
     rows = objective.target.train
     template = Template("verdict", "{{ text }} In short: {{ label }}")  # Not in the study's space.
     found = search_label_words(objective, template, rows, 6, words=words)
@@ -95,7 +95,7 @@ def test_words_are_the_likeliest_of_their_label(objective: Objective, monkeypatc
     objective.untrained([])
     model = PromptedModel(objective.backbone, Candidate(template.id, "", steps=0), template, VERBALIZERS[0], LABELS, 0)
     with torch.inference_mode():
-        whole = model.reader.vocabulary(model.stack, model.batch(model.encode(rows))).double().numpy()  # type: ignore[operator]
+        whole = model.scorer.vocabulary(model.stack, model.batch(model.encode(rows))).double().numpy()  # type: ignore[operator]
     np.testing.assert_allclose(np.exp(whole).sum(1), 1.0, atol=1e-4)
     y = np.array([row.label for row in rows])
     means = np.stack([whole[y == label].mean(0) for label in (0, 1)])

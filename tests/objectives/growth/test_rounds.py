@@ -103,12 +103,8 @@ def test_label_words_join_as_well(family: str, objectives: dict[str, Objective])
     assert grow(objective, TEMPLATES, plan, 3, 0) == grown
     pairs = {(look.template, look.verbalizer) for look in grown.scores}
     assert {verbalizer for _, verbalizer in pairs} >= {entry.id for entry in grown.verbalizers}
-    before = objective.spec
-    objective.know([], [grown.verbalizers[0]])
-    try:
+    with objective.searching(objective.spec.space.with_more([], [grown.verbalizers[0]])):
         again = grow(objective, TEMPLATES, plan, 3, 0)
-    finally:
-        objective.spec = before
     assert grown.verbalizers[0].words not in [entry.words for entry in again.verbalizers], "it has these already"
 
 

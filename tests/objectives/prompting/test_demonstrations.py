@@ -231,7 +231,7 @@ def test_only_training_rows_of_the_same_task_are_shown(objective: Objective) -> 
         "source": source.train,
     }
     for settings, part in product(SETTINGS, ("target", "source")):
-        pool = objective._pools.get(with_(settings), part, 0)
+        pool = objective._resources.demonstrations.get(with_(settings), part, 0)
         assert pool is not None
         for row in rows[part]:
             texts = [entry.text for entry in pool.choose(row.fields)]
@@ -288,10 +288,12 @@ def test_the_result_counts_what_was_shown(objective: Objective) -> None:
     none = objective.evaluate(with_(Demonstrations()), 0)
     assert none.demonstrations == 0.0
     candidate = with_(Demonstrations(2, "nearest"))
-    shown = objective.evaluate(candidate, 0)
-    prompts = objective.example()
+    cycle = objective.run(candidate, 0)
+    *_, last = cycle
+    shown, prompts = last.result, cycle.example()
+    assert shown is not None
     assert prompts.endswith(f"Sentiment: [{LABELS[objective.target.validation[0].label]}]")
-    pool = objective._pools.get(candidate, "validation", 0)
+    pool = objective._resources.demonstrations.get(candidate, "validation", 0)
     rows = model_of(objective, candidate).encode(objective.target.validation, pool)
     plain = model_of(objective, BASE).encode(objective.target.validation)
     assert shown.demonstrations == np.mean([row.demonstrations for row in rows])

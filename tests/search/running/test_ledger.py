@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from promptgraft.search.running import StudyLedger
 from promptgraft.search.running.retries import Loss
+from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import FINISHED, StudySearcher
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study import EngineSection
@@ -268,16 +269,16 @@ def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(tmp_path: Path)
 
 
 def test_searching_goes_on_when_the_last_trial_s_end_made_room(tmp_path: Path) -> None:
-    searcher = StudySearcher(ledger(tmp_path), Limits(5), seed=0)
-    searcher.disk_full = "the disk quota is used up"
+    state = RunState(disk_full="the disk quota is used up")
+    searcher = StudySearcher(ledger(tmp_path), Limits(5), 0, state, lambda: None)
     assert searcher.suggest("a") == FINISHED
 
-    def look() -> None:
-        searcher.disk_full = None
+    def check_disk() -> None:
+        state.disk_full = None
 
-    searcher.look_at_disk = look
+    searcher.check_disk = check_disk
     assert isinstance(searcher.suggest("b"), dict)
-    searcher.disk_full = "the disk quota is used up"
+    state.disk_full = "the disk quota is used up"
     assert searcher.suggest("c") is None, "one trial is live, and may free its checkpoint"
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from promptgraft.objectives.growth import Growth, GrowthPlan
+from promptgraft.objectives.measures import UntrainedScore
 from promptgraft.search.running import StudyLedger
-from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, ranked_templates, verbalizer_content
-from promptgraft.search.side_jobs import Grower
+from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, ranked_templates
+from promptgraft.search.side_jobs import GrowthJobs
 from promptgraft.search.storage import open_storage
-from promptgraft.search.study import EngineSection, GrowSection, load_study
+from promptgraft.search.study import EngineSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
+from promptgraft.search.trials import Failed, SideJobDone
 from promptgraft.spaces import Categorical, SearchSpace, StudyFacts, Template, Verbalizer
 from tests.conftest import TEMPLATES, VERBALIZERS
 
@@ -37,18 +40,13 @@ def open_ledger(folder: Path, seed: int = 0, space: SearchSpace = SPACE) -> Stud
     return StudyLedger(study, storage, space, EngineSection(name="tpe"), EngineSection(name="none"), seed)
 
 
-def growth_of(space: SearchSpace, new: list[Template], scores: dict[str, float] | None = None) -> dict[str, Any]:
-    pool = [*space.templates, *new]
-    scored = [
-        {"template": t.id, "verbalizer": v.id, "score": (scores or {}).get(t.id, -0.5), "accuracy": 0.5, "rows": 16}
-        for t in pool
-        for v in space.verbalizers
-    ]
-    return {
-        "templates": [asdict(template) for template in new],
-        "verbalizers": [],
-        "scores": scored,
-    }
+def growth_of(space: SearchSpace, new: list[Template], scores: dict[str, float] | None = None) -> Growth:
+    scored = tuple(
+        UntrainedScore(template.id, verbalizer.id, (scores or {}).get(template.id, -0.5), 0.5, 16)
+        for template in (*space.templates, *new)
+        for verbalizer in space.verbalizers
+    )
+    return Growth(tuple(new), (), scored, {})
 
 
 def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: Path) -> None:
@@ -88,8 +86,7 @@ def test_label_words_join_too(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
     words = Verbalizer("searched-0-0", {"negative": ("poor", "weak"), "positive": ("fine", "strong")})
     again = Verbalizer("searched-0-1", VERBALIZERS[0].words)  # By now the file has them under another name.
-    content = [verbalizer_content(entry) for entry in (words, again)]
-    book.record_growth(0, {**growth_of(SPACE, NEW[:1]), "verbalizers": content})
+    book.record_growth(0, replace(growth_of(SPACE, NEW[:1]), verbalizers=(words, again)))
     assert [entry.id for entry in book.space.verbalizers] == [v.id for v in (*VERBALIZERS, words)]
     assert book.space.verbalizer(again.id) == VERBALIZERS[0], "old trials are found by their content"
     drawn = set()
@@ -111,38 +108,38 @@ def test_a_round_is_written_once(tmp_path: Path) -> None:
 
 def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    section = GrowSection(every=2, size=2, limit=4)
     told: list[str] = []
-    grower = Grower(book, section, 0, last=10, writer=None, listener=told.append)
-    work = grower.next_work()
-    assert work is not None
-    assert (work["round"], work["size"], len(work["parents"])) == (0, 2, 2)
-    assert grower.next_work() is None, "one at a time"
-    grower.worker_died(work, "the worker died")
-    assert grower.next_work() == work, "a lost round is run again"
-    grower.told(work, None, "no draft could be used")
-    assert grower.next_work() is None, "the next one is due after two trials"
+    plan = GrowthPlan(("mutation",), size=2)
+    jobs = GrowthJobs(book, plan, every=2, limit=4, last=10, seed=0, on_growth=told.append)
+    job = jobs.next_job()
+    assert job is not None
+    assert (job.round, job.plan.size, len(job.parents)) == (0, 2, 2)
+    assert jobs.next_job() is None, "one at a time"
+    jobs.on_worker_lost(job, "the worker died")
+    assert jobs.next_job() == job, "a lost round is run again"
+    jobs.on_result(job, Failed("no draft could be used"))
+    assert jobs.next_job() is None, "the next one is due after two trials"
     assert not told
     for _ in range(2):
         asked = book.ask()
         assert asked is not None
         book.complete(asked.number, 0.5)
-    work = grower.next_work()
-    assert work is not None
-    assert work["round"] == 1
-    grower.told(work, growth_of(SPACE, NEW), None)
+    job = jobs.next_job()
+    assert job is not None
+    assert job.round == 1
+    jobs.on_result(job, SideJobDone(growth_of(SPACE, NEW)))
     assert NEW[0].id in told[0]
     assert NEW[1].id in told[0]
     for _ in range(4):
         asked = book.ask()
         assert asked is not None
         book.complete(asked.number, 0.5)
-    assert grower.next_work() is None, "the limit is reached"
+    assert jobs.next_job() is None, "the limit is reached"
 
 
 def test_parents_are_ranked_by_results_and_before_that_by_untrained_scores(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    looks = growth_of(SPACE, [])["scores"][::-1]
+    looks = [asdict(entry) for entry in growth_of(SPACE, []).scores][::-1]
     assert ranked_templates(SPACE, [], looks, maximize=True) == TEMPLATES[::-1]
     for _ in range(8):
         asked = book.ask()

@@ -14,6 +14,7 @@ from promptgraft.search.running import Progress, RunOptions, run_study
 from promptgraft.search.side_jobs import EarlyRepeats
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.study import load_study
+from promptgraft.search.trials import Failed, RepeatJob, SideJobDone
 from promptgraft.spaces import Candidate
 from tests.conftest import TEMPLATES, VERBALIZERS
 from tests.search.sampling.test_pool import open_ledger
@@ -28,7 +29,7 @@ class Bench:
         self.ledger = open_ledger(folder)
         self.ledger.study.set_user_attr("definition", {"judging": {"finalists": 2, "repeats": 3}})
         self.said: list[str] = []
-        self.work: dict[str, Any] = {}
+        self.job: RepeatJob | None = None
         self.repeats = EarlyRepeats(self.ledger, 0, share, lambda name, _: self.said.append(name))
 
     def finish(self, *values: float) -> None:
@@ -42,12 +43,13 @@ class Bench:
             self.ledger.refresh()
 
     def begin(self) -> tuple[int, int] | None:
-        work = self.repeats.next_work()
-        self.work = work or self.work
-        return (work["trial"], work["repeat"]) if work else None
+        job = self.repeats.next_job()
+        self.job = job or self.job
+        return (job.trial, job.repeat) if job else None
 
     def end(self, outcome: Mapping[str, Any]) -> None:
-        self.repeats.told(self.work, outcome, None)
+        assert self.job is not None
+        self.repeats.on_result(self.job, SideJobDone(outcome))
 
 
 def test_they_take_a_share_of_the_compute(tmp_path: Path) -> None:
@@ -70,20 +72,22 @@ def test_a_repeat_is_begun_once_and_a_lost_one_is_left_to_the_end(tmp_path: Path
     bench = Bench(tmp_path, share=1.0)
     bench.finish(0.7, 0.8, 0.9, 0.6)
     assert [bench.begin() for _ in range(3)] == [(2, 1), (1, 1), (0, 1)]
-    bench.repeats.worker_died(bench.work, "the worker died")
+    assert bench.job is not None
+    bench.repeats.on_worker_lost(bench.job, "the worker died")
     assert bench.begin() == (3, 1)
-    bench.repeats.forget()
+    bench.repeats.reset()
     assert bench.repeats.running == 0
     assert bench.begin() == (2, 1), "with its Ray all of them ended"
-    assert bench.work["step"] == 8
-    assert [template.id for template in bench.work["templates"]] == [TEMPLATES[0].id]
+    assert bench.job is not None
+    assert bench.job.step == 8
+    assert [template.id for template in bench.job.templates] == [TEMPLATES[0].id]
 
 
 def test_a_failed_one_is_recorded(tmp_path: Path) -> None:
     bench = Bench(tmp_path, share=1.0)
     bench.finish(0.7, 0.8)
     assert bench.begin() == (1, 1)
-    bench.repeats.told(bench.work, None, "out of memory")
+    bench.repeats.on_result(bench.job, Failed("out of memory"))
     assert bench.ledger.study.user_attrs[f"{REPEAT}1_1"] == {"failure": "out of memory"}
     assert bench.begin() == (0, 1), "trial 1 is out"
 

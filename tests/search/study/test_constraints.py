@@ -1,7 +1,7 @@
 """Bounds on a candidate's size rule out what is beyond them, whoever asks for it, and nothing else."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from promptgraft.objectives.measures import Sizes
+from promptgraft.objectives.growth import Growth
+from promptgraft.objectives.measures import Sizes, UntrainedScore
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.search.reporting.dashboard_notes import study_note
 from promptgraft.search.running import StudyLedger
@@ -288,13 +289,8 @@ def test_templates_that_join_a_study_are_held_to_its_bounds(write_study: WriteSt
         "long", "a review of a product that I bought for my own use in a shop near my home: {{ text }} {{ label }}"
     )
     fits = Template("fits", "Opinion: {{ text }} {{ label }}")
-    untrained = [
-        {"template": t.id, "verbalizer": v.id, "score": -0.6, "accuracy": 0.6, "rows": 16}
-        for t in (long, fits)
-        for v in VERBALIZERS
-    ]
-    growth = {"templates": [asdict(long), asdict(fits)], "verbalizers": [], "scores": untrained}
-    book.record_growth(0, growth)
+    scores = tuple(UntrainedScore(t.id, v.id, -0.6, 0.6, 16) for t in (long, fits) for v in VERBALIZERS)
+    book.record_growth(0, Growth((long, fits), (), scores, {}))
     drawn = {asked.candidate.template for asked in (book.ask() for _ in range(40)) if asked is not None}
     assert fits.id in drawn
     assert long.id not in drawn

@@ -1,0 +1,252 @@
+"""One run of the method, its steps in their order: source stage, migration, training on both tasks, evaluation."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from promptgraft.objectives.caching import StageKey, source_prompt
+from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
+from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
+from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take_up
+from promptgraft.objectives.trial.migration import LoadReport, migrate
+from promptgraft.objectives.trial.resources import Resources
+from promptgraft.objectives.trial.results import Evaluation, Result, max_rss_bytes, mean
+from promptgraft.objectives.trial.row_encoder import RowEncoder
+from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
+from promptgraft.spaces import Adapter, Candidate, TrialError
+
+
+class Cycle(Iterator[Evaluation]):
+    """Runs one candidate: hands out an evaluation every few updates, and the result with the last one.
+
+    It trains while the next evaluation is asked for; a caller that stops asking has stopped the trial. The outcome
+    depends on the study's fixed part, the candidate and the seed alone: the backbone is restored first, and every
+    random number comes from the seed, which is also set as that of torch's global generator.
+
+    Args:
+        resources: What all cycles of the study use.
+        candidate: What to run, canonical.
+        seed: Seed of initial values, batches and dropout.
+        checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its evaluations
+            once more and goes on behind them; the result is the same, bit for bit.
+        at: Step whose state is the result, the only one that is evaluated; that of the best evaluation if None.
+
+    Raises:
+        TrialError: While iterating, if the training fails, as with a loss that is not finite.
+        InvalidInputError: Likewise, if the candidate asks for what the backbone can't do.
+
+    Source: "The method" in the README.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        candidate: Candidate,
+        seed: int,
+        checkpoint: Checkpoint | None = None,
+        at: int | None = None,
+    ) -> None:
+        self.candidate = candidate
+        self.seed = seed
+        self._resources = resources
+        self._rows = RowEncoder(resources, seed)
+        self._checkpoint = checkpoint
+        self._at = at
+        self._started = time.perf_counter()
+        self._state = CycleState()
+        self._model: PromptedModel | None = None
+        self._evaluations = self._run()
+        self._is_open = True
+
+    def __next__(self) -> Evaluation:
+        """Go on to the next evaluation."""
+        if not self._is_open:
+            raise TrialError("another cycle was started on this objective, so this one can't go on")
+        return next(self._evaluations)
+
+    def close(self) -> None:
+        """End the cycle, since its backbone is needed by another one."""
+        self._is_open = False
+
+    def _run(self) -> Iterator[Evaluation]:
+        saved = self._load_checkpoint()
+        source_weights = self._train_on_source() if self.candidate.source_steps else {}
+        model, load_report = self._migrate(source_weights)
+        yield from list(self._state.evaluations)  # Those before the checkpoint, once more.
+        trainer = self._target_trainer(model, saved)
+        for evaluation, logits in self._train_on_target(model, trainer, resumed=saved is not None):
+            self._note(evaluation, logits, model)
+            if evaluation.step == (self.candidate.steps if self._at is None else self._at):
+                yield replace(evaluation, result=self._result(model, load_report))
+                return
+            yield evaluation
+            self._save_checkpoint(model, trainer)
+
+    def _train_on_source(self) -> dict[str, Tensor]:
+        """Return the weights after training on the source alone, from the store if another trial has computed them."""
+        resources, candidate, seed = self._resources, self.candidate, self.seed
+        settings = resources.spec.training_on(candidate.source)
+        on_source = replace(
+            candidate,
+            soft_prompt=source_prompt(candidate),
+            adapter=Adapter(),
+            frozen_layers=settings.frozen_layers,
+            alpha=1.0,
+        )
+
+        def train() -> dict[str, Tensor]:
+            resources.backbone.restore()
+            model = resources.build_model(on_source, seed)
+            self._rows.share_activations(model)
+            plan = TrainingSettings(
+                steps=candidate.source_steps,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                prompt_learning_rate=settings.head_learning_rate,
+                alpha=1.0,
+                micro_batch_size=resources.spec.backbone.micro_batch_size,
+            )
+            torch.manual_seed(seed)
+            rows = TrainingData(self._rows.encode(model, "source", seed), resources.tasks.source(candidate).labels)
+            deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
+            return model.snapshot(list(model.trainable()))
+
+        return resources.stages.get(StageKey.of(resources.source_key(candidate, seed)), train)
+
+    def _migrate(self, source_weights: dict[str, Tensor]) -> tuple[PromptedModel, LoadReport]:
+        """Carry the source's weights over to a model of the target, with frozen layers, soft prompt and adapters."""
+        self._resources.backbone.restore()
+        model = self._model = self._resources.build_model(self.candidate, self.seed)
+        report = migrate(model, source_weights)
+        self._rows.share_activations(model)
+        # Dropout starts from the same number whether the source stage was computed or read.
+        torch.manual_seed(self.seed)
+        return model, report
+
+    def _target_trainer(self, model: PromptedModel, saved: Saved | None) -> Trainer:
+        """Build what trains on alpha * L_s + (1 - alpha) * L_t, in the saved state if there is one."""
+        tasks, candidate, seed = self._resources.tasks, self.candidate, self.seed
+        target = TrainingData(self._rows.encode(model, "target", seed + 1), tasks.target.labels)
+        source = None
+        if candidate.alpha > 0:
+            source = TrainingData(self._rows.encode(model, "source", seed), tasks.source(candidate).labels)
+        plan = TrainingSettings.of(candidate, self._resources.spec.backbone.micro_batch_size)
+        trainer = Trainer(model, source, target, plan, seed, self._state.resumed_at)
+        if saved is not None:
+            take_up(saved, model, trainer)
+        return trainer
+
+    def _train_on_target(
+        self, model: PromptedModel, trainer: Trainer, *, resumed: bool
+    ) -> Iterator[tuple[Evaluation, npt.NDArray[np.float32]]]:
+        """Train to the end, and evaluate on the way: before the first update, every few, and after the last."""
+        at, every = self._at, self._resources.spec.evaluate_every
+        validation = self._rows.encode(model, "validation")
+        updates: list[Update] = []
+
+        def evaluate() -> tuple[Evaluation, npt.NDArray[np.float32]]:
+            found = self._evaluate(model, trainer, validation, updates)
+            updates.clear()
+            return found
+
+        if not resumed and at in (None, 0):
+            yield evaluate()
+        for update in trainer.updates():
+            updates.append(update)
+            due = trainer.step % every == 0 or trainer.step == trainer.settings.steps
+            if due if at is None else trainer.step == at:
+                yield evaluate()
+
+    def _evaluate(
+        self, model: PromptedModel, trainer: Trainer, validation: list[EncodedRow], updates: list[Update]
+    ) -> tuple[Evaluation, npt.NDArray[np.float32]]:
+        """Score the validation rows; return the evaluation and their logits, shape (rows, labels)."""
+        target, spec = self._resources.tasks.target, self._resources.spec
+        shown = self._resources.demonstrations.get(self.candidate, "target", self.seed)
+        own_rows = trainer.target.rows if trainer.target else ()
+        calibrate(model, own_rows, target.labels, spec.evaluation_batch_size, shown)
+        logits = model.score(validation, target.labels, spec.evaluation_batch_size).numpy()
+        if not np.isfinite(logits).all():
+            raise TrialError(f"the validation logits are not finite at step {trainer.step}")
+        metrics = target.measure(logits, target.validation)
+        evaluation = Evaluation(
+            step=trainer.step,
+            value=metrics[spec.metric],
+            metrics=metrics,
+            confusion=target.confusion(logits, target.validation),
+            source_loss=mean([update.source_loss for update in updates]),
+            target_loss=mean([update.target_loss for update in updates]),
+        )
+        return evaluation, logits
+
+    def _note(self, evaluation: Evaluation, logits: npt.NDArray[np.float32], model: PromptedModel) -> None:
+        """Remember an evaluation, and the state that it was made with if that is the best."""
+        self._state.evaluations.append(evaluation)
+        best = self._state.best
+        is_ahead = best is None or evaluation.is_better(best.evaluation, self._resources.spec.direction)
+        if best is None or evaluation.step == self._at or (self._at is None and is_ahead):
+            self._state.best = BestState(evaluation, logits, model.snapshot(list(model.trainable())))
+
+    def _result(self, model: PromptedModel, load_report: LoadReport) -> Result:
+        """Go back to the best state, and describe it."""
+        best = self._state.best
+        assert best is not None
+        model.load(best.weights)
+        changed = [*load_report.loaded, *model.trainable(), *model.attached()]
+        shown = self._rows.token_ids(model, "validation") if self.candidate.demonstrations.count else []
+        return Result(
+            value=best.evaluation.value,
+            step=best.evaluation.step,
+            metrics=best.evaluation.metrics,
+            confusion=best.evaluation.confusion,
+            logits=best.logits,
+            delta=model.snapshot(list(dict.fromkeys(changed))),
+            load_report=load_report,
+            trainable_parameters=model.trainable_parameters,
+            prompt_tokens=model.prompt_tokens(shown),
+            demonstrations=mean([row.demonstrations for row in shown]) or 0.0,
+            seconds=self._seconds(),
+            max_rss_bytes=max_rss_bytes(),
+            stages=self._resources.stages.use_of_trial,
+            resumed_at=self._state.resumed_at,
+        )
+
+    def example(self) -> str:
+        """Render the first validation row as the model sees it, its label in brackets; once training has begun."""
+        model, target = self._model, self._resources.tasks.target
+        assert model is not None, "the cycle must run"
+        row = target.validation[0]
+        shown = self._resources.demonstrations.get(self.candidate, "validation", self.seed)
+        return model.render(row.fields, shown).with_label(f"[{target.labels[row.label]}]")
+
+    def _seconds(self) -> float:
+        return self._state.seconds_before + time.perf_counter() - self._started
+
+    def _load_checkpoint(self) -> Saved | None:
+        saved = self._checkpoint.load(self._identity()) if self._checkpoint else None
+        if saved is not None:
+            self._state = CycleState.of(saved)
+        return saved
+
+    def _save_checkpoint(self, model: PromptedModel, trainer: Trainer) -> None:
+        if self._checkpoint is not None and self._checkpoint.is_due:
+            self._checkpoint.save(self._identity(), *self._state.checkpoint(model, trainer, self._seconds()))
+
+    def _identity(self) -> dict[str, object]:
+        """Return everything that decides the cycle's outcome, as JSON types."""
+        spec, candidate = self._resources.spec, self.candidate
+        return {
+            **self._resources.backbone_key(),
+            "version": VERSION,
+            "candidate": candidate.to_dict(),
+            "seed": self.seed,
+            "rows": self._resources.tasks.hashes(candidate),
+            "source_training": asdict(spec.training_on(candidate.source)),
+            "evaluation": [spec.evaluate_every, spec.evaluation_batch_size, spec.metric],
+        }

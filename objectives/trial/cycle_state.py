@@ -1,0 +1,92 @@
+"""How far a cycle has come: its evaluations and its best state, and all of it as a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.runtime import random_state, set_random_state
+from promptgraft.objectives.trial.checkpoints import Saved
+from promptgraft.objectives.trial.results import Evaluation
+from promptgraft.objectives.trial.training import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class BestState:
+    """The best evaluation so far, and what it was made with.
+
+    Attributes:
+        evaluation: The evaluation.
+        logits: Validation logits, shape (rows, labels).
+        weights: Trained weights by name.
+    """
+
+    evaluation: Evaluation
+    logits: npt.NDArray[np.float32]
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class CycleState:
+    """How far a cycle has come.
+
+    Attributes:
+        evaluations: What was handed out.
+        best: The best of it; None before the first evaluation.
+        resumed_at: Update at which a checkpoint was taken up; 0 if none was.
+        seconds_before: Time that earlier runs of the same cycle took, up to the checkpoint.
+    """
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: BestState | None = None
+    resumed_at: int = 0
+    seconds_before: float = 0.0
+
+    @classmethod
+    def of(cls, saved: Saved) -> "CycleState":
+        """Read a checkpoint, but for what only a trainer can take up."""
+        evaluations = [Evaluation(**entry) for entry in saved.content["evaluations"]]
+        best = BestState(
+            evaluation=evaluations[saved.content["best"]],
+            logits=saved.tensors["logits"].numpy(),
+            weights=saved.part("best/"),
+        )
+        return cls(evaluations, best, saved.content["step"], saved.content["seconds"])
+
+    def checkpoint(
+        self, model: PromptedModel, trainer: Trainer, seconds: float
+    ) -> tuple[dict[str, object], dict[str, Tensor]]:
+        """Collect what a checkpoint holds: JSON types, and tensors.
+
+        Args:
+            model: The model in training.
+            trainer: What trains it.
+            seconds: Time that the cycle took so far.
+        """
+        assert self.best is not None, "the first evaluation comes before the first checkpoint"
+        steps = [evaluation.step for evaluation in self.evaluations]
+        content: dict[str, object] = {
+            "step": trainer.step,
+            "seconds": seconds,
+            "best": steps.index(self.best.evaluation.step),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+        }
+        parts = {
+            "model": model.snapshot(list(model.trainable())),
+            "best": self.best.weights,
+            "optimizer": trainer.state(),
+            "random": random_state(model.backbone.device),
+        }
+        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        return content, tensors | {"logits": torch.from_numpy(self.best.logits)}
+
+
+def take_up(saved: Saved, model: PromptedModel, trainer: Trainer) -> None:
+    """Put model, trainer and random generators into the state of a checkpoint."""
+    model.load(saved.part("model/"))
+    trainer.load_state(saved.part("optimizer/"))
+    set_random_state(model.backbone.device, saved.part("random/"))

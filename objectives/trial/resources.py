@@ -1,0 +1,50 @@
+"""What every cycle of a study uses, loaded once by a worker."""
+
+from dataclasses import dataclass
+
+from promptgraft.objectives.backbones import Backbone
+from promptgraft.objectives.caching import StageStore, backbone_key, source_key
+from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial.trial_data import StudyTasks
+from promptgraft.spaces import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What every cycle of a study uses; a cycle changes the backbone's weights, and restores them before it starts.
+
+    Attributes:
+        spec: The study's fixed part.
+        tasks: Its rows, on one split.
+        demonstrations: The training rows that prompts may show.
+        backbone: The pretrained model.
+        stages: What trials share.
+    """
+
+    spec: ObjectiveSpec
+    tasks: StudyTasks
+    demonstrations: DemonstrationPools
+    backbone: Backbone
+    stages: StageStore
+
+    def build_model(self, candidate: Candidate, seed: int) -> PromptedModel:
+        """Attach what a candidate asks for to the backbone, in the state that this is in."""
+        space = self.spec.space
+        verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
+        return PromptedModel(
+            self.backbone, candidate, space.template(candidate.template), verbalizer, self.tasks.labels, seed
+        )
+
+    def backbone_key(self) -> dict[str, object]:
+        """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""
+        return backbone_key(self.spec.backbone, self.backbone.weights_hash, self.backbone.device)
+
+    def source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
+        """Return everything that decides the weights after a candidate's source stage, as JSON types."""
+        shown = self.demonstrations.get(candidate, "source", seed)
+        labels = (self.tasks.source(candidate).labels, self.tasks.labels)
+        rows = self.tasks.hashes(candidate)["source"]
+        return self.backbone_key() | source_key(
+            self.spec, candidate, seed, rows, labels, shown.content if shown else None
+        )
