@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from promptgraft import __version__
 from promptgraft.search.cli.studies import app
 from tests.conftest import STUDIES
 
@@ -76,6 +77,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0
     for command in ("validate", "run", "status", "best", "export", "report", "predict", "dashboard", "new-recurrent"):
         assert result.stdout.count(f"│ {command} ") == 1, command
+
+
+def test_version_imports_nothing_heavy() -> None:
+    result = promptgraft("--version", absent="torch,ray,optuna,transformers,pandas,sklearn")
+    assert (result.returncode, result.stdout) == (0, f"promptgraft {__version__}\n")
 
 
 @pytest.mark.slow
