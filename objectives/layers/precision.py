@@ -114,6 +114,10 @@ def _autocast(forward: Callable[..., Any], dtype: torch.dtype, device: torch.dev
     return run
 
 
+# What layers call the keys and values that they are given: transformers up to 5.23, and from 5.24 on.
+_CACHE = ("past_key_values", "cache")
+
+
 def checkpoint_layer(layer: nn.Module, contexts: Contexts | None = None) -> None:
     """Let a layer run again in the backward pass, instead of keeping what it computes.
 
@@ -130,7 +134,8 @@ def checkpoint_layer(layer: nn.Module, contexts: Contexts | None = None) -> None
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         trained = args[0].requires_grad or any(parameter.requires_grad for parameter in layer.parameters())
-        if not torch.is_grad_enabled() or not trained or kwargs.get("past_key_values") is not None:
+        given_keys = any(kwargs.get(name) is not None for name in _CACHE)
+        if not torch.is_grad_enabled() or not trained or given_keys:
             return forward(*args, **kwargs)
         return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, **options)
 
