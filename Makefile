@@ -1,19 +1,29 @@
-# Every target makes its own environment in .venv; nothing needs to be installed by hand. Python compiles what it imports,
-# which is a small part of what pip would.
+# `make` lists the targets. Each makes its own environment in .venv; nothing needs to be installed by hand. Python compiles
+# what it imports, which is a small part of what pip would.
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+EXTRAS := search,serve,onnx,mlflow,postgres,s3,dev
+# Whole searches, kills, and what needs a database server have targets of their own.
+QUICK := -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# What `make newest` takes from outside constraints.txt.
+NEWEST ?= huggingface-hub optuna peft ray safetensors tokenizers transformers
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
-.PHONY: demo smollm2 test test-slow test-postgres test-faults bench docs lint types wheel clean
+.DEFAULT_GOAL := help
+.PHONY: help demo smollm2 test test-slow test-postgres test-faults newest bench docs lint types wheel clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[search,serve,onnx,mlflow,postgres,s3,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: .venv/.installed  ## A whole search in small: run, export, predict
+demo: .venv/.installed  ## A whole search in small: run, export, predict (11 min)
 	$(BIN)/python studies/prepare.py
 	$(BIN)/promptgraft validate studies/demo.yaml
 	$(BIN)/promptgraft run studies/demo.yaml
@@ -23,25 +33,25 @@ demo: .venv/.installed  ## A whole search in small: run, export, predict
 	$(BIN)/promptgraft predict runs/demo/bundle --input studies/data/amazon.csv --output runs/demo/predictions.csv
 	@echo "look at it: $(BIN)/promptgraft dashboard demo"
 
-smollm2: .venv/.installed  ## Six trials of the causal LM
+smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
 
-test: .venv/.installed  ## Everything but whole searches
+test: .venv/.installed  ## All tests but those of the next three targets (TEST_MIN)
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
+	$(BIN)/pytest $(QUICK) --durations 30
 
-test-slow: .venv/.installed  ## Whole searches, crashes, failures
+test-slow: .venv/.installed  ## Whole searches, crashes, failures (SLOW_MIN)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m slow
 
-test-postgres: .venv/.installed  ## Install a PostgreSQL server if there is none, and test against it
+test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is installed if there is none (PG_MIN)
 	command -v initdb || ls -d /usr/lib/postgresql/*/bin || $(SUDO) apt-get install -y postgresql
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m postgres -s
 
-test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: about 40 minutes
+test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (40 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m faults -s
 
@@ -51,7 +61,7 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: 
 	.peers-venv/bin/pip install --quiet --requirement tests/bench/peers/requirements.txt
 	touch $@
 
-bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a user would run today: a day on two cores
+bench: .venv/.installed .peers-venv/.installed  ## Every figure of docs/benchmarks.md, other tools' included (a day)
 	$(BIN)/python studies/prepare.py --smollm2
 	mkdir -p runs
 	$(BIN)/python -m tests.bench.overhead
@@ -78,28 +88,45 @@ bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a us
 	test -d runs/demo/bundle || $(MAKE) demo
 	$(BIN)/python -m tests.bench.serving --out runs/serving.json
 
-docs: .venv/.installed  ## What is generated from the schemas
+docs: .venv/.installed  ## Regenerate what docs/ takes from the schemas (seconds)
 	$(BIN)/promptgraft schema reference > docs/study-reference.md
 	$(BIN)/promptgraft schema study > docs/study.schema.json
 	$(BIN)/promptgraft schema manifest > docs/manifest.schema.json
 
-lint: .venv/.installed
+lint: .venv/.installed  ## Style, import contracts and spelling (seconds)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
-types: .venv/.installed
-	MYPYPATH=.typing $(BIN)/mypy --strict --namespace-packages --explicit-package-bases -p promptgraft -p tests.bench
-	$(BIN)/mypy --strict studies/prepare.py
+types: .venv/.installed  ## mypy, and pyright on what an editor must resolve (1 min)
+	$(BIN)/mypy --strict -p promptgraft -p tests.bench
+	$(BIN)/mypy --strict studies/prepare.py tests/check_distribution.py tests/typing/imports.py
+	for version in 3.11 3.12 3.13; do \
+	  $(BIN)/pyright --pythonpath $(BIN)/python --pythonversion $$version tests/typing/imports.py || exit; done
 
-wheel: .venv/.installed  ## Build the wheel, install it in an empty environment, ask it for help
+wheel: .venv/.installed  ## Build wheel and sdist, compare them, try the wheel in an empty environment (WHEEL_MIN)
 	rm -rf dist build .wheel-venv
 	$(BIN)/python -m build --quiet --wheel
+	$(BIN)/python -m build --quiet --sdist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist/from-sdist dist/*.tar.gz
+	$(BIN)/python tests/check_distribution.py dist/*.whl dist/from-sdist/*.whl
 	$(PYTHON) -m venv .wheel-venv
 	.wheel-venv/bin/pip install --quiet --no-compile --constraint constraints.txt dist/*.whl
+	cd / && $(CURDIR)/.wheel-venv/bin/python $(CURDIR)/tests/check_distribution.py
+	cd / && $(CURDIR)/.wheel-venv/bin/promptgraft --version
 	cd / && $(CURDIR)/.wheel-venv/bin/promptgraft --help
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import optuna" 2>/dev/null
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null
 
-clean:
-	rm -rf .venv .peers-venv .wheel-venv build dist *.egg-info
+newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .newest-venv (NEWEST_MIN)
+	rm -rf .newest-venv
+	$(PYTHON) -m venv .newest-venv
+	grep -vE $(foreach name,$(NEWEST),-e '^$(name)==') constraints.txt > .newest-venv/constraints.txt
+	.newest-venv/bin/pip install --quiet --no-compile --constraint .newest-venv/constraints.txt --editable '.[$(EXTRAS)]'
+	.newest-venv/bin/pip list | grep -E $(foreach name,$(NEWEST) torch,-e '^$(name) ')
+	.newest-venv/bin/python studies/prepare.py --smollm2
+	.newest-venv/bin/pytest $(QUICK) --ignore tests/integration $(TESTS)
+
+clean:  ## Remove environments and builds; studies/ and runs/ stay
+	rm -rf .venv .peers-venv .wheel-venv .newest-venv build dist .package/*.egg-info

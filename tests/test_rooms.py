@@ -88,3 +88,17 @@ def test_a_door_loads_nothing_heavy(layer: str) -> None:
     code = f"import sys, {', '.join(rooms)}; print([module for module in {heavy} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_editors_must_resolve_names_every_room() -> None:
+    """`make types` has pyright check `tests/typing/imports.py`; a room that it forgets is checked by nobody."""
+    tree = ast.parse((ROOT / "tests" / "typing" / "imports.py").read_text())
+    rooms = {
+        ".".join(("promptgraft", *f.parent.relative_to(ROOT).parts))
+        for f in FACADES
+        if exports(ast.parse(f.read_text()))
+    }
+    checked = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {"promptgraft", "promptgraft.plugins", *rooms} - checked == set()
+    for name, module in exports(tree).items():
+        assert getattr(importlib.import_module(module), name) is not None
