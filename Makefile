@@ -38,15 +38,15 @@ smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 m
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
 
-test: .venv/.installed  ## All tests but those of the next three targets (TEST_MIN)
+test: .venv/.installed  ## All tests but those of the next three targets (15 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) --durations 30
 
-test-slow: .venv/.installed  ## Whole searches, crashes, failures (SLOW_MIN)
+test-slow: .venv/.installed  ## Whole searches, crashes, failures (hours)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m slow
 
-test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is installed if there is none (PG_MIN)
+test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is installed if there is none (minutes)
 	command -v initdb || ls -d /usr/lib/postgresql/*/bin || $(SUDO) apt-get install -y postgresql
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m postgres -s
@@ -105,7 +105,7 @@ types: .venv/.installed  ## mypy, and pyright on what an editor must resolve (1 
 	for version in 3.11 3.12 3.13; do \
 	  $(BIN)/pyright --pythonpath $(BIN)/python --pythonversion $$version tests/typing/imports.py || exit; done
 
-wheel: .venv/.installed  ## Build wheel and sdist, compare them, try the wheel in an empty environment (WHEEL_MIN)
+wheel: .venv/.installed  ## Build wheel and sdist, compare them, try the wheel in an empty environment (1 min)
 	rm -rf dist build .wheel-venv
 	$(BIN)/python -m build --quiet --wheel
 	$(BIN)/python -m build --quiet --sdist
@@ -119,7 +119,7 @@ wheel: .venv/.installed  ## Build wheel and sdist, compare them, try the wheel i
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import optuna" 2>/dev/null
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null
 
-newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .newest-venv (NEWEST_MIN)
+newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .newest-venv (15 min)
 	rm -rf .newest-venv
 	$(PYTHON) -m venv .newest-venv
 	grep -vE $(foreach name,$(NEWEST),-e '^$(name)==') constraints.txt > .newest-venv/constraints.txt

@@ -1,4 +1,4 @@
-"""Rows of many requests, gathered into batches for the models behind a server."""
+"""Gathers the rows of many requests into batches for the models behind a server."""
 
 import asyncio
 import logging
@@ -21,29 +21,29 @@ Probabilities = npt.NDArray[np.float64]
 
 
 class Metrics:
-    """What Prometheus reads."""
+    """Metrics for Prometheus."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         make: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("promptgraft_requests", "Requests.", ["path", "status"], **make)
-        self.seconds = Histogram("promptgraft_request_seconds", "Seconds of a prediction request.", **make)
+        self.seconds = Histogram("promptgraft_request_seconds", "Duration of a prediction request.", **make)
         self.predictions = Counter("promptgraft_predictions", "Rows predicted, by label.", ["label"], **make)
         sizes = [2**power for power in range(11)]
         self.batch_rows = Histogram("promptgraft_batch_rows", "Rows predicted together.", buckets=sizes, **make)
-        self.waiting_rows = Gauge("promptgraft_waiting_rows", "Rows that wait for their turn.", **make)
+        self.waiting_rows = Gauge("promptgraft_waiting_rows", "Rows that are waiting.", **make)
 
 
 @dataclass(frozen=True, slots=True)
 class ServingLimits:
-    """What a server takes on.
+    """What a server accepts.
 
     Attributes:
-        batch_rows: Rows that are predicted together, at most.
-        request_rows: Rows of one request.
-        text_characters: Of one field.
-        body_bytes: Of one request.
-        waiting_rows: Rows that wait for their turn, of all requests.
+        batch_rows: Most rows that are predicted together.
+        request_rows: Most rows of one request.
+        text_characters: Longest value of a field, in characters.
+        body_bytes: Largest request body.
+        waiting_rows: Most rows that may wait, over all requests.
     """
 
     batch_rows: int = 64
@@ -54,7 +54,7 @@ class ServingLimits:
 
 
 class ServedModel(Protocol):
-    """What is served."""
+    """A model that can be served."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class ServedModel(Protocol):
 
 
 class OverloadedError(Exception):
-    """More rows wait than the server takes on."""
+    """More rows are waiting than the server accepts."""
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class Batcher:
         self._metrics.batch_rows.observe(len(rows))
         try:
             found = await asyncio.get_running_loop().run_in_executor(thread, predictor.predict_proba, rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # Whatever it is, it belongs to the request that caused it.
             if len(chosen) > 1:
                 for waiting in chosen:  # One of them is to blame.
                     await self._run(thread, predictor, [waiting])

@@ -20,56 +20,56 @@ from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
-# Some character that is neither white space nor control: what is left of a text when it is stripped.
+# A character that is neither white space nor a control character: text without any would be empty once stripped.
 _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
 
 
 class Prediction(BaseModel):
-    """What is said of a row."""
+    """Prediction for one row."""
 
-    label: str = Field(description="The likeliest label.")
-    probabilities: dict[str, float] = Field(description="Label -> probability.")
+    label: str = Field(description="Most probable label.")
+    probabilities: dict[str, float] = Field(description="Probability of each label; they add up to 1.")
 
 
 class Predictions(BaseModel):
-    """What is said of several rows, in their order."""
+    """Predictions for several rows, in the order of the request."""
 
     predictions: list[Prediction]
 
 
 class Problem(BaseModel):
-    """Why a request was refused."""
+    """Reason why a request was refused."""
 
-    error: str
+    error: str = Field(description="What is wrong, and where.")
 
 
 class State(BaseModel):
-    """How the server is."""
+    """Server status."""
 
-    status: str
+    status: str = Field(description="alive or ready.")
 
 
 class About(BaseModel):
-    """What is served."""
+    """The bundle that is served."""
 
-    study: str
-    trial: int
-    digest: str
-    labels: list[str]
-    fields: list[str]
+    study: str = Field(description="Name of the study.")
+    trial: int = Field(description="Number of the trial.")
+    digest: str = Field(description="SHA-256 of the bundle's manifest.")
+    labels: list[str] = Field(description="Labels that can be predicted.")
+    fields: list[str] = Field(description="Fields of a row.")
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body is no JSON."},
-    413: {"model": Problem, "description": "The body is too large."},
-    422: {"model": Problem, "description": "The rows can't be predicted."},
-    429: {"model": Problem, "description": "Too many rows wait; try again later."},
+    400: {"model": Problem, "description": "Request body is not valid JSON."},
+    413: {"model": Problem, "description": "Request body is too large."},
+    422: {"model": Problem, "description": "Rows are not valid."},
+    429: {"model": Problem, "description": "Too many rows are waiting; try again later."},
 }
 
 
 def _bodies(fields: Sequence[str], limits: ServingLimits) -> tuple[Any, Any]:
-    """Describe the bodies of a request for one row, and for several."""
-    # Fields are called what the user called them, which need not be a name that pydantic leaves free.
+    """Build the models of the request bodies for one row and for several."""
+    # Users name the fields, and may choose a name that pydantic reserves; so aliases carry the names.
     given: dict[str, Any] = {
         f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=_SOMETHING))
         for number, name in enumerate(fields)
@@ -88,11 +88,10 @@ def create_app(
         predictors: Of the same bundle, loaded and ready; each predicts in a thread of its own.
         fields: Fields of a row.
         about: `study`, `trial` and `digest` of the bundle.
-        limits: What it takes on.
+        limits: What the server accepts.
     """
     metrics = Metrics()
     batcher, labels = Batcher(limits, metrics), predictors[0].labels
-    row, batch = _bodies(fields, limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,12 +105,23 @@ def create_app(
     app = FastAPI(title="promptgraft", version=str(about["digest"])[:12], lifespan=lifespan, docs_url="/docs")
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
     app.add_middleware(_Bounded, body_bytes=limits.body_bytes)
+    _add_predictions(app, batcher, labels, metrics, _bodies(fields, limits))
+    _add_status(app, About(**about, labels=list(labels), fields=list(fields)), metrics)
+    _add_error_handlers(app)
+    return app
+
+
+def _add_predictions(
+    app: FastAPI, batcher: Batcher, labels: Sequence[str], metrics: Metrics, bodies: tuple[Any, Any]
+) -> None:
+    """Add the paths that predict rows."""
+    row, batch = bodies
 
     async def answer(rows: Sequence[Mapping[str, str]]) -> list[Prediction]:
         try:
             found = await batcher.predict(rows)
         except OverloadedError as error:
-            raise HTTPException(429, "too many rows wait; try again later", {"Retry-After": "1"}) from error
+            raise HTTPException(429, "too many rows are waiting; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
         answers = [_prediction(labels, probabilities) for probabilities in found]
@@ -130,43 +140,44 @@ def create_app(
         """Predict several rows."""
         return Predictions(predictions=await answer(_plain(body)["rows"]))
 
+
+def _add_status(app: FastAPI, bundle: About, metrics: Metrics) -> None:
+    """Add the paths that describe the server and its bundle."""
+
     @app.get("/health")
     async def health() -> State:
-        """Say that the process is alive."""
+        """Report that the process is alive."""
         return State(status="alive")
 
-    @app.get("/ready", responses={503: {"model": Problem, "description": "Not yet, or not any more."}})
+    @app.get("/ready", responses={503: {"model": Problem, "description": "Server is starting or shutting down."}})
     async def ready() -> State:
-        """Say whether predictions are taken on."""
+        """Report whether the server accepts predictions."""
         if not getattr(app.state, "ready", False):
-            raise HTTPException(503, "the server is starting or ending")
+            raise HTTPException(503, "the server is starting or shutting down")
         return State(status="ready")
 
     @app.get("/about")
-    async def tell() -> About:
-        """Say what is served."""
-        return About(**about, labels=list(labels), fields=list(fields))
+    async def about() -> About:
+        """Describe the bundle that is served."""
+        return bundle
 
     @app.get("/metrics", response_class=Response)
-    async def prometheus() -> Response:
-        """Return metrics as Prometheus reads them."""
+    async def prometheus_metrics() -> Response:
+        """Return metrics in Prometheus' text format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    _tell_problems(app)
-    return app
 
-
-def _tell_problems(app: FastAPI) -> None:
-    """Answer whatever is wrong with a request by one message."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answer every request that is refused with one message."""
 
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> Response:
         broken = any(entry["type"] == "json_invalid" for entry in error.errors())
-        said = "; ".join(_said(entry) for entry in error.errors()[:5])
-        return _problem(400 if broken else 422, said)
+        message = "; ".join(_message(entry) for entry in error.errors()[:5])
+        return _problem(400 if broken else 422, message)
 
     @app.exception_handler(StarletteHTTPException)
-    async def tell_problem(_: Request, error: StarletteHTTPException) -> Response:
+    async def report(_: Request, error: StarletteHTTPException) -> Response:
         return _problem(error.status_code, str(error.detail), error.headers)
 
 
@@ -175,24 +186,24 @@ def _plain(body: BaseModel) -> Any:
 
 
 def _prediction(labels: Sequence[str], probabilities: Probabilities) -> Prediction:
-    chances = dict(zip(labels, probabilities.tolist(), strict=True))
-    return Prediction(label=labels[int(probabilities.argmax())], probabilities=chances)
+    by_label = dict(zip(labels, probabilities.tolist(), strict=True))
+    return Prediction(label=labels[int(probabilities.argmax())], probabilities=by_label)
 
 
-def _said(entry: Mapping[str, Any]) -> str:
-    """Say where a body is wrong and why, without repeating what it holds."""
+def _message(entry: Mapping[str, Any]) -> str:
+    """Return where a body is wrong and why, without repeating its content."""
     where = ".".join(str(part) for part in entry["loc"] if part != "body")
     return f"{where}: {entry['msg']}" if where else str(entry["msg"])
 
 
-def _problem(status: int, said: str, headers: Mapping[str, str] | None = None) -> Response:
-    # Half a surrogate pair can't be sent as UTF-8, nor need it be.
-    content = {"error": said.encode("utf-8", "backslashreplace").decode()}
+def _problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    # Half a surrogate pair can't be sent as UTF-8, so it is escaped.
+    content = {"error": message.encode("utf-8", "backslashreplace").decode()}
     return JSONResponse(content, status, headers=dict(headers or {}))
 
 
 class _Bounded:
-    """Refuses bodies that are too large, whatever length they claim to have."""
+    """Refuses bodies that are too large, whatever their headers claim."""
 
     def __init__(self, app: ASGIApp, body_bytes: int) -> None:
         self._app, self._body_bytes = app, body_bytes
@@ -222,12 +233,12 @@ class _Bounded:
         await self._app(scope, again, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = _problem(413, f"the body is larger than {self._body_bytes} bytes")
+        response = _problem(413, f"the request body is larger than {self._body_bytes} bytes")
         await response(scope, receive, send)
 
 
 class _Observed:
-    """Counts requests, and times those for predictions."""
+    """Counts and times requests for predictions."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str]) -> None:
         self._app, self._metrics, self._paths = app, metrics, paths

@@ -285,7 +285,7 @@ GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = 
 }
 
 DEFAULTS: Mapping[str, Scalar] = {
-    f.name: cast(Scalar, f.default)
+    f.name: cast("Scalar", f.default)
     for f in fields(Candidate)
     if f.name not in ("template", "verbalizer", CUSTOM, *GROUPS)
 }

@@ -159,4 +159,4 @@ class Proposals:
 
     def _ask(self) -> Proposal:
         trial = self._copy.ask()
-        return Proposal(self.space.suggest(cast(SuggestingTrial, trial)), trial)
+        return Proposal(self.space.suggest(cast("SuggestingTrial", trial)), trial)

@@ -39,7 +39,7 @@ class Pruning:
         self._peers.limits = costs_of(trial, self._peers.costs)
         if self._peers.limits is None:
             return False
-        view = optuna.Study(self._study.study_name, cast(BaseStorage, self._peers), pruner=self._pruner)
+        view = optuna.Study(self._study.study_name, cast("BaseStorage", self._peers), pruner=self._pruner)
         return self._pruner.prune(view, trial)
 
 

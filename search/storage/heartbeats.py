@@ -99,5 +99,5 @@ class Heartbeat:
             for trial_id in list(self.live_ids()):
                 try:
                     self.storage.record_heartbeat(trial_id)
-                except Exception as error:  # A lost beat is made up for by the next one.
+                except Exception as error:  # noqa: BLE001  # A lost beat is made up for by the next one.
                     logger.warning("no heartbeat for trial id %d: %s", trial_id, type(error).__name__)

@@ -55,4 +55,4 @@ def wait_for_storage(method: Callable[Concatenate[S, P], R]) -> Callable[Concate
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    return cast(Callable[Concatenate[S, P], R], call)
+    return cast("Callable[Concatenate[S, P], R]", call)

@@ -138,7 +138,7 @@ class StudyLoader:
         # Without its unknown keys the rest of the file can still be checked.
         for entry in entries:
             if entry["type"] == "extra_forbidden":
-                _delete(content, cast(Location, entry["loc"]))
+                _delete(content, cast("Location", entry["loc"]))
         try:
             return StudyFile.model_validate(content)
         except ValidationError as error:

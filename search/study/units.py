@@ -1,7 +1,9 @@
 """Times and sizes as people write them in study files."""
 
 import re
-from datetime import datetime, timedelta
+import time
+from datetime import datetime
+from datetime import time as time_of_day
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -41,15 +43,23 @@ def next_moment(deadline: str, now: float) -> float:
     Raises:
         ValueError: If it is neither, or has passed.
     """
-    start = datetime.fromtimestamp(now)
     try:
         if len(deadline) <= 5:
             hour, minute = map(int, deadline.split(":"))
-            moment = start.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            return (moment if moment > start else moment + timedelta(days=1)).timestamp()
+            return _next_time_of_day(time_of_day(hour, minute), now)
         found = datetime.fromisoformat(deadline).timestamp()
     except ValueError as error:
         raise ValueError("expected a time of day such as 07:00, or a date such as 2026-12-24T07:00") from error
     if found <= now:
         raise ValueError("expected a moment to come")
     return found
+
+
+def _next_time_of_day(wanted: time_of_day, now: float) -> float:
+    """Return the next moment at which local clocks show a time, also where they are put back or forward before it."""
+    today = time.localtime(now)
+    moments = [
+        time.mktime((today.tm_year, today.tm_mon, today.tm_mday + days, wanted.hour, wanted.minute, 0, 0, 0, -1))
+        for days in (0, 1)
+    ]
+    return next(moment for moment in moments if moment > now)

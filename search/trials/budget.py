@@ -1,8 +1,8 @@
 """How long a search may go on, what it has used, and when it will end."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -127,11 +127,12 @@ class Forecast:
     trials: int
 
     def __str__(self) -> str:
-        return f"ends {datetime.fromtimestamp(self.ends_at):%a %H:%M} with about {self.trials} trials ({self.limit})"
+        local = time.strftime("%a %H:%M", time.localtime(self.ends_at))
+        return f"ends {local} with about {self.trials} trials ({self.limit})"
 
 
 def forecast(trials: Sequence[FrozenTrial], limits: Limits, concurrent: int, now: float) -> Forecast | None:
-    """Foretell the end from how long recent trials took, gaps between runs left out.
+    """Estimate the end from how long recent trials took, gaps between runs left out.
 
     Args:
         trials: The study's trials.
@@ -143,7 +144,7 @@ def forecast(trials: Sequence[FrozenTrial], limits: Limits, concurrent: int, now
         None while fewer than three trials are finished.
     """
     ended = [trial for trial in trials if trial.state.is_finished() and "interrupted" not in trial.user_attrs]
-    recent = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-_RECENT:]
+    recent = sorted(ended, key=_ended_at)[-_RECENT:]
     done = sum(trial.state in FINISHED for trial in recent)
     if done < _FEWEST:
         return None
@@ -191,6 +192,10 @@ def _seconds(trial: FrozenTrial, now: float) -> float:
         # Optuna's times are local ones: where the clock is put back, an end may lie before its start.
         return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())
     return max(0.0, now - trial.datetime_start.timestamp()) if trial.state == TrialState.RUNNING else 0.0
+
+
+def _ended_at(trial: FrozenTrial) -> float:
+    return trial.datetime_complete.timestamp() if trial.datetime_complete is not None else 0.0
 
 
 def _median(values: list[float]) -> float:

@@ -24,7 +24,7 @@ def metric_of(trial: FrozenTrial) -> float | None:
 def costs_of(trial: FrozenTrial, names: Sequence[str]) -> list[float] | None:
     """Return what a trial costs, by the figures it has reported; None if it has reported none yet."""
     found = [trial.user_attrs.get(name) for name in names]
-    return None if None in found else [float(cast(float, cost)) for cost in found]
+    return None if None in found else [float(cast("float", cost)) for cost in found]
 
 
 def pareto_front(study: optuna.Study) -> list[FrozenTrial]:

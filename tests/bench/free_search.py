@@ -154,7 +154,7 @@ def peer(table: Table, costs: PeerCosts, sampler: str, factor: int | None, seed:
     spent, best = 0.0, 0.0
     for _ in range(MAX_TRIALS):
         trial = study.ask()
-        candidate = table.space.suggest(cast(SuggestingTrial, trial))
+        candidate = table.space.suggest(cast("SuggestingTrial", trial))
         ray_trial: Any = SimpleNamespace(trial_id=trial.number)  # All that the bracket asks for.
         value = 0.0
         for point, seconds in zip(table.curve(candidate), costs.steps(candidate), strict=True):
@@ -201,7 +201,7 @@ def target_of(table: Table) -> tuple[float, list[float]]:
     found = []
     for seed in range(RANDOM_SEARCHES):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
-        drawn = [table.space.suggest(cast(SuggestingTrial, study.ask())).key for _ in range(RANDOM_TRIALS)]
+        drawn = [table.space.suggest(cast("SuggestingTrial", study.ask())).key for _ in range(RANDOM_TRIALS)]
         found.append(max(table.candidates[key]["value"] for key in drawn))
     return statistics.median_low(found), found
 

@@ -33,7 +33,7 @@ def draw(spec: ObjectiveSpec, count: int, seed: int) -> list[Candidate]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     drawn: dict[str, Candidate] = {}
     while len(drawn) < count:
-        candidate = spec.space.suggest(cast(SuggestingTrial, study.ask()))
+        candidate = spec.space.suggest(cast("SuggestingTrial", study.ask()))
         drawn[candidate.key] = candidate
     return list(drawn.values())
 

@@ -5,10 +5,9 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging import reach_verdict, repeat_outcomes
 from promptgraft.search.storage import RunFolder, load_existing
@@ -16,6 +15,9 @@ from promptgraft.search.trials import FINISHED, best_trial
 from tests.integration import faults
 from tests.integration.faults import SEED, Driver, Figures
 from tests.integration.test_run import space
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 # Divides the number of kills, to try the suite itself.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,25 @@ def test_use_is_told_in_words() -> None:
         "failures": "9% of at most 50%",
         "disk": "1.2 GB of 20 GB",
     }
+
+
+@pytest.fixture
+def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time with the rules of Central Europe: summer time ends on 25 October 2026."""
+    with monkeypatch.context() as context:
+        context.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("central_europe")
+def test_a_time_of_day_is_what_clocks_will_show_then() -> None:
+    evening = datetime(2026, 10, 24, 22).timestamp()
+    assert next_moment("07:00", evening) == evening + 10 * 3600  # The hour from 2 to 3 is there twice.
+    assert next_moment("22:00", evening) == evening + 25 * 3600
+    spring = datetime(2026, 3, 28, 22).timestamp()
+    assert next_moment("07:00", spring) == spring + 8 * 3600
 
 
 def test_a_deadline_is_the_next_such_moment() -> None:
