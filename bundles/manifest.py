@@ -178,7 +178,7 @@ class Manifest(_Part):
             if name in DIMENSIONS:
                 value = DIMENSIONS[name].check(value)
             elif not isinstance(value, str | int | float):
-                raise InvalidInputError(f"{name} must be text or a number but got {value!r}")
+                raise InvalidInputError(f"{name} must be a string or a number, got {value!r}")
             values[name] = value
         return Candidate.from_values(values)
 

@@ -1,4 +1,4 @@
-"""What can be tried: templates, label words and parameters, and the candidates drawn from them."""
+"""What can be tried: templates, label words and parameters, and the candidates sampled from them."""
 
 from typing import TYPE_CHECKING
 

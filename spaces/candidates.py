@@ -1,4 +1,4 @@
-"""The sole input of a trial beside the study's fixed part."""
+"""Candidates: one point of the search space, and all that varies between trials of a study."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ _LAYER_PLACE = re.compile(r"layer (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What of the study's fixed part decides which knobs can matter.
+    """Facts about a study that decide which hyperparameters can have an effect.
 
     Attributes:
         n_layers: Transformer layers of the backbone.
-        has_head: Whether the backbone is read out by trainable weights (encoders), rather than by its
-            own vocabulary (causal and masked LMs).
+        has_head: Whether a trainable head makes the logits (encoders), rather than the backbone's own
+            vocabulary (causal and masked LMs).
         has_source: Whether the study names a source task.
-        sources: Names of its source tasks, where it names several to choose from.
+        sources: Names of its source tasks, if there are several.
     """
 
     n_layers: int
@@ -34,20 +34,20 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """Trainable vectors among the embedded tokens, or keys and values in front of those of every layer.
+    """Trainable vectors among the embedded tokens, or trainable keys and values in every layer.
 
     Attributes:
         length: Number of vectors, in tokens; 0 means none.
-        init: Where their first values come from: `vocabulary` (rows sampled from the embedding matrix), `label_words`
-            or `template` (the rows of those words, repeated), or `source` (as `vocabulary`, and trained in the source
-            stage with all else that is; SPoT, Vu et al. 2022, arXiv:2110.07904). Behind a network, these are what
-            enters it. Keys and values of `deep` are none of these rows: they are drawn at random.
-        place: `prefix` (before the text), `suffix` (after the text; a causal LM's label follows it), `layer K`
-            (as `suffix`, entering at layer K: layers 0..K-1 never see them) or `deep` (keys and values in front of the
-            text's in every layer, frozen ones included; prefix tuning, Li & Liang 2021, arXiv:2101.00190).
-        parametrization: What is trained: the vectors themselves (`direct`), or rows and a network that makes the
-            vectors from them: `mlp`, or `lstm` with an MLP behind it (P-tuning, Liu et al. 2021, arXiv:2103.10385; at
-            `deep` the projection of Li & Liang, which is an MLP only).
+        init: Initial values: `vocabulary` (rows sampled from the embedding matrix), `label_words` or `template` (the
+            rows of those words, repeated), or `source` (as `vocabulary`, then trained in the source stage; SPoT, Vu et
+            al. 2022, arXiv:2110.07904). With a network, these are its inputs. Keys and values of `deep` are
+            initialized at random.
+        place: `prefix` (before the text), `suffix` (after the text and before a causal LM's label), `layer K` (as
+            `suffix`, but inserted at layer K: layers 0..K-1 never see them) or `deep` (keys and values before the
+            text's in every layer, including frozen ones; prefix tuning, Li & Liang 2021, arXiv:2101.00190).
+        parametrization: What is trained: the vectors themselves (`direct`), or inputs and a network that computes the
+            vectors from them: `mlp`, or `lstm` followed by an MLP (P-tuning, Liu et al. 2021, arXiv:2103.10385; for
+            `deep` the projection of Li & Liang, which is an MLP).
     """
 
     length: int = 0
@@ -57,19 +57,19 @@ class SoftPrompt:
 
     @property
     def deep(self) -> bool:
-        """Whether it is keys and values in every layer."""
+        """Whether it consists of keys and values in every layer."""
         return self.place == "deep"
 
     def check(self) -> None:
-        """Refuse a network that a place doesn't have.
+        """Refuse a network that the place does not support.
 
         Raises:
-            InvalidInputError: If it is an LSTM for keys and values.
+            InvalidInputError: If an LSTM is to make keys and values.
         """
         if self.deep and self.parametrization == "lstm":
             raise InvalidInputError(
-                "soft_prompt.parametrization 'lstm' can't be had at soft_prompt.place 'deep', where PEFT has none but "
-                "an MLP; use direct or mlp there, or let the one be chosen only at other places, with "
+                "soft_prompt.parametrization 'lstm' is not supported at soft_prompt.place 'deep', where PEFT has only "
+                "an MLP; use direct or mlp there, or restrict the parametrization to other places with "
                 "`when: {parameter: soft_prompt.place, choices: [...]}`"
             )
 
@@ -78,14 +78,14 @@ class SoftPrompt:
         """K of the place `layer K`, otherwise None.
 
         Raises:
-            InvalidInputError: If the place is none of the known ones.
+            InvalidInputError: If the place is unknown.
         """
         return parse_place(self.place)
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Small trainable weights in the layers above the frozen ones, in place of those layers' own.
+    """Small trainable weights in the layers above the frozen ones, whose own weights then stay fixed.
 
     Attributes:
         method: `none`, `lora` or `ia3`.
@@ -98,15 +98,15 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """Labelled training rows in front of a row's own prompt, as in-context examples; causal LMs only.
+    """In-context examples: labelled training rows before a row's own prompt; causal LMs only.
 
     Attributes:
-        count: How many, at most: those that don't fit in `max_tokens` are left out.
-        choice: Which ones: `random` (the same for all rows), `balanced` (the same, labels taking turns) or `nearest`
-            (by cosine of TF-IDF vectors, for each row its own; after Liu et al. 2022, arXiv:2101.06804).
-        order: `random`, `alternating` (labels take turns: those near the end are favoured, Zhao et al. 2021,
-            arXiv:2102.09690) or `nearest_last` (the nearest by TF-IDF stands next to the row; Liu et al.). Results
-            depend much on it (Lu et al. 2022, arXiv:2104.08786).
+        count: Largest number; those that do not fit into `max_tokens` are left out.
+        choice: Selection: `random` (the same for all rows), `balanced` (the same for all rows, labels in turn) or
+            `nearest` (by cosine of TF-IDF vectors, for each row; after Liu et al. 2022, arXiv:2101.06804).
+        order: `random`, `alternating` (labels in turn, because models favour labels near the end; Zhao et al. 2021,
+            arXiv:2102.09690) or `nearest_last` (the nearest by TF-IDF is next to the row; Liu et al.). Results depend
+            on it strongly (Lu et al. 2022, arXiv:2104.08786).
     """
 
     count: int = 0
@@ -115,7 +115,7 @@ class Demonstrations:
 
 
 def parse_place(place: str) -> int | None:
-    """Read a soft prompt's place.
+    """Parse a soft prompt's place.
 
     Returns:
         K for `layer K`, None for `prefix`, `suffix` and `deep`.
@@ -139,25 +139,25 @@ class Candidate:
 
     Attributes:
         template: Id of the template.
-        verbalizer: Id of the verbalizer; empty where no label words are used.
-        head: How an encoder is read out: `label_words` (cosine to embeddings that start as the label
-            words') or `linear`. Language models know only `label_words`.
-        demonstrations: Labelled rows in front of the prompt.
-        soft_prompt: The soft prompt; before the demonstrations where its place is `prefix`.
-        frozen_layers: 0 trains everything; k freezes the embeddings and layers 0..k-1; N freezes all.
-        adapter: Trained in place of all that isn't frozen; the weights themselves stay as they are.
+        verbalizer: Id of the verbalizer; empty if no label words are used.
+        head: Output head of an encoder: `label_words` (cosine similarity to embeddings that are initialized from the
+            label words) or `linear`. Language models support only `label_words`.
+        demonstrations: In-context examples before the prompt.
+        soft_prompt: The soft prompt; with the place `prefix`, it comes before the demonstrations.
+        frozen_layers: Number of frozen layers: 0 trains everything; k freezes the embeddings and layers 0..k-1.
+        adapter: Trained in place of the weights that are not frozen.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
-        source_steps: Updates on the source alone before the migration.
-        source: Name of the source, where a study names several; empty where it doesn't, and where none is used.
-        steps: Updates after the migration.
-        batch_size: Rows of each task in one update.
-        learning_rate: Step size of the carried-over weights, or of the adapters in their place.
-        prompt_learning_rate: Step size of what the migration attaches: soft prompt and head.
-        calibration: What is taken off each label's score in evaluation and prediction: nothing (`none`), or its mean on
-            inputs without content (`contextual`) or on the target's training rows, as text without labels (`batch`);
-            see `objectives.prompting.calibration`. The training loss doesn't know it.
-        custom: Name and value of parameters that other packages bring, in the order of their names; in training on the
-            target only. One that isn't among them is neutral.
+        source_steps: Number of updates on the source alone, before the migration.
+        source: Name of the source, if a study has several; empty if it has one, and if none is used.
+        steps: Number of updates after the migration.
+        batch_size: Rows of each task per update.
+        learning_rate: Learning rate of the migrated weights, or of the adapters in their place.
+        prompt_learning_rate: Learning rate of what the migration attaches: soft prompt and head.
+        calibration: What is subtracted from each label's score in evaluation and prediction: nothing (`none`), or its
+            mean over inputs without content (`contextual`) or over the target's training rows without their labels
+            (`batch`); see `objectives.prompting.calibration`. The training loss does not include it.
+        custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
+            parameter that is left out has its neutral value.
     """
 
     template: str
@@ -178,16 +178,16 @@ class Candidate:
     custom: tuple[tuple[str, Scalar], ...] = ()
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
-        """Set every knob that can't matter to its default, so that equivalent candidates are equal.
+        """Set every hyperparameter that has no effect to its default, so that equivalent candidates are equal.
 
         Args:
-            facts: The part of the study that decides what can matter.
+            facts: What decides which hyperparameters can have an effect.
 
         Returns:
-            The candidate that stands for all those with the same outcome.
+            The candidate that represents all candidates with the same outcome.
 
         Raises:
-            InvalidInputError: If a custom parameter is brought by no installed package.
+            InvalidInputError: If no installed package provides a custom parameter.
         """
         changes: dict[str, object] = {}
         if not self.demonstrations.count:
@@ -235,20 +235,20 @@ class Candidate:
 
     @property
     def uses_source(self) -> bool:
-        """Whether a source task has any part in it."""
+        """Whether a source task is used at all."""
         return self.source_steps > 0 or self.alpha > 0
 
     @property
     def key(self) -> str:
-        """Hash of the fields that aren't at their defaults, 16 hexadecimal digits; equal for equal candidates only.
+        """Hash of the fields that are not at their defaults, 16 hexadecimal digits; equal for equal candidates only.
 
-        A field that comes later, at a default that changes nothing, leaves every key as it is.
+        A field that is added later, with a default that changes nothing, keeps all existing keys.
         """
         content = {name: value for name, value in self.to_dict().items() if value != _DEFAULT_VALUES.get(name)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON types, as `from_values` reads them back."""
+        """Return plain JSON types, which `from_values` reads back."""
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
         del values["custom"]
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
@@ -261,7 +261,7 @@ class Candidate:
         """Build a candidate from parameter names and values, such as `soft_prompt.length`: 8.
 
         Raises:
-            InvalidInputError: If a name is no field of a candidate.
+            InvalidInputError: If a name is not a field of a candidate.
         """
         flat: dict[str, Scalar] = {}
         grouped: dict[str, dict[str, Scalar]] = {group: {} for group in (*GROUPS, CUSTOM)}
@@ -274,10 +274,10 @@ class Candidate:
             groups = {group: GROUPS[group](**own) for group, own in grouped.items()}  # type: ignore[arg-type]
             return cls(**flat, **groups, custom=custom)  # type: ignore[arg-type]
         except TypeError as error:
-            raise InvalidInputError(f"not a candidate: {error}") from error
+            raise InvalidInputError(f"invalid candidate: {error}") from error
 
 
-# Fields that have fields of their own.
+# Fields that consist of fields.
 GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = {
     "demonstrations": Demonstrations,
     "soft_prompt": SoftPrompt,
@@ -289,5 +289,5 @@ DEFAULTS: Mapping[str, Scalar] = {
     for f in fields(Candidate)
     if f.name not in ("template", "verbalizer", CUSTOM, *GROUPS)
 }
-# By the names of `to_dict`.
+# Keys as in `to_dict`.
 _DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict()

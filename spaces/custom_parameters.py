@@ -1,4 +1,4 @@
-"""Searched parameters that other packages bring: what each does to the training on the target, and when nothing."""
+"""Searched parameters of plugins: how each changes training on the target, and its neutral value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from promptgraft.spaces.plugins import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What their names begin with in a space and in a candidate: `custom.label_smoothing`.
+# Prefix of their names in a space and in a candidate, as in `custom.label_smoothing`.
 CUSTOM = "custom"
 
 
@@ -18,9 +18,9 @@ class CustomParameter:
     """A searched parameter of a plugin.
 
     Attributes:
-        change: Takes `objectives.trial.TrainingSettings` and a value, and returns the settings to train with. It is
-            called with no neutral value, after those of other parameters whose names come first.
-        neutral: The value at which it changes nothing: what a candidate without it has. All values are of its type.
+        change: Takes `objectives.trial.training.TrainingSettings` and a value, and returns the settings to train with.
+            It is not called for the neutral value. Several are called in the order of their names.
+        neutral: Value that changes nothing, and the value of candidates without it. All values have its type.
         low: Smallest allowed number.
         high: Largest allowed number.
         options: Allowed strings.
@@ -39,7 +39,7 @@ CUSTOM_PARAMETERS: Registry[CustomParameter] = Registry("custom parameter")
 def custom_parameter(
     name: str, *, neutral: Scalar, low: float | None = None, high: float | None = None, options: tuple[str, ...] = ()
 ) -> Callable[[F], F]:
-    """Register the decorated function as what a parameter does to the training; see `CustomParameter`.
+    """Register the decorated function as a parameter's effect on training; see `CustomParameter`.
 
     Raises:
         InvalidInputError: If the name is taken.

@@ -1,4 +1,4 @@
-"""What each searchable field of a candidate accepts."""
+"""Types and bounds of the searchable fields of a candidate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Dimension:
         kind: `int`, `float` or `str`.
         low: Smallest allowed number; excluded where `open_low`.
         high: Largest allowed number.
-        options: Allowed strings; empty where any is (places are checked on their own).
-        open_low: Whether `low` itself is refused.
-        when: Condition under which the field matters, whatever the study says.
+        options: Allowed strings; empty if all are (places are checked separately).
+        open_low: Whether `low` itself is excluded.
+        when: Condition under which the field has an effect, if the study gives none.
     """
 
     name: str
@@ -36,24 +36,24 @@ class Dimension:
         """Return the value in the field's type.
 
         Raises:
-            InvalidInputError: If its type or its size is not allowed.
+            InvalidInputError: If its type or value is not allowed.
         """
         if self.kind is str:
             return self._check_text(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidInputError(f"{self.name} must be a number but got {value!r}")
+            raise InvalidInputError(f"{self.name} must be a number, got {value!r}")
         if self.kind is int and value != int(value):
-            raise InvalidInputError(f"{self.name} must be a whole number but got {value!r}")
+            raise InvalidInputError(f"{self.name} must be an integer, got {value!r}")
         too_low = self.low is not None and (value < self.low or (self.open_low and value == self.low))
         if too_low or (self.high is not None and value > self.high):
-            raise InvalidInputError(f"{self.name} must lie in {self.interval} but got {value}")
+            raise InvalidInputError(f"{self.name} must be in {self.interval}, got {value}")
         return int(value) if self.kind is int else float(value)
 
     def _check_text(self, value: object) -> str:
         if not isinstance(value, str):
-            raise InvalidInputError(f"{self.name} must be text but got {value!r}")
+            raise InvalidInputError(f"{self.name} must be a string, got {value!r}")
         if self.options and value not in self.options:
-            raise InvalidInputError(f"{self.name} can't be {value!r}; {did_you_mean(value, self.options)}")
+            raise InvalidInputError(f"{self.name} cannot be {value!r}; {did_you_mean(value, self.options)}")
         if self.name == "soft_prompt.place":
             parse_place(value)
         return value
@@ -74,10 +74,10 @@ class Dimension:
         log: bool,
         when: Condition | None,
     ) -> Parameter:
-        """Build the parameter that a study describes by choices or by a range.
+        """Build a parameter from choices or a range.
 
         Raises:
-            InvalidInputError: If a value is not allowed, or the description contradicts itself.
+            InvalidInputError: If a value is not allowed, or both choices and a range are given, or neither.
         """
         when = when or self.when
         if choices is not None:
@@ -88,7 +88,7 @@ class Dimension:
         if low is None or high is None:
             raise InvalidInputError(f"{self.name}: give a value, a list of choices, or both low and high")
         if self.kind is str:
-            raise InvalidInputError(f"{self.name} is text and has no range; give a list of choices")
+            raise InvalidInputError(f"{self.name} is a string and has no range; give a list of choices")
         first, last = self.check(low), self.check(high)
         if self.kind is int:
             return Integer(self.name, int(first), int(last), int(step or 1), log, when)
@@ -99,7 +99,7 @@ _HAS_DEMONSTRATIONS = Condition("demonstrations.count", above=0)
 _HAS_AN_ORDER = Condition("demonstrations.count", above=1)
 _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 
-# In the order in which a trial suggests them: a condition may look only at what stands before it.
+# In the order in which a trial suggests them: a condition may refer only to earlier dimensions.
 DIMENSIONS: Mapping[str, Dimension] = {
     dimension.name: dimension
     for dimension in (
@@ -129,7 +129,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
 
 
 def dimension_of(name: str) -> Dimension:
-    """Return what a parameter accepts, those of other packages (`custom.NAME`) included.
+    """Return the dimension of a parameter, which may be a plugin's (`custom.NAME`).
 
     Raises:
         InvalidInputError: If there is no such parameter.

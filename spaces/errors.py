@@ -1,4 +1,4 @@
-"""The one tree of errors, and the wording they share."""
+"""The errors of promptgraft, and the wording that they share."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,34 +6,34 @@ from typing import ClassVar
 
 
 class PromptgraftError(Exception):
-    """Root of every error that promptgraft raises on purpose.
+    """Base class of every error that promptgraft raises on purpose.
 
     Attributes:
-        exit_code: What the command line ends with.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 1
 
 
 class InvalidInputError(PromptgraftError, ValueError):
-    """A study file, a data file or a candidate says something that can't be used."""
+    """A study file, a data file, a bundle or a candidate is not valid."""
 
     exit_code = 2
 
 
 class TrialError(PromptgraftError, RuntimeError):
-    """A trial can't go on; it becomes FAIL with this message as its cause."""
+    """A trial cannot continue; it is recorded as FAIL with this message as its cause."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Say what was allowed where `name` was given, nearest first.
+    """Suggest an allowed name in place of an unknown one.
 
     Args:
-        name: What was written.
-        allowed: The names that would have been accepted.
+        name: The unknown name.
+        allowed: The allowed names.
 
     Returns:
-        `did you mean 'x'?` where one name is close, otherwise the whole list.
+        `did you mean 'x'?` if one is similar, otherwise the whole list.
     """
     names = [str(option) for option in allowed]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""The face of a room: which of its names others may use, each imported only when somebody asks for it."""
+"""Lazy facades of packages: the public names, each imported on first use."""
 
 import ast
 import importlib
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], list[str]]:
-    """Make what a package's `__init__.py` imports `if TYPE_CHECKING` importable at run time too, one name at a time.
+    """Make the imports below `if TYPE_CHECKING` in an `__init__.py` work at run time, too, one name at a time.
 
-    The block stands in the file once, for editors, type checkers and readers; this reads it. A command that needs one
-    name of a room thus loads one module of it, and no torch unless that module needs it (PEP 562).
+    The block is written once, for editors, type checkers and readers; this function parses it. A command that needs one
+    name of a package thus loads one module of it, and torch only if that module needs it (PEP 562).
 
     Args:
         package: The package's `__name__`.

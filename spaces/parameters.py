@@ -10,7 +10,7 @@ Scalar: TypeAlias = str | int | float | bool
 
 
 class SuggestingTrial(Protocol):
-    """The part of `optuna.trial.BaseTrial` that a parameter needs."""
+    """The methods of `optuna.trial.BaseTrial` that a parameter calls."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
         """Suggest one of the choices."""
@@ -26,12 +26,12 @@ class SuggestingTrial(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a parameter exists.
+    """Condition under which a parameter is suggested.
 
     Attributes:
-        parameter: Name of the parameter that decides; it must be suggested earlier.
-        choices: Values at which the condition holds; empty if `above` decides.
-        above: The condition holds at values greater than this.
+        parameter: Name of another parameter, which must be suggested earlier.
+        choices: Values for which the condition holds; empty if `above` is given.
+        above: Bound; the condition holds for greater values.
     """
 
     parameter: str
@@ -40,10 +40,10 @@ class Condition:
 
     def __post_init__(self) -> None:
         if bool(self.choices) == (self.above is not None):
-            raise InvalidInputError(f"a condition on {self.parameter!r} needs either values or `above`, and not both")
+            raise InvalidInputError(f"a condition on {self.parameter!r} needs either choices or `above`, and not both")
 
     def holds(self, values: Mapping[str, Scalar]) -> bool:
-        """Tell whether the condition holds for the values suggested so far."""
+        """Return whether the condition holds for the values suggested so far."""
         value = values.get(self.parameter)
         if value is None:
             return False
@@ -67,7 +67,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
-    """One of several values without an order."""
+    """One of several unordered values."""
 
     name: str
     choices: tuple[Scalar, ...]
@@ -88,11 +88,11 @@ def _check_range(name: str, low: float, high: float, step: float | None, log: bo
     if low > high:
         raise InvalidInputError(f"{name}: low ({low}) must not be greater than high ({high})")
     if log and low <= 0:
-        raise InvalidInputError(f"{name}: a logarithmic range must start above 0 but low is {low}")
+        raise InvalidInputError(f"{name}: low must be positive in a logarithmic range, got {low}")
     if step is not None and step <= 0:
-        raise InvalidInputError(f"{name}: step must be positive but got {step}")
+        raise InvalidInputError(f"{name}: step must be positive, got {step}")
     if log and step is not None and step != 1:
-        raise InvalidInputError(f"{name}: step and log can't be combined")
+        raise InvalidInputError(f"{name}: step is not supported in a logarithmic range; leave out one of the two")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Named implementations: task kinds, backbone families, sources of templates and label words, and the like.
+"""Registries: implementations by name, such as task kinds, backbone families, and sources of templates.
 
-Other packages add theirs through the entry point group `promptgraft.plugins`: each entry is a module that registers
-something when it is imported. It is found wherever the package is installed, on every node of a cluster too.
+Other packages add their own through the entry point group `promptgraft.plugins`: each entry names a module that
+registers something on import. Plugins are found wherever the package is installed, also on the nodes of a cluster.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,33 +19,33 @@ PLUGINS = "promptgraft.plugins"
 
 @cache
 def load_plugins() -> None:
-    """Import the modules that installed packages name, once.
+    """Import the plugin modules of all installed packages, once.
 
     Raises:
-        InvalidInputError: If one of them can't be imported.
+        InvalidInputError: If one of them cannot be imported.
     """
     for entry in entry_points(group=PLUGINS):
         try:
             entry.load()
-        except Exception as error:  # Whatever the package does wrong, the user has to know which one it was.
+        except Exception as error:  # Any error: the user must learn which package raised it.
             raise InvalidInputError(
-                f"the plugin {entry.name!r} ({entry.value}) can't be imported: {type(error).__name__}: {error}; "
-                "mend or uninstall the package that brings it"
+                f"the plugin {entry.name!r} ({entry.value}) cannot be imported: {type(error).__name__}: {error}; "
+                "fix or uninstall the package that provides it"
             ) from error
 
 
 def plugin_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that bring plugins, by name."""
+    """Return the versions of the installed packages that provide plugins, by name."""
     found = (entry.dist for entry in entry_points(group=PLUGINS))
     return {package.name: package.version for package in found if package is not None}
 
 
 class Registry(Generic[T]):
-    """Implementations by name; a second one under the same name is refused.
+    """Implementations by name; duplicate names are refused.
 
     Args:
-        what: What is registered, in the singular, for error messages ("backbone family").
-        builtins: Modules that register the built-in ones; imported when the first name is looked up.
+        what: Kind of entry, in the singular, for error messages ("backbone family").
+        builtins: Modules that register the built-in entries; imported when the first name is looked up.
     """
 
     def __init__(self, what: str, builtins: Sequence[str] = ()) -> None:
@@ -76,7 +76,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         self._load()
         if name not in self._entries:
-            hint = did_you_mean(name, self._entries) if self._entries else "no installed package brings any"
+            hint = did_you_mean(name, self._entries) if self._entries else "no installed package provides any"
             raise InvalidInputError(f"unknown {self.what} {name!r}; {hint}")
         return self._entries[name]
 

@@ -1,4 +1,4 @@
-"""The search space: turns an Optuna trial into a candidate, define-by-run."""
+"""The search space, which turns an Optuna trial into a candidate (define-by-run)."""
 
 import hashlib
 import json
@@ -19,18 +19,18 @@ T = TypeVar("T", Template, Verbalizer)
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """All that can be tried in one study.
+    """The search space of one study.
 
     Attributes:
         templates: The pool of templates.
         verbalizers: The pool of verbalizers.
-        parameters: The searched or fixed fields of a candidate, in the order they are suggested; fields
-            left out keep their defaults.
-        facts: What decides which knobs can matter.
+        parameters: The searched or fixed fields of a candidate, in the order in which they are suggested; other fields
+            keep their defaults.
+        facts: What decides which hyperparameters can have an effect.
 
     Raises:
-        InvalidInputError: If a pool is empty or holds the same content twice, a condition names an unknown
-            or later parameter, a parameter goes beyond what the backbone has, or two don't go together.
+        InvalidInputError: If a pool is empty or contains the same text twice, a condition names an unknown or later
+            parameter, a value is not supported by the backbone, or two values are not supported together.
     """
 
     templates: tuple[Template, ...]
@@ -44,7 +44,7 @@ class SearchSpace:
                 raise InvalidInputError(f"the space has no {what}; give at least one")
         for first, second in _pairs(self.templates):
             if first.text == second.text:
-                raise InvalidInputError(f"templates {first.name!r} and {second.name!r} are the same text")
+                raise InvalidInputError(f"templates {first.name!r} and {second.name!r} have the same text; remove one")
         seen = ["template", "verbalizer"]
         for parameter in self.parameters:
             check_parameter(parameter, self.facts)
@@ -57,10 +57,10 @@ class SearchSpace:
         _check_soft_prompts({parameter.name: parameter for parameter in self.parameters})
 
     def suggest(self, trial: SuggestingTrial) -> Candidate:
-        """Draw a candidate.
+        """Suggest a candidate.
 
         Args:
-            trial: An Optuna trial, or anything that suggests like one.
+            trial: An Optuna trial, or an object with the same methods.
 
         Returns:
             The candidate in canonical form.
@@ -76,7 +76,7 @@ class SearchSpace:
         return candidate.canonical(self.facts)
 
     def with_more(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer]) -> "SearchSpace":
-        """Return the space with more in its pools; what it has by text or by words is left out."""
+        """Return the space with more templates and verbalizers; texts and words that it contains are left out."""
         texts = {template.text for template in self.templates}
         words = [dict(verbalizer.words) for verbalizer in self.verbalizers]
         return replace(
@@ -86,21 +86,21 @@ class SearchSpace:
         )
 
     def template(self, template_id: str) -> Template:
-        """Look a template up by its id."""
+        """Return a template by its id."""
         return _by_id("template", self.templates, template_id)
 
     def verbalizer(self, verbalizer_id: str) -> Verbalizer:
-        """Look a verbalizer up by its id."""
+        """Return a verbalizer by its id."""
         return _by_id("verbalizer", self.verbalizers, verbalizer_id)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides what can be drawn, 16 hexadecimal digits."""
+        """Hash of everything that decides which candidates can be suggested, 16 hexadecimal digits."""
         content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": asdict(self.facts)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def all_parameters(self) -> tuple[Parameter, ...]:
-        """Return the pools as parameters, then the others, in the order they are suggested."""
+        """Return all parameters, pools first, in the order in which they are suggested."""
         pools = (
             _pool("template", tuple(template.id for template in self.templates)),
             _pool("verbalizer", tuple(verbalizer.id for verbalizer in self.verbalizers)),
@@ -109,17 +109,16 @@ class SearchSpace:
 
 
 def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
-    """Refuse values that the backbone or the study can't serve.
+    """Refuse values that the backbone or the study does not support.
 
     Raises:
-        InvalidInputError: If a value goes beyond `facts`.
+        InvalidInputError: If a value is not supported.
     """
     dimension_of(parameter.name)
     for value in extremes(parameter):
         if parameter.name == "frozen_layers" and isinstance(value, int) and value > facts.n_layers:
             raise InvalidInputError(
-                f"frozen_layers must lie in [0, {facts.n_layers}] (the backbone has {facts.n_layers} layers) "
-                f"but got {value}"
+                f"frozen_layers must be in [0, {facts.n_layers}], the backbone's number of layers, got {value}"
             )
         layer = parse_place(str(value)) if parameter.name == "soft_prompt.place" else None
         if layer is not None and layer >= facts.n_layers:
@@ -128,7 +127,7 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
                 f"the backbone has {facts.n_layers} layers"
             )
         if parameter.name == "head" and value == "linear" and not facts.has_head:
-            raise InvalidInputError("head 'linear' needs an encoder; language models support only 'label_words'")
+            raise InvalidInputError("head 'linear' is supported only by encoders; use 'label_words'")
         needs_source = (parameter.name in ("alpha", "source_steps") and value) or (
             parameter.name == "soft_prompt.init" and value == "source"
         )
@@ -140,7 +139,7 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
 
 
 def _check_soft_prompts(parameters: Mapping[str, Parameter]) -> None:
-    """Refuse places and networks of soft prompts that can be drawn together, but don't go together."""
+    """Refuse places and networks of soft prompts that could be suggested together, but are not supported together."""
     places, networks = (parameters.get(f"soft_prompt.{name}") for name in ("place", "parametrization"))
     if places is None or networks is None:
         return
@@ -170,7 +169,7 @@ def _pairs(templates: tuple[Template, ...]) -> list[tuple[Template, Template]]:
 def _by_id(what: str, pool: tuple[T, ...], key: str) -> T:
     entries = {entry.id: entry for entry in pool}
     if key not in entries:
-        # The same content under another name, such as a template that joined and was then taken into the study file.
+        # The same content by another name, such as a template that joined and was then added to the study file.
         for entry in pool:
             if content_hash(entry.id) == content_hash(key):
                 return entry

@@ -1,4 +1,4 @@
-"""New templates out of old ones: what mutation and crossover do to their text."""
+"""Edits of templates: mutation and crossover."""
 
 import random
 import re
@@ -15,10 +15,10 @@ _SYNTAX = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}")
 
 
 def join_blocks(blocks: Sequence[Block]) -> str | None:
-    """Write blocks as a template's text; where a word would touch a field, there is a space between them.
+    """Join blocks to the text of a template, with a space wherever a word would touch a field.
 
     Returns:
-        The text; None if the words hold jinja2's own marks, which would be read as code.
+        The text; None if the words contain jinja2's delimiters, which would be parsed as code.
     """
     if any(_SYNTAX.search(block.words) for block in blocks):
         return None
@@ -28,32 +28,32 @@ def join_blocks(blocks: Sequence[Block]) -> str | None:
         before_field = words[-1:].isalnum() and bool(field)
         text += " " * behind_field + words + " " * before_field + (f"{{{{ {field} }}}}" if field else "")
     text = text.lstrip()
-    # A brace before a field's own would be read with it.
+    # A brace next to a field's own braces would be parsed with them.
     return None if "{{{" in text or "}}}" in text else text
 
 
 def mutate(blocks: Blocks, random_: random.Random) -> Blocks:
-    """Change one thing about a template.
+    """Make one random change to a template.
 
     Args:
         blocks: The template.
-        random_: Chooses what, and where.
+        random_: Source of randomness.
 
     Returns:
-        The template with one word less, without the words before one field, with another separator before a field,
-        or with its fields in another order; the same template where that is not possible.
+        The template with one word removed, without the words before one field, with another separator before a field,
+        or with its fields in another order; the same template if the change is not possible.
     """
     changes: tuple[Callable[[Blocks, random.Random], Blocks], ...] = (_drop_word, _drop_words, _separate, _reorder)
     return random_.choice(changes)(blocks, random_)
 
 
 def cross(first: Blocks, second: Blocks, random_: random.Random) -> Blocks:
-    """Take the words before each field from one of two templates.
+    """Combine two templates: the words before each field come from one of them.
 
     Args:
-        first: Decides the order of the fields.
+        first: The template whose fields, in their order, are kept.
         second: The other one.
-        random_: Chooses whose words.
+        random_: Source of randomness.
 
     Returns:
         A template with the fields of `first`.
@@ -67,7 +67,7 @@ def cross(first: Blocks, second: Blocks, random_: random.Random) -> Blocks:
 
 
 def with_words(blocks: Blocks, index: int, words: str) -> Blocks:
-    """Put other words into a block; the white space around them stays as it was."""
+    """Replace the words of a block; the white space around them is kept."""
     begin, end = margins(blocks[index].words)
     return _with(blocks, index, begin + words.strip() + end)
 
@@ -111,7 +111,7 @@ def _separate(blocks: Blocks, random_: random.Random) -> Blocks:
 
 
 def _reorder(blocks: Blocks, random_: random.Random) -> Blocks:
-    """Shuffle the fields with the words before them; what separated two of them separates the new neighbours."""
+    """Shuffle the fields with the words before them; the separators keep their positions."""
     fields, tail = list(blocks[:-1]), blocks[-1]
     random_.shuffle(fields)
     separators = [margins(block.words)[0] for block in blocks[:-1]]

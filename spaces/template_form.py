@@ -1,11 +1,11 @@
-"""How short and plain the wording of a template is."""
+"""Form score: how short and plain the wording of a template is."""
 
 import re
 from collections.abc import Callable, Sequence
 
 from promptgraft.spaces.templates import Template
 
-# Own tokens at which a prompt of common words has half the form of one without any.
+# Number of own tokens at which a template of common words has a form score of 0.5.
 HALF_TOKENS = 16
 
 _WORD = re.compile(r"\w+")
@@ -14,19 +14,18 @@ Tokenize = Callable[[str], Sequence[object]]
 
 
 def form_score(template: Template, tokenize: Tokenize) -> float:
-    """Measure how short and plain a template is: plainness / (1 + tokens / 16).
+    """Compute the form score of a template: plainness / (1 + tokens / 16).
 
     Tokens are those of the template's own text, without fields, label and special tokens. Plainness is words per piece,
-    in [0, 1]: a vocabulary learnt from text (BPE; Sennrich et al. 2016, arXiv:1508.07909) holds common words whole and
-    cuts rare ones into pieces, the rarer the more. Thus `{{ text }} {{ label }}` has form 1, a template of 16 common
-    words 0.5, and each further token or piece takes some away.
+    in [0, 1]: a vocabulary learned from text (BPE; Sennrich et al. 2016, arXiv:1508.07909) contains common words whole
+    and splits rare ones into pieces. Thus `{{ text }} {{ label }}` scores 1 and a template of 16 common words 0.5.
 
     Args:
         template: The template.
-        tokenize: Cuts text into tokens, without special ones.
+        tokenize: Splits text into tokens, without special tokens.
 
     Returns:
-        A number in (0, 1].
+        The score, in (0, 1].
     """
     text = template.words
     words = _WORD.findall(text)
@@ -36,5 +35,5 @@ def form_score(template: Template, tokenize: Tokenize) -> float:
 
 
 def _pieces(word: str, tokenize: Tokenize) -> int:
-    """Count the pieces of a word as it stands in running text; many vocabularies have the space in front in it."""
+    """Count the pieces of a word within running text; in many vocabularies a token includes the space before it."""
     return max(1, min(len(tokenize(word)), len(tokenize(f" {word}"))))

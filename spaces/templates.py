@@ -1,4 +1,4 @@
-"""Discrete prompt templates: text with named fields and a place for the label."""
+"""Prompt templates: text with named fields and a position for the label."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 
 LABEL_FIELD = "label"
 
-# What the code of a template may raise: the sandbox's own errors among them, such as of a range that is too long.
+# Errors that rendering may raise, including those of the sandbox, such as for a range that is too long.
 _FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
@@ -22,7 +22,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 
 
 def content_id(name: str, content: str) -> str:
-    """Build an id that a reader recognises and that changes with the content.
+    """Build an id that a reader recognizes and that changes with the content.
 
     Returns:
         The name and the first 6 hexadecimal digits of the content's SHA-256, as in `review-1f3a9c`.
@@ -31,7 +31,7 @@ def content_id(name: str, content: str) -> str:
 
 
 def content_hash(key: str) -> str:
-    """Return the part of an id that is made from the content."""
+    """Return the part of an id that depends on the content."""
     return key.rpartition("-")[2]
 
 
@@ -42,32 +42,32 @@ def _compile(text: str) -> jinja2.Template:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A template with its fields filled in, cut where the label goes.
+    """A template with its fields filled in, split at the label.
 
     Attributes:
-        before: Text up to the label.
-        after: Text behind the label.
+        before: Text before the label.
+        after: Text after the label.
     """
 
     before: str
     after: str
 
     def with_label(self, word: str) -> str:
-        """Return the whole text with `word` in the label's place."""
+        """Return the whole text with `word` as the label."""
         return self.before + word + self.after
 
     def without_label(self) -> str:
-        """Return the text with nothing in the label's place, outer white space removed."""
+        """Return the text without the label, stripped of white space."""
         return (self.before + self.after).strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A field of a template with the words before it.
+    """A field of a template and the words before it.
 
     Attributes:
         words: The template's own text before the field.
-        field: Name of the field; empty for the text behind the last one.
+        field: Name of the field; empty for the text after the last one.
     """
 
     words: str
@@ -76,18 +76,18 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt in jinja2's syntax, rendered in its sandbox with undefined fields refused.
+    """A prompt in jinja2's syntax, rendered in its sandbox; undefined fields are errors.
 
-    A field's *value* is data: it is inserted as it is and never parsed as a template.
+    A field's *value* is data: it is inserted unchanged and never parsed as a template.
 
     Attributes:
-        name: The user's name for it.
-        text: The template; names its fields as `{{ text }}` and the label's place as `{{ label }}`.
-        source: Where it comes from: `written`, `promptsource`, or what made it during the study.
-        parents: Ids of the templates that it was made from.
+        name: Name that the user chose.
+        text: The template, with fields such as `{{ text }}` and one `{{ label }}`.
+        source: Its origin: `written`, `promptsource`, or the source that drafted it during the study.
+        parents: Ids of the templates that it was drafted from.
 
     Raises:
-        InvalidInputError: If the text is no template, or doesn't name the label exactly once.
+        InvalidInputError: If the text is not valid jinja2, or does not contain the label exactly once.
     """
 
     name: str
@@ -101,15 +101,14 @@ class Template:
             labels = sum(node.name == LABEL_FIELD for node in tree.find_all(nodes.Name))
         except jinja2.TemplateSyntaxError as error:
             raise InvalidInputError(
-                f"template {self.name!r} is not valid jinja2: {error.message} (line {error.lineno} of it)"
+                f"template {self.name!r} is not valid jinja2: {error.message} (line {error.lineno})"
             ) from error
         if labels != 1:
             raise InvalidInputError(
-                f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, "
-                f"where the label goes, but has it {labels} times"
+                f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, got it {labels} times"
             )
         if not self.fields:
-            raise InvalidInputError(f"template {self.name!r} names no field; add one, such as {{{{ text }}}}")
+            raise InvalidInputError(f"template {self.name!r} has no field; add one, such as {{{{ text }}}}")
         self.render(dict.fromkeys(self.fields, "x"))
 
     @property
@@ -119,19 +118,19 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields beside the label, sorted."""
+        """Names of the fields without the label, sorted."""
         names = meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text))
         return tuple(sorted(names - {LABEL_FIELD}))
 
     @property
     def words(self) -> str:
-        """The template's own text, without fields and label; outer white space removed."""
+        """The template's own text, without fields and label, stripped of white space."""
         empty = self.render(dict.fromkeys(self.fields, ""))
         return f"{empty.before} {empty.after}".strip()
 
     @property
     def blocks(self) -> tuple[Block, ...] | None:
-        """The template cut behind each field; None if it is more than words and fields, as with filters."""
+        """The template split after each field; None if it contains anything but words and fields, such as filters."""
         blocks, words = [], ""
         for node in _ENVIRONMENT.parse(self.text).body:
             if not isinstance(node, nodes.Output):
@@ -147,7 +146,7 @@ class Template:
         return (*blocks, Block(words, ""))
 
     def check_fields(self, available: Iterable[str]) -> None:
-        """Refuse fields that the data don't have.
+        """Refuse fields that the data does not have.
 
         Raises:
             InvalidInputError: If a field of the template is not among `available`.
@@ -160,17 +159,17 @@ class Template:
                 )
 
     def check_label_last(self) -> None:
-        """Refuse a template whose label would have to be guessed before the text is read.
+        """Refuse a template whose label is not last, which a causal LM would predict before it has read the text.
 
         Raises:
-            InvalidInputError: If a field stands behind the label.
+            InvalidInputError: If a field comes after the label.
         """
         marks = {field: f"\ue001{index}\ue001" for index, field in enumerate(self.fields)}
         prompt = self.render(marks)
         late = [field for field, mark in marks.items() if mark not in prompt.before]
         if late:
             raise InvalidInputError(
-                f"template {self.name!r} puts the label before {', '.join(late)}; a causal LM reads from left to "
+                f"template {self.name!r} has the label before {', '.join(late)}; a causal LM reads from left to "
                 "right, so the label must come last"
             )
 
@@ -181,16 +180,16 @@ class Template:
             values: Field name -> value.
 
         Raises:
-            InvalidInputError: If a field is missing, or the template fails on these values.
+            InvalidInputError: If a field is missing, or rendering fails for these values.
         """
-        # A private-use character marks the label's place; it is lengthened until no value contains it.
+        # Private-use characters mark the label; one more is added until no value contains the mark.
         mark = "\ue000"
         while any(mark in value for value in values.values()):
             mark += "\ue000"
         try:
             text = _compile(self.text).render({**values, LABEL_FIELD: mark})
         except _FAILURES as error:
-            raise InvalidInputError(f"template {self.name!r} can't be rendered: {error}") from error
+            raise InvalidInputError(f"template {self.name!r} cannot be rendered: {error}") from error
         if text.count(mark) != 1:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")
         before, after = text.split(mark)

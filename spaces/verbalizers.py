@@ -1,4 +1,4 @@
-"""Verbalizers: the words that stand for each label."""
+"""Verbalizers: the words that represent each label."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,14 @@ from promptgraft.spaces.templates import content_id
 
 @dataclass(frozen=True, slots=True)
 class Verbalizer:
-    """Label -> label words.
+    """Label words of each label.
 
     Attributes:
-        name: The user's name for it.
-        words: Label words by label; one or more a label, each of one or more tokens.
+        name: Name that the user chose.
+        words: Label words by label; one or more per label, each of one or more tokens.
 
     Raises:
-        InvalidInputError: If a label has no words, or two labels share one.
+        InvalidInputError: If a label has no words, or two labels share a word.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Verbalizer:
                 if word in owner:
                     raise InvalidInputError(
                         f"verbalizer {self.name!r} uses the word {word!r} for {owner[word]!r} and for {label!r}; "
-                        "a word must stand for one label, once"
+                        "a word must represent one label, once"
                     )
                 owner[word] = label
 
@@ -45,7 +45,7 @@ class Verbalizer:
         """Refuse a verbalizer that leaves a label without words.
 
         Raises:
-            InvalidInputError: If a label is not covered.
+            InvalidInputError: If a label has no words.
         """
         for label in labels:
             if label not in self.words:

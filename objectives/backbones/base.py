@@ -286,7 +286,7 @@ class Backbone(ABC):
             InvalidInputError: If it lies outside [0, N].
         """
         if not 0 <= frozen_layers <= self.n_layers:
-            raise InvalidInputError(f"frozen_layers must lie in [0, {self.n_layers}] but got {frozen_layers}")
+            raise InvalidInputError(f"frozen_layers must be in [0, {self.n_layers}], got {frozen_layers}")
         assert self.injected is None, "restore() comes before another candidate"
         self._frozen_layers = frozen_layers
         for name, parameter in self.pretrained.items():

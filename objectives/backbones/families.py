@@ -1,14 +1,14 @@
-"""What a family of backbones can do, known without loading any."""
+"""What each family of backbones supports, without loading a model."""
 
 from dataclasses import dataclass
 
 from promptgraft.spaces import InvalidInputError, Registry
 
-# What the configuration of our own recurrent models calls its architecture.
+# `model_type` in the configuration of our own recurrent models.
 RECURRENT = "promptgraft_recurrent"
 
-# Encoders of transformers 5 whose layers take keys and values in front of their own, by their configuration's
-# `model_type`; tried one by one. Others raise, or pass over them in silence.
+# Encoders of transformers 5 whose layers accept keys and values before their own, by the `model_type` of their
+# configuration; each was tested. Other encoders raise an error, or ignore them silently.
 DEEP_ENCODERS = (
     "bert",
     "bert-generation",
@@ -26,24 +26,24 @@ DEEP_ENCODERS = (
     "xmod",
 )
 
-# Causal LMs that don't, or whose keys and values have a form that PEFT doesn't know.
+# Causal LMs whose layers do not, or whose keys and values have a form that PEFT does not support.
 NOT_DEEP = ("falcon", "falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
 
-# The options of a backbone that `check_numerics` knows.
+# Options of a backbone that `check_numerics` checks.
 NUMERICS = ("dtype", "autocast", "attn_implementation")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What every backbone of a family has in common.
+    """What all backbones of a family have in common.
 
     Attributes:
-        has_head: Whether reading it out takes trainable weights of ours, over all its tokens.
-        label_last: Whether the label has to stand behind all fields of a template.
-        in_parts: Whether its layers can be run from any one on; a soft prompt at `layer K` wants that.
-        adapters: Whether PEFT knows where its layers take adapters.
-        numerics: Whether it computes in low precision, and with a choice of attention.
-        encoder_decoder: Whether its layers are an encoder's and a decoder's, rather than those of one stack.
+        has_head: Whether a trainable head over the hidden states of all tokens makes the logits.
+        label_last: Whether the label must come after all fields of a template.
+        in_parts: Whether its layers can be run from any layer on, which a soft prompt at `layer K` needs.
+        adapters: Whether PEFT supports adapters in its layers.
+        numerics: Whether it supports low precision and a choice of attention.
+        encoder_decoder: Whether it has an encoder and a decoder, rather than one stack of layers.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
     """
 
@@ -56,7 +56,7 @@ class Family:
     recurrent: bool = False
 
 
-# The class of each is registered under the same name in `objectives.backbones.base`, which imports torch.
+# The class of each family is registered by the same name in `objectives.backbones.base`, which imports torch.
 FAMILIES: Registry[Family] = Registry("backbone family")
 FAMILIES.register("encoder")(Family(has_head=True))
 FAMILIES.register("recurrent")(Family(has_head=True, adapters=False, numerics=False, recurrent=True))
@@ -66,77 +66,77 @@ FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True))
 
 
 def check_place(family: str, place: str) -> None:
-    """Refuse a soft prompt where the family can't let one in.
+    """Refuse a place of the soft prompt that the family does not support.
 
     Raises:
         InvalidInputError: If the place is `layer K` and the layers run only as a whole.
     """
     if place.startswith("layer") and not FAMILIES[family].in_parts:
         raise InvalidInputError(
-            f"soft_prompt.place {place!r} can't be had with the backbone family {family!r}, whose encoder runs only "
+            f"soft_prompt.place {place!r} is not supported by the backbone family {family!r}, whose encoder runs only "
             "as a whole; use prefix or suffix"
         )
 
 
 def check_deep(family: str, model_type: str, gradient_checkpointing: bool) -> None:
-    """Refuse a deep prefix where PEFT's prefix tuning has no way in: its keys and values go in as a cache's.
+    """Refuse a deep prefix that PEFT's prefix tuning does not support: it passes keys and values as a cache.
 
     Args:
         family: The family.
-        model_type: What the model's configuration calls its architecture.
-        gradient_checkpointing: Whether layers are run again in the backward pass.
+        model_type: Architecture, as in the model's configuration.
+        gradient_checkpointing: Whether layers are recomputed in the backward pass.
 
     Raises:
-        InvalidInputError: If there is no attention, the architecture takes no cache, or layers that run again would
-            add to it twice.
+        InvalidInputError: If there is no attention, the architecture accepts no cache, or recomputed layers would add
+            to it twice.
     """
     place = "soft_prompt.place 'deep'"
     known = FAMILIES[family]
     if known.recurrent:
         raise InvalidInputError(
-            f"{place} can't be had with the backbone family {family!r}, which has no attention to take keys and "
-            "values; use prefix, suffix or layer K"
+            f"{place} is not supported by the backbone family {family!r}, which has no attention for keys and values; "
+            "use prefix, suffix or layer K"
         )
     encodes = not (known.label_last or known.encoder_decoder)
     if model_type not in DEEP_ENCODERS if encodes else model_type in NOT_DEEP:
-        others = f" (of encoders, these do: {', '.join(DEEP_ENCODERS)})" if encodes else ""
+        others = f" (encoders that do: {', '.join(DEEP_ENCODERS)})" if encodes else ""
         raise InvalidInputError(
-            f"{place} can't be had with a {model_type!r} model, whose layers take no keys and values of PEFT's prefix "
-            f"tuning{others}; use prefix, suffix or layer K"
+            f"{place} is not supported by {model_type!r} models, whose layers do not accept the keys and values of "
+            f"PEFT's prefix tuning{others}; use prefix, suffix or layer K"
         )
     if gradient_checkpointing:
         raise InvalidInputError(
-            f"{place} can't be had with backbone.gradient_checkpointing, as PEFT's prefix tuning can't; set it to "
-            "false, or use another place"
+            f"{place} is not supported together with backbone.gradient_checkpointing, by PEFT's prefix tuning; set it "
+            "to false, or use another place"
         )
 
 
 def check_adapter(family: str, method: str) -> None:
-    """Refuse adapters where PEFT has none.
+    """Refuse adapters that PEFT does not support.
 
     Raises:
-        InvalidInputError: If the family takes none.
+        InvalidInputError: If the family supports none.
     """
     if method != "none" and not FAMILIES[family].adapters:
         raise InvalidInputError(
-            f"PEFT has no adapter.method {method!r} for the backbone family {family!r}; use none, and train the layers "
-            "above frozen_layers"
+            f"adapter.method {method!r} is not supported by the backbone family {family!r}; use none, and train the "
+            "layers above frozen_layers"
         )
 
 
 def check_numerics(family: str, option: str, value: str | None) -> None:
-    """Refuse low precision and implementations of attention where there are none.
+    """Refuse low precision and implementations of attention that the family does not support.
 
     Args:
         family: The family.
         option: `dtype`, `autocast` or `attn_implementation`.
-        value: What a study chooses for it.
+        value: The study's value for it.
 
     Raises:
-        InvalidInputError: If it chooses what the family doesn't have.
+        InvalidInputError: If the family does not support it.
     """
     if value not in (None, "float32") and not FAMILIES[family].numerics:
         raise InvalidInputError(
-            f"backbone.{option} {value!r} can't be had with the backbone family {family!r}, which has no attention and "
-            "computes in float32; leave it out"
+            f"backbone.{option} {value!r} is not supported by the backbone family {family!r}, which has no attention "
+            "and computes in float32; leave it out"
         )

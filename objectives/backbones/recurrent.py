@@ -57,7 +57,7 @@ class RecurrentConfig(PreTrainedConfig):  # type: ignore[misc]
             raise InvalidInputError(f"unknown recurrent cell {cell!r}; {did_you_mean(cell, CELLS)}")
         if bidirectional and hidden_size % 2:
             raise InvalidInputError(
-                f"hidden_size is halved between two directions, so it must be even but got {hidden_size}"
+                f"hidden_size is halved between two directions, so it must be even, got {hidden_size}"
             )
         self.cell = cell
         self.vocab_size = vocab_size

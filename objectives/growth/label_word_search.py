@@ -60,7 +60,7 @@ def search_label_words(
     """
     labels = objective.target.labels
     if n < 1 or not 1 <= words <= TOP_WORDS:
-        raise InvalidInputError(f"n must be at least 1 and words lie in [1, {TOP_WORDS}], but got {n} and {words}")
+        raise InvalidInputError(f"n must be at least 1 and words lie in [1, {TOP_WORDS}], got {n} and {words}")
     missing = [name for index, name in enumerate(labels) if all(row.label != index for row in rows)]
     if missing:
         raise InvalidInputError(

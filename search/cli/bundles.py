@@ -1,4 +1,4 @@
-"""The command line: commands about bundles, which need neither Optuna nor Ray."""
+"""Commands about bundles; they need neither Optuna nor Ray."""
 
 import json
 from dataclasses import asdict
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison
 
 app = typer.Typer()
-registry = typer.Typer(help="Which bundle is the champion, and which were.", no_args_is_help=True)
+registry = typer.Typer(help="Promote bundles and roll back.", no_args_is_help=True)
 app.add_typer(registry, name="registry")
 
-BundleArgument = Annotated[Path, typer.Argument(help="Folder that `export` wrote.")]
-BackboneOption = Annotated[str | None, typer.Option(help="The pretrained model, if it was moved.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Bundle: a folder that `export` wrote.")]
+BackboneOption = Annotated[str | None, typer.Option(help="Folder or hub id of the backbone, if it has moved.")]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the backbone's weights.")
+    bool, typer.Option("--trust-remote-code", help="Run Python code that is stored with the backbone's weights.")
 ]
-RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry; or models:/NAME, in MLflow.")]
+RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry, or models:/NAME in MLflow.")]
 CHANGED = 1
-GRACE_S = 30  # For requests that are at work when the server is to end.
-DISAGREEMENTS = 10  # Shown on the terminal.
+GRACE_S = 30  # For open requests when the server shuts down.
+DISAGREEMENTS = 10  # Rows shown on the terminal.
 # Exit codes of `compare`, for a pipeline.
 OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 
@@ -34,12 +34,12 @@ OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 @reported
 def predict(
     bundle: BundleArgument,
-    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet with the text columns.")],
-    output: Annotated[Path, typer.Option(help="CSV to write.")],
+    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet file with the text columns.")],
+    output: Annotated[Path, typer.Option(help="CSV file to write.")],
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Predict the rows of a table. Needs neither Optuna nor Ray."""
+    """Predict the rows of a table."""
     from promptgraft.bundles import Predictor
     from promptgraft.objectives.runtime import quiet_transformers
 
@@ -60,7 +60,7 @@ def verify(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove that a bundle is the exported one and predicts what its trial did; exits with 1 if not."""
+    """Check that a bundle is unchanged and predicts what its trial did; exit with 1 if not."""
     from promptgraft.bundles import TOLERANCE
     from promptgraft.bundles import verify as check
     from promptgraft.objectives.runtime import quiet_transformers
@@ -86,12 +86,14 @@ def verify(
 @reported
 def convert(
     bundle: BundleArgument,
-    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
-    to: Annotated[str, typer.Option(help="peft, plain (transformers, for servers such as vLLM), onnx or mlflow.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    to: Annotated[
+        str, typer.Option(help="Format: peft, plain (transformers, for servers such as vLLM), onnx or mlflow.")
+    ],
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write a bundle in another format, and check that it predicts the same."""
+    """Convert a bundle to another format, and check that it predicts the same."""
     from promptgraft.bundles.formats import convert as write
     from promptgraft.objectives.runtime import quiet_transformers
 
@@ -107,18 +109,25 @@ def convert(
 @reported
 def serve(
     bundle: BundleArgument,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are predicted together, at most.")] = 64,
-    waiting_rows: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 4096,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts requests from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Most rows that are predicted together.")] = 64,
+    waiting_rows: Annotated[
+        int, typer.Option(min=1, help="Most rows that may wait; further requests get status 429.")
+    ] = 4096,
     replicas: Annotated[
         int | None,
-        typer.Option(min=1, help="Batches that are predicted at a time; they share weights and cores. CPU 2, else 1."),
+        typer.Option(
+            min=1,
+            help="Batches predicted at the same time; they share weights and cores.  [default: 2 on a CPU, else 1]",
+        ),
     ] = None,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Serve a bundle over HTTP: /predict, /predict/batch, /docs, /health, /ready, /metrics, until Ctrl-C or SIGTERM."""
+    """Serve a bundle over HTTP until Ctrl-C or SIGTERM; /docs describes the paths."""
     import torch
     import uvicorn
 
@@ -135,23 +144,27 @@ def serve(
     manifest = predictors[0].manifest
     limits = ServingLimits(batch_rows=batch_rows, waiting_rows=waiting_rows)
     application = create_app(predictors, list(manifest.columns), manifest.origin, limits)
-    typer.echo(f"{bundle}: http://{host}:{port}/docs (Ctrl-C ends it)")
+    typer.echo(f"{bundle}: http://{host}:{port}/docs (stop with Ctrl-C)")
     uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
 
 
 @app.command()
 @reported
 def compare(
-    champion: Annotated[Path, typer.Argument(help="Bundle that runs today.")],
-    challenger: Annotated[Path, typer.Argument(help="Bundle that might take its place.")],
-    data: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet of labelled rows that neither was trained on.")],
+    champion: Annotated[Path, typer.Argument(help="Bundle in production.")],
+    challenger: Annotated[Path, typer.Argument(help="Bundle that may replace it.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV, JSONL or Parquet file of labelled rows that neither was trained on.")
+    ],
     label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    level: Annotated[float, typer.Option(min=0, max=1, help="Of the test.")] = 0.05,
-    output: Annotated[Path | None, typer.Option(help="CSV to write all disagreements to.")] = None,
+    level: Annotated[float, typer.Option(min=0, max=1, help="Significance level.")] = 0.05,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with the rows on which the two disagree.")
+    ] = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Test whether a challenger beats the champion; exits with 0 if so, 4 if that is not shown, 5 if it is worse."""
+    """Test whether a challenger beats the champion; exit codes: 0 it does, 4 not shown, 5 it is worse."""
     import pandas as pd
 
     from promptgraft.bundles import Predictor, compare_bundles, labelled_rows
@@ -168,11 +181,11 @@ def compare(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        _print_contest(found)
+        _print_comparison(found)
     raise typer.Exit(OUTCOMES[found.outcome])
 
 
-def _print_contest(found: "BundleComparison") -> None:
+def _print_comparison(found: "BundleComparison") -> None:
     table = Table("label", "rows", "only the challenger is right", "only the champion is right")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -180,13 +193,13 @@ def _print_contest(found: "BundleComparison") -> None:
         table.add_row(name, str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
     console().print(table)
     for entry in found.disagreements[:DISAGREEMENTS]:
-        said = f"champion {entry.champion}, challenger {entry.challenger}"
-        typer.echo(f"row {entry.row}: {entry.label}; {said}: {next(iter(entry.fields.values())):.60}")
+        predicted = f"champion {entry.champion}, challenger {entry.challenger}"
+        typer.echo(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}")
     percent = f"{100 * (1 - found.level):g} %"
     typer.echo(
         f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
-        f"{found.challenger - found.champion:+.4f}, {percent} interval {found.low:+.4f} to {found.high:+.4f}; they say "
-        f"different things of {len(found.disagreements)} rows"
+        f"{found.challenger - found.champion:+.4f}, {percent} interval {found.low:+.4f} to {found.high:+.4f}; they "
+        f"disagree on {len(found.disagreements)} rows"
     )
     typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
 
@@ -194,38 +207,38 @@ def _print_contest(found: "BundleComparison") -> None:
 @registry.command()
 @reported
 def promote(
-    place: RegistryArgument,
+    location: RegistryArgument,
     bundle: BundleArgument,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Verify a bundle, copy it into the registry and make it the champion."""
+    """Verify a bundle, copy it into the registry, and make it the champion."""
     from promptgraft.bundles.registry import open_registry
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
-    found = open_registry(place)
+    found = open_registry(location)
     version = found.promote(bundle, backbone, trust_remote_code=trust_remote_code)
     typer.echo(f"{found.champion}: version {version}")
 
 
 @registry.command()
 @reported
-def rollback(place: RegistryArgument) -> None:
-    """Make the champion what it was before the last promotion."""
+def rollback(location: RegistryArgument) -> None:
+    """Restore the champion before the last promotion."""
     from promptgraft.bundles.registry import open_registry
 
-    found = open_registry(place)
+    found = open_registry(location)
     typer.echo(f"{found.champion}: version {found.roll_back()}")
 
 
 @registry.command()
 @reported
-def history(place: RegistryArgument, as_json: JsonOption = False) -> None:
-    """List what became champion, and when; the last one is."""
+def history(location: RegistryArgument, as_json: JsonOption = False) -> None:
+    """List promotions and rollbacks; the last line is the champion."""
     from promptgraft.bundles.registry import open_registry
 
-    entries = open_registry(place).history()
+    entries = open_registry(location).history()
     if as_json:
         typer.echo(json.dumps({"history": entries}))
         return

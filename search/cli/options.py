@@ -1,4 +1,4 @@
-"""What commands share: their options, and how errors are told."""
+"""Options that commands share, and how commands report errors."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What a plain `pip install promptgraft` leaves out: extra -> modules.
+# Extra -> modules that are missing after a plain `pip install promptgraft`.
 EXTRAS = {
     "search": ("matplotlib", "optuna", "optuna_dashboard", "plotly", "psutil", "ray", "ruamel", "sqlalchemy"),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
@@ -23,23 +23,23 @@ EXTRAS = {
     "mlflow": ("mlflow",),
 }
 
-StudyArgument = Annotated[str, typer.Argument(help="Study file, or the name of a study that was started.")]
+StudyArgument = Annotated[str, typer.Argument(help="Study file, or name of an existing study.")]
 StorageOption = Annotated[
     str | None,
     typer.Option(
-        help="Optuna storage URL; sqlite or postgresql.  [default: runs/NAME/study.db]",
+        help="Optuna storage URL, sqlite or postgresql.  [default: runs/NAME/study.db]",
         envvar="PROMPTGRAFT_STORAGE",  # Keeps a password off the command line.
         show_envvar=True,
     ),
 ]
 WorkdirOption = Annotated[
-    str | None, typer.Option(help="Folder of the study, or URL for its files (s3://...).  [default: runs/NAME]")
+    str | None, typer.Option(help="Folder of the study, or URL of its files (s3://...).  [default: runs/NAME]")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors that are the user's to mend into one message and an exit code."""
+    """Turn errors that the user can fix into one message and an exit code."""
 
     @functools.wraps(command)
     def run_command(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -49,7 +49,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except PermissionError as error:
-            typer.echo(f"error: {error.filename or error} may not be read or written by this user", err=True)
+            typer.echo(f"error: permission denied: {error.filename or error}", err=True)
             raise typer.Exit(InvalidInputError.exit_code) from error
         except ModuleNotFoundError as error:
             module = (error.name or "").split(".")[0]
@@ -63,7 +63,7 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def console() -> "Console":
-    """Return where tables are printed: as wide as the terminal, and 120 columns in a file."""
+    """Return a console for tables: as wide as the terminal, or 120 columns where output goes to a file."""
     from rich.console import Console
 
     return Console(width=None if os.isatty(1) else 120)

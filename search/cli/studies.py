@@ -1,4 +1,4 @@
-"""The command line: commands about studies. Commands are thin, and import what they need when they run."""
+"""Commands about studies. Commands are thin, and import what they need when they run."""
 
 import json
 from enum import StrEnum
@@ -34,13 +34,13 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options that apply without a command."""
 
 
 @app.command()
 @reported
 def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None:
-    """Check a study file against its data and its backbone; report every error at once."""
+    """Check a study file, its data and its backbone, and report every error at once."""
     from promptgraft.search.study import load_study
 
     loaded = load_study(study)
@@ -50,7 +50,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
         f"{len(task.test)} test rows, labels {', '.join(task.labels)}"
     )
     if len(loaded.sources) > 1:
-        typer.echo(f"{len(loaded.sources)} sources; see which one promises most: promptgraft sources {study}")
+        typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
     for caution in loaded.cautions:
         typer.echo(f"caution: {caution}", err=True)
 
@@ -58,7 +58,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
 @app.command()
 @reported
 def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json: JsonOption = False) -> None:
-    """Rank a study's sources by what they promise, before anything is trained."""
+    """Rank the sources of a study by their expected transfer, before anything is trained."""
     from promptgraft.search.reporting import MEANING, ranked_sources, source_table
     from promptgraft.search.study import load_study
 
@@ -74,17 +74,21 @@ def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json:
 @reported
 def run(
     study: Annotated[Path, typer.Argument(help="Study file.")],
-    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials to reach, earlier runs included.")] = None,
-    timeout: Annotated[str | None, typer.Option(help="Length of this run, such as 8h.")] = None,
-    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join, such as auto.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of finished trials to reach, counting earlier runs.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="Time limit of this run, such as 8h.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Number of trials that run at the same time.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join, such as auto; a local Ray is started if left out.")
+    ] = None,
     new_study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run the file as a study of this name, beside the file's own.")
+        str | None, typer.Option(metavar="NAME", help="Run the file as a new study of this name.")
     ] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Run a study, or go on with it: the same command continues where it was stopped."""
+    """Run a study; the same command continues a run that was stopped."""
     import logging
 
     from promptgraft.search.running import Progress, RunOptions, run_study
@@ -99,7 +103,7 @@ def run(
         if timeout_s == 0:
             raise ValueError("expected more than 0")
     except ValueError as error:
-        raise InvalidInputError(f"--timeout: {error}, but got {timeout!r}") from error
+        raise InvalidInputError(f"--timeout: {error}, got {timeout!r}") from error
     wanted = trials or loaded.file.budget.trials
     progress = Progress(loaded.name, loaded.file.metric, wanted, console=console())
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
@@ -126,7 +130,7 @@ def status(
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Show how far studies are."""
+    """Show the progress of one study, or of all."""
     from promptgraft.search.reporting import status_lines
     from promptgraft.search.reporting import summarize as summarise
     from promptgraft.search.storage import StudyReference, started_studies
@@ -150,7 +154,7 @@ def best(
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Show the trial that won, or the best so far while none has."""
+    """Show the winner, or the best trial so far."""
     from promptgraft.search.judging import verdict_lines
     from promptgraft.search.reporting import front_lines
     from promptgraft.search.reporting import summarize as summarise
@@ -171,7 +175,7 @@ def best(
     for line in verdict_lines(summary["verdict"], summary["metric"]):
         typer.echo(line)
     if summary["front"]:
-        typer.echo("trials that no other one dominates; export any of them with --trial N")
+        typer.echo("Pareto front; export any of these trials with --trial N")
         typer.echo("\n".join(front_lines(summary["front"])))
 
 
@@ -179,21 +183,21 @@ def best(
 @reported
 def export(
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Option(help="Trial to export.  [default: the winner]")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial to export.  [default: the winner]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
     reopen: Annotated[
-        bool, typer.Option("--reopen", help="Open the test rows though they were opened for another trial; counted.")
+        bool, typer.Option("--reopen", help="Score this trial on the test set although another one was; recorded.")
     ] = False,
     with_backbone: Annotated[
-        bool, typer.Option("--with-backbone", help="Copy the backbone into the bundle, which then needs nothing else.")
+        bool, typer.Option("--with-backbone", help="Copy the backbone into the bundle, which is then self-contained.")
     ] = False,
     examples: Annotated[
-        int, typer.Option(min=0, help="Validation rows that the bundle holds in clear text, for verify.")
+        int, typer.Option(min=0, help="Number of validation rows to store in the bundle in clear text, for verify.")
     ] = 32,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Write the winner as a bundle and compare it with the controls on the held-out rows."""
+    """Write the winner as a bundle, and compare it with baselines on the test set."""
     from rich.table import Table
 
     from promptgraft.search.exporting import export_winner
@@ -220,9 +224,12 @@ def export(
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
     if not exported.held_out:
-        typer.echo(f"test rows stay sealed: they were opened for trial {', '.join(map(str, exported.openings))}, and")
-        typer.echo("choosing again by them would spoil them; --reopen scores this trial too, and is counted")
-    table = Table(title=f"{exported.test_rows} held-out rows", title_justify="left")
+        opened = ", ".join(map(str, exported.openings))
+        typer.echo(
+            f"the test set stays sealed: it was opened for trial {opened}, and a choice among scores on it would"
+        )
+        typer.echo("be biased; --reopen scores this trial on it, too, and is recorded")
+    table = Table(title=f"test set, {exported.test_rows} rows", title_justify="left")
     table.add_column("system")
     for name in names:
         table.add_column(name, justify="right")
@@ -232,7 +239,7 @@ def export(
         console().print(table)
     if exported.interval:
         low, high = exported.interval
-        typer.echo(f"the winner's {metric} on rows like these: {low:.3f} to {high:.3f}")
+        typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
     reading = optuna_study.user_attrs.get(f"{PROMPT_AS_TOKENS}{exported.trial}")
@@ -240,13 +247,13 @@ def export(
         typer.echo(reading_line(reading, metric))
     if exported.held_out and len(exported.openings) > 1:
         typer.echo(
-            f"the test rows were opened {len(exported.openings)} times: scores chosen by them are optimistic too"
+            f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"
         )
-    typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and so optimistic")
+    typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and therefore optimistic")
     if exported.repeats:
         found = exported.repeats
         shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
-        typer.echo(f"its {len(found.values)} repeats on other seeds and splits had {metric} {shown}")
+        typer.echo(f"its {len(found.values)} reruns on other seeds and splits: {metric} {shown}")
     typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
 
 
@@ -254,13 +261,15 @@ def export(
 @reported
 def report(
     study: StudyArgument,
-    output: Annotated[Path | None, typer.Option(help="Page to write.  [default: runs/NAME/report.html]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON instead.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Folder to write tables into, beside the page.")] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write.  [default: runs/NAME/report.html]")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the facts as one JSON object, and write no page.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Folder to write the tables to, as CSV files.")] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Write what a study found as one HTML page; test rows stay as they are, sealed or opened."""
+    """Write the results of a study as one HTML page; a sealed test set stays sealed."""
     from promptgraft.search.reporting import collect_facts as collect
     from promptgraft.search.reporting import fact_tables, study_with_rows
     from promptgraft.search.storage import StudyReference
@@ -287,7 +296,7 @@ def report(
 
 
 class Schema(StrEnum):
-    """What there is a schema of."""
+    """Schemas that can be printed."""
 
     study = "study"
     manifest = "manifest"
@@ -297,9 +306,11 @@ class Schema(StrEnum):
 @app.command()
 @reported
 def schema(
-    of: Annotated[Schema, typer.Argument(help="reference: all keys of study files, in Markdown.")] = Schema.study,
+    of: Annotated[
+        Schema, typer.Argument(help="What to describe; reference lists all keys of study files, in Markdown.")
+    ] = Schema.study,
 ) -> None:
-    """Print the JSON Schema of study files, for completion in editors, or of a bundle's manifest."""
+    """Print the JSON Schema of study files, for completion in editors, or of bundle manifests."""
     from promptgraft.search.study import manifest_schema, study_reference, study_schema
 
     if of == Schema.reference:
@@ -311,23 +322,23 @@ def schema(
 @app.command()
 @reported
 def new_recurrent(
-    folder: Annotated[Path, typer.Argument(help="Where to write it; it must not be there yet.")],
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the model whose tokenizer it uses.")],
-    cell: Annotated[str, typer.Option(help="lstm or gru.")] = "lstm",
-    hidden_size: Annotated[int, typer.Option(min=2)] = 128,
-    layers: Annotated[int, typer.Option(min=1)] = 1,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the model whose tokenizer is used.")],
+    cell: Annotated[str, typer.Option(help="Cell type: lstm or gru.")] = "lstm",
+    hidden_size: Annotated[int, typer.Option(min=2, help="Size of the hidden state.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 1,
     one_way: Annotated[bool, typer.Option("--one-way", help="Read from left to right only.")] = False,
-    dropout: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of its random weights.")] = 0,
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Dropout probability.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Seed for the initial weights.")] = 0,
 ) -> None:
-    """Write an LSTM or a GRU with random weights: a baseline, trained from scratch in the source stage."""
+    """Write an LSTM or GRU with random weights, a baseline that the source stage trains from scratch."""
     from promptgraft.objectives.backbones import write_recurrent
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
     sizes = {"hidden_size": hidden_size, "num_hidden_layers": layers, "bidirectional": not one_way, "dropout": dropout}
     write_recurrent(folder, tokenizer, seed, cell=cell, **sizes)
-    typer.echo(f"{folder}: random weights; write `backbone: {{path: {folder}, family: recurrent}}` into a study")
+    typer.echo(f"{folder}: random weights; use it in a study with `backbone: {{path: {folder}, family: recurrent}}`")
 
 
 @app.command()
@@ -337,7 +348,7 @@ def upgrade(
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Bring a database that an older Optuna wrote up to the installed one's schema, after copying it."""
+    """Upgrade the database of an older Optuna to the installed one's schema, after copying it."""
     from promptgraft.search.storage import StudyReference, safe_url, upgrade_storage
 
     if storage is None:
@@ -355,11 +366,11 @@ def upgrade(
 @reported
 def dashboard(
     study: StudyArgument,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
-    """Serve Optuna Dashboard on this machine only."""
+    """Serve Optuna Dashboard to this machine only."""
     from optuna.storages import get_storage
     from optuna_dashboard import run_server
 
@@ -368,7 +379,7 @@ def dashboard(
 
     reference = StudyReference.resolve(study, storage, workdir)
     reference.load()
-    typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (Ctrl-C ends it)")
+    typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (stop with Ctrl-C)")
     store = artifact_store(reference.folder)
     cached = get_storage(open_storage(reference.storage_url))  # Finished trials are read once, not at each request.
     run_server(cached, host="127.0.0.1", port=port, artifact_store=store)

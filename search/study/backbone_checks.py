@@ -66,6 +66,6 @@ def _check_demonstrations(backbone: BackboneSection, count: Parameter, tasks: Se
     rows = min((len(task.train) for task in tasks), default=largest + 1)
     if largest >= rows:
         raise InvalidInputError(
-            f"{count.name} must lie in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
-            f"demonstration) but got {largest}; lower it, or raise train_rows"
+            f"{count.name} must be in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
+            f"demonstration), got {largest}; lower it, or raise train_rows"
         )

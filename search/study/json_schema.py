@@ -1,9 +1,9 @@
-"""The schemas of study files and of bundles' manifests, and the reference of study files, which is made from them."""
+"""JSON Schemas of study files and bundle manifests, and the reference of study files that is generated from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -12,9 +12,9 @@ from promptgraft.search.study.schema import ConditionSection, EngineSection, Par
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTRODUCTION = """# Every key of a study file
 
-Generated from the schema (`make docs`). What can be searched, and how it plays together: `docs/study-files.md`. Times
-are numbers of seconds or text such as `8h`, sizes bytes or text such as `20GB`. A *parameter* is a value, a list of
-choices, or a mapping with the keys of its own section."""
+Generated from the schema (`make docs`). For an introduction see `docs/study-files.md`. Times are numbers of seconds or
+text such as `8h`; sizes are numbers of bytes or text such as `20GB`. A *parameter* is a value, a list of choices, or a
+mapping with the keys of its own section."""
 
 _NAMED = {ParameterSection: "A parameter", ConditionSection: "`when` of a parameter"}
 
@@ -41,7 +41,7 @@ def study_reference() -> str:
             "",
             f"{(section.__doc__ or '').splitlines()[0]}",
             "",
-            "| key | type | default | means |",
+            "| key | type | default | meaning |",
         ]
         lines.append("| --- | --- | --- | --- |")
         lines += [_row(name, field) for name, field in section.model_fields.items()]
@@ -76,8 +76,16 @@ def _row(name: str, field: FieldInfo) -> str:
     shown = "" if default is None or isinstance(default, BaseModel) else f"`{_plain(default)}`"
     if isinstance(default, EngineSection):
         shown = f"`{default.name}`"
-    shown = "**needed**" if default is PydanticUndefined else shown
-    return f"| `{name}` | {_type(field.annotation)} | {shown} | {field.description} |"
+    shown = "**required**" if default is PydanticUndefined else shown
+    return f"| `{name}` | {_type(_as_written(field.annotation, field.metadata))} | {shown} | {field.description} |"
+
+
+def _as_written(annotation: Any, metadata: Sequence[Any]) -> Any:
+    """Return the type that a file may give, short forms included, rather than the one that it becomes."""
+    for entry in metadata:
+        if isinstance(entry, BeforeValidator) and entry.json_schema_input_type is not PydanticUndefined:
+            return entry.json_schema_input_type
+    return annotation
 
 
 def _plain(value: Any) -> str:
@@ -87,10 +95,10 @@ def _plain(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """Say what a value may be."""
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    """Describe the type of a value."""
+    names = {str: "string", int: "integer", float: "number", bool: "boolean"}
     if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
+        annotation = _as_written(get_args(annotation)[0], get_args(annotation)[1:])
     if annotation in names:
         return names[annotation]
     arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
@@ -100,7 +108,7 @@ def _type(annotation: Any) -> str:
     origin = getattr(annotation, "__origin__", None)
     if origin is dict:
         return "mapping"
-    if inner:
+    if len(arguments) < 2 and inner:
         return "section"
     if origin is tuple:
         return "list"

@@ -152,7 +152,7 @@ class StudyLoader:
         if entry["type"] == "missing":
             return self.yaml.problem(location, "is required but missing")
         message = str(entry["msg"]).removeprefix("Value error, ")
-        return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, but got {entry['input']!r}")
+        return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, got {entry['input']!r}")
 
     def _check_engines(self, file: StudyFile) -> None:
         with self._collecting(("metric",)):
@@ -174,7 +174,7 @@ class StudyLoader:
             if n_layers is not None and got > n_layers:
                 self._add(
                     (*_source_at(name), "training", "frozen_layers"),
-                    f"must lie in [0, {n_layers}] (the backbone has {n_layers} layers) but got {got}",
+                    f"must be in [0, {n_layers}], the backbone's number of layers, got {got}",
                 )
 
     def _load_tasks(self, file: StudyFile) -> tuple[Task | None, dict[str, Task]]:

@@ -10,7 +10,7 @@ from promptgraft.search.study.units import next_moment, parse_bytes, parse_secon
 
 
 class Section(BaseModel):
-    """A mapping in a study file: unknown keys are refused, and nothing changes after reading."""
+    """A mapping in a study file; immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
 
@@ -40,30 +40,34 @@ class BackboneSection(Section):
     """The pretrained model."""
 
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: str = Field(description="Registered name, such as encoder.")
-    max_tokens: int = Field(128, ge=8, description="Longest rendered prompt, in tokens.")
-    trust_remote_code: bool = Field(False, description="Run Python code that lies beside the weights.")
+    family: str = Field(description="Name of the backbone family, such as encoder.")
+    max_tokens: int = Field(128, ge=8, description="Longest prompt, in tokens; longer texts are truncated.")
+    trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows trained on at once; gradients of larger batches are accumulated."
+        None, ge=1, description="Rows per forward pass in training; gradients of larger batches are accumulated."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type of frozen matrices, and of computing; what is trained stays float32."
+        "float32", description="Type of frozen matrices and of computation; trained weights stay float32."
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(
-        None, validate_default=True, description="Type of computing alone."
+        None, validate_default=True, description="Type of computation only; weights keep theirs."
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
-        None, validate_default=True, description="As in transformers."
+        None, validate_default=True, description="Implementation of attention, as in transformers."
     )
-    gradient_checkpointing: bool = Field(False, description="Run layers again in the backward pass; saves memory.")
-    device_map: str | dict[str, int | str] | None = Field(None, description="As in transformers, such as auto.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute layers in the backward pass, which saves memory."
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="Placement of layers on devices, as in transformers, such as auto."
+    )
 
     @field_validator("autocast")
     @classmethod
     def _is_that_of_dtype(cls, value: str | None, info: ValidationInfo) -> str | None:
         dtype = info.data.get("dtype", "float32")
         if value is not None and dtype not in ("float32", value):
-            raise ValueError(f"must be left out or be {dtype} where dtype is {dtype}")
+            raise ValueError(f"must be {dtype} or left out, because dtype is {dtype}, got {value}")
         return value
 
     @field_validator("attn_implementation")
@@ -71,61 +75,71 @@ class BackboneSection(Section):
     def _computes_in_low_precision(cls, value: str | None, info: ValidationInfo) -> str | None:
         low = info.data.get("dtype", "float32") != "float32" or info.data.get("autocast") is not None
         if value is not None and value.startswith("flash") and not low:
-            raise ValueError(f"{value} does not compute in float32; add dtype: bfloat16, or take sdpa")
+            raise ValueError(f"{value} does not support float32; add dtype: bfloat16, or use sdpa")
         return value
 
 
 class TaskSection(Section):
     """A table of labelled rows."""
 
-    train: str = Field(description="CSV, JSONL or Parquet, relative to the study file.")
+    train: str = Field(description="CSV, JSONL or Parquet file, relative to the study file.")
     text: Annotated[dict[str, str], BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str)] = Field(
-        description="Column of the text, or template field -> column."
+        description="Column of the text, or a mapping of template fields to columns."
     )
     label: str = Field(description="Column of the label.")
     kind: str = Field("text_classification", description="Kind of task.")
-    labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all that occur if left out.")
-    train_rows: int | None = Field(None, ge=2, description="Rows to train on; all that remain if left out.")
+    labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all labels of the table if left out.")
+    train_rows: int | None = Field(None, ge=2, description="Number of training rows; all remaining rows if left out.")
 
 
 class SourceTrainingSection(Section):
-    """How the source stage trains; its number of steps is searched, as `space.source_steps`."""
+    """Training of the source stage; `space.source_steps` sets its number of updates."""
 
-    batch_size: int = Field(16, ge=1, description="Rows in one update.")
-    learning_rate: float = Field(5e-5, gt=0, description="Step size of the backbone's weights.")
-    head_learning_rate: float = Field(1e-2, gt=0, description="Step size of the head and of a soft prompt.")
-    frozen_layers: int = Field(0, ge=0, description="Lowest layers that stay; from 1 on, embeddings too.")
+    batch_size: int = Field(16, ge=1, description="Rows per update.")
+    learning_rate: float = Field(5e-5, gt=0, description="Learning rate of the backbone's weights.")
+    head_learning_rate: float = Field(1e-2, gt=0, description="Learning rate of the head and of a soft prompt.")
+    frozen_layers: int = Field(
+        0, ge=0, description="Number of lowest layers to freeze; from 1 on, the embeddings are frozen, too."
+    )
 
 
 class SourceSection(TaskSection):
     """The task with many labels."""
 
-    training: SourceTrainingSection = Field(SourceTrainingSection(), description="How its stage trains.")
+    training: SourceTrainingSection = Field(SourceTrainingSection(), description="Training of the source stage.")
 
 
 class TargetSection(TaskSection):
-    """The task with few labels, and how it is split."""
+    """The task with few labels, and its splits."""
 
-    test: str | None = Field(None, description="Separate table to hold out; part of `train` if left out.")
-    validation_rows: int | None = Field(None, ge=2, description="Rows to choose by.")
-    test_rows: int | None = Field(None, ge=2, description="Rows that stay sealed until the winner is exported.")
-    shots: int | None = Field(None, ge=1, description="Rows of each label to train on, and as many to choose by.")
-    group: str | None = Field(None, description="Column of groups, such as authors: each is on one side of a split.")
-    time: str | None = Field(None, description="Column of times: what is held out is newer than what is trained on.")
+    test: str | None = Field(
+        None, description="Table of the test set; if left out, the test set is sampled from `train`."
+    )
+    validation_rows: int | None = Field(None, ge=2, description="Number of validation rows.")
+    test_rows: int | None = Field(None, ge=2, description="Number of test rows; sealed until the winner is exported.")
+    shots: int | None = Field(
+        None, ge=1, description="Number of training rows per label, and of validation rows per label."
+    )
+    group: str | None = Field(None, description="Column of a group, such as the author; splits never divide a group.")
+    time: str | None = Field(
+        None, description="Column of a time; validation and test rows are newer than training rows."
+    )
 
     @field_validator("shots")
     @classmethod
     def _stands_alone(cls, value: int | None, info: ValidationInfo) -> int | None:
         others = [name for name in ("train_rows", "validation_rows") if info.data.get(name) is not None]
         if value is not None and others:
-            raise ValueError(f"says how many rows to take of each label; leave out {' and '.join(others)}")
+            raise ValueError(f"sets the number of rows per label; leave out {' and '.join(others)}")
         return value
 
     @field_validator("group", "time")
     @classmethod
     def _splits_rows(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("shots") is not None:
-            raise ValueError(f"{info.field_name} can't be had with shots; use train_rows and validation_rows")
+            raise ValueError(
+                f"{info.field_name} is not supported together with shots; use train_rows and validation_rows"
+            )
         return value
 
 
@@ -137,24 +151,26 @@ def _range_or_choices(value: Any) -> Any:
 
 
 class ConditionSection(Section):
-    """When a parameter exists."""
+    """Condition under which a parameter is used."""
 
-    parameter: str = Field(description="The parameter on which this one depends.")
+    parameter: str = Field(description="Name of the parameter that the condition is on.")
     choices: Annotated[
         tuple[Any, ...], BeforeValidator(lambda v: v if isinstance(v, list) else [v], json_schema_input_type=Any)
-    ] = Field((), description="Its values with which this one exists.")
-    above: float | None = Field(None, description="Or above which this one exists.")
+    ] = Field((), description="Values of it for which the condition holds.")
+    above: float | None = Field(None, description="Or a bound: the condition holds for greater values.")
 
 
 class ParameterSection(Section):
     """A fixed value, a list of choices, or a range."""
 
-    choices: tuple[Any, ...] | None = Field(None, description="A list of choices; a bare value or list means this.")
+    choices: tuple[Any, ...] | None = Field(None, description="List of choices; a bare value or list is short for it.")
     low: float | None = Field(None, description="Lower end of a range.")
     high: float | None = Field(None, description="Upper end of a range.")
-    step: float | None = Field(None, description="Distance of the range's values.")
-    log: bool = Field(False, description="Whether the range is drawn from logarithmically.")
-    when: ConditionSection | None = Field(None, description="When the parameter exists; always if left out.")
+    step: float | None = Field(None, description="Distance between values of the range.")
+    log: bool = Field(False, description="Whether to sample the range on a logarithmic scale.")
+    when: ConditionSection | None = Field(
+        None, description="Condition under which the parameter is used; always if left out."
+    )
 
 
 Searched = Annotated[
@@ -166,26 +182,28 @@ Searched = Annotated[
 
 
 class DemonstrationsSection(Section):
-    """Labelled training rows in front of the prompt."""
+    """In-context examples: labelled training rows before the prompt."""
 
-    count: Searched = Field(None, description="How many.")
-    choice: Searched = Field(None, description="random, balanced or nearest.")
-    order: Searched = Field(None, description="random, alternating or nearest_last.")
+    count: Searched = Field(None, description="Number of demonstrations.")
+    choice: Searched = Field(None, description="Selection: random, balanced or nearest.")
+    order: Searched = Field(None, description="Order: random, alternating or nearest_last.")
 
 
 class SoftPromptSection(Section):
-    """The soft prompt's parameters."""
+    """Trainable vectors that are added to the prompt."""
 
-    length: Searched = Field(None, description="Number of vectors.")
-    init: Searched = Field(None, description="vocabulary, label_words, template or source.")
-    place: Searched = Field(None, description="prefix, suffix, layer K or deep.")
-    parametrization: Searched = Field(None, description="direct, mlp or lstm.")
+    length: Searched = Field(None, description="Number of vectors; 0 for no soft prompt.")
+    init: Searched = Field(None, description="Initial values: vocabulary, label_words, template or source.")
+    place: Searched = Field(None, description="Position: prefix, suffix, layer K or deep.")
+    parametrization: Searched = Field(
+        None, description="What is trained: the vectors (direct), or a network that makes them (mlp, lstm)."
+    )
 
 
 class AdapterSection(Section):
-    """Adapters in place of the weights of layers that aren't frozen."""
+    """Adapters, trained in place of the weights of layers that are not frozen."""
 
-    method: Searched = Field(None, description="none, lora or ia3.")
+    method: Searched = Field(None, description="Method: none, lora or ia3.")
     rank: Searched = Field(None, description="Rank of LoRA's matrices.")
 
 
@@ -193,52 +211,60 @@ class WriterSection(Section):
     """A language model that writes templates."""
 
     path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: Literal["masked_lm", "causal_lm"] = Field(description="What kind of model it is.")
+    family: Literal["masked_lm", "causal_lm"] = Field(description="Kind of model.")
 
 
 class GrowSection(Section):
-    """How new templates join while the study runs."""
+    """Growth of the template pool while the study runs."""
 
     sources: Annotated[tuple[str, ...], OneOrMore] = Field(
-        ("mutation", "crossover"), min_length=1, description="Where they come from, by name."
+        ("mutation", "crossover"), min_length=1, description="Names of the sources."
     )
-    every: int = Field(8, ge=1, description="Finished trials between two rounds; the first is at the start.")
-    size: int = Field(4, ge=1, description="Templates that join in a round.")
-    limit: int = Field(32, ge=2, description="Templates in all, those of this file included.")
-    verbalizers: int = Field(0, ge=0, description="Verbalizers that join in a round, drafted for the best template.")
-    label_words: int = Field(1, ge=1, le=20, description="Words of each label in them.")
+    every: int = Field(
+        8, ge=1, description="Number of finished trials between two rounds; the first round is at the start."
+    )
+    size: int = Field(4, ge=1, description="Number of templates that join in a round.")
+    limit: int = Field(32, ge=2, description="Largest number of templates, including those of this file.")
+    verbalizers: int = Field(
+        0, ge=0, description="Number of verbalizers that join in a round, drafted for the best template."
+    )
+    label_words: int = Field(1, ge=1, le=20, description="Number of label words per label in them.")
     verbalizer_sources: Annotated[tuple[str, ...], OneOrMore] = Field(
-        ("likelihood",), min_length=1, description="Where they come from, by name."
+        ("likelihood",), min_length=1, description="Names of the sources."
     )
-    writer: WriterSection | None = Field(None, description="The model that writes; the backbone if it can.")
+    writer: WriterSection | None = Field(
+        None, description="Model that writes templates; the backbone if left out and able to."
+    )
 
 
 class SpaceSection(Section):
-    """What can be tried."""
+    """The search space."""
 
-    templates: dict[str, str] = Field({}, description="Name -> jinja2 text.")
+    templates: dict[str, str] = Field({}, description="Templates by name, in jinja2's syntax.")
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
-    grow: GrowSection | None = Field(None, description="How new templates join while the study runs.")
-    verbalizers: dict[str, dict[str, Words]] = Field({}, description="Name -> label -> words.")
-    head: Searched = Field(None, description="label_words or linear; encoders only.")
+    grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
+    verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
+    head: Searched = Field(None, description="Output head of an encoder: label_words or linear.")
     demonstrations: DemonstrationsSection = Field(
-        DemonstrationsSection(), description="Labelled training rows in front of the prompt."
+        DemonstrationsSection(), description="In-context examples before the prompt."
     )
     soft_prompt: SoftPromptSection = Field(SoftPromptSection(), description="The soft prompt.")
-    frozen_layers: Searched = Field(None, description="Lowest layers that stay; from 1 on, embeddings too.")
-    adapter: AdapterSection = Field(AdapterSection(), description="Adapters in place of unfreezing.")
-    source_steps: Searched = Field(None, description="Updates on the source before the migration.")
-    alpha: Searched = Field(None, description="Weight of the source loss after it.")
-    source: Searched = Field(None, description="Which of several sources is used, by name.")
-    steps: Searched = Field(None, description="Updates after the migration.")
-    batch_size: Searched = Field(None, description="Rows of each task in one update.")
-    learning_rate: Searched = Field(None, description="Step size of carried-over weights, or of their adapters.")
-    prompt_learning_rate: Searched = Field(None, description="Step size of soft prompt and head.")
-    calibration: Searched = Field(None, description="none, contextual or batch.")
-    custom: dict[str, Searched] = Field({}, description="Parameters that other packages bring, by name.")
+    frozen_layers: Searched = Field(
+        None, description="Number of lowest layers to freeze; from 1 on, the embeddings are frozen, too."
+    )
+    adapter: AdapterSection = Field(AdapterSection(), description="Adapters in place of unfrozen weights.")
+    source_steps: Searched = Field(None, description="Number of updates on the source before the migration.")
+    alpha: Searched = Field(None, description="Weight of the source loss after the migration, in [0, 1].")
+    source: Searched = Field(None, description="Name of the source to use, out of several `sources`.")
+    steps: Searched = Field(None, description="Number of updates after the migration.")
+    batch_size: Searched = Field(None, description="Rows of each task per update.")
+    learning_rate: Searched = Field(None, description="Learning rate of the migrated weights, or of their adapters.")
+    prompt_learning_rate: Searched = Field(None, description="Learning rate of the soft prompt and the head.")
+    calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
+    custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
-        """Return the parameters that the file gives, by their path below `space`."""
+        """Return the parameters that the file sets, by their path below `space`."""
         found: dict[tuple[str, ...], ParameterSection | None] = {}
         for name in type(self).model_fields:
             section = getattr(self, name)
@@ -252,18 +278,18 @@ class SpaceSection(Section):
 
 
 class EvaluationSection(Section):
-    """When and how the target is evaluated."""
+    """Evaluation on the target's validation rows."""
 
-    every: int = Field(8, ge=1, description="Updates between two evaluations.")
-    batch_size: int = Field(32, ge=1, description="Rows evaluated at once.")
+    every: int = Field(8, ge=1, description="Number of updates between two evaluations.")
+    batch_size: int = Field(32, ge=1, description="Rows per batch in evaluation.")
 
 
 class EngineSection(BaseModel):
-    """A sampler or pruner of Optuna; keys beside `name` are its own options."""
+    """A sampler or pruner of Optuna; all other keys are its own options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field(description="Its name; a bare name means this.")
+    name: str = Field(description="Name; a bare string is short for it.")
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -279,98 +305,120 @@ Engine = Annotated[EngineSection, BeforeValidator(_engine, json_schema_input_typ
 
 
 class BudgetSection(Section):
-    """When the search ends."""
+    """Limits of the search."""
 
-    trials: int = Field(24, ge=1, description="Finished trials (complete or pruned), earlier runs included.")
-    timeout: Seconds | None = Field(None, description="Length of a run, such as 8h.")
-    trial_timeout: Seconds | None = Field(None, description="Wall time after which a trial is killed and FAIL.")
-    deadline: Annotated[str, BeforeValidator(_moment)] | None = Field(
-        None, description="When the run must be over: a time of day such as 07:00, or a date with time."
+    trials: int = Field(24, ge=1, description="Number of finished trials (complete or pruned), counting earlier runs.")
+    timeout: Seconds | None = Field(None, description="Time limit of a run, such as 8h.")
+    trial_timeout: Seconds | None = Field(
+        None, description="Time limit of a trial, after which it is killed and recorded as FAIL."
     )
-    compute: Seconds | None = Field(None, description="Time of all trials together, earlier runs included.")
-    disk: Bytes | None = Field(None, description="What all files of the study may take up, such as 20GB.")
-    reserve: float = Field(0.1, ge=0, lt=1, description="Share of time and compute kept for judging the winner.")
-    max_retries: int = Field(3, ge=0, description="Times a trial is run again whose worker or driver died.")
-    max_failure_rate: float = Field(0.5, gt=0, le=1, description="Stop if more trials than this fail.")
+    deadline: Annotated[str, BeforeValidator(_moment)] | None = Field(
+        None, description="End of the run: a time of day such as 07:00, or a date with a time."
+    )
+    compute: Seconds | None = Field(None, description="Limit on the total time of all trials, counting earlier runs.")
+    disk: Bytes | None = Field(None, description="Limit on the size of all files of the study, such as 20GB.")
+    reserve: float = Field(
+        0.1, ge=0, lt=1, description="Share of time and compute that is reserved for judging the winner."
+    )
+    max_retries: int = Field(3, ge=0, description="Number of times to rerun a trial whose worker or driver died.")
+    max_failure_rate: float = Field(0.5, gt=0, le=1, description="Share of failed trials above which the search stops.")
 
 
 class ConstraintsSection(Section):
-    """What candidates must keep to; those beyond a bound are not tried."""
+    """Bounds on candidates; those beyond a bound are not tried."""
 
     prompt_tokens: int | None = Field(
-        None, ge=0, description="At most: the template's own tokens, special ones included, and the soft prompt's."
+        None,
+        ge=0,
+        description="Upper bound on the prompt's tokens: the template's own, special tokens, and the soft prompt's.",
     )
-    trainable_parameters: int | None = Field(None, ge=0, description="At most: weights that the target stage trains.")
+    trainable_parameters: int | None = Field(
+        None, ge=0, description="Upper bound on the number of weights that the target stage trains."
+    )
 
 
 class JudgingSection(Section):
-    """How the winner is chosen."""
+    """Choice of the winner."""
 
-    finalists: int = Field(3, ge=0, description="Trials that race for the win on other seeds and splits; 0 for none.")
-    repeats: int = Field(5, ge=2, description="Times that each is run again; as many more trials qualify by one.")
-    level: float = Field(0.05, gt=0, lt=1, description="Level at which one is shown to be worse than the best.")
-    cost: Cost = Field("prompt_tokens", description="By what the cheapest of those not shown to be worse wins.")
+    finalists: int = Field(
+        3, ge=0, description="Number of finalists that race on other seeds and splits; 0 for no race."
+    )
+    repeats: int = Field(
+        5, ge=2, description="Reruns of each finalist; twice as many trials as finalists get one rerun to qualify."
+    )
+    level: float = Field(
+        0.05, gt=0, lt=1, description="Significance level at which a finalist counts as worse than the best."
+    )
+    cost: Cost = Field(
+        "prompt_tokens", description="Cost by which the winner is chosen among finalists that tie with the best."
+    )
     controls: Annotated[tuple[Control, ...], OneOrMore] = Field(
         get_args(Control),
-        description="What the winner is compared with, on the same seeds and splits; [] for nothing.",
+        description="Baselines that the winner is compared with, on the same seeds and splits; [] for none.",
     )
     curves: bool = Field(
-        False, description="Whether the winner is trained on a quarter and half of the target and source rows, too."
+        False, description="Whether to train the winner on a quarter and half of the target and source rows, too."
     )
 
 
 class CacheSection(Section):
-    """How much of what trials share is kept: source-trained weights, token ids, what frozen layers make of the rows."""
+    """Size of the caches that trials share: source-trained weights, token ids, and activations of frozen layers."""
 
-    memory: Bytes = Field(2 * 2**30, description="In the memory of each worker.")
-    disk: Bytes = Field(10 * 2**30, description="In the study's files; what was not used for longest goes first.")
+    memory: Bytes = Field(2 * 2**30, description="Cache in the memory of each worker.")
+    disk: Bytes = Field(
+        10 * 2**30, description="Cache in the study's files; the least recently used entries are dropped first."
+    )
 
 
 class CheckpointSection(Section):
-    """When a trial saves its state, from which it goes on after a crash."""
+    """Checkpoints, from which a trial resumes after a crash."""
 
-    every: Seconds = Field(300.0, description="Time between two checkpoints, at least.")
+    every: Seconds = Field(300.0, description="Shortest time between two checkpoints of a trial.")
 
 
 class ResourcesSection(Section):
-    """What one trial gets."""
+    """Resources of one trial."""
 
-    cpu: int = Field(1, ge=1, description="Cores; as many threads.")
-    gpu: float = Field(0, ge=0, description="GPUs; fractions share one.")
+    cpu: int = Field(1, ge=1, description="Number of CPU cores, and of threads.")
+    gpu: float = Field(0, ge=0, description="Number of GPUs; trials with fractions share one.")
 
 
 class StudyFile(Section):
     """A whole study."""
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name; state lives in runs/NAME.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Of splits, trials and sampler.")
-    metric: str = Field("accuracy", description="What is optimised on validation rows.")
-    direction: Literal["maximize", "minimize"] | None = Field(None, description="The metric's own if left out.")
+    study: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study; its state is stored in runs/NAME."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed for splits, trials and sampler.")
+    metric: str = Field("accuracy", description="Metric to optimize, on validation rows.")
+    direction: Literal["maximize", "minimize"] | None = Field(
+        None, description="Direction of the metric; its own if left out."
+    )
     minimize: Annotated[tuple[Cost, ...], OneOrMore] = Field(
-        (), description="Further objectives: what candidates cost in production."
+        (), description="Further objectives: costs of a candidate in production."
     )
     backbone: BackboneSection = Field(description="The pretrained model.")
     source: SourceSection | None = Field(None, description="The task with many labels.")
     sources: dict[Annotated[str, Field(min_length=1)], SourceSection] = Field(
-        {}, description="In place of `source`: several to choose from, by name."
+        {}, description="Several source tasks by name, in place of `source`."
     )
     target: TargetSection = Field(description="The task with few labels.")
-    space: SpaceSection = Field(description="What can be tried.")
-    evaluation: EvaluationSection = Field(EvaluationSection(), description="When the target is evaluated.")
-    sampler: Engine = Field(EngineSection(name="tpe"), description="Optuna's, with its own options.")
-    pruner: Engine = Field(EngineSection(name="median"), description="Optuna's, with its own options.")
-    constraints: ConstraintsSection = Field(ConstraintsSection(), description="What candidates must keep to.")
-    budget: BudgetSection = Field(BudgetSection(), description="When the search ends.")
-    judging: JudgingSection = Field(JudgingSection(), description="How the winner is chosen.")
-    checkpoint: CheckpointSection = Field(CheckpointSection(), description="When trials save their state.")
-    cache: CacheSection = Field(CacheSection(), description="How much of what trials share is kept.")
-    resources: ResourcesSection = Field(ResourcesSection(), description="What one trial gets.")
+    space: SpaceSection = Field(description="The search space.")
+    evaluation: EvaluationSection = Field(EvaluationSection(), description="Evaluation on the target.")
+    sampler: Engine = Field(EngineSection(name="tpe"), description="Sampler of Optuna, with its own options.")
+    pruner: Engine = Field(EngineSection(name="median"), description="Pruner of Optuna, with its own options.")
+    constraints: ConstraintsSection = Field(ConstraintsSection(), description="Bounds on candidates.")
+    budget: BudgetSection = Field(BudgetSection(), description="Limits of the search.")
+    judging: JudgingSection = Field(JudgingSection(), description="Choice of the winner.")
+    checkpoint: CheckpointSection = Field(CheckpointSection(), description="Checkpoints of trials.")
+    cache: CacheSection = Field(CacheSection(), description="Size of the caches that trials share.")
+    resources: ResourcesSection = Field(ResourcesSection(), description="Resources of one trial.")
 
     @field_validator("judging")
     @classmethod
     def _measures_its_cost(cls, value: JudgingSection, info: ValidationInfo) -> JudgingSection:
         if value.cost == "latency_ms" and "latency_ms" not in info.data.get("minimize", ()):
-            raise ValueError("cost: latency_ms is measured only where `minimize` names it, too")
+            raise ValueError("cost: latency_ms is measured only if `minimize` names it, too")
         return value
 
     @field_validator("minimize")
@@ -381,9 +429,9 @@ class StudyFile(Section):
         return value
 
     def all_sources(self) -> dict[str, SourceSection]:
-        """Return the source tasks by name; a single one's is empty."""
+        """Return the source tasks by name; the name of a single one is empty."""
         return ({} if self.source is None else {"": self.source}) | self.sources
 
     def concurrent(self) -> int:
-        """Number of trials at a time that this machine's CPUs allow."""
+        """Return how many trials this machine's CPUs can run at the same time."""
         return max(1, (os.cpu_count() or 1) // self.resources.cpu)

@@ -59,7 +59,7 @@ class Limits:
             try:
                 ends.append(next_moment(budget.deadline, now))
             except ValueError as error:
-                raise InvalidInputError(f"budget.deadline: {error}, but got {budget.deadline!r}") from error
+                raise InvalidInputError(f"budget.deadline: {error}, got {budget.deadline!r}") from error
         ends_at = min(ends, default=None)
         return cls(
             trials or budget.trials,

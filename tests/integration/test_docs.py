@@ -36,6 +36,11 @@ def test_every_key_is_explained() -> None:
         assert f"| `{name}` |" in study_reference()
 
 
+def test_the_reference_names_short_forms() -> None:
+    for row in ("`text` | mapping or string", "`sampler` | section or string", "`timeout` | number or string"):
+        assert f"| {row} |" in study_reference()
+
+
 @pytest.mark.parametrize(
     "path", sorted(STUDIES.glob("*.yaml")) + sorted((ROOT / "tests/bench").glob("*.yaml")), ids=str
 )

@@ -109,5 +109,5 @@ def test_a_parameter_may_change_any_setting_of_the_training(tiny_models: dict[st
         CUSTOM_PARAMETERS._entries = before
     assert {name: getattr(settings, name) for name in changes} == changes
     assert len(set(losses)) == 4
-    with pytest.raises(InvalidInputError, match="unknown custom parameter 'warmup'; no installed package brings any"):
+    with pytest.raises(InvalidInputError, match="unknown custom parameter 'warmup'; no installed package provides any"):
         objective.evaluate(candidates[1], 0)

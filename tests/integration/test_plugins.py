@@ -90,7 +90,7 @@ def test_what_no_installed_package_brings_is_refused_with_its_line(write_study: 
         "space.grow.sources": "unknown template source 'questions'; expected one of: mutation, crossover, paraphrase, "
         "continuation, fill",
         "space.grow.verbalizer_sources": "unknown verbalizer source 'thesaurus'; expected one of: likelihood",
-        "space.custom.label_smoothing": "unknown custom parameter 'label_smoothing'; no installed package brings any",
+        "space.custom.label_smoothing": "unknown custom parameter 'label_smoothing'; no installed package provides any",
     }
     found = problems(write_study(backbone={"path": "x", "family": "encodre"}))
     assert found == {"backbone.family": "unknown backbone family 'encodre'; did you mean 'encoder'?"}
@@ -98,7 +98,7 @@ def test_what_no_installed_package_brings_is_refused_with_its_line(write_study: 
         space = {name: part for name, part in SPACE.items() if name != "grow"}
         custom = {"label_smoothing": {"low": 0.0, "high": 0.6}, "label_smothing": 0.1}
         assert problems(write_study(space=space | {"custom": custom})) == {
-            "space.custom.label_smoothing": "custom.label_smoothing must lie in [0, 0.5] but got 0.6",
+            "space.custom.label_smoothing": "custom.label_smoothing must be in [0, 0.5], got 0.6",
             "space.custom.label_smothing": "unknown custom parameter 'label_smothing'; did you mean 'label_smoothing'?",
         }
         found = problems(
@@ -114,7 +114,7 @@ def test_a_plugin_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / "my_templates.py").write_text("import no_such_module")
     code = "from promptgraft.objectives.growth.template_sources import TEMPLATE_SOURCES; 'mutation' in TEMPLATE_SOURCES"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
-    assert "the plugin 'my_templates' (my_templates) can't be imported: ModuleNotFoundError" in done.stderr
+    assert "the plugin 'my_templates' (my_templates) cannot be imported: ModuleNotFoundError" in done.stderr
 
 
 def test_a_study_file_is_checked_without_torch_if_plugins_do_without(tmp_path: Path) -> None:

@@ -178,5 +178,7 @@ def test_parameters_of_plugins_are_part_of_a_candidate_where_they_matter() -> No
 
 
 def test_a_parameter_that_no_package_brings_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="unknown custom parameter 'momentum'; no installed package brings any"):
+    with pytest.raises(
+        InvalidInputError, match="unknown custom parameter 'momentum'; no installed package provides any"
+    ):
         replace(BASE, custom=(("momentum", 0.5),)).canonical(ENCODER)

@@ -62,7 +62,7 @@ def test_an_lstm_makes_no_keys_and_values() -> None:
     networks = ("direct", "mlp", "lstm")
     for when in (None, Condition("soft_prompt.place", choices=("deep",))):
         with pytest.raises(
-            InvalidInputError, match=r"'lstm' can't be had at soft_prompt\.place 'deep'.*use direct or mlp"
+            InvalidInputError, match=r"'lstm' is not supported at soft_prompt\.place 'deep'.*use direct or mlp"
         ):
             space(LENGTH, place, Categorical("soft_prompt.parametrization", networks, when))
     elsewhere = Condition("soft_prompt.place", choices=("prefix",))
@@ -104,9 +104,9 @@ def test_the_fingerprint_follows_every_part() -> None:
 @pytest.mark.parametrize(
     ("parameters", "facts", "message"),
     [
-        ([Integer("frozen_layers", 0, 9)], FACTS, r"frozen_layers must lie in \[0, 6\]"),
+        ([Integer("frozen_layers", 0, 9)], FACTS, r"frozen_layers must be in \[0, 6\]"),
         ([Constant("soft_prompt.place", "layer 6")], FACTS, r"layer in \[0, 5\]"),
-        ([Constant("head", "linear")], StudyFacts(6, False, True), "needs an encoder"),
+        ([Constant("head", "linear")], StudyFacts(6, False, True), "supported only by encoders"),
         ([Float("alpha", 0, 1)], StudyFacts(6, True, False), "no source task"),
         ([Constant("soft_prompt.init", "source")], StudyFacts(6, True, False), "no source task"),
         ([Constant("source", "movei")], replace(FACTS, sources=("movie", "tweets")), "did you mean 'movie'"),
@@ -131,14 +131,14 @@ def test_the_same_template_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("alpha", 1.5, r"must lie in \[0, 1\] but got 1.5"),
+        ("alpha", 1.5, r"must be in \[0, 1\], got 1.5"),
         ("alpha", "half", "must be a number"),
-        ("steps", 1.5, "whole number"),
+        ("steps", 1.5, "must be an integer"),
         ("learning_rate", 0, r"\(0, ∞\)"),
         ("soft_prompt.init", "vocab", "did you mean 'vocabulary'"),
         ("soft_prompt.place", "above", "expected 'prefix'"),
         ("soft_prompt.parametrization", "mpl", "did you mean 'mlp'"),
-        ("demonstrations.count", -1, r"must lie in \[0, 1000\] but got -1"),
+        ("demonstrations.count", -1, r"must be in \[0, 1000\], got -1"),
         ("demonstrations.choice", "closest", "expected one of: random, balanced, nearest"),
         ("demonstrations.order", "nearest_first", "did you mean 'nearest_last'"),
     ],
@@ -152,7 +152,7 @@ def test_dimensions_check_values(name: str, value: object, message: str) -> None
     ("arguments", "message"),
     [
         ((None, 0.5, 0.1, None, False, None), "low"),
-        ((None, 0.0, 1.0, None, True, None), "above 0"),
+        ((None, 0.0, 1.0, None, True, None), "low must be positive"),
         ((None, 0.5, None, None, False, None), "both low and high"),
         (([0.1], 0.0, 1.0, None, False, None), "not both"),
     ],

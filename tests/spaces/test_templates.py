@@ -26,9 +26,9 @@ def test_any_text_comes_out_as_it_went_in(value: str) -> None:
     [
         ("{{ text }}", "exactly once"),
         ("{{ text }} {{ label }} {{ label }}", "exactly once"),
-        ("{{ label }}", "names no field"),
+        ("{{ label }}", "has no field"),
         ("{{ text } {{ label }}", "not valid jinja2"),
-        ("{{ text.__class__.__mro__ }} {{ label }}", "can't be rendered"),
+        ("{{ text.__class__.__mro__ }} {{ label }}", "cannot be rendered"),
         ("{% if false %}{{ label }}{% endif %}{{ text }}", "print the label exactly once"),
     ],
 )

@@ -90,7 +90,7 @@ def test_label_words_are_scored_as_the_whole_model_scores_them(
 def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Backbone, place: str) -> None:
     kind = backbone.model.config.model_type
     if place == "deep" and kind in ("distilbert", "modernbert"):
-        with pytest.raises(InvalidInputError, match=f"can't be had with a '{kind}' model"):
+        with pytest.raises(InvalidInputError, match=f"is not supported by '{kind}' models"):
             build(backbone, TEMPLATES[2], VERBALIZERS[0], soft_prompt=SoftPrompt(3, place=place))
         return
     without = build(backbone, TEMPLATES[2], VERBALIZERS[0])

@@ -121,7 +121,7 @@ def test_a_seed_decides_the_weights_and_they_the_hash(tmp_path: Path) -> None:
         write_recurrent(tmp_path / "a", TOKENIZER, 0)
     with pytest.raises(InvalidInputError, match="did you mean 'lstm'"):
         write_recurrent(tmp_path / "d", TOKENIZER, 0, cell="lstmm")
-    with pytest.raises(InvalidInputError, match="even but got 5"):
+    with pytest.raises(InvalidInputError, match="even, got 5"):
         write_recurrent(tmp_path / "d", TOKENIZER, 0, hidden_size=5)
     with pytest.raises(InvalidInputError, match="no tokenizer can be read"):
         write_recurrent(tmp_path / "d", str(tmp_path), 0)
@@ -131,11 +131,11 @@ def test_a_seed_decides_the_weights_and_they_the_hash(tmp_path: Path) -> None:
 def test_what_it_cannot_do_is_refused(backbone: Recurrent, tiny_models: dict[str, str]) -> None:
     for method in ("lora", "ia3"):
         with pytest.raises(
-            InvalidInputError, match=rf"no adapter\.method '{method}' for the backbone family 'recurrent'"
+            InvalidInputError, match=rf"adapter\.method '{method}' is not supported by the backbone family 'recurrent'"
         ):
             build(backbone, adapter=Adapter(method, 2))
     for option, value in (("dtype", "bfloat16"), ("autocast", "float16"), ("attn_implementation", "sdpa")):
-        with pytest.raises(InvalidInputError, match=rf"backbone\.{option} '{value}' can't be had"):
+        with pytest.raises(InvalidInputError, match=rf"backbone\.{option} '{value}' is not supported by"):
             Recurrent(replace(backbone.spec, **{option: value}), CPU)
     with pytest.raises(InvalidInputError, match="not of the family 'recurrent'"):
         Recurrent(BackboneSpec(tiny_models["encoder"], "recurrent", 64), CPU)

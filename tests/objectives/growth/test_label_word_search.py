@@ -154,9 +154,9 @@ def test_what_can_t_be_searched_is_refused(objective: Objective) -> None:
     rows = objective.target.train
     with pytest.raises(InvalidInputError, match="no row has the label 'positive'"):
         search_label_words(objective, TEMPLATES[0], [row for row in rows if row.label == 0], 1)
-    with pytest.raises(InvalidInputError, match=r"n must be at least 1 .* but got 0 and 1"):
+    with pytest.raises(InvalidInputError, match=r"n must be at least 1 .*, got 0 and 1"):
         search_label_words(objective, TEMPLATES[0], rows, 0)
-    with pytest.raises(InvalidInputError, match=r"words lie in \[1, 20\], but got 1 and 21"):
+    with pytest.raises(InvalidInputError, match=r"words lie in \[1, 20\], got 1 and 21"):
         search_label_words(objective, TEMPLATES[0], rows, 1, words=21)
 
 

@@ -289,4 +289,4 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
     exported = capsys.readouterr().out
     assert f"bundle of trial {verdict_shown[0]['number']}" in exported
-    assert "its 3 repeats on other seeds and splits had accuracy" in exported
+    assert "its 3 reruns on other seeds and splits: accuracy" in exported

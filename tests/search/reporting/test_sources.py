@@ -15,7 +15,7 @@ from tests.search.cli.test_studies import promptgraft, typed
 def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[..., Path], data: Path) -> None:
     movie = {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40}
     path = str(write_study(source=None, sources={"movie": movie, "fewer": movie | {"train_rows": 20}}))
-    assert f"2 sources; see which one promises most: promptgraft sources {path}" in typed("validate", path).stdout
+    assert f"2 sources; rank them with: promptgraft sources {path}" in typed("validate", path).stdout
     shown = promptgraft("sources", path, absent="ray,optuna_dashboard")
     assert shown.returncode == 0, shown.stderr
     ranked = json.loads(typed("sources", path, "--json").stdout)["sources"]

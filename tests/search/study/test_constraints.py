@@ -165,7 +165,7 @@ def test_the_note_states_the_bounds(write_study: WriteStudy) -> None:
             "no candidate has at most 3 prompt_tokens; the smallest has 6; "
             "no candidate has at most 5 trainable_parameters; the smallest has 64. Raise the bound, or widen the space",
         ),
-        ({"prompt_tokens": -1}, "constraints.prompt_tokens", "greater than or equal to 0, but got -1"),
+        ({"prompt_tokens": -1}, "constraints.prompt_tokens", "greater than or equal to 0, got -1"),
         ({"prompt_token": 9}, "constraints.prompt_token", "unknown key 'prompt_token'; did you mean 'prompt_tokens'?"),
         ({"trainable_parameters": "2M"}, "constraints.trainable_parameters", "valid integer"),
     ],

@@ -70,7 +70,7 @@ def test_an_orphan_found_a_day_later_used_only_what_it_ran() -> None:
 
 
 def test_a_deadline_that_has_passed_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"budget.deadline: expected a moment to come, but got '2026-01-02T03'"):
+    with pytest.raises(InvalidInputError, match=r"budget.deadline: expected a moment to come, got '2026-01-02T03'"):
         limits(deadline="2026-01-02T03")
 
 

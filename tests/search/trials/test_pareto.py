@@ -207,6 +207,6 @@ def test_a_whole_search(write_study: WriteStudy, tmp_path: Path, capsys: pytest.
     shown = json.loads(capsys.readouterr().out)["front"]
     assert [entry["number"] for entry in shown] == [trial.number for trial in front]
     app(["best", "tiny", *where], standalone_mode=False)
-    assert "no other one dominates" in capsys.readouterr().out
+    assert "Pareto front; export any of these trials with --trial N" in capsys.readouterr().out
     notes = study._storage.get_study_system_attrs(study._study_id)
     assert "Pareto front" in "".join(str(note) for name, note in notes.items() if name.startswith("dashboard:note"))
