@@ -20,7 +20,8 @@ from promptgraft.search.study.schema import StudyFile
 from tests.conftest import STUDIES
 
 ROOT = STUDIES.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -64,10 +65,33 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for path in re.findall(r"`((?:docs|studies|tests|search|objectives|spaces)/[\w./-]+)`", page.read_text()):
-            assert (ROOT / path).exists() or path.startswith("studies/"), f"{page.name}: {path}"
+@pytest.mark.parametrize("page", [*PAGES, *DECISIONS], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for path in re.findall(r"`((?:docs|studies|tests|search|bundles|objectives|spaces)/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or path.startswith("studies/"), path
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [*PAGES, *DECISIONS], ids=lambda page: page.name)
+def test_what_pages_say_of_the_code_is_there(page: Path) -> None:
+    """Methods as `StudyLedger.ask`, and modules as `trial/cycle.py` or `tests.bench.coverage`."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    layers = [ROOT, *(ROOT / layer for layer in ("spaces", "objectives", "bundles", "search"))]
+    for path in re.findall(r"`((?:[a-z_]\w*/)+\w+\.py)`", prose):
+        assert any((folder / path).exists() for folder in layers), path
+    for module in re.findall(
+        r"`(?:python -m )?(tests\.[\w.]+|(?:spaces|objectives|bundles|search)\.[\w.]+)\b[^`]*`", prose
+    ):
+        found = [Path(*module.split(".")[:depth]) for depth in range(1, module.count(".") + 2)]
+        assert any((ROOT / name).with_suffix(".py").exists() or (ROOT / name).is_dir() for name in found[1:]), module
+    sources = [file.read_text() for layer in layers[1:] for file in layer.rglob("*.py")]
+    for name, method in re.findall(r"`([A-Z]\w+)\.([a-z_]\w*)(?:\(\))?`", prose):
+        homes = [text for text in sources if re.search(rf"^class {name}\b", text, re.MULTILINE)]
+        assert not homes or any(re.search(rf"\bdef {method}\b|^    {method}:", text, re.MULTILINE) for text in homes), (
+            f"{name}.{method}"
+        )
 
 
 def commands(page: Path) -> list[list[str]]:
