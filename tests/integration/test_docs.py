@@ -100,6 +100,16 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("promptgraft ")]
 
 
+def test_the_tree_of_the_architecture_page_has_every_room() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("## The tree")[1].split("```")[1]
+    rooms = [
+        door.parent.name
+        for layer in ("spaces", "objectives", "bundles", "search")
+        for door in (ROOT / layer).rglob("__init__.py")
+    ]
+    assert set(rooms) <= {line.split()[0].rstrip("/") for line in tree.splitlines() if line.strip()}
+
+
 @pytest.mark.slow
 def test_every_command_of_the_pages_runs(
     write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path

@@ -35,10 +35,11 @@ from promptgraft.search.reporting import collect_facts as collect_facts
 from promptgraft.search.running import RunOptions as RunOptions
 from promptgraft.search.running import run_study as run_study
 from promptgraft.search.sampling import Proposals as Proposals
-from promptgraft.search.side_jobs import SideJob as SideJob
+from promptgraft.search.side_jobs import SideJobs as SideJobs
 from promptgraft.search.storage import RunFolder as RunFolder
 from promptgraft.search.study import Study as Study
 from promptgraft.search.study import load_study as load_study
+from promptgraft.search.trials import TrialJob as TrialJob
 from promptgraft.search.trials import forecast as forecast
 from promptgraft.search.workers import TrialRunner as TrialRunner
 from promptgraft.spaces import Candidate as Candidate

@@ -242,7 +242,7 @@ def test_repeated_splits_share_the_test_rows_alone(
 
 
 def test_latency_is_a_cost_only_where_it_is_measured(write_study: WriteStudy) -> None:
-    with pytest.raises(StudyFileError, match="latency_ms is measured only where `minimize` names it"):
+    with pytest.raises(StudyFileError, match="latency_ms is measured only if `minimize` names it"):
         load_study(write_study(judging={"cost": "latency_ms"}))
     assert load_study(write_study(judging={"cost": "latency_ms"}, minimize="latency_ms"))
 
