@@ -140,19 +140,34 @@ class Candidate:
     Attributes:
         template: Id of the template.
         verbalizer: Id of the verbalizer; empty if no label words are used.
-        head: Output head of an encoder: `label_words` (cosine similarity to embeddings that are initialized from the
-            label words) or `linear`. Language models support only `label_words`.
+        head: What makes the logits of an encoder: cosines with label embeddings, which start as those of the label
+            words (`label_words`); a `linear` layer, which starts at random; or a `probe`: a linear layer on normalised
+            embeddings that is fitted to its optimum by logistic regression on alpha * L_s + (1 - alpha) * L_t, and
+            then trained on with all else if `steps` says so (LP-FT; Kumar et al. 2022, arXiv:2202.10054). Language
+            models have `label_words` only.
         demonstrations: In-context examples before the prompt.
         soft_prompt: The soft prompt; with the place `prefix`, it comes before the demonstrations.
         frozen_layers: Number of frozen layers: 0 trains everything; k freezes the embeddings and layers 0..k-1.
         adapter: Trained in place of the weights that are not frozen.
         alpha: Weight of the source loss in `alpha * L_s + (1 - alpha) * L_t`.
         source_steps: Number of updates on the source alone, before the migration.
+        source_objective: What these minimise: the source's `classification` loss, or a `contrastive` one, which pulls
+            embeddings of one label together (SetFit's, on all pairs of a batch; Tunstall et al. 2022,
+            arXiv:2209.11055) and leaves the head to the target. Encoders only.
         source: Name of the source, if a study has several; empty if it has one, and if none is used.
-        steps: Number of updates after the migration.
+        contrastive_steps: Number of contrastive updates after the migration, before there is a head; also on
+            alpha * L_s + (1 - alpha) * L_t. Encoders only.
+        steps: Number of updates after the migration, or after those.
         batch_size: Rows of each task per update.
         learning_rate: Learning rate of the migrated weights, or of the adapters in their place.
         prompt_learning_rate: Learning rate of what the migration attaches: soft prompt and head.
+        layer_decay: Factor by which the learning rate of each layer is smaller than that of the layer above it.
+        weight_decay: AdamW's.
+        warmup: Share of the updates over which learning rates rise; they fall to 0 over the others.
+        label_smoothing: Share of each label that is spread over all labels in the loss.
+        class_weights: `balanced` weighs each row by the inverse frequency of its label; `none` doesn't.
+        probe_c: Inverse strength of the probe's ridge penalty, as scikit-learn's C.
+        pooling: What an encoder's text embedding is: the `mean` of its tokens, its `first` or its `last` one.
         calibration: What is subtracted from each label's score in evaluation and prediction: nothing (`none`), or its
             mean over inputs without content (`contextual`) or over the target's training rows without their labels
             (`batch`); see `objectives.prompting.calibration`. The training loss does not include it.
@@ -169,11 +184,20 @@ class Candidate:
     adapter: Adapter = field(default_factory=Adapter)
     alpha: float = 0.0
     source_steps: int = 0
+    source_objective: str = "classification"
     source: str = ""
+    contrastive_steps: int = 0
     steps: int = 32
     batch_size: int = 16
     learning_rate: float = 5e-5
     prompt_learning_rate: float = 1e-2
+    layer_decay: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    probe_c: float = 1.0
+    pooling: str = "mean"
     calibration: str = "none"
     custom: tuple[tuple[str, Scalar], ...] = ()
 
@@ -195,29 +219,45 @@ class Candidate:
         elif self.demonstrations.count == 1:
             changes["demonstrations"] = replace(self.demonstrations, order=Demonstrations().order)
         changes["soft_prompt"] = soft = self._canonical_prompt(facts)
-        if self.head == "linear" and soft.init != "label_words":
+        if self.head in ("linear", "probe") and soft.init != "label_words":
             changes["verbalizer"] = ""
+        if not facts.has_head:
+            changes |= _defaults("source_objective", "contrastive_steps", "pooling", "probe_c")
+        if self.head != "probe":
+            changes |= _defaults("probe_c")
         if not facts.has_source:
-            changes.update(alpha=0.0, source_steps=0)
+            changes |= _defaults("alpha", "source_steps")
+        found: Candidate = replace(self, **changes)  # type: ignore[arg-type]
+        found = replace(found, **found._without_effect(facts))  # type: ignore[arg-type]
+        return replace(found, source=found._canonical_source(facts))
+
+    def _without_effect(self, facts: StudyFacts) -> dict[str, object]:
+        """Return the defaults of what has no effect, given what is trained."""
+        changes: dict[str, object] = {}
         carried = self.frozen_layers < facts.n_layers
         attached = facts.has_head or self.soft_prompt.length > 0
-        untrained = self.steps == 0 or not (carried or attached)
-        if untrained:
-            defaults = ("batch_size", "alpha", "learning_rate", "prompt_learning_rate")
-            changes.update({name: DEFAULTS[name] for name in defaults})
-            changes.update(steps=0, frozen_layers=facts.n_layers)
-        own = () if untrained else self.custom
-        changes["custom"] = tuple((name, value) for name, value in own if value != CUSTOM_PARAMETERS[name].neutral)
-        if not carried:
-            changes["learning_rate"] = DEFAULTS["learning_rate"]
-        if untrained or not carried:
-            changes["adapter"] = Adapter()
+        embeds = bool(self.contrastive_steps) and (carried or self.soft_prompt.length > 0)
+        trains = bool(self.steps) and (carried or attached)
+        if not self.source_steps:
+            changes |= _defaults("source_objective")
+        if not embeds:
+            changes |= _defaults("contrastive_steps")
+        if not trains:
+            changes |= _defaults("label_smoothing", "class_weights") | {"steps": 0}
+        if not (trains or embeds):
+            changes |= _defaults("batch_size", "learning_rate", "prompt_learning_rate", "weight_decay", "warmup")
+            changes["frozen_layers"] = facts.n_layers
+        if not (trains or embeds or self.head == "probe"):
+            changes |= _defaults("alpha")
+        custom = self.custom if trains else ()
+        changes["custom"] = tuple((name, value) for name, value in custom if value != CUSTOM_PARAMETERS[name].neutral)
+        if not (carried and (trains or embeds)):
+            changes |= _defaults("learning_rate", "layer_decay") | {"adapter": Adapter()}
         elif self.adapter.method != "lora":
             changes["adapter"] = Adapter(self.adapter.method)
-        if not attached:
-            changes["prompt_learning_rate"] = DEFAULTS["prompt_learning_rate"]
-        found: Candidate = replace(self, **changes)  # type: ignore[arg-type]
-        return replace(found, source=found._canonical_source(facts))
+        if not attached or not (trains or self.soft_prompt.length):
+            changes |= _defaults("prompt_learning_rate")
+        return changes
 
     def _canonical_source(self, facts: StudyFacts) -> str:
         if not facts.sources or not self.uses_source:
@@ -237,6 +277,11 @@ class Candidate:
     def uses_source(self) -> bool:
         """Whether a source task is used at all."""
         return self.source_steps > 0 or self.alpha > 0
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether weights are trained on the target, rather than fitted or left as they are."""
+        return self.steps > 0 or self.contrastive_steps > 0
 
     @property
     def key(self) -> str:
@@ -289,5 +334,11 @@ DEFAULTS: Mapping[str, Scalar] = {
     for f in fields(Candidate)
     if f.name not in ("template", "verbalizer", CUSTOM, *GROUPS)
 }
+
+
+def _defaults(*names: str) -> dict[str, object]:
+    return {name: DEFAULTS[name] for name in names}
+
+
 # Keys as in `to_dict`.
 _DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict()

@@ -103,7 +103,7 @@ _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 DIMENSIONS: Mapping[str, Dimension] = {
     dimension.name: dimension
     for dimension in (
-        Dimension("head", str, options=("label_words", "linear")),
+        Dimension("head", str, options=("label_words", "linear", "probe")),
         Dimension("demonstrations.count", int, low=0, high=1000),
         Dimension("demonstrations.choice", str, options=("random", "balanced", "nearest"), when=_HAS_DEMONSTRATIONS),
         Dimension("demonstrations.order", str, options=("random", "alternating", "nearest_last"), when=_HAS_AN_ORDER),
@@ -117,12 +117,26 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("adapter.method", str, options=("none", "lora", "ia3")),
         Dimension("adapter.rank", int, low=1, when=Condition("adapter.method", choices=("lora",))),
         Dimension("source_steps", int, low=0),
+        Dimension(
+            "source_objective",
+            str,
+            options=("classification", "contrastive"),
+            when=Condition("source_steps", above=0),
+        ),
         Dimension("alpha", float, low=0, high=1),
         Dimension("source", str),
+        Dimension("contrastive_steps", int, low=0),
         Dimension("steps", int, low=0),
         Dimension("batch_size", int, low=1),
         Dimension("learning_rate", float, low=0, high=None, open_low=True),
         Dimension("prompt_learning_rate", float, low=0, high=None, open_low=True),
+        Dimension("layer_decay", float, low=0, high=1, open_low=True),
+        Dimension("weight_decay", float, low=0),
+        Dimension("warmup", float, low=0, high=1),
+        Dimension("label_smoothing", float, low=0, high=1),
+        Dimension("class_weights", str, options=("none", "balanced")),
+        Dimension("probe_c", float, low=0, open_low=True, when=Condition("head", choices=("probe",))),
+        Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),
     )
 }

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import Candidate, SoftPrompt, StudyFacts, parse_place
+from promptgraft.spaces.candidates import DEFAULTS, Candidate, SoftPrompt, StudyFacts, parse_place
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
@@ -15,6 +15,9 @@ from promptgraft.spaces.templates import Template, content_hash
 from promptgraft.spaces.verbalizers import Verbalizer
 
 T = TypeVar("T", Template, Verbalizer)
+
+# Hyperparameters of text embeddings, which language models don't have; at their defaults they have no effect.
+_ENCODERS_ONLY = ("head", "source_objective", "contrastive_steps", "pooling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,11 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
                 f"soft_prompt.place {value!r} needs a layer in [0, {facts.n_layers - 1}]: "
                 f"the backbone has {facts.n_layers} layers"
             )
-        if parameter.name == "head" and value == "linear" and not facts.has_head:
-            raise InvalidInputError("head 'linear' is supported only by encoders; use 'label_words'")
+        if not facts.has_head and value != DEFAULTS.get(parameter.name) and parameter.name in _ENCODERS_ONLY:
+            raise InvalidInputError(
+                f"{parameter.name} {value!r} is supported only by encoders, got a language model; "
+                f"use {DEFAULTS[parameter.name]!r}"
+            )
         needs_source = (parameter.name in ("alpha", "source_steps") and value) or (
             parameter.name == "soft_prompt.init" and value == "source"
         )

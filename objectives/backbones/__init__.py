@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.base import BACKBONES as BACKBONES
     from promptgraft.objectives.backbones.base import Backbone as Backbone
     from promptgraft.objectives.backbones.base import Batch as Batch
+    from promptgraft.objectives.backbones.base import EmbeddingScorer as EmbeddingScorer
     from promptgraft.objectives.backbones.base import VocabularyScorer as VocabularyScorer
     from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder

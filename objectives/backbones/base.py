@@ -15,7 +15,7 @@ from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, check_
 from promptgraft.objectives.backbones.model_files import check_family, weights_hash
 from promptgraft.objectives.layers import Injected, Known, LayerStack, PretrainedWeights, PromptedStack, compute_in
 from promptgraft.objectives.spec import BackboneSpec
-from promptgraft.spaces import Adapter, InvalidInputError, Registry, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, RenderedPrompt, Template, Verbalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,22 @@ class VocabularyScorer(LabelScorer):
 
         Returns:
             Log-probabilities in nats, shape (rows, vocabulary).
+        """
+
+
+class EmbeddingScorer(LabelScorer):
+    """Scores labels by an embedding of the text."""
+
+    @abstractmethod
+    def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Embed texts.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+
+        Returns:
+            Embeddings, shape (rows, hidden).
         """
 
 
@@ -193,12 +209,12 @@ class Backbone(ABC):
 
     @abstractmethod
     def label_scorer(
-        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+        self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
     ) -> LabelScorer:
         """Build what reads the labels off this backbone, in its state before any training.
 
         Args:
-            head: `label_words` or `linear`.
+            candidate: Says how; its `head` and `pooling`.
             template: Template of the prompts.
             verbalizer: Label words; None if the head uses none.
             labels: All labels of the source and target tasks.
@@ -207,6 +223,15 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the family can't read this head or template.
         """
+
+    def _only_label_words(self, candidate: Candidate, verbalizer: Verbalizer | None) -> Verbalizer:
+        """Return the label words, where no other head will do."""
+        if candidate.head != "label_words" or verbalizer is None:
+            raise InvalidInputError(
+                f"backbone family {self.family!r} has label words for a head only, got head {candidate.head!r}"
+                f"{'' if verbalizer else ' and no verbalizer'}; use head 'label_words' with a verbalizer"
+            )
+        return verbalizer
 
     def _find_stack(self) -> Any:
         return self.model.base_model
@@ -240,6 +265,10 @@ class Backbone(ABC):
     def layer_of(self, name: str) -> int | None:
         """Return the layer that a weight belongs to, by its name in the model; None if to none."""
         return next((index for index, block in enumerate(self.blocks) if name.startswith(f"{block}.")), None)
+
+    def layers_above(self, name: str) -> int:
+        """Return how many layers are above that of a weight; all are above the embeddings, none above a final norm."""
+        return max(0, self.n_layers - self._frozen_from[name])
 
     @property
     def sliding_window(self) -> int | None:

@@ -17,7 +17,7 @@ from promptgraft.objectives.backbones.base import (
     mean_over_words,
 )
 from promptgraft.objectives.layers import PromptedStack
-from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 
 
 class CausalScorer(VocabularyScorer):
@@ -135,15 +135,14 @@ class CausalLM(Backbone):
 
     def label_scorer(
         self,
-        head: str,
+        candidate: Candidate,
         template: Template,
         verbalizer: Verbalizer | None,
         labels: Sequence[str],
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words; nothing is trainable here."""
-        if head != "label_words" or verbalizer is None:
-            raise InvalidInputError(f"causal LMs are read by label words only, but the candidate's head is {head!r}")
+        verbalizer = self._only_label_words(candidate, verbalizer)
         template.check_label_last()
         words = self.words_behind(template, verbalizer, labels)
         return CausalScorer(self.tokenizer, self.model.get_output_embeddings(), words)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel
 
-from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, LabelScorer
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, EmbeddingScorer, LabelScorer
 from promptgraft.objectives.layers import PromptedStack
-from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Cosines are multiplied by this before the softmax: the scale with which sentence encoders are trained
 # (sentence-transformers' MultipleNegativesRankingLoss).
@@ -19,25 +19,27 @@ COSINE_SCALE = 20.0
 Pool: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
 
-class EncoderScorer(LabelScorer):
+class EncoderScorer(EmbeddingScorer):
     """Pools the text's hidden states and compares them with one trainable row a label.
 
     Args:
         tokenizer: The backbone's tokenizer.
         labels: Labels of both tasks.
         weight: First values, shape (len(labels), hidden).
-        cosine: Whether to compare by cosine (label embeddings), or by dot product and bias (linear head).
+        head: `label_words` compares by cosine; `linear` by dot product and bias; `probe` likewise, with embeddings of
+            unit length.
         pool: See `Encoder.pool`.
     """
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, cosine: bool, pool: Pool) -> None:
+    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> None:
         super().__init__()
         self.pool = pool
         self.tokenizer = tokenizer
         self.labels = list(labels)
-        self.cosine = cosine
+        self.head = head
         self.weight = nn.Parameter(weight)
-        self.bias = None if cosine else nn.Parameter(torch.zeros(len(labels), device=weight.device))
+        is_cosine = head == "label_words"
+        self.bias = None if is_cosine else nn.Parameter(torch.zeros(len(labels), device=weight.device))
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize the prompt with the label's place left empty."""
@@ -46,14 +48,22 @@ class EncoderScorer(LabelScorer):
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `LabelScorer`."""
-        hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
-        features = self.pool(hidden, self._pooled(stack, batch), stack.shift)
-        rows = torch.tensor([self.labels.index(label) for label in labels], device=features.device)
+        features = self.embed(stack, batch)
+        rows = self.places(labels)
         weight = self.weight[rows]
-        if self.cosine:
+        if self.bias is None:
             return COSINE_SCALE * functional.normalize(features, dim=-1) @ functional.normalize(weight, dim=-1).T
-        assert self.bias is not None
+        features = functional.normalize(features, dim=-1) if self.head == "probe" else features
         return features @ weight.T + self.bias[rows]
+
+    def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Pool the text's hidden states into an embedding; shape (rows, hidden)."""
+        hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
+        return self.pool(hidden, self._pooled(stack, batch), stack.shift)
+
+    def places(self, labels: Sequence[str]) -> Tensor:
+        """Return where in the head the rows of some labels are, shape (len(labels),)."""
+        return torch.tensor([self.labels.index(label) for label in labels], device=self.weight.device)
 
     def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:  # noqa: ARG002
         """Return how many tokens of each row are pooled, from the text's first on; shape (rows,)."""
@@ -70,19 +80,30 @@ class Encoder(Backbone):
     scorer_class: ClassVar[type[EncoderScorer]] = EncoderScorer
 
     def label_scorer(
-        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+        self,
+        candidate: Candidate,
+        template: Template,
+        verbalizer: Verbalizer | None,
+        labels: Sequence[str],
+        seed: int,
     ) -> LabelScorer:
         """Build the head; label embeddings start as those of the label words in the empty template."""
-        hidden_size = self.embeddings.shape[1]
-        if head == "linear":
+        head, pool = candidate.head, self._pool_of(candidate)
+        if head == "label_words":
+            if verbalizer is None:
+                raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
+            empty = template.render(dict.fromkeys(template.fields, ""))
+            words = [[empty.with_label(word).strip() for word in verbalizer.words[label]] for label in labels]
+            weight = torch.stack([self._embed(texts, pool) for texts in words])
+        elif head == "linear":
             generator = torch.Generator().manual_seed(seed)
-            weight = torch.randn(len(labels), hidden_size, generator=generator) * 0.02
-            return self.scorer_class(self.tokenizer, labels, weight.to(self.device), cosine=False, pool=self.pool)
-        if verbalizer is None:
-            raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
-        empty = template.render(dict.fromkeys(template.fields, ""))
-        rows = [self._embed([empty.with_label(word).strip() for word in verbalizer.words[label]]) for label in labels]
-        return self.scorer_class(self.tokenizer, labels, torch.stack(rows), cosine=True, pool=self.pool)
+            weight = torch.randn(len(labels), self.embeddings.shape[1], generator=generator) * 0.02
+        else:
+            weight = torch.zeros(len(labels), self.embeddings.shape[1])  # A probe is fitted once there are rows.
+        return self.scorer_class(self.tokenizer, labels, weight.to(self.device), head, pool)
+
+    def _pool_of(self, candidate: Candidate) -> Pool:
+        return {"mean": self.pool, "first": first_token, "last": last_token}[candidate.pooling]
 
     @staticmethod
     def pool(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
@@ -100,12 +121,22 @@ class Encoder(Backbone):
         mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
         return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def _embed(self, texts: list[str], pool: Pool) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""
         if self.device.type == "meta":
             return self.embeddings.new_empty(self.embeddings.shape[1])  # Masks can't be read there.
         encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
         with torch.no_grad():
             hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-        pooled = self.pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
+        pooled = pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
         return functional.normalize(pooled, dim=-1).mean(0)
+
+
+def first_token(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:  # noqa: ARG001
+    """Take the hidden state of the text's first token, as BGE and its like were trained to; see `Encoder.pool`."""
+    return hidden[:, shift]
+
+
+def last_token(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:
+    """Take the hidden state of the text's last token; see `Encoder.pool`."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), lengths + shift - 1]

@@ -18,7 +18,7 @@ from promptgraft.objectives.backbones.base import (
     mean_over_words,
 )
 from promptgraft.objectives.layers import PromptedStack
-from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 
 class MaskedScorer(VocabularyScorer):
@@ -113,15 +113,14 @@ class MaskedLM(Backbone):
 
     def label_scorer(
         self,
-        head: str,
+        candidate: Candidate,
         template: Template,
         verbalizer: Verbalizer | None,
         labels: Sequence[str],
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words; what reads them is the backbone's own."""
-        if head != "label_words" or verbalizer is None:
-            raise InvalidInputError(f"masked LMs are read by label words only, but the candidate's head is {head!r}")
+        verbalizer = self._only_label_words(candidate, verbalizer)
         if self.tokenizer.mask_token_id is None:
             raise InvalidInputError(f"the tokenizer of {self.spec.path} has no mask token; is it a masked LM?")
         return MaskedScorer(self.tokenizer, self.model, self.words_behind(template, verbalizer, labels))

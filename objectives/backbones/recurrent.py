@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from promptgraft.objectives.backbones.base import BACKBONES, Batch
-from promptgraft.objectives.backbones.encoder import Encoder, EncoderScorer
+from promptgraft.objectives.backbones.encoder import Encoder, EncoderScorer, Pool
 from promptgraft.objectives.backbones.families import RECURRENT
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import InvalidInputError, did_you_mean
@@ -181,11 +181,12 @@ class Recurrent(Encoder):
 
     scorer_class = RecurrentScorer
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def _embed(self, texts: list[str], pool: Pool) -> Tensor:
         """Average the normalised embeddings of some texts; shape (hidden,)."""
         rows = [torch.tensor(self.tokenizer(text)["input_ids"], device=self.device)[None] for text in texts]
         with torch.no_grad():
-            pooled = [self.stack(input_ids=row).last_hidden_state.mean(1) for row in rows]
+            hidden = [self.stack(input_ids=row).last_hidden_state for row in rows]
+        pooled = [pool(states, torch.tensor([states.shape[1]], device=self.device), 0) for states in hidden]
         return functional.normalize(torch.cat(pooled), dim=-1).mean(0)
 
 

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, LabelScorer, mean_over_words, named_blocks
 from promptgraft.objectives.backbones.causal_lm import score_words
 from promptgraft.objectives.layers import PromptedStack, checkpoint_layer
-from promptgraft.spaces import InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 SENTINEL = "<extra_id_0>"
 
@@ -90,17 +90,14 @@ class Seq2Seq(Backbone):
 
     def label_scorer(
         self,
-        head: str,
+        candidate: Candidate,
         template: Template,  # noqa: ARG002
         verbalizer: Verbalizer | None,
         labels: Sequence[str],
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words, as the beginning of an output; nothing is trainable here."""
-        if head != "label_words" or verbalizer is None:
-            raise InvalidInputError(
-                f"seq2seq models are read by label words only, but the candidate's head is {head!r}"
-            )
+        verbalizer = self._only_label_words(candidate, verbalizer)
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:
             start = self.model.generation_config.decoder_start_token_id

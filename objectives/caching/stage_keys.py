@@ -51,6 +51,8 @@ def source_key(
         demonstrations: What decides which ones the rows are shown; None if there are none.
     """
     settings = spec.training_on(candidate.source)
+    if candidate.source_objective == "contrastive":  # There is no head yet.
+        candidate = replace(candidate, head="probe", verbalizer="")
     verbalizer = spec.space.verbalizer(candidate.verbalizer).words if candidate.verbalizer else {}
     return {
         "stage": "source",
@@ -59,6 +61,8 @@ def source_key(
         "labels": [list(names) for names in labels],
         "template": spec.space.template(candidate.template).text,
         "verbalizer": {label: list(words) for label, words in verbalizer.items()},
+        "objective": candidate.source_objective,
+        "pooling": candidate.pooling,
         "head": candidate.head,
         "soft_prompt": asdict(source_prompt(candidate)),
         "steps": candidate.source_steps,

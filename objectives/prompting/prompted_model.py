@@ -1,15 +1,15 @@
 """A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, check_deep, check_place
+from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_deep, check_place
 from promptgraft.objectives.caching import Activations, Reuse
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
@@ -18,11 +18,22 @@ from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
-_BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 CALIBRATION_BIAS = "calibration.bias"
 
-# Logits of shape (rows, labels) and label indices of shape (rows,) -> their mean loss, shape ().
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+class Loss(Protocol):
+    """A loss, such as torch's `cross_entropy`."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss, shape ().
+
+        Args:
+            logits: Shape (rows, labels).
+            labels: Index of each row's label, shape (rows,).
+            weight: What a row of each label counts, shape (labels,); all the same if None.
+        """
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class PromptedModel:
                 f"demonstrations.count is {candidate.demonstrations.count}, but only causal LMs take any, and "
                 f"{backbone.spec.path} is of family {backbone.family!r}; set it to 0"
             )
-        self.scorer = backbone.label_scorer(candidate.head, template, verbalizer, labels, seed)
+        self.scorer = backbone.label_scorer(candidate, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
         if soft.length:
@@ -176,13 +187,21 @@ class PromptedModel:
         weights = {_SCORER + name: parameter for name, parameter in self.scorer.named_parameters()}
         return weights | {SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
 
+    def heads(self) -> tuple[str, ...]:
+        """Names of the weights that make logits of what the backbone says; none where its own vocabulary does."""
+        return tuple(_SCORER + name for name, _ in self.scorer.named_parameters())
+
+    def load_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Set a linear head: weight of shape (labels, hidden), bias of shape (labels,)."""
+        self.load({f"{_SCORER}weight": weight, f"{_SCORER}bias": bias})
+
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trainable weights inside the backbone that stand for its own, by name."""
         return {_ADAPTER + name: parameter for name, parameter in self._adapters.items()}
 
     def carried(self) -> dict[str, nn.Parameter]:
         """The backbone's weights, by name, frozen ones included."""
-        return {_BACKBONE + name: parameter for name, parameter in self.backbone.pretrained.items()}
+        return {BACKBONE + name: parameter for name, parameter in self.backbone.pretrained.items()}
 
     def weights(self) -> dict[str, nn.Parameter]:
         """All weights, by name."""
@@ -327,6 +346,28 @@ class PromptedModel:
     def nll(self, batch: Batch, labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
         """Mean negative log-likelihood of a batch's labels, in nats, or another loss in its place; shape ()."""
         return loss(self.logits(batch, labels), batch.labels)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embed a batch's texts; encoders only; shape (rows, hidden)."""
+        assert isinstance(self.scorer, EmbeddingScorer), "the candidate's family has text embeddings"
+        return self.scorer.embed(self.stack, batch)
+
+    def embeddings(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
+        """Embed rows without gradients or dropout, in batches of similar length; shape (len(rows), hidden), on the CPU.
+
+        Args:
+            rows: Encoded prompts.
+            batch_size: Largest number of rows in a batch.
+        """
+        found: Tensor | None = None
+        self.backbone.model.eval()
+        with torch.inference_mode():
+            for chosen in self.split(rows, batch_size):
+                own = self.embed(self.batch([rows[i] for i in chosen])).float().cpu()
+                found = torch.empty(len(rows), own.shape[1]) if found is None else found
+                found[chosen] = own
+        assert found is not None, "there are rows"
+        return found.clone()  # Outside inference mode, so that gradients of what is computed from it can be had.
 
     def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.

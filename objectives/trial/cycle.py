@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from promptgraft.objectives.caching import StageKey, source_prompt
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
 from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
 from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take_up
 from promptgraft.objectives.trial.migration import LoadReport, migrate
+from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Evaluation, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
@@ -78,6 +80,11 @@ class Cycle(Iterator[Evaluation]):
         saved = self._load_checkpoint()
         source_weights = self._train_on_source() if self.candidate.source_steps else {}
         model, load_report = self._migrate(source_weights)
+        if self.candidate.contrastive_steps:
+            model.load(self._train_embeddings(model))
+        if self.candidate.head == "probe":
+            self._fit_head(model)
+        torch.manual_seed(self.seed)  # Dropout starts from the same number, whatever was computed or read before.
         yield from list(self._state.evaluations)  # Those before the checkpoint, once more.
         trainer = self._target_trainer(model, saved)
         for evaluation, logits in self._train_on_target(model, trainer, resumed=saved is not None):
@@ -92,13 +99,7 @@ class Cycle(Iterator[Evaluation]):
         """Return the weights after training on the source alone, from the store if another trial has computed them."""
         resources, candidate, seed = self._resources, self.candidate, self.seed
         settings = resources.spec.training_on(candidate.source)
-        on_source = replace(
-            candidate,
-            soft_prompt=source_prompt(candidate),
-            adapter=Adapter(),
-            frozen_layers=settings.frozen_layers,
-            alpha=1.0,
-        )
+        on_source = self._on_source()
 
         def train() -> dict[str, Tensor]:
             resources.backbone.restore()
@@ -111,11 +112,13 @@ class Cycle(Iterator[Evaluation]):
                 prompt_learning_rate=settings.head_learning_rate,
                 alpha=1.0,
                 micro_batch_size=resources.spec.backbone.micro_batch_size,
+                contrastive=candidate.source_objective == "contrastive",
             )
             torch.manual_seed(seed)
             rows = TrainingData(self._rows.encode(model, "source", seed), resources.tasks.source(candidate).labels)
             deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
-            return model.snapshot(list(model.trainable()))
+            head = model.heads() if plan.contrastive else ()  # Which had no part in it.
+            return model.snapshot([name for name in model.trainable() if name not in head])
 
         return resources.stages.get(StageKey.of(resources.source_key(candidate, seed)), train)
 
@@ -125,19 +128,67 @@ class Cycle(Iterator[Evaluation]):
         model = self._model = self._resources.build_model(self.candidate, self.seed)
         report = migrate(model, source_weights)
         self._rows.share_activations(model)
-        # Dropout starts from the same number whether the source stage was computed or read.
-        torch.manual_seed(self.seed)
         return model, report
+
+    def _on_source(self) -> Candidate:
+        """Return what the source stage trains: nothing of the target's, and no head where it has no part."""
+        candidate = self.candidate
+        if candidate.source_objective == "contrastive":
+            candidate = replace(candidate, head="probe", verbalizer="")
+        return replace(
+            candidate,
+            soft_prompt=source_prompt(candidate),
+            adapter=Adapter(),
+            frozen_layers=self._resources.spec.training_on(candidate.source).frozen_layers,
+            alpha=1.0,
+        )
+
+    def _train_embeddings(self, model: PromptedModel) -> dict[str, Tensor]:
+        """Return the weights after contrastive training on both tasks, from the store if another trial has them."""
+        candidate, seed = self.candidate, self.seed
+
+        def train() -> dict[str, Tensor]:
+            plan = TrainingSettings.of_contrast(candidate, self._resources.spec.backbone.micro_batch_size)
+            torch.manual_seed(seed)
+            deque(Trainer(model, self._source_data(model), self._target_data(model), plan, seed).updates(), maxlen=0)
+            head = model.heads()
+            return model.snapshot([name for name in model.trainable() if name not in head])
+
+        return self._resources.stages.get(StageKey.of(self._resources.embedding_key(candidate, seed)), train)
+
+    def _fit_head(self, model: PromptedModel) -> None:
+        """Fit the probe to its optimum on the embeddings as they are now."""
+        source = self._source_data(model)
+        weight, bias = fit_probe(
+            self._embedded(model, self._target_data(model)),
+            self._embedded(model, source) if source else None,
+            len(self._resources.tasks.labels),
+            self.candidate.alpha,
+            self.candidate.probe_c,
+        )
+        model.load_head(weight, bias)
+
+    def _embedded(self, model: PromptedModel, data: TrainingData) -> EmbeddedRows:
+        embeddings = model.embeddings(data.rows, self._resources.spec.evaluation_batch_size)
+        labels = torch.tensor([row.label for row in data.rows])
+        places = [self._resources.tasks.labels.index(label) for label in data.labels]
+        return EmbeddedRows(functional.normalize(embeddings, dim=-1), labels, places)
+
+    def _target_data(self, model: PromptedModel) -> TrainingData:
+        return TrainingData(self._rows.encode(model, "target", self.seed + 1), self._resources.tasks.target.labels)
+
+    def _source_data(self, model: PromptedModel) -> TrainingData | None:
+        """Return the source's rows, if they take part after the migration."""
+        if not self.candidate.alpha:
+            return None
+        labels = self._resources.tasks.source(self.candidate).labels
+        return TrainingData(self._rows.encode(model, "source", self.seed), labels)
 
     def _target_trainer(self, model: PromptedModel, saved: Saved | None) -> Trainer:
         """Build what trains on alpha * L_s + (1 - alpha) * L_t, in the saved state if there is one."""
-        tasks, candidate, seed = self._resources.tasks, self.candidate, self.seed
-        target = TrainingData(self._rows.encode(model, "target", seed + 1), tasks.target.labels)
-        source = None
-        if candidate.alpha > 0:
-            source = TrainingData(self._rows.encode(model, "source", seed), tasks.source(candidate).labels)
-        plan = TrainingSettings.of(candidate, self._resources.spec.backbone.micro_batch_size)
-        trainer = Trainer(model, source, target, plan, seed, self._state.resumed_at)
+        target, source = self._target_data(model), self._source_data(model)
+        plan = TrainingSettings.of(self.candidate, self._resources.spec.backbone.micro_batch_size)
+        trainer = Trainer(model, source, target, plan, self.seed, self._state.resumed_at)
         if saved is not None:
             take_up(saved, model, trainer)
         return trainer

@@ -1,11 +1,12 @@
 """What every cycle of a study uses, loaded once by a worker."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from promptgraft.objectives.backbones import Backbone
 from promptgraft.objectives.caching import StageStore, backbone_key, source_key
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial.training import TrainingSettings
 from promptgraft.objectives.trial.trial_data import StudyTasks
 from promptgraft.spaces import Candidate
 
@@ -39,6 +40,25 @@ class Resources:
     def backbone_key(self) -> dict[str, object]:
         """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""
         return backbone_key(self.spec.backbone, self.backbone.weights_hash, self.backbone.device)
+
+    def embedding_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
+        """Return everything that decides a candidate's text embeddings after their contrastive training."""
+        settings = TrainingSettings.of_contrast(candidate, None)
+        numbers = ("steps", "batch_size", "learning_rate", "prompt_learning_rate", "alpha", "layer_decay")
+        return self.backbone_key() | {
+            "stage": "embeddings",
+            "source": self.source_key(candidate, seed) if candidate.source_steps else None,
+            "rows": {part: own for part, own in self.tasks.hashes(candidate).items() if part != "validation"},
+            "labels": list(self.tasks.labels),
+            "template": self.spec.space.template(candidate.template).text,
+            "verbalizer": candidate.verbalizer if candidate.soft_prompt.init == "label_words" else "",
+            "soft_prompt": asdict(candidate.soft_prompt),
+            "adapter": asdict(candidate.adapter),
+            "frozen_layers": candidate.frozen_layers,
+            "pooling": candidate.pooling,
+            "settings": {name: getattr(settings, name) for name in (*numbers, "weight_decay", "warmup")},
+            "seed": seed,
+        }
 
     def source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
         """Return everything that decides the weights after a candidate's source stage, as JSON types."""

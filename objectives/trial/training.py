@@ -3,16 +3,16 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from promptgraft.objectives.prompting import EncodedRow, Loss, PromptedModel
-from promptgraft.objectives.trial.losses import mixed_loss, task_weights
+from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel
+from promptgraft.objectives.trial.losses import contrastive_loss, mixed_loss, task_weights
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, TrialError
 
 
@@ -29,6 +29,9 @@ class TrainingSettings:
         micro_batch_size: Largest number of rows that are run at once; gradients of a batch's parts are accumulated.
             None for no limit.
         loss: What is minimised on each task's batch; L_s and L_t.
+        contrastive: Whether L_s and L_t are `contrastive_loss` of the text embeddings instead.
+        class_weights: Whether rows count by the inverse frequency of their label.
+        layer_decay: Factor by which the step size of each layer is smaller than that of the one above it.
         weight_decay: AdamW's.
         warmup: Share of the updates over which step sizes rise; over the others they fall to 0.
         max_gradient_norm: Norm that the gradient of all weights together is clipped to.
@@ -41,6 +44,9 @@ class TrainingSettings:
     alpha: float
     micro_batch_size: int | None = None
     loss: Loss = functional.cross_entropy
+    contrastive: bool = False
+    class_weights: bool = False
+    layer_decay: float = 1.0
     weight_decay: float = 0.0
     warmup: float = 0.1
     max_gradient_norm: float = 1.0
@@ -52,17 +58,31 @@ class TrainingSettings:
         Raises:
             InvalidInputError: If a custom parameter is brought by no installed package.
         """
+        loss: Loss = functional.cross_entropy
+        if candidate.label_smoothing:
+            loss = partial(functional.cross_entropy, label_smoothing=candidate.label_smoothing)
         settings = cls(
-            candidate.steps,
-            candidate.batch_size,
-            candidate.learning_rate,
-            candidate.prompt_learning_rate,
-            candidate.alpha,
-            micro_batch_size,
+            steps=candidate.steps,
+            batch_size=candidate.batch_size,
+            learning_rate=candidate.learning_rate,
+            prompt_learning_rate=candidate.prompt_learning_rate,
+            alpha=candidate.alpha,
+            micro_batch_size=micro_batch_size,
+            loss=loss,
+            class_weights=candidate.class_weights == "balanced",
+            layer_decay=candidate.layer_decay,
+            weight_decay=candidate.weight_decay,
+            warmup=candidate.warmup,
         )
         for name, value in candidate.custom:
             settings = CUSTOM_PARAMETERS[name].change(settings, value)
         return settings
+
+    @classmethod
+    def of_contrast(cls, candidate: Candidate, micro_batch_size: int | None) -> "TrainingSettings":
+        """Return how the text embeddings of a candidate are trained before there is a head."""
+        settings = cls.of(replace(candidate, label_smoothing=0.0, custom=()), micro_batch_size)
+        return replace(settings, steps=candidate.contrastive_steps, contrastive=True, class_weights=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,11 @@ class TrainingData:
 
     rows: Sequence[EncodedRow]
     labels: Sequence[str]
+
+    def label_weights(self) -> Tensor:
+        """Return what each label's rows count, by the inverse of their number, 1 on average over rows; (labels,)."""
+        counts = torch.bincount(torch.tensor([row.label for row in self.rows]), minlength=len(self.labels))
+        return len(self.rows) / (len(self.labels) * counts.clamp(min=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +138,9 @@ class Trainer:
         self.settings = settings
         self.step = step
         use_source, use_target = settings.alpha > 0, settings.alpha < 1
-        self._source_batches = batches(source, settings.batch_size, seed) if use_source and source else None
-        self._target_batches = batches(target, settings.batch_size, seed + 1) if use_target and target else None
+        draw = balanced_batches if settings.contrastive else batches
+        self._source_batches = draw(source, settings.batch_size, seed) if use_source and source else None
+        self._target_batches = draw(target, settings.batch_size, seed + 1) if use_target and target else None
         for drawn in (self._source_batches, self._target_batches):
             if drawn is not None:
                 deque(islice(drawn, step), maxlen=0)
@@ -161,13 +187,25 @@ class Trainer:
         if data is None or drawn is None:
             return None
         rows = next(drawn)
+        # A contrastive loss is one of pairs: a batch that were cut would lose those across the cut.
+        at_once = len(rows) if self.settings.contrastive else self.settings.micro_batch_size or len(rows)
+        chosen_parts = [list(range(len(rows)))] if self.settings.contrastive else self.model.split(rows, at_once)
         parts: list[Tensor] = []
-        for chosen in self.model.split(rows, self.settings.micro_batch_size or len(rows)):
-            batch = self.model.batch([rows[i] for i in chosen])
-            loss = self.model.nll(batch, data.labels, self.settings.loss) * (len(chosen) / len(rows))
+        for chosen in chosen_parts:
+            loss = self._loss(data, [rows[i] for i in chosen]) * (len(chosen) / len(rows))
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return float(torch.stack(parts).sum())
+
+    def _loss(self, data: TrainingData, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the mean loss of some rows, shape ()."""
+        batch = self.model.batch(rows)
+        if self.settings.contrastive:
+            return contrastive_loss(self.model.embed(batch), batch.labels)
+        if not self.settings.class_weights:
+            return self.model.nll(batch, data.labels, self.settings.loss)
+        weight = data.label_weights().to(batch.labels.device)
+        return self.model.nll(batch, data.labels, partial(self.settings.loss, weight=weight))
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state, `<parameter>.<name>` -> tensor on the CPU."""
@@ -212,6 +250,19 @@ def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRo
         yield [data.rows[index] for index in chosen]
 
 
+def balanced_batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:
+    """Draw batches without end in which labels take turns, so that there are pairs of one label; see `batches`."""
+    by_label: dict[int, list[EncodedRow]] = {}
+    for row in data.rows:
+        by_label.setdefault(row.label, []).append(row)
+    order = [by_label[label] for label in sorted(by_label)]
+    drawn = [batches(TrainingData(rows, data.labels), 1, seed + 7919 * turn) for turn, rows in enumerate(order)]
+    size = min(size, len(data.rows))
+    turns = cycle(drawn)
+    while True:
+        yield [next(next(turns))[0] for _ in range(size)]
+
+
 def _combine(source_nll: float | None, target_nll: float | None, alpha: float) -> float:
     if source_nll is not None and target_nll is not None:
         return mixed_loss(source_nll, target_nll, alpha)
@@ -224,13 +275,9 @@ def _combine(source_nll: float | None, target_nll: float | None, alpha: float) -
 def _optimizer(
     model: PromptedModel, settings: TrainingSettings, done: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    attached = [p for p in model.attached().values() if p.requires_grad]
-    carried = [p for p in (model.carried() | model.adapters()).values() if p.requires_grad]
     groups = [
-        {"params": params, "lr": rate, "initial_lr": rate}
-        for params, rate in ((carried, settings.learning_rate), (attached, settings.prompt_learning_rate))
+        {"params": parameters, "lr": rate, "initial_lr": rate} for rate, parameters in _by_rate(model, settings).items()
     ]
-    groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
     warmup = max(1, round(settings.warmup * settings.steps))
 
@@ -240,3 +287,16 @@ def _optimizer(
         return max(0.0, min(1.0, rising, falling))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
+
+
+def _by_rate(model: PromptedModel, settings: TrainingSettings) -> dict[float, list[torch.nn.Parameter]]:
+    """Return step size -> the weights that are trained with it: those of lower layers may have smaller ones."""
+    found: dict[float, list[torch.nn.Parameter]] = {}
+    own = {f"{BACKBONE}{name}": name for name in model.backbone.pretrained}
+    attached = model.attached()
+    for name, parameter in model.trainable().items():
+        rate = settings.prompt_learning_rate if name in attached else settings.learning_rate
+        if settings.layer_decay < 1 and name in own:
+            rate *= settings.layer_decay ** model.backbone.layers_above(own[name])
+        found.setdefault(rate, []).append(parameter)
+    return found

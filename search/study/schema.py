@@ -244,7 +244,8 @@ class SpaceSection(Section):
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
     grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
-    head: Searched = Field(None, description="Output head of an encoder: label_words or linear.")
+    head: Searched = Field(None, description="Output head of an encoder: label_words, linear or probe.")
+    pooling: Searched = Field(None, description="Text embedding of an encoder: mean, first or last token.")
     demonstrations: DemonstrationsSection = Field(
         DemonstrationsSection(), description="In-context examples before the prompt."
     )
@@ -254,12 +255,22 @@ class SpaceSection(Section):
     )
     adapter: AdapterSection = Field(AdapterSection(), description="Adapters in place of unfrozen weights.")
     source_steps: Searched = Field(None, description="Number of updates on the source before the migration.")
+    source_objective: Searched = Field(
+        None, description="What the source stage minimises: classification or contrastive loss."
+    )
     alpha: Searched = Field(None, description="Weight of the source loss after the migration, in [0, 1].")
     source: Searched = Field(None, description="Name of the source to use, out of several `sources`.")
-    steps: Searched = Field(None, description="Number of updates after the migration.")
+    contrastive_steps: Searched = Field(None, description="Number of contrastive updates after the migration.")
+    steps: Searched = Field(None, description="Number of updates after the migration, and after those.")
     batch_size: Searched = Field(None, description="Rows of each task per update.")
     learning_rate: Searched = Field(None, description="Learning rate of the migrated weights, or of their adapters.")
     prompt_learning_rate: Searched = Field(None, description="Learning rate of the soft prompt and the head.")
+    layer_decay: Searched = Field(None, description="Factor of the learning rate from each layer to the one below.")
+    weight_decay: Searched = Field(None, description="AdamW's weight decay.")
+    warmup: Searched = Field(None, description="Share of the updates over which learning rates rise.")
+    label_smoothing: Searched = Field(None, description="Share of each label that is spread over all labels.")
+    class_weights: Searched = Field(None, description="Weights of rows by label frequency: none or balanced.")
+    probe_c: Searched = Field(None, description="Inverse strength of the probe's ridge penalty.")
     calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
     custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
 

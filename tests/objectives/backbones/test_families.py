@@ -64,7 +64,7 @@ def logits(model: PromptedModel, batch_size: int = 8) -> Tensor:
 @pytest.mark.parametrize("soft", [*PLACES, *FORMS], ids=name)
 def test_logits_do_not_depend_on_padding_or_order(backbone: Backbone, soft: SoftPrompt) -> None:
     if is_refused(backbone.family, soft):
-        reason = "no attention to take keys and values" if soft.deep else "runs only as a whole"
+        reason = "no attention for keys and values" if soft.deep else "runs only as a whole"
         with pytest.raises(InvalidInputError, match=f"{reason}; use prefix"):
             build(backbone, soft_prompt=soft)
         return
