@@ -69,8 +69,7 @@ def fit_probe(
         return float(loss.detach()), gradient.reshape(-1).numpy()
 
     start = np.zeros(n_labels * (hidden + 1))
-    found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", options={"gtol": TOLERANCE, "ftol": 1e-12, "maxiter": MAX_ITERATIONS}
-    )
+    options = {"gtol": TOLERANCE, "ftol": 1e-12, "maxiter": MAX_ITERATIONS}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     head = torch.from_numpy(found.x).reshape(n_labels, hidden + 1).float()
     return head[:, :-1].contiguous(), head[:, -1].contiguous()
