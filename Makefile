@@ -6,7 +6,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo smollm2 test test-slow test-postgres test-faults bench docs lint types wheel clean
+.PHONY: demo smollm2 test test-slow test-postgres test-faults bench quality docs lint types wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -102,4 +102,4 @@ wheel: .venv/.installed  ## Build the wheel, install it in an empty environment,
 	cd / && ! $(CURDIR)/.wheel-venv/bin/python -c "import ray" 2>/dev/null
 
 clean:
-	rm -rf .venv .peers-venv .wheel-venv build dist *.egg-info
+	rm -rf .venv .peers-venv .autointent-venv .wheel-venv build dist *.egg-info
