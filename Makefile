@@ -51,6 +51,16 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray: 
 	.peers-venv/bin/pip install --quiet --requirement tests/bench/peers/requirements.txt
 	touch $@
 
+# AutoIntent asks for older versions of what the other peers use.
+.autointent-venv/.installed: tests/bench/peers/autointent.txt
+	$(PYTHON) -m venv .autointent-venv
+	.autointent-venv/bin/pip install --quiet --requirement tests/bench/peers/autointent.txt
+	touch $@
+
+# OpenAutoNLU is not among them: it installs on Python 3.12 only.
+quality: .venv/.installed .peers-venv/.installed .autointent-venv/.installed  ## Models found on equal labels and CPU-seconds: a night
+	$(BIN)/python -m tests.bench.quality
+
 bench: .venv/.installed .peers-venv/.installed  ## All figures, beside what a user would run today: a day on two cores
 	$(BIN)/python studies/prepare.py --smollm2
 	mkdir -p runs

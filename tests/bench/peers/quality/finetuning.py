@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from peers.quality.job import Job, Rows
-from peers.quality.search import MANY_TRIALS, MIN_UPDATES, Clock, hold_out
+from peers.quality.search import MANY_TRIALS, Clock, hold_out
 
 QUIET = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 # Decides among trials of equal accuracy, which are many on few rows.
@@ -72,7 +72,7 @@ def tuned(job: Job) -> tuple[np.ndarray, dict[str, Any]]:
             batch = trial.suggest_categorical("per_device_train_batch_size", [4, 8, 16])
             return {
                 "per_device_train_batch_size": batch,
-                "max_steps": trial.suggest_int("max_steps", MIN_UPDATES, clock.updates(batch), log=True),
+                "max_steps": trial.suggest_int("max_steps", *clock.updates(batch), log=True),
                 "learning_rate": trial.suggest_float("learning_rate", 1e-5, 5e-4, log=True),
                 "weight_decay": trial.suggest_categorical("weight_decay", [0.0, 0.01, 0.1]),
             }

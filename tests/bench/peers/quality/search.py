@@ -13,9 +13,10 @@ MANY_TRIALS = 100_000
 VALIDATION_SHARE = 0.33
 TIMED_ROWS = 64
 TRAINING_TO_PREDICTING = 4  # An update costs about as much as predicting its texts so many times.
-LARGEST_TRIAL = 0.2  # Of the CPU time left when the search begins.
-MARGIN = 1.2
+LARGEST_TRIAL = 0.3  # Of the CPU time left when the search begins.
+MARGIN = 1.1
 MIN_UPDATES, MAX_UPDATES = 8, 400
+SHORTEST = 8  # The longest trial has so many times the updates of the shortest.
 
 
 def hold_out(job: Job) -> tuple[Rows, Rows]:
@@ -45,10 +46,11 @@ class Clock:
         self.longest_s, self.started_s = 0.0, cpu_seconds()
         self.trials = 0
 
-    def updates(self, texts: int) -> int:
-        """Return how many updates on so many texts the largest trial may have."""
-        affordable = self.largest_s / (self.row_s * texts * TRAINING_TO_PREDICTING)
-        return int(min(max(affordable, MIN_UPDATES), MAX_UPDATES))
+    def updates(self, texts: int) -> tuple[int, int]:
+        """Return the range for a trial's updates on so many texts each."""
+        affordable = int(self.largest_s / (self.row_s * texts * TRAINING_TO_PREDICTING))
+        most = min(max(affordable, MIN_UPDATES), MAX_UPDATES)
+        return max(most // SHORTEST, MIN_UPDATES), most
 
     def begin(self, trial: Any) -> None:
         """Note that a trial begins; end the study instead, if it and the refit could take too long.

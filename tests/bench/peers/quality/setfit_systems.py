@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from peers.quality.encoder import sentence_encoder
 from peers.quality.job import Job, Rows
-from peers.quality.search import MANY_TRIALS, MIN_UPDATES, Clock, hold_out
+from peers.quality.search import MANY_TRIALS, Clock, hold_out
 
 BATCH = 16
 
@@ -54,7 +54,7 @@ def tuned(job: Job) -> tuple[np.ndarray, dict[str, Any]]:
         clock.begin(trial)
         return {
             "body_learning_rate": trial.suggest_float("body_learning_rate", 1e-6, 1e-3, log=True),
-            "max_steps": trial.suggest_int("max_steps", MIN_UPDATES, clock.updates(2 * BATCH), log=True),
+            "max_steps": trial.suggest_int("max_steps", *clock.updates(2 * BATCH), log=True),
             "max_iter": trial.suggest_int("max_iter", 50, 300),
             "solver": trial.suggest_categorical("solver", solvers),
         }
@@ -65,7 +65,7 @@ def tuned(job: Job) -> tuple[np.ndarray, dict[str, Any]]:
             args=arguments(folder, job),
             train_dataset=dataset(fitted),
             eval_dataset=dataset(chosen_by),
-            metric="accuracy",
+            metric=lambda found, labels: {"accuracy": float(np.mean(np.array(found) == np.array(labels)))},
         )
         best = trainer.hyperparameter_search(hp_space=space, n_trials=MANY_TRIALS, direction="maximize")
         trainer.apply_hyperparameters(best.hyperparameters, final_model=True)
