@@ -2,7 +2,7 @@
 
 python -m tests.bench.quality                            # everything that is missing: it takes a night
 python -m tests.bench.quality --systems setfit,probe --pairs movie-amazon --shots 8 --splits 0
-python -m tests.bench.quality --report                   # only the tables and the plot
+python -m tests.bench.quality --report                   # only the tables and the plot, of all or of --systems
 
 Goes system by system, in the order in which they are given, since the tuned ones get multiples of SetFit's time.
 """
@@ -57,9 +57,9 @@ def prepare(domains: Path) -> None:
     prepare_multilingual(MODELS / MULTILINGUAL, [row.text for table in tables for row in read_rows(table)])
 
 
-def write_report(results: Results, out: Path) -> None:
-    """Write table.md, summary.json and accuracy.png; print the table."""
-    found = results.all()
+def write_report(results: Results, systems: list[str], out: Path) -> None:
+    """Write table.md, summary.json and accuracy.png of these systems; print the table."""
+    found = [result for result in results.all() if result.system in systems]
     table = markdown(found)
     summaries = summarize(found, [name for name in SYSTEMS if any(result.system == name for result in found)])
     (out / "table.md").write_text(table)
@@ -83,9 +83,9 @@ def main() -> None:
                 results.save(setting, result)
                 score = "failed" if result.accuracy is None else f"{result.accuracy:.3f}"
                 print(f"{setting.name} {system.name}: {score} in {result.cpu_s:.0f} CPU-seconds", file=sys.stderr)
-    if not results.all():
+    if not any(result.system in chosen.systems for result in results.all()):
         sys.exit("no results yet")
-    write_report(results, out)
+    write_report(results, chosen.systems, out)
 
 
 if __name__ == "__main__":
