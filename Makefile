@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smollm2 test test-slow test-postgres test-faults newest bench docs lint types wheel clean
+.PHONY: help demo smollm2 test test-slow test-postgres test-faults newest bench quality docs lint types wheel clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,16 @@ test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (
 	$(PYTHON) -m venv .peers-venv
 	.peers-venv/bin/pip install --quiet --requirement tests/bench/peers/requirements.txt
 	touch $@
+
+# AutoIntent asks for older versions of what the other peers use.
+.autointent-venv/.installed: tests/bench/peers/autointent.txt
+	$(PYTHON) -m venv .autointent-venv
+	.autointent-venv/bin/pip install --quiet --requirement tests/bench/peers/autointent.txt
+	touch $@
+
+# OpenAutoNLU is not among them: it installs on Python 3.12 only.
+quality: .venv/.installed .peers-venv/.installed .autointent-venv/.installed  ## Models found on equal labels and CPU-seconds (a night)
+	$(BIN)/python -m tests.bench.quality
 
 bench: .venv/.installed .peers-venv/.installed  ## Every figure of docs/benchmarks.md, other tools' included (a day)
 	$(BIN)/python studies/prepare.py --smollm2
@@ -129,4 +139,4 @@ newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .n
 	.newest-venv/bin/pytest $(QUICK) --ignore tests/integration $(TESTS)
 
 clean:  ## Remove environments and builds; studies/ and runs/ stay
-	rm -rf .venv .peers-venv .wheel-venv .newest-venv build dist .package/*.egg-info
+	rm -rf .venv .peers-venv .autointent-venv .wheel-venv .newest-venv build dist .package/*.egg-info

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 logger = logging.getLogger("prepare")
@@ -31,9 +32,9 @@ TASKS = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets"}
 ATTEMPTS = 4
 
 
-def download(requirement: str, folder: Path, *, source: bool = False) -> Path:
+def download(requirement: str, folder: Path, *, source: bool = False, options: Sequence[str] = ()) -> Path:
     """Download one package without its dependencies, trying again when the network fails."""
-    kind = ["--no-binary", ":all:"] if source else ["--only-binary", ":all:"]
+    kind = ["--no-binary", ":all:", *options] if source else ["--only-binary", ":all:", *options]
     command = [
         sys.executable,
         "-m",
