@@ -35,7 +35,6 @@ class Loss(Protocol):
         """
 
 
-
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
     """One prompt as token ids, with the index of its label.

@@ -11,6 +11,7 @@ import optuna
 
 from promptgraft.bundles import current_user, timestamp
 from promptgraft.objectives.data import Row, rows_hash
+from promptgraft.search.storage import lock_of, until_storage_answers
 from promptgraft.spaces import InvalidInputError
 
 # User attribute of the study, number of the trial appended: an opening for this trial, and what came of it.
@@ -81,19 +82,33 @@ def opened_for(
 
     Raises:
         InvalidInputError: If they aren't the rows that the study was started with.
+        StorageLostError: If the study's storage is away for too long.
     """
     check_same(study, rows)
-    before = {record["trial"]: record for record in openings(study)}
-    record = before.get(trial)
+    opening = {"rows": rows_hash(rows), "opened": timestamp(), "who": current_user(), "table": None}
+    record = until_storage_answers(lambda: _opened(study, trial, opening, reopen=reopen))
     if record is None:
+        return None
+    if record["table"] is None or again:
+        found = {name: value for name, value in record.items() if name != "trial"} | compare()
+        until_storage_answers(lambda: study.set_user_attr(f"{HELD_OUT}{trial}", found))
+        return found
+    return record
+
+
+def _opened(study: optuna.Study, trial: int, opening: dict[str, Any], *, reopen: bool) -> dict[str, Any] | None:
+    """Return the opening for a trial, recorded now if the rows may be opened; None if they stay sealed.
+
+    Looking and recording happen under the study's lock: of two exports at once, one opens and the other sees it.
+    """
+    with lock_of(study):
+        before = {record["trial"]: record for record in openings(study)}
+        if trial in before:
+            return before[trial]
         if before and not reopen:
             return None
-        record = {"rows": rows_hash(rows), "opened": timestamp(), "who": current_user(), "table": None}
-        study.set_user_attr(f"{HELD_OUT}{trial}", record)
-    if record["table"] is None or again:
-        record = {name: value for name, value in record.items() if name != "trial"} | compare()
-        study.set_user_attr(f"{HELD_OUT}{trial}", record)
-    return record
+        study.set_user_attr(f"{HELD_OUT}{trial}", opening)
+    return opening
 
 
 def logits_of_test_set(trial: int) -> str:

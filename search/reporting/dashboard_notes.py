@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna_dashboard import save_note
 from promptgraft.objectives.data import Task
 from promptgraft.search.judging import against_best, reach_verdict
 from promptgraft.search.sampling import UNTRAINED_SCORES, with_pool
+from promptgraft.search.storage import trial_for_note
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Evaluated, float32_scores, front_table, metric_of
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
@@ -28,9 +28,7 @@ def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
 
 def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:
     """Put a note on a trial."""
-    # The dashboard asks for a live `Trial`; building one would draw from the sampler once more.
-    trial = SimpleNamespace(storage=storage, study=optuna_study, _trial_id=trial_id)
-    save_note(trial, note)
+    save_note(trial_for_note(optuna_study, storage, trial_id), note)
 
 
 def study_note(study: Study) -> str:

@@ -25,11 +25,14 @@ from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, Proposal, Propos
 from promptgraft.search.storage import (
     StorageLostError,
     base_name,
+    enqueued_parameters,
     is_alive,
     new_owner,
+    stale_trial_ids,
     start_heartbeat,
     stored_names,
     study_lock,
+    trial_id_of,
     wait_for_storage,
 )
 from promptgraft.search.study import Constraints, EngineSection, build_pruner
@@ -278,7 +281,7 @@ class StudyLedger:
         with study_lock(self.storage, self.study.study_name):
             self.refresh()
             running = [t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self.live]
-            stale = set(self.storage._get_stale_trial_ids(self._study_id)) if running else set()
+            stale = stale_trial_ids(self.storage, self._study_id) if running else set()
             orphans = [trial for trial in running if self._is_orphan(trial, stale)]
             for trial in orphans:
                 self._fail_and_queue(trial, Loss.ORPHANED, "the driver that ran this trial ended without a word")
@@ -290,8 +293,8 @@ class StudyLedger:
         owner = trial.user_attrs.get("owner")
         alive = False if owner == self._owner else is_alive(owner)
         if alive is None:
-            start_heartbeat(self.storage, trial._trial_id)
-            return trial._trial_id in stale
+            start_heartbeat(self.storage, trial_id_of(trial))
+            return trial_id_of(trial) in stale
         return not alive
 
     def _fail_and_queue(self, trial: FrozenTrial, loss: Loss, cause: str) -> bool:
@@ -308,11 +311,11 @@ class StudyLedger:
         return None
 
     def _claim(self, waiting: FrozenTrial) -> Asked | None:
-        trial_id, expected = waiting._trial_id, candidate_key(waiting)
+        trial_id, expected = trial_id_of(waiting), candidate_key(waiting)
         given = {base_name(name): value for name, value in waiting.params.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
-            proposal = self._proposals.fixed({**waiting.system_attrs.get("fixed_params", {}), **given})
+            proposal = self._proposals.fixed({**enqueued_parameters(waiting), **given})
         self.states[TrialState.WAITING] -= 1
         refusal = self._proposals.ruled_out(proposal.candidate)
         if expected not in (None, proposal.candidate.key):

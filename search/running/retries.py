@@ -8,7 +8,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from promptgraft.search.storage import silent_seconds
+from promptgraft.search.storage import retry_attrs, retry_history, silent_seconds, trial_id_of
 from promptgraft.search.trials import RAN_S
 
 
@@ -55,7 +55,7 @@ def lost_worker(error: str) -> tuple[Loss, str]:
 
 def is_retry(trials: Iterable[FrozenTrial], number: int) -> bool:
     """Tell whether a trial has been queued again already."""
-    return any(trial.system_attrs.get("retry_history", [])[-1:] == [number] for trial in trials)
+    return any(retry_history(trial)[-1:] == [number] for trial in trials)
 
 
 def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTrial | None:
@@ -66,17 +66,15 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
     losses = int(trial.user_attrs.get("times_lost", 0)) + loss.counts
     if losses > max_retries:
         return None
-    history = [*trial.system_attrs.get("retry_history", []), trial.number]
     kept: dict[str, Any] = {
         name: trial.user_attrs[name] for name in ("candidate", "candidate_key") if name in trial.user_attrs
     }
-    system = {"failed_trial": history[0], "retry_history": history}
     return create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
         user_attrs={**kept, "retry_of": trial.number, "times_lost": losses},
-        system_attrs={**trial.system_attrs, **system},
+        system_attrs=retry_attrs(trial),
     )
 
 
@@ -103,18 +101,19 @@ def fail_and_queue(
         storage.create_new_trial(study_id, retry)
     elif max_retries is not None and loss.counts:
         cause += f"; not run again, since it was lost {max_retries + 1} times"
-    storage.set_trial_user_attr(trial._trial_id, "cause", cause)
+    trial_id = trial_id_of(trial)
+    storage.set_trial_user_attr(trial_id, "cause", cause)
     if loss is Loss.ORPHANED:
-        storage.set_trial_user_attr(trial._trial_id, RAN_S, _seconds_until_silent(storage, trial))
+        storage.set_trial_user_attr(trial_id, RAN_S, _seconds_until_silent(storage, trial))
     if loss.interrupted:
-        storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        storage.set_trial_user_attr(trial_id, "interrupted", True)
+    storage.set_trial_state_values(trial_id, TrialState.FAIL)
     return retry is not None
 
 
 def _seconds_until_silent(storage: RDBStorage, trial: FrozenTrial) -> float:
     """Return how long an orphan ran: it may be found days later, which must not count as compute."""
-    silent_s = silent_seconds(storage, trial._trial_id)
+    silent_s = silent_seconds(storage, trial_id_of(trial))
     if silent_s is None or trial.datetime_start is None:
         return 0.0
     return max(0.0, round(time.time() - trial.datetime_start.timestamp() - silent_s, 3))

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from promptgraft.search.storage import distributions_of, present_parameters
+from promptgraft.search.storage import distributions_of, present_parameters, share_search_space
 from promptgraft.search.study import Constraints, EngineSection, build_sampler
 from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 
@@ -118,9 +118,7 @@ class Proposals:
 
     def _sampler(self, seed: int) -> BaseSampler:
         sampler = build_sampler(self.sampler.name, self.sampler.options, seed)
-        if isinstance(sampler, TPESampler):
-            # What the trials have in common: told anew, it takes a look at each of them again, for every draw.
-            sampler._search_space = self._common
+        share_search_space(sampler, self._common)
         return sampler
 
     def fixed(self, params: Mapping[str, Any]) -> Proposal:

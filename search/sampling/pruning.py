@@ -6,7 +6,7 @@ front.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.storage import storage_of, study_over
 from promptgraft.search.trials import cost_names, costs_of
 
 
@@ -27,19 +28,19 @@ class Pruning:
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
         self._pruner: BasePruner = study.pruner
-        self._peers = _Peers(study._storage, study.directions[0], cost_names(study))
+        self._peers = _Peers(storage_of(study), study.directions[0], cost_names(study))
 
     def stops(self, trial_id: int) -> bool:
         """Whether the pruner wants a trial to stop."""
         if isinstance(self._pruner, NopPruner):
             return False
-        trial = self._study._storage.get_trial(trial_id)
+        trial = storage_of(self._study).get_trial(trial_id)
         if not self._peers.costs:
             return self._pruner.prune(self._study, trial)
         self._peers.limits = costs_of(trial, self._peers.costs)
         if self._peers.limits is None:
             return False
-        view = optuna.Study(self._study.study_name, cast("BaseStorage", self._peers), pruner=self._pruner)
+        view = study_over(self._study.study_name, self._peers, self._pruner)
         return self._pruner.prune(view, trial)
 
 

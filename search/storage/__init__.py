@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.heartbeats import Heartbeat as Heartbeat
     from promptgraft.search.storage.heartbeats import is_alive as is_alive
     from promptgraft.search.storage.heartbeats import new_owner as new_owner
-    from promptgraft.search.storage.heartbeats import silent_seconds as silent_seconds
     from promptgraft.search.storage.heartbeats import start_heartbeat as start_heartbeat
+    from promptgraft.search.storage.locks import lock_of as lock_of
     from promptgraft.search.storage.locks import study_lock as study_lock
+    from promptgraft.search.storage.optuna_private import enqueued_parameters as enqueued_parameters
+    from promptgraft.search.storage.optuna_private import retry_attrs as retry_attrs
+    from promptgraft.search.storage.optuna_private import retry_history as retry_history
+    from promptgraft.search.storage.optuna_private import share_search_space as share_search_space
+    from promptgraft.search.storage.optuna_private import silent_seconds as silent_seconds
+    from promptgraft.search.storage.optuna_private import stale_trial_ids as stale_trial_ids
+    from promptgraft.search.storage.optuna_private import storage_of as storage_of
+    from promptgraft.search.storage.optuna_private import study_over as study_over
+    from promptgraft.search.storage.optuna_private import trial_for_note as trial_for_note
+    from promptgraft.search.storage.optuna_private import trial_id_of as trial_id_of
     from promptgraft.search.storage.parameter_names import base_name as base_name
     from promptgraft.search.storage.parameter_names import distributions_of as distributions_of
     from promptgraft.search.storage.parameter_names import present_parameters as present_parameters
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.trial_files import keep_result as keep_result
     from promptgraft.search.storage.trial_files import trial_file as trial_file
     from promptgraft.search.storage.waiting import StorageLostError as StorageLostError
+    from promptgraft.search.storage.waiting import until_storage_answers as until_storage_answers
     from promptgraft.search.storage.waiting import wait_for_storage as wait_for_storage
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any
 
 import psutil
-import sqlalchemy
 from optuna.storages import RDBStorage
+
+from promptgraft.search.storage.optuna_private import has_heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -46,25 +47,8 @@ def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
 
 def start_heartbeat(storage: RDBStorage, trial_id: int) -> None:
     """Beat for a trial that never did, since its driver died before it could: so it becomes stale in time."""
-    with storage.engine.connect() as connection:
-        query = sqlalchemy.text("SELECT count(*) FROM trial_heartbeats WHERE trial_id = :trial_id")
-        beats = connection.execute(query, {"trial_id": trial_id}).scalar()
-    if not beats:
+    if not has_heartbeat(storage, trial_id):
         storage.record_heartbeat(trial_id)
-
-
-def silent_seconds(storage: RDBStorage, trial_id: int) -> float | None:
-    """Return how long ago a trial's last heartbeat was, by the database's clock; None if it never beat."""
-    query = sqlalchemy.text(
-        "SELECT heartbeat, CURRENT_TIMESTAMP AS present FROM trial_heartbeats WHERE trial_id = :trial_id"
-    ).columns(heartbeat=sqlalchemy.DateTime, present=sqlalchemy.DateTime)
-    with storage.engine.connect() as connection:
-        row = connection.execute(query, {"trial_id": trial_id}).first()
-    if row is None:
-        return None
-    # PostgreSQL stores the session's local time without its zone.
-    silent: float = (row.present.replace(tzinfo=None) - row.heartbeat.replace(tzinfo=None)).total_seconds()
-    return max(0.0, silent)
 
 
 class Heartbeat:

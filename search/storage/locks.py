@@ -5,13 +5,17 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 
+from promptgraft.search.storage.optuna_private import database_of
 from promptgraft.spaces import PromptgraftError
 
 LOCK_TIMEOUT_S = 60
+# What PostgreSQL calls the end of `lock_timeout`.
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class StudyLockedError(PromptgraftError, TimeoutError):
@@ -42,7 +46,24 @@ def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
             connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         except sqlalchemy.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise  # The server went away, which is waited for.
             raise StudyLockedError(_message(study_name)) from error
+        yield
+
+
+@contextmanager
+def lock_of(study: optuna.Study) -> Iterator[None]:
+    """Hold a study's lock, as `study_lock` does; a study in memory has no other process to be kept from.
+
+    Raises:
+        StudyLockedError: If it isn't free within `LOCK_TIMEOUT_S`.
+    """
+    database = database_of(study)
+    if database is None:
+        yield
+        return
+    with study_lock(database, study.study_name):
         yield
 
 

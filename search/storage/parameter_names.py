@@ -20,6 +20,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from promptgraft.search.storage.optuna_private import contains
 from promptgraft.spaces import Categorical, Constant, Float, Parameter, SearchSpace
 
 _ATTR = "parameters"
@@ -100,6 +101,6 @@ def present_parameters(
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        return contains(distribution, value)
     except ValueError:
         return False

@@ -1,8 +1,12 @@
 """The test rows are opened once: once more for the same trial repeats the record, another's leaves them sealed."""
 
+import contextlib
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from threading import BrokenBarrierError
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
@@ -12,14 +16,17 @@ from optuna.trial import create_trial
 from promptgraft.bundles import read_manifest
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.exporting import export_winner
-from promptgraft.search.judging import FRESH, control_attr, logits_of_test_set, opened_for, openings
+from promptgraft.search.judging import FRESH, control_attr, logits_of_test_set, opened_for, openings, test_set
 from promptgraft.search.judging import control_logits_file as control_file
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running.compatibility import record_study
-from promptgraft.search.storage import DELTA_FILE, RunFolder, trial_file
+from promptgraft.search.storage import DELTA_FILE, RunFolder, open_storage, trial_file
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.conftest import TEMPLATES, VERBALIZERS
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
 
 
 @pytest.fixture
@@ -96,6 +103,36 @@ def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) 
     assert again is not None
     assert (again["opened"], again["table"]) == (found["opened"], [])
     assert len(openings(stored)) == 1
+
+
+def _open_at_once(url: str, trial: int, both: Barrier, outcomes: "Queue[tuple[int, bool]]") -> None:
+    """Open the rows for a trial; between looking for openings and recording one, wait for the other process."""
+
+    def seen_by_both(study: optuna.Study) -> list[dict[str, Any]]:
+        found = openings(study)
+        with contextlib.suppress(BrokenBarrierError):  # Behind the lock, the other one doesn't come.
+            both.wait(timeout=5)
+        return found
+
+    test_set.openings = seen_by_both
+    stored = optuna.load_study(study_name="s", storage=open_storage(url))
+    found = opened_for(stored, trial, [], lambda: {"table": [["winner", {}]]}, reopen=False)
+    outcomes.put((trial, found is not None))
+
+
+def test_of_two_exports_at_once_one_opens_the_rows_and_the_other_sees_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    stored = optuna.create_study(storage=open_storage(url), study_name="s", direction="maximize")
+    context = multiprocessing.get_context("fork")  # A spawned process could not import this module.
+    both, outcomes = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_open_at_once, args=(url, trial, both, outcomes)) for trial in (1, 2)]
+    for process in processes:
+        process.start()
+    found = dict(outcomes.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert sorted(found.values()) == [False, True]
+    assert [record["trial"] for record in openings(stored)] == [trial for trial, opened in found.items() if opened]
 
 
 def test_other_rows_are_refused(study: Study, stored: optuna.Study) -> None:

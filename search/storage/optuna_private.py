@@ -1,0 +1,112 @@
+"""Everything of Optuna that promptgraft uses and Optuna doesn't promise to keep, in one place.
+
+Optuna removes public names in major releases only, and announces it beforehand; a name with an underscore, a table's
+layout or a key of its system attributes may change in any minor one. So `pyproject.toml` admits the minor releases
+that `tests/search/storage/test_optuna_private.py` was run with, and that test names the part that a new one broke.
+"""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
+
+# Keys of a trial's system attributes: what `study.enqueue_trial` fixes, and how Optuna's
+# `RetryHeartbeatStaleTrialCallback` records which trial a retry stands for.
+_FIXED, _FIRST, _HISTORY = "fixed_params", "failed_trial", "retry_history"
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """Return the storage that a study reads through: for a database, Optuna's cache in front of it."""
+    return study._storage
+
+
+def database_of(study: optuna.Study) -> RDBStorage | None:
+    """Return the database that holds a study; None if it is in memory."""
+    storage = storage_of(study)
+    found = getattr(storage, "_backend", storage)
+    return found if isinstance(found, RDBStorage) else None
+
+
+def trial_id_of(trial: FrozenTrial) -> int:
+    """Return the id that a storage knows a trial by."""
+    return trial._trial_id
+
+
+def stale_trial_ids(storage: RDBStorage, study_id: int) -> set[int]:
+    """Return the ids of the running trials whose heartbeat has stopped."""
+    return set(storage._get_stale_trial_ids(study_id))
+
+
+def has_heartbeat(storage: RDBStorage, trial_id: int) -> bool:
+    """Whether a trial's heart ever beat."""
+    query = sqlalchemy.text("SELECT count(*) FROM trial_heartbeats WHERE trial_id = :trial_id")
+    with storage.engine.connect() as connection:
+        return bool(connection.execute(query, {"trial_id": trial_id}).scalar())
+
+
+def silent_seconds(storage: RDBStorage, trial_id: int) -> float | None:
+    """Return how long ago a trial's last heartbeat was, by the database's clock; None if it never beat."""
+    query = sqlalchemy.text(
+        "SELECT heartbeat, CURRENT_TIMESTAMP AS present FROM trial_heartbeats WHERE trial_id = :trial_id"
+    ).columns(heartbeat=sqlalchemy.DateTime, present=sqlalchemy.DateTime)
+    with storage.engine.connect() as connection:
+        row = connection.execute(query, {"trial_id": trial_id}).first()
+    if row is None:
+        return None
+    # PostgreSQL stores the session's local time without its zone.
+    silent: float = (row.present.replace(tzinfo=None) - row.heartbeat.replace(tzinfo=None)).total_seconds()
+    return max(0.0, silent)
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution holds a value.
+
+    Raises:
+        ValueError: If the value is of a type that it can't hold.
+    """
+    return bool(distribution._contains(distribution.to_internal_repr(value)))
+
+
+def share_search_space(sampler: BaseSampler, common: IntersectionSearchSpace) -> None:
+    """Give TPE what the trials have in common: built anew, it looks at each of them again for every draw."""
+    if isinstance(sampler, TPESampler):
+        sampler._search_space = common
+
+
+def enqueued_parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the parameters that `study.enqueue_trial` fixed for a trial: name -> value."""
+    return dict(trial.system_attrs.get(_FIXED, {}))
+
+
+def retry_history(trial: FrozenTrial) -> list[int]:
+    """Return the numbers of the trials that a trial runs again, the first one first."""
+    return list(trial.system_attrs.get(_HISTORY, []))
+
+
+def retry_attrs(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the system attributes of the trial that runs another one again, as Optuna's own retries have them."""
+    history = [*retry_history(trial), trial.number]
+    return {**trial.system_attrs, _FIRST: history[0], _HISTORY: history}
+
+
+def study_over(name: str, storage: object, pruner: BasePruner) -> optuna.Study:
+    """Return a study that reads through something that only looks like a storage.
+
+    Args:
+        name: The study's name, which the storage knows.
+        storage: Answers what a pruner asks a `BaseStorage`.
+        pruner: The study's pruner.
+    """
+    return optuna.Study(name, cast("BaseStorage", storage), pruner=pruner)
+
+
+def trial_for_note(study: optuna.Study, storage: RDBStorage, trial_id: int) -> Any:
+    """Return what Optuna Dashboard's `save_note` needs of a live trial; a real one would ask the sampler again."""
+    return SimpleNamespace(storage=storage, study=study, _trial_id=trial_id)
