@@ -19,7 +19,7 @@ from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import DELTA_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 
 @pytest.fixture
