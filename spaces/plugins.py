@@ -5,6 +5,7 @@ registers something on import. Plugins are found wherever the package is install
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -67,6 +68,16 @@ class Registry(Generic[T]):
             return entry
 
         return add
+
+    @contextmanager
+    def temporarily(self) -> Iterator[None]:
+        """Forget on exit what was registered in the meantime, as a test or an example wants it."""
+        self._load()
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def _load(self) -> None:
         for module in self._builtins:

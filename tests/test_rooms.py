@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 LAYERS = ("spaces", "objectives", "bundles", "search")
 FACADES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("__init__.py"))

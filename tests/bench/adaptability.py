@@ -23,7 +23,7 @@ from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, Template
-from tests.conftest import STUDIES
+from tests.support.paths import STUDIES
 
 SEEDS = (0, 1)
 PERMUTATIONS = 9999

@@ -22,8 +22,9 @@ from promptgraft.bundles.formats.conversion import FORMATS
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
-from tests.bundles.test_bundle import export
-from tests.conftest import TEMPLATES, VERBALIZERS, real_model, small_spec
+from tests.support.bundles import export
+from tests.support.models import real_model
+from tests.support.specs import TEMPLATES, VERBALIZERS, small_spec
 
 LAYERS = {"encoder": 6, "causal_lm": 30}
 

@@ -18,7 +18,7 @@ from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, SoftPrompt
-from tests.conftest import STUDIES
+from tests.support.paths import STUDIES
 
 
 def main() -> None:

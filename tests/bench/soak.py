@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.spaces import InvalidInputError
 from tests.bench.studies import write_small_study
-from tests.integration.faults import PROMPTGRAFT, is_worker, processes_of
+from tests.support.commands import PROMPTGRAFT
+from tests.support.faults import is_worker, processes_of
 
 CONCURRENT, WINDOW = 2, 50
 MARKS = (10, 30, 100, 300, 1000)

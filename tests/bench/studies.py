@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import STUDIES, TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.support.models import TINY_LAYERS
+from tests.support.paths import STUDIES
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 
 def write_small_study(folder: Path, trials: int) -> Path:

@@ -26,8 +26,10 @@ from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.spec import ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Evaluation, Objective
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
-from tests.bundles.test_bundle import write_result
-from tests.conftest import STUDIES, TEMPLATES, VERBALIZERS, small_spec, write_tiny_models
+from tests.support.bundles import write_result
+from tests.support.models import TinyModels
+from tests.support.paths import STUDIES
+from tests.support.specs import TEMPLATES, VERBALIZERS, small_spec
 
 INITS = ("vocabulary", "label_words", "template", "source")
 NETWORKS = ("direct", "mlp", "lstm")
@@ -165,7 +167,8 @@ def main() -> None:
             (work / part).mkdir()
             return work / part
 
-        models = {f"{family}, small": (path, family) for family, path in write_tiny_models(make_folder).items()}
+        tiny = TinyModels(make_folder)
+        models = {f"{family}, small": (tiny[family], family) for family in FAMILIES}
         for real, family in (("minilm", "encoder"), ("smollm2", "causal_lm")):
             if (STUDIES / "models" / real).exists():
                 models[real] = (str(STUDIES / "models" / real), family)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,24 +13,18 @@ import pytest
 from safetensors.torch import load_file
 
 from promptgraft.bundles import (
-    BackboneReference,
-    Examples,
-    Manifest,
     Predictor,
-    TemplatePart,
-    VerbalizerPart,
-    demonstration_rows,
     read_manifest,
-    write_bundle,
 )
 from promptgraft.bundles.manifest import DELTA_FILE, MANIFEST_FILE
-from promptgraft.objectives.backbones import file_hashes
-from promptgraft.objectives.prompting import DemonstrationPools
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.objectives.trial import Objective, Result
+from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
-from tests.conftest import REAL, TEMPLATES, VERBALIZERS, real_model
-from tests.objectives.backbones.test_families import is_refused
+from tests.support.bundles import export, export_small
+from tests.support.models import REAL, real_model
+from tests.support.prompted_models import is_refused
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 PREDICT = """
 import sys
@@ -76,50 +69,6 @@ CASES = [
 ]
 
 
-def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> np.ndarray:  # type: ignore[type-arg]
-    result = objective.evaluate(candidate, 0, at=candidate.steps)  # Trained, whether or not that helped.
-    write_result(folder, spec, objective, candidate, result)
-    return result.logits
-
-
-def export_small(folder: Path, spec: ObjectiveSpec, **changes: Any) -> Path:
-    """Export a candidate with the first template and label words; returns the bundle."""
-    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, **{"batch_size": 4, **changes})
-    export(folder, spec, Objective(spec), candidate)
-    return folder
-
-
-def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:
-    template, verbalizer = spec.space.template(candidate.template), spec.space.verbalizer(candidate.verbalizer)
-    manifest = Manifest(
-        study="test",
-        trial=0,
-        seed=0,
-        candidate=candidate.to_dict(),
-        template=TemplatePart(name=template.name, text=template.text),
-        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)),
-        labels=objective.target.labels,
-        head_labels=objective.labels,
-        columns={"text": "text"},
-        backbone=BackboneReference(
-            path=spec.backbone.path,
-            family=spec.backbone.family,
-            max_tokens=spec.backbone.max_tokens,
-            files=file_hashes(spec.backbone.path),
-        ),
-        evaluation_batch_size=spec.evaluation_batch_size,
-        metrics={"validation": dict(result.metrics)},
-        demonstrations=demonstration_rows(
-            DemonstrationPools(objective.target, {}, spec.space).get(candidate, "target", 0), objective.target.labels
-        ),
-    )
-    rows = objective.target.validation
-    examples = Examples(
-        rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, result.logits.astype(float).tolist()))
-    )
-    write_bundle(folder, manifest, result.delta, "# card\n", examples)
-
-
 @pytest.mark.parametrize(("family", "candidate"), CASES, ids=lambda case: getattr(case, "key", case))
 def test_predictions_equal_the_trial_s_own_logits(
     family: str,
@@ -144,12 +93,12 @@ def test_a_fresh_process_without_the_engines_predicts_the_same(
     make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     rows = ["it broke at once", "good"]
-    for family, path in tiny_models.items():
-        export_small(tmp_path / family, make_spec(path, family), steps=2)
+    for family in FAMILIES:
+        export_small(tmp_path / family, make_spec(tiny_models[family], family), steps=2)
     subprocess.run(
         [sys.executable, "-c", PREDICT, json.dumps(rows), *map(str, tmp_path.iterdir())], check=True, timeout=120
     )
-    for family in tiny_models:
+    for family in FAMILIES:
         found = np.load(tmp_path / family / "found.npy")
         np.testing.assert_array_equal(found, Predictor(tmp_path / family).logits(rows), family)
 

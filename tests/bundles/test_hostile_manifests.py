@@ -15,28 +15,8 @@ from promptgraft.bundles import Manifest, Predictor, read_manifest
 from promptgraft.bundles.manifest import MANIFEST_FILE
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import InvalidInputError
-from tests.bundles.test_bundle import export_small
-
-EVIL = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }} {{ text }} {{ label }}",
-    "{% for x in range(10**9) %}{% endfor %}{{ text }}{{ label }}",
-    "{{ text.__init__.__globals__ }}{{ label }}",
-    "../../../etc/passwd",
-    "/dev/zero",
-    "\x00",
-]
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**6), 10**6)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=8)
-    | st.sampled_from(
-        ["layer 99", "layer -1", "deep", "lora", "nearest", "causal_lm", "linear", "batch", "", "encoder"]
-    ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
+from tests.support.bundles import export_small
+from tests.support.hostile import EVIL, VALUES, places
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +24,6 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory, make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str]
 ) -> Path:
     return export_small(tmp_path_factory.mktemp("bundle"), make_spec(tiny_models["encoder"], "encoder"), steps=1)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for key, own in inner for found in places(own, (*path, key)))]
 
 
 def write(folder: Path, content: Any) -> None:

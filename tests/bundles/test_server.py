@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
 from promptgraft.objectives.spec import ObjectiveSpec
-from tests.bundles.test_bundle import export_small
+from tests.support.bundles import export_small
 
 FUZZED = int(os.environ.get("PROMPTGRAFT_FUZZED", "40"))
 LONG = {"text": "so slow " * 2000}

@@ -15,8 +15,8 @@ from promptgraft.bundles.manifest import BACKBONE_FOLDER, EXAMPLES_FILE, MANIFES
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
-from tests.bundles.test_bundle import export
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.bundles import export
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]
 

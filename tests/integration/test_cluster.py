@@ -11,9 +11,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.storage import RunFolder, load_existing
-from tests.conftest import ROOT
-from tests.integration.faults import PROMPTGRAFT
-from tests.integration.test_run import space
+from tests.support.commands import PROMPTGRAFT
+from tests.support.paths import ROOT
+from tests.support.studies import space
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CLUSTER = """
@@ -91,7 +91,6 @@ DYING = """
 import ray
 from ray.cluster_utils import Cluster
 from promptgraft.search.running.ray_session import _check_nodes
-from tests.conftest import ROOT
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False)

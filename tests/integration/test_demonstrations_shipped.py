@@ -17,21 +17,17 @@ from promptgraft.search.storage import DELTA_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import Evaluated, TrialSummary
 from promptgraft.spaces import Candidate, Demonstrations, SoftPrompt
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.search.study.test_loading import space
+from tests.support.specs import TEMPLATES, VERBALIZERS
+from tests.support.studies import prompts
 
 SEED = 3
 
 
 @pytest.fixture
 def study(write_study: Callable[..., Path], tiny_models: dict[str, str]) -> Study:
-    searched = space(
-        templates={template.name: template.text for template in TEMPLATES},
-        verbalizers={v.name: {label: list(words) for label, words in v.words.items()} for v in VERBALIZERS},
-        demonstrations={"count": [0, 2], "choice": ["balanced", "nearest"], "order": ["random", "nearest_last"]},
-    )
+    shown = {"count": [0, 2], "choice": ["balanced", "nearest"], "order": ["random", "nearest_last"]}
     backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm", "max_tokens": 96}
-    return load_study(write_study(seed=SEED, backbone=backbone, **searched))
+    return load_study(write_study(seed=SEED, backbone=backbone, space={**prompts(), "demonstrations": shown}))
 
 
 @pytest.mark.parametrize("choice", ["balanced", "nearest"])

@@ -17,7 +17,7 @@ from promptgraft.bundles import read_manifest
 from promptgraft.search.cli.studies import app
 from promptgraft.search.study import manifest_schema, study_reference, study_schema
 from promptgraft.search.study.schema import StudyFile
-from tests.conftest import STUDIES
+from tests.support.paths import STUDIES
 
 ROOT = STUDIES.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

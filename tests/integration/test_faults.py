@@ -12,9 +12,9 @@ import pytest
 from promptgraft.search.judging import reach_verdict, repeat_outcomes
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.trials import FINISHED, best_trial
-from tests.integration import faults
-from tests.integration.faults import SEED, Driver, Figures
-from tests.integration.test_run import space
+from tests.support import faults
+from tests.support.faults import SEED, Driver, Figures
+from tests.support.studies import CHEAP
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 # Divides the number of kills, to try the suite itself.
 SHORTER = int(os.environ.get("PROMPTGRAFT_FEWER_FAULTS", "1"))
-CHEAP = space(learning_rate={"low": 1e-4, "high": 1e-2, "log": True}, steps=[20, 30, 40])
 JUDGED: dict[str, Any] = {"finalists": 2, "repeats": 3, "controls": []}
 NONE = {"lost": 0, "duplicated": 0, "left RUNNING": 0, "left WAITING": 0, "wrong state": 0}
 

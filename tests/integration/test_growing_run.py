@@ -12,8 +12,8 @@ from promptgraft.search.sampling import Pool, with_pool
 from promptgraft.search.storage import DELTA_FILE, RunFolder, load_existing, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.integration.faults import PROMPTGRAFT
+from tests.support.commands import PROMPTGRAFT
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 SPACE = {
     "templates": {TEMPLATES[0].name: TEMPLATES[0].text},

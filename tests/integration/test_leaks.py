@@ -16,8 +16,8 @@ from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, Demonstrations, SoftPrompt
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.search.cli.test_studies import promptgraft
+from tests.support.commands import promptgraft
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 
 def table(path: Path, frame: pd.DataFrame) -> str:

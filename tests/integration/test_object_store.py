@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.trial import Checkpoint
 from promptgraft.search.cli.studies import app
-from tests.integration.faults import PROMPTGRAFT
-from tests.integration.test_run import space
+from tests.support.commands import PROMPTGRAFT
+from tests.support.studies import space
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ from promptgraft.objectives.trial import Objective
 from promptgraft.objectives.trial.training import TrainingSettings
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, InvalidInputError, SoftPrompt
 from promptgraft.spaces.custom_parameters import custom_parameter
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.plugins import loaded
+from tests.support.models import TINY_LAYERS
+from tests.support.plugins import loaded
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]
 BASE = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, steps=3, batch_size=4, learning_rate=1e-3)
@@ -96,17 +97,14 @@ def test_the_readme_s_parameter_smooths_the_labels(
 
 
 def test_a_parameter_may_change_any_setting_of_the_training(tiny_models: dict[str, str], make_spec: MakeSpec) -> None:
-    before = dict(CUSTOM_PARAMETERS._entries)
     changes = {"max_gradient_norm": 0.01, "warmup": 1.0, "weight_decay": 10.0}
-    try:
+    with CUSTOM_PARAMETERS.temporarily():
         for name in changes:
             custom_parameter(name, neutral=-1.0)(lambda settings, value, name=name: replace(settings, **{name: value}))
         candidates = [replace(BASE, custom=((name, value),)) for name, value in changes.items()]
         settings = TrainingSettings.of(replace(BASE, custom=tuple(changes.items())), None)
         objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
         losses = [list(objective.run(candidate, 0))[-1].metrics["loss"] for candidate in (BASE, *candidates)]
-    finally:
-        CUSTOM_PARAMETERS._entries = before
     assert {name: getattr(settings, name) for name in changes} == changes
     assert len(set(losses)) == 4
     with pytest.raises(InvalidInputError, match="unknown custom parameter 'warmup'; no installed package provides any"):

@@ -17,9 +17,9 @@ from promptgraft.search.storage import DELTA_FILE, RunFolder, load_existing, tri
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.integration.faults import PROMPTGRAFT
-from tests.plugins import install, loaded, readme_plugins
+from tests.support.commands import PROMPTGRAFT
+from tests.support.plugins import install, loaded, readme_plugins
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 GROW = {"sources": ["questions"], "every": 2, "size": 1, "limit": 3}
 SPACE: dict[str, Any] = {

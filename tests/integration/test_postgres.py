@@ -18,11 +18,11 @@ from promptgraft.search.storage import waiting as patience
 from promptgraft.search.study import EngineSection
 from promptgraft.search.trials import FINISHED
 from promptgraft.spaces import InvalidInputError
-from tests.integration import faults
-from tests.integration.faults import PROMPTGRAFT, Driver, Figures
-from tests.integration.test_faults import CHEAP
-from tests.postgres import Server
-from tests.search.running.test_ledger import WIDE
+from tests.support import faults
+from tests.support.commands import PROMPTGRAFT
+from tests.support.faults import Driver, Figures
+from tests.support.postgres import Server
+from tests.support.studies import CHEAP, WIDE
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
 

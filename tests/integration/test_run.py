@@ -1,10 +1,8 @@
 """Whole searches over real Ray Tune workers and a real SQLite study, with a small random model."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -22,25 +20,7 @@ from promptgraft.search.running import RunOptions, run_study
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, open_storage, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-
-WriteStudy = Callable[..., Path]
-HOPELESS = 1e30  # A step size that makes the loss NaN: these trials fail on purpose.
-
-
-def space(**changes: Any) -> dict[str, Any]:
-    content = {
-        "templates": {template.name: template.text for template in TEMPLATES},
-        "verbalizers": {v.name: {label: list(ws) for label, ws in v.words.items()} for v in VERBALIZERS},
-        "frozen_layers": {"low": 0, "high": TINY_LAYERS - 1},
-        "soft_prompt": {"length": [0, 2], "place": ["prefix", "suffix", "layer 1"]},
-        "source_steps": [0, 2],
-        "alpha": [0.0, 0.5],
-        "steps": [8, 12],
-        "batch_size": 4,
-        "learning_rate": [1e-4, 1e-3, 1e-2, HOPELESS],
-    }
-    return content | changes
+from tests.support.studies import HOPELESS, WriteStudy, space
 
 
 @pytest.fixture(scope="module")

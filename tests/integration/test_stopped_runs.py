@@ -20,8 +20,9 @@ from promptgraft.search.running import RunOptions, run_study
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.integration.faults import PROMPTGRAFT, heed_ctrl_c
-from tests.integration.test_run import WriteStudy, space
+from tests.support.commands import PROMPTGRAFT
+from tests.support.faults import heed_ctrl_c
+from tests.support.studies import WriteStudy, space
 
 LONG = space(learning_rate=[1e-4, 1e-3], steps=[60, 80])
 

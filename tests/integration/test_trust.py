@@ -13,7 +13,7 @@ from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError, PromptgraftError
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 CPU = torch.device("cpu")
 PICKLERS = ("pickle", "cloudpickle", "joblib", "dill")

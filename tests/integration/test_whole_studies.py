@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptgraft.search.storage import RunFolder, load_existing
-from tests.conftest import STUDIES
+from tests.support.paths import STUDIES
 
 PROMPTGRAFT = [sys.executable, "-c", "from promptgraft.search.cli.studies import app; app()"]
 

@@ -156,11 +156,10 @@ def test_an_unknown_place_is_refused() -> None:
 
 @pytest.fixture
 def momentum() -> Iterator[None]:
-    custom_parameter("momentum", neutral=0.0, low=0.0, high=1.0)(lambda settings, value: settings)
-    custom_parameter("beta", neutral="none", options=("none", "some"))(lambda settings, value: settings)
-    yield
-    for name in ("momentum", "beta"):
-        del CUSTOM_PARAMETERS._entries[name]
+    with CUSTOM_PARAMETERS.temporarily():
+        custom_parameter("momentum", neutral=0.0, low=0.0, high=1.0)(lambda settings, value: settings)
+        custom_parameter("beta", neutral="none", options=("none", "some"))(lambda settings, value: settings)
+        yield
 
 
 @pytest.mark.usefixtures("momentum")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptgraft.spaces import Block, Template, cross, join_blocks, mutate, with_words
-from tests.conftest import TEMPLATES
+from tests.support.specs import TEMPLATES
 
 WRITTEN = (
     *TEMPLATES,

@@ -19,8 +19,8 @@ from promptgraft.bundles.formats.conversion import FORMATS
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
-from tests.bundles.test_bundle import export
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.bundles import export
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]
 

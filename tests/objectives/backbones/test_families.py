@@ -21,14 +21,11 @@ from promptgraft.objectives.layers import DeepPrefix, LayerStack, PromptedStack
 from promptgraft.objectives.layers.peft_prompts import PrefixPrompt
 from promptgraft.objectives.layers.soft_prompts import InsertedPrompt
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS, real_model
+from promptgraft.spaces import InvalidInputError, SoftPrompt
+from tests.support.models import TINY_LAYERS, real_model
+from tests.support.prompted_models import CPU, LABELS, PLACES, ROWS, build, is_refused
+from tests.support.specs import VERBALIZERS
 
-CPU = torch.device("cpu")
-LABELS = ("negative", "positive")
-TEXTS = ["great camera", "the worst purchase i have ever made, by far, and it broke", "fine"]
-ROWS = [Row({"text": text}, index % 2) for index, text in enumerate(TEXTS)]
-PLACES = [SoftPrompt(), *(SoftPrompt(4, "vocabulary", place) for place in ("prefix", "suffix", "layer 0", "layer 2"))]
 # Through a network, or as keys and values in every layer.
 FORMS = [
     *(SoftPrompt(4, "label_words", "prefix", network) for network in ("mlp", "lstm")),
@@ -42,19 +39,9 @@ def name(soft: SoftPrompt) -> str:
     return f"{soft.length} {soft.place} {soft.parametrization}"
 
 
-def is_refused(family: str, soft: SoftPrompt) -> bool:
-    return (soft.layer is not None and not FAMILIES[family].in_parts) or (soft.deep and family == "recurrent")
-
-
 @pytest.fixture(scope="module", params=sorted(BACKBONES))
 def backbone(request: pytest.FixtureRequest, tiny_models: dict[str, str]) -> Backbone:
     return BACKBONES[request.param](BackboneSpec(tiny_models[request.param], request.param, 64), CPU)
-
-
-def build(backbone: Backbone, **changes: object) -> PromptedModel:
-    backbone.restore()
-    candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, **changes)  # type: ignore[arg-type]
-    return PromptedModel(backbone, candidate, TEMPLATES[0], VERBALIZERS[1], LABELS, seed=0)
 
 
 def logits(model: PromptedModel, batch_size: int = 8) -> Tensor:

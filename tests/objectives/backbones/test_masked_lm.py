@@ -6,17 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
 from promptgraft.objectives.backbones import Backbone
-from promptgraft.objectives.backbones.masked_lm import MaskedLM
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, Template, Verbalizer
-from tests.conftest import STUDIES, VERBALIZERS
+from tests.support.models import MASKED_LMS, load_masked_lm
+from tests.support.specs import VERBALIZERS
 
-ARCHITECTURES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
 TEMPLATES = [
     Template("last", "{{ text }} It was {{ label }}"),
     Template("first", "{{ label }} is what I say: {{ text }}"),
@@ -26,32 +24,9 @@ LABELS = ("negative", "positive")
 ROWS = [Row({"text": text}, 0) for text in ("great camera", "the worst purchase i have ever made", "[MASK] [MASK]")]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=MASKED_LMS)
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    return load(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def load(architecture: str, folder: Path, window: int = 256) -> Backbone:
-    """Write a small random model of an architecture, with a real tokenizer, and load it."""
-    tokenizer = AutoTokenizer.from_pretrained(STUDIES / "models" / "minilm")
-    size: dict[str, Any] = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4}
-    if architecture == "distilbert":
-        size = {"n_layers": 3, "dim": 32, "n_heads": 4, "hidden_dim": 64}
-    if architecture == "electra":
-        size["embedding_size"] = 32
-    if architecture == "modernbert":
-        size["local_attention"] = window
-    ids = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
-    size |= {"intermediate_size": 64, "max_position_embeddings": 130, "vocab_size": len(tokenizer)}
-    config = AutoConfig.for_model(architecture, **size, **ids)
-    torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.ndim > 1 else 1)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return MaskedLM(BackboneSpec(str(folder), "masked_lm", 64), torch.device("cpu"))
+    return load_masked_lm(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def build(backbone: Backbone, template: Template, verbalizer: Verbalizer, **changes: Any) -> PromptedModel:
@@ -116,7 +91,7 @@ def test_a_linear_head_is_refused(backbone: Backbone) -> None:
 
 
 def test_layers_that_do_not_see_everything_refuse_late_prompts(tmp_path: Path) -> None:
-    backbone = load("modernbert", tmp_path, window=128)
+    backbone = load_masked_lm("modernbert", tmp_path, window=128)
     build(backbone, TEMPLATES[0], VERBALIZERS[0], soft_prompt=SoftPrompt(3, "vocabulary", "suffix"))
     with pytest.raises(InvalidInputError, match="all 67 positions"):
         build(backbone, TEMPLATES[0], VERBALIZERS[0], soft_prompt=SoftPrompt(3, "vocabulary", "layer 1"))

@@ -18,8 +18,10 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
-from tests.conftest import STUDIES, TEMPLATES, TINY_LAYERS, VERBALIZERS, write_tiny_recurrent
-from tests.objectives.backbones.test_families import CPU, LABELS, PLACES, ROWS
+from tests.support.models import TINY_LAYERS, write_tiny_recurrent
+from tests.support.paths import STUDIES
+from tests.support.prompted_models import CPU, LABELS, PLACES, ROWS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 TOKENIZER = str(STUDIES / "models" / "minilm")
 KINDS = [(cell, both) for cell in ("lstm", "gru") for both in (False, True)]

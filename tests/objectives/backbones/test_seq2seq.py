@@ -17,8 +17,9 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt, Template, Verbalizer
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS, write_tiny_seq2seq
-from tests.objectives.backbones.test_families import CPU, LABELS
+from tests.support.models import TINY_LAYERS, write_tiny_seq2seq
+from tests.support.prompted_models import CPU, LABELS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 ARCHITECTURES = [("t5", True), ("bart", False), ("bart", True)]
 PROMPTS = [Template("last", "{{ text }} It was {{ label }}"), Template("middle", "A {{ label }} customer: {{ text }}.")]

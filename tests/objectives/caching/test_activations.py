@@ -14,8 +14,9 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective, Result
 from promptgraft.spaces import Candidate, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.objectives.backbones.test_families import is_refused
+from tests.support.models import TINY_LAYERS
+from tests.support.prompted_models import is_refused
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 PLACES = ["none", "suffix", "layer 1", "layer 2"]
 NETWORKS = ["direct", "mlp", "lstm"]

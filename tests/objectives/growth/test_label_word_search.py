@@ -17,7 +17,8 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
-from tests.conftest import TEMPLATES, VERBALIZERS, real_model
+from tests.support.models import real_model
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 LABELS = ("negative", "positive")
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.growth import (
     NEEDS_WRITER,
     TEMPLATE_SOURCES,
@@ -21,14 +22,14 @@ from promptgraft.objectives.growth.writers import Writer
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, Template
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 FAMILY = {source: NEEDS_WRITER.get(source, "encoder") for source in TEMPLATE_SOURCES}
 
 
 @pytest.fixture(scope="module")
 def objectives(tiny_models: dict[str, str], make_spec: Callable[..., ObjectiveSpec]) -> dict[str, Objective]:
-    return {family: Objective(make_spec(path, family)) for family, path in tiny_models.items()}
+    return {family: Objective(make_spec(tiny_models[family], family)) for family in FAMILIES}
 
 
 def request_of(objective: Objective, seed: int = 0) -> Request:
@@ -113,7 +114,6 @@ def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objectiv
     objective = objectives["encoder"]
     requests: list[WordsRequest] = []
 
-    @VERBALIZER_SOURCES.register("by_hand")
     def by_hand(request: WordsRequest) -> Iterator[LabelWords]:
         requests.append(request)
         yield dict(VERBALIZERS[1].words)  # The study has it.
@@ -124,13 +124,12 @@ def test_label_words_of_several_sources_are_raced(objectives: dict[str, Objectiv
         raise InvalidInputError("that was all")
 
     plan = GrowthPlan(("mutation",), 1, verbalizers=8, verbalizer_sources=("by_hand", "likelihood"))
-    try:
+    with VERBALIZER_SOURCES.temporarily():
+        VERBALIZER_SOURCES.register("by_hand")(by_hand)
         grown = grow(objective, TEMPLATES, plan, 2, 0)
         few = grow(objective, TEMPLATES, replace(plan, verbalizers=3), 2, 0)
         next_round = grow(objective, TEMPLATES, replace(plan, verbalizers=1), 3, 0)
         alone = grow(objective, TEMPLATES, replace(plan, verbalizer_sources=("by_hand",)), 2, 0)
-    finally:
-        del VERBALIZER_SOURCES._entries["by_hand"]
     request = requests[0]
     assert (list(request.labels), request.words, request.template) == (["negative", "positive"], 1, TEMPLATES[0])
     assert list(request.known) == [verbalizer.words for verbalizer in VERBALIZERS]
@@ -168,7 +167,6 @@ def test_growth_leaves_no_trace_in_results(
 def test_what_can_not_be_used_is_no_draft(objectives: dict[str, Objective]) -> None:
     """A custom source in a few lines; its bad drafts are dropped, and the good one is kept."""
 
-    @TEMPLATE_SOURCES.register("by_hand")
     def by_hand(request: Request) -> Iterator[Draft]:
         for text in (
             "{{ label }}: {{ text }}",  # A causal LM can't read it.
@@ -180,10 +178,9 @@ def test_what_can_not_be_used_is_no_draft(objectives: dict[str, Objective]) -> N
         ):
             yield Draft(text, ())
 
-    try:
+    with TEMPLATE_SOURCES.temporarily():
+        TEMPLATE_SOURCES.register("by_hand")(by_hand)
         grown = grow(objectives["causal_lm"], TEMPLATES, GrowthPlan(("by_hand",), 4), 0, 0)
-    finally:
-        del TEMPLATE_SOURCES._entries["by_hand"]
     assert [template.text for template in grown.templates] == ["Opinion: {{ text }}\nIn a word: {{ label }}"]
     assert grown.templates[0].source == "by_hand"
 

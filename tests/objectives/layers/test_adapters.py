@@ -14,8 +14,8 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.objectives.backbones.test_masked_lm import load
+from tests.support.models import TINY_LAYERS, load_masked_lm
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 LABELS = ("negative", "positive")
 ROWS = [Row({"text": text}, index % 2) for index, text in enumerate(("great camera", "it broke at once", "fine"))]
@@ -106,7 +106,7 @@ def test_equivalent_candidates_are_one(spec: ObjectiveSpec) -> None:
 
 
 def test_what_peft_does_not_know_is_refused_in_the_study_s_terms(tmp_path: Path) -> None:
-    backbone = load("electra", tmp_path)
+    backbone = load_masked_lm("electra", tmp_path)
     with pytest.raises(InvalidInputError, match=r"adapter\.method 'ia3' into a 'electra' model"):
         build(backbone, adapter=Adapter("ia3"))
     build(backbone)

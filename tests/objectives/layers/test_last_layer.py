@@ -14,7 +14,9 @@ from promptgraft.objectives.layers import LayerStack
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
-from tests.conftest import STUDIES, TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.support.models import TINY_LAYERS
+from tests.support.paths import STUDIES
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 
 @pytest.fixture(scope="module")

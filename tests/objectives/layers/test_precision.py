@@ -14,8 +14,9 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective, Result
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.objectives.backbones.test_families import CPU, LABELS, ROWS, build
+from tests.support.models import TINY_LAYERS
+from tests.support.prompted_models import CPU, LABELS, ROWS, build
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 FAMILIES = ["causal_lm", "encoder", "masked_lm"]
 PLACES = ["none", "prefix", "suffix", "layer 1"]

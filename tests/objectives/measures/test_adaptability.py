@@ -16,7 +16,8 @@ from promptgraft.objectives.measures.adaptability import content
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, Template, Verbalizer
-from tests.conftest import TEMPLATES, VERBALIZERS, real_model
+from tests.support.models import real_model
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 LABELS = np.arange(24) % 3
 # On a grid, so that sums and differences are exact and ties stay ties.

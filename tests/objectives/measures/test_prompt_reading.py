@@ -10,7 +10,8 @@ from promptgraft.objectives.prompting import SOFT_PROMPT
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.support.models import TINY_LAYERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]
 

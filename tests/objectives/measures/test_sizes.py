@@ -14,9 +14,10 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, SearchSpace, SoftPrompt, StudyFacts
-from tests.conftest import STUDIES, TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.objectives.backbones.test_families import is_refused
-from tests.objectives.backbones.test_masked_lm import ARCHITECTURES, load
+from tests.support.models import MASKED_LMS, TINY_LAYERS, load_masked_lm
+from tests.support.paths import STUDIES
+from tests.support.prompted_models import is_refused
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 PROMPTS = [SoftPrompt(), *(SoftPrompt(3, "label_words", place) for place in ("prefix", "suffix", "layer 1"))]
 FORMS = [SoftPrompt(3, "label_words", place, network) for place in ("prefix", "suffix") for network in ("mlp", "lstm")]
@@ -75,9 +76,9 @@ def test_the_order_of_questions_changes_no_answer(spec: ObjectiveSpec) -> None:
     assert len(set(forwards)) > len(candidates) // 4
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", MASKED_LMS)
 def test_architectures_of_masked_lms(architecture: str, tmp_path: Path) -> None:
-    backbone = load(architecture, tmp_path)
+    backbone = load_masked_lm(architecture, tmp_path)
     space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(3, has_head=False, has_source=False))
     sizes = Sizes(backbone.spec, space, LABELS)
     counted = 0

@@ -16,7 +16,7 @@ from promptgraft.objectives.measures.source_transfer import evidence_gain, stand
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import InvalidInputError
-from tests.conftest import real_model
+from tests.support.models import real_model
 
 MakeSpec = Callable[..., ObjectiveSpec]
 

@@ -12,7 +12,8 @@ from promptgraft.objectives.measures.untrained_race import score_untrained_promp
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, Template, Verbalizer
-from tests.conftest import TEMPLATES, VERBALIZERS, real_model
+from tests.support.models import real_model
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 
 @pytest.fixture(name="spec")

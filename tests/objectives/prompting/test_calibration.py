@@ -24,12 +24,12 @@ from promptgraft.search.judging import score_in_float32
 from promptgraft.search.storage import DELTA_FILE as TRIAL_DELTA
 from promptgraft.search.storage import LOGITS_FILE, trial_file
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, Template
-from tests.bundles.test_bundle import export
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.objectives.trial import test_objective
+from tests.support.bundles import export
+from tests.support.models import TINY_LAYERS
+from tests.support.specs import TEMPLATES, TRAINED, VERBALIZERS
 
 KINDS = ("contextual", "batch")
-BASE = replace(test_objective.BASE, source_steps=2, steps=4)
+BASE = replace(TRAINED, source_steps=2, steps=4)
 BIAS = "calibration.bias"
 
 

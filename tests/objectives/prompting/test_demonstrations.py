@@ -16,7 +16,8 @@ from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, Result, checkpoint_name, checkpoints
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, Template, Verbalizer
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.support.models import TINY_LAYERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 REVIEW, OPINION = TEMPLATES[0], VERBALIZERS[1]
 LABELS = ("negative", "positive")

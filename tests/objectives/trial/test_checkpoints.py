@@ -11,8 +11,8 @@ from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, Result, checkpoint_name, checkpoints
 from promptgraft.spaces import Candidate, SoftPrompt
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.objectives.backbones.test_families import is_refused
+from tests.support.prompted_models import is_refused
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 BASE = Candidate(
     template=TEMPLATES[0].id,

@@ -15,8 +15,8 @@ from promptgraft.bundles.predictor import Input
 from promptgraft.bundles.registry.folder import FolderRegistry
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import InvalidInputError
-from tests.bundles.test_bundle import export_small
-from tests.search.cli.test_studies import promptgraft, typed
+from tests.support.bundles import export_small
+from tests.support.commands import promptgraft, typed
 
 Bundles = tuple[Path, Path]
 

@@ -3,41 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from promptgraft import __version__
-from promptgraft.search.cli.studies import app
-from tests.conftest import STUDIES
-
-WriteStudy = Callable[..., Path]
-IMPORTS = """
-import sys
-from promptgraft.search.cli.studies import app
-try:
-    app(sys.argv[2:])
-except SystemExit as error:
-    code = error.code
-loaded = [name for name in sys.argv[1].split(",") if name in sys.modules]
-assert not loaded, loaded
-sys.exit(code)
-"""
-
-
-def promptgraft(*arguments: str, absent: str = "nothing", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", IMPORTS, absent, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
-
-
-def typed(*arguments: str) -> Result:
-    """Run a command in this process, which has torch already."""
-    return CliRunner().invoke(app, arguments)
+from tests.support.commands import promptgraft, typed
+from tests.support.paths import STUDIES
+from tests.support.studies import WriteStudy
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from promptgraft.search.storage import FLOAT32_LOGITS_FILE, RunFolder, load_exis
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import KEPT_DELTAS, float32_scores, ranked_trials, top_trials
 from promptgraft.spaces import InvalidInputError
-from tests.integration.test_run import space
+from tests.support.studies import space
 
 WriteStudy = Callable[..., Path]
 

@@ -23,7 +23,7 @@ from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import DELTA_FILE, RunFolder, open_storage, trial_file
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue

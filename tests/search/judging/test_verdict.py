@@ -25,7 +25,7 @@ from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Limits
 from promptgraft.spaces import Candidate
-from tests.conftest import TEMPLATES, VERBALIZERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 WriteStudy = Callable[..., Path]
 

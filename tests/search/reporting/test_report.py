@@ -36,7 +36,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, Template
-from tests.conftest import VERBALIZERS
+from tests.support.specs import VERBALIZERS
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

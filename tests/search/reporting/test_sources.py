@@ -9,7 +9,7 @@ import pytest
 from promptgraft.search.reporting import MEANING, ranked_sources
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError
-from tests.search.cli.test_studies import promptgraft, typed
+from tests.support.commands import promptgraft, typed
 
 
 def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[..., Path], data: Path) -> None:

@@ -15,7 +15,7 @@ from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import RunFolder, distributions_of, load_existing, open_storage, present_parameters
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError
-from tests.integration.test_run import space
+from tests.support.studies import space
 
 WriteStudy = Callable[..., Path]
 ADDED = {"plain": "{{ text }} {{ label }}"}

@@ -15,43 +15,22 @@ from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import FINISHED, StudySearcher
 from promptgraft.search.storage import open_storage
-from promptgraft.search.study import EngineSection
 from promptgraft.search.trials import Limits, best_trial, compute_seconds
-from promptgraft.spaces import Candidate, Categorical, Float, SearchSpace, StudyFacts, Template, Verbalizer
+from promptgraft.spaces import Candidate, Categorical, SearchSpace
+from tests.support.studies import WIDE, four_templates, open_ledger, sqlite_url
 
-FACTS = StudyFacts(n_layers=6, has_head=True, has_source=True)
-
-
-def space(*parameters: object) -> SearchSpace:
-    templates = tuple(Template(name, f"{name} {{{{ text }}}} {{{{ label }}}}") for name in "abcd")
-    verbalizers = (Verbalizer("v", {"no": ("bad",), "yes": ("good",)}),)
-    return SearchSpace(templates, verbalizers, tuple(parameters), FACTS)  # type: ignore[arg-type]
+OpenLedger = Callable[..., StudyLedger]
 
 
-WIDE = space(Float("learning_rate", 1e-5, 1e-2, log=True), Float("alpha", 0, 1))
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def ledger(request: pytest.FixtureRequest) -> OpenLedger:
+    """Open the study of a folder, in each kind of storage."""
+    url_of = sqlite_url if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
+    def opened(folder: Path, searched: SearchSpace = WIDE, pruner: str = "none") -> StudyLedger:
+        return open_ledger(folder, searched, url=url_of(folder), pruner=pruner, n_startup_trials=3)
 
-def sqlite_url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'study.db'}"
-
-
-class Where:
-    """Where the studies of a test live: a URL for each folder."""
-
-    url_of: Callable[[Path], str] = staticmethod(sqlite_url)
-
-
-@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def _every_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "postgresql":
-        monkeypatch.setattr(Where, "url_of", staticmethod(request.getfixturevalue("postgres_url")))
-
-
-def ledger(folder: Path, searched: SearchSpace = WIDE, pruner: str = "none", seed: int = 0) -> StudyLedger:
-    storage = open_storage(Where.url_of(folder))
-    study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
-    sampler = EngineSection.model_validate({"name": "tpe", "n_startup_trials": 3})
-    return StudyLedger(study, storage, searched, sampler, EngineSection(name=pruner), seed)
+    return opened
 
 
 def finish(book: StudyLedger, value: float) -> Candidate:
@@ -69,7 +48,7 @@ def test_sqlite_is_in_wal_mode(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
 
 
-def test_states_and_curves_are_recorded_when_they_happen(tmp_path: Path) -> None:
+def test_states_and_curves_are_recorded_when_they_happen(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     complete, pruned, failed = (book.ask() for _ in range(3))
     assert complete is not None
@@ -93,7 +72,7 @@ def test_states_and_curves_are_recorded_when_they_happen(tmp_path: Path) -> None
     assert book.counts() == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1}
 
 
-def test_the_study_s_pruner_decides_and_never_at_the_last_step(tmp_path: Path) -> None:
+def test_the_study_s_pruner_decides_and_never_at_the_last_step(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path, pruner="median")
     for _ in range(6):
         finish(book, 0.9)
@@ -103,9 +82,9 @@ def test_the_study_s_pruner_decides_and_never_at_the_last_step(tmp_path: Path) -
         assert book.report(asked.number, 0, 0.1, final=final) is not final
 
 
-def test_no_candidate_is_tried_twice_in_200_trials(tmp_path: Path) -> None:
+def test_no_candidate_is_tried_twice_in_200_trials(ledger: OpenLedger, tmp_path: Path) -> None:
     """In a space of 240 points, with a sampler that repeats itself a third of the time if it is let."""
-    searched = space(
+    searched = four_templates(
         Categorical("frozen_layers", (0, 1, 2, 3, 4)),
         Categorical("alpha", (0.0, 0.2, 0.4)),
         Categorical("steps", (4, 8, 16, 32)),
@@ -115,14 +94,14 @@ def test_no_candidate_is_tried_twice_in_200_trials(tmp_path: Path) -> None:
     assert len({candidate.key for candidate in seen}) == 200
 
 
-def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
-    book = ledger(tmp_path, space())
+def test_an_exhausted_space_ends_the_search(ledger: OpenLedger, tmp_path: Path) -> None:
+    book = ledger(tmp_path, four_templates())
     assert len({finish(book, 0.5).key for _ in range(4)}) == 4
     assert book.ask() is None
     assert book.exhausted
 
 
-def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(ledger: OpenLedger, tmp_path: Path) -> None:
     """And a resumed sampler doesn't draw its first candidates again."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
@@ -136,7 +115,7 @@ def test_a_resumed_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> Non
     assert len({candidate.key for candidate in found}) == 8
 
 
-def test_interrupted_trials_are_failed_and_queued_again(tmp_path: Path) -> None:
+def test_interrupted_trials_are_failed_and_queued_again(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     finish(book, 0.5)
     lost = book.ask()
@@ -152,7 +131,7 @@ def test_interrupted_trials_are_failed_and_queued_again(tmp_path: Path) -> None:
     assert trial.state == TrialState.RUNNING
 
 
-def test_orphans_of_a_dead_driver_are_found_and_live_ones_are_left(tmp_path: Path) -> None:
+def test_orphans_of_a_dead_driver_are_found_and_live_ones_are_left(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     orphan, alive = book.ask(), book.ask()
     assert orphan is not None
@@ -165,7 +144,7 @@ def test_orphans_of_a_dead_driver_are_found_and_live_ones_are_left(tmp_path: Pat
     assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
 
 
-def test_a_user_s_own_enqueued_trial_is_run_first(tmp_path: Path) -> None:
+def test_a_user_s_own_enqueued_trial_is_run_first(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.study.enqueue_trial({"alpha": 0.25})
     asked = book.ask()
@@ -175,7 +154,7 @@ def test_a_user_s_own_enqueued_trial_is_run_first(tmp_path: Path) -> None:
     assert "learning_rate" in book.frozen(asked.number).params
 
 
-def test_at_equal_values_the_lower_loss_wins(tmp_path: Path) -> None:
+def test_at_equal_values_the_lower_loss_wins(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     for value, loss in ((0.8, 0.6), (0.8, 0.4), (0.7, 0.1)):
         asked = book.ask()
@@ -188,7 +167,7 @@ def test_at_equal_values_the_lower_loss_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failures", [5, 6])
-def test_the_failure_rate_waits_for_enough_trials(tmp_path: Path, failures: int) -> None:
+def test_the_failure_rate_waits_for_enough_trials(ledger: OpenLedger, tmp_path: Path, failures: int) -> None:
     book = ledger(tmp_path)
     for _ in range(failures):
         asked = book.ask()
@@ -202,8 +181,8 @@ def hand_over(book: StudyLedger, number: int, **changes: object) -> None:
     book.set_attrs(number, {"owner": {**book.frozen(number).user_attrs["owner"], **changes}})
 
 
-def test_two_drivers_share_a_study_without_a_duplicate(tmp_path: Path) -> None:
-    searched = space(Categorical("frozen_layers", (0, 1, 2)))
+def test_two_drivers_share_a_study_without_a_duplicate(ledger: OpenLedger, tmp_path: Path) -> None:
+    searched = four_templates(Categorical("frozen_layers", (0, 1, 2)))
     books = ledger(tmp_path, searched), ledger(tmp_path, searched)
     started = [book.ask(wanted=10) for _ in range(5) for book in books]
     assert all(started)
@@ -219,7 +198,7 @@ def test_two_drivers_share_a_study_without_a_duplicate(tmp_path: Path) -> None:
         assert book.counts() == {"COMPLETE": 10}
 
 
-def test_a_driver_learns_from_the_other_one(tmp_path: Path) -> None:
+def test_a_driver_learns_from_the_other_one(ledger: OpenLedger, tmp_path: Path) -> None:
     """After the same finished trials, both draw what one driver alone would have drawn."""
     (tmp_path / "alone").mkdir()
     (tmp_path / "two").mkdir()
@@ -229,7 +208,7 @@ def test_a_driver_learns_from_the_other_one(tmp_path: Path) -> None:
     assert [finish(books[index % 2], index / 10) for index in range(8)] == expected
 
 
-def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(tmp_path: Path) -> None:
+def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
@@ -246,7 +225,7 @@ def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(tmp_path: Pat
     assert book.counts() == {"FAIL": 1, "WAITING": 1}
 
 
-def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(tmp_path: Path) -> None:
+def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
@@ -268,7 +247,7 @@ def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(tmp_path: Path)
     assert used == pytest.approx(40, abs=2), "to the second of the database's clock"
 
 
-def test_searching_goes_on_when_the_last_trial_s_end_made_room(tmp_path: Path) -> None:
+def test_searching_goes_on_when_the_last_trial_s_end_made_room(ledger: OpenLedger, tmp_path: Path) -> None:
     state = RunState(disk_full="the disk quota is used up")
     searcher = StudySearcher(ledger(tmp_path), Limits(5), 0, state, lambda: None)
     assert searcher.suggest("a") == FINISHED
@@ -282,7 +261,9 @@ def test_searching_goes_on_when_the_last_trial_s_end_made_room(tmp_path: Path) -
     assert searcher.suggest("c") is None, "one trial is live, and may free its checkpoint"
 
 
-def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_too(tmp_path: Path) -> None:
+def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_too(
+    ledger: OpenLedger, tmp_path: Path
+) -> None:
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
@@ -295,7 +276,7 @@ def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_
         assert connection.exec_driver_sql("SELECT count(*) FROM trial_heartbeats").scalar() == 1
 
 
-def test_a_lost_trial_is_run_again_at_most_k_times_with_its_history(tmp_path: Path) -> None:
+def test_a_lost_trial_is_run_again_at_most_k_times_with_its_history(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     first = book.ask()
     assert first is not None
@@ -323,7 +304,9 @@ def test_a_lost_trial_is_run_again_at_most_k_times_with_its_history(tmp_path: Pa
     assert new.candidate != first.candidate
 
 
-def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_retry(tmp_path: Path) -> None:
+def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_retry(
+    ledger: OpenLedger, tmp_path: Path
+) -> None:
     class CrashError(Exception):
         pass
 
@@ -345,7 +328,7 @@ def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_r
     assert other.counts() == {"FAIL": 1, "WAITING": 1}
 
 
-def test_a_retry_does_not_shift_the_random_numbers(tmp_path: Path) -> None:
+def test_a_retry_does_not_shift_the_random_numbers(ledger: OpenLedger, tmp_path: Path) -> None:
     (tmp_path / "calm").mkdir()
     (tmp_path / "rough").mkdir()
     calm = ledger(tmp_path / "calm")

@@ -6,38 +6,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
 from promptgraft.objectives.measures import UntrainedScore
-from promptgraft.search.running import StudyLedger
 from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, ranked_templates
 from promptgraft.search.side_jobs import GrowthJobs
-from promptgraft.search.storage import open_storage
-from promptgraft.search.study import EngineSection, load_study
+from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Failed, SideJobDone
-from promptgraft.spaces import Categorical, SearchSpace, StudyFacts, Template, Verbalizer
-from tests.conftest import TEMPLATES, VERBALIZERS
+from promptgraft.spaces import SearchSpace, Template, Verbalizer
+from tests.support.specs import TEMPLATES, VERBALIZERS
+from tests.support.studies import SMALL_SPACE, open_ledger
 
-SPACE = SearchSpace(
-    TEMPLATES,
-    VERBALIZERS,
-    (Categorical("frozen_layers", (0, 1, 2)), Categorical("steps", (8, 16, 24, 32)), Categorical("batch_size", (4, 8))),
-    StudyFacts(3, has_head=True, has_source=False),
-)
 NEW = [
     Template(f"mutation-0-{i}", f"{{{{ text }}}} In short {i}: {{{{ label }}}}", "mutation", (TEMPLATES[0].id,))
     for i in (1, 2)
 ]
-
-
-def open_ledger(folder: Path, seed: int = 0, space: SearchSpace = SPACE) -> StudyLedger:
-    storage = open_storage(f"sqlite:///{folder}/study.db")
-    study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
-    return StudyLedger(study, storage, space, EngineSection(name="tpe"), EngineSection(name="none"), seed)
 
 
 def growth_of(space: SearchSpace, new: list[Template], scores: dict[str, float] | None = None) -> Growth:
@@ -60,7 +46,7 @@ def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: P
     assert running is not None
     book.report(running.number, 2, 0.45, final=False)
     other = open_ledger(tmp_path)  # Another driver, that looks at the study later.
-    book.record_growth(0, growth_of(SPACE, NEW))
+    book.record_growth(0, growth_of(SMALL_SPACE, NEW))
     assert [template.id for template in book.space.templates] == [t.id for t in (*TEMPLATES, *NEW)]
     copy = book._proposals._copy.get_trials()
     assert Counter(trial.state for trial in copy) == {TrialState.COMPLETE: 6, TrialState.RUNNING: 1}
@@ -86,7 +72,7 @@ def test_label_words_join_too(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
     words = Verbalizer("searched-0-0", {"negative": ("poor", "weak"), "positive": ("fine", "strong")})
     again = Verbalizer("searched-0-1", VERBALIZERS[0].words)  # By now the file has them under another name.
-    book.record_growth(0, replace(growth_of(SPACE, NEW[:1]), verbalizers=(words, again)))
+    book.record_growth(0, replace(growth_of(SMALL_SPACE, NEW[:1]), verbalizers=(words, again)))
     assert [entry.id for entry in book.space.verbalizers] == [v.id for v in (*VERBALIZERS, words)]
     assert book.space.verbalizer(again.id) == VERBALIZERS[0], "old trials are found by their content"
     drawn = set()
@@ -100,8 +86,8 @@ def test_label_words_join_too(tmp_path: Path) -> None:
 
 def test_a_round_is_written_once(tmp_path: Path) -> None:
     first, second = open_ledger(tmp_path), open_ledger(tmp_path)
-    first.record_growth(0, growth_of(SPACE, NEW[:1]))
-    pool = second.record_growth(0, growth_of(SPACE, NEW[1:]))
+    first.record_growth(0, growth_of(SMALL_SPACE, NEW[:1]))
+    pool = second.record_growth(0, growth_of(SMALL_SPACE, NEW[1:]))
     assert [template.id for template in pool.templates] == [NEW[0].id]
     assert pool.rounds == 1
 
@@ -127,7 +113,7 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
     job = jobs.next_job()
     assert job is not None
     assert job.round == 1
-    jobs.on_result(job, SideJobDone(growth_of(SPACE, NEW)))
+    jobs.on_result(job, SideJobDone(growth_of(SMALL_SPACE, NEW)))
     assert NEW[0].id in told[0]
     assert NEW[1].id in told[0]
     for _ in range(4):
@@ -139,23 +125,23 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
 
 def test_parents_are_ranked_by_results_and_before_that_by_untrained_scores(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    looks = [asdict(entry) for entry in growth_of(SPACE, []).scores][::-1]
-    assert ranked_templates(SPACE, [], looks, maximize=True) == TEMPLATES[::-1]
+    looks = [asdict(entry) for entry in growth_of(SMALL_SPACE, []).scores][::-1]
+    assert ranked_templates(SMALL_SPACE, [], looks, maximize=True) == TEMPLATES[::-1]
     for _ in range(8):
         asked = book.ask()
         assert asked is not None
         book.complete(asked.number, 0.9 if asked.candidate.template == TEMPLATES[0].id else 0.5)
     book.refresh()
-    assert ranked_templates(SPACE, book.trials, looks, maximize=True) == TEMPLATES
-    assert ranked_templates(SPACE, book.trials, looks, maximize=False) == TEMPLATES[::-1]
+    assert ranked_templates(SMALL_SPACE, book.trials, looks, maximize=True) == TEMPLATES
+    assert ranked_templates(SMALL_SPACE, book.trials, looks, maximize=False) == TEMPLATES[::-1]
 
 
 def test_what_the_file_gets_later_is_not_there_twice(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    book.record_growth(0, growth_of(SPACE, NEW))
+    book.record_growth(0, growth_of(SMALL_SPACE, NEW))
     by_hand = Template("mine", NEW[0].text)
-    space = SearchSpace((*TEMPLATES, by_hand), VERBALIZERS, SPACE.parameters, SPACE.facts)
-    again = open_ledger(tmp_path, space=space)
+    space = SearchSpace((*TEMPLATES, by_hand), VERBALIZERS, SMALL_SPACE.parameters, SMALL_SPACE.facts)
+    again = open_ledger(tmp_path, space)
     assert [template.id for template in again.space.templates] == [t.id for t in (*TEMPLATES, by_hand, NEW[1])]
 
 
@@ -252,8 +238,8 @@ def test_growth_that_can_not_be_is_refused(
 
 def test_scores_of_earlier_rounds_stay(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    book.record_growth(0, growth_of(SPACE, NEW[:1]))
-    wider = SearchSpace((*TEMPLATES, NEW[0]), VERBALIZERS, (), SPACE.facts)
+    book.record_growth(0, growth_of(SMALL_SPACE, NEW[:1]))
+    wider = SearchSpace((*TEMPLATES, NEW[0]), VERBALIZERS, (), SMALL_SPACE.facts)
     book.record_growth(1, growth_of(wider, NEW[1:], {NEW[1].id: -0.1}))
     looks = book.study.user_attrs[UNTRAINED_SCORES]
     assert {look["template"] for look in looks} == {t.id for t in (*TEMPLATES, *NEW)}

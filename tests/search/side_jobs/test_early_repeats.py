@@ -16,8 +16,8 @@ from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import Failed, RepeatJob, SideJobDone
 from promptgraft.spaces import Candidate
-from tests.conftest import TEMPLATES, VERBALIZERS
-from tests.search.sampling.test_pool import open_ledger
+from tests.support.specs import TEMPLATES, VERBALIZERS
+from tests.support.studies import open_ledger
 
 TRIAL_S = 10.0
 

@@ -34,7 +34,8 @@ from promptgraft.spaces import (
     StudyFacts,
     Template,
 )
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
+from tests.support.models import TINY_LAYERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
 
 WriteStudy = Callable[..., Path]
 SPACE: dict[str, Any] = {

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from promptgraft.search.study import LinedYaml, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
-from tests.bundles.test_hostile_manifests import EVIL, VALUES, places
-from tests.conftest import STUDIES
+from tests.support.hostile import EVIL, VALUES, places
+from tests.support.paths import STUDIES
 
 FUZZED = int(os.environ.get("PROMPTGRAFT_FUZZED", "15"))
 HASTY = settings(max_examples=FUZZED, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,7 +10,7 @@ import pytest
 from promptgraft.search.study import load_study, parse_seconds
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
-from tests.conftest import STUDIES
+from tests.support.paths import STUDIES
 
 WriteStudy = Callable[..., Path]
 

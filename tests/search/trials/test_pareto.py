@@ -22,8 +22,9 @@ from promptgraft.search.study.engines import PRUNERS
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import costs_of, pareto_front, ranked_trials
 from promptgraft.spaces import Adapter, Candidate, Float, InvalidInputError, SearchSpace, SoftPrompt
-from tests.conftest import TEMPLATES, TINY_LAYERS, VERBALIZERS
-from tests.search.running.test_ledger import FACTS
+from tests.support.models import TINY_LAYERS
+from tests.support.specs import TEMPLATES, VERBALIZERS
+from tests.support.studies import FACTS
 
 WriteStudy = Callable[..., Path]
 COSTS = ["prompt_tokens", "trainable_parameters"]

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.growth import TEMPLATE_SOURCES, VERBALIZER_SOURCES
 from promptgraft.spaces import CUSTOM_PARAMETERS
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "extending.md")
 
 
@@ -35,11 +35,8 @@ def loaded(name: str) -> Iterator[None]:
     """Run one of the pages' plugins in this process, and forget what it registers."""
     from promptgraft.objectives.backbones import BACKBONES
 
-    registries = (TEMPLATE_SOURCES, VERBALIZER_SOURCES, FAMILIES, BACKBONES, CUSTOM_PARAMETERS)
-    before = [dict(registry._entries) for registry in registries]
-    exec(compile(readme_plugins()[name], f"{name}.py", "exec"), {"__name__": name})
-    try:
+    with ExitStack() as stack:
+        for registry in (TEMPLATE_SOURCES, VERBALIZER_SOURCES, FAMILIES, BACKBONES, CUSTOM_PARAMETERS):
+            stack.enter_context(registry.temporarily())
+        exec(compile(readme_plugins()[name], f"{name}.py", "exec"), {"__name__": name})
         yield
-    finally:
-        for registry, entries in zip(registries, before, strict=True):
-            registry._entries = entries  # type: ignore[assignment]

@@ -4,7 +4,6 @@ import contextlib
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, trial_file
 from promptgraft.search.trials import FINISHED
 from promptgraft.spaces import Candidate, InvalidInputError
+from tests.support.commands import PROMPTGRAFT
 
-PROMPTGRAFT = [sys.executable, "-c", "from promptgraft.search.cli.studies import app; app()"]
 SEED = 20261124
 
 

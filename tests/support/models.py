@@ -1,0 +1,142 @@
+"""Small random models of every family, with real tokenizers, and the folders of the real models."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.support.paths import MODELS
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.backbones import Backbone
+
+TINY_LAYERS = 3
+REAL = {"encoder": "minilm", "causal_lm": "smollm2"}
+MASKED_LMS = ("bert", "roberta", "distilbert", "electra", "modernbert")
+_SMALL = {"num_hidden_layers": TINY_LAYERS, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def real_model(family: str) -> str:
+    """Return the folder of the installed model of a family; only those of `REAL` have one."""
+    return str(MODELS / REAL[family])
+
+
+class TinyModels(dict[str, str]):
+    """Family -> folder of a small random model, written when it is first asked for.
+
+    Args:
+        make_folder: Makes an empty folder of about that name.
+    """
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        super().__init__()
+        self._make_folder = make_folder
+
+    def __missing__(self, family: str) -> str:
+        if family not in WRITERS:
+            raise KeyError(f"the family {family!r} has no tiny model; add one to WRITERS in {__file__}")
+        self[family] = WRITERS[family](self._make_folder(family))
+        return self[family]
+
+
+def _write_tiny_transformer(folder: Path, real: str, auto: str, extra: dict[str, Any]) -> str:
+    """Write a model of a real one's architecture, with its tokenizer."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(MODELS / real, **_SMALL, **extra)
+    torch.manual_seed(0)
+    save_enlarged(getattr(transformers, auto).from_config(config), folder)
+    transformers.AutoTokenizer.from_pretrained(MODELS / real).save_pretrained(folder)
+    return str(folder)
+
+
+def write_tiny_seq2seq(folder: Path, architecture: str, *, sentinel: bool) -> str:
+    """Write two encoder layers under one decoder layer; neither real ones nor their tokenizers can be installed."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "minilm")
+    if sentinel:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
+    sizes: dict[str, Any] = {"d_model": 32, "vocab_size": len(tokenizer), "decoder_start_token_id": 0}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, "tie_word_embeddings": True}
+    if architecture == "t5":
+        sizes |= {"num_layers": 2, "num_decoder_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 64}
+    else:
+        sizes |= {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+        sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.1 if "embed" in name or "shared" in name else 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def write_tiny_recurrent(folder: Path, cell: str, *, bidirectional: bool) -> str:
+    """Write an LSTM or GRU, into a folder of its name."""
+    from transformers import AutoModel
+
+    from promptgraft.objectives.backbones import write_recurrent
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": TINY_LAYERS, "dropout": 0.1}
+    path = folder / cell
+    write_recurrent(path, str(MODELS / "minilm"), 0, cell=cell, bidirectional=bidirectional, **sizes)
+    save_enlarged(AutoModel.from_pretrained(path), path)
+    return str(path)
+
+
+def save_enlarged(model: Any, folder: Path) -> None:
+    """Save four times the usual random weights: with those, all classes get the same score."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+
+
+WRITERS: dict[str, Callable[[Path], str]] = {
+    "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
+    "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
+    "causal_lm": lambda folder: _write_tiny_transformer(
+        folder, "smollm2", "AutoModelForCausalLM", {"num_key_value_heads": 2, "head_dim": 8}
+    ),
+    "recurrent": lambda folder: write_tiny_recurrent(folder, "lstm", bidirectional=True),
+    "seq2seq": lambda folder: write_tiny_seq2seq(folder, "t5", sentinel=True),
+}
+
+
+def load_masked_lm(architecture: str, folder: Path, window: int = 256) -> "Backbone":
+    """Write a small random masked LM of an architecture, with a real tokenizer, and load it.
+
+    Args:
+        architecture: One of `MASKED_LMS`, as transformers spells it.
+        folder: Where to write it.
+        window: Tokens that a local layer of ModernBERT sees.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    from promptgraft.objectives.backbones.masked_lm import MaskedLM
+    from promptgraft.objectives.spec import BackboneSpec
+
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "minilm")
+    size: dict[str, Any] = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4}
+    if architecture == "distilbert":
+        size = {"n_layers": 3, "dim": 32, "n_heads": 4, "hidden_dim": 64}
+    if architecture == "electra":
+        size["embedding_size"] = 32
+    if architecture == "modernbert":
+        size["local_attention"] = window
+    ids = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
+    size |= {"intermediate_size": 64, "max_position_embeddings": 130, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(architecture, **size, **ids))
+    save_enlarged(model, folder)
+    tokenizer.save_pretrained(folder)
+    return MaskedLM(BackboneSpec(str(folder), "masked_lm", 64), torch.device("cpu"))
