@@ -110,7 +110,6 @@ class ObjectiveSpec:
         source_training: Settings of that one's stage.
         sources: The source tasks of a study that names several, by name; a candidate says which one it uses.
         split_seed: Seed of the splits.
-        repeat: Which of the repeated splits of the rows that aren't held out.
         files: Folder or URL of the study's files; None computes every stage afresh for each trial.
         memory_bytes: How much of the stages a worker keeps in memory.
     """
@@ -128,7 +127,6 @@ class ObjectiveSpec:
     files: str | None = None
     memory_bytes: int = 2 * 2**30
     minimize: tuple[str, ...] = ()
-    repeat: int = 0
 
     @property
     def all_sources(self) -> Mapping[str, SourceSpec]:

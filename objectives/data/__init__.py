@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.objectives.data.folds import WHOLE as WHOLE
+    from promptgraft.objectives.data.folds import Split as Split
+    from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.metrics import DIRECTIONS as DIRECTIONS
     from promptgraft.objectives.data.metrics import Direction as Direction

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 from promptgraft.objectives.data.tasks import Row
@@ -47,3 +48,32 @@ def find_near_duplicates(rows: Sequence[Row], held_out: Sequence[Row]) -> set[in
 def _shingles(row: Row) -> list[str]:
     words = re.findall(r"\w+", " ".join(row.fields[name] for name in sorted(row.fields)).casefold())
     return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))]
+
+
+def clusters(rows: Sequence[Row], groups: Sequence[str] | None = None) -> list[int]:
+    """Number rows so that those that are nearly the same, or of one group, have one number.
+
+    Args:
+        rows: The rows; every pair is compared, see `find_near_duplicates`.
+        groups: Group of each row, if they have any.
+
+    Returns:
+        A number for each row.
+    """
+    vectorizer = CountVectorizer(analyzer=_shingles, binary=True, dtype=np.int32)
+    shingles = sparse.csr_array(vectorizer.fit_transform(rows))
+    sizes = np.asarray(shingles.sum(axis=1)).ravel()
+    links: list[tuple[int, int]] = []
+    for start in range(0, len(rows), _CHUNK):
+        common = sparse.coo_array(shingles[start : start + _CHUNK] @ shingles.T)
+        first = common.row + start
+        alike = common.data >= THRESHOLD * (sizes[first] + sizes[common.col] - common.data)
+        links += zip(first[alike].tolist(), common.col[alike].tolist(), strict=True)
+    seen: dict[str, int] = {}
+    for index, group in enumerate(groups or ()):
+        links.append((index, seen.setdefault(group, index)))
+    ones = np.ones(len(links), dtype=np.int8)
+    graph = sparse.coo_array((ones, tuple(zip(*links, strict=True))), shape=(len(rows), len(rows)))
+    _, found = connected_components(graph, directed=False)
+    numbers: list[int] = found.tolist()
+    return numbers

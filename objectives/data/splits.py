@@ -7,10 +7,10 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from promptgraft.objectives.data.tasks import Row, TaskSpec
 from promptgraft.spaces import InvalidInputError
 
-Split = tuple[list[Row], list[Row]]
+Parts = tuple[list[Row], list[Row]]
 
 
-def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take a sample of rows.
 
     What it is depends on the task: stratified by label; of whole groups, stratified as far as they allow, where the
@@ -40,7 +40,7 @@ def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -
     return _stratified(rows, size, seed, spec, name)
 
 
-def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Split:
+def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take so many rows of each label (few-shot protocol of LM-BFF; Gao et al. 2021, arXiv:2012.15723); see `take`."""
     rest, sample = list[Row](), list[Row]()
     for label in sorted({row.label for row in rows}):
@@ -65,7 +65,7 @@ def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> None:
         )
 
 
-def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     try:
         rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=[row.label for row in rows])
     except ValueError as error:
@@ -73,7 +73,7 @@ def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name:
     return rest, sample
 
 
-def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Split:
+def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Parts:
     """Take the newest rows; of those as old as the oldest of them, as many as are needed, and none is left behind."""
     ordered = sorted(rows, key=lambda row: row.time)
     sample = ordered[-size:]
@@ -89,7 +89,7 @@ def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Split:
     return rest, sample
 
 
-def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Split:
+def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take whole groups with at least so many rows in all, and of their rows a stratified sample."""
     labels, groups = [row.label for row in rows], [row.group for row in rows]
     folds = min(len(rows) // size, len(set(groups)))

@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from promptgraft.spaces import Registry
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.data.folds import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,12 @@ class TaskSpec:
         labels: The labels in the order of the logits; rows with others are dropped and counted. Taken
             from the data, sorted, if None.
         test: Path of a separate table to hold out; part of `train` is held out if None.
-        train_rows: Rows to train on; all that remain if None.
-        validation_rows: Rows to choose by; as many as `train_rows` if None.
-        test_rows: Rows to hold out; all that remain if None.
-        shots: Rows of each label to train on, and as many to choose by, in place of `train_rows`, `validation_rows`.
+        validation: Path of a separate table to choose by, in place of folds.
+        train_rows: Labelled rows to use, beside those to choose by where there are any; all that remain if None.
+        validation_rows: Further rows to choose by, in place of folds.
+        test_rows: Rows of the test set; all that remain if None.
+        shots: Labelled rows of each label, in place of `train_rows`.
+        folds: Parts that the labelled rows are divided into for cross-validation; by their number if None.
         group: Column of what rows have in common, such as their author: a group is on one side of each split.
         time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
     """
@@ -40,10 +45,12 @@ class TaskSpec:
     kind: str = "text_classification"
     labels: tuple[str, ...] | None = None
     test: str | None = None
+    validation: str | None = None
     train_rows: int | None = None
     validation_rows: int | None = None
     test_rows: int | None = None
     shots: int | None = None
+    folds: int | None = None
     group: str | None = None
     time: str | None = None
 
@@ -108,8 +115,12 @@ class Task(ABC):
         labels: Label names, in the order of the logits.
         train: Rows to train on.
         validation: Rows to choose by; empty for a source task.
-        test: Rows held out; empty for a source task.
+        test: Rows of the test set; empty for a source task.
         cleaning: What was dropped.
+        labelled: All labelled rows outside the test set, whatever split `train` and `validation` are of.
+        folds: Parts that these are divided into; 1 where a part, or a table of its own, is held out to choose by.
+        spec: What the task was loaded from.
+        seed: Seed of its splits.
     """
 
     labels: tuple[str, ...]
@@ -117,16 +128,40 @@ class Task(ABC):
     validation: tuple[Row, ...] = ()
     test: tuple[Row, ...] = ()
     cleaning: CleaningReport = field(default_factory=CleaningReport)
+    labelled: tuple[Row, ...] = ()
+    folds: int = 1
+    spec: TaskSpec | None = None
+    seed: int = 0
+
+    @property
+    def sizes(self) -> str:
+        """How many rows there are, and how candidates are scored by them."""
+        if self.folds > 1:
+            return f"{len(self.labelled)} labelled rows in {self.folds} folds and {len(self.test)} test rows"
+        return f"{len(self.train)} training, {len(self.validation)} validation and {len(self.test)} test rows"
+
+    @abstractmethod
+    def on(self, split: "Split") -> "Task":
+        """Return the task with the training and validation rows of a split; of the first fold, for every fold in turn.
+
+        With all rows in training, validation has the same ones: no score of theirs says anything of others.
+        """
+
+    def scored(self, repeat: int = 0) -> tuple[Row, ...]:
+        """Return the rows that a trial is scored by, in the order of its logits: fold by fold."""
+        from promptgraft.objectives.data.folds import Split
+
+        parts = [self.on(Split(repeat, fold)).validation for fold in range(self.folds)]
+        return tuple(row for part in parts for row in part)
 
     @classmethod
     @abstractmethod
-    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "Task":
-        """Read, clean and split a target task.
+    def load_target(cls, spec: TaskSpec, seed: int) -> "Task":
+        """Read, clean and split a target task; it is on its first split.
 
         Args:
             spec: The task.
             seed: Seed of the splits.
-            repeat: Which of the splits into training and validation rows; the test rows are the same in all of them.
 
         Raises:
             InvalidInputError: If the data can't serve, with the reason and the remedy.
@@ -169,16 +204,13 @@ def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
 TASK_KINDS: Registry[type[Task]] = Registry("task kind", ["promptgraft.objectives.data.text_classification"])
 
 
-def load_tasks(
-    target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int, repeat: int = 0
-) -> tuple[Task, dict[str, Task]]:
+def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> tuple[Task, dict[str, Task]]:
     """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
 
     Args:
         target: The target task.
         sources: The source tasks, by name.
         seed: Seed of the splits.
-        repeat: Which of the target's repeated splits.
 
     Returns:
         The target, and the sources by name.
@@ -186,7 +218,7 @@ def load_tasks(
     Raises:
         InvalidInputError: If the data can't serve.
     """
-    loaded = TASK_KINDS[target.kind].load_target(target, seed, repeat)
+    loaded = TASK_KINDS[target.kind].load_target(target, seed)
     return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
 
 

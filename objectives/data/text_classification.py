@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
 from promptgraft.objectives.data.metrics import classification_metrics, confusion
 from promptgraft.objectives.data.near_duplicates import find_near_duplicates
 from promptgraft.objectives.data.splits import take, take_shots
@@ -23,36 +24,102 @@ class TextClassification(Task):
     """One label a row, two or more labels."""
 
     @classmethod
-    def load_target(cls, spec: TaskSpec, seed: int, repeat: int = 0) -> "TextClassification":
+    def load_target(cls, spec: TaskSpec, seed: int) -> "TextClassification":
         """Read, clean and split a target task; see `Task`."""
-        rows, labels, report = clean(spec.train, spec, spec.labels)
-        if spec.test is None:
-            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
+        rest, test, labels, report = _hold_out_test(spec, seed)
+        if spec.validation is not None:
+            task = cls._with_table(spec, seed, rest, test, labels, report)
+        elif spec.validation_rows is not None:
+            task = cls._with_held_out_part(spec, seed, rest, test, labels, report)
         else:
-            test, _, test_report = clean(spec.test, spec, labels)
-            report += test_report
-            if spec.test_rows is not None and spec.test_rows < len(test):
-                _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
-            groups = {row.group for row in test} if spec.group else set[str]()
-            rest = [row for row in rows if row.group not in groups]
-        report += CleaningReport(set_aside=len(rows) - len(rest) - (len(test) if spec.test is None else 0))
-        rest, overlap = drop_known(rest, test)
-        train, validation = _choose_by(rest, seed + repeat, spec)
-        aside = len(rest) - len(train) - len(validation)
-        train, near_validation = drop_known(train, validation)
-        report += overlap + near_validation + CleaningReport(set_aside=aside)
-        if spec.shots is not None:
-            _, train = take_shots(train, spec.shots, seed + repeat, spec, "train")
-        elif spec.train_rows is not None:
-            _, train = take(train, spec.train_rows, seed + repeat, spec, "train")
-        _require_classes(train, labels, spec, "train")
-        return cls(labels, tuple(train), tuple(validation), tuple(test), report)
+            task = cls._with_folds(spec, seed, rest, test, labels, report)
+        _require_classes(task.train, labels, spec, "train")
+        return task
+
+    @classmethod
+    def _with_folds(
+        cls,
+        spec: TaskSpec,
+        seed: int,
+        rest: list[Row],
+        test: list[Row],
+        labels: tuple[str, ...],
+        report: CleaningReport,
+    ) -> "TextClassification":
+        """Take the labelled rows; each is in a fold of its own repeat."""
+        labelled = _sample(rest, spec, seed)
+        _require_classes(labelled, labels, spec, "train", least=2)
+        folds = count_folds(labelled, spec.folds)
+        if folds == 1:
+            others, validation = take(labelled, len(labelled) // 5, seed, spec, "validation")
+            train, alike = drop_known(others, validation)
+            report += alike
+            return cls(labels, tuple(train), tuple(validation), tuple(test), report, tuple(labelled), 1, spec, seed)
+        whole = cls(labels, tuple(labelled), (), tuple(test), report, tuple(labelled), folds, spec, seed)
+        return whole.on(Split())
+
+    @classmethod
+    def _with_held_out_part(
+        cls,
+        spec: TaskSpec,
+        seed: int,
+        rest: list[Row],
+        test: list[Row],
+        labels: tuple[str, ...],
+        report: CleaningReport,
+    ) -> "TextClassification":
+        """Hold further rows out to choose by."""
+        assert spec.validation_rows is not None
+        others, validation = take(rest, spec.validation_rows, seed, spec, "validation")
+        train, alike = drop_known(others, validation)
+        train = _sample(train, spec, seed)
+        report += alike + CleaningReport(set_aside=len(rest) - len(others) - len(validation))
+        labelled = (*train, *validation)
+        return cls(labels, tuple(train), tuple(validation), tuple(test), report, labelled, 1, spec, seed)
+
+    @classmethod
+    def _with_table(
+        cls,
+        spec: TaskSpec,
+        seed: int,
+        rest: list[Row],
+        test: list[Row],
+        labels: tuple[str, ...],
+        report: CleaningReport,
+    ) -> "TextClassification":
+        """Choose by the rows of another table."""
+        assert spec.validation is not None
+        validation, _, own = clean(spec.validation, spec, labels)
+        validation, of_test = drop_known(validation, test)
+        train, alike = drop_known(rest, validation)
+        train = _sample(train, spec, seed)
+        report += own + of_test + alike
+        labelled = (*train, *validation)
+        return cls(labels, tuple(train), tuple(validation), tuple(test), report, labelled, 1, spec, seed)
+
+    def on(self, split: Split) -> "TextClassification":
+        """Return the task with the rows of a split; see `Task`."""
+        if split.whole:
+            return replace(self, train=self.labelled, validation=self.labelled)
+        spec = self.spec
+        assert spec is not None, "a source has no splits"
+        seed = self.seed + split.repeat
+        if self.folds > 1:
+            numbers = fold_numbers(self.labelled, self.folds, seed, spec)
+            train, validation = part_of(self.labelled, numbers, split.fold or 0, spec)
+            _require_classes(train, self.labels, spec, "train")
+        elif split.repeat == 0 or spec.validation is not None or spec.time is not None:
+            return self  # There is but one way to divide them.
+        else:
+            others, validation = take(self.labelled, len(self.validation), seed, spec, "validation")
+            train, _ = drop_known(others, validation)
+        return replace(self, train=tuple(train), validation=tuple(validation))
 
     @classmethod
     def load_source(cls, spec: TaskSpec, seed: int, target: Task) -> "TextClassification":
         """Read and clean a source task; see `Task`."""
         rows, labels, report = clean(spec.train, spec, spec.labels)
-        train, overlap = drop_known(rows, (*target.validation, *target.test))
+        train, overlap = drop_known(rows, (*target.labelled, *target.test))
         if spec.train_rows is not None:
             _, train = take(train, spec.train_rows, seed, spec, "train")
         return cls(labels, tuple(train), cleaning=report + overlap)
@@ -154,22 +221,48 @@ def drop_known(rows: Sequence[Row], held_out: Sequence[Row]) -> tuple[list[Row],
     return [row for index, row in enumerate(kept) if index not in alike], report
 
 
-def _choose_by(rows: list[Row], seed: int, spec: TaskSpec) -> tuple[list[Row], list[Row]]:
-    """Split off the validation rows."""
+def _hold_out_test(spec: TaskSpec, seed: int) -> tuple[list[Row], list[Row], tuple[str, ...], CleaningReport]:
+    """Read the table, and hold the test set out; return what is left, the test set, the labels and what was dropped."""
+    rows, labels, report = clean(spec.train, spec, spec.labels)
+    if spec.test is None:
+        rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
+        report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
+    else:
+        test, _, own = clean(spec.test, spec, labels)
+        report += own
+        if spec.test_rows is not None and spec.test_rows < len(test):
+            _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
+        groups = {row.group for row in test} if spec.group else set[str]()
+        rest = [row for row in rows if row.group not in groups]
+        report += CleaningReport(set_aside=len(rows) - len(rest))
+    rest, overlap = drop_known(rest, test)
+    return rest, test, labels, report + overlap
+
+
+def _sample(rows: list[Row], spec: TaskSpec, seed: int) -> list[Row]:
+    """Take the labelled rows that a study asks for; all of them if it doesn't say how many."""
     if spec.shots is not None:
-        return take_shots(rows, spec.shots, seed, spec, "validation")
-    return take(rows, spec.validation_rows or spec.train_rows or len(rows) // 5, seed, spec, "validation")
+        return take_shots(rows, spec.shots, seed, spec, "train")[1]
+    return rows if spec.train_rows is None else take(rows, spec.train_rows, seed, spec, "train")[1]
 
 
 def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:
     if spec.train_rows is None or spec.time is not None or spec.group is not None:
         return max(1, len(rows) // 5)
-    return len(rows) - spec.train_rows - (spec.validation_rows or spec.train_rows)
+    # Some more than are asked for stay, since those that say nearly the same as a test row can't be used.
+    return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)
 
 
-def _require_classes(rows: list[Row], labels: tuple[str, ...], spec: TaskSpec, name: str) -> None:
-    missing = [label for index, label in enumerate(labels) if all(row.label != index for row in rows)]
+def _require_classes(rows: Sequence[Row], labels: tuple[str, ...], spec: TaskSpec, name: str, least: int = 1) -> None:
+    counts = Counter(row.label for row in rows)
+    missing = [label for index, label in enumerate(labels) if not counts[index]]
     if missing:
         raise InvalidInputError(
             f"{spec.train}: no {name} row has the label {', '.join(map(repr, missing))}; raise {name}_rows"
+        )
+    short = [label for index, label in enumerate(labels) if counts[index] < least]
+    if short:
+        raise InvalidInputError(
+            f"{spec.train}: only one labelled row has the label {', '.join(map(repr, short))}: it can't be trained on "
+            "and scored by both. Label one more, raise train_rows, or leave the label out with `labels`"
         )

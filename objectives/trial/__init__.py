@@ -7,6 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.trial.checkpoints import Checkpoint as Checkpoint
     from promptgraft.objectives.trial.checkpoints import checkpoint_name as checkpoint_name
+    from promptgraft.objectives.trial.cross_validation import CrossValidation as CrossValidation
     from promptgraft.objectives.trial.cycle import Cycle as Cycle
     from promptgraft.objectives.trial.objective import Objective as Objective
     from promptgraft.objectives.trial.results import Evaluation as Evaluation

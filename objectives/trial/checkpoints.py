@@ -15,7 +15,7 @@ from promptgraft.objectives.file_store import FileStore
 logger = logging.getLogger(__name__)
 
 # Part of every identity: raise it when the code changes what a trial computes.
-VERSION = 4
+VERSION = 5
 FOLDER = "checkpoints"
 _HEADER = "checkpoint"
 # A checkpoint is written only after this many times what the last one took: at most 5 % of the time.
@@ -23,7 +23,7 @@ _SPARING = 20
 
 
 def checkpoint_name(candidate_key: str, seed: int) -> str:
-    """Return where the checkpoint of a candidate is, whichever trial runs it."""
+    """Return where the checkpoint of a candidate is, whichever trial runs it; those of its folds are beside it."""
     return f"{FOLDER}/{candidate_key}-{seed}.safetensors"
 
 
@@ -58,6 +58,11 @@ class Checkpoint:
         self.name = name
         self.every_s = every_s
         self._due_at = time.monotonic() + every_s
+
+    def of_fold(self, fold: int) -> "Checkpoint":
+        """Return where one fold's cycle saves its state."""
+        name = self.name.removesuffix(".safetensors")
+        return Checkpoint(self.files, f"{name}-{fold}.safetensors", self.every_s)
 
     def load(self, identity: Mapping[str, Any]) -> Saved | None:
         """Return the saved state; None if there is none, it is damaged, or it belongs to something else."""

@@ -239,6 +239,7 @@ class Cycle(Iterator[Evaluation]):
     def _note(self, evaluation: Evaluation, logits: npt.NDArray[np.float32], model: PromptedModel) -> None:
         """Remember an evaluation, and the state that it was made with if that is the best."""
         self._state.evaluations.append(evaluation)
+        self._state.logits.append(logits)
         best = self._state.best
         is_ahead = best is None or evaluation.is_better(best.evaluation, self._resources.spec.direction)
         if best is None or evaluation.step == self._at or (self._at is None and is_ahead):
@@ -268,6 +269,11 @@ class Cycle(Iterator[Evaluation]):
             resumed_at=self._state.resumed_at,
         )
 
+    @property
+    def curve(self) -> list[tuple[Evaluation, npt.NDArray[np.float32]]]:
+        """The evaluations so far, each with its validation logits, shape (rows, labels)."""
+        return list(zip(self._state.evaluations, self._state.logits, strict=True))
+
     def example(self) -> str:
         """Render the first validation row as the model sees it, its label in brackets; once training has begun."""
         model, target = self._model, self._resources.tasks.target
@@ -280,16 +286,16 @@ class Cycle(Iterator[Evaluation]):
         return self._state.seconds_before + time.perf_counter() - self._started
 
     def _load_checkpoint(self) -> Saved | None:
-        saved = self._checkpoint.load(self._identity()) if self._checkpoint else None
+        saved = self._checkpoint.load(self.identity()) if self._checkpoint else None
         if saved is not None:
             self._state = CycleState.of(saved)
         return saved
 
     def _save_checkpoint(self, model: PromptedModel, trainer: Trainer) -> None:
         if self._checkpoint is not None and self._checkpoint.is_due:
-            self._checkpoint.save(self._identity(), *self._state.checkpoint(model, trainer, self._seconds()))
+            self._checkpoint.save(self.identity(), *self._state.checkpoint(model, trainer, self._seconds()))
 
-    def _identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, object]:
         """Return everything that decides the cycle's outcome, as JSON types."""
         spec, candidate = self._resources.spec, self.candidate
         return {

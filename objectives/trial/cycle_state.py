@@ -36,12 +36,14 @@ class CycleState:
 
     Attributes:
         evaluations: What was handed out.
+        logits: The validation logits of each, shape (rows, labels).
         best: The best of it; None before the first evaluation.
         resumed_at: Update at which a checkpoint was taken up; 0 if none was.
         seconds_before: Time that earlier runs of the same cycle took, up to the checkpoint.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
+    logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
     best: BestState | None = None
     resumed_at: int = 0
     seconds_before: float = 0.0
@@ -50,12 +52,9 @@ class CycleState:
     def of(cls, saved: Saved) -> "CycleState":
         """Read a checkpoint, but for what only a trainer can take up."""
         evaluations = [Evaluation(**entry) for entry in saved.content["evaluations"]]
-        best = BestState(
-            evaluation=evaluations[saved.content["best"]],
-            logits=saved.tensors["logits"].numpy(),
-            weights=saved.part("best/"),
-        )
-        return cls(evaluations, best, saved.content["step"], saved.content["seconds"])
+        logits, number = list(saved.tensors["logits"].numpy()), saved.content["best"]
+        best = BestState(evaluations[number], logits[number], saved.part("best/"))
+        return cls(evaluations, logits, best, saved.content["step"], saved.content["seconds"])
 
     def checkpoint(
         self, model: PromptedModel, trainer: Trainer, seconds: float
@@ -82,7 +81,7 @@ class CycleState:
             "random": random_state(model.backbone.device),
         }
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-        return content, tensors | {"logits": torch.from_numpy(self.best.logits)}
+        return content, tensors | {"logits": torch.from_numpy(np.stack(self.logits))}
 
 
 def take_up(saved: Saved, model: PromptedModel, trainer: Trainer) -> None:

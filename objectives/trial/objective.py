@@ -11,12 +11,13 @@ from torch import Tensor
 
 from promptgraft.objectives.backbones import BACKBONES, Backbone
 from promptgraft.objectives.caching import StageStore
-from promptgraft.objectives.data import Row, Task
+from promptgraft.objectives.data import Row, Split, Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel, calibrate
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.checkpoints import Checkpoint
+from promptgraft.objectives.trial.cross_validation import CrossValidation
 from promptgraft.objectives.trial.cycle import Cycle
 from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Result
@@ -42,8 +43,7 @@ class Objective:
     """
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
-        self._fewer: Mapping[str, int] = {}
-        tasks = StudyTasks(spec, self._fewer)
+        tasks = StudyTasks.load(spec)
         self._resources = Resources(
             spec=spec,
             tasks=tasks,
@@ -51,7 +51,7 @@ class Objective:
             backbone=BACKBONES[spec.backbone.family](spec.backbone, device or choose_device()),
             stages=StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes),
         )
-        self._cycle: Cycle | None = None
+        self._cycle: Cycle | CrossValidation | None = None
 
     @property
     def spec(self) -> ObjectiveSpec:
@@ -83,21 +83,17 @@ class Objective:
         """The labels of all tasks, each once, the target's first."""
         return self._resources.tasks.labels
 
-    def use_split(self, repeat: int, fewer: Mapping[str, int] | None = None) -> None:
-        """Take up another of the repeated splits; a cycle that is open is over.
+    def use_split(self, split: Split, fewer: Mapping[str, int] | None = None) -> None:
+        """Take up another split of the labelled rows; a cycle that is open is over.
 
         Args:
-            repeat: Number of the split.
+            split: The split.
             fewer: `target` or `source` -> how many of its training rows are kept; all where nothing is said.
         """
-        if (repeat, fewer or {}) == (self.spec.repeat, self._fewer):
-            return
-        self._close_cycle()
-        self._fewer = fewer or {}
-        spec = replace(self.spec, repeat=repeat)
-        tasks = StudyTasks(spec, self._fewer)
-        pools = DemonstrationPools(tasks.target, tasks.sources, spec.space)
-        self._resources = replace(self._resources, spec=spec, tasks=tasks, demonstrations=pools)
+        tasks = self._resources.tasks.on(split, fewer)
+        if tasks is not self._resources.tasks:
+            self._close_cycle()
+            self._resources = self._resources.on(tasks)
 
     def know(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer] = ()) -> None:
         """Take into the space what may have joined the study since."""
@@ -120,8 +116,8 @@ class Objective:
 
     def run(
         self, candidate: Candidate, seed: int, checkpoint: Checkpoint | None = None, at: int | None = None
-    ) -> Cycle:
-        """Begin a cycle; one that is still open is over. See `Cycle`.
+    ) -> Cycle | CrossValidation:
+        """Begin a cycle, or one on every fold; one that is still open is over. See `Cycle` and `CrossValidation`.
 
         Args:
             candidate: What to evaluate.
@@ -132,7 +128,11 @@ class Objective:
         self._close_cycle()
         self.stages.start_trial()
         canonical = candidate.canonical(self.spec.space.facts)
-        self._cycle = Cycle(self._resources, canonical, seed, checkpoint, at)
+        folds = self._resources.folds()
+        if len(folds) == 1:
+            self._cycle = Cycle(self._resources, canonical, seed, checkpoint, at)
+        else:
+            self._cycle = CrossValidation(folds, canonical, seed, checkpoint, at)
         return self._cycle
 
     def evaluate(self, candidate: Candidate, seed: int, at: int | None = None) -> Result:

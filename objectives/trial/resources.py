@@ -1,6 +1,6 @@
 """What every cycle of a study uses, loaded once by a worker."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from promptgraft.objectives.backbones import Backbone
 from promptgraft.objectives.caching import StageStore, backbone_key, source_key
@@ -28,6 +28,16 @@ class Resources:
     demonstrations: DemonstrationPools
     backbone: Backbone
     stages: StageStore
+
+    def on(self, tasks: StudyTasks) -> "Resources":
+        """Return the same with the rows of another split."""
+        demonstrations = DemonstrationPools(tasks.target, tasks.sources, self.spec.space)
+        return replace(self, tasks=tasks, demonstrations=demonstrations)
+
+    def folds(self) -> "list[Resources]":
+        """Return the same with the rows of each fold; itself alone if there is but one."""
+        found = self.tasks.folds()
+        return [self] if len(found) == 1 else [self.on(tasks) for tasks in found]
 
     def build_model(self, candidate: Candidate, seed: int) -> PromptedModel:
         """Attach what a candidate asks for to the backbone, in the state that this is in."""

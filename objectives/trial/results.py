@@ -4,6 +4,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ class Result:
         stages: What was found in the store of stages, and what was computed.
         resumed_at: Update at which a checkpoint was taken up; 0 if none was.
         demonstrations: How many a validation row was shown, on average: fewer than asked for where not all fit.
+        fold_values: The metric of each fold, where the candidate was cross-validated: `value` and `metrics` are means
+            over the folds then, `confusion` is their sum, `logits` are those of rows outside their fold's training, one
+            fold after the other, and `delta` is empty.
     """
 
     value: float
@@ -51,6 +55,12 @@ class Result:
     stages: StageUse = field(default_factory=StageUse)
     resumed_at: int = 0
     demonstrations: float = 0.0
+    fold_values: tuple[float, ...] = ()
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean over the folds; None where there is but one."""
+        return stdev(self.fold_values) / len(self.fold_values) ** 0.5 if len(self.fold_values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,14 @@ class Evaluation:
     """The target task's metrics at one step.
 
     Attributes:
-        step: Updates done since the migration.
+        step: Updates done since the migration; in a later fold, from one more than the folds before it had on.
         value: The study's metric on validation rows.
         metrics: All metrics.
         confusion: True labels (rows) against predicted ones (columns).
         source_loss: Mean L_s since the evaluation before, in nats; None if the source took no part.
         target_loss: The same for L_t.
         result: The outcome, at the last evaluation only.
+        fold: The fold whose rows these are; 0 where there is but one.
     """
 
     step: int
@@ -74,6 +85,7 @@ class Evaluation:
     source_loss: float | None
     target_loss: float | None
     result: Result | None = None
+    fold: int = 0
 
     def is_better(self, other: "Evaluation", direction: Direction) -> bool:
         """Compare by the study's metric, and at equal values by the loss."""

@@ -1,8 +1,9 @@
 """A study's tasks on one split, and which of their rows a candidate reads."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from promptgraft.objectives.data import Row, Task, all_labels, load_tasks, rows_hash, with_fewer
+from promptgraft.objectives.data import Row, Split, Task, all_labels, load_tasks, rows_hash, with_fewer
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
 
@@ -11,23 +12,52 @@ class StudyTasks:
     """The target and the sources of a study; a candidate reads the target and at most one source.
 
     Args:
-        spec: The study's fixed part.
+        target: The target task, as loaded.
+        sources: The source tasks by name; that of a study that names but one is called ''.
+        split: How the target's labelled rows are divided.
         fewer: `target` or `source` -> how many of its training rows are kept; all where nothing is said.
 
     Attributes:
-        target: The target task.
-        sources: The source tasks by name; that of a study that names but one is called ''.
+        target: The target task on the split.
+        sources: The source tasks.
         labels: The labels of all of them, each once, the target's first.
+        split: The split.
     """
 
-    def __init__(self, spec: ObjectiveSpec, fewer: Mapping[str, int]) -> None:
-        specs = {name: source.task for name, source in spec.all_sources.items()}
-        target, sources = load_tasks(spec.target, specs, spec.split_seed, spec.repeat)
-        self.target = with_fewer(target, fewer.get("target"))
+    def __init__(
+        self,
+        target: Task,
+        sources: Mapping[str, Task],
+        split: Split | None = None,
+        fewer: Mapping[str, int] | None = None,
+    ) -> None:
+        fewer = fewer or {}
+        self.split = split or Split()
+        self.target = with_fewer(target.on(self.split), fewer.get("target"))
         self.sources = {name: with_fewer(task, fewer.get("source")) for name, task in sources.items()}
         self.labels = all_labels(self.target, self.sources.values())
+        self._loaded = target, sources
+        self._fewer = fewer
         self._hashes = {"target": rows_hash(self.target.train), "validation": rows_hash(self.target.validation)}
         self._source_hashes = {name: rows_hash(task.train) for name, task in self.sources.items()}
+
+    @classmethod
+    def load(cls, spec: ObjectiveSpec) -> "StudyTasks":
+        """Read a study's tables; they are on the first split."""
+        specs = {name: source.task for name, source in spec.all_sources.items()}
+        return cls(*load_tasks(spec.target, specs, spec.split_seed))
+
+    def on(self, split: Split, fewer: Mapping[str, int] | None = None) -> "StudyTasks":
+        """Return the tasks on another split; nothing is read again."""
+        if (split, fewer or {}) == (self.split, self._fewer):
+            return self
+        return StudyTasks(*self._loaded, split, fewer)
+
+    def folds(self) -> "list[StudyTasks]":
+        """Return the tasks on every fold of the split: one where all rows are trained on, or a part is held out."""
+        if self.split.whole or self.split.fold is not None or self.target.folds == 1:
+            return [self]
+        return [self.on(replace(self.split, fold=fold), self._fewer) for fold in range(self.target.folds)]
 
     def source(self, candidate: Candidate) -> Task:
         """Return the source that a candidate uses.

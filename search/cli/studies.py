@@ -45,10 +45,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
 
     loaded = load_study(study)
     task = loaded.target
-    typer.echo(
-        f"{study}: valid; study {loaded.name}, {len(task.train)} training, {len(task.validation)} validation and "
-        f"{len(task.test)} test rows, labels {', '.join(task.labels)}"
-    )
+    typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {', '.join(task.labels)}")
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
     for caution in loaded.cautions:

@@ -21,7 +21,11 @@ def render_model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any
         opened: What the test rows told, if they were opened for this trial; see `search.judging.test_set.opened_for`.
     """
     metric = study.file.metric
+    target = study.target
     source = study.sources.get(str(manifest.candidate.get("source", "")))
+    chosen_by = f"on {len(target.validation)} validation rows"
+    if target.folds > 1:
+        chosen_by = f"over {target.folds} folds of them"
     lines = [
         "---",
         _metadata(study, manifest).to_yaml(),
@@ -48,9 +52,9 @@ def render_model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any
         *_shown_rows(manifest),
         "## Data",
         "",
-        f"Trained on {len(study.target.train)} target rows"
+        f"Trained on {len(target.labelled if target.folds > 1 else target.train)} target rows"
         + (f" and {len(source.train)} source rows" if source else "")
-        + f"; chosen by {metric} on {len(study.target.validation)} validation rows.",
+        + f"; chosen by {metric} {chosen_by}.",
         "",
         "## Evaluation",
         "",

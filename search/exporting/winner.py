@@ -25,7 +25,7 @@ from promptgraft.bundles import (
     write_bundle,
 )
 from promptgraft.objectives.backbones import file_hashes, model_folder
-from promptgraft.objectives.data import all_labels
+from promptgraft.objectives.data import WHOLE, Split, Task, all_labels
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.measures import (
     best_words,
@@ -64,6 +64,7 @@ from promptgraft.search.storage import (
     DELTA_FILE,
     FLOAT32_LOGITS_FILE,
     LOGITS_FILE,
+    REFIT_LOGITS_FILE,
     NothingToExportError,
     RunFolder,
     keep_result,
@@ -144,7 +145,10 @@ def export_winner(
     check_same(optuna_study, study.target.test)
     quiet_transformers()
     chosen, files = _choose(optuna_study, number), folder.files()
-    if not files.exists(trial_file(chosen.number, DELTA_FILE)):
+    if study.target.folds > 1:
+        if not all(files.exists(trial_file(chosen.number, name)) for name in (DELTA_FILE, REFIT_LOGITS_FILE)):
+            _refit(replace(study.objective, files=folder.files_url), files, chosen, study.file.seed, say)
+    elif not files.exists(trial_file(chosen.number, DELTA_FILE)):
         _run_again(replace(study.objective, files=folder.files_url), files, chosen, study.file.seed)
     pending = trials_to_rescore(optuna_study, study, [chosen])
     if pending:
@@ -201,8 +205,7 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
 
 def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
     """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
-    if "candidate" not in trial.user_attrs:
-        raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
+    _require_candidate(trial)
     logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
     result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
     before = float(metric_of(trial) or 0.0)
@@ -214,12 +217,34 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
     keep_result(files, trial.number, result)
 
 
+def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> None:
+    """Train what ships: on all labelled rows, in float32, for as many updates as the folds chose."""
+    _require_candidate(trial)
+    objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
+    objective.use_split(WHOLE)
+    say(f"fitting trial {trial.number} to all {len(objective.target.labelled)} labelled rows")
+    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    result = objective.evaluate(candidate, seed, at=trial.user_attrs["best_step"])
+    files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
+    files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)
+
+
+def _as_shipped(target: Task) -> Task:
+    """Return the target with the rows that the model that ships is trained on."""
+    return target.on(WHOLE) if target.folds > 1 else target
+
+
+def _require_candidate(trial: FrozenTrial) -> None:
+    if "candidate" not in trial.user_attrs:
+        raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
+
+
 def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None) -> Manifest:
     space, backbone = study.objective.space, study.objective.backbone
     candidate = Candidate.from_values(trial.user_attrs["candidate"])
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
-    pool = DemonstrationPools(study.target, {}, space).get(candidate, "target", study.file.seed)
+    pool = DemonstrationPools(_as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
     prefix = "validation_"
     measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
@@ -248,11 +273,13 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
 
 
 def _examples(study: Study, files: FileStore, trial: int, in_float32: bool, count: int) -> Examples | None:
-    """Take the first validation rows with the trial's own logits, as its worker computed them."""
-    rows = study.target.validation[:count]
+    """Take the first rows that it was scored by, or refitted on, with the logits that were computed then."""
+    rows = _as_shipped(study.target).validation[:count]
     if not rows:
         return None
     name = FLOAT32_LOGITS_FILE if in_float32 else LOGITS_FILE
+    if study.target.folds > 1:
+        name = REFIT_LOGITS_FILE
     try:
         logits = files.read_tensors(trial_file(trial, name))["logits"].float()[: len(rows)]
     except FileNotFoundError:
@@ -298,7 +325,7 @@ def _compare(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Score the trial and the controls on the test rows; see `search.judging.test_set.opened_for`."""
-    task, metric = study.target, study.file.metric
+    task, metric = _as_shipped(study.target), study.file.metric
     say(f"opening the test rows: the winner scores {len(task.test)}")
     predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
     logits = predictor.logits([row.fields for row in task.test])
@@ -309,14 +336,13 @@ def _compare(
 
     level = judging_section(optuna_study.user_attrs).level
     interval = score_interval(logits, measure, metric, level)
-    both = (*task.train, *task.validation)
+    objective.use_split(WHOLE if task.folds > 1 else Split())
     rows = [
         (f"winner (trial {trial.number})", logits),
         ("majority class", majority(task, task.test)),
-        (f"TF-IDF + logistic regression, training rows ({len(task.train)} rows)", tfidf(task, task.test)),
         (
-            f"TF-IDF + logistic regression, training and validation rows ({len(both)} rows)",
-            tfidf(task, task.test, both),
+            f"TF-IDF + logistic regression, all labelled rows ({len(task.labelled)} rows)",
+            tfidf(task, task.test, task.labelled),
         ),
         *_zero_shot(objective, say),
     ]

@@ -28,8 +28,8 @@ def trials_to_rescore(optuna_study: optuna.Study, study: Study, also: Sequence[F
         study: The checked study.
         also: Trials to count among the finalists.
     """
-    if study.objective.backbone.computes_in == "float32":
-        return []
+    if study.objective.backbone.computes_in == "float32" or study.target.folds > 1:
+        return []  # What ships after cross-validation is fitted anew, in float32.
     scored = float32_scores(optuna_study)
     chosen = {trial.number: trial for trial in (*top_trials(optuna_study, KEPT_DELTAS), *also)}
     return [trial for number, trial in chosen.items() if number not in scored]

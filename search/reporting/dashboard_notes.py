@@ -215,7 +215,10 @@ def _demonstrations(candidate: Candidate, last: Evaluated) -> str:
 def _task_row(name: str, path: str, task: Task) -> str:
     dropped = {key: count for key, count in asdict(task.cleaning).items() if count and key != "read"}
     reasons = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in dropped.items()) or "none"
-    sizes = f"{len(task.train)} | {len(task.validation)} | {len(task.test)}"
+    if task.folds > 1:
+        sizes = f"{len(task.labelled)} | {task.folds} folds of them | {len(task.test)}"
+    else:
+        sizes = f"{len(task.train)} | {len(task.validation)} | {len(task.test)}"
     return f"| {name} | `{path}` ({task.cleaning.read} rows) | {', '.join(task.labels)} | {sizes} | {reasons} |"
 
 

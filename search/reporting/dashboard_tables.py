@@ -98,7 +98,7 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
             "predicted": task.labels[int(chances.argmax())],
             **{f"probability {label}": f"{chance:.4f}" for label, chance in zip(task.labels, chances, strict=True)},
         }
-        for row, chances in zip(task.validation, softmax(logits, axis=1), strict=True)
+        for row, chances in zip(task.scored(), softmax(logits, axis=1), strict=True)
     ]
 
 

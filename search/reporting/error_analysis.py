@@ -55,7 +55,7 @@ def analyze_errors(
     """
     found, missing = [], []
     for outputs in _sources(stored, task, trial):
-        rows: Sequence[Row] = getattr(task, outputs.rows)
+        rows: Sequence[Row] = task.test if outputs.rows == "test" else task.scored()
         if outputs.expected not in (None, outputs.present):
             missing.append(
                 f"errors on {outputs.rows} rows: the rows have changed since the study was started "
@@ -79,7 +79,7 @@ def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
         "validation",
         [trial_file(trial, name) for name in (FLOAT32_LOGITS_FILE, LOGITS_FILE)],
         identity.get("target rows"),
-        rows_hash((*task.train, *task.validation)),
+        rows_hash(task.labelled),
     )
     opened = [record for record in openings(stored) if record["trial"] == trial and record["table"]]
     tests = [Outputs("test", [logits_of_test_set(trial)], record["rows"], rows_hash(task.test)) for record in opened]

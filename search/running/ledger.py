@@ -201,14 +201,14 @@ class StudyLedger:
             return self._claim_waiting() or self._start_new()
 
     @wait_for_storage
-    def report(self, number: int, step: int, value: float, *, final: bool) -> bool:
+    def report(self, number: int, step: int, value: float, *, compared: bool) -> bool:
         """Record an intermediate value.
 
         Args:
             number: The trial.
             step: Updates done.
             value: The study's metric.
-            final: Whether the trial is over; it is never pruned then.
+            compared: Whether the pruner compares it with other trials.
 
         Returns:
             Whether the pruner wants the trial to stop.
@@ -216,7 +216,7 @@ class StudyLedger:
         with self._holding(number) as live:
             self.storage.set_trial_intermediate_value(live.trial_id, step, value)
             self._proposals.reported(live.proposal, step, value)
-            return not final and self._pruning.stops(live.trial_id)
+            return compared and self._pruning.stops(live.trial_id)
         return True
 
     @wait_for_storage

@@ -129,7 +129,9 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         if number not in self.ledger.live:
             return False
         is_last = message.summary is not None
-        is_pruned = self.ledger.report(number, message.step, message.value, final=is_last)
+        # Rows of another fold aren't comparable with those that the pruner has seen of other trials.
+        is_compared = not is_last and message.fold == 0
+        is_pruned = self.ledger.report(number, message.step, message.value, compared=is_compared)
         if number not in self.ledger.live:
             return False
         self.callback.on_evaluated(number, message)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.trial_files import DELTA_FILE as DELTA_FILE
     from promptgraft.search.storage.trial_files import FLOAT32_LOGITS_FILE as FLOAT32_LOGITS_FILE
     from promptgraft.search.storage.trial_files import LOGITS_FILE as LOGITS_FILE
+    from promptgraft.search.storage.trial_files import REFIT_LOGITS_FILE as REFIT_LOGITS_FILE
     from promptgraft.search.storage.trial_files import keep_result as keep_result
     from promptgraft.search.storage.trial_files import trial_file as trial_file
     from promptgraft.search.storage.waiting import StorageLostError as StorageLostError

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 DELTA_FILE = "delta.safetensors"
 LOGITS_FILE = "validation_logits.safetensors"
+REFIT_LOGITS_FILE = "refit_logits.safetensors"
 FLOAT32_LOGITS_FILE = "validation_logits_float32.safetensors"
 
 
@@ -18,8 +19,9 @@ def trial_file(number: int, name: str) -> str:
 
 
 def keep_result(files: FileStore, number: int, result: "Result") -> None:
-    """Write the weights and the validation logits of a finished trial."""
+    """Write the validation logits of a finished trial, and its weights if it has any of its own."""
     import torch
 
     files.write_tensors(trial_file(number, LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
-    files.write_tensors(trial_file(number, DELTA_FILE), result.delta)
+    if result.delta:
+        files.write_tensors(trial_file(number, DELTA_FILE), result.delta)

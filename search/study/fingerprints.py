@@ -32,7 +32,7 @@ _SOURCE_PATH = re.compile(r"sources\..+\.train")
 def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
     """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`."""
     return {
-        "target rows": rows_hash((*study.target.train, *study.target.validation)),
+        "target rows": rows_hash(study.target.labelled),
         "source rows": _source_rows(study),
         "test rows": rows_hash(study.target.test),
     }

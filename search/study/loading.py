@@ -19,6 +19,7 @@ from promptgraft.objectives.data import (
     TaskSpec,
     all_labels,
     find_label_leaks,
+    wanted_folds,
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.backbone_checks import check_served
@@ -57,7 +58,7 @@ class Study:
         target: The loaded target task.
         sources: The loaded source tasks, by name; a single one's is empty.
         constraints: What candidates must keep to, if anything.
-        cautions: What makes scores doubtful, as the rows are: words that give a label away.
+        cautions: What makes scores doubtful, as the rows are: words that give a label away, or few rows of a label.
     """
 
     path: Path
@@ -126,6 +127,9 @@ class StudyLoader:
             raise StudyFileError(self.yaml.path, self.problems)
         tasks = {"target": target} | {f"source {name}".rstrip(): task for name, task in sources.items()}
         cautions = tuple(f"{name}: {found}" for name, task in tasks.items() for found in find_label_leaks(task))
+        wanted = wanted_folds(len(target.labelled), file.target.folds)
+        if 1 < target.folds < wanted:
+            cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
         return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions)
 
     def _parse(self) -> StudyFile:
@@ -318,10 +322,12 @@ class StudyLoader:
     def _task_spec(self, section: TaskSection) -> TaskSpec:
         values = {
             name: getattr(section, name, None)
-            for name in ("test", "validation_rows", "test_rows", "shots", "group", "time")
+            for name in ("test", "validation", "validation_rows", "test_rows", "shots", "folds", "group", "time")
         }
-        if values["test"]:
-            values["test"] = str(self.folder / values["test"])
+        for name in ("test", "validation"):
+            path = values[name]
+            if path:
+                values[name] = str(self.folder / path)
         return TaskSpec(
             train=str(self.folder / section.train),
             fields=dict(section.text),

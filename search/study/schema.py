@@ -115,10 +115,17 @@ class TargetSection(TaskSection):
     test: str | None = Field(
         None, description="Table of the test set; if left out, the test set is sampled from `train`."
     )
-    validation_rows: int | None = Field(None, ge=2, description="Number of validation rows.")
+    validation: str | None = Field(None, description="Table of rows to choose by, in place of cross-validation.")
+    validation_rows: int | None = Field(
+        None, ge=2, description="Number of further rows to choose by, in place of cross-validation."
+    )
     test_rows: int | None = Field(None, ge=2, description="Number of test rows; sealed until the winner is exported.")
-    shots: int | None = Field(
-        None, ge=1, description="Number of training rows per label, and of validation rows per label."
+    shots: int | None = Field(None, ge=2, description="Number of labelled rows per label.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="Number of folds of cross-validation; by the number of rows if left out: 4, 3 from 1,000 rows on, "
+        "and from 5,000 on a fifth of the rows is held out instead.",
     )
     group: str | None = Field(None, description="Column of a group, such as the author; splits never divide a group.")
     time: str | None = Field(
@@ -133,13 +140,19 @@ class TargetSection(TaskSection):
             raise ValueError(f"sets the number of rows per label; leave out {' and '.join(others)}")
         return value
 
+    @field_validator("validation_rows", "folds")
+    @classmethod
+    def _chooses_one_way(cls, value: int | None, info: ValidationInfo) -> int | None:
+        others = [name for name in ("validation", "validation_rows") if info.data.get(name) is not None]
+        if value is not None and others:
+            raise ValueError(f"can't be given beside {' and '.join(others)}: there is one way to choose")
+        return value
+
     @field_validator("group", "time")
     @classmethod
     def _splits_rows(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("shots") is not None:
-            raise ValueError(
-                f"{info.field_name} is not supported together with shots; use train_rows and validation_rows"
-            )
+            raise ValueError(f"{info.field_name} is not supported together with shots; use train_rows")
         return value
 
 

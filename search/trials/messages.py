@@ -97,6 +97,8 @@ class TrialSummary:
         prompt_tokens: Tokens that the prompt adds to a text.
         load_report: What the migration did with the weights.
         demonstrations: How many a row was shown on average; None where there are none.
+        fold_values: The metric of each fold, whose mean the value is; None where there is but one.
+        standard_error: That of the mean.
     """
 
     value: float
@@ -109,10 +111,12 @@ class TrialSummary:
     prompt_tokens: int = 0
     load_report: str = ""
     demonstrations: float | None = None
+    fold_values: tuple[float, ...] | None = None
+    standard_error: float | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Return what is stored of it, as JSON types; the value is the trial's own."""
-        found = asdict(self) | {"gpus": list(self.gpus)}
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         del found["value"]
         return {name: value for name, value in found.items() if value is not None}
 
@@ -122,7 +126,8 @@ class Evaluated:
     """A trial was evaluated.
 
     Attributes:
-        step: Updates done.
+        step: Updates done; see `objectives.trial.Evaluation`.
+        fold: The fold.
         value: The study's metric on validation rows.
         metrics: All validation metrics.
         confusion: True labels (rows) against predicted ones (columns).
@@ -144,6 +149,7 @@ class Evaluated:
     figures: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     summary: TrialSummary | None = None
+    fold: int = 0
 
 
 @dataclass(frozen=True, slots=True)

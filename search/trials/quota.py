@@ -15,7 +15,7 @@ from promptgraft.search.wording import size
 # Finished trials whose weights are kept: the best ones, so that any of them can be exported.
 KEPT_DELTAS = 3
 _TRIAL_FILE = re.compile(r"artifacts/trial-(\d+)/(.+)")
-_CHECKPOINT = re.compile(r"checkpoints/([^-]+)-\d+\.safetensors")
+_CHECKPOINT = re.compile(r"checkpoints/([^-]+)-\d+(?:-\d+)?\.safetensors")
 # A file is being written while it has this ending; one that hasn't changed for so long has lost its writer.
 _PARTIAL, _ABANDONED_S = ".partial", 3600.0
 

@@ -2,19 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from promptgraft.objectives.data import WHOLE, Split
 from promptgraft.objectives.file_store import DiskFullError, FileStore
 from promptgraft.search.trials import cause_of
 from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
-    from promptgraft.objectives.data import Row
     from promptgraft.objectives.measures import Logits
     from promptgraft.objectives.trial import Objective
+
+    # The metrics on validation rows, and the logits of the test rows.
+    Outcome = tuple[Mapping[str, float], Logits | None]
 
 logger = logging.getLogger(__name__)
 
@@ -50,46 +53,56 @@ class Repeats:
             predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here.
             fewer: `target` or `source` -> how many of its training rows are kept.
         """
+        chosen, seed = Candidate.from_values(candidate), self._seed + repeat
 
-        def logits(rows: "Sequence[Row]") -> "Logits":
-            chosen, seed = Candidate.from_values(candidate), self._seed + repeat
+        def outcome() -> "Outcome":
             result = self._objective.evaluate(chosen, seed, at=step)
             if predictions is None:
-                return result.logits
-            held_out = self._objective.score(chosen, result.delta, rows[len(result.logits) :], seed)
-            return np.concatenate([result.logits, held_out])
+                return result.metrics, None
+            if self._objective.target.folds > 1:
+                self._objective.use_split(replace(WHOLE, repeat=repeat), fewer)
+                result = replace(result, delta=self._objective.evaluate(chosen, seed, at=step).delta)
+            return result.metrics, self._objective.score(chosen, result.delta, self._objective.target.test, seed)
 
-        return self._repeat(logits, repeat, predictions, fewer)
+        return self._repeat(outcome, repeat, predictions, fewer)
 
     def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
         """Fit a control that is no candidate; see `train` and `objectives.measures.controls`."""
         from promptgraft.objectives.measures import FITTED
 
-        return self._repeat(lambda rows: FITTED[control](self._objective, rows), repeat, predictions)
+        def outcome() -> "Outcome":
+            found: list[Mapping[str, float]] = []
+            for fold in range(self._objective.target.folds):
+                self._objective.use_split(Split(repeat, fold))
+                target = self._objective.target
+                found.append(target.measure(FITTED[control](self._objective, target.validation), target.validation))
+            if len(found) > 1:
+                self._objective.use_split(replace(WHOLE, repeat=repeat))
+            means = {name: mean(own[name] for own in found) for name in found[0]}
+            return means, FITTED[control](self._objective, self._objective.target.test)
+
+        return self._repeat(outcome, repeat, predictions)
 
     def _repeat(
         self,
-        logits: "Callable[[Sequence[Row]], Logits]",
+        outcome: "Callable[[], Outcome]",
         repeat: int,
         predictions: str | None,
         fewer: dict[str, int] | None = None,
     ) -> dict[str, Any]:
-        """Have the rows of a split scored, the validation rows first."""
+        """Run what gives the metrics on validation rows, and the logits of the test rows if they are asked for."""
         import torch
 
         started = time.perf_counter()
         try:
-            self._objective.use_split(repeat, fewer)
-            target = self._objective.target
-            count = len(target.validation)
-            found = logits((*target.validation, *target.test) if predictions else target.validation)
-            if predictions:
-                self._files.write_tensors(predictions, {"logits": torch.from_numpy(found[count:])})
-            metrics = target.measure(found[:count], target.validation)
+            self._objective.use_split(Split(repeat), fewer)
+            metrics, logits = outcome()
+            if predictions and logits is not None:
+                self._files.write_tensors(predictions, {"logits": torch.from_numpy(logits)})
         except DiskFullError:
             raise  # Which says nothing of the candidate.
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
             logger.exception("repeat %d failed", repeat)
             return {"failure": cause_of(error)}
         seconds = round(time.perf_counter() - started, 3)
-        return {"value": metrics[self._objective.spec.metric], "metrics": metrics, "seconds": seconds}
+        return {"value": metrics[self._objective.spec.metric], "metrics": dict(metrics), "seconds": seconds}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from promptgraft.objectives.data import Split
 from promptgraft.objectives.file_store import DiskFullError, FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.storage import keep_result
@@ -27,7 +28,7 @@ from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
     from promptgraft.objectives.growth import Growth
-    from promptgraft.objectives.trial import Cycle, Evaluation, Result
+    from promptgraft.objectives.trial import CrossValidation, Cycle, Evaluation, Result
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next job."""
         self._job: Job = new_config["job"]
-        self._cycle: "Cycle | None" = None
+        self._cycle: "Cycle | CrossValidation | None" = None
         return True
 
     def step(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             repeats = Repeats(self._objective, self._files, job.seed)
             return repeats.train(job.candidate.to_dict(), job.step, job.repeat)
         finally:
-            self._objective.use_split(0)
+            self._objective.use_split(Split())
 
     def cleanup(self) -> None:
         """Close the cycle."""
@@ -121,6 +122,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         shown = result or evaluation
         return Evaluated(
             step=evaluation.step,
+            fold=evaluation.fold,
             value=evaluation.value,
             metrics=dict(shown.metrics),
             confusion=shown.confusion,
@@ -136,6 +138,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         return TrialSummary(
             value=result.value,
             best_step=result.step,
+            fold_values=result.fold_values or None,
+            standard_error=result.standard_error,
             resumed_at=result.resumed_at,
             node=self._node,
             gpus=self._gpus,

@@ -60,7 +60,7 @@ def search(table: Table, tokens: dict[str, int], pruner: dict[str, Any], sampler
             for point, seconds in zip(curve, costs.steps(asked.candidate), strict=True):
                 spent += seconds
                 final = point is curve[-1]
-                if ledger.report(asked.number, point["step"], point["accuracy"], final=final):
+                if ledger.report(asked.number, point["step"], point["accuracy"], compared=not final):
                     ledger.prune(asked.number, point["accuracy"])
                     break
                 if final:

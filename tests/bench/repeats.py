@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 from scipy.special import log_softmax
 
-from promptgraft.objectives.data import rows_hash
+from promptgraft.objectives.data import Split, rows_hash
 from promptgraft.objectives.measures import CostMeter
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.objectives.trial import Cycle, Objective
+from promptgraft.objectives.trial import CrossValidation, Cycle, Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate
 from tests.bench.surface import grid
@@ -134,7 +134,7 @@ class Table:
 class Scorer(Objective):
     """Scores the held-out rows with the validation rows: only of these are frozen activations kept."""
 
-    def run(self, *args: Any, **options: Any) -> Cycle:
+    def run(self, *args: Any, **options: Any) -> Cycle | CrossValidation:
         tasks = self._resources.tasks
         if len(tasks.target.validation) < len(tasks.target.test):
             tasks.target = replace(tasks.target, validation=(*tasks.target.validation, *tasks.target.test))
@@ -170,7 +170,7 @@ def main() -> None:
     }
     (folder / "table.json").write_text(json.dumps(table))
     for repeat in range(arguments.repeats):
-        objective.use_split(repeat)
+        objective.use_split(Split(repeat))
         labels = np.array([row.label for row in objective.target.validation])
         np.savez(folder / f"labels-{repeat}.npz", validation=labels[:VALIDATION_ROWS], test=labels[VALIDATION_ROWS:])
         for number, candidate in enumerate(candidates):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from promptgraft.objectives.data import Row
+from promptgraft.objectives.data import Row, Split
 from promptgraft.objectives.measures import FITTED, TrainedControl, tfidf, trained_controls
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
@@ -87,12 +87,12 @@ def test_a_repeat_ends_at_its_step(make_spec: MakeSpec, tiny_models: dict[str, s
 
 def test_fewer_rows_are_a_part_of_the_same_split(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
     objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
-    objective.use_split(3)
+    objective.use_split(Split(3))
     whole, sources = objective.target, objective.sources
-    objective.use_split(3, {"target": 4})
+    objective.use_split(Split(3), {"target": 4})
     assert (len(objective.target.train), objective.sources) == (4, sources)
     assert set(map(str, objective.target.train)) <= set(map(str, whole.train))
     assert {row.label for row in objective.target.train} == {0, 1}
     assert (objective.target.validation, objective.target.test) == (whole.validation, whole.test)
-    objective.use_split(3)
+    objective.use_split(Split(3))
     assert objective.target == whole

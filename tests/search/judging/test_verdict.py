@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from optuna.trial import create_trial
 from scipy.stats import ttest_rel
 
+from promptgraft.objectives.data import Split
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
@@ -231,13 +231,16 @@ def test_repeated_splits_share_the_test_rows_alone(
     objective = Objective(spec)
     first = objective.target
     objective.evaluate(candidate, 0)
-    objective.use_split(2)
+    objective.use_split(Split(2))
     logits = objective.evaluate(candidate, 2).logits
     assert objective.target.test == first.test
     assert objective.target.train != first.train
     assert objective.target.validation != first.validation
-    assert (logits == Objective(replace(spec, repeat=2)).evaluate(candidate, 2).logits).all()
-    objective.use_split(0)
+    assert {*map(str, objective.target.labelled)} == {*map(str, first.labelled)}
+    fresh = Objective(spec)
+    fresh.use_split(Split(2))
+    assert (logits == fresh.evaluate(candidate, 2).logits).all()
+    objective.use_split(Split())
     assert objective.target == first
 
 
@@ -276,7 +279,8 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     record = load_existing("tiny", RunFolder(tmp_path / "run").storage_url())
     for number, own in more.items():
         attrs = record.get_trials()[number].user_attrs
-        fresh = Objective(replace(study.objective, repeat=3))
+        fresh = Objective(study.objective)
+        fresh.use_split(Split(3))
         cycle = fresh.run(Candidate.from_values(attrs["candidate"]), study.file.seed + 3)
         values = {evaluation.step: evaluation.value for evaluation in cycle}
         assert (

@@ -36,7 +36,7 @@ def ledger(request: pytest.FixtureRequest) -> OpenLedger:
 def finish(book: StudyLedger, value: float) -> Candidate:
     asked = book.ask()
     assert asked is not None
-    book.report(asked.number, 0, value, final=True)
+    book.report(asked.number, 0, value, compared=False)
     book.complete(asked.number, value)
     return asked.candidate
 
@@ -58,9 +58,9 @@ def test_states_and_curves_are_recorded_when_they_happen(ledger: OpenLedger, tmp
     assert [trial.state for trial in seen] == [TrialState.RUNNING] * 3
     assert all(trial.user_attrs["candidate_key"] and trial.params for trial in seen)
     for step, value in ((0, 0.5), (8, 0.7)):
-        book.report(complete.number, step, value, final=step == 8)
+        book.report(complete.number, step, value, compared=step != 8)
     book.complete(complete.number, 0.7)
-    book.report(pruned.number, 0, 0.1, final=False)
+    book.report(pruned.number, 0, 0.1, compared=True)
     book.prune(pruned.number, 0.1)
     book.fail(failed.number, "out of luck")
     trials = book.study.get_trials()
@@ -79,7 +79,7 @@ def test_the_study_s_pruner_decides_and_never_at_the_last_step(ledger: OpenLedge
     for final in (False, True):
         asked = book.ask()
         assert asked is not None
-        assert book.report(asked.number, 0, 0.1, final=final) is not final
+        assert book.report(asked.number, 0, 0.1, compared=not final) is not final
 
 
 def test_no_candidate_is_tried_twice_in_200_trials(ledger: OpenLedger, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(ledger: OpenL
     assert other.adopt_orphans() == 1
     assert other.counts() == {"FAIL": 1, "WAITING": 1}
     # The driver was only asleep: it lets go of the trial, and what it found is found again by the retry.
-    assert book.report(asked.number, 0, 0.5, final=False)
+    assert book.report(asked.number, 0, 0.5, compared=True)
     assert not book.live
     assert book.counts() == {"FAIL": 1, "WAITING": 1}
 

@@ -40,11 +40,11 @@ def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: P
     for _ in range(6):
         asked = book.ask()
         assert asked is not None
-        book.report(asked.number, 2, 0.4, final=False)
+        book.report(asked.number, 2, 0.4, compared=True)
         book.complete(asked.number, 0.5 + 0.01 * asked.number)
     running = book.ask()
     assert running is not None
-    book.report(running.number, 2, 0.45, final=False)
+    book.report(running.number, 2, 0.45, compared=True)
     other = open_ledger(tmp_path)  # Another driver, that looks at the study later.
     book.record_growth(0, growth_of(SMALL_SPACE, NEW))
     assert [template.id for template in book.space.templates] == [t.id for t in (*TEMPLATES, *NEW)]

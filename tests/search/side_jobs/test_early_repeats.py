@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import TrialState, create_trial
 
+from promptgraft.objectives.data import Split
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import REPEAT, reach_verdict, repeat_outcomes
 from promptgraft.search.running import Progress, RunOptions, run_study
@@ -128,6 +129,7 @@ def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., 
     for number, outcomes in repeat_outcomes(stored.user_attrs).items():
         attrs = stored.get_trials()[number].user_attrs
         for repeat, outcome in outcomes.items():
-            other = Objective(replace(study.objective, repeat=repeat, files=None))
+            other = Objective(replace(study.objective, files=None))
+            other.use_split(Split(repeat))
             chosen = Candidate.from_values(attrs["candidate"])
             assert other.evaluate(chosen, study.file.seed + repeat, at=attrs["best_step"]).value == outcome["value"]

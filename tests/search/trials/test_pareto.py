@@ -48,7 +48,7 @@ def run_trial(book: StudyLedger, curve: list[float], costs: tuple[float, float])
     book.set_attrs(asked.number, dict(zip(COSTS, costs, strict=True)))
     for step, value in enumerate(curve):
         final = step == len(curve) - 1
-        if book.report(asked.number, step, value, final=final):
+        if book.report(asked.number, step, value, compared=not final):
             book.prune(asked.number, value)
             break
     else:

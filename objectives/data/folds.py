@@ -1,0 +1,102 @@
+"""Cross-validation: which labelled rows a candidate trains on, and which it is scored by, fold by fold."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from promptgraft.objectives.data.near_duplicates import clusters
+from promptgraft.objectives.data.tasks import Row, TaskSpec
+
+# Folds by number of labelled rows, most rows first: above the last limit one part is held out instead.
+FOLDS = ((5000, 1), (1000, 3), (0, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A division of the labelled rows into those that are trained on and those that a model is scored by.
+
+    Attributes:
+        repeat: Number of the partition; another one for each repeat.
+        fold: Number of the fold whose rows are left out of training; None for every fold in its turn.
+        whole: Whether all rows are trained on, as for the model that ships.
+    """
+
+    repeat: int = 0
+    fold: int | None = None
+    whole: bool = False
+
+
+WHOLE = Split(whole=True)
+
+
+def count_folds(rows: Sequence[Row], wanted: int | None) -> int:
+    """Return how many folds the labelled rows allow: no more than the rarest label has rows.
+
+    Args:
+        rows: The labelled rows.
+        wanted: What the study asks for; by their number if None.
+    """
+    rarest = min(Counter(row.label for row in rows).values())
+    return max(1, min(wanted_folds(len(rows), wanted), rarest))
+
+
+def wanted_folds(rows: int, wanted: int | None) -> int:
+    """Return how many folds a study asks for, by the number of its labelled rows if it doesn't say."""
+    return wanted or next(folds for least, folds in FOLDS if rows >= least)
+
+
+def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec) -> list[int]:
+    """Assign rows to folds.
+
+    Folds are stratified by label. Rows of one group, and rows that are nearly the same, are in one fold. Where the task
+    names a column of time, a fold's training rows are all older than its own: the oldest rows are in no fold.
+
+    Args:
+        rows: The labelled rows.
+        folds: How many.
+        seed: Seed of the partition.
+        spec: The task.
+
+    Returns:
+        The number of each row's fold; -1 for one that is only ever trained on.
+    """
+    if spec.time is not None:
+        return _by_time(rows, folds)
+    labels = [row.label for row in rows]
+    groups = clusters(rows, [row.group for row in rows] if spec.group else None)
+    if len(set(groups)) == len(rows):
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)
+    else:
+        splitter = StratifiedGroupKFold(min(folds, len(set(groups))), shuffle=True, random_state=seed)
+        parts = splitter.split(rows, labels, groups)
+    found = [-1] * len(rows)
+    for number, (_, inside) in enumerate(parts):
+        for index in inside:
+            found[index] = number
+    return found
+
+
+def _by_time(rows: Sequence[Row], folds: int) -> list[int]:
+    """Cut the rows into blocks of about the same size, from the oldest on; rows of one age are in one block."""
+    times = sorted(row.time for row in rows)
+    starts = [times[len(times) * block // (folds + 1)] for block in range(1, folds + 1)]
+    return [sum(row.time >= start for start in starts) - 1 for row in rows]
+
+
+def part_of(rows: Sequence[Row], numbers: Sequence[int], fold: int, spec: TaskSpec) -> tuple[list[Row], list[Row]]:
+    """Return the rows that a fold trains on, and its own.
+
+    Args:
+        rows: The labelled rows.
+        numbers: From `fold_numbers`.
+        fold: Number of the fold.
+        spec: The task.
+    """
+    own = [row for row, number in zip(rows, numbers, strict=True) if number == fold]
+    if spec.time is None:
+        return [row for row, number in zip(rows, numbers, strict=True) if number != fold], own
+    groups = {row.group for row in own} if spec.group else set[str]()
+    older = [row for row, number in zip(rows, numbers, strict=True) if number < fold and row.group not in groups]
+    return older, own

@@ -1,0 +1,155 @@
+"""Cross-validation of one candidate: the cycles of its folds, put together."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+
+from promptgraft.objectives.data import WHOLE, Split
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial import Checkpoint, Evaluation, Objective, Result, checkpoint_name, checkpoints
+from promptgraft.spaces import Candidate
+from tests.support.models import TinyModels
+from tests.support.specs import TEMPLATES, VERBALIZERS, small_spec
+
+FOLDS = 3
+BASE = Candidate(
+    template=TEMPLATES[0].id,
+    verbalizer=VERBALIZERS[0].id,
+    frozen_layers=1,
+    source_steps=3,
+    alpha=0.5,
+    steps=6,
+    batch_size=4,
+    learning_rate=1e-2,
+)
+OTHER = replace(BASE, learning_rate=1e-3, frozen_layers=0)
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_models: TinyModels) -> ObjectiveSpec:
+    """A study of 24 labelled rows in three folds."""
+    found = small_spec(tiny_models["encoder"], "encoder", rows=24)
+    return replace(found, target=replace(found.target, validation_rows=None, folds=FOLDS))
+
+
+def run(spec: ObjectiveSpec, candidate: Candidate = BASE, folder: Path | None = None) -> list[Evaluation]:
+    checkpoint = None
+    if folder is not None:
+        checkpoint = Checkpoint(FileStore(str(folder)), checkpoint_name(candidate.key, 0), every_s=0.0)
+    return list(Objective(spec).run(candidate, 0, checkpoint))
+
+
+def result(evaluations: list[Evaluation]) -> Result:
+    found = evaluations[-1].result
+    assert found is not None
+    return found
+
+
+def test_each_fold_is_a_cycle_of_its_own(spec: ObjectiveSpec) -> None:
+    evaluations = run(spec)
+    found = result(evaluations)
+    assert [(entry.fold, entry.step) for entry in evaluations] == [
+        (fold, fold * (BASE.steps + 1) + step) for fold in range(FOLDS) for step in (0, 2, 4, 6)
+    ]
+    objective, logits, values = Objective(spec), [], []
+    for fold in range(FOLDS):
+        objective.use_split(Split(0, fold))
+        alone = objective.evaluate(BASE, 0, at=found.step)
+        logits.append(alone.logits)
+        values.append(alone.value)
+    assert np.array_equal(found.logits, np.concatenate(logits))
+    assert (found.fold_values, found.value) == (tuple(values), mean(values))
+    assert found.standard_error == pytest.approx(stdev(values) / FOLDS**0.5)
+    objective.use_split(Split())
+    rows = objective.target.scored()
+    assert (np.sum(found.confusion), len(found.logits)) == (24, len(rows))
+    assert found.confusion == objective.target.confusion(found.logits, rows)
+
+
+def test_the_step_is_that_of_the_best_mean(spec: ObjectiveSpec) -> None:
+    evaluations = run(spec)
+    by_step = {
+        step: mean(entry.value for entry in evaluations if entry.step - entry.fold * (BASE.steps + 1) == step)
+        for step in (0, 2, 4, 6)
+    }
+    found = result(evaluations)
+    assert found.value == max(by_step.values()) == by_step[found.step]
+
+
+def test_what_ran_before_does_not_matter(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """Not even where trials share the stages that are stored."""
+    shared = Objective(replace(spec, files=str(tmp_path)))
+    forward = [shared.evaluate(candidate, 0).logits for candidate in (BASE, OTHER)]
+    backward = [shared.evaluate(candidate, 0).logits for candidate in (OTHER, BASE)][::-1]
+    alone = [Objective(spec).evaluate(candidate, 0).logits for candidate in (BASE, OTHER)]
+    for found in (forward, backward):
+        assert all(np.array_equal(one, other) for one, other in zip(found, alone, strict=True))
+    assert not np.array_equal(*alone)
+
+
+def test_folds_share_the_source_stage(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """It is trained once: nothing of the target's rows is in it."""
+    objective = Objective(replace(spec, files=str(tmp_path)))
+    objective.evaluate(replace(BASE, steps=0, alpha=0.0), 0)
+    files = FileStore(str(tmp_path))
+    keys = [json.loads(files.read_metadata(file.name)["key"]) for file in files.files() if "stages/" in file.name]
+    assert Counter(key["stage"] for key in keys)["source"] == 1
+
+
+@pytest.mark.parametrize("evaluations", [2, 4, 5, 9, 11])
+def test_a_trial_goes_on_from_the_middle_of_a_fold(
+    spec: ObjectiveSpec, tmp_path: Path, evaluations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_SPARING", 0)
+    whole = run(spec)
+    checkpoint = Checkpoint(FileStore(str(tmp_path)), checkpoint_name(BASE.key, 0), every_s=0.0)
+    cycle = Objective(spec).run(BASE, 0, checkpoint)
+    for _ in range(evaluations):
+        next(cycle)
+    again = Objective(spec).run(BASE, 0, checkpoint)
+    seen, examples = [], []
+    for evaluation in again:
+        seen.append(evaluation)
+        examples.append(again.example())
+    assert [(entry.step, entry.fold, entry.metrics) for entry in seen] == [
+        (entry.step, entry.fold, entry.metrics) for entry in whole
+    ]
+    one, other = result(seen), result(whole)
+    assert np.array_equal(one.logits, other.logits)
+    assert (one.value, one.step, one.fold_values) == (other.value, other.step, other.fold_values)
+    assert (one.resumed_at > 0, other.resumed_at) == (evaluations > 2, 0)
+    assert all("Sentiment: [" in example for example in examples)
+
+
+def test_what_ships_is_trained_on_every_row(spec: ObjectiveSpec) -> None:
+    objective = Objective(spec)
+    found = objective.evaluate(BASE, 0)
+    objective.use_split(WHOLE)
+    shipped = objective.evaluate(BASE, 0, at=found.step)
+    assert (found.delta, shipped.step) == ({}, found.step)
+    assert len(shipped.logits) == len(objective.target.labelled) == 24
+    again = objective.score(BASE, shipped.delta, objective.target.labelled, 0)
+    np.testing.assert_allclose(again, shipped.logits, atol=1e-5)
+
+
+def test_a_candidate_without_updates_is_evaluated_once_a_fold(spec: ObjectiveSpec) -> None:
+    evaluations = run(spec, Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=0))
+    assert [(entry.step, entry.fold) for entry in evaluations] == [(0, 0), (1, 1), (2, 2)]
+    assert result(evaluations).step == 0
+
+
+def test_another_run_ends_this_one(spec: ObjectiveSpec) -> None:
+    objective = Objective(spec)
+    first = objective.run(BASE, 0)
+    next(first)
+    objective.run(OTHER, 0)
+    with pytest.raises(Exception, match="another cycle was started"):
+        next(first)
+    assert torch.is_grad_enabled()
