@@ -134,10 +134,12 @@ class CrossValidation(Iterator[Evaluation]):
         for fold, resources in enumerate(self._folds):
             for evaluation, outcome in self._run_fold(fold, resources):
                 shown = replace(evaluation, step=fold * (self.candidate.steps + 1) + evaluation.step, fold=fold)
-                if outcome is not None:
-                    outcomes.append(outcome)
-                is_last = len(outcomes) == len(self._folds)
-                yield replace(shown, result=self._result(outcomes) if is_last else None)
+                if outcome is None:
+                    yield replace(shown, result=None)
+                    continue
+                outcomes.append(outcome)
+                found = self._result(outcomes)
+                yield replace(shown, so_far=found, result=found if len(outcomes) == len(self._folds) else None)
 
     def _run_fold(self, fold: int, resources: Resources) -> Iterator[tuple[Evaluation, FoldOutcome | None]]:
         """Hand out a fold's evaluations, with the last one what it leaves; once more, if it was over before."""

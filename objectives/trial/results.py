@@ -76,6 +76,7 @@ class Evaluation:
         target_loss: The same for L_t.
         result: The outcome, at the last evaluation only.
         fold: The fold whose rows these are; 0 where there is but one.
+        so_far: The outcome on the folds up to this one, at the last evaluation of each.
     """
 
     step: int
@@ -86,6 +87,7 @@ class Evaluation:
     target_loss: float | None
     result: Result | None = None
     fold: int = 0
+    so_far: Result | None = None
 
     def is_better(self, other: "Evaluation", direction: Direction) -> bool:
         """Compare by the study's metric, and at equal values by the loss."""

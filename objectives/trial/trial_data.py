@@ -38,6 +38,7 @@ class StudyTasks:
         self.labels = all_labels(self.target, self.sources.values())
         self._loaded = target, sources
         self._fewer = fewer
+        self._folds: list[StudyTasks] = []
         self._hashes = {"target": rows_hash(self.target.train), "validation": rows_hash(self.target.validation)}
         self._source_hashes = {name: rows_hash(task.train) for name, task in self.sources.items()}
 
@@ -53,11 +54,13 @@ class StudyTasks:
             return self
         return StudyTasks(*self._loaded, split, fewer)
 
-    def folds(self) -> "list[StudyTasks]":
+    def folds(self) -> "Sequence[StudyTasks]":
         """Return the tasks on every fold of the split: one where all rows are trained on, or a part is held out."""
         if self.split.whole or self.split.fold is not None or self.target.folds == 1:
             return [self]
-        return [self.on(replace(self.split, fold=fold), self._fewer) for fold in range(self.target.folds)]
+        if not self._folds:
+            self._folds += [self.on(replace(self.split, fold=fold), self._fewer) for fold in range(self.target.folds)]
+        return self._folds
 
     def source(self, candidate: Candidate) -> Task:
         """Return the source that a candidate uses.

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -18,6 +19,7 @@ from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import JOB
+from promptgraft.search.sampling import FoldRace
 from promptgraft.search.trials import Evaluated, Failed, Job, Message, SideJobDone, TrialJob
 from promptgraft.spaces import PromptgraftError
 
@@ -50,6 +52,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Attributes:
         evaluations: What live trials have reported, by number.
+        race: The race between folds.
     """
 
     def __init__(self, ledger: StudyLedger, state: RunState, callback: RunCallback) -> None:
@@ -58,6 +61,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.state = state
         self.callback = callback
         self.evaluations: dict[int, list[Evaluated]] = {}
+        self.race = FoldRace(maximize=ledger.study.directions[0] == StudyDirection.MAXIMIZE)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Ray's own snapshots nothing: the study is the state."""
@@ -135,6 +139,11 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         if number not in self.ledger.live:
             return False
         self.callback.on_evaluated(number, message)
+        if message.scores is not None:
+            if is_last:
+                self.race.finished(message.scores)
+            elif self.race.is_behind(message.scores):
+                is_pruned = True
         if is_pruned or is_last:
             self._end(number, messages, is_pruned=is_pruned)
             return False
@@ -160,8 +169,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return
         self.callback.on_trial_ending(number, messages)
         if is_pruned or last.summary is None:
-            self.ledger.prune(number, last.value)
-            self.callback.on_trial_ended(number, TrialState.PRUNED, last.value, f"at step {last.step}")
+            value = last.scores.value if last.scores else last.value
+            self.ledger.prune(number, value)
+            at = f"behind the best after fold {last.fold + 1}" if last.scores else f"at step {last.step}"
+            self.callback.on_trial_ended(number, TrialState.PRUNED, value, at)
         else:
             self.ledger.complete(number, last.summary.value)
             self.callback.on_trial_ended(number, TrialState.COMPLETE, last.summary.value, "")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.search.sampling.fold_race import FoldRace as FoldRace
     from promptgraft.search.sampling.pool import POOL as POOL
     from promptgraft.search.sampling.pool import UNTRAINED_SCORES as UNTRAINED_SCORES
     from promptgraft.search.sampling.pool import Pool as Pool

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.budget import forecast as forecast
     from promptgraft.search.trials.messages import Evaluated as Evaluated
     from promptgraft.search.trials.messages import Failed as Failed
+    from promptgraft.search.trials.messages import FoldScores as FoldScores
     from promptgraft.search.trials.messages import GrowthJob as GrowthJob
     from promptgraft.search.trials.messages import Job as Job
     from promptgraft.search.trials.messages import Message as Message

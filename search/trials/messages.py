@@ -122,12 +122,26 @@ class TrialSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class FoldScores:
+    """How a trial did on the folds that it has run.
+
+    Attributes:
+        value: The study's metric, the mean over these folds at its best step.
+        row_scores: Probability of the true label of each of their rows, fold after fold.
+    """
+
+    value: float
+    row_scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     """A trial was evaluated.
 
     Attributes:
         step: Updates done; see `objectives.trial.Evaluation`.
         fold: The fold.
+        scores: How it did on the folds so far, at the end of each.
         value: The study's metric on validation rows.
         metrics: All validation metrics.
         confusion: True labels (rows) against predicted ones (columns).
@@ -150,6 +164,7 @@ class Evaluated:
     cost: Mapping[str, float] = field(default_factory=dict)
     summary: TrialSummary | None = None
     fold: int = 0
+    scores: FoldScores | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from promptgraft.search.storage import keep_result
 from promptgraft.search.trials import (
     Evaluated,
     Failed,
+    FoldScores,
     GrowthJob,
     Job,
     Message,
@@ -53,6 +54,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
         self._checkpoint_every_s = checkpoint_every_s
         self._objective: Objective = Objective(spec)
+        self._scored_labels = [row.label for row in self._objective.target.scored()]
         self._meters = PromptMeter(self._objective), CostMeter(self._objective)
         self.reset_config(config)
 
@@ -132,7 +134,16 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             figures=self._figures,
             cost=self._cost(evaluation),
             summary=self._summary(job.candidate, result) if result else None,
+            scores=self._scores(evaluation.so_far) if evaluation.so_far else None,
         )
+
+    def _scores(self, result: "Result") -> FoldScores:
+        """Say how likely the true label of each row is, as far as folds have been run."""
+        from scipy.special import softmax
+
+        likely = softmax(result.logits.astype(float), axis=1)
+        true = self._scored_labels[: len(likely)]
+        return FoldScores(result.value, tuple(float(own[label]) for own, label in zip(likely, true, strict=True)))
 
     def _summary(self, candidate: Candidate, result: "Result") -> TrialSummary:
         return TrialSummary(

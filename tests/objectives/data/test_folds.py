@@ -13,24 +13,7 @@ from promptgraft.objectives.data import WHOLE, Row, Split, Task, TaskSpec
 from promptgraft.objectives.data.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
-WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "fjord",
-    "grove",
-    "heath",
-    "inlet",
-    "jetty",
-    "knoll",
-    "ledge",
-    "marsh",
-    "north",
-    "ocean",
-    "pebble",
-]
+WORDS = [f"{start}{end}" for start in ("am", "bi", "ce", "de") for end in ("ber", "rch", "dar", "lta")]
 
 
 def texts(count: int) -> list[str]:

@@ -99,7 +99,9 @@ def test_folds_share_the_source_stage(spec: ObjectiveSpec, tmp_path: Path) -> No
     objective = Objective(replace(spec, files=str(tmp_path)))
     objective.evaluate(replace(BASE, steps=0, alpha=0.0), 0)
     files = FileStore(str(tmp_path))
-    keys = [json.loads(files.read_metadata(file.name)["key"]) for file in files.files() if "stages/" in file.name]
+    keys = [
+        json.loads(files.read_metadata(file.name)["key"]) for file in files.files() if file.name.endswith("safetensors")
+    ]
     assert Counter(key["stage"] for key in keys)["source"] == 1
 
 
