@@ -34,7 +34,7 @@ from promptgraft.search.running.ray_session import (
     trial_slots,
 )
 from promptgraft.search.running.retries import Loss
-from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState
+from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
 from promptgraft.search.sampling import with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import Heartbeat, open_storage, until_storage_answers, wait_for_storage
@@ -83,16 +83,7 @@ def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyL
         storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
     )
     record_study(stored, study, limits.trials)
-    return StudyLedger(
-        stored,
-        storage,
-        study.objective.space,
-        study.file.sampler,
-        study.file.pruner,
-        study.file.seed,
-        study.file.budget.max_retries,
-        study.constraints,
-    )
+    return StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
 
 
 class Driver:
@@ -205,8 +196,7 @@ class Driver:
         return GrowthJobs(
             self.ledger,
             plan,
-            every=section.every,
-            limit=section.limit,
+            section,
             last=last,
             seed=self.study.file.seed,
             on_growth=self._on_growth,
@@ -267,7 +257,6 @@ class Driver:
         until_storage_answers(lambda: record_run(self.ledger.study, self.limits, self.concurrent, files))
         scheduler = StudyScheduler(self.ledger, self.state, self)
         watchdog = StudyWatchdog(
-            self.ledger,
             self.state,
             scheduler,
             session,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from promptgraft.search.side_jobs import SideJobs
 from promptgraft.search.storage import RunFolder
+from promptgraft.search.study import Constraints, EngineSection, Study
 from promptgraft.search.trials import Job
 from promptgraft.spaces import PromptgraftError
 
@@ -51,6 +52,31 @@ class RunOptions:
     timeout_s: float | None = None
     concurrent: int | None = None
     address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What decides which candidates a study tries.
+
+    Attributes:
+        sampler: Name and options of the sampler.
+        pruner: Name and options of the pruner.
+        seed: The study's seed.
+        max_retries: Times that a trial is run again whose worker or driver died.
+        constraints: What candidates must keep to, if anything.
+    """
+
+    sampler: EngineSection
+    pruner: EngineSection
+    seed: int
+    max_retries: int = 3
+    constraints: Constraints | None = None
+
+    @classmethod
+    def of(cls, study: Study) -> "SearchSettings":
+        """Take the settings from a study file."""
+        file = study.file
+        return cls(file.sampler, file.pruner, file.seed, file.budget.max_retries, study.constraints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from promptgraft.search.trials import cause_of
 from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from promptgraft.objectives.data import Row
     from promptgraft.objectives.measures import Logits
     from promptgraft.objectives.trial import Objective

@@ -58,7 +58,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next job."""
         self._job: Job = new_config["job"]
-        self._cycle: "Cycle | None" = None
+        self._cycle: Cycle | None = None
         return True
 
     def step(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from promptgraft.search.judging import reach_verdict, repeat_outcomes
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.storage import RunFolder, StorageLostError, load_existing, open_storage
 from promptgraft.search.storage import waiting as patience
 from promptgraft.search.study import EngineSection
@@ -94,7 +94,7 @@ def test_a_server_that_restarts_is_waited_for(
 ) -> None:
     storage = open_storage(postgres_url(tmp_path))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="median"), 0)
+    book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="median"), 0))
     asked = book.ask()
     assert asked is not None
     restart = threading.Thread(target=postgres_server.restart, args=(3.0,))
@@ -142,7 +142,7 @@ def test_a_storage_that_stays_away_ends_the_run_with_one_error(
     monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
     storage = open_storage(postgres_url(tmp_path))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="none"), 0)
+    book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="none"), 0))
     assert book.ask() is not None
     restart = threading.Thread(target=postgres_server.restart, args=(6.0,))
     restart.start()

@@ -101,7 +101,7 @@ def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Seq2Seq, place: s
     losses = []
     for _ in range(12):
         optimizer.zero_grad()
-        loss = model.nll(model.batch(rows), LABELS)
+        loss = model.nll(rows, LABELS)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
