@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def write_bundle(
 ) -> Manifest:
     """Write a bundle.
 
+    It is written as a whole beside an earlier one in the folder, and then takes its place: whatever goes wrong before,
+    such as a full disk, the earlier bundle stays. Other files in the folder stay, too.
+
     Args:
         folder: Where to; an earlier bundle there is replaced.
         manifest: Its manifest, without `files` and `versions`.
@@ -61,33 +65,38 @@ def write_bundle(
         The manifest as written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(folder)
-    FileStore(str(folder)).write_tensors(DELTA_FILE, delta)
-    texts = {CARD_FILE: card, LOCK_FILE: "\n".join(locked_requirements()) + "\n"}
-    if examples is not None:
-        texts[EXAMPLES_FILE] = examples.model_dump_json() + "\n"
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    if backbone is not None:
-        (folder / BACKBONE_FOLDER).mkdir()
-        for name in manifest.backbone.files:
-            shutil.copyfile(backbone / name, folder / BACKBONE_FOLDER / name)
-    reference = manifest.backbone.model_copy(update={"bundled": backbone is not None})
-    files = {name: file_sha256(folder / name) for name in (DELTA_FILE, *texts)}
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
-    written = manifest.model_copy(update={"files": files, "versions": versions, "backbone": reference})
-    text = written.to_json()
-    partial = folder / f"{MANIFEST_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / MANIFEST_FILE)
+    # Inside the folder, so that renaming works even if the folder is a mount point.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
+        partial = Path(name)
+        FileStore(str(partial)).write_tensors(DELTA_FILE, delta)
+        texts = {CARD_FILE: card, LOCK_FILE: "\n".join(locked_requirements()) + "\n"}
+        if examples is not None:
+            texts[EXAMPLES_FILE] = examples.model_dump_json() + "\n"
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        if backbone is not None:
+            (partial / BACKBONE_FOLDER).mkdir()
+            for name in manifest.backbone.files:
+                shutil.copyfile(backbone / name, partial / BACKBONE_FOLDER / name)
+        reference = manifest.backbone.model_copy(update={"bundled": backbone is not None})
+        files = {name: file_sha256(partial / name) for name in (DELTA_FILE, *texts)}
+        versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
+        written = manifest.model_copy(update={"files": files, "versions": versions, "backbone": reference})
+        text = written.to_json()
+        (partial / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        _put_in_place(partial, folder)
     return Manifest.model_validate_json(text)
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Remove a bundle, the manifest first: what is left of it when this is cut short is no bundle."""
-    for name in (MANIFEST_FILE, DELTA_FILE, CARD_FILE, EXAMPLES_FILE, LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / BACKBONE_FOLDER, ignore_errors=True)
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Move a bundle's files into the folder, the manifest last: it tells a bundle that was replaced in part only."""
+    if (folder / BACKBONE_FOLDER).exists():
+        (folder / BACKBONE_FOLDER).rename(partial / "earlier")
+    for name in (BACKBONE_FOLDER, DELTA_FILE, CARD_FILE, EXAMPLES_FILE, LOCK_FILE, MANIFEST_FILE):
+        if (partial / name).exists():
+            (partial / name).replace(folder / name)
+        elif name != BACKBONE_FOLDER:
+            (folder / name).unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, DELTA_FILE
 from promptgraft.objectives.backbones import BACKBONES, file_hashes
-from promptgraft.objectives.data import Row, read_table
+from promptgraft.objectives.data import read_table
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -136,9 +136,9 @@ class Predictor:
         Raises:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
         """
-        checked = [Row(self._fields(number, row), 0) for number, row in enumerate(rows)]
+        checked = [self._fields(number, row) for number, row in enumerate(rows)]
         with self._lock:
-            encoded = self.model.encode(checked, self.pool)
+            encoded = self.model.encode_fields(checked, self.pool)
             scores = self.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
         result: npt.NDArray[np.float32] = scores.numpy()
         return result

@@ -21,6 +21,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 )
 
 
+@lru_cache(maxsize=4096)
 def content_id(name: str, content: str) -> str:
     """Build an id that a reader recognizes and that changes with the content.
 
@@ -119,31 +120,17 @@ class Template:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields without the label, sorted."""
-        names = meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text))
-        return tuple(sorted(names - {LABEL_FIELD}))
+        return _fields(self.text)
 
     @property
     def words(self) -> str:
         """The template's own text, without fields and label, stripped of white space."""
-        empty = self.render(dict.fromkeys(self.fields, ""))
-        return f"{empty.before} {empty.after}".strip()
+        return _words(self)
 
     @property
     def blocks(self) -> tuple[Block, ...] | None:
         """The template split after each field; None if it contains anything but words and fields, such as filters."""
-        blocks, words = [], ""
-        for node in _ENVIRONMENT.parse(self.text).body:
-            if not isinstance(node, nodes.Output):
-                return None
-            for part in node.nodes:
-                if isinstance(part, nodes.TemplateData):
-                    words += part.data
-                elif isinstance(part, nodes.Name):
-                    blocks.append(Block(words, part.name))
-                    words = ""
-                else:
-                    return None
-        return (*blocks, Block(words, ""))
+        return _blocks(self.text)
 
     def check_fields(self, available: Iterable[str]) -> None:
         """Refuse fields that the data does not have.
@@ -194,3 +181,33 @@ class Template:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")
         before, after = text.split(mark)
         return RenderedPrompt(before, after)
+
+
+# A search asks for these of a few templates, row after row and trial after trial.
+@lru_cache(maxsize=4096)
+def _fields(text: str) -> tuple[str, ...]:
+    names = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    return tuple(sorted(names - {LABEL_FIELD}))
+
+
+@lru_cache(maxsize=4096)
+def _words(template: Template) -> str:
+    empty = template.render(dict.fromkeys(template.fields, ""))
+    return f"{empty.before} {empty.after}".strip()
+
+
+@lru_cache(maxsize=4096)
+def _blocks(text: str) -> tuple[Block, ...] | None:
+    blocks, words = [], ""
+    for node in _ENVIRONMENT.parse(text).body:
+        if not isinstance(node, nodes.Output):
+            return None
+        for part in node.nodes:
+            if isinstance(part, nodes.TemplateData):
+                words += part.data
+            elif isinstance(part, nodes.Name):
+                blocks.append(Block(words, part.name))
+                words = ""
+            else:
+                return None
+    return (*blocks, Block(words, ""))

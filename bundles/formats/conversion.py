@@ -105,14 +105,12 @@ def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from promptgraft.objectives.data import Row
-
     scorer, path = bundle.model.scorer, bundle.model.backbone.spec.path
     assert isinstance(scorer, CausalScorer)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder).eval()
     scores = torch.empty(len(rows), len(bundle.labels), dtype=torch.float64)
-    for place, row in enumerate(bundle.model.encode([Row(row, 0) for row in rows], bundle.pool)):
+    for place, row in enumerate(bundle.model.encode_fields(rows, bundle.pool)):
         for column, label in enumerate(bundle.labels):
             words = []
             for word in scorer.words[label]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
 from promptgraft.objectives.backbones import Batch
-from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.spaces import InvalidInputError
 
@@ -81,7 +80,7 @@ class _Graph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         lengths = attention_mask.sum(1)
-        logits = self.model.logits(Batch(input_ids, lengths, lengths, None), self.labels)
+        logits = self.model.logits(Batch(input_ids, lengths), self.labels)
         return logits if self.model.bias is None else logits - self.model.bias
 
 
@@ -104,8 +103,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for weight in model.weights().values():
         weight.requires_grad_(False)
-    rows = [Row(dict.fromkeys(manifest.columns, text), 0) for text in _TRACED]
-    batch = model.batch(model.encode(rows))
+    batch = model.batch(model.encode_fields([dict.fromkeys(manifest.columns, text) for text in _TRACED]))
     mask = (torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]).long()
     sizes: dict[str, Any] = {name: {0: "rows", 1: "tokens"} for name in ("input_ids", "attention_mask")}
     with warnings.catch_warnings(), torch.inference_mode():

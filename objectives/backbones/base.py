@@ -25,13 +25,11 @@ class Batch:
     Attributes:
         input_ids: Token ids, shape (rows, tokens).
         lengths: Tokens of each row, shape (rows,).
-        labels: Index of each row's label among its task's labels, shape (rows,).
         known: What the frozen layers make of the prompts, if that was computed before.
     """
 
     input_ids: Tensor
     lengths: Tensor
-    labels: Tensor
     known: Known | None = None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import TaskSpec as TaskSpec
     from promptgraft.objectives.data.tasks import all_labels as all_labels
     from promptgraft.objectives.data.tasks import by_turns as by_turns
+    from promptgraft.objectives.data.tasks import fields_key as fields_key
     from promptgraft.objectives.data.tasks import load_tasks as load_tasks
     from promptgraft.objectives.data.tasks import row_key as row_key
     from promptgraft.objectives.data.tasks import rows_hash as rows_hash

@@ -222,9 +222,14 @@ def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> 
     return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
 
 
-def row_key(row: Row) -> str:
+def fields_key(fields: Mapping[str, str]) -> str:
     """Return what makes two rows the same: their fields' text, white space and case aside."""
-    return json.dumps({name: normalise(value) for name, value in sorted(row.fields.items())})
+    return json.dumps({name: normalise(value) for name, value in sorted(fields.items())})
+
+
+def row_key(row: Row) -> str:
+    """Return the `fields_key` of a row."""
+    return fields_key(row.fields)
 
 
 def normalise(text: str) -> str:

@@ -154,7 +154,7 @@ def clean(
     times = _times(path, frame[spec.time], spec.time) if spec.time else [0.0] * len(frame)
     records: list[dict[Any, Any]] = frame.to_dict("records")
     counts: Counter[str] = Counter(read=len(records))
-    kept: list[tuple[str, Row]] = []
+    kept: list[tuple[str, dict[str, str], str, float]] = []
     for record, time in zip(records, times, strict=True):
         values = {name: (record[column] or "").strip() for name, column in spec.fields.items()}
         label = (record[spec.label] or "").strip()
@@ -170,10 +170,10 @@ def clean(
         elif math.isnan(time):
             counts["missing_time"] += 1
         else:
-            kept.append((label, Row(values, -1, group, time)))
-    names = labels or tuple(sorted({label for label, _ in kept}))
+            kept.append((label, values, group, time))
+    names = labels or tuple(sorted({label for label, *_ in kept}))
     index = {name: position for position, name in enumerate(names)}
-    rows = _drop_duplicates([replace(row, label=index[label]) for label, row in kept], counts)
+    rows = _drop_duplicates([Row(values, index[label], group, time) for label, values, group, time in kept], counts)
     if len({row.label for row in rows}) < 2:
         found = ", ".join(sorted({repr(names[row.label]) for row in rows})) or "none"
         raise InvalidInputError(

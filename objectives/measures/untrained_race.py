@@ -15,7 +15,7 @@ from torch import Tensor
 from promptgraft.objectives.data import Row, by_turns
 from promptgraft.objectives.layers import Known, PromptedStack
 from promptgraft.objectives.measures.untrained_scores import UntrainedScore
-from promptgraft.objectives.prompting import EncodedRow, PromptedModel
+from promptgraft.objectives.prompting import EncodedPrompt, EncodedRow, PromptedModel
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
 
@@ -104,7 +104,7 @@ def _stacks(
         if len(group) > 1:
             ids = [[row.ids for row in encoded[form]] for form in group]
             shared = [_common(prompts) for prompts in zip(*ids, strict=True)]
-            batch = models[group[0]].batch([EncodedRow(row[:n], 0) for row, n in zip(ids[0], shared, strict=True)])
+            batch = models[group[0]].batch([EncodedPrompt(row[:n]) for row, n in zip(ids[0], shared, strict=True)])
             hidden, keys = layers.run_with_keys(0, len(layers), input_ids=batch.input_ids)
             known, starts = Known(len(layers), hidden, keys), batch.lengths
         for form in group:

@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from promptgraft.objectives.prompting.calibration import calibrate as calibrate
     from promptgraft.objectives.prompting.demonstrations import DemonstrationPool as DemonstrationPool
     from promptgraft.objectives.prompting.demonstrations import DemonstrationPools as DemonstrationPools
+    from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt as EncodedPrompt
+    from promptgraft.objectives.prompting.encoded_rows import EncodedRow as EncodedRow
     from promptgraft.objectives.prompting.prompted_model import BACKBONE as BACKBONE
     from promptgraft.objectives.prompting.prompted_model import CALIBRATION_BIAS as CALIBRATION_BIAS
     from promptgraft.objectives.prompting.prompted_model import SOFT_PROMPT as SOFT_PROMPT
-    from promptgraft.objectives.prompting.prompted_model import EncodedRow as EncodedRow
     from promptgraft.objectives.prompting.prompted_model import Loss as Loss
     from promptgraft.objectives.prompting.prompted_model import PromptedModel as PromptedModel
 else:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting.demonstrations import DemonstrationPool
-from promptgraft.objectives.prompting.prompted_model import EncodedRow, PromptedModel
+from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt
+from promptgraft.objectives.prompting.prompted_model import PromptedModel
 
 # Values of all fields of a prompt without content: those of Zhao et al. 2021.
 CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -23,7 +23,7 @@ MAX_ROWS = 512
 
 def calibrate(
     model: PromptedModel,
-    train: Sequence[EncodedRow],
+    train: Sequence[EncodedPrompt],
     labels: Sequence[str],
     batch_size: int,
     pool: DemonstrationPool | None = None,
@@ -38,7 +38,7 @@ def calibrate(
 
     Args:
         model: With the weights to evaluate; its `bias` is set, shape (len(labels),), in nats.
-        train: The target's training rows, encoded; their labels are not looked at.
+        train: The target's training rows, encoded; labels are not needed.
         labels: The labels that will be scored.
         batch_size: Largest number of rows in a batch.
         pool: What rows are shown, if the candidate has demonstrations; inputs without content are shown them too.
@@ -46,7 +46,7 @@ def calibrate(
     kind = model.candidate.calibration
     if kind == "none":
         return
-    rows = content_free(model, pool) if kind == "contextual" else train[:MAX_ROWS]
+    rows: Sequence[EncodedPrompt] = content_free(model, pool) if kind == "contextual" else train[:MAX_ROWS]
     model.bias = None
     scores = model.score(rows, labels, batch_size)
     model.bias = label_means(scores)
@@ -64,13 +64,13 @@ def label_means(scores: Tensor) -> Tensor:
     return torch.log_softmax(scores.double(), dim=1).mean(0).float()
 
 
-def content_free(model: PromptedModel, pool: DemonstrationPool | None = None) -> list[EncodedRow]:
+def content_free(model: PromptedModel, pool: DemonstrationPool | None = None) -> list[EncodedPrompt]:
     """Encode the prompts without content, those left out that have no token at all.
 
     A causal LM's template that begins with its only field leaves nothing to read where the field is empty.
     """
-    rows = [Row(dict.fromkeys(model.template.fields, value), 0) for value in CONTENT_FREE]
-    encoded = [row for row in model.encode(rows, pool) if row.ids]
+    fields = [dict.fromkeys(model.template.fields, value) for value in CONTENT_FREE]
+    encoded = [prompt for prompt in model.encode_fields(fields, pool) if prompt.ids]
     if model.activations is not None:
         model.activations.add([row.ids for row in encoded], range(len(encoded)))
     return encoded

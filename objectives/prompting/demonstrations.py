@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from promptgraft.objectives.data import Row, Task, row_key, rows_hash
+from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, SearchSpace, Template, Verbalizer
 
 # Stands behind every demonstration: a blank line.
@@ -79,7 +79,7 @@ class DemonstrationPool:
         by_key: dict[str, Row] = {}
         for row in rows:
             shown = Row(self._shown(row.fields), row.label)
-            by_key.setdefault(row_key(shown), shown)
+            by_key.setdefault(fields_key(shown.fields), shown)
         self._places = {key: place for place, key in enumerate(by_key)}
         self.rows = tuple(by_key.values())
         if settings.count >= len(self.rows):
@@ -148,7 +148,7 @@ class DemonstrationPool:
             ranked = np.argsort(-near, kind="stable")[: self.settings.count + 1].tolist()
         return [
             Demonstration(self._texts[place], self.rows[place].label, place, float(near[place]))
-            for place in self._pick(ranked, self._places.get(row_key(Row(shown, 0))))
+            for place in self._pick(ranked, self._places.get(fields_key(shown)))
         ]
 
     def text(self, chosen: Sequence[Demonstration]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -14,6 +13,7 @@ from promptgraft.objectives.caching import Activations, Reuse
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
+from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
 from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
@@ -36,49 +36,8 @@ class Loss(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """One prompt as token ids, with the index of its label.
-
-    Attributes:
-        ids: Token ids.
-        label: Index of the label.
-        demonstrations: How many stand in front of the row's own prompt.
-        demonstration_tokens: How many of the tokens are theirs.
-    """
-
-    ids: tuple[int, ...]
-    label: int
-    demonstrations: int = 0
-    demonstration_tokens: int = 0
-
-    @classmethod
-    def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
-        """Put rows into tensors: `ids` of all rows in one, the others of shape (rows,)."""
-        numbers = {
-            "ids": [token for row in rows for token in row.ids],
-            "lengths": [len(row.ids) for row in rows],
-            "labels": [row.label for row in rows],
-        }
-        if any(row.demonstrations for row in rows):
-            numbers["demonstrations"] = [row.demonstrations for row in rows]
-            numbers["demonstration_tokens"] = [row.demonstration_tokens for row in rows]
-        return {name: torch.tensor(values, dtype=torch.int32) for name, values in numbers.items()}
-
-    @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor]) -> "list[EncodedRow]":
-        """Take rows out of tensors; see `pack`."""
-        ids, ends = tensors["ids"].tolist(), tensors["lengths"].cumsum(0).tolist()
-        none = torch.zeros_like(tensors["labels"])
-        columns = ("labels", "demonstrations", "demonstration_tokens")
-        numbers = zip(*(tensors.get(name, none).tolist() for name in columns), strict=True)
-        return [
-            cls(tuple(ids[start:end]), *own) for (start, end), own in zip(pairwise([0, *ends]), numbers, strict=True)
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class _Fitted:
-    """A prompt that has no more tokens than it may; see `EncodedRow`."""
+    """A prompt that has no more tokens than it may; see `EncodedPrompt`."""
 
     prompt: RenderedPrompt
     ids: list[int]
@@ -215,7 +174,7 @@ class PromptedModel:
         """Number of weights that training changes."""
         return sum(parameter.numel() for parameter in self.trainable().values())
 
-    def prompt_tokens(self, rows: "Sequence[EncodedRow]" = ()) -> int:
+    def prompt_tokens(self, rows: Sequence[EncodedPrompt] = ()) -> int:
         """Count the tokens of a prompt whose fields are empty, special ones included, and of the soft prompt.
 
         Args:
@@ -241,24 +200,34 @@ class PromptedModel:
                     weights[name].copy_(value)
 
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
-        """Render and tokenize rows.
+        """Render and tokenize labelled rows; see `encode_fields`."""
+        prompts = self.encode_fields([row.fields for row in rows], pool)
+        return [
+            EncodedRow(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, label=row.label)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+
+    def encode_fields(
+        self, fields: Sequence[Mapping[str, str]], pool: DemonstrationPool | None = None
+    ) -> list[EncodedPrompt]:
+        """Render and tokenize rows, whether or not they have labels.
 
         Where a prompt has too many tokens, it gets those of its demonstrations that fit, tried in the order in which
         they were chosen; where it has too many without any, its longest field is cut.
 
         Args:
-            rows: The rows.
+            fields: Template field -> value of each row.
             pool: Their demonstrations, if the candidate has any.
         """
-        return [self._encoded(row, pool) for row in rows]
+        return [self._encoded(own, pool) for own in fields]
 
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
         """Render the prompt that the model sees for these fields; see `encode`."""
         return self._fit(fields, pool)[0].prompt
 
-    def _encoded(self, row: Row, pool: DemonstrationPool | None) -> EncodedRow:
-        whole, own = self._fit(row.fields, pool)
-        return EncodedRow(tuple(whole.ids), row.label, whole.demonstrations, len(whole.ids) - len(own.ids))
+    def _encoded(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> EncodedPrompt:
+        whole, own = self._fit(fields, pool)
+        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids))
 
     def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
         """Return the whole prompt, and the row's own part of it."""
@@ -308,18 +277,17 @@ class PromptedModel:
             )
         return {**fields, longest: fields[longest][: spans[longest][kept - 1][1]]}
 
-    def batch(self, rows: Sequence[EncodedRow]) -> Batch:
-        """Pad encoded rows to the longest of them."""
+    def batch(self, rows: Sequence[EncodedPrompt]) -> Batch:
+        """Pad encoded prompts to the longest of them."""
         device = self.backbone.device
         lengths = torch.tensor([len(row.ids) for row in rows])
         input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for index, row in enumerate(rows):
             input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        labels = torch.tensor([row.label for row in rows])
         known = self.activations.known([row.ids for row in rows]) if self.activations else None
-        return Batch(input_ids.to(device), lengths.to(device), labels.to(device), known)
+        return Batch(input_ids.to(device), lengths.to(device), known)
 
-    def split(self, rows: Sequence[EncodedRow], max_rows: int) -> list[list[int]]:
+    def split(self, rows: Sequence[EncodedPrompt], max_rows: int) -> list[list[int]]:
         """Split rows into batches, so that little is run on padding.
 
         Args:
@@ -342,16 +310,20 @@ class PromptedModel:
         scores: Tensor = self.scorer(self.stack, batch, labels)
         return scores
 
-    def nll(self, batch: Batch, labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
-        """Mean negative log-likelihood of a batch's labels, in nats, or another loss in its place; shape ()."""
-        return loss(self.logits(batch, labels), batch.labels)
+    def nll(self, rows: Sequence[EncodedRow], labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
+        """Mean negative log-likelihood of the rows' labels, in nats, or another loss in its place; shape ()."""
+        return loss(self.logits(self.batch(rows), labels), self.targets(rows))
+
+    def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the index of each row's label, shape (rows,), on the backbone's device."""
+        return torch.tensor([row.label for row in rows], device=self.backbone.device)
 
     def embed(self, batch: Batch) -> Tensor:
         """Embed a batch's texts; encoders only; shape (rows, hidden)."""
         assert isinstance(self.scorer, EmbeddingScorer), "the candidate's family has text embeddings"
         return self.scorer.embed(self.stack, batch)
 
-    def embeddings(self, rows: Sequence[EncodedRow], batch_size: int) -> Tensor:
+    def embeddings(self, rows: Sequence[EncodedPrompt], batch_size: int) -> Tensor:
         """Embed rows without gradients or dropout, in batches of similar length; shape (len(rows), hidden), on the CPU.
 
         Args:
@@ -368,7 +340,7 @@ class PromptedModel:
         assert found is not None, "there are rows"
         return found.clone()  # Outside inference mode, so that gradients of what is computed from it can be had.
 
-    def score(self, rows: Sequence[EncodedRow], labels: Sequence[str], batch_size: int) -> Tensor:
+    def score(self, rows: Sequence[EncodedPrompt], labels: Sequence[str], batch_size: int) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.
 
         Args:

@@ -199,13 +199,12 @@ class Trainer:
 
     def _loss(self, data: TrainingData, rows: Sequence[EncodedRow]) -> Tensor:
         """Return the mean loss of some rows, shape ()."""
-        batch = self.model.batch(rows)
         if self.settings.contrastive:
-            return contrastive_loss(self.model.embed(batch), batch.labels)
+            return contrastive_loss(self.model.embed(self.model.batch(rows)), self.model.targets(rows))
         if not self.settings.class_weights:
-            return self.model.nll(batch, data.labels, self.settings.loss)
-        weight = data.label_weights().to(batch.labels.device)
-        return self.model.nll(batch, data.labels, partial(self.settings.loss, weight=weight))
+            return self.model.nll(rows, data.labels, self.settings.loss)
+        weight = data.label_weights().to(self.model.backbone.device)
+        return self.model.nll(rows, data.labels, partial(self.settings.loss, weight=weight))
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state, `<parameter>.<name>` -> tensor on the CPU."""

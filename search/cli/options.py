@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
@@ -51,6 +52,15 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
         except PermissionError as error:
             typer.echo(f"error: permission denied: {error.filename or error}", err=True)
             raise typer.Exit(InvalidInputError.exit_code) from error
+        except _storage_errors() as error:
+            from promptgraft.search.storage import first_line
+
+            typer.echo(
+                f"error: the study's storage failed: {first_line(error)}; what is finished is recorded. Mend the "
+                "storage (is its disk full, is its server up?) and run the same command",
+                err=True,
+            )
+            raise typer.Exit(PromptgraftError.exit_code) from error
         except ModuleNotFoundError as error:
             module = (error.name or "").split(".")[0]
             extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
@@ -60,6 +70,15 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(InvalidInputError.exit_code) from error
 
     return run_command
+
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    """Return what databases raise, as far as the modules are loaded: who hasn't loaded them hasn't been failed by them.
+
+    Python looks here only once something was raised, so that `--help` and `status` don't wait for these modules.
+    """
+    known = {"sqlalchemy.exc": "DBAPIError", "optuna.exceptions": "StorageInternalError"}
+    return tuple(getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules)
 
 
 def console() -> "Console":

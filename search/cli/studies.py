@@ -197,7 +197,7 @@ def export(
     """Write the winner as a bundle, and compare it with baselines on the test set."""
     from rich.table import Table
 
-    from promptgraft.search.exporting import export_winner
+    from promptgraft.search.exporting import ExportOptions, export_winner
     from promptgraft.search.judging import transfer_lines
     from promptgraft.search.reporting import PROMPT_AS_TOKENS, reading_line
     from promptgraft.search.sampling import with_pool
@@ -207,17 +207,8 @@ def export(
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
-    exported = export_winner(
-        loaded,
-        optuna_study,
-        reference.folder,
-        output,
-        trial,
-        reopen=reopen,
-        with_backbone=with_backbone,
-        examples=examples,
-        say=partial(typer.echo, err=True),
-    )
+    options = ExportOptions(output=output, trial=trial, reopen=reopen, with_backbone=with_backbone, examples=examples)
+    exported = export_winner(loaded, optuna_study, reference.folder, options, partial(typer.echo, err=True))
     metric = loaded.file.metric
     names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
     if not exported.held_out:

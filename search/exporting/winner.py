@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import torch
-from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor
 
 from promptgraft.bundles import (
     BackboneReference,
     Examples,
     Manifest,
-    Predictor,
     TemplatePart,
     VerbalizerPart,
     demonstration_rows,
     write_bundle,
 )
 from promptgraft.objectives.backbones import file_hashes, model_folder
-from promptgraft.objectives.data import WHOLE, Split, Task, all_labels
-from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.data import WHOLE, Split, all_labels
 from promptgraft.objectives.measures import (
     best_words,
     is_readable,
@@ -37,8 +32,8 @@ from promptgraft.objectives.measures import (
 )
 from promptgraft.objectives.prompting import DemonstrationPools
 from promptgraft.objectives.runtime import quiet_transformers
-from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
+from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped, load_trial
 from promptgraft.search.exporting.model_card import render_model_card
 from promptgraft.search.judging import (
     NAMES,
@@ -51,35 +46,23 @@ from promptgraft.search.judging import (
     opened_for,
     openings,
     reach_verdict,
-    record_float32_scores,
-    rescoring_jobs,
-    score_in_float32,
     score_interval,
     transfer_on_test,
-    trials_to_rescore,
-    winning_trial,
 )
 from promptgraft.search.reporting import PROMPT_AS_TOKENS
 from promptgraft.search.storage import (
-    DELTA_FILE,
     FLOAT32_LOGITS_FILE,
     LOGITS_FILE,
     REFIT_LOGITS_FILE,
-    NothingToExportError,
     RunFolder,
-    keep_result,
     trial_file,
 )
 from promptgraft.search.study import Study, row_hashes
-from promptgraft.search.trials import float32_scores, metric_of
-from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
 
 # Validation rows that a bundle holds, if nothing else is asked for.
 EXAMPLES = 32
-# Up to this a value is the same, computed again.
-SAME = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +92,30 @@ class Export:
     transfer: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the command line decides about an export.
+
+    Attributes:
+        output: Folder to write; the study's `bundle` if None.
+        trial: Number of the trial to export; the winner if None.
+        reopen: Whether to open the test rows though they were opened for another trial.
+        with_backbone: Whether the bundle brings the backbone along.
+        examples: Validation rows that the bundle holds in clear text, for `verify`.
+    """
+
+    output: Path | None = None
+    trial: int | None = None
+    reopen: bool = False
+    with_backbone: bool = False
+    examples: int = EXAMPLES
+
+
 def export_winner(
     study: Study,
     optuna_study: optuna.Study,
     folder: RunFolder,
-    output: Path | None,
-    number: int | None,
-    *,
-    reopen: bool = False,
-    with_backbone: bool = False,
-    examples: int = EXAMPLES,
+    options: ExportOptions | None = None,
     say: Callable[[str], None] = logger.info,
 ) -> Export:
     """Write the winner as a bundle and compare it with the controls on the held-out rows.
@@ -131,120 +128,57 @@ def export_winner(
         study: The checked study.
         optuna_study: Its record.
         folder: Its folder.
-        output: Where to; the folder's `bundle` if None.
-        number: The trial to export; the winner if None.
-        reopen: Whether to open the test rows though they were opened for another trial.
-        with_backbone: Whether the bundle brings the backbone along.
-        examples: Validation rows that the bundle holds in clear text, for `verify`.
+        options: Which trial, where to, and with what; the defaults if None.
         say: Is told what takes long.
 
     Raises:
         InvalidInputError: If the test rows aren't those that the study was started with.
         NothingToExportError: If there is no such trial, or nothing of ours has run it and kept its weights.
     """
+    options = options or ExportOptions()
     check_same(optuna_study, study.target.test)
     quiet_transformers()
-    chosen, files = _choose(optuna_study, number), folder.files()
-    if study.target.folds > 1:
-        if not all(files.exists(trial_file(chosen.number, name)) for name in (DELTA_FILE, REFIT_LOGITS_FILE)):
-            _refit(replace(study.objective, files=folder.files_url), files, chosen, study.file.seed, say)
-    elif not files.exists(trial_file(chosen.number, DELTA_FILE)):
-        _run_again(replace(study.objective, files=folder.files_url), files, chosen, study.file.seed)
-    pending = trials_to_rescore(optuna_study, study, [chosen])
-    if pending:
-        record_float32_scores(
-            optuna_study, score_in_float32(replace(study.objective, files=folder.files_url), rescoring_jobs(pending))
-        )
-    trial = _choose(optuna_study, number)
-    score = float32_scores(optuna_study).get(trial.number)
-    delta = files.read_tensors(trial_file(trial.number, DELTA_FILE))
-    target = output or folder.bundle
-    manifest = _manifest(study, trial, score)
-    brought = (
-        _examples(study, files, trial.number, bool(score), examples),
-        model_folder(study.objective.backbone.path) if with_backbone else None,
-    )
-    write_bundle(target, manifest, delta, render_model_card(study, manifest, {}), *brought)
-    objective = cache(lambda: Objective(replace(study.objective, backbone=study.objective.backbone.in_float32())))
-    _read_prompt(objective, optuna_study, trial, delta, study.file.seed)
+    winner = load_trial(study, optuna_study, folder, options.trial, say)
+    number = winner.trial.number
+    manifest, examples = _manifest(winner), _examples(winner, options.examples)
+    backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
+    _read_prompt(winner)
     found = opened_for(
         optuna_study,
-        trial.number,
+        number,
         study.target.test,
-        lambda: _compare(study, objective(), optuna_study, trial, target, files, say),
-        reopen=reopen,
-        again=_misses_controls(optuna_study, trial.number),
+        lambda: _compare(winner, say),
+        reopen=options.reopen,
+        again=_misses_controls(optuna_study, number),
     )
     held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
-    if held_out:
-        metrics = {**manifest.metrics, "test": held_out[0].metrics}
-        intervals = {"test": {study.file.metric: tuple(found["interval"])}} if found and "interval" in found else {}
-        written = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
-        write_bundle(target, written, delta, render_model_card(study, written, found or {}), *brought)
-    value = float(score["value"] if score else metric_of(trial) or 0.0)
-    opened = tuple(record["trial"] for record in openings(optuna_study))
-    repeats = next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == trial.number), None)
     found = found or {}
     interval = tuple(found["interval"]) if "interval" in found else None
-    counts = (len(study.target.test), opened, repeats, interval, found.get("transfer"))
-    return Export(target, trial.number, value, held_out, *counts)
+    if held_out:
+        metrics = {**manifest.metrics, "test": held_out[0].metrics}
+        intervals = {"test": {study.file.metric: interval}} if interval else {}
+        manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
+    target = options.output or folder.bundle
+    write_bundle(target, manifest, winner.delta, render_model_card(study, manifest, found), examples, backbone)
+    return Export(
+        folder=target,
+        trial=number,
+        validation=winner.validation,
+        held_out=held_out,
+        test_rows=len(study.target.test),
+        openings=tuple(record["trial"] for record in openings(optuna_study)),
+        repeats=next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == number), None),
+        interval=interval,
+        transfer=found.get("transfer"),
+    )
 
 
-def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
-    if number is None:
-        trial = winning_trial(optuna_study)
-        if trial is None:
-            raise NothingToExportError(f"study {optuna_study.study_name!r} has no COMPLETE trial yet")
-        return trial
-    trials = {trial.number: trial for trial in optuna_study.get_trials(deepcopy=False)}
-    if number not in trials or trials[number].state != TrialState.COMPLETE:
-        state = trials[number].state.name if number in trials else "unknown"
-        raise NothingToExportError(f"trial {number} is {state}; only COMPLETE trials can be exported")
-    return trials[number]
-
-
-def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
-    """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
-    _require_candidate(trial)
-    logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
-    result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
-    before = float(metric_of(trial) or 0.0)
-    if abs(result.value - before) > SAME:
-        logger.warning(
-            "run again, trial %d has %s %.6g in place of %.6g: this machine or its libraries round otherwise",
-            *(trial.number, spec.metric, result.value, before),
-        )
-    keep_result(files, trial.number, result)
-
-
-def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> None:
-    """Train what ships: on all labelled rows, in float32, for as many updates as the folds chose."""
-    _require_candidate(trial)
-    objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
-    objective.use_split(WHOLE)
-    say(f"fitting trial {trial.number} to all {len(objective.target.labelled)} labelled rows")
-    candidate = Candidate.from_values(trial.user_attrs["candidate"])
-    result = objective.evaluate(candidate, seed, at=trial.user_attrs["best_step"])
-    files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
-    files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)
-
-
-def _as_shipped(target: Task) -> Task:
-    """Return the target with the rows that the model that ships is trained on."""
-    return target.on(WHOLE) if target.folds > 1 else target
-
-
-def _require_candidate(trial: FrozenTrial) -> None:
-    if "candidate" not in trial.user_attrs:
-        raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
-
-
-def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None) -> Manifest:
+def _manifest(winner: ExportedTrial) -> Manifest:
+    study, trial, candidate = winner.study, winner.trial, winner.candidate
     space, backbone = study.objective.space, study.objective.backbone
-    candidate = Candidate.from_values(trial.user_attrs["candidate"])
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
-    pool = DemonstrationPools(_as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
+    pool = DemonstrationPools(as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
     prefix = "validation_"
     measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
@@ -266,41 +200,35 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
             attn_implementation=backbone.in_float32().attn_implementation,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
-        metrics={"validation": score["metrics"] if score else measured},
+        metrics={"validation": winner.score["metrics"] if winner.score else measured},
         data=row_hashes(study),
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
 
 
-def _examples(study: Study, files: FileStore, trial: int, in_float32: bool, count: int) -> Examples | None:
+def _examples(winner: ExportedTrial, count: int) -> Examples | None:
     """Take the first rows that it was scored by, or refitted on, with the logits that were computed then."""
-    rows = _as_shipped(study.target).validation[:count]
+    rows, number = as_shipped(winner.study.target).validation[:count], winner.trial.number
     if not rows:
         return None
-    name = FLOAT32_LOGITS_FILE if in_float32 else LOGITS_FILE
-    if study.target.folds > 1:
+    name = FLOAT32_LOGITS_FILE if winner.score else LOGITS_FILE
+    if winner.study.target.folds > 1:
         name = REFIT_LOGITS_FILE
     try:
-        logits = files.read_tensors(trial_file(trial, name))["logits"].float()[: len(rows)]
+        logits = winner.files.read_tensors(trial_file(number, name))["logits"].float()[: len(rows)]
     except FileNotFoundError:
-        logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", trial)
+        logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", number)
         return None
     return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))
 
 
-def _read_prompt(
-    objective: Callable[[], Objective],
-    optuna_study: optuna.Study,
-    trial: FrozenTrial,
-    delta: Mapping[str, Tensor],
-    seed: int,
-) -> None:
+def _read_prompt(winner: ExportedTrial) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
-    candidate, name = Candidate.from_values(trial.user_attrs["candidate"]), f"{PROMPT_AS_TOKENS}{trial.number}"
-    if is_readable(candidate.soft_prompt) and name not in optuna_study.user_attrs:
-        reading = prompt_as_tokens(objective(), candidate, delta, seed)
+    candidate, name = winner.candidate, f"{PROMPT_AS_TOKENS}{winner.trial.number}"
+    if is_readable(candidate.soft_prompt) and name not in winner.stored.user_attrs:
+        reading = prompt_as_tokens(winner.objective, candidate, winner.delta, winner.study.file.seed)
         assert reading is not None
-        optuna_study.set_user_attr(name, asdict(reading))
+        winner.stored.set_user_attr(name, asdict(reading))
 
 
 def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
@@ -315,41 +243,33 @@ def _recorded_controls(optuna_study: optuna.Study, number: int) -> list[dict[str
     return next(((record.get("transfer") or {}).get("controls", []) for record in records), [])
 
 
-def _compare(
-    study: Study,
-    objective: Objective,
-    optuna_study: optuna.Study,
-    trial: FrozenTrial,
-    bundle: Path,
-    files: FileStore,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> dict[str, Any]:
     """Score the trial and the controls on the test rows; see `search.judging.test_set.opened_for`."""
-    task, metric = _as_shipped(study.target), study.file.metric
+    study, number = winner.study, winner.trial.number
+    task, metric = as_shipped(study.target), study.file.metric
+    winner.objective.use_split(WHOLE if task.folds > 1 else Split())
     say(f"opening the test rows: the winner scores {len(task.test)}")
-    predictor = Predictor(bundle, trust_remote_code=study.objective.backbone.trust_remote_code)
-    logits = predictor.logits([row.fields for row in task.test])
-    files.write_tensors(logits_of_test_set(trial.number), {"logits": torch.from_numpy(logits)})
+    logits = winner.objective.score(winner.candidate, winner.delta, task.test, study.file.seed)
+    winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return task.measure(found, [task.test[index] for index in kept])[metric]
 
-    level = judging_section(optuna_study.user_attrs).level
+    level = judging_section(winner.stored.user_attrs).level
     interval = score_interval(logits, measure, metric, level)
-    objective.use_split(WHOLE if task.folds > 1 else Split())
     rows = [
-        (f"winner (trial {trial.number})", logits),
+        (f"winner (trial {number})", logits),
         ("majority class", majority(task, task.test)),
         (
             f"TF-IDF + logistic regression, all labelled rows ({len(task.labelled)} rows)",
             tfidf(task, task.test, task.labelled),
         ),
-        *_zero_shot(objective, say),
+        *_zero_shot(winner.objective, say),
     ]
     return {
         "table": [(name, task.measure(own, task.test)) for name, own in rows],
         "interval": (interval.low, interval.high),
-        "transfer": transfer_on_test(optuna_study, trial.number, files, measure),
+        "transfer": transfer_on_test(winner.stored, number, winner.files, measure),
     }
 
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,8 +27,7 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     definition = study.file.model_dump(mode="json", exclude_none=True)
     identity = study_identity(study, definition)
     stored = optuna_study.user_attrs.get("identity")
-    attrs: dict[str, Any] = {"identity": identity, "wanted": wanted, "study_file": str(study.path)}
-    attrs["definition"] = definition
+    attrs: dict[str, Any] = {"wanted": wanted, "study_file": str(study.path)}
     if stored is None:
         save_study_note(optuna_study, study)
         optuna_study.set_metric_names([study.file.metric, *study.file.minimize])
@@ -37,13 +36,23 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
         edits = _named(_differences(optuna_study.user_attrs["definition"], definition))
         if edits:
             logger.warning("study %s goes on with edits: %s", study.name, "; ".join(edits))
-            record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "edits": edits}
-            record["fingerprint"] = identity["space"]["fingerprint"]
-            attrs["edits"] = [*optuna_study.user_attrs.get("edits", []), record]
+            attrs["edits"] = _with_edits(optuna_study.user_attrs.get("edits", []), edits, identity)
             save_study_note(optuna_study, study)
+    # Written one by one, and cut off anywhere, by a kill or a storage that goes away: what the next attempt compares
+    # with comes last.
+    attrs |= {"definition": definition, "identity": identity}
     for name, value in attrs.items():
         if optuna_study.user_attrs.get(name) != value:
             optuna_study.set_user_attr(name, value)
+
+
+def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Append edits to those recorded, unless an attempt that was cut off has done so."""
+    fingerprint = identity["space"]["fingerprint"]
+    if known and (known[-1]["edits"], known[-1]["fingerprint"]) == (edits, fingerprint):
+        return list(known)
+    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "edits": edits, "fingerprint": fingerprint}
+    return [*known, record]
 
 
 def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:

@@ -5,10 +5,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
@@ -33,10 +34,10 @@ from promptgraft.search.running.ray_session import (
     trial_slots,
 )
 from promptgraft.search.running.retries import Loss
-from promptgraft.search.running.run_state import RunState
+from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
 from promptgraft.search.sampling import with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
-from promptgraft.search.storage import Heartbeat, RunFolder, open_storage, wait_for_storage
+from promptgraft.search.storage import Heartbeat, open_storage, until_storage_answers, wait_for_storage
 from promptgraft.search.study import GrowSection, Study, model_path
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
@@ -49,48 +50,6 @@ logger = logging.getLogger(__name__)
 MAX_RAY_RESTARTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line decides beside the study file.
-
-    Attributes:
-        folder: The study's folder.
-        storage_url: Optuna storage; the folder's SQLite file if None.
-        trials: Finished trials to reach; the study file's number if None.
-        timeout_s: Length of the run; the study file's if None.
-        concurrent: Trials at a time; as many as fit if None.
-        address: Ray cluster to join; a local one is started if None.
-    """
-
-    folder: RunFolder
-    storage_url: str | None = None
-    trials: int | None = None
-    timeout_s: float | None = None
-    concurrent: int | None = None
-    address: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """How a run ended.
-
-    Attributes:
-        states: Number of trials by state.
-        finished: Trials that are COMPLETE or PRUNED.
-        wanted: How many were wanted.
-        ended_because: Why no further trial started; None if the run was interrupted.
-        needs_help: Whether that is something that someone has to look into.
-        verdict: Which trial won, which tie with it and what the source is worth, in words; nothing without repeats.
-    """
-
-    states: dict[str, int]
-    finished: int
-    wanted: int
-    ended_because: str | None
-    needs_help: bool = False
-    verdict: tuple[str, ...] = ()
-
-
 def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
     """Run trials until the budget is spent, continuing what earlier runs left.
 
@@ -101,34 +60,30 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
 
     Raises:
         InvalidInputError: If the stored study was started with another search space or other data.
+        StorageLostError: If the study's storage is away for too long.
     """
     folder = options.folder
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = open_storage(options.storage_url or folder.storage_url())
-    directions = study.objective.directions
-    optuna_study = optuna.create_study(
-        storage=storage, study_name=study.name, directions=directions, load_if_exists=True
-    )
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
-    record_study(optuna_study, study, limits.trials)
+    ledger = until_storage_answers(lambda: _started_ledger(study, storage, limits))
     for caution in study.cautions:
         logger.warning("%s", caution)
-    ledger = StudyLedger(
-        optuna_study,
-        storage,
-        study.objective.space,
-        study.file.sampler,
-        study.file.pruner,
-        study.file.seed,
-        study.file.budget.max_retries,
-        study.constraints,
-    )
     orphans = ledger.adopt_orphans()
     if orphans:
         logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
     progress = progress or Progress(study.name, study.file.metric, limits.trials)
     return Driver(study, options, ledger, progress, limits).run()
+
+
+def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyLedger:
+    """Start the study in its storage, or go on with the one that is there."""
+    stored = optuna.create_study(
+        storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
+    )
+    record_study(stored, study, limits.trials)
+    return StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
 
 
 class Driver:
@@ -167,7 +122,7 @@ class Driver:
         self._rank()
         prepare_environment(self.options.address)
         if self.ledger.finished >= self.limits.trials:
-            return self._outcome(self._judge(f"all {self.limits.trials} trials are finished"))
+            return self._outcome(*self._judge(f"all {self.limits.trials} trials are finished"))
         from promptgraft.search.running.searcher import StudySearcher
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed, self.state, self._tidy)
@@ -184,33 +139,35 @@ class Driver:
         if self.state.error is not None:
             raise self.state.error
         reason = ended_because if ended_because or not interrupted else None
-        return self._outcome(reason if searcher.needs_help else self._judge(reason), searcher.needs_help)
+        return self._outcome(reason, needs_help=True) if searcher.needs_help else self._outcome(*self._judge(reason))
 
-    def _judge(self, ended_because: str | None) -> str | None:
+    def _judge(self, ended_because: str | None) -> tuple[str | None, bool]:
         """Once the search has ended, have its finalists judged; see `search.running.finals`.
 
         Returns:
-            Why the run ended; None if it was interrupted meanwhile, and the next run does the rest.
+            Why the run ended, None if it was interrupted; and whether someone has to look into that.
         """
+        if ended_because is None:
+            return None, False
         stored, options = self.ledger.study, self.options
-        study, files = with_pool(self.study, stored), options.folder.files_url
+        study, files = until_storage_answers(lambda: with_pool(self.study, stored)), options.folder.files_url
         confirmation = Confirmation(study, stored, files, self.limits, options.concurrent, self.progress.say)
-        if not ended_because or not confirmation.is_needed():
-            return ended_because
-        import ray
+        failure = None
+        if confirmation.is_needed():
+            try:
+                failure = confirmation.judge(options.address, self._wanted_cpus())
+            except KeyboardInterrupt:
+                return None, False
+            self._note_verdict()
+            self._rank()
+        failure = failure or confirmation.nothing_judged()
+        return (f"{ended_because}, but {failure}", True) if failure else (ended_because, False)
 
-        try:
-            with ray_session(options.address, self._wanted_cpus()) as session:
-                confirmation.run(session.resources())
-        except KeyboardInterrupt:
-            return None
-        except ray.exceptions.RayError as error:
-            logger.warning("finalists could not be judged, the next run goes on with it: %s", error)
-            return ended_because
+    @wait_for_storage
+    def _note_verdict(self) -> None:
+        stored = self.ledger.study
         save_study_note(stored, self.study)
         save_plots(stored, stored.get_trials(deepcopy=False))
-        self._rank()
-        return ended_because
 
     def _side_jobs(self) -> list[SideJobs]:
         """Build what is done beside trials: growth of the pool, and repeats of the best trials."""
@@ -239,8 +196,7 @@ class Driver:
         return GrowthJobs(
             self.ledger,
             plan,
-            every=section.every,
-            limit=section.limit,
+            section,
             last=last,
             seed=self.study.file.seed,
             on_growth=self._on_growth,
@@ -297,10 +253,10 @@ class Driver:
         for side_jobs in self.state.side_jobs:
             side_jobs.reset()
         self.concurrent = self._slots(session)
-        record_run(self.ledger.study, self.limits, self.concurrent, self.options.folder.files_url)
+        files = self.options.folder.files_url
+        until_storage_answers(lambda: record_run(self.ledger.study, self.limits, self.concurrent, files))
         scheduler = StudyScheduler(self.ledger, self.state, self)
         watchdog = StudyWatchdog(
-            self.ledger,
             self.state,
             scheduler,
             session,
@@ -392,6 +348,7 @@ class Driver:
             slots = self.concurrent + others
             self.progress.forecast = forecast(self.ledger.trials, self.limits, slots, time.time())
 
+    @wait_for_storage
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
         ledger, metric = self.ledger, self.study.file.metric
         judged = reach_verdict(ledger.study)

@@ -5,10 +5,9 @@ one by one: it stays, whatever happens, and the next run does the rest. See `sea
 and `search.judging.transfer_gain` for the controls.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -37,42 +36,21 @@ from promptgraft.search.judging import (
     rescoring_jobs,
     trials_to_rescore,
 )
-from promptgraft.search.running.ray_session import trial_slots
+from promptgraft.search.running.ray_session import (
+    RayLostError,
+    RaySession,
+    ray_error_in_words,
+    ray_session,
+    trial_slots,
+)
+from promptgraft.search.running.repeat_workers import Job, RepeatWorkers, Start, WorkersLostError, repeat_runners
+from promptgraft.search.storage import until_storage_answers, wait_for_storage
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Limits, compute_seconds, ranked_trials
 from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
-
-logger = logging.getLogger(__name__)
-
-# Workers in a row that may die.
-MAX_LOST = 3
-# Makes a runner begin: RepeatRunner -> Ray's reference to the outcome.
-Start = Callable[[Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One repeat of a finalist or of a control.
-
-    Attributes:
-        attr: User attribute of the study that its outcome is recorded under.
-        name: What it is, for people.
-        start: Begins it.
-        about: What is recorded with its outcome: the `trial`, where further trials may bring a better one in its place.
-    """
-
-    attr: str
-    name: str
-    start: Start
-    about: Mapping[str, int] = field(default_factory=dict)
-
-    def is_done(self, attrs: Mapping[str, Any]) -> bool:
-        """Whether its outcome is recorded among a study's user attributes."""
-        outcome = attrs.get(self.attr)
-        return outcome is not None and outcome.get("trial") == self.about.get("trial")
 
 
 class Confirmation:
@@ -103,6 +81,7 @@ class Confirmation:
         self.at_most = at_most
         self.say = say
 
+    @wait_for_storage
     def jobs(self) -> list[Job]:
         """Return what can be run next, most urgent first: what the race misses, or controls of the winner so far.
 
@@ -217,52 +196,77 @@ class Confirmation:
         uses_source = _arm(winner).candidate.uses_source
         return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
 
+    @wait_for_storage
     def is_needed(self) -> bool:
         """Whether anything is left to do."""
         return bool(trials_to_rescore(self.stored, self.study) or self.jobs())
 
-    def run(self, total: Mapping[str, float]) -> None:
-        """Do what is left, as far as time and compute allow; a Ray must be there.
+    def judge(self, address: str | None, cpus: int) -> str | None:
+        """Do what is left on a Ray of its own; see `run`.
 
         Args:
-            total: Ray's resources.
+            address: Ray cluster to join; a local one is started if None.
+            cpus: Logical CPUs of a local Ray.
+
+        Returns:
+            Why it could not be done, in words; None if it was, or time or compute was used up.
 
         Raises:
-            RayError: If one worker after the other died, or what a worker did ended for no fault of the candidate's.
+            StorageLostError: If the study's storage is away for too long.
         """
         import ray
 
-        from promptgraft.search.workers import RepeatRunner
+        try:
+            with ray_session(address, cpus) as session:
+                self.run(session)
+        except (ray.exceptions.RayError, RayLostError, WorkersLostError) as error:
+            return f"the finalists could not be judged: {ray_error_in_words(error)}. The same command goes on with it"
+        return None
 
+    @wait_for_storage
+    def nothing_judged(self) -> str | None:
+        """Say why there is no verdict, if a repeat of every trial that might have won has failed; None if there is."""
+        judged = reach_verdict(self.stored)
+        if not self.study.file.judging.finalists or not judged.failed or judged.trials:
+            return None
+        first = judged.failed[0]
+        return (
+            f"no finalist could be judged: a repeat of every trial failed, that of trial {first['number']} with: "
+            f"{first['failure']}. Failed repeats are not run again: mend what failed and run more trials, or another "
+            "study"
+        )
+
+    def run(self, session: RaySession) -> None:
+        """Do what is left, as far as time and compute allow.
+
+        Args:
+            session: The Ray that runs it.
+
+        Raises:
+            RayError: If what a worker did ended for no fault of the candidate's.
+            RayLostError: If the local Ray has died.
+            WorkersLostError: If one worker after the other died.
+            StorageLostError: If the study's storage is away for too long.
+        """
         self._score_in_float32()
         resources = self.study.file.resources
-        actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-        spec = ray.put(replace(self.study.objective, files=self.files))
-        room, idle, running = trial_slots(resources, total, self.at_most), list[Any](), dict[Any, tuple[Any, Job]]()
-        lost = 0
-        while (waiting := self.jobs()) or running:
-            begun = {job.attr for _, job in running.values()}
-            left = [job for job in waiting if job.attr not in begun]
-            while left and len(running) < room and not self._is_spent():
-                job = left.pop(0)
-                runner = idle.pop() if idle else actor.remote(spec, resources.cpu, self.study.file.seed)
-                running[job.start(runner)] = (runner, job)
-            if not running:
-                self.say(f"time or compute is used up: {len(left)} repeats were not run")
+        room = trial_slots(resources, session.resources(), self.at_most)
+        spec = replace(self.study.objective, files=self.files)
+        runners = repeat_runners(spec, resources, self.study.file.seed)
+        workers = RepeatWorkers(runners, lambda: session.is_alive)
+        while True:
+            left = [job for job in self.jobs() if not workers.has(job)]
+            while left and workers.running < room and not self._is_spent():
+                workers.begin(left.pop(0))
+            # Where nothing else can be tried, nothing else will show whether it was the machine's fault.
+            is_idle = not workers.running
+            ended = workers.failed() if is_idle else workers.next_outcomes()
+            for job, outcome in ended:
+                self._record(job, outcome)
+            if is_idle and not ended:
+                if left:
+                    self.say(f"time or compute is used up: {len(left)} repeats were not run")
                 return
-            (done,), _ = ray.wait(list(running))
-            runner, job = running.pop(done)
-            try:
-                outcome = ray.get(done)
-            except ray.exceptions.RayActorError:
-                lost += 1
-                if lost > MAX_LOST:
-                    raise
-                logger.warning("a worker died at %s, which is run again", job.name)
-                continue
-            lost = 0
-            idle.append(runner)
-            self._record(job, outcome)
 
     def _score_in_float32(self) -> None:
         """Score finalists again of a search that was in lower precision; see `search.judging.float32_rescoring`."""
@@ -270,17 +274,24 @@ class Confirmation:
 
         from promptgraft.search.workers import score_finalists
 
-        pending, resources = trials_to_rescore(self.stored, self.study), self.study.file.resources
-        if pending:
-            spec = replace(self.study.objective, files=self.files)
-            task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-            record_float32_scores(self.stored, ray.get(task.remote(spec, resources.cpu, rescoring_jobs(pending))))
-            self.say(f"finalists: {len(pending)} trials scored again in float32")
+        pending, resources = self._to_rescore(), self.study.file.resources
+        if not pending:
+            return
+        spec = replace(self.study.objective, files=self.files)
+        task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
+        scores = ray.get(task.remote(spec, resources.cpu, rescoring_jobs(pending)))
+        until_storage_answers(lambda: record_float32_scores(self.stored, scores))
+        self.say(f"finalists: {len(pending)} trials scored again in float32")
+
+    @wait_for_storage
+    def _to_rescore(self) -> list[FrozenTrial]:
+        return trials_to_rescore(self.stored, self.study)
 
     def _record(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        self.stored.set_user_attr(job.attr, {**outcome, **job.about})
+        until_storage_answers(lambda: self.stored.set_user_attr(job.attr, {**outcome, **job.about}))
         self.say(outcome_line(job.name, outcome, self.study.file.metric))
 
+    @wait_for_storage
     def _is_spent(self) -> bool:
         """Whether another repeat would end too late, by what those before it took."""
         now = time.time()

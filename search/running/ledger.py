@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.objectives.growth import Growth
 from promptgraft.search.running.retries import Loss, fail_and_queue, is_retry
+from promptgraft.search.running.run_state import SearchSettings
 from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, Proposal, Proposals, Pruning, record_growth
 from promptgraft.search.storage import (
     StorageLostError,
@@ -35,7 +36,7 @@ from promptgraft.search.storage import (
     trial_id_of,
     wait_for_storage,
 )
-from promptgraft.search.study import Constraints, EngineSection, build_pruner
+from promptgraft.search.study import build_pruner
 from promptgraft.search.trials import FINISHED, candidate_key, cost_names, costs_of
 from promptgraft.spaces import Candidate, SearchSpace
 
@@ -74,11 +75,7 @@ class StudyLedger:
         study: The study.
         storage: The storage that holds it.
         space: Its search space.
-        sampler: Name and options of the sampler.
-        pruner: Name and options of the pruner.
-        seed: The study's seed.
-        max_retries: Times that a trial is run again whose worker or driver died.
-        constraints: What candidates must keep to, if anything.
+        settings: Its sampler, pruner and what else decides which candidates are tried.
 
     Attributes:
         trials: The study's trials when last looked at.
@@ -90,22 +87,12 @@ class StudyLedger:
         lost: Set once the storage was given up; every later call raises it.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: RDBStorage,
-        space: SearchSpace,
-        sampler: EngineSection,
-        pruner: EngineSection,
-        seed: int,
-        max_retries: int = 3,
-        constraints: Constraints | None = None,
-    ) -> None:
+    def __init__(self, study: optuna.Study, storage: RDBStorage, space: SearchSpace, settings: SearchSettings) -> None:
         self.study = study
         self.storage = storage
-        self.study.pruner = build_pruner(pruner.name, pruner.options)
+        self.study.pruner = build_pruner(settings.pruner.name, settings.pruner.options)
         self._pruning = Pruning(study)
-        self.max_retries = max_retries
+        self.max_retries = settings.max_retries
         self.live: dict[int, _Live] = {}
         self.trials: list[FrozenTrial] = []
         self.states: Counter[TrialState] = Counter()
@@ -116,7 +103,11 @@ class StudyLedger:
         self.pool = Pool()
         self.space = self._file_space = space
         self._draws_from = partial(
-            Proposals, sampler=sampler, seed=seed, directions=study.directions, constraints=constraints
+            Proposals,
+            sampler=settings.sampler,
+            seed=settings.seed,
+            directions=study.directions,
+            constraints=settings.constraints,
         )
         self._proposals = self._draws_from(space)
         self._names: dict[str, str] | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from promptgraft.search.study import ResourcesSection
+from promptgraft.search.trials import cause_of
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,13 @@ _VITAL = ("gcs_server", "raylet")
 
 class RayLostError(PromptgraftError):
     """The local Ray has died under the run."""
+
+
+def ray_error_in_words(error: Exception) -> str:
+    """Say in one line why Ray gave up: in the words of what a worker raised, if it did."""
+    cause = getattr(error, "cause", None)
+    text = cause_of(cause) if isinstance(cause, Exception) else str(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
 class RaySession:

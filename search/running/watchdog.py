@@ -9,7 +9,6 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
-from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.ray_session import RayLostError, RaySession
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.scheduler import StudyScheduler
@@ -28,9 +27,8 @@ class StudyWatchdog(tune.Callback):  # type: ignore[misc]
     """Looks after a run once a second.
 
     Args:
-        ledger: The study.
         state: How the run stands.
-        scheduler: Knows what live trials have reported.
+        scheduler: Knows the study, and what live trials have reported.
         session: The Ray that runs the trials.
         trial_timeout_s: Wall time after which a trial is killed; None for no limit.
         count_slots: Returns how many trials fit into the cluster as it is now.
@@ -39,7 +37,6 @@ class StudyWatchdog(tune.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        ledger: StudyLedger,
         state: RunState,
         scheduler: StudyScheduler,
         session: RaySession,
@@ -48,7 +45,7 @@ class StudyWatchdog(tune.Callback):  # type: ignore[misc]
         count_slots: Callable[[], int],
         tidy: Callable[[], None],
     ) -> None:
-        self.ledger = ledger
+        self.ledger = scheduler.ledger
         self.state = state
         self.scheduler = scheduler
         self.session = session

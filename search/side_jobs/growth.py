@@ -11,6 +11,7 @@ from optuna.study import StudyDirection
 from promptgraft.objectives.growth import Growth, GrowthPlan
 from promptgraft.search.sampling import ranked_templates
 from promptgraft.search.side_jobs.base import StudyView
+from promptgraft.search.study import GrowSection
 from promptgraft.search.trials import Failed, GrowthJob, Job, SideJobDone
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,7 @@ class GrowthJobs:
     Args:
         ledger: The study.
         plan: What a round is asked for.
-        every: Finished trials between two rounds; the first is at the start.
-        limit: Templates in all, those of the study file included.
+        section: How often there is a round, and how many templates there may be in all.
         last: Finished trials after which no round is of use.
         seed: Seed of the study.
         on_growth: Called with a line when templates have joined.
@@ -39,17 +39,16 @@ class GrowthJobs:
         self,
         ledger: StudyView,
         plan: GrowthPlan,
+        section: GrowSection,
         *,
-        every: int,
-        limit: int,
         last: int,
         seed: int,
         on_growth: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
         self.plan = plan
-        self.every = every
-        self.limit = limit
+        self.every = section.every
+        self.limit = section.limit
         self.last = last
         self.seed = seed
         self.on_growth = on_growth

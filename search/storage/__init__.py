@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.search.storage.database import first_line as first_line
     from promptgraft.search.storage.database import load_existing as load_existing
     from promptgraft.search.storage.database import open_storage as open_storage
     from promptgraft.search.storage.database import safe_url as safe_url

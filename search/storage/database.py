@@ -46,7 +46,7 @@ def open_storage(url: str) -> RDBStorage:
     except RuntimeError as error:
         raise InvalidInputError(_schema_message(url, error)) from error
     except (ValueError, OSError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InvalidInputError(f"can't open the storage {safe_url(url)}: {_first_line(error)}") from error
+        raise InvalidInputError(f"can't open the storage {safe_url(url)}: {first_line(error)}") from error
     if storage.engine.dialect.name == "sqlite":
         sqlalchemy.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()  # So that the connection that created the tables is opened anew.
@@ -131,15 +131,17 @@ def _settings(url: str) -> tuple[dict[str, Any], str]:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Say what a database said, in its first line, whichever libraries have wrapped it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(getattr(error, "orig", error)).strip().splitlines()[0]
+    lines = str(getattr(error, "orig", error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _schema_message(url: str, error: RuntimeError) -> str:
     if "no longer compatible" not in str(error):
-        return f"can't open the storage {safe_url(url)}: {_first_line(error)}"
+        return f"can't open the storage {safe_url(url)}: {first_line(error)}"
     if "updating optuna" in str(error):
         return (
             f"{safe_url(url)} was written by a newer Optuna than the installed {optuna.__version__}: "

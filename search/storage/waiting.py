@@ -18,7 +18,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 PATIENCE_S = 300.0
-_LONGEST_PAUSE_S = 15.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 
 
 class StorageLostError(PromptgraftError, ConnectionError):
@@ -39,7 +39,7 @@ def until_storage_answers(call: Callable[[], R]) -> R:
         StorageLostError: If the storage is away for longer than `PATIENCE_S`.
     """
     deadline = time.monotonic() + PATIENCE_S
-    pause = 0.5
+    pause = _FIRST_PAUSE_S
     while True:
         try:
             return call()

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from promptgraft.search.trials import cause_of
 from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from promptgraft.objectives.measures import Logits
     from promptgraft.objectives.trial import Objective
 

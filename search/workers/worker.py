@@ -61,7 +61,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up the next job."""
         self._job: Job = new_config["job"]
-        self._cycle: "Cycle | CrossValidation | None" = None
+        self._cycle: Cycle | CrossValidation | None = None
         return True
 
     def step(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from optuna._hypervolume import compute_hypervolume
 
 from promptgraft.objectives.data import all_labels
 from promptgraft.objectives.measures import Sizes
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study import EngineSection, Study, load_study
 from tests.bench.free_search import OurCosts, Table
@@ -52,7 +52,8 @@ def search(table: Table, tokens: dict[str, int], pruner: dict[str, Any], sampler
         study.set_metric_names(["accuracy", "prompt_tokens"])
         options = {"n_startup_trials": 8} if sampler == "tpe" else {}
         engine = EngineSection.model_validate({"name": sampler, **options})
-        ledger = StudyLedger(study, storage, table.space, engine, EngineSection.model_validate(pruner), seed)
+        settings = SearchSettings(engine, EngineSection.model_validate(pruner), seed)
+        ledger = StudyLedger(study, storage, table.space, settings)
         while (asked := ledger.ask()) is not None:
             length = tokens[asked.candidate.key]
             ledger.set_attrs(asked.number, {"prompt_tokens": length})

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 
-from promptgraft.search.running import Progress, RunOptions, StudyLedger
+from promptgraft.search.running import Progress, RunOptions, SearchSettings, StudyLedger
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.running.driver import Driver
 from promptgraft.search.running.ray_session import prepare_environment
@@ -65,8 +65,7 @@ def ours(trials: int, folder: Path) -> list[float]:
     storage = open_storage(RunFolder(folder / "run").storage_url())
     stored = optuna.create_study(storage=storage, study_name=study.name, direction="maximize")
     record_study(stored, study, trials)
-    file = study.file
-    ledger = StudyLedger(stored, storage, study.objective.space, file.sampler, file.pruner, file.seed)
+    ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     options = RunOptions(RunFolder(folder / "run"), concurrent=CONCURRENT)
     EmptyDriver(study, options, ledger, Progress("bench", "accuracy", trials, console=_quiet()), Limits(trials)).run()
     return _ends(stored)

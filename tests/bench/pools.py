@@ -22,7 +22,7 @@ import torch
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec, grow
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.side_jobs import GrowthJobs
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study import EngineSection, GrowSection, Study, load_study
@@ -57,13 +57,11 @@ class Search:
         storage = open_storage(f"sqlite:///{folder}/study.db")
         record = optuna.create_study(storage=storage, study_name="search", directions=study.objective.directions)
         space, sampler = study.objective.space, study.file.sampler
-        self.ledger = StudyLedger(record, storage, space, sampler, EngineSection(name="none"), seed)
+        self.ledger = StudyLedger(record, storage, space, SearchSettings(sampler, EngineSection(name="none"), seed))
         self.growth = None
         if section is not None:
             plan = GrowthPlan(section.sources, section.size, WRITER, section.verbalizers, section.label_words)
-            self.growth = GrowthJobs(
-                self.ledger, plan, every=section.every, limit=section.limit, last=10**9, seed=seed, on_growth=print
-            )
+            self.growth = GrowthJobs(self.ledger, plan, section, last=10**9, seed=seed, on_growth=print)
         self.growth_s = 0.0
 
     def run(self, trials: int) -> dict[str, Any]:

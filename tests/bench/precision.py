@@ -53,8 +53,8 @@ def measure(title: str, workers: dict[str, Objective], candidate: Candidate, upd
         for number in range(updates + 1):
             started = time.process_time()
             optimizer.zero_grad()
-            batch = model.batch(encoded[8 * (number % (n_rows // 8)) :][:8])
-            model.nll(batch, worker.target.labels).backward()  # type: ignore[no-untyped-call]
+            chosen = encoded[8 * (number % (n_rows // 8)) :][:8]
+            model.nll(chosen, worker.target.labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             times.append(time.process_time() - started)
         (model,) = worker.untrained([candidate])

@@ -42,7 +42,7 @@ def test_an_exported_winner_predicts_what_its_trial_did(study: Study, tmp_path: 
     stored = optuna.create_study(direction="maximize")
     attrs = {"candidate": candidate.to_dict()} | {f"validation_{name}": value for name, value in result.metrics.items()}
     stored.add_trial(create_trial(value=result.value, user_attrs=attrs))
-    export = export_winner(study, stored, folder, None, None)
+    export = export_winner(study, stored, folder)
     predictor = Predictor(export.folder)
     logits = predictor.logits([row.fields for row in study.target.validation])
     assert np.abs(logits - result.logits).max() <= 5e-6 * np.abs(result.logits).max()

@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.judging import reach_verdict, repeat_outcomes
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.storage import RunFolder, StorageLostError, load_existing, open_storage
 from promptgraft.search.storage import waiting as patience
 from promptgraft.search.study import EngineSection
@@ -93,7 +94,7 @@ def test_a_server_that_restarts_is_waited_for(
 ) -> None:
     storage = open_storage(postgres_url(tmp_path))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="median"), 0)
+    book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="median"), 0))
     asked = book.ask()
     assert asked is not None
     restart = threading.Thread(target=postgres_server.restart, args=(3.0,))
@@ -109,13 +110,39 @@ def test_a_server_that_restarts_is_waited_for(
     assert (trial.state.name, len(trial.intermediate_values)) == ("COMPLETE", steps)
 
 
+def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
+    write_study: Callable[..., Path], tmp_path: Path, postgres_server: Server, postgres_url: Callable[[Path], str]
+) -> None:
+    url = postgres_url(tmp_path)
+    judging = {"finalists": 2, "repeats": 3, "controls": ["majority"]}
+    study = write_study(budget={"trials": 3, "reserve": 0}, judging=judging, pruner="none")
+    command = [*PROMPTGRAFT, "run", str(study), "--workdir", str(tmp_path / "run"), "--storage", url]
+    errors = tmp_path / "errors"
+    with errors.open("w") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
+        while not faults.trials_of(RunFolder(tmp_path / "run"), url) or not repeat_outcomes(
+            load_existing("tiny", url).user_attrs
+        ):
+            assert process.poll() is None, errors.read_text()
+            time.sleep(0.1)
+        before = repeat_outcomes(load_existing("tiny", url).user_attrs)
+        postgres_server.restart(3.0)
+        output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.read_text()
+    assert "the study's storage does not answer" in errors.read_text()
+    assert "Traceback" not in errors.read_text()
+    assert b"winner: trial " in output
+    after = repeat_outcomes(load_existing("tiny", url).user_attrs)
+    assert sum(map(len, before.values())) < sum(map(len, after.values()))
+    assert reach_verdict(load_existing("tiny", url)).winner is not None
+
+
 def test_a_storage_that_stays_away_ends_the_run_with_one_error(
     postgres_server: Server, postgres_url: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
     storage = open_storage(postgres_url(tmp_path))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    book = StudyLedger(study, storage, WIDE, EngineSection(name="tpe"), EngineSection(name="none"), 0)
+    book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="none"), 0))
     assert book.ask() is not None
     restart = threading.Thread(target=postgres_server.restart, args=(6.0,))
     restart.start()

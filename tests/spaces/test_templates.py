@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptgraft.spaces import InvalidInputError, Template
+from promptgraft.spaces import InvalidInputError, Template, templates
 
 REVIEW = Template("review", "Review: {{ text }}\nSentiment: {{ label }}!")
 
@@ -57,3 +57,18 @@ def test_a_causal_lm_needs_the_label_last() -> None:
     REVIEW.check_label_last()
     with pytest.raises(InvalidInputError, match="label must come last"):
         Template("early", "A {{ label }} review: {{ text }}").check_label_last()
+
+
+def test_a_text_is_parsed_and_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a search asks, row after row."""
+    template = Template("often", "Often asked: {{ text }} {{ title }} It was {{ label }}.")
+    before = (template.id, template.fields, template.words, template.blocks)
+
+    def unused(*_: object) -> None:
+        raise AssertionError("it was parsed, hashed or rendered again")
+
+    monkeypatch.setattr(templates._ENVIRONMENT, "parse", unused)
+    monkeypatch.setattr(templates.hashlib, "sha256", unused)
+    monkeypatch.setattr(Template, "render", unused)
+    assert (template.id, template.fields, template.words, template.blocks) == before
+    assert before[1:3] == (("text", "title"), "Often asked:   It was  .")

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,9 +40,14 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def postgres_server() -> Iterator[Server]:
     """Start a server of our own on a free loopback port, with a password."""
-    folder = tmp_path_factory.mktemp("postgres")
+    # Beside pytest's folders, which every session closes to other users, such as the server's.
+    with tempfile.TemporaryDirectory(prefix="promptgraft-postgres-") as folder:
+        yield from _running_server(Path(folder))
+
+
+def _running_server(folder: Path) -> Iterator[Server]:
     password = secrets.token_hex(8)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,8 +55,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
     # The server refuses to be root.
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if user:
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
         shutil.chown(folder, "postgres")
     secret = folder / "password"
     secret.write_text(password)

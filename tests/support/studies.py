@@ -116,14 +116,14 @@ def open_ledger(
     """
     import optuna
 
-    from promptgraft.search.running import StudyLedger
+    from promptgraft.search.running import SearchSettings, StudyLedger
     from promptgraft.search.storage import open_storage
     from promptgraft.search.study import EngineSection
 
     storage = open_storage(url or sqlite_url(folder))
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
     engine = EngineSection.model_validate({"name": "tpe", **sampler})
-    return StudyLedger(study, storage, searched, engine, EngineSection(name=pruner), seed=0)
+    return StudyLedger(study, storage, searched, SearchSettings(engine, EngineSection(name=pruner), seed=0))
 
 
 def sqlite_url(folder: Path) -> str:

@@ -72,7 +72,7 @@ def test_frozen_tensors_are_bit_identical_after_training(
     model = build(backbone, frozen_layers=frozen_layers, soft_prompt=soft)
     before = model.snapshot(list(model.weights()))
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.1)
-    model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
+    model.nll(model.encode(ROWS), LABELS).backward()
     optimizer.step()
     changed = {name for name, value in model.weights().items() if not torch.equal(value, before[name])}
     layer_of = {name: backbone.layer_of(name.removeprefix("backbone.")) for name in before}
@@ -108,7 +108,7 @@ def test_every_form_learns_from_the_seed_alone(backbone: Backbone, soft: SoftPro
         optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.02)
         for _ in range(steps):
             optimizer.zero_grad()
-            loss = model.nll(model.batch(model.encode(ROWS)), LABELS)
+            loss = model.nll(model.encode(ROWS), LABELS)
             loss.backward()
             optimizer.step()
             found.append(loss.item())
@@ -154,7 +154,7 @@ def test_restore_puts_back_every_bit(backbone: Backbone, soft: SoftPrompt) -> No
     with torch.no_grad():
         for parameter in backbone.model.parameters():
             parameter.add_(1.0)
-    model.nll(model.batch(model.encode(ROWS)), LABELS).backward()
+    model.nll(model.encode(ROWS), LABELS).backward()
     backbone.restore()
     for name, value in backbone.model.named_parameters():
         assert torch.equal(value, before[name])
@@ -219,7 +219,7 @@ def test_gradient_checkpointing_changes_no_gradient(backbone: Backbone) -> None:
         model = build(one, soft_prompt=SoftPrompt(3, "vocabulary", "suffix"), frozen_layers=1)
         model.backbone.train()
         torch.manual_seed(0)
-        model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
+        model.nll(model.encode(ROWS), LABELS).backward()  # type: ignore[no-untyped-call]
         found.append({name: p.grad for name, p in model.trainable().items() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
@@ -254,7 +254,7 @@ def test_what_is_known_of_families_is_of_those_that_there_are() -> None:
 
 def test_a_linear_head_needs_an_encoder(tiny_models: dict[str, str]) -> None:
     causal = BACKBONES["causal_lm"](BackboneSpec(tiny_models["causal_lm"], "causal_lm", 64), CPU)
-    with pytest.raises(InvalidInputError, match="label words only"):
+    with pytest.raises(InvalidInputError, match="has label words for a head only"):
         build(causal, head="linear")
 
 

@@ -79,14 +79,14 @@ def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Backbone, place: 
     losses: list[Tensor] = []
     for _ in range(8):
         optimizer.zero_grad()
-        losses.append(model.nll(model.batch(rows), LABELS))
+        losses.append(model.nll(rows, LABELS))
         losses[-1].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert losses[-1] < losses[0] - 0.005
 
 
 def test_a_linear_head_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(InvalidInputError, match="label words only"):
+    with pytest.raises(InvalidInputError, match="has label words for a head only"):
         build(backbone, TEMPLATES[0], VERBALIZERS[0], head="linear")
 
 

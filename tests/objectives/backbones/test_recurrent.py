@@ -78,7 +78,7 @@ def test_a_soft_prompt_matters_at_every_place(backbone: Recurrent, place: str) -
     plain = logits(build(backbone))
     model = build(backbone, soft_prompt=SoftPrompt(3, "vocabulary", place), frozen_layers=TINY_LAYERS)
     assert (logits(model) - plain).abs().max() > 1e-4
-    model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
+    model.nll(model.encode(ROWS), LABELS).backward()  # type: ignore[no-untyped-call]
     gradient = model.attached()["soft_prompt.weight"].grad
     assert gradient is not None
     assert (gradient.abs().sum(1) > 0).all()

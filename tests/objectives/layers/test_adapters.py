@@ -44,7 +44,7 @@ def test_only_adapters_in_the_upper_layers_change(backbone: Backbone, adapter: A
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=0.1)
     for _ in range(2):  # LoRA's first matrix has no gradient before its second one has moved.
         optimizer.zero_grad()
-        model.nll(model.batch(model.encode(ROWS)), LABELS).backward()  # type: ignore[no-untyped-call]
+        model.nll(model.encode(ROWS), LABELS).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     changed = {name for name, value in model.weights().items() if not torch.equal(value, before[name])}
     assert {name for name in changed if name.startswith("backbone.")} == set()

@@ -47,7 +47,7 @@ def load(tiny_models: dict[str, str]) -> Callable[..., Backbone]:
 def gradients(model: PromptedModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.backbone.train()
     torch.manual_seed(0)
-    loss = model.nll(model.batch(model.encode(ROWS)), LABELS)
+    loss = model.nll(model.encode(ROWS), LABELS)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach(), {n: p.grad.clone() for n, p in model.trainable().items() if p.grad is not None}
 

@@ -1,8 +1,10 @@
 """Commands as a user types them: output, exit codes, and what they import."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,21 @@ def test_status_reads_the_study_without_torch_or_ray(finished: Path, study: str)
 
 def test_status_alone_lists_every_study(finished: Path) -> None:
     assert "small: 3/3 finished; 3 COMPLETE; best accuracy" in promptgraft("status", cwd=finished).stdout
+
+
+def test_a_database_that_fails_is_told_in_one_line(finished: Path, tmp_path: Path) -> None:
+    """Here one that has lost a column; those that don't answer are in tests/integration/test_postgres.py."""
+    broken = tmp_path / "study.db"
+    with (
+        closing(sqlite3.connect(finished / "runs" / "small" / "study.db")) as source,
+        closing(sqlite3.connect(broken)) as target,
+    ):
+        source.backup(target)
+        target.execute("ALTER TABLE study_user_attributes RENAME COLUMN value_json TO gone")
+    result = promptgraft("status", "small", "--storage", f"sqlite:///{broken}", absent="torch,ray")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the study's storage failed: no such column: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_export_then_predict(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

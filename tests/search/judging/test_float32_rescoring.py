@@ -16,7 +16,6 @@ from promptgraft.search.exporting import export_winner
 from promptgraft.search.judging import record_float32_scores, trials_to_keep
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running import RunOptions, run_study
-from promptgraft.search.running import driver as run
 from promptgraft.search.running import finals as confirmation
 from promptgraft.search.storage import FLOAT32_LOGITS_FILE, RunFolder, load_existing, trial_file
 from promptgraft.search.study import load_study
@@ -67,13 +66,13 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
     missing = {t.number for t in top_trials(load_existing("tiny", folder.storage_url()), KEPT_DELTAS)} - set(scores)
     if missing:
         with monkeypatch.context() as patch:
-            patch.setattr(run, "ray_session", stopped)
+            patch.setattr(confirmation, "ray_session", stopped)
             assert run_study(study, RunOptions(folder, trials=9)).ended_because is None
         run_study(study, RunOptions(folder, trials=9))
     stored = load_existing("tiny", folder.storage_url())
     assert set(float32_scores(stored)) == set(scores) | missing
 
-    exported = export_winner(study, stored, folder, None, None)
+    exported = export_winner(study, stored, folder)
     assert exported.validation == float32_scores(stored)[exported.trial]["value"]
     manifest = read_manifest(exported.folder)
     assert manifest.backbone.dtype == "float32"

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -15,7 +16,7 @@ from optuna.trial import create_trial
 
 from promptgraft.bundles import read_manifest
 from promptgraft.objectives.trial import Objective
-from promptgraft.search.exporting import export_winner
+from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import FRESH, control_attr, logits_of_test_set, opened_for, openings, test_set
 from promptgraft.search.judging import control_logits_file as control_file
 from promptgraft.search.reporting import status_lines, summarize
@@ -42,7 +43,7 @@ def stored(study: Study) -> optuna.Study:
 
 
 def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
+    folder, other = RunFolder(tmp_path / "run"), ExportOptions(output=tmp_path / "other", trial=1)
     objective = Objective(study.objective)
     for number, steps in enumerate((2, 4)):
         candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=steps, batch_size=4)
@@ -52,7 +53,7 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
         attrs |= {"candidate": candidate.to_dict()}
         stored.add_trial(create_trial(value=0.9 - number / 10, user_attrs=attrs))
     assert "test rows sealed" in "\n".join(status_lines(summarize(stored)))
-    first = export_winner(study, stored, folder, None, None)
+    first = export_winner(study, stored, folder)
     (opening,) = openings(stored)
     assert (opening["trial"], first.openings, len(first.held_out) > 3) == (0, (0,), True)
     assert opening["who"]
@@ -61,26 +62,26 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     assert 0 < low < first.held_out[0].metrics["accuracy"] < high < 1
     logits = folder.files().read_tensors(logits_of_test_set(0))["logits"].numpy()
     assert study.target.measure(logits, study.target.test) == first.held_out[0].metrics
-    assert export_winner(study, stored, folder, None, None).held_out == first.held_out
+    assert export_winner(study, stored, folder).held_out == first.held_out
     for repeat in (FRESH, FRESH + 1):  # Controls that were run after the rows were opened for their trial.
         for control in ("winner", "majority"):
             stored.set_user_attr(control_attr(0, control, repeat), {"value": 0.5})
             folder.files().write_tensors(control_file(0, control, repeat), {"logits": torch.from_numpy(logits)})
-        again = export_winner(study, stored, folder, None, None)
+        again = export_winner(study, stored, folder)
         assert again.transfer is not None
         assert [entry["repeats"] for entry in again.transfer["controls"]] == [repeat - FRESH + 1] * 2
     (opening,) = openings(stored)
-    sealed = export_winner(study, stored, folder, tmp_path / "other", 1)
+    sealed = export_winner(study, stored, folder, other)
     assert (sealed.held_out, sealed.openings) == ((), (0,))
     assert "test" not in read_manifest(sealed.folder).metrics
     assert openings(stored) == [opening]
-    reopened = export_winner(study, stored, folder, tmp_path / "other", 1, reopen=True)
+    reopened = export_winner(study, stored, folder, replace(other, reopen=True))
     assert (len(reopened.held_out), reopened.openings) == (len(first.held_out), (0, 1))
     assert read_manifest(reopened.folder).metrics["test"] == reopened.held_out[0].metrics
     assert "for trial 0, 20" in "\n".join(status_lines(summarize(stored)))
     weights = folder.files().read_tensors(trial_file(1, DELTA_FILE))
     folder.files().delete(trial_file(1, DELTA_FILE))
-    export_winner(study, stored, folder, tmp_path / "other", 1)
+    export_winner(study, stored, folder, other)
     again = folder.files().read_tensors(trial_file(1, DELTA_FILE))
     assert weights.keys() == again.keys()
     assert all(torch.equal(weights[name], again[name]) for name in weights)

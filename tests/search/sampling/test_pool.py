@@ -13,7 +13,7 @@ from promptgraft.objectives.growth import Growth, GrowthPlan
 from promptgraft.objectives.measures import UntrainedScore
 from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, ranked_templates
 from promptgraft.search.side_jobs import GrowthJobs
-from promptgraft.search.study import load_study
+from promptgraft.search.study import GrowSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Failed, SideJobDone
 from promptgraft.spaces import SearchSpace, Template, Verbalizer
@@ -96,7 +96,7 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
     book = open_ledger(tmp_path)
     told: list[str] = []
     plan = GrowthPlan(("mutation",), size=2)
-    jobs = GrowthJobs(book, plan, every=2, limit=4, last=10, seed=0, on_growth=told.append)
+    jobs = GrowthJobs(book, plan, GrowSection(every=2, limit=4), last=10, seed=0, on_growth=told.append)
     job = jobs.next_job()
     assert job is not None
     assert (job.round, job.plan.size, len(job.parents)) == (0, 2, 2)

@@ -16,7 +16,7 @@ from promptgraft.objectives.growth import Growth
 from promptgraft.objectives.measures import Sizes, UntrainedScore
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.search.reporting.dashboard_notes import study_note
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.storage import open_storage
@@ -57,7 +57,8 @@ def open_ledger(study: Study, folder: Path) -> StudyLedger:
     stored = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
     sampler = EngineSection.model_validate({"name": "tpe", "n_startup_trials": 4})
     pruner = EngineSection(name="none")
-    return StudyLedger(stored, storage, study.objective.space, sampler, pruner, 0, 3, study.constraints)
+    settings = SearchSettings(sampler, pruner, seed=0, constraints=study.constraints)
+    return StudyLedger(stored, storage, study.objective.space, settings)
 
 
 def sizes_of(study: Study) -> Sizes:

@@ -14,7 +14,7 @@ from promptgraft.objectives.measures import CostMeter
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
-from promptgraft.search.running import StudyLedger
+from promptgraft.search.running import SearchSettings, StudyLedger
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import DELTA_FILE, RunFolder, load_existing, open_storage, trial_file
 from promptgraft.search.study import EngineSection, build_pruner, load_study
@@ -38,7 +38,7 @@ def open_ledger(folder: Path, pruner: dict[str, Any], sampler: str = "random") -
     study.set_metric_names(["accuracy", *COSTS])
     space = SearchSpace(TEMPLATES, VERBALIZERS, (Float("learning_rate", 1e-5, 1e-2), Float("alpha", 0, 1)), FACTS)
     engine = EngineSection.model_validate({"name": sampler})
-    return StudyLedger(study, storage, space, engine, EngineSection.model_validate(pruner), 0)
+    return StudyLedger(study, storage, space, SearchSettings(engine, EngineSection.model_validate(pruner), 0))
 
 
 def run_trial(book: StudyLedger, curve: list[float], costs: tuple[float, float]) -> FrozenTrial:

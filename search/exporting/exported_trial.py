@@ -1,0 +1,151 @@
+"""The trial to export: chosen, run again if its weights were dropped, and scored in float32."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
+
+from promptgraft.objectives.data import WHOLE, Task
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.judging import (
+    record_float32_scores,
+    rescoring_jobs,
+    score_in_float32,
+    trials_to_rescore,
+    winning_trial,
+)
+from promptgraft.search.storage import (
+    DELTA_FILE,
+    REFIT_LOGITS_FILE,
+    NothingToExportError,
+    RunFolder,
+    keep_result,
+    trial_file,
+)
+from promptgraft.search.study import Study
+from promptgraft.search.trials import float32_scores, metric_of
+from promptgraft.spaces import Candidate
+
+logger = logging.getLogger(__name__)
+
+# Up to this a value is the same, computed again.
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class ExportedTrial:
+    """The trial to export.
+
+    Attributes:
+        study: The checked study.
+        stored: Its record.
+        files: Its files.
+        trial: The trial.
+        score: Its score in float32, where the search was in lower precision.
+        delta: Its weights.
+    """
+
+    study: Study
+    stored: optuna.Study
+    files: FileStore
+    trial: FrozenTrial
+    score: Mapping[str, Any] | None
+    delta: Mapping[str, Tensor]
+
+    @property
+    def candidate(self) -> Candidate:
+        """What the trial evaluated."""
+        return Candidate.from_values(self.trial.user_attrs["candidate"])
+
+    @property
+    def validation(self) -> float:
+        """The study's metric on the validation rows."""
+        return float(self.score["value"] if self.score else metric_of(self.trial) or 0.0)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The backbone in float32, as production will run it; loaded when it is first needed."""
+        return Objective(replace(self.study.objective, backbone=self.study.objective.backbone.in_float32()))
+
+
+def load_trial(
+    study: Study, optuna_study: optuna.Study, folder: RunFolder, number: int | None, say: Callable[[str], None]
+) -> ExportedTrial:
+    """Choose the trial, and compute what is missing of it: its weights, and its score in float32."""
+    chosen, files = _choose(optuna_study, number), folder.files()
+    spec = replace(study.objective, files=folder.files_url)
+    if study.target.folds > 1:
+        if not all(files.exists(trial_file(chosen.number, name)) for name in (DELTA_FILE, REFIT_LOGITS_FILE)):
+            _refit(spec, files, chosen, study.file.seed, say)
+    elif not files.exists(trial_file(chosen.number, DELTA_FILE)):
+        _run_again(spec, files, chosen, study.file.seed)
+    pending = trials_to_rescore(optuna_study, study, [chosen])
+    if pending:
+        record_float32_scores(optuna_study, score_in_float32(spec, rescoring_jobs(pending)))
+    # The scores may have made another trial the winner.
+    trial = _choose(optuna_study, number)
+    return ExportedTrial(
+        study=study,
+        stored=optuna_study,
+        files=files,
+        trial=trial,
+        score=float32_scores(optuna_study).get(trial.number),
+        delta=files.read_tensors(trial_file(trial.number, DELTA_FILE)),
+    )
+
+
+def as_shipped(target: Task) -> Task:
+    """Return the target with the rows that the model that ships is trained on."""
+    return target.on(WHOLE) if target.folds > 1 else target
+
+
+def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
+    if number is None:
+        trial = winning_trial(optuna_study)
+        if trial is None:
+            raise NothingToExportError(f"study {optuna_study.study_name!r} has no COMPLETE trial yet")
+        return trial
+    trials = {trial.number: trial for trial in optuna_study.get_trials(deepcopy=False)}
+    if number not in trials or trials[number].state != TrialState.COMPLETE:
+        state = trials[number].state.name if number in trials else "unknown"
+        raise NothingToExportError(f"trial {number} is {state}; only COMPLETE trials can be exported")
+    return trials[number]
+
+
+def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
+    """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
+    _require_candidate(trial)
+    logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
+    result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
+    before = float(metric_of(trial) or 0.0)
+    if abs(result.value - before) > SAME:
+        logger.warning(
+            "run again, trial %d has %s %.6g in place of %.6g: this machine or its libraries round otherwise",
+            *(trial.number, spec.metric, result.value, before),
+        )
+    keep_result(files, trial.number, result)
+
+
+def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> None:
+    """Train what ships: on all labelled rows, in float32, for as many updates as the folds chose."""
+    _require_candidate(trial)
+    objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
+    objective.use_split(WHOLE)
+    say(f"fitting trial {trial.number} to all {len(objective.target.labelled)} labelled rows")
+    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    result = objective.evaluate(candidate, seed, at=trial.user_attrs["best_step"])
+    files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
+    files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)
+
+
+def _require_candidate(trial: FrozenTrial) -> None:
+    if "candidate" not in trial.user_attrs:
+        raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
