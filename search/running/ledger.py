@@ -37,7 +37,7 @@ from promptgraft.search.storage import (
     wait_for_storage,
 )
 from promptgraft.search.study import build_pruner
-from promptgraft.search.trials import FINISHED, candidate_key, cost_names, costs_of
+from promptgraft.search.trials import BASELINE, FINISHED, candidate_key, cost_names, costs_of
 from promptgraft.spaces import Candidate, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,21 @@ class StudyLedger:
         return self.pool
 
     @wait_for_storage
+    def queue_baselines(self, candidates: Mapping[str, Candidate]) -> None:
+        """Queue a new study's first trials.
+
+        Args:
+            candidates: Name -> candidate.
+        """
+        with study_lock(self.storage, self.study.study_name):
+            self.refresh()
+            queued = {trial.user_attrs.get(BASELINE) for trial in self.trials}
+            for name, candidate in candidates.items():
+                if name not in queued:
+                    attrs = {BASELINE: name, "candidate": candidate.to_dict(), "candidate_key": candidate.key}
+                    self.study.enqueue_trial({}, user_attrs=attrs)
+
+    @wait_for_storage
     def ask(self, wanted: int | None = None) -> Asked | None:
         """Start a trial: a waiting one if there is any, otherwise a candidate never tried.
 
@@ -306,7 +321,10 @@ class StudyLedger:
         given = {base_name(name): value for name, value in waiting.params.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
-            proposal = self._proposals.fixed({**enqueued_parameters(waiting), **given})
+            if BASELINE in waiting.user_attrs:
+                proposal = self._proposals.baseline(Candidate.from_values(waiting.user_attrs["candidate"]))
+            else:
+                proposal = self._proposals.fixed({**enqueued_parameters(waiting), **given})
         self.states[TrialState.WAITING] -= 1
         refusal = self._proposals.ruled_out(proposal.candidate)
         if expected not in (None, proposal.candidate.key):

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.search.storage import retry_attrs, retry_history, silent_seconds, trial_id_of
-from promptgraft.search.trials import RAN_S
+from promptgraft.search.trials import BASELINE, RAN_S
 
 
 class Loss(Enum):
@@ -67,7 +67,7 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
     if losses > max_retries:
         return None
     kept: dict[str, Any] = {
-        name: trial.user_attrs[name] for name in ("candidate", "candidate_key") if name in trial.user_attrs
+        name: trial.user_attrs[name] for name in ("candidate", "candidate_key", BASELINE) if name in trial.user_attrs
     }
     return create_trial(
         state=TrialState.WAITING,

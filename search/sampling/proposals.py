@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from promptgraft.search.storage import distributions_of, present_parameters, share_search_space
 from promptgraft.search.study import Constraints, EngineSection, build_sampler
+from promptgraft.search.trials import BASELINE
 from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 
 # Draws of the study's own sampler before a random one takes over, and of that one before the space counts
@@ -28,21 +29,21 @@ class Proposal:
 
     Attributes:
         candidate: The candidate, canonical.
-        trial: The trial in memory that suggested it.
+        trial: The trial in memory that suggested it; None for a baseline that the space doesn't hold.
     """
 
     candidate: Candidate
-    trial: Trial
+    trial: Trial | None
 
     @property
     def params(self) -> dict[str, Any]:
         """Parameter name -> suggested value."""
-        return self.trial.params
+        return self.trial.params if self.trial else {}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Parameter name -> distribution."""
-        return self.trial.distributions
+        return self.trial.distributions if self.trial else {}
 
 
 class Proposals:
@@ -79,6 +80,8 @@ class Proposals:
 
     def learn(self, trial: FrozenTrial) -> None:
         """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
+        if BASELINE in trial.user_attrs and not trial.params:
+            return  # A point outside of the space says nothing of its parameters.
         params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
         self._copy.add_trial(
             create_trial(
@@ -127,6 +130,15 @@ class Proposals:
         self._copy.enqueue_trial(dict(params))
         return self._ask()
 
+    def baseline(self, candidate: Candidate) -> Proposal:
+        """Propose a baseline, with its parameters if it is a point of the space."""
+        values = present_parameters(dict(candidate.to_dict()), {}, self.distributions)
+        proposal = self.fixed(values)
+        if proposal.candidate.key == candidate.key:
+            return proposal
+        self.told(proposal, TrialState.FAIL, None)
+        return Proposal(candidate, None)
+
     def taken_over(self, proposal: Proposal, reports: Mapping[int, float]) -> Proposal:
         """Take over a running trial of an older, smaller space.
 
@@ -134,6 +146,8 @@ class Proposals:
             proposal: What was proposed then.
             reports: Step -> value, so far.
         """
+        if proposal.trial is None:
+            return proposal
         values = present_parameters(proposal.params, proposal.candidate.to_dict(), self.distributions)
         taken = self.fixed(values)
         for step, value in reports.items():
@@ -142,11 +156,13 @@ class Proposals:
 
     def reported(self, proposal: Proposal, step: int, value: float) -> None:
         """Pass an intermediate value on to the sampler; with several objectives it sees none."""
-        if len(self._copy.directions) == 1:
+        if proposal.trial is not None and len(self._copy.directions) == 1:
             proposal.trial.report(value, step)
 
     def told(self, proposal: Proposal, state: TrialState, values: Sequence[float] | None) -> None:
         """Pass a result on to the sampler."""
+        if proposal.trial is None:
+            return
         state = self._state(state)
         self._copy.tell(proposal.trial, values if state == TrialState.COMPLETE else None, state)
 

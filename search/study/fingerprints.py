@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 _FREE = (
     "study",
     "space",
+    "baselines",
     "constraints",
     "sampler",
     "pruner",

@@ -32,6 +32,9 @@ OneOrMore = BeforeValidator(_words, json_schema_input_type=tuple[str, ...] | str
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
+Baseline = Literal[
+    "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
+]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
 Words = Annotated[tuple[str, ...], OneOrMore]
 
@@ -428,6 +431,9 @@ class StudyFile(Section):
     )
     target: TargetSection = Field(description="The task with few labels.")
     space: SpaceSection = Field(description="The search space.")
+    baselines: Annotated[tuple[Baseline, ...], OneOrMore] = Field(
+        get_args(Baseline), description="Baselines that are tried first, as trials; [] for none."
+    )
     evaluation: EvaluationSection = Field(EvaluationSection(), description="Evaluation on the target.")
     sampler: Engine = Field(EngineSection(name="tpe"), description="Sampler of Optuna, with its own options.")
     pruner: Engine = Field(EngineSection(name="median"), description="Pruner of Optuna, with its own options.")

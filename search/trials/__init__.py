@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.quota import KEPT_DELTAS as KEPT_DELTAS
     from promptgraft.search.trials.quota import DiskUse as DiskUse
     from promptgraft.search.trials.quota import tidy as tidy
+    from promptgraft.search.trials.ranking import BASELINE as BASELINE
     from promptgraft.search.trials.ranking import FINISHED as FINISHED
     from promptgraft.search.trials.ranking import FLOAT32 as FLOAT32
     from promptgraft.search.trials.ranking import best_trial as best_trial

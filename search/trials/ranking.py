@@ -14,6 +14,8 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attribute of the study, number of the trial appended: what its state scores in float32. Optuna lets nobody
 # write to a finished trial, and its own value stays what was measured in training.
 FLOAT32 = "float32_trial_"
+# User attribute of a trial: which baseline it is.
+BASELINE = "baseline"
 
 
 def candidate_key(trial: FrozenTrial) -> str | None:

@@ -177,6 +177,7 @@ def ours(table: Table, seed: int, sampler: str = "tpe", pruner: str = "median") 
     spent, best = 0.0, 0.0
     while (proposal := proposals.draw(known, len(known))) is not None:
         candidate, trial = proposal.candidate, proposal.trial
+        assert trial is not None
         known.add(candidate.key)
         curve = table.curve(candidate)
         state = TrialState.COMPLETE

@@ -55,6 +55,7 @@ def write_study_file(path: Path, backbone: dict[str, Any], **sections: Any) -> P
             "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
         },
         "evaluation": {"every": 2, "batch_size": 8},
+        "baselines": [],
         "budget": {"trials": 4},
         "judging": {"finalists": 0},
     }

@@ -1,0 +1,65 @@
+"""Baselines: what a user would try without a search. They are a study's first trials, raced with all others."""
+
+from dataclasses import replace
+
+from promptgraft.search.study import Study
+from promptgraft.spaces import Candidate, extremes
+
+# Updates of each stage. SetFit's defaults come to about as many on a handful of rows (Tunstall et al. 2022).
+SOURCE_UPDATES, CONTRASTIVE_UPDATES = 80, 60
+BASELINE_NAMES = {
+    "contrastive_source": "contrastive training on the source, then a linear probe",
+    "linear_probe_with_source": "linear probe on target and source",
+    "linear_probe": "linear probe on the target",
+    "zero_shot": "zero-shot, first template",
+    "contrastive": "contrastive training on the target, then a linear probe (SetFit)",
+    "full_fine_tuning": "full fine-tuning on the target",
+}
+
+
+def baseline_candidates(study: Study) -> dict[str, Candidate]:
+    """Return the baselines that a study asks for and its backbone and tasks allow, cheap and strong ones first.
+
+    They need not be points of the study's own space: it may leave out what is simplest.
+
+    Args:
+        study: The checked study.
+
+    Returns:
+        Name -> candidate, canonical.
+    """
+    space, target = study.objective.space, study.target
+    facts = space.facts
+    first = Candidate(space.templates[0].id, space.verbalizers[0].id)
+    source_name = next(iter(study.sources), "")
+    source = study.sources.get(source_name)
+    mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
+    found = {
+        "zero_shot": replace(first, steps=0),
+        "full_fine_tuning": replace(first, head="linear" if facts.has_head else first.head, steps=_most_updates(study)),
+    }
+    if facts.has_head:
+        probe = replace(first, head="probe", steps=0)
+        found["linear_probe"] = probe
+        found["contrastive"] = replace(probe, contrastive_steps=CONTRASTIVE_UPDATES)
+        if source is not None:
+            found["contrastive_source"] = replace(
+                probe,
+                source_objective="contrastive",
+                source_steps=SOURCE_UPDATES,
+                source=source_name,
+                alpha=mixed,
+            )
+        if mixed:
+            found["linear_probe_with_source"] = replace(probe, alpha=mixed, source=source_name)
+    wanted: list[str] = [name for name in BASELINE_NAMES if name in study.file.baselines and name in found]
+    candidates = {name: found[name].canonical(facts) for name in wanted}
+    if study.constraints is not None:
+        candidates = {name: own for name, own in candidates.items() if not study.constraints.broken_by(own)}
+    return candidates
+
+
+def _most_updates(study: Study) -> int:
+    """Return the most updates that the space allows a trial on the target."""
+    parameter = next((entry for entry in study.objective.space.parameters if entry.name == "steps"), None)
+    return Candidate("", "").steps if parameter is None else max(int(value) for value in extremes(parameter))
