@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 EXTRAS := search,serve,onnx,mlflow,postgres,s3,dev
-# Whole searches, kills, and what needs a database server have targets of their own.
-QUICK := -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Whole searches, kills, and what needs a database server or a GPU have targets of their own.
+QUICK := -m "not slow and not faults and not postgres and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # What `make newest` takes from outside constraints.txt.
 NEWEST ?= huggingface-hub optuna peft ray safetensors tokenizers transformers
 export HF_HUB_OFFLINE = 1
@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smollm2 test test-slow test-postgres test-faults newest bench quality docs lint types wheel clean
+.PHONY: help demo smollm2 test test-slow test-postgres test-faults test-gpu newest bench quality docs lint types wheel clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,7 +38,7 @@ smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 m
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
 
-test: .venv/.installed  ## All tests but those of the next three targets (15 min)
+test: .venv/.installed  ## All tests but those of the next four targets (15 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) --durations 30
 
@@ -54,6 +54,10 @@ test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is insta
 test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (40 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -m faults -s
+
+# Without studies/prepare.py: a machine with a GPU may have no network.
+test-gpu: .venv/.installed  ## Objectives on CUDA against the CPU; skipped without a GPU (minutes)
+	$(BIN)/pytest -m gpu -rs tests/objectives/test_gpu.py
 
 # The peers get an environment of their own: what a user would install today, without promptgraft.
 .peers-venv/.installed: tests/bench/peers/requirements.txt

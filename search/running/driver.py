@@ -110,7 +110,8 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     optuna_study = optuna.create_study(
         storage=storage, study_name=study.name, directions=directions, load_if_exists=True
     )
-    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
+    gpus = study.file.resources.gpu
+    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
     record_study(optuna_study, study, limits.trials)
     for caution in study.cautions:
         logger.warning("%s", caution)
