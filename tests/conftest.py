@@ -33,7 +33,7 @@ def whole_data() -> Path:
 
 @pytest.fixture(scope="session")
 def data(whole_data: Path) -> Path:
-    """Folder with their first rows, under the same names."""
+    """Folder with some of their rows, under the same names."""
     return small_tables()
 
 

@@ -6,6 +6,7 @@ from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
     from promptgraft.search.running.driver import RunOptions as RunOptions
+    from promptgraft.search.running.driver import RunOutcome as RunOutcome
     from promptgraft.search.running.driver import run_study as run_study
     from promptgraft.search.running.ledger import StudyLedger as StudyLedger
     from promptgraft.search.running.progress import Progress as Progress

@@ -1,6 +1,7 @@
 """Commands as a user types them: output, exit codes, and what they import."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,9 @@ def test_status_alone_lists_every_study(finished: Path) -> None:
     assert "small: 3/3 finished; 3 COMPLETE; best accuracy" in promptgraft("status", cwd=finished).stdout
 
 
-def test_export_then_predict(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_then_predict(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a copy: an export opens the test rows, which `status` tells."""
+    finished = Path(shutil.copytree(finished, tmp_path / "copy"))
     exported = promptgraft("export", "small", cwd=finished)
     assert exported.returncode == 0, exported.stderr
     for name in ("winner (trial", "majority class", "TF-IDF", "zero-shot, template a", "zero-shot, template b"):
