@@ -4,8 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 EXTRAS := search,serve,onnx,mlflow,postgres,s3,dev
-# Whole searches, kills, and what needs a database server have targets of their own.
-QUICK := -m "not slow and not faults and not postgres" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Whole searches, kills, and what needs a database server or a GPU have targets of their own.
+QUICK := -m "not slow and not faults and not postgres and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Rooms with tests that need no model; `--unit` leaves out those that do.
+UNIT := tests/spaces tests/search tests/objectives/data tests/objectives/layers/test_batching.py tests/test_rooms.py
+SEED ?= 1
 # What `make newest` takes from outside constraints.txt.
 NEWEST ?= huggingface-hub optuna peft ray safetensors tokenizers transformers
 export HF_HUB_OFFLINE = 1
@@ -13,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smollm2 test test-slow test-postgres test-faults newest bench quality docs lint types wheel clean
+.PHONY: help demo smollm2 test test-unit test-shuffled coverage test-slow test-postgres test-faults test-gpu newest bench quality docs lint types wheel clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,22 +41,38 @@ smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 m
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
 
-test: .venv/.installed  ## All tests but those of the next three targets (15 min)
+test: .venv/.installed  ## All tests but the slow ones, and those for a server or a GPU (7 min)
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest $(QUICK) --durations 30
+	$(BIN)/pytest $(QUICK) -p no:randomly --durations 30
+
+test-unit: .venv/.installed  ## Those without a model, a network or Ray (45 s)
+	$(BIN)/pytest $(QUICK) -p no:randomly --unit $(UNIT)
+
+test-shuffled: .venv/.installed  ## What `make test` runs, in an order that SEED decides (7 min)
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest $(QUICK) --randomly-seed $(SEED)
+
+# Not in the gate: before Python 3.14, branches are measured by tracing each call, which makes tests half as long again.
+coverage: .venv/.installed  ## Branch coverage of what `make test` runs (11 min)
+	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/pytest $(QUICK) -p no:randomly --cov --cov-report term
 
 test-slow: .venv/.installed  ## Whole searches, crashes, failures (hours)
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -p no:randomly -m slow
 
 test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is installed if there is none (minutes)
 	command -v initdb || ls -d /usr/lib/postgresql/*/bin || $(SUDO) apt-get install -y postgresql
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m postgres -s
+	$(BIN)/pytest -p no:randomly -m postgres -s
 
 test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (40 min)
 	$(BIN)/python studies/prepare.py --smollm2
-	$(BIN)/pytest -m faults -s
+	$(BIN)/pytest -p no:randomly -m faults -s
+
+# Without studies/prepare.py: a machine with a GPU may have no network.
+test-gpu: .venv/.installed  ## Objectives on CUDA against the CPU; skipped without a GPU (minutes)
+	$(BIN)/pytest -p no:randomly -m gpu -rs tests/objectives/test_gpu.py
 
 # The peers get an environment of their own: what a user would install today, without promptgraft.
 .peers-venv/.installed: tests/bench/peers/requirements.txt
@@ -136,7 +155,7 @@ newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .n
 	.newest-venv/bin/pip install --quiet --no-compile --constraint .newest-venv/constraints.txt --editable '.[$(EXTRAS)]'
 	.newest-venv/bin/pip list | grep -E $(foreach name,$(NEWEST) torch,-e '^$(name) ')
 	.newest-venv/bin/python studies/prepare.py --smollm2
-	.newest-venv/bin/pytest $(QUICK) --ignore tests/integration $(TESTS)
+	.newest-venv/bin/pytest $(QUICK) -p no:randomly --ignore tests/integration $(TESTS)
 
 clean:  ## Remove environments and builds; studies/ and runs/ stay
 	rm -rf .venv .peers-venv .autointent-venv .wheel-venv .newest-venv build dist .package/*.egg-info

@@ -36,6 +36,20 @@ def set_random_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
         torch.mps.set_rng_state(state["device"])
 
 
+def forget_gpu_peak(device: torch.device) -> None:
+    """Begin to look for the largest memory that tensors hold on this process's GPUs."""
+    if device.type == "cuda":
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+
+
+def max_gpu_bytes(device: torch.device) -> int:
+    """Return the largest memory that tensors held on this process's GPUs since then; 0 without one."""
+    if device.type != "cuda":
+        return 0
+    return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+
+
 def quiet_transformers() -> None:
     """Silence transformers, its tokenizers and PEFT, except for errors. For entry points, not for libraries."""
     from transformers.utils import logging

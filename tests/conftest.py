@@ -18,16 +18,23 @@ from tests.support.models import TinyModels
 from tests.support.paths import STUDIES
 from tests.support.specs import small_spec
 from tests.support.studies import WriteStudy, write_study_file
+from tests.support.tables import small_tables
 
-pytest_plugins = ["tests.support.postgres"]
+pytest_plugins = ["tests.support.postgres", "tests.support.unit"]
 
 
 @pytest.fixture(scope="session")
-def data() -> Path:
+def whole_data() -> Path:
     """Folder with movie.csv and amazon.csv."""
     folder = STUDIES / "data"
     assert (folder / "amazon.csv").exists(), "run: python studies/prepare.py --smollm2"
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(whole_data: Path) -> Path:
+    """Folder with some of their rows, under the same names."""
+    return small_tables()
 
 
 @pytest.fixture(scope="session")

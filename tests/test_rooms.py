@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,34 @@ def room_of(module: str) -> str:
     return ".".join(["promptgraft", layer, *rest[:1]])
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for layer in LAYERS:
-        for file in (ROOT / layer).rglob("*.py"):
-            name = ".".join(("promptgraft", *file.relative_to(ROOT).with_suffix("").parts))
-            yield name.removesuffix(".__init__"), ast.parse(file.read_text())
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    files = [file for layer in LAYERS for file in (ROOT / layer).rglob("*.py")]
+    names = [".".join(("promptgraft", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
+    return [
+        (name.removesuffix(".__init__"), ast.parse(file.read_text())) for name, file in zip(names, files, strict=True)
+    ]
+
+
+@cache
+def imports_of_tests() -> list[tuple[str, str]]:
+    """Return each name that a test imports, behind its module."""
+    return [found for file in (ROOT / "tests").rglob("*.py") for found in imported(ast.parse(file.read_text()))]
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@cache
+def imports_of_rooms() -> dict[str, set[tuple[str, str]]]:
+    """Return what each room's modules import: room -> module and name."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for name, tree in modules():
+        found.setdefault(room_of(name), set()).update(imported(tree))
+    return found
 
 
 def exports(tree: ast.Module) -> dict[str, str]:
@@ -69,15 +93,8 @@ def test_a_door_names_what_others_use_and_nothing_else(file: Path) -> None:
         assert getattr(loaded, name) is getattr(importlib.import_module(module), name)
     if package in ("promptgraft.spaces", "promptgraft.objectives", "promptgraft.search.cli"):
         return  # Whole layers, and an entry point: other packages use them, too.
-    others = [tree for name, tree in modules() if room_of(name) != package]
-    others += [ast.parse(file.read_text()) for file in (ROOT / "tests").rglob("*.py")]
-    used = {
-        alias.name
-        for tree in others
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == package
-        for alias in node.names
-    }
+    others = [found for room, found in imports_of_rooms().items() if room != package]
+    used = {name for found in (*others, imports_of_tests()) for module, name in found if module == package}
     assert set(named) - used == set()
 
 

@@ -86,6 +86,12 @@ class RecurrentLayer(nn.Module):
         self.backwards = CELLS[config.cell](*sizes, batch_first=True) if config.bidirectional else None
         self.dropout = nn.Dropout(config.dropout)
 
+    def train(self, mode: bool = True) -> "RecurrentLayer":
+        """Switch the dropout alone: cuDNN has no backward pass through a cell in evaluation mode, frozen or not."""
+        self.training = mode
+        self.dropout.train(mode)
+        return self
+
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Run the layer.
 

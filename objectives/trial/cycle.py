@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from promptgraft.objectives.caching import StageKey, source_prompt
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
+from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
 from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
 from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take_up
 from promptgraft.objectives.trial.migration import LoadReport, migrate
@@ -77,6 +78,7 @@ class Cycle(Iterator[Evaluation]):
         self._is_open = False
 
     def _run(self) -> Iterator[Evaluation]:
+        forget_gpu_peak(self._resources.backbone.device)
         saved = self._load_checkpoint()
         source_weights = self._train_on_source() if self.candidate.source_steps else {}
         model, load_report = self._migrate(source_weights)
@@ -90,7 +92,7 @@ class Cycle(Iterator[Evaluation]):
         for evaluation, logits in self._train_on_target(model, trainer, resumed=saved is not None):
             self._note(evaluation, logits, model)
             if evaluation.step == (self.candidate.steps if self._at is None else self._at):
-                yield replace(evaluation, result=self._result(model, load_report))
+                yield replace(evaluation, result=self._result(model, load_report, trainer))
                 return
             yield evaluation
             self._save_checkpoint(model, trainer)
@@ -245,7 +247,7 @@ class Cycle(Iterator[Evaluation]):
         if best is None or evaluation.step == self._at or (self._at is None and is_ahead):
             self._state.best = BestState(evaluation, logits, model.snapshot(list(model.trainable())))
 
-    def _result(self, model: PromptedModel, load_report: LoadReport) -> Result:
+    def _result(self, model: PromptedModel, load_report: LoadReport, trainer: Trainer) -> Result:
         """Go back to the best state, and describe it."""
         best = self._state.best
         assert best is not None
@@ -265,6 +267,8 @@ class Cycle(Iterator[Evaluation]):
             demonstrations=mean([row.demonstrations for row in shown]) or 0.0,
             seconds=self._seconds(),
             max_rss_bytes=max_rss_bytes(),
+            max_gpu_bytes=max_gpu_bytes(self._resources.backbone.device),
+            reduced_to=trainer.reduced_to,
             stages=self._resources.stages.use_of_trial,
             resumed_at=self._state.resumed_at,
         )

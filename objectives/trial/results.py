@@ -33,6 +33,8 @@ class Result:
             their mean over validation rows, rounded.
         seconds: Wall time of the cycle, evaluations included.
         max_rss_bytes: Largest resident memory of this process so far.
+        max_gpu_bytes: Largest memory that the cycle's tensors held on its GPUs; 0 without one.
+        reduced_to: Rows that were trained on at once after the device ran out of memory; None if it never did.
         stages: What was found in the store of stages, and what was computed.
         resumed_at: Update at which a checkpoint was taken up; 0 if none was.
         demonstrations: How many a validation row was shown, on average: fewer than asked for where not all fit.
@@ -52,6 +54,8 @@ class Result:
     prompt_tokens: int
     seconds: float
     max_rss_bytes: int
+    max_gpu_bytes: int = 0
+    reduced_to: int | None = None
     stages: StageUse = field(default_factory=StageUse)
     resumed_at: int = 0
     demonstrations: float = 0.0

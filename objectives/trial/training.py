@@ -1,5 +1,6 @@
 """The one training loop: updates on source and target batches."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from torch.nn import functional
 from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel
 from promptgraft.objectives.trial.losses import contrastive_loss, mixed_loss, task_weights
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, TrialError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class Trainer:
 
     Attributes:
         step: Updates done.
+        reduced_to: Rows that are run at once since the device ran out of memory; None if it never did.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class Trainer:
         self.source, self.target = source, target
         self.settings = settings
         self.step = step
+        self.reduced_to: int | None = None
         use_source, use_target = settings.alpha > 0, settings.alpha < 1
         draw = balanced_batches if settings.contrastive else batches
         self._source_batches = draw(source, settings.batch_size, seed) if use_source and source else None
@@ -157,17 +162,14 @@ class Trainer:
             The losses of each update.
 
         Raises:
-            TrialError: If a loss is not finite.
+            TrialError: If a loss is not finite, or the device's memory does not hold the least that can be run at once.
         """
         while self.step < self.settings.steps:
             optimizer, schedule = self._engine
             self.model.backbone.train()
-            optimizer.zero_grad(set_to_none=True)
-            alpha = self.settings.alpha
-            source_weight, target_weight = task_weights(alpha)
-            source_nll = self._backward(self.source, self._source_batches, source_weight)
-            target_nll = self._backward(self.target, self._target_batches, target_weight)
-            loss = _combine(source_nll, target_nll, alpha)
+            drawn = (self._source_batches, self._target_batches)
+            source_nll, target_nll = self._accumulate(*(next(rows) if rows is not None else [] for rows in drawn))
+            loss = _combine(source_nll, target_nll, self.settings.alpha)
             if not math.isfinite(loss):
                 raise TrialError(
                     f"the loss became {loss} at step {self.step + 1} (L_s {source_nll}, "
@@ -180,22 +182,59 @@ class Trainer:
             self.step += 1
             yield Update(source_nll, target_nll)
 
-    def _backward(
-        self, data: TrainingData | None, drawn: Iterator[list[EncodedRow]] | None, weight: float
-    ) -> float | None:
+    def _accumulate(self, source: list[EncodedRow], target: list[EncodedRow]) -> tuple[float | None, float | None]:
+        """Set the gradient of both tasks' weighted losses; return L_s and L_t.
+
+        Where the device's memory does not hold so many rows at once, half as many are run from here on.
+        """
+        source_weight, target_weight = task_weights(self.settings.alpha)
+        while True:
+            self._engine[0].zero_grad(set_to_none=True)
+            try:
+                return (
+                    self._backward(self.source, source, source_weight),
+                    self._backward(self.target, target, target_weight),
+                )
+            except torch.OutOfMemoryError as error:
+                self._reduce(max(len(source), len(target)), error)
+            torch.cuda.empty_cache()  # Here, since the handled error still held what the failed pass had allocated.
+
+    def _reduce(self, rows: int, error: torch.OutOfMemoryError) -> None:
+        if self.settings.contrastive:
+            raise TrialError(
+                f"the device ran out of memory with {rows} rows at step {self.step + 1}, and a contrastive loss needs "
+                "the whole batch at once; set backbone.gradient_checkpointing: true, or lower batch_size"
+            ) from error
+        before = min(self._rows_at_once(rows), rows)
+        if before == 1:
+            raise TrialError(
+                f"the device ran out of memory with a single row at step {self.step + 1}; set "
+                "backbone.gradient_checkpointing: true, or lower backbone.max_tokens"
+            ) from error
+        self.reduced_to = before // 2
+        logger.warning(
+            "out of memory with %d rows at once at step %d: going on with %d", before, self.step + 1, self.reduced_to
+        )
+
+    def _rows_at_once(self, rows: int) -> int:
+        return self.reduced_to or self.settings.micro_batch_size or rows
+
+    def _backward(self, data: TrainingData | None, rows: list[EncodedRow], weight: float) -> float | None:
         """Add the gradient of one task's weighted loss, in parts of similar length; return L, None without the task."""
-        if data is None or drawn is None:
+        if data is None or not rows:
             return None
-        rows = next(drawn)
-        # A contrastive loss is one of pairs: a batch that were cut would lose those across the cut.
-        at_once = len(rows) if self.settings.contrastive else self.settings.micro_batch_size or len(rows)
-        chosen_parts = [list(range(len(rows)))] if self.settings.contrastive else self.model.split(rows, at_once)
         parts: list[Tensor] = []
-        for chosen in chosen_parts:
+        for chosen in self._cut(rows):
             loss = self._loss(data, [rows[i] for i in chosen]) * (len(chosen) / len(rows))
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return float(torch.stack(parts).sum())
+
+    def _cut(self, rows: list[EncodedRow]) -> Sequence[Sequence[int]]:
+        """Return which rows are run at once: all of them, where the loss is one of pairs, which a cut would part."""
+        if self.settings.contrastive:
+            return [range(len(rows))]
+        return self.model.split(rows, self._rows_at_once(len(rows)))
 
     def _loss(self, data: TrainingData, rows: Sequence[EncodedRow]) -> Tensor:
         """Return the mean loss of some rows, shape ()."""

@@ -66,7 +66,8 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = open_storage(options.storage_url or folder.storage_url())
-    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time())
+    gpus = study.file.resources.gpu
+    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
     ledger = until_storage_answers(lambda: _started_ledger(study, storage, limits))
     for caution in study.cautions:
         logger.warning("%s", caution)

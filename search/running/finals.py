@@ -90,7 +90,7 @@ class Confirmation:
         """
         judged, whole = reach_verdict(self.stored), self.study.file.judging.repeats
         missing, winner = judged.missing, judged.winner
-        is_endless = self.limits.ends_at is None and self.limits.compute_s is None
+        is_endless = self.limits.ends_at is None and self.limits.total_compute_s is None
         if winner is None or (missing and (is_endless or missing[0][1] <= MIN_REPEATS)):
             return self._finalists(missing)
         return (
@@ -303,10 +303,10 @@ class Confirmation:
         usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         if self.limits.ends_at is not None and now + usual > self.limits.ends_at:
             return True
-        if self.limits.compute_s is None:
+        if self.limits.total_compute_s is None:
             return False
         used = compute_seconds(self.stored.get_trials(deepcopy=False), now) + sum(seconds)
-        return used + usual > self.limits.compute_s
+        return used + usual > self.limits.total_compute_s
 
 
 def _arm(trial: FrozenTrial) -> "TrainedControl":

@@ -169,6 +169,8 @@ class StudyLoader:
             build_sampler(file.sampler.name, file.sampler.options, file.seed)
         with self._collecting(("pruner",)):
             build_pruner(file.pruner.name, file.pruner.options)
+        if file.budget.gpu_hours is not None and not file.resources.gpu:
+            self._add(("budget", "gpu_hours"), "limits GPUs, but resources.gpu is 0; raise it, or set compute")
 
     def _check_sources(self, file: StudyFile, n_layers: int | None) -> None:
         if file.source is not None and file.sources:

@@ -343,6 +343,9 @@ class BudgetSection(Section):
         None, description="End of the run: a time of day such as 07:00, or a date with a time."
     )
     compute: Seconds | None = Field(None, description="Limit on the total time of all trials, counting earlier runs.")
+    gpu_hours: float | None = Field(
+        None, gt=0, description="Limit on the GPU-hours of all trials: their total time, times resources.gpu."
+    )
     disk: Bytes | None = Field(None, description="Limit on the size of all files of the study, such as 20GB.")
     reserve: float = Field(
         0.1, ge=0, lt=1, description="Share of time and compute that is reserved for judging the winner."

@@ -30,6 +30,8 @@ class Limits:
         disk_bytes: Files of the study; None for no limit.
         max_failure_rate: Share of failed trials.
         reserve: Share of time and compute that is kept for judging the winner.
+        gpu_hours: GPU-hours of all trials together, at `gpus` for each; None for no limit.
+        gpus: GPUs of a trial.
     """
 
     trials: int
@@ -39,9 +41,13 @@ class Limits:
     disk_bytes: int | None = None
     max_failure_rate: float = 1.0
     reserve: float = 0.0
+    gpu_hours: float | None = None
+    gpus: float = 0.0
 
     @classmethod
-    def of(cls, budget: BudgetSection, trials: int | None, timeout_s: float | None, now: float) -> "Limits":
+    def of(
+        cls, budget: BudgetSection, trials: int | None, timeout_s: float | None, now: float, gpus: float = 0.0
+    ) -> "Limits":
         """Put together what the study file and the command line say.
 
         Args:
@@ -49,6 +55,7 @@ class Limits:
             trials: The command line's number, if given.
             timeout_s: The command line's time, if given.
             now: Start of the run, seconds since the epoch.
+            gpus: GPUs of a trial.
 
         Raises:
             InvalidInputError: If the deadline has passed.
@@ -69,6 +76,8 @@ class Limits:
             budget.disk,
             budget.max_failure_rate,
             budget.reserve,
+            budget.gpu_hours,
+            gpus,
         )
 
     @property
@@ -79,9 +88,18 @@ class Limits:
         return self.ends_at - self.reserve * self.time_s
 
     @property
+    def total_compute_s(self) -> float | None:
+        """Time that all trials may take together, by compute or by GPU-hours, whichever is less; None for no limit."""
+        limits = [self.compute_s]
+        if self.gpu_hours is not None and self.gpus:
+            limits.append(self.gpu_hours * 3600 / self.gpus)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def search_compute_s(self) -> float | None:
-        """Compute that the search may use, so that the reserve is left."""
-        return None if self.compute_s is None else self.compute_s * (1 - self.reserve)
+        """Time that the search's trials may take together, so that the reserve is left."""
+        total = self.total_compute_s
+        return None if total is None else total * (1 - self.reserve)
 
     def reached(self, trials: Sequence[FrozenTrial], now: float) -> str | None:
         """Say which limit keeps another trial from starting, if one does.
@@ -93,19 +111,24 @@ class Limits:
         if finished >= self.trials:
             return f"all {self.trials} trials are finished"
         kept = f", of which {self.reserve:.0%} are kept for judging the winner" if self.reserve else ""
-        if self.ends_at is None and self.compute_s is None:
+        if self.ends_at is None and self.total_compute_s is None:
             return None
         usual = _median([_seconds(trial, now) for trial in trials if trial.state in FINISHED][-_RECENT:])
         if self.search_ends_at is not None and self.time_s is not None and now + usual > self.search_ends_at:
             takes = f" (a trial takes {duration(usual)})" if usual >= 1 else ""
             return f"the time is up: {duration(self.time_s)}{kept}{takes}"
-        if self.search_compute_s is not None and self.compute_s is not None:
+        if self.search_compute_s is not None:
             used = compute_seconds(trials, now)
             running = [_seconds(trial, now) for trial in trials if trial.state == TrialState.RUNNING]
             to_come = usual + sum(max(0.0, usual - seconds) for seconds in running)
             if used + to_come > self.search_compute_s:
-                return f"the compute is used up: {duration(used)} of {duration(self.compute_s)}{kept}"
+                return f"{self._compute_in_words(used)}{kept}"
         return None
+
+    def _compute_in_words(self, used_s: float) -> str:
+        if self.compute_s is not None and self.compute_s == self.total_compute_s:
+            return f"the compute is used up: {duration(used_s)} of {duration(self.compute_s)}"
+        return f"the GPU-hours are used up: {_gpu_use(used_s, self)}"
 
     def record(self) -> dict[str, Any]:
         """Return the limits as JSON types."""
@@ -175,12 +198,25 @@ def describe_use(trials: Sequence[FrozenTrial], limits: Limits, disk_bytes: int 
         used["time"] = left if limits.time_s is None else f"{left} of {duration(limits.time_s)}"
     compute = duration(compute_seconds(trials, now))
     used["compute"] = compute if limits.compute_s is None else f"{compute} of {duration(limits.compute_s)}"
+    if limits.gpus:
+        used["gpu_hours"] = _gpu_use(compute_seconds(trials, now), limits)
     failed = sum(trial.state == TrialState.FAIL and "interrupted" not in trial.user_attrs for trial in trials)
     rate = failed / (failed + finished) if failed else 0.0
     used["failures"] = f"{rate:.0%} of at most {limits.max_failure_rate:.0%}"
     if disk_bytes is not None:
         used["disk"] = size(disk_bytes) + ("" if limits.disk_bytes is None else f" of {size(limits.disk_bytes)}")
     return used
+
+
+def _gpu_use(used_s: float, limits: Limits) -> str:
+    """Say how many GPU-hours were used, and of how many.
+
+    Args:
+        used_s: Time of all trials together. Each counts with the GPUs that a trial gets now.
+        limits: What the run may use.
+    """
+    used = f"{used_s / 3600 * limits.gpus:.3g}"
+    return used if limits.gpu_hours is None else f"{used} of {limits.gpu_hours:g}"
 
 
 def _seconds(trial: FrozenTrial, now: float) -> float:

@@ -93,6 +93,8 @@ class TrialSummary:
         node: Ray's id of the node.
         gpus: Ray's ids of its GPUs.
         max_rss_bytes: Largest resident memory of the worker so far.
+        max_gpu_bytes: Largest memory that the trial's tensors held on its GPUs; 0 without one.
+        reduced_to: Rows that were trained on at once after a GPU ran out of memory; None if it never did.
         trainable_parameters: Weights that the target stage trained.
         prompt_tokens: Tokens that the prompt adds to a text.
         load_report: What the migration did with the weights.
@@ -107,6 +109,8 @@ class TrialSummary:
     node: str = ""
     gpus: tuple[str, ...] = ()
     max_rss_bytes: int = 0
+    max_gpu_bytes: int = 0
+    reduced_to: int | None = None
     trainable_parameters: int = 0
     prompt_tokens: int = 0
     load_report: str = ""

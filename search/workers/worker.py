@@ -155,6 +155,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             node=self._node,
             gpus=self._gpus,
             max_rss_bytes=result.max_rss_bytes,
+            max_gpu_bytes=result.max_gpu_bytes,
+            reduced_to=result.reduced_to,
             trainable_parameters=result.trainable_parameters,
             prompt_tokens=result.prompt_tokens,
             load_report=result.load_report.summary(),

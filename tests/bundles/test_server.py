@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from schemathesis import GenerationMode
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
 from promptgraft.objectives.spec import ObjectiveSpec
 from tests.support.bundles import export_small
+from tests.support.waiting import wait_until
 
 FUZZED = int(os.environ.get("PROMPTGRAFT_FUZZED", "40"))
 LONG = {"text": "so slow " * 2000}
@@ -48,15 +48,17 @@ class Server:
         code += "from promptgraft.search.cli.studies import app; app()"
         command = [sys.executable, "-c", code, "serve", str(bundle), "--port", str(port), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if requests.get(f"{self.url}/ready", timeout=1).status_code == 200:
-                    return
-            except requests.ConnectionError:
-                time.sleep(0.1)
-        self.process.kill()
-        raise AssertionError(self.process.communicate()[0])
+        try:
+            wait_until(self._is_ready)
+        except AssertionError:
+            self.process.kill()
+            raise AssertionError(self.process.communicate()[0]) from None
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/ready", timeout=9).status_code == 200
+        return False
 
     def post(self, path: str, body: Any) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=60)
@@ -186,7 +188,8 @@ def test_requests_at_work_are_answered_before_it_ends(bundle: Path) -> None:
     server = Server(bundle)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(server.post, "/predict/batch", {"rows": [LONG] * 200})
-        time.sleep(0.3)
+        wait_until(lambda: "promptgraft_batch_rows_count 1.0" in requests.get(f"{server.url}/metrics", timeout=9).text)
+        assert not asked.done(), "it was too quick to be at work still"
         server.process.send_signal(signal.SIGTERM)
         assert len(asked.result().json()["predictions"]) == 200
     said, _ = server.process.communicate(timeout=60)

@@ -26,7 +26,7 @@ SEED = 3
 @pytest.fixture
 def study(write_study: Callable[..., Path], tiny_models: dict[str, str]) -> Study:
     shown = {"count": [0, 2], "choice": ["balanced", "nearest"], "order": ["random", "nearest_last"]}
-    backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm", "max_tokens": 96}
+    backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm", "max_tokens": 160}
     return load_study(write_study(seed=SEED, backbone=backbone, space={**prompts(), "demonstrations": shown}))
 
 

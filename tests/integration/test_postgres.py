@@ -1,10 +1,8 @@
 """One study in PostgreSQL, two drivers with a Ray each: `make test-postgres`."""
 
 import os
-import random
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from tests.support.commands import PROMPTGRAFT
 from tests.support.faults import Driver, Figures
 from tests.support.postgres import Server
 from tests.support.studies import CHEAP, WIDE
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
 
@@ -37,12 +36,15 @@ def test_two_drivers_share_a_study_and_one_is_killed(
     drivers = [Driver(study, folder, ("--concurrent", "1"), figures, url) for _ in range(2)]
     processes = [driver.start() for driver in drivers]
     owners: set[str] = set()
-    while len(owners) < 2 or sum(trial.state in FINISHED for trial in faults.trials_of(folder, url)) < 15:
+
+    def both_at_work() -> bool:
         assert all(process.poll() is None for process in processes), "a driver ended early"
-        owners |= {trial.user_attrs["owner"]["driver"] for trial in faults.trials_of(folder, url)}
+        trials = faults.trials_of(folder, url)
+        owners.update(trial.user_attrs["owner"]["driver"] for trial in trials)
         drivers[0].note_finished()
-        time.sleep(0.2)
-    time.sleep(random.Random(0).uniform(0, 1))
+        return len(owners) == 2 and sum(trial.state in FINISHED for trial in trials) >= 15
+
+    wait_until(both_at_work, 600)
     processes[0].kill()
     processes[0].wait()
     drivers[1].finish()
@@ -97,13 +99,17 @@ def test_a_server_that_restarts_is_waited_for(
     book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="median"), 0))
     asked = book.ask()
     assert asked is not None
-    restart = threading.Thread(target=postgres_server.restart, args=(3.0,))
-    restart.start()
+
+    def restart() -> None:
+        with postgres_server.down():
+            wait_until(lambda: "does not answer" in caplog.text)
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
     steps = 0
-    while restart.is_alive():
+    while restarting.is_alive():
         book.report(asked.number, steps, 0.5, compared=True)
         steps += 1
-        time.sleep(0.05)
     book.complete(asked.number, 0.5)
     assert "does not answer" in caplog.text
     (trial,) = study.get_trials()
@@ -144,11 +150,8 @@ def test_a_storage_that_stays_away_ends_the_run_with_one_error(
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
     book = StudyLedger(study, storage, WIDE, SearchSettings(EngineSection(name="tpe"), EngineSection(name="none"), 0))
     assert book.ask() is not None
-    restart = threading.Thread(target=postgres_server.restart, args=(6.0,))
-    restart.start()
-    time.sleep(1.5)
-    with pytest.raises(StorageLostError, match="run the same command"):
-        book.ask()
-    with pytest.raises(StorageLostError):
-        book.refresh()  # At once: it was given up.
-    restart.join()
+    with postgres_server.down():
+        with pytest.raises(StorageLostError, match="run the same command"):
+            book.ask()
+        with pytest.raises(StorageLostError):
+            book.refresh()  # At once: it was given up.

@@ -1,6 +1,7 @@
 """Whole searches over real Ray Tune workers and a real SQLite study, with a small random model."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,26 +17,35 @@ from safetensors.numpy import load_file
 
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.reporting import artifact_store
-from promptgraft.search.running import RunOptions, run_study
+from promptgraft.search.running import RunOptions, RunOutcome, run_study
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, open_storage, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.support.studies import HOPELESS, WriteStudy, space
+from tests.support.studies import HOPELESS, WriteStudy, space, write_study_file
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return RunFolder(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture
-def study_file(write_study: WriteStudy) -> Path:
-    return write_study(
+def study_file(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, str]) -> Path:
+    return write_study_file(
+        tmp_path_factory.mktemp("study") / "study.yaml",
+        {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48},
         space=space(),
         pruner={"name": "median", "n_startup_trials": 3, "n_warmup_steps": 2},
         sampler={"name": "random"},
         budget={"trials": 24, "max_failure_rate": 0.9},
     )
+
+
+@pytest.fixture(scope="module")
+def ran(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunOutcome]:
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    return folder, run_study(load_study(study_file), RunOptions(folder, concurrent=2))
+
+
+@pytest.fixture(scope="module")
+def folder(ran: tuple[RunFolder, RunOutcome]) -> RunFolder:
+    """The folder of a finished search, for tests that only read it."""
+    return ran[0]
 
 
 def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:
@@ -50,8 +60,8 @@ def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:
     return "PRUNED" if last < candidate.steps and not wrote else "inconsistent"
 
 
-def test_recorded_states_are_what_happened(study_file: Path, folder: RunFolder) -> None:
-    outcome = run_study(load_study(study_file), RunOptions(folder, concurrent=2))
+def test_recorded_states_are_what_happened(ran: tuple[RunFolder, RunOutcome]) -> None:
+    folder, outcome = ran
     study = load_existing("tiny", folder.storage_url())
     trials = study.get_trials()
     table = [(trial.number, expected_state(trial, folder), trial.state.name) for trial in trials]
@@ -108,8 +118,12 @@ def test_trials_equal_the_objective_run_alone(study_file: Path, folder: RunFolde
         assert alone.value == trial.value
 
 
-def test_more_trials_continue(study_file: Path, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_trials_continue(
+    study_file: Path, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy: the others read what 24 trials left."""
     monkeypatch.setattr("promptgraft.search.reporting.dashboard_tables.NOTES", 0)
+    folder = RunFolder(shutil.copytree(folder.path, tmp_path / "copy"))
     study = load_study(study_file)
     before = load_existing("tiny", folder.storage_url()).get_trials()
     outcome = run_study(study, RunOptions(folder, trials=26, concurrent=2))
@@ -151,5 +165,5 @@ def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
     summary = summarize(study)
     json.dumps(summary)
     assert summary["best"]["value"] == max(t.value for t in study.get_trials(states=(TrialState.COMPLETE,)))
-    assert summary["finished"] == 26
+    assert summary["finished"] == 24
     assert optuna.load_study(study_name="tiny", storage=folder.storage_url()).metric_names == ["accuracy"]

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,23 +20,24 @@ from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, tr
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.commands import PROMPTGRAFT
-from tests.support.faults import heed_ctrl_c
+from tests.support.faults import heed_ctrl_c, is_worker, processes_of
 from tests.support.studies import WriteStudy, space
+from tests.support.waiting import wait_until
 
 LONG = space(learning_rate=[1e-4, 1e-3], steps=[60, 80])
 
 
 def _wait_for(folder: RunFolder, process: subprocess.Popen[str], seen: Callable[[list[FrozenTrial]], bool]) -> None:
     """Wait until the study shows something."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+
+    def shown() -> bool:
         assert process.poll() is None, process.communicate()
         if folder.database.is_file():
             with contextlib.suppress(InvalidInputError):
-                if seen(load_existing("tiny", folder.storage_url()).get_trials(deepcopy=False)):
-                    return
-        time.sleep(0.05)
-    raise AssertionError("it was not seen in time")
+                return seen(load_existing("tiny", folder.storage_url()).get_trials(deepcopy=False))
+        return False
+
+    wait_until(shown, 120)
 
 
 def _wait_for_trials(folder: RunFolder, finished: int, process: subprocess.Popen[str]) -> None:
@@ -58,15 +58,14 @@ def _start(path: Path, tmp_path: Path, *, trials: int) -> tuple[subprocess.Popen
 
 def _a_worker_of(process: subprocess.Popen[str]) -> psutil.Process:
     """Return a Ray worker that has an actor, by the title that Ray gives its process a moment after its start."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                title = " ".join(child.cmdline())
-                if title.startswith("ray::") and "Trainable" in title:
-                    return child
-        time.sleep(0.02)
-    raise AssertionError("no Ray worker was seen")
+    found: list[psutil.Process] = []
+
+    def seen() -> bool:
+        found.extend(processes_of(process, is_worker))
+        return bool(found)
+
+    wait_until(seen)
+    return found[0]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Small random models of every family, with real tokenizers, and the folders of the real models."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class TinyModels(dict[str, str]):
 
 
 def _write_tiny_transformer(folder: Path, real: str, auto: str, extra: dict[str, Any]) -> str:
-    """Write a model of a real one's architecture, with its tokenizer."""
+    """Write a model of a real one's architecture, with its tokenizer, or so much of it as `extra` has `vocab_size`."""
     import torch
     import transformers
 
@@ -47,7 +48,18 @@ def _write_tiny_transformer(folder: Path, real: str, auto: str, extra: dict[str,
     torch.manual_seed(0)
     save_enlarged(getattr(transformers, auto).from_config(config), folder)
     transformers.AutoTokenizer.from_pretrained(MODELS / real).save_pretrained(folder)
+    if "vocab_size" in extra:
+        _keep_first_tokens(folder / "tokenizer.json", extra["vocab_size"])
     return str(folder)
+
+
+def _keep_first_tokens(file: Path, count: int) -> None:
+    """Undo the last merges of byte-pair encoding: its tokens are numbered in the order in which it learnt them."""
+    content = json.loads(file.read_text())
+    kept = {token: number for token, number in content["model"]["vocab"].items() if number < count}
+    merges = [merge for merge in content["model"]["merges"] if "".join(merge) in kept]
+    content["model"] |= {"vocab": kept, "merges": merges}
+    file.write_text(json.dumps(content))
 
 
 def write_tiny_seq2seq(folder: Path, architecture: str, *, sentinel: bool) -> str:
@@ -104,7 +116,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
     "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
     "causal_lm": lambda folder: _write_tiny_transformer(
-        folder, "smollm2", "AutoModelForCausalLM", {"num_key_value_heads": 2, "head_dim": 8}
+        folder, "smollm2", "AutoModelForCausalLM", {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 16384}
     ),
     "recurrent": lambda folder: write_tiny_recurrent(folder, "lstm", bidirectional=True),
     "seq2seq": lambda folder: write_tiny_seq2seq(folder, "t5", sentinel=True),

@@ -6,8 +6,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,11 +32,14 @@ class Server:
     start: list[str]
     folder: Path
 
-    def restart(self, pause_s: float) -> None:
-        """Take it down as a crash does, and start it again after a while."""
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Take it down as a crash does, and start it again at the end."""
         subprocess.run([*self.control, "-m", "immediate", "stop"], check=True, cwd=self.folder, capture_output=True)
-        time.sleep(pause_s)
-        subprocess.run([*self.control, *self.start], check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            subprocess.run([*self.control, *self.start], check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")

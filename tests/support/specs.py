@@ -6,7 +6,7 @@ from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import TaskSpec
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.spaces import Candidate, SearchSpace, SoftPrompt, StudyFacts, Template, Verbalizer
-from tests.support.paths import STUDIES
+from tests.support.tables import small_tables
 
 TEMPLATES = (
     Template("review", "Review: {{ text }}\nSentiment: {{ label }}"),
@@ -44,7 +44,7 @@ def small_spec(path: str, family: str, *, source: bool = True, rows: int = 16, *
 
     n_layers = count_layers(path, family)
     space = SearchSpace(TEMPLATES, VERBALIZERS, (), StudyFacts(n_layers, FAMILIES[family].has_head, source))
-    data = STUDIES / "data"
+    data = small_tables()
     values: dict[str, Any] = {
         "backbone": BackboneSpec(path, family, 64),
         "target": TaskSpec(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from promptgraft.spaces import Categorical, Float, SearchSpace, StudyFacts, Template, Verbalizer
 from tests.support.models import TINY_LAYERS
-from tests.support.paths import STUDIES
 from tests.support.specs import TEMPLATES, VERBALIZERS
+from tests.support.tables import small_tables
 
 if TYPE_CHECKING:
     from promptgraft.search.running import StudyLedger
@@ -34,7 +34,7 @@ def write_study_file(path: Path, backbone: dict[str, Any], **sections: Any) -> P
     """
     from ruamel.yaml import YAML
 
-    data = STUDIES / "data"
+    data = small_tables()
     rows = {"text": "text", "label": "label"}
     content: dict[str, Any] = {
         "study": "tiny",

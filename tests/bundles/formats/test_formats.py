@@ -90,7 +90,10 @@ def exported(folder: Path, spec: ObjectiveSpec, candidates: dict[str, Candidate]
 def causal(
     tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, tiny_models: dict[str, str]
 ) -> dict[str, Path]:
-    return exported(tmp_path_factory.mktemp("causal"), make_spec(tiny_models["causal_lm"], "causal_lm", rows=8), CAUSAL)
+    """Bundles whose prompts all fit: a plain model's script doesn't leave out demonstrations where they don't."""
+    spec = make_spec(tiny_models["causal_lm"], "causal_lm", rows=8)
+    spec = replace(spec, backbone=replace(spec.backbone, max_tokens=1024))
+    return exported(tmp_path_factory.mktemp("causal"), spec, CAUSAL)
 
 
 @pytest.fixture(scope="module")

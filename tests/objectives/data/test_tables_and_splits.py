@@ -76,8 +76,8 @@ def keys(rows: tuple[Row, ...]) -> set[str]:
     return {row_key(row) for row in rows}
 
 
-def test_splits_are_stratified_seeded_and_share_no_text(data: Path) -> None:
-    target_spec = spec(str(data / "amazon.csv"), train_rows=64, validation_rows=64, test_rows=1000)
+def test_splits_are_stratified_seeded_and_share_no_text(whole_data: Path) -> None:
+    target_spec = spec(str(whole_data / "amazon.csv"), train_rows=64, validation_rows=64, test_rows=1000)
     task = TextClassification.load_target(target_spec, seed=0)
     parts = [task.train, task.validation, task.test]
     for part in parts:
@@ -90,9 +90,9 @@ def test_splits_are_stratified_seeded_and_share_no_text(data: Path) -> None:
     assert TextClassification.load_target(target_spec, seed=1).train != task.train
 
 
-def test_the_source_loses_rows_that_the_target_holds_out(tmp_path: Path, data: Path) -> None:
+def test_the_source_loses_rows_that_the_target_holds_out(tmp_path: Path, whole_data: Path) -> None:
     target = TextClassification.load_target(
-        spec(str(data / "amazon.csv"), train_rows=16, validation_rows=16, test_rows=100), seed=0
+        spec(str(whole_data / "amazon.csv"), train_rows=16, validation_rows=16, test_rows=100), seed=0
     )
     leaked = [(row.fields["text"].upper(), target.labels[row.label]) for row in target.test[:7] + target.validation[:3]]
     own = [(f"film {label} {i}", label) for i in range(5) for label in target.labels]
@@ -225,11 +225,11 @@ def test_rows_of_one_time_are_on_one_side(tmp_path: Path) -> None:
         )
 
 
-def test_shots_are_rows_of_each_label(data: Path) -> None:
-    task = TextClassification.load_target(spec(str(data / "amazon.csv"), shots=16, test_rows=200), seed=0)
+def test_shots_are_rows_of_each_label(whole_data: Path) -> None:
+    task = TextClassification.load_target(spec(str(whole_data / "amazon.csv"), shots=16, test_rows=200), seed=0)
     assert Counter(row.label for row in task.labelled) == {0: 16, 1: 16}
     assert Counter(row.label for row in task.train) == {0: 12, 1: 12}
-    other = TextClassification.load_target(spec(str(data / "amazon.csv"), shots=16, test_rows=200), seed=1)
+    other = TextClassification.load_target(spec(str(whole_data / "amazon.csv"), shots=16, test_rows=200), seed=1)
     assert keys(other.train) != keys(task.train)
     with pytest.raises(InvalidInputError, match=r"shots is 5000, but only \d+ rows of a label are left"):
-        TextClassification.load_target(spec(str(data / "amazon.csv"), shots=5000, test_rows=200), seed=0)
+        TextClassification.load_target(spec(str(whole_data / "amazon.csv"), shots=5000, test_rows=200), seed=0)

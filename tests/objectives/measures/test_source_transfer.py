@@ -76,10 +76,10 @@ def test_the_standard_error_is_that_of_other_rows() -> None:
 
 
 @pytest.mark.slow
-def test_planted_sources_are_ranked_in_their_order(make_spec: MakeSpec, data: Path, tmp_path: Path) -> None:
+def test_planted_sources_are_ranked_in_their_order(make_spec: MakeSpec, whole_data: Path, tmp_path: Path) -> None:
     """Rows of the target's own kind, then another kind of reviews, then these with labels that mean something else."""
-    amazon = pd.read_csv(data / "amazon.csv").sample(frac=1, random_state=0)
-    movie = pd.read_csv(data / "movie.csv").sample(1000, random_state=0)
+    amazon = pd.read_csv(whole_data / "amazon.csv").sample(frac=1, random_state=0)
+    movie = pd.read_csv(whole_data / "movie.csv").sample(1000, random_state=0)
     length = movie.text.str.len()
     sources = {
         "by_length": movie.assign(label=np.where(length > length.median(), "positive", "negative")),
@@ -100,9 +100,9 @@ def test_planted_sources_are_ranked_in_their_order(make_spec: MakeSpec, data: Pa
     assert found["movie"].transfer > 2 * max(found["by_length"].transfer, found["shuffled"].transfer)
 
 
-def test_sources_are_scored_on_every_family(spec: ObjectiveSpec, data: Path, tmp_path: Path) -> None:
+def test_sources_are_scored_on_every_family(spec: ObjectiveSpec, whole_data: Path, tmp_path: Path) -> None:
     """One with the target's labels, and one with three others; twice the same, and nothing is left behind."""
-    movie = pd.read_csv(data / "movie.csv")[:60]
+    movie = pd.read_csv(whole_data / "movie.csv")[:60]
     topics = table(tmp_path / "topics.csv", movie.assign(label=[f"topic {row % 3}" for row in range(60)]))
     words = spec.space.verbalizers[0].words | {f"topic {number}": (f"topic {number}",) for number in range(3)}
     verbalizers = (replace(spec.space.verbalizers[0], words=words),)

@@ -1,6 +1,7 @@
 """Commands as a user types them: output, exit codes, and what they import."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -105,7 +106,9 @@ def test_a_database_that_fails_is_told_in_one_line(finished: Path, tmp_path: Pat
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_export_then_predict(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_then_predict(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a copy: an export opens the test rows, which `status` tells."""
+    finished = Path(shutil.copytree(finished, tmp_path / "copy"))
     exported = promptgraft("export", "small", cwd=finished)
     assert exported.returncode == 0, exported.stderr
     for name in ("winner (trial", "majority class", "TF-IDF", "zero-shot, template a", "zero-shot, template b"):

@@ -82,16 +82,12 @@ def test_the_study_s_pruner_decides_and_never_at_the_last_step(ledger: OpenLedge
         assert book.report(asked.number, 0, 0.1, compared=not final) is not final
 
 
-def test_no_candidate_is_tried_twice_in_200_trials(ledger: OpenLedger, tmp_path: Path) -> None:
-    """In a space of 240 points, with a sampler that repeats itself a third of the time if it is let."""
-    searched = four_templates(
-        Categorical("frozen_layers", (0, 1, 2, 3, 4)),
-        Categorical("alpha", (0.0, 0.2, 0.4)),
-        Categorical("steps", (4, 8, 16, 32)),
-    )
+def test_no_candidate_is_tried_twice(ledger: OpenLedger, tmp_path: Path) -> None:
+    """In 50 trials in a space of 60 points, with a sampler that repeats itself if it is let."""
+    searched = four_templates(Categorical("frozen_layers", (0, 1, 2, 3, 4)), Categorical("alpha", (0.0, 0.2, 0.4)))
     book = ledger(tmp_path, searched)
-    seen = [finish(book, index % 7 / 7) for index in range(200)]
-    assert len({candidate.key for candidate in seen}) == 200
+    seen = [finish(book, index % 7 / 7) for index in range(50)]
+    assert len({candidate.key for candidate in seen}) == 50
 
 
 def test_an_exhausted_space_ends_the_search(ledger: OpenLedger, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """Baselines: a study's first trials."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import pytest
 
 from promptgraft.search.running.retries import Loss
@@ -12,6 +11,9 @@ from promptgraft.search.study import load_study
 from promptgraft.search.trials import BASELINE
 from tests.support.models import TinyModels
 from tests.support.studies import WIDE, WriteStudy, open_ledger, prompts
+
+if TYPE_CHECKING:
+    import optuna
 
 ALL = ["contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"]
 

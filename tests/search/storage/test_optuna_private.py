@@ -23,7 +23,7 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from packaging.requirements import Requirement
 
 from promptgraft.search.storage import heartbeats, open_storage, optuna_private
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def storage_of(study: optuna.Study, database: RDBStorage) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ TEN = [trial(-200 + 20 * index, 20) for index in range(10)]
 
 
 def limits(**section: Any) -> Limits:
-    return Limits.of(BudgetSection(**({"trials": 100, "reserve": 0.1} | section)), None, None, T0)
+    gpus = section.pop("gpus", 0)
+    return Limits.of(BudgetSection(**({"trials": 100, "reserve": 0.1} | section)), None, None, T0, gpus)
 
 
 def test_no_trial_starts_that_would_end_in_the_reserve() -> None:
@@ -54,6 +56,22 @@ def test_compute_counts_every_trial() -> None:
     assert str(limits(compute=300).reached(trials, T0)).startswith(
         "the compute is used up: 4m 40s of 5m 00s, of which 10%"
     )
+
+
+def test_gpu_hours_are_the_time_of_all_trials_times_their_gpus() -> None:
+    """Ten trials of 20 s with half a GPU each use 100 GPU-seconds; another one needs 10."""
+    enough, little = limits(gpu_hours=122.5 / 3600, gpus=0.5), limits(gpu_hours=121.5 / 3600, gpus=0.5)
+    assert enough.reached(TEN, T0) is None
+    assert little.reached(TEN, T0) == (
+        "the GPU-hours are used up: 0.0278 of 0.03375, of which 10% are kept for judging the winner"
+    )
+    assert describe_use(TEN, little, None, T0)["gpu_hours"] == "0.0278 of 0.03375"
+    assert describe_use(TEN, limits(gpus=2), None, T0)["gpu_hours"] == "0.111"
+    ahead = forecast(TEN, limits(gpu_hours=1000 / 3600, gpus=1), 2, T0)
+    assert ahead is not None
+    assert (ahead.limit, round(ahead.ends_at - T0)) == ("compute", 350)
+    both = limits(gpu_hours=1, compute="30m", gpus=4)
+    assert (both.total_compute_s, replace(both, compute_s=600).total_compute_s) == (900, 600)
 
 
 def test_compute_leaves_room_for_what_runs_already() -> None:
