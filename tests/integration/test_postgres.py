@@ -125,13 +125,16 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
     command = [*PROMPTGRAFT, "run", str(study), "--workdir", str(tmp_path / "run"), "--storage", url]
     errors = tmp_path / "errors"
     with errors.open("w") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
-        while not faults.trials_of(RunFolder(tmp_path / "run"), url) or not repeat_outcomes(
-            load_existing("tiny", url).user_attrs
-        ):
+
+        def is_judging() -> bool:
             assert process.poll() is None, errors.read_text()
-            time.sleep(0.1)
+            has_begun = faults.trials_of(RunFolder(tmp_path / "run"), url)
+            return bool(has_begun and repeat_outcomes(load_existing("tiny", url).user_attrs))
+
+        wait_until(is_judging, 600)
         before = repeat_outcomes(load_existing("tiny", url).user_attrs)
-        postgres_server.restart(3.0)
+        with postgres_server.down():
+            wait_until(lambda: "does not answer" in errors.read_text(), 60)
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, errors.read_text()
     assert "the study's storage does not answer" in errors.read_text()
