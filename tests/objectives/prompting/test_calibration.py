@@ -116,7 +116,7 @@ def test_training_does_not_know_it(objective: Objective, kind: str) -> None:
 def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, tmp_path: Path) -> None:
     """Any order, with a store or without, after other calibrations of the same weights: 0.0 apart."""
     if spec.backbone.family not in ("encoder", "causal_lm"):
-        pytest.skip("one family with a head and one without say it all, and the gate has 15 minutes")
+        pytest.skip("one family with a head and one without say it all, and it takes long")
     chosen = [
         replace(BASE, calibration=kind, frozen_layers=frozen)
         for frozen in (1, TINY_LAYERS)
