@@ -1,6 +1,7 @@
 """Commands about studies. Commands are thin, and import what they need when they run."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -202,9 +203,9 @@ def export(
 
     from promptgraft.search.exporting import export_winner
     from promptgraft.search.judging import transfer_lines
-    from promptgraft.search.reporting import PROMPT_AS_TOKENS, reading_line
+    from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
-    from promptgraft.search.storage import StudyReference
+    from promptgraft.search.storage import StudyRecord, StudyReference
     from promptgraft.search.study import load_study
 
     reference = StudyReference.resolve(study, storage, workdir)
@@ -242,9 +243,9 @@ def export(
         typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
-    reading = optuna_study.user_attrs.get(f"{PROMPT_AS_TOKENS}{exported.trial}")
+    reading = StudyRecord.of(optuna_study).reading(exported.trial)
     if reading:
-        typer.echo(reading_line(reading, metric))
+        typer.echo(reading_line(asdict(reading), metric))
     if exported.held_out and len(exported.openings) > 1:
         typer.echo(
             f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"

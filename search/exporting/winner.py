@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ from promptgraft.search.judging import (
     NAMES,
     Finalist,
     HeldOut,
+    OpenedScores,
     check_same,
     control_outcomes,
-    judging_section,
     logits_of_test_set,
     opened_for,
     openings,
@@ -59,19 +59,22 @@ from promptgraft.search.judging import (
     trials_to_rescore,
     winning_trial,
 )
-from promptgraft.search.reporting import PROMPT_AS_TOKENS
 from promptgraft.search.storage import (
     DELTA_FILE,
     FLOAT32_LOGITS_FILE,
     LOGITS_FILE,
+    PROMPT_AS_TOKENS,
+    Float32Score,
     NothingToExportError,
     RunFolder,
+    StudyRecord,
+    TrialRecord,
     keep_result,
     trial_file,
+    write_study,
 )
 from promptgraft.search.study import Study, row_hashes
 from promptgraft.search.trials import float32_scores, metric_of
-from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +163,7 @@ def export_winner(
         _examples(study, files, trial.number, bool(score), examples),
         model_folder(study.objective.backbone.path) if with_backbone else None,
     )
-    write_bundle(target, manifest, delta, render_model_card(study, manifest, {}), *brought)
+    write_bundle(target, manifest, delta, render_model_card(study, manifest, None), *brought)
     objective = cache(lambda: Objective(replace(study.objective, backbone=study.objective.backbone.in_float32())))
     _read_prompt(objective, optuna_study, trial, delta, study.file.seed)
     found = opened_for(
@@ -171,18 +174,17 @@ def export_winner(
         reopen=reopen,
         again=_misses_controls(optuna_study, trial.number),
     )
-    held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
+    held_out = tuple(HeldOut(name, dict(metrics)) for name, metrics in found.table or ()) if found else ()
     if held_out:
         metrics = {**manifest.metrics, "test": held_out[0].metrics}
-        intervals = {"test": {study.file.metric: tuple(found["interval"])}} if found and "interval" in found else {}
+        intervals = {"test": {study.file.metric: found.interval}} if found and found.interval else {}
         written = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
-        write_bundle(target, written, delta, render_model_card(study, written, found or {}), *brought)
-    value = float(score["value"] if score else metric_of(trial) or 0.0)
-    opened = tuple(record["trial"] for record in openings(optuna_study))
+        write_bundle(target, written, delta, render_model_card(study, written, found), *brought)
+    value = float(score.value if score else metric_of(trial) or 0.0)
+    opened = tuple(record.trial for record in openings(optuna_study))
     repeats = next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == trial.number), None)
-    found = found or {}
-    interval = tuple(found["interval"]) if "interval" in found else None
-    counts = (len(study.target.test), opened, repeats, interval, found.get("transfer"))
+    interval, transfer = (found.interval, found.transfer) if found else (None, None)
+    counts = (len(study.target.test), opened, repeats, interval, transfer)
     return Export(target, trial.number, value, held_out, *counts)
 
 
@@ -201,10 +203,10 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
 
 def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
     """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
-    if "candidate" not in trial.user_attrs:
+    if not TrialRecord.of(trial).has_candidate:
         raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")
     logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
-    result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
+    result = Objective(spec).evaluate(TrialRecord.of(trial).candidate, seed)
     before = float(metric_of(trial) or 0.0)
     if abs(result.value - before) > SAME:
         logger.warning(
@@ -214,14 +216,12 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
     keep_result(files, trial.number, result)
 
 
-def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None) -> Manifest:
+def _manifest(study: Study, trial: FrozenTrial, score: Float32Score | None) -> Manifest:
     space, backbone = study.objective.space, study.objective.backbone
-    candidate = Candidate.from_values(trial.user_attrs["candidate"])
+    candidate = TrialRecord.of(trial).candidate
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     pool = DemonstrationPools(study.target, {}, space).get(candidate, "target", study.file.seed)
-    prefix = "validation_"
-    measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
         study=study.name,
         trial=trial.number,
@@ -241,7 +241,7 @@ def _manifest(study: Study, trial: FrozenTrial, score: Mapping[str, Any] | None)
             attn_implementation=backbone.in_float32().attn_implementation,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
-        metrics={"validation": score["metrics"] if score else measured},
+        metrics={"validation": dict(score.metrics) if score else TrialRecord.of(trial).metrics},
         data=row_hashes(study),
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
@@ -269,23 +269,24 @@ def _read_prompt(
     seed: int,
 ) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
-    candidate, name = Candidate.from_values(trial.user_attrs["candidate"]), f"{PROMPT_AS_TOKENS}{trial.number}"
-    if is_readable(candidate.soft_prompt) and name not in optuna_study.user_attrs:
+    candidate = TrialRecord.of(trial).candidate
+    if is_readable(candidate.soft_prompt) and StudyRecord.of(optuna_study).reading(trial.number) is None:
         reading = prompt_as_tokens(objective(), candidate, delta, seed)
-        assert reading is not None
-        optuna_study.set_user_attr(name, asdict(reading))
+        write_study(optuna_study, f"{PROMPT_AS_TOKENS}{trial.number}", reading)
 
 
 def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
     """Whether the test rows were opened for a trial before all repeats of its controls had been run."""
     known = {entry["name"]: entry["repeats"] for entry in _recorded_controls(optuna_study, number)}
-    outcomes = control_outcomes(optuna_study.user_attrs, number)
-    return known != {NAMES[name]: sum("value" in entry for entry in own.values()) for name, own in outcomes.items()}
+    outcomes = control_outcomes(optuna_study, number)
+    return known != {
+        NAMES[name]: sum(entry.value is not None for entry in own.values()) for name, own in outcomes.items()
+    }
 
 
 def _recorded_controls(optuna_study: optuna.Study, number: int) -> list[dict[str, Any]]:
-    records = (record for record in openings(optuna_study) if record["trial"] == number)
-    return next(((record.get("transfer") or {}).get("controls", []) for record in records), [])
+    opening = StudyRecord.of(optuna_study).opening(number)
+    return list(opening.transfer["controls"]) if opening and opening.transfer else []
 
 
 def _compare(
@@ -296,7 +297,7 @@ def _compare(
     bundle: Path,
     files: FileStore,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> OpenedScores:
     """Score the trial and the controls on the test rows; see `search.judging.test_set.opened_for`."""
     task, metric = study.target, study.file.metric
     say(f"opening the test rows: the winner scores {len(task.test)}")
@@ -307,7 +308,7 @@ def _compare(
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return task.measure(found, [task.test[index] for index in kept])[metric]
 
-    level = judging_section(optuna_study.user_attrs).level
+    level = StudyRecord.of(optuna_study).judging.level
     interval = score_interval(logits, measure, metric, level)
     both = (*task.train, *task.validation)
     rows = [
@@ -320,11 +321,11 @@ def _compare(
         ),
         *_zero_shot(objective, say),
     ]
-    return {
-        "table": [(name, task.measure(own, task.test)) for name, own in rows],
-        "interval": (interval.low, interval.high),
-        "transfer": transfer_on_test(optuna_study, trial.number, files, measure),
-    }
+    return OpenedScores(
+        tuple((name, task.measure(own, task.test)) for name, own in rows),
+        (interval.low, interval.high),
+        transfer_on_test(optuna_study, trial.number, files, measure),
+    )
 
 
 def _zero_shot(objective: Objective, say: Callable[[str], None]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -16,22 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.judging.intervals import gain_over_repeats
 from promptgraft.search.judging.race import MIN_REPEATS
 from promptgraft.search.judging.transfer_gain import WINNER, control_outcomes
-from promptgraft.search.judging.verdict import judging_section
+from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.trials import metric_of
 from promptgraft.search.wording import difference, unit
 
-# User attribute of the study; trial, part, rows and number of the repeat appended: as `judging.REPEAT`.
-CURVE = "curve_trial_"
 SHARES = (4, 2)
 # Trials below which nothing is said of more of them.
 MIN_TRIALS = 4
 # Rows below which there is no curve: a quarter must have some of each label.
 MIN_ROWS = 16
-
-
-def curve_attr(trial: int, part: str, rows: int, repeat: int) -> str:
-    """Return the user attribute that a point's repeat is recorded under."""
-    return f"{CURVE}{trial}_{part}_{rows}_{repeat}"
 
 
 def fewer_rows(target: int, source: int, candidate: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -57,13 +50,13 @@ def collect_learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> 
     """
     if winner is None:
         return None
-    points = _points(study.user_attrs, winner.number)
-    whole = control_outcomes(study.user_attrs, winner.number).get(WINNER, {})
-    full = {repeat: outcome["value"] for repeat, outcome in whole.items() if "value" in outcome}
+    record = StudyRecord.of(study)
+    points = _points(record, winner.number)
+    full = _values(control_outcomes(study, winner.number).get(WINNER, {}))
     if not points or len(full) < MIN_REPEATS:
         return None
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-    level = judging_section(study.user_attrs).level
+    level = record.judging.level
     curves: dict[str, list[dict[str, Any]]] = {}
     doubling: dict[str, dict[str, float]] = {}
     for part, counts in points.items():
@@ -78,15 +71,18 @@ def collect_learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> 
     return {"curves": curves, "doubling": doubling, "trials": trials, "sentence": sentence}
 
 
-def _points(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int, dict[int, float]]]:
+def _points(record: StudyRecord, trial: int) -> dict[str, dict[int, dict[int, float]]]:
     """Return part -> rows -> number of the repeat -> metric."""
     found: dict[str, dict[int, dict[int, float]]] = {}
-    start = f"{CURVE}{trial}_"
-    for attr, outcome in attrs.items():
-        if attr.startswith(start) and "value" in outcome:
-            part, rows, repeat = attr.removeprefix(start).split("_")
-            found.setdefault(part, {}).setdefault(int(rows), {})[int(repeat)] = outcome["value"]
+    for part, counts in record.curve(trial).items():
+        for rows, outcomes in counts.items():
+            if values := _values(outcomes):
+                found.setdefault(part, {})[rows] = values
     return found
+
+
+def _values(outcomes: Mapping[int, Outcome]) -> dict[int, float]:
+    return {repeat: outcome.value for repeat, outcome in outcomes.items() if outcome.value is not None}
 
 
 def _point(rows: int | None, values: Mapping[int, float]) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from optuna.trial import FrozenTrial
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging.race import MIN_REPEATS
-from promptgraft.search.judging.verdict import judging_section
+from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.wording import difference, unit
 
-# User attribute of the study; trial, control and number of the repeat appended: as `judging.REPEAT`.
-CONTROL = "control_trial_"
 # Their repeats are numbered from here on: the best mean of a race is lucky too, so those of the race don't count.
 FRESH = 1001
 WINNER, TARGET_ONLY, BEST_TARGET_ONLY, WITH_SOURCE = "winner", "target_only", "target_only_searched", "with_source"
@@ -45,12 +43,7 @@ _UNKNOWN = {
     "no source": "The study names no source, so there was nothing to transfer from.",
 }
 
-Outcomes = Mapping[str, Mapping[int, Mapping[str, Any]]]
-
-
-def control_attr(trial: int, control: str, repeat: int) -> str:
-    """Return the user attribute that a control's repeat is recorded under."""
-    return f"{CONTROL}{trial}_{control}_{repeat}"
+Outcomes = Mapping[str, Mapping[int, Outcome]]
 
 
 def control_logits_file(trial: int, control: str, repeat: int) -> str:
@@ -58,21 +51,16 @@ def control_logits_file(trial: int, control: str, repeat: int) -> str:
     return f"controls/trial-{trial}/{control}-{repeat}.safetensors"
 
 
-def control_outcomes(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int, dict[str, Any]]]:
+def control_outcomes(study: optuna.Study, trial: int) -> dict[str, dict[int, Outcome]]:
     """Return what the controls of a trial found: control -> number of the repeat -> outcome."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    start = f"{CONTROL}{trial}_"
-    for attr, outcome in attrs.items():
-        if attr.startswith(start):
-            control, _, repeat = attr.removeprefix(start).rpartition("_")
-            found.setdefault(control, {})[int(repeat)] = outcome
+    found = StudyRecord.of(study).controls(trial)
     return {name: _of_one_trial(found[name]) for name in NAMES if name in found}
 
 
-def _of_one_trial(outcomes: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _of_one_trial(outcomes: Mapping[int, Outcome]) -> dict[int, Outcome]:
     """Leave out what another trial found that was the best of the search before: the first repeat is run anew first."""
-    trial = outcomes[min(outcomes)].get("trial")
-    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.get("trial") == trial}
+    trial = outcomes[min(outcomes)].trial
+    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.trial == trial}
 
 
 def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
@@ -81,7 +69,7 @@ def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] 
     Returns:
         See `Comparison.table`; None while no winner has had its controls.
     """
-    found = control_outcomes(study.user_attrs, winner.number) if winner else {}
+    found = control_outcomes(study, winner.number) if winner else {}
     if not found:
         return None
     values = _values(found)
@@ -104,7 +92,7 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
     Returns:
         See `Comparison.table`; None if the trial has had no controls.
     """
-    found = control_outcomes(study.user_attrs, trial)
+    found = control_outcomes(study, trial)
     if not found:
         return None
 
@@ -142,11 +130,10 @@ class Comparison:
         gain: Callable[[str, str, Sequence[int], float], Interval],
     ) -> None:
         self.found, self.values, self.rows = found, values, rows
-        self.level = judging_section(study.user_attrs).level
+        record = StudyRecord.of(study)
+        self.level, self.has_source = record.judging.level, record.has_source
         self.metric = (study.metric_names or ["value"])[0]
         self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-        definition = study.user_attrs.get("definition", {})
-        self.has_source = definition.get("source") is not None or bool(definition.get("sources"))
         self._gain = gain
 
     def table(self) -> dict[str, Any]:
@@ -207,7 +194,7 @@ class Comparison:
                 "mean": mean(own.values()) if own else None,
                 "standard_error": stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
                 "repeats": len(own),
-                "failed": sum("failure" in outcome for outcome in self.found[name].values()),
+                "failed": sum(outcome.failure is not None for outcome in self.found[name].values()),
                 "behind": asdict(self._better(WINNER, name, self.level)) if name in self._compared() else None,
             }
             for name, own in self.values.items()
@@ -248,4 +235,4 @@ def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
 
 
 def _values(found: Outcomes) -> dict[str, dict[int, float]]:
-    return {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}
+    return {name: {r: o.value for r, o in own.items() if o.value is not None} for name, own in found.items()}

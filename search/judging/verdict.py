@@ -13,26 +13,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging.race import MIN_REPEATS, Finalist, compare_finalists, plan_race
+from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
-
-# User attribute of the study, trial and number of the repeat appended: `value`, `metrics` and `seconds`, or `failure`.
-REPEAT = "repeat_trial_"
-
-
-def judging_section(attrs: Mapping[str, Any]) -> JudgingSection:
-    """Return how a study is judged; not at all if it is from before there was such a thing."""
-    return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
-
-
-def repeat_outcomes(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]]]:
-    """Return what the repeats of a race found: trial -> number of the repeat -> outcome."""
-    found: dict[int, dict[int, dict[str, Any]]] = {}
-    for name, outcome in attrs.items():
-        if name.startswith(REPEAT):
-            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
-            found.setdefault(trial, {})[repeat] = outcome
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +65,13 @@ def reach_verdict(study: optuna.Study) -> Verdict:
 
     A trial of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
     """
-    attrs = study.user_attrs
-    section, found = judging_section(attrs), repeat_outcomes(attrs)
+    record = StudyRecord.of(study)
+    section, found = record.judging, record.repeats
     failed = [
-        {"number": number, "repeat": repeat, "failure": outcome["failure"]}
+        {"number": number, "repeat": repeat, "failure": outcome.failure}
         for number, own in found.items()
         for repeat, outcome in own.items()
-        if "failure" in outcome
+        if outcome.failure is not None
     ]
     out = {entry["number"] for entry in failed}
     searched = {number: entry for number, entry in _in_search(study, section).items() if number not in out}
@@ -98,7 +81,7 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     raced = plan_race(in_search, repeats, section.finalists, maximize=maximize, level=section.level)
     racing = frozenset((*raced.waiting, *raced.finalists, *raced.dropped))
-    costs = {number: float(trials[number].user_attrs[section.cost]) for number in racing}
+    costs = {number: float(TrialRecord.of(trials[number]).figure(section.cost) or 0.0) for number in racing}
     compared = {number: repeats[number] for number in raced.finalists if len(repeats[number]) >= MIN_REPEATS}
     judged = compare_finalists(compared, costs, maximize=maximize, level=section.level)
     dropped = [
@@ -114,11 +97,11 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
 
 
-def _in_order(outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
+def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:
     """Return the values of a trial's first repeats, as far as none of them is missing."""
     values: list[float] = []
-    while len(values) + 1 in outcomes:
-        values.append(outcomes[len(values) + 1]["value"])
+    while (outcome := outcomes.get(len(values) + 1)) is not None and outcome.value is not None:
+        values.append(outcome.value)
     return values
 
 
@@ -127,19 +110,14 @@ def winning_trial(study: optuna.Study) -> FrozenTrial | None:
     return reach_verdict(study).winner or best_trial(study)
 
 
-def repeat_attr(trial: int, repeat: int) -> str:
-    """Return the user attribute that a trial's repeat is recorded under."""
-    return f"{REPEAT}{trial}_{repeat}"
-
-
 def repeat_name(trial: int, repeat: int) -> str:
     """Name a trial's repeat, for people."""
     return f"repeat {repeat} of trial {trial}"
 
 
-def outcome_line(name: str, outcome: Mapping[str, Any], metric: str) -> str:
+def outcome_line(name: str, outcome: Outcome, metric: str) -> str:
     """Say what a repeat found."""
-    result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"
+    result = f"{metric} {outcome.value:.4f}" if outcome.value is not None else f"failed: {outcome.failure}"
     return f"{name}  {result}"
 
 
@@ -173,7 +151,7 @@ def _in_search(study: optuna.Study, section: JudgingSection) -> dict[int, tuple[
     scores = float32_scores(study)
     ranked = ranked_trials(study) if section.finalists else []
     return {
-        trial.number: (trial, float(scores[trial.number]["value"] if scores else trial.values[0]))
+        trial.number: (trial, float(scores[trial.number].value if scores else trial.values[0]))
         for trial in ranked
-        if "best_step" in trial.user_attrs and (not scores or trial.number in scores)
+        if TrialRecord.of(trial).best_step is not None and (not scores or trial.number in scores)
     }

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.sources import MEANING as MEANING
     from promptgraft.search.reporting.sources import ranked_sources as ranked_sources
     from promptgraft.search.reporting.sources import source_table as source_table
-    from promptgraft.search.reporting.status import PROMPT_AS_TOKENS as PROMPT_AS_TOKENS
     from promptgraft.search.reporting.status import front_lines as front_lines
     from promptgraft.search.reporting.status import reading_line as reading_line
     from promptgraft.search.reporting.status import status_lines as status_lines

@@ -13,8 +13,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.search.judging import logits_of_test_set, openings
-from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.judging import logits_of_test_set
+from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRecord, trial_file
 
 BINS = 10
 # Examples shown of each class, those that the model was surest of.
@@ -74,16 +74,17 @@ def analyze_errors(
 
 
 def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
-    identity = stored.user_attrs.get("identity", {})
+    record = StudyRecord.of(stored)
     chosen_by = Outputs(
         "validation",
         [trial_file(trial, name) for name in (FLOAT32_LOGITS_FILE, LOGITS_FILE)],
-        identity.get("target rows"),
+        record.identity.get("target rows"),
         rows_hash((*task.train, *task.validation)),
     )
-    opened = [record for record in openings(stored) if record["trial"] == trial and record["table"]]
-    tests = [Outputs("test", [logits_of_test_set(trial)], record["rows"], rows_hash(task.test)) for record in opened]
-    return [*tests, chosen_by]
+    opening = record.opening(trial)
+    if opening is None or not opening.table:
+        return [chosen_by]
+    return [Outputs("test", [logits_of_test_set(trial)], opening.rows, rows_hash(task.test)), chosen_by]
 
 
 def _read(files: FileStore, names: Sequence[str]) -> tuple[str, npt.NDArray[np.float32] | None]:

@@ -10,14 +10,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.search.judging import NAMES, WINNER, judging_section, openings
+from promptgraft.search.judging import NAMES, WINNER
 from promptgraft.search.reporting.error_analysis import analyze_errors
 from promptgraft.search.reporting.history import COSTS, history_of, results, templates_of, verbalizers_of
 from promptgraft.search.reporting.importances import measure_importances
 from promptgraft.search.reporting.provenance import cost_of, data_of, provenance_of
 from promptgraft.search.reporting.status import summarize
 from promptgraft.search.sampling import with_pool
-from promptgraft.search.storage import NothingToExportError, StudyReference
+from promptgraft.search.storage import NothingToExportError, StudyRecord, StudyReference, TrialRecord
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import metric_of
 from promptgraft.spaces import InvalidInputError
@@ -27,8 +27,6 @@ _IDS = ("template", "verbalizer")
 
 def study_with_rows(reference: StudyReference, stored: optuna.Study) -> tuple[Study | None, str | None]:
     """Load a study with its rows and the templates that joined; if that can't be done, say why."""
-    if reference.file is None and "study_file" not in stored.user_attrs:
-        return None, "the study's record names no study file; name it in place of the study"
     try:
         return with_pool(load_study(reference.study_file(stored), reference.name), stored), None
     except (InvalidInputError, OSError) as error:
@@ -74,7 +72,7 @@ def collect_facts(
         "metric": summary["metric"],
         "direction": stored.directions[0].name.lower(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "level": judging_section(stored.user_attrs).level,
+        "level": StudyRecord.of(stored).judging.level,
         "summary": summary,
         "answer": _answer(stored, summary, winner, names, study),
         "history": history,
@@ -105,33 +103,35 @@ def _answer(
     compared = (transfer or {"controls": []})["controls"]
     fresh = next((entry for entry in compared if entry["name"] == NAMES[WINNER]), None)
     raced = next((e for e in summary["verdict"]["finalists"] if e["number"] == winner.number), None)
-    opening = next((record for record in openings(stored) if record["trial"] == winner.number), None)
-    test = None
-    if opening and opening["table"]:
-        low, high = opening.get("interval") or (None, None)
-        test = {"value": opening["table"][0][1][metric], "low": low, "high": high, "table": opening["table"]}
-        test |= {name: opening[name] for name in ("opened", "who", "rows")}
+    opening = StudyRecord.of(stored).opening(winner.number)
+    test: dict[str, Any] | None = None
+    if opening and opening.table:
+        low, high = opening.interval or (None, None)
+        test = {"value": opening.table[0][1][metric], "low": low, "high": high, "table": opening.table}
+        test |= {name: getattr(opening, name) for name in ("opened", "who", "rows")}
     searched = float(metric_of(winner) or 0.0)
     sign = 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
     since = {"the repeats that chose it": raced and raced["mean"]}
     since |= {f"fresh repeats on {transfer['rows']} rows" if transfer else "fresh repeats": fresh and fresh["mean"]}
     since |= {"the test rows": test and test["value"]}
-    candidate = winner.user_attrs.get("candidate", {})
+    own, candidate = TrialRecord.of(winner), TrialRecord.of(winner).values
     return {
         "trial": winner.number,
         "candidate": {name: names.get(value, value) if name in _IDS else value for name, value in candidate.items()},
         "searched": sorted(winner.params),
         "in_search": searched,
-        "best_step": winner.user_attrs.get("best_step"),
+        "best_step": own.best_step,
         "float32": (summary["winner"].get("float32") or {}).get("value"),
         "race": {name: raced[name] for name in ("mean", "standard_error", "values")} if raced else None,
         "fresh": fresh,
         "fresh_rows": transfer["rows"] if transfer else None,
         "test": test,
-        "gaps": [{"to": name, "value": sign * (searched - own)} for name, own in since.items() if own is not None],
-        "costs": {name: winner.user_attrs[name] for name in COSTS if winner.user_attrs.get(name) is not None},
+        "gaps": [
+            {"to": name, "value": sign * (searched - later)} for name, later in since.items() if later is not None
+        ],
+        "costs": {name: own.figure(name) for name in COSTS if own.figure(name) is not None},
         "example": _example(study, candidate) if study else None,
-        "load_report": winner.user_attrs.get("load_report"),
+        "load_report": own.load_report,
     }
 
 

@@ -7,8 +7,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.sampling import Pool
-from promptgraft.search.storage import base_name
+from promptgraft.search.storage import StudyRecord, TrialRecord, base_name
 from promptgraft.search.trials import metric_of
 from promptgraft.spaces import DEFAULTS, content_id
 
@@ -38,10 +37,10 @@ def history_of(stored: optuna.Study, trials: Sequence[FrozenTrial], names: Mappi
         if trial.state == TrialState.COMPLETE and value is not None:
             best = value if best is None else better(best, value)
         objectives = dict(zip(stored.metric_names or ["value"], trial.values or (), strict=False))
-        attrs = trial.user_attrs
+        record = TrialRecord.of(trial)
         entry = {"trial": trial.number, "state": trial.state.name, "value": value, "best": best, "values": objectives}
-        entry |= {name: attrs.get(name) for name in (*COSTS, "best_step")}
-        entry["failure"] = attrs.get("cause") if trial.state == TrialState.FAIL else None
+        entry |= {name: record.figure(name) for name in (*COSTS, "best_step")}
+        entry["failure"] = record.cause if trial.state == TrialState.FAIL else None
         found.append(entry | {"knobs": _knobs(trial, names), "curve": [list(point) for point in curve]})
     return found
 
@@ -51,8 +50,8 @@ def _knobs(trial: FrozenTrial, names: Mapping[str, str]) -> dict[str, Any]:
 
     A candidate has the default there, such as the learning rate's where all layers are frozen.
     """
-    candidate = trial.user_attrs.get("candidate")
-    if candidate is None:
+    candidate = TrialRecord.of(trial).values
+    if not candidate:
         return {}
     found: dict[str, Any] = {}
     for stored, suggested in trial.params.items():
@@ -75,9 +74,10 @@ def results(history: Iterable[Mapping[str, Any]], knob: str, name: str) -> dict[
 
 def templates_of(stored: optuna.Study) -> list[dict[str, Any]]:
     """List the templates of the study's record, those that joined last: `id`, `name`, `text`, `source`, `parents`."""
-    written = stored.user_attrs.get("definition", {}).get("space", {}).get("templates", {})
-    ids = stored.user_attrs.get("identity", {}).get("space", {}).get("template", {})
-    pool = {template.name: template for template in Pool.of(stored).templates}
+    record = StudyRecord.of(stored)
+    written = record.definition.get("space", {}).get("templates", {})
+    ids = record.identity.get("space", {}).get("template", {})
+    pool = {template.name: template for template in record.pool.templates}
     found = []
     for name in dict.fromkeys((*ids, *written, *pool)):
         grown = pool.get(name)
@@ -91,9 +91,10 @@ def templates_of(stored: optuna.Study) -> list[dict[str, Any]]:
 
 def verbalizers_of(stored: optuna.Study) -> list[dict[str, Any]]:
     """List the verbalizers of the study's record and those that joined: `id`, `name` and `words`."""
-    written = stored.user_attrs.get("definition", {}).get("space", {}).get("verbalizers", {})
-    ids = stored.user_attrs.get("identity", {}).get("space", {}).get("verbalizer", {})
-    pool = {entry.name: entry for entry in Pool.of(stored).verbalizers}
+    record = StudyRecord.of(stored)
+    written = record.definition.get("space", {}).get("verbalizers", {})
+    ids = record.identity.get("space", {}).get("verbalizer", {})
+    pool = {entry.name: entry for entry in record.pool.verbalizers}
     joined = {name: entry.id for name, entry in pool.items()}
     words = {name: {label: list(own) for label, own in entry.words.items()} for name, entry in pool.items()} | written
     return [{"id": own, "name": name, "words": words.get(name, {})} for name, own in (joined | ids).items()]

@@ -11,25 +11,36 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.data import Task, rows_hash
-from promptgraft.search.judging import CONTROL, CURVE, FRESH, REPEAT
+from promptgraft.search.judging import FRESH
+from promptgraft.search.storage import (
+    CONTROL,
+    CURVE,
+    EDITS,
+    IDENTITY,
+    REPEAT,
+    RUN,
+    STUDY_FILE,
+    StudyRecord,
+    TrialRecord,
+)
 from promptgraft.search.study import Study, row_hashes
 
 
 def cost_of(stored: optuna.Study, trials: Sequence[FrozenTrial], summary: Mapping[str, Any]) -> dict[str, Any]:
     """Add up what a study took: seconds of each part of it, the largest memory of a worker, GPUs, what was shared."""
     seconds = {"race_s": 0.0, "controls_s": 0.0, "learning_curves_s": 0.0}
-    for part, start in zip(seconds, (REPEAT, CONTROL, CURVE), strict=True):
-        own = [outcome for name, outcome in stored.user_attrs.items() if name.startswith(start)]
-        seconds[part] = sum(float(outcome.get("seconds", 0)) for outcome in own)
-    memory = [t.user_attrs["max_rss_bytes"] for t in trials if t.user_attrs.get("max_rss_bytes") is not None]
-    gpus = sorted({str(gpu) for trial in trials for gpu in trial.user_attrs.get("gpus") or ()})
+    record, records = StudyRecord.of(stored), [TrialRecord.of(trial) for trial in trials]
+    for part, kind in zip(seconds, (REPEAT, CONTROL, CURVE), strict=True):
+        seconds[part] = sum(record.seconds(kind))
+    memory = [own for trial in records if (own := trial.figure("max_rss_bytes")) is not None]
+    gpus = sorted({str(gpu) for trial in records for gpu in trial.gpus})
     peak = max(memory, default=None)
     return {"trials_s": summary["seconds"], **seconds, "max_rss_bytes": peak, "gpus": gpus, "shared": summary["shared"]}
 
 
 def data_of(stored: optuna.Study, study: Study) -> dict[str, Any]:
     """Describe each task's table: rows of each part with their hashes, and what was dropped."""
-    recorded, present = stored.user_attrs.get("identity", {}), row_hashes(study)
+    recorded, present = StudyRecord.of(stored).identity, row_hashes(study)
     changed = {"target": any(recorded.get(part) != present[part] for part in ("target rows", "test rows"))}
     tables = {"target": (study.objective.target, study.target)}
 
@@ -58,13 +69,12 @@ def data_of(stored: optuna.Study, study: Study) -> dict[str, Any]:
 
 def provenance_of(stored: optuna.Study, trials: Sequence[FrozenTrial], summary: Mapping[str, Any]) -> dict[str, Any]:
     """Tell who ran what with which data and versions, and who opened the test rows."""
-    attrs = stored.user_attrs
-    seed = attrs.get("definition", {}).get("seed")
-    repeats = sorted({int(name.rpartition("_")[2]) for name in attrs if name.startswith((REPEAT, CONTROL, CURVE))})
+    record = StudyRecord.of(stored)
+    seed = record.definition.get("seed")
     return {
-        **{name: attrs.get(name) for name in ("study_file", "identity", "edits", "run")},
+        **{name: record.stored(name) for name in (STUDY_FILE, IDENTITY, EDITS, RUN)},
         "seed": seed,
-        "seeds_of_repeats": [] if seed is None else [seed + number for number in repeats],
+        "seeds_of_repeats": [] if seed is None else [seed + number for number in record.repeat_numbers],
         "fresh_from": FRESH,
         "drivers": _drivers(trials),
         "openings": summary["test_openings"],
@@ -73,11 +83,11 @@ def provenance_of(stored: optuna.Study, trials: Sequence[FrozenTrial], summary: 
 
 def _drivers(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """List who ran trials: `driver`, `host`, `started` and number of `trials`."""
-    owners = [trial.user_attrs["owner"] for trial in trials if "driver" in trial.user_attrs.get("owner", {})]
-    counts = Counter(owner["driver"] for owner in owners)
-    found = {owner["driver"]: owner for owner in owners}
+    owners = [own for trial in trials if (own := TrialRecord.of(trial).owner) is not None and own.driver]
+    counts = Counter(owner.driver for owner in owners)
+    found = {owner.driver: owner for owner in owners}
     return [
-        {"driver": name, "host": own["host"], "started": _moment(own.get("started")), "trials": counts[name]}
+        {"driver": name, "host": own.host, "started": _moment(own.started or None), "trials": counts[name]}
         for name, own in found.items()
     ]
 

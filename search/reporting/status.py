@@ -13,14 +13,12 @@ from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging import (
     collect_learning_curves,
     curve_lines,
-    openings,
     reach_verdict,
     transfer,
     transfer_lines,
     verdict_lines,
 )
-from promptgraft.search.sampling import POOL
-from promptgraft.search.storage import is_alive
+from promptgraft.search.storage import Float32Score, StudyRecord, TrialRecord, is_alive
 from promptgraft.search.trials import (
     FINISHED,
     DiskUse,
@@ -35,9 +33,6 @@ from promptgraft.search.trials import (
     metric_of,
 )
 from promptgraft.search.wording import duration, size
-
-# User attribute of the study, number of the trial appended: its soft prompt read as tokens when it was exported.
-PROMPT_AS_TOKENS = "reading_trial_"
 
 
 def summarize(study: optuna.Study) -> dict[str, Any]:
@@ -59,40 +54,42 @@ def summarize(study: optuna.Study) -> dict[str, Any]:
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    dead = {trial.number for trial in running if is_alive(trial.user_attrs.get("owner")) is False}
-    live = [trial.user_attrs["owner"] for trial in running if trial.number not in dead]
-    drivers = {(owner["host"], owner["pid"]) for owner in live}
+    owners = {trial.number: TrialRecord.of(trial).owner for trial in running}
+    dead = {number for number, owner in owners.items() if is_alive(owner) is False}
+    live = [owner for number, owner in owners.items() if owner is not None and number not in dead]
+    drivers = {(owner.host, owner.pid) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
     scores, best, judged = float32_scores(study), best_trial(study), reach_verdict(study)
-    run = study.user_attrs.get("run")
-    limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
+    record, run = StudyRecord.of(study), StudyRecord.of(study).run
+    limits = Limits(**run.limits) if run else Limits(record.wanted or 0)
     if not drivers:
         limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
-    use = _disk_use(run["files"]) if run else None
-    places = max(len(live), run["concurrent"] if run else 1)
+    use = _disk_use(run.files) if run else None
+    places = max(len(live), run.concurrent if run else 1)
     ahead = forecast(trials, limits, places, now) if drivers else None
+    reading = record.reading((judged.winner or best).number) if best else None
     return {
         "study": study.study_name,
         "metric": (study.metric_names or ["value"])[0],
         "states": dict(states),
         "finished": sum(trial.state in FINISHED for trial in trials),
-        "wanted": study.user_attrs.get("wanted"),
+        "wanted": record.wanted,
         "best": _shown(best, scores),
         "winner": _shown(judged.winner or best, scores),
-        "reading": study.user_attrs.get(f"{PROMPT_AS_TOKENS}{(judged.winner or best).number}") if best else None,
+        "reading": asdict(reading) if reading else None,
         "verdict": judged.table(),
         "transfer": _transfer(study, judged.winner),
         "learning_curves": collect_learning_curves(study, judged.winner),
         "front": front_table(study),
         "test_openings": [
-            {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
+            {name: getattr(entry, name) for name in ("trial", "opened", "who", "rows")} for entry in record.openings
         ],
-        "finalists": {number: score["value"] for number, score in sorted(scores.items())},
+        "finalists": {number: score.value for number, score in sorted(scores.items())},
         "drivers": len(drivers),
         "orphans": len(dead),
-        "interrupted": sum("interrupted" in trial.user_attrs for trial in trials),
-        "retries": sum("retry_of" in trial.user_attrs for trial in trials),
+        "interrupted": sum(TrialRecord.of(trial).is_interrupted for trial in trials),
+        "retries": sum(TrialRecord.of(trial).retry_of is not None for trial in trials),
         "seconds": round(compute_seconds(trials, now), 1),
         "budget": describe_use(trials, limits, use.used_bytes if use else None, now),
         "forecast": asdict(ahead) if ahead else None,
@@ -101,7 +98,7 @@ def summarize(study: optuna.Study) -> dict[str, Any]:
             "computed": _total(trials, "stages_computed"),
             "saved_s": round(_total(trials, "seconds_saved"), 1),
         },
-        "pool": study.user_attrs.get(POOL, {"rounds": 0, "templates": [], "verbalizers": []}),
+        "pool": record.pool.to_json(),
         "disk": {"used_bytes": use.used_bytes, "free_bytes": use.free_bytes} if use else None,
     }
 
@@ -147,8 +144,9 @@ def status_lines(summary: dict[str, Any]) -> list[str]:
 
 def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
     """Return what the source is worth, by the test rows if they were opened for the winner."""
-    opened = [record for record in openings(study) if winner is not None and record["trial"] == winner.number]
-    return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study, winner)
+    opening = StudyRecord.of(study).opening(winner.number) if winner is not None else None
+    recorded = dict(opening.transfer) if opening and opening.transfer else None
+    return recorded or transfer(study, winner)
 
 
 def reading_line(reading: Mapping[str, Any], metric: str) -> str:
@@ -161,11 +159,11 @@ def reading_line(reading: Mapping[str, Any], metric: str) -> str:
     )
 
 
-def _shown(trial: FrozenTrial | None, scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
+def _shown(trial: FrozenTrial | None, scores: Mapping[int, Float32Score]) -> dict[str, Any] | None:
     if trial is None:
         return None
-    shown = {"number": trial.number, "value": metric_of(trial), "candidate": trial.user_attrs.get("candidate")}
-    return shown | ({"float32": scores[trial.number]} if trial.number in scores else {})
+    shown = {"number": trial.number, "value": metric_of(trial), "candidate": TrialRecord.of(trial).values or None}
+    return shown | ({"float32": asdict(scores[trial.number])} if trial.number in scores else {})
 
 
 def front_lines(front: list[dict[str, Any]]) -> list[str]:
@@ -183,7 +181,7 @@ def _left_by_dead(orphans: int) -> str:
 
 
 def _total(trials: list[FrozenTrial], attr: str) -> float:
-    return sum(float(trial.user_attrs.get(attr, 0)) for trial in trials)
+    return sum(float(TrialRecord.of(trial).figure(attr) or 0) for trial in trials)
 
 
 def _disk_use(url: str) -> DiskUse:

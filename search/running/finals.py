@@ -16,31 +16,36 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
-    CONTROL,
-    CURVE,
     FRESH,
     MIN_REPEATS,
     NAMES,
-    REPEAT,
     TARGET_ONLY,
     WINNER,
     WITH_SOURCE,
-    control_attr,
     control_logits_file,
-    curve_attr,
     fewer_rows,
     outcome_line,
     reach_verdict,
     record_float32_scores,
-    repeat_attr,
     repeat_name,
     rescoring_jobs,
     trials_to_rescore,
 )
 from promptgraft.search.running.ray_session import trial_slots
+from promptgraft.search.storage import (
+    CONTROL,
+    CURVE,
+    REPEAT,
+    Outcome,
+    StudyRecord,
+    TrialRecord,
+    control_attr,
+    curve_attr,
+    repeat_attr,
+    write_study,
+)
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Limits, compute_seconds, ranked_trials
-from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
@@ -69,10 +74,10 @@ class Job:
     start: Start
     about: Mapping[str, int] = field(default_factory=dict)
 
-    def is_done(self, attrs: Mapping[str, Any]) -> bool:
-        """Whether its outcome is recorded among a study's user attributes."""
-        outcome = attrs.get(self.attr)
-        return outcome is not None and outcome.get("trial") == self.about.get("trial")
+    def is_done(self, record: StudyRecord) -> bool:
+        """Whether its outcome is recorded in a study."""
+        outcome = record.outcome(self.attr)
+        return outcome is not None and outcome.trial == self.about.get("trial")
 
 
 class Confirmation:
@@ -129,14 +134,15 @@ class Confirmation:
             )
 
         return [
-            job(trial.user_attrs["candidate"], trial.number, trial.user_attrs["best_step"], repeat)
+            job(record.values, trial.number, record.best_step or 0, repeat)
             for trial, repeat in missing
+            for record in [TrialRecord.of(trial)]
         ]
 
     def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
         if not self.study.file.judging.controls:
             return []
-        attrs, number = self.stored.user_attrs, winner.number
+        record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
         starts = self._fitted(number) | self._trained(winner, other)
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
@@ -150,18 +156,18 @@ class Confirmation:
             for repeat in range(FRESH, FRESH + repeats)
             for name, start in starts.items()
         ]
-        return [job for job in jobs if not job.is_done(attrs)]
+        return [job for job in jobs if not job.is_done(record)]
 
     def _curves(self, trial: FrozenTrial, repeats: int) -> list[Job]:
         """Return what the learning curves miss: the winner on fewer rows."""
         if not self.study.file.judging.curves:
             return []
-        attrs = trial.user_attrs
-        source = self.study.sources.get(attrs["candidate"].get("source", ""))
-        points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, attrs["candidate"])
+        own = TrialRecord.of(trial)
+        source = self.study.sources.get(own.values.get("source", ""))
+        points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, own.values)
 
         def start(part: str, count: int, repeat: int) -> Start:
-            job = (attrs["candidate"], attrs["best_step"], repeat, None, {part: count})
+            job = (own.values, own.best_step, repeat, None, {part: count})
             return lambda runner: runner.train.remote(*job)
 
         jobs = [
@@ -173,7 +179,7 @@ class Confirmation:
             for repeat in range(FRESH, FRESH + repeats)
             for part, count in points
         ]
-        done = self.stored.user_attrs
+        done = StudyRecord.of(self.stored)
         return [job for job in jobs if not job.is_done(done)]
 
     def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
@@ -213,7 +219,7 @@ class Confirmation:
         """Return the best trial of the search that differs from the winner in whether it uses the source."""
         if not self.study.sources or TARGET_ONLY not in self.study.file.judging.controls:
             return None
-        ran = (trial for trial in ranked_trials(self.stored) if "best_step" in trial.user_attrs)
+        ran = (trial for trial in ranked_trials(self.stored) if TrialRecord.of(trial).best_step is not None)
         uses_source = _arm(winner).candidate.uses_source
         return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
 
@@ -277,18 +283,14 @@ class Confirmation:
             record_float32_scores(self.stored, ray.get(task.remote(spec, resources.cpu, rescoring_jobs(pending))))
             self.say(f"finalists: {len(pending)} trials scored again in float32")
 
-    def _record(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        self.stored.set_user_attr(job.attr, {**outcome, **job.about})
+    def _record(self, job: Job, outcome: Outcome) -> None:
+        write_study(self.stored, job.attr, replace(outcome, trial=job.about.get("trial")))
         self.say(outcome_line(job.name, outcome, self.study.file.metric))
 
     def _is_spent(self) -> bool:
         """Whether another repeat would end too late, by what those before it took."""
         now = time.time()
-        seconds: list[float] = [
-            outcome.get("seconds", 0.0)
-            for attr, outcome in self.stored.user_attrs.items()
-            if attr.startswith((REPEAT, CONTROL, CURVE))
-        ]
+        seconds = StudyRecord.of(self.stored).seconds(REPEAT, CONTROL, CURVE)
         usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         if self.limits.ends_at is not None and now + usual > self.limits.ends_at:
             return True
@@ -301,7 +303,8 @@ class Confirmation:
 def _arm(trial: FrozenTrial) -> "TrainedControl":
     from promptgraft.objectives.measures import TrainedControl
 
-    return TrainedControl(Candidate.from_values(trial.user_attrs["candidate"]), trial.user_attrs["best_step"])
+    record = TrialRecord.of(trial)
+    return TrainedControl(record.candidate, record.best_step or 0)
 
 
 def _name_of_other(winner: FrozenTrial) -> str:

@@ -5,9 +5,6 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.sampling.pool import POOL as POOL
-    from promptgraft.search.sampling.pool import UNTRAINED_SCORES as UNTRAINED_SCORES
-    from promptgraft.search.sampling.pool import Pool as Pool
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates
     from promptgraft.search.sampling.pool import record_growth as record_growth
     from promptgraft.search.sampling.pool import with_pool as with_pool

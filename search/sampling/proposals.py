@@ -12,7 +12,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from promptgraft.search.storage import distributions_of, present_parameters, share_search_space
+from promptgraft.search.storage import TrialRecord, distributions_of, present_parameters, share_search_space
 from promptgraft.search.study import Constraints, EngineSection, build_sampler
 from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 
@@ -79,7 +79,7 @@ class Proposals:
 
     def learn(self, trial: FrozenTrial) -> None:
         """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
-        params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
+        params = present_parameters(trial.params, TrialRecord.of(trial).values, self.distributions)
         self._copy.add_trial(
             create_trial(
                 state=self._state(trial.state),

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.trials.budget import RAN_S as RAN_S
     from promptgraft.search.trials.budget import Forecast as Forecast
     from promptgraft.search.trials.budget import Limits as Limits
     from promptgraft.search.trials.budget import compute_seconds as compute_seconds
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.quota import DiskUse as DiskUse
     from promptgraft.search.trials.quota import tidy as tidy
     from promptgraft.search.trials.ranking import FINISHED as FINISHED
-    from promptgraft.search.trials.ranking import FLOAT32 as FLOAT32
     from promptgraft.search.trials.ranking import best_trial as best_trial
     from promptgraft.search.trials.ranking import candidate_key as candidate_key
     from promptgraft.search.trials.ranking import float32_scores as float32_scores

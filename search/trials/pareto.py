@@ -4,11 +4,13 @@ A trial's costs are known from its first report on, before it has trained; only 
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+from promptgraft.search.storage import TrialRecord
 
 
 def cost_names(study: optuna.Study) -> list[str]:
@@ -23,8 +25,9 @@ def metric_of(trial: FrozenTrial) -> float | None:
 
 def costs_of(trial: FrozenTrial, names: Sequence[str]) -> list[float] | None:
     """Return what a trial costs, by the figures it has reported; None if it has reported none yet."""
-    found = [trial.user_attrs.get(name) for name in names]
-    return None if None in found else [float(cast("float", cost)) for cost in found]
+    record = TrialRecord.of(trial)
+    found = [float(cost) for cost in map(record.figure, names) if cost is not None]
+    return found if len(found) == len(names) else None
 
 
 def pareto_front(study: optuna.Study) -> list[FrozenTrial]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptgraft.objectives.file_store import DiskFullError, FileStore
+from promptgraft.search.storage import Outcome
 from promptgraft.search.trials import cause_of
 from promptgraft.spaces import Candidate
 
@@ -40,8 +41,8 @@ class Repeats:
         repeat: int,
         predictions: str | None = None,
         fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
+    ) -> Outcome:
+        """Run a cycle up to a step; return what it found there, or why it failed.
 
         Args:
             candidate: The candidate.
@@ -61,7 +62,7 @@ class Repeats:
 
         return self._repeat(logits, repeat, predictions, fewer)
 
-    def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
+    def fit(self, control: str, repeat: int, predictions: str) -> Outcome:
         """Fit a control that is no candidate; see `train` and `objectives.measures.controls`."""
         from promptgraft.objectives.measures import FITTED
 
@@ -73,7 +74,7 @@ class Repeats:
         repeat: int,
         predictions: str | None,
         fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Have the rows of a split scored, the validation rows first."""
         import torch
 
@@ -90,6 +91,6 @@ class Repeats:
             raise  # Which says nothing of the candidate.
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
             logger.exception("repeat %d failed", repeat)
-            return {"failure": cause_of(error)}
+            return Outcome(failure=cause_of(error))
         seconds = round(time.perf_counter() - started, 3)
-        return {"value": metrics[self._objective.spec.metric], "metrics": metrics, "seconds": seconds}
+        return Outcome(metrics[self._objective.spec.metric], metrics, seconds)

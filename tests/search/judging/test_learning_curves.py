@@ -7,16 +7,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from promptgraft.search.judging import (
-    FRESH,
-    REPEAT,
-    collect_learning_curves,
-    control_attr,
-    curve_attr,
-    curve_lines,
-    fewer_rows,
-    reach_verdict,
-)
+from promptgraft.search.judging import FRESH, collect_learning_curves, curve_lines, fewer_rows, reach_verdict
+from promptgraft.search.storage import REPEAT, control_attr, curve_attr
 
 VALUES = [0.9, 0.7, 0.85, 0.6, 0.8]
 

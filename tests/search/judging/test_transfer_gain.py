@@ -16,8 +16,6 @@ from promptgraft.objectives.data.metrics import classification_metrics
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging import (
     NAMES,
-    REPEAT,
-    control_attr,
     control_logits_file,
     control_outcomes,
     reach_verdict,
@@ -28,6 +26,7 @@ from promptgraft.search.judging import (
 )
 from promptgraft.search.judging.intervals import gain_on_rows, gain_over_repeats
 from promptgraft.search.running.finals import Job
+from promptgraft.search.storage import REPEAT, StudyRecord, control_attr
 from promptgraft.search.study import JudgingSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 
@@ -131,15 +130,15 @@ def test_another_trial_to_compare_with_starts_anew() -> None:
     for repeat, trial in ((1, 5), (2, 5), (3, 4)):
         outcome = study.user_attrs[control_attr(0, "target_only_searched", repeat)]
         study.set_user_attr(control_attr(0, "target_only_searched", repeat), outcome | {"trial": trial})
-    assert sorted(control_outcomes(study.user_attrs, 0)["target_only_searched"]) == [1, 2]
+    assert sorted(control_outcomes(study, 0)["target_only_searched"]) == [1, 2]
     found = transfer_of(study)
     assert found is not None
     assert found["repeats"] == 2
     attr = control_attr(0, "target_only_searched", 3)
     jobs = {trial: Job(attr, "", lambda runner: runner, {"trial": trial}) for trial in (4, 5)}
-    assert jobs[4].is_done(study.user_attrs)
-    assert not jobs[5].is_done(study.user_attrs)
-    assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(study.user_attrs)
+    assert jobs[4].is_done(StudyRecord.of(study))
+    assert not jobs[5].is_done(StudyRecord.of(study))
+    assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(StudyRecord.of(study))
 
 
 def test_without_a_source_or_controls() -> None:
@@ -157,7 +156,7 @@ def test_failed_repeats_are_told() -> None:
     tuned, alone = (next(line for line in lines if NAMES[name] in line) for name in ("full_fine_tuning", "target_only"))
     assert "accuracy 0.7500 (standard error 0.0500); 1 repeats failed" in tuned
     assert "accuracy -; 3 repeats failed" in alone
-    assert list(control_outcomes(study.user_attrs, 0)) == ["winner", "target_only", "full_fine_tuning"]
+    assert list(control_outcomes(study, 0)) == ["winner", "target_only", "full_fine_tuning"]
 
 
 def logits_of(correct: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

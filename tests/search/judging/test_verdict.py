@@ -17,10 +17,10 @@ from scipy.stats import ttest_rel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
-from promptgraft.search.judging import REPEAT, reach_verdict, repeat_outcomes, verdict_lines, winning_trial
+from promptgraft.search.judging import reach_verdict, verdict_lines, winning_trial
 from promptgraft.search.judging.race import Race, compare_finalists, plan_race
 from promptgraft.search.running.finals import Confirmation
-from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Limits
@@ -255,7 +255,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
         file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4}, pruner="none")
         app(["run", str(file), *where], standalone_mode=False)
-        return repeat_outcomes(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).user_attrs)
+        return StudyRecord.of(load_existing("tiny", RunFolder(tmp_path / "run").storage_url())).repeats
 
     def finalists() -> set[int]:
         return {

@@ -20,17 +20,20 @@ from optuna.trial import TrialState, create_trial
 from promptgraft.objectives.data import rows_hash
 from promptgraft.objectives.data.metrics import classification_metrics
 from promptgraft.search.cli.studies import app
-from promptgraft.search.judging import FRESH, REPEAT, control_attr, curve_attr, logits_of_test_set
-from promptgraft.search.judging.test_set import HELD_OUT
+from promptgraft.search.judging import FRESH, logits_of_test_set
 from promptgraft.search.reporting import collect_facts, fact_tables, render_page, study_with_rows
 from promptgraft.search.reporting.page import figure
 from promptgraft.search.running.compatibility import record_study
-from promptgraft.search.sampling import POOL
 from promptgraft.search.storage import (
     LOGITS_FILE,
+    REPEAT,
+    TEMPLATE_POOL,
+    TEST_SET,
     NothingToExportError,
     RunFolder,
     StudyReference,
+    control_attr,
+    curve_attr,
     open_storage,
     trial_file,
 )
@@ -153,7 +156,7 @@ def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: Ru
         "who": "someone@here",
         "interval": [0.3, 0.7],
     }
-    stored.set_user_attr(f"{HELD_OUT}11", record | {"table": [["winner", metrics]], "transfer": None})
+    stored.set_user_attr(f"{TEST_SET}11", record | {"table": [["winner", metrics]], "transfer": None})
     facts = collected(stored, study, folder)
     opened, chosen_by = facts["predictions"]
     assert (opened["rows"], opened["metrics"], chosen_by["rows"]) == ("test", metrics, "validation")
@@ -200,7 +203,7 @@ def test_templates_that_joined_are_shown_by_name(stored: optuna.Study, study: St
     """Candidates hold their ids; names and texts are read from the record, with or without the study's rows."""
     grown = Template("grown", "Well: {{ text }} {{ label }}", "mutation", ("plain-1",))
     content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": []}
-    stored.set_user_attr(POOL, content)
+    stored.set_user_attr(TEMPLATE_POOL, content)
     candidate = Candidate(grown.id, study.objective.space.verbalizers[0].id, steps=8)
     attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 4, "best_step": 8}
     given = {"params": {"template~3": grown.id}, "distributions": {"template~3": CategoricalDistribution([grown.id])}}
