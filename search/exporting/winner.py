@@ -45,6 +45,7 @@ from promptgraft.search.judging import (
     Finalist,
     HeldOut,
     OpenedScores,
+    TransferGain,
     check_same,
     control_outcomes,
     logits_of_test_set,
@@ -108,7 +109,7 @@ class Export:
     openings: tuple[int, ...]
     repeats: Finalist | None = None
     interval: tuple[float, float] | None = None
-    transfer: Mapping[str, Any] | None = None
+    transfer: TransferGain | None = None
 
 
 def export_winner(
@@ -184,7 +185,7 @@ def export_winner(
     opened = tuple(record.trial for record in openings(optuna_study))
     repeats = next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == trial.number), None)
     interval, transfer = (found.interval, found.transfer) if found else (None, None)
-    counts = (len(study.target.test), opened, repeats, interval, transfer)
+    counts = (len(study.target.test), opened, repeats, interval, TransferGain.from_json(transfer) if transfer else None)
     return Export(target, trial.number, value, held_out, *counts)
 
 

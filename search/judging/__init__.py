@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.float32_rescoring import trials_to_keep as trials_to_keep
     from promptgraft.search.judging.float32_rescoring import trials_to_rescore as trials_to_rescore
     from promptgraft.search.judging.intervals import score_interval as score_interval
+    from promptgraft.search.judging.learning_curves import CurvePoint as CurvePoint
+    from promptgraft.search.judging.learning_curves import LearningCurves as LearningCurves
     from promptgraft.search.judging.learning_curves import collect_learning_curves as collect_learning_curves
     from promptgraft.search.judging.learning_curves import curve_lines as curve_lines
     from promptgraft.search.judging.learning_curves import fewer_rows as fewer_rows
@@ -29,11 +31,15 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.transfer_gain import TARGET_ONLY as TARGET_ONLY
     from promptgraft.search.judging.transfer_gain import WINNER as WINNER
     from promptgraft.search.judging.transfer_gain import WITH_SOURCE as WITH_SOURCE
+    from promptgraft.search.judging.transfer_gain import ControlRow as ControlRow
+    from promptgraft.search.judging.transfer_gain import TransferGain as TransferGain
     from promptgraft.search.judging.transfer_gain import control_logits_file as control_logits_file
     from promptgraft.search.judging.transfer_gain import control_outcomes as control_outcomes
     from promptgraft.search.judging.transfer_gain import transfer as transfer
     from promptgraft.search.judging.transfer_gain import transfer_lines as transfer_lines
     from promptgraft.search.judging.transfer_gain import transfer_on_test as transfer_on_test
+    from promptgraft.search.judging.verdict import FinalistRow as FinalistRow
+    from promptgraft.search.judging.verdict import VerdictTable as VerdictTable
     from promptgraft.search.judging.verdict import against_best as against_best
     from promptgraft.search.judging.verdict import outcome_line as outcome_line
     from promptgraft.search.judging.verdict import reach_verdict as reach_verdict

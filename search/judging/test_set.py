@@ -5,13 +5,21 @@ Whoever looks at held-out scores and then chooses again has chosen by them; what
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import optuna
 
 from promptgraft.bundles import current_user, timestamp
 from promptgraft.objectives.data import Row, rows_hash
-from promptgraft.search.storage import TEST_SET, Opening, StudyRecord, lock_of, until_storage_answers, write_study
+from promptgraft.search.judging.transfer_gain import TransferGain
+from promptgraft.search.storage import (
+    TEST_SET,
+    Opening,
+    StudyRecord,
+    lock_of,
+    to_json,
+    until_storage_answers,
+    write_study,
+)
 from promptgraft.spaces import InvalidInputError
 
 
@@ -40,12 +48,12 @@ class OpenedScores:
     Attributes:
         table: Name and metrics of each system, the trial first.
         interval: Ends of the interval of the trial's metric.
-        transfer: What the source is worth on them, as it is stored.
+        transfer: What the source is worth on them.
     """
 
     table: Sequence[tuple[str, Mapping[str, float]]]
     interval: tuple[float, float]
-    transfer: Mapping[str, Any] | None = None
+    transfer: TransferGain | None = None
 
 
 def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
@@ -97,7 +105,7 @@ def opened_for(
         return None
     if record.table is None or again:
         scores = compare()
-        found = replace(record, table=scores.table, interval=scores.interval, transfer=scores.transfer)
+        found = replace(record, table=scores.table, interval=scores.interval, transfer=to_json(scores.transfer))
         until_storage_answers(lambda: write_study(study, f"{TEST_SET}{trial}", found))
         return found
     return record

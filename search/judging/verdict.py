@@ -5,8 +5,7 @@ are recorded in the study one by one (`search.running.finals`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import optuna
 from optuna.study import StudyDirection
@@ -19,6 +18,61 @@ from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
 
 
 @dataclass(frozen=True, slots=True)
+class FailedRepeat:
+    """A repeat that failed, which takes its trial out of the race.
+
+    Attributes:
+        number: The trial.
+        repeat: Number of the repeat.
+        failure: Why it failed.
+    """
+
+    number: int
+    repeat: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalistRow:
+    """A finalist in a verdict's table.
+
+    Attributes:
+        number: The trial.
+        values: The metric of each of its repeats.
+        cost: What the tie set is judged by.
+        p_value: Of the hypothesis that it is no worse than the best, corrected for the number of finalists.
+        tied: Whether it is not shown to be worse than the best.
+        mean: Mean of its repeats.
+        standard_error: That of the mean.
+        in_search: What the search measured.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    cost: float
+    p_value: float
+    tied: bool
+    mean: float
+    standard_error: float
+    in_search: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTable:
+    """A verdict as it is shown.
+
+    Attributes:
+        cost: Name of what the cheapest is cheapest in.
+        finalists: The finalists that have had repeats enough, the winner first; none while none has.
+        failed: Failed repeats.
+    """
+
+    cost: str
+    finalists: tuple[FinalistRow, ...]
+    failed: tuple[FailedRepeat, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the repeats of a study's best trials say.
 
@@ -26,7 +80,7 @@ class Verdict:
         cost: Name of what the cheapest is cheapest in.
         trials: The trials that may win, best of the search first.
         finalists: How those compare that have had repeats enough, the winner first; none while none has.
-        failed: Failed repeats: `number` of the trial, `repeat` and `failure`.
+        failed: Failed repeats.
         missing: What the race misses as it stands: trials, and number of the repeat, most urgent first; nothing if it
             is over.
         racing: Numbers of the trials that are in the race.
@@ -35,7 +89,7 @@ class Verdict:
     cost: str
     trials: Sequence[FrozenTrial]
     finalists: Sequence[Finalist]
-    failed: Sequence[Mapping[str, Any]]
+    failed: Sequence[FailedRepeat]
     missing: Sequence[tuple[FrozenTrial, int]]
     racing: frozenset[int]
 
@@ -44,20 +98,23 @@ class Verdict:
         """The trial that won; None while there is no verdict."""
         return next((t for t in self.trials if self.finalists and t.number == self.finalists[0].number), None)
 
-    def table(self) -> dict[str, Any]:
-        """Return it in JSON types.
-
-        Returns:
-            `cost`, `finalists` (`number`, `in_search`, `values` of its repeats, `mean`, `standard_error`, `cost`,
-            `p_value`, `tied`) and `failed`.
-        """
+    def table(self) -> "VerdictTable":
+        """Put it into a table."""
         searched = {trial.number: trial.values[0] for trial in self.trials}
-        finalists = [
-            asdict(entry)
-            | {"mean": entry.mean, "standard_error": entry.standard_error, "in_search": searched[entry.number]}
+        rows = tuple(
+            FinalistRow(
+                entry.number,
+                entry.values,
+                entry.cost,
+                entry.p_value,
+                entry.tied,
+                entry.mean,
+                entry.standard_error,
+                searched[entry.number],
+            )
             for entry in self.finalists
-        ]
-        return {"cost": self.cost, "finalists": finalists, "failed": list(self.failed)}
+        )
+        return VerdictTable(self.cost, rows, tuple(self.failed))
 
 
 def reach_verdict(study: optuna.Study) -> Verdict:
@@ -68,12 +125,12 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     record = StudyRecord.of(study)
     section, found = record.judging, record.repeats
     failed = [
-        {"number": number, "repeat": repeat, "failure": outcome.failure}
+        FailedRepeat(number, repeat, outcome.failure)
         for number, own in found.items()
         for repeat, outcome in own.items()
         if outcome.failure is not None
     ]
-    out = {entry["number"] for entry in failed}
+    out = {entry.number for entry in failed}
     searched = {number: entry for number, entry in _in_search(study, section).items() if number not in out}
     trials = {number: trial for number, (trial, _) in searched.items()}
     in_search = {number: value for number, (_, value) in searched.items()}
@@ -121,24 +178,24 @@ def outcome_line(name: str, outcome: Outcome, metric: str) -> str:
     return f"{name}  {result}"
 
 
-def against_best(entry: Mapping[str, Any]) -> str:
+def against_best(entry: FinalistRow) -> str:
     """Say how a finalist of a verdict's table compares with the best."""
-    return "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
+    return "ties with the best" if entry.tied else f"worse than the best, p {entry.p_value:.3f}"
 
 
-def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
+def verdict_lines(table: VerdictTable, metric: str) -> list[str]:
     """Write a verdict for people; nothing where there is none."""
-    lines, cost = [], table["cost"].replace("_", " ")
-    for place, entry in enumerate(table["finalists"]):
-        figures = f"{entry['mean']:.4f} (standard error {entry['standard_error']:.4f})"
+    lines, cost = [], table.cost.replace("_", " ")
+    for place, entry in enumerate(table.finalists):
+        figures = f"{entry.mean:.4f} (standard error {entry.standard_error:.4f})"
         if place == 0:
             lines.append(
-                f"winner: trial {entry['number']}, {metric} {figures} over {len(entry['values'])} repeats on other "
-                f"seeds and splits, which chose it among finalists; {entry['in_search']:.4f} in the search"
+                f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} repeats on other "
+                f"seeds and splits, which chose it among finalists; {entry.in_search:.4f} in the search"
             )
-        lines.append(f"  trial {entry['number']}  {figures}, {cost} {entry['cost']:g}; {against_best(entry)}")
-    for entry in table["failed"]:
-        lines.append(f"  trial {entry['number']}  is out: repeat {entry['repeat']} failed: {entry['failure']}")
+        lines.append(f"  trial {entry.number}  {figures}, {cost} {entry.cost:g}; {against_best(entry)}")
+    for lost in table.failed:
+        lines.append(f"  trial {lost.number}  is out: repeat {lost.repeat} failed: {lost.failure}")
     return lines
 
 

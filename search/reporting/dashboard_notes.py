@@ -100,20 +100,20 @@ def _untrained_note(study: Study, untrained: Sequence[UntrainedScore]) -> str:
 def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
     """Write which trial has won, in Markdown; nothing before the finalists had their repeats."""
     table = reach_verdict(optuna_study).table()
-    if not table["finalists"] and not table["failed"]:
+    if not table.finalists and not table.failed:
         return ""
     lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
     lines += [
-        f"| trial | in the search | repeats | standard error | {table['cost'].replace('_', ' ')} | |",
+        f"| trial | in the search | repeats | standard error | {table.cost.replace('_', ' ')} | |",
         "| ---: | ---: | --- | ---: | ---: | --- |",
     ]
-    for place, entry in enumerate(table["finalists"]):
-        values = ", ".join(f"{value:.3f}" for value in entry["values"])
-        name = f"**{entry['number']}, the winner**" if place == 0 else entry["number"]
-        mean = f"{entry['mean']:.4f} ({values}) | {entry['standard_error']:.4f}"
-        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against_best(entry)} |")
-    for entry in table["failed"]:
-        lines.append(f"| {entry['number']} | | repeat {entry['repeat']} failed: {entry['failure']} | | | out |")
+    for place, entry in enumerate(table.finalists):
+        values = ", ".join(f"{value:.3f}" for value in entry.values)
+        name = f"**{entry.number}, the winner**" if place == 0 else entry.number
+        mean = f"{entry.mean:.4f} ({values}) | {entry.standard_error:.4f}"
+        lines.append(f"| {name} | {entry.in_search:.4f} | {mean} | {entry.cost:g} | {against_best(entry)} |")
+    for lost in table.failed:
+        lines.append(f"| {lost.number} | | repeat {lost.repeat} failed: {lost.failure} | | | out |")
     return "\n".join(lines)
 
 
@@ -122,11 +122,11 @@ def _front_note(optuna_study: optuna.Study) -> str:
     front = front_table(optuna_study)
     if not front:
         return ""
-    names = list(front[0]["values"])
+    names = list(front[0].values)
     lines = ["", "", "### Pareto front: trials that no other one dominates", ""]
     lines += [f"| trial | {' | '.join(names)} |", "| ---: |" + " ---: |" * len(names)]
     for entry in front:
-        lines.append(f"| {entry['number']} | {' | '.join(f'{value:.6g}' for value in entry['values'].values())} |")
+        lines.append(f"| {entry.number} | {' | '.join(f'{value:.6g}' for value in entry.values.values())} |")
     return "\n".join(lines)
 
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.records import Owner as Owner
     from promptgraft.search.storage.records import Pool as Pool
     from promptgraft.search.storage.records import RunRecord as RunRecord
+    from promptgraft.search.storage.records import to_json as to_json
     from promptgraft.search.storage.reference import NothingToExportError as NothingToExportError
     from promptgraft.search.storage.reference import StudyReference as StudyReference
     from promptgraft.search.storage.reference import started_studies as started_studies

@@ -5,7 +5,7 @@ older version wrote lacks what came later, and unknown keys are left alone. See 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
@@ -13,7 +13,17 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.measures import PromptAsTokens, UntrainedScore
-from promptgraft.search.storage.records import Edit, Float32Score, Opening, Outcome, Owner, Pool, RunRecord, parsed
+from promptgraft.search.storage.records import (
+    Edit,
+    Float32Score,
+    Opening,
+    Outcome,
+    Owner,
+    Pool,
+    RunRecord,
+    parsed,
+    to_json,
+)
 from promptgraft.search.study import JudgingSection
 from promptgraft.spaces import Candidate
 
@@ -289,16 +299,10 @@ def rerun_attrs(lost: FrozenTrial, times_lost: int) -> dict[str, Any]:
 
 def write_study(study: optuna.Study, name: str, record: Any) -> None:
     """Store an attribute of a study: a record, or what JSON knows."""
-    study.set_user_attr(name, _stored(record))
+    study.set_user_attr(name, to_json(record))
 
 
 def write_trial(storage: BaseStorage, trial_id: int, attrs: Mapping[str, Any]) -> None:
     """Store attributes of a live trial: records, or what JSON knows."""
     for name, record in attrs.items():
-        storage.set_trial_user_attr(trial_id, name, _stored(record))
-
-
-def _stored(record: Any) -> Any:
-    if hasattr(record, "to_json"):
-        return record.to_json()
-    return asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+        storage.set_trial_user_attr(trial_id, name, to_json(record))

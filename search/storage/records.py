@@ -1,7 +1,7 @@
 """What is stored of a study and its trials, as typed records; `search.storage.attributes` has their names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from promptgraft.spaces import SearchSpace, Template, Verbalizer
@@ -166,6 +166,23 @@ class Pool:
     def added_to(self, space: SearchSpace) -> SearchSpace:
         """Return a space with all that joined; what its file has by now is left out."""
         return space.with_more(self.templates, self.verbalizers)
+
+
+def to_json(value: Any) -> Any:
+    """Return something made of dataclasses, mappings and sequences in JSON types.
+
+    A field that has a default is left out where it has it: a key that is there only now and then. An underscore at the
+    end of a name, which keeps it from being a word of Python's, is dropped.
+    """
+    if hasattr(value, "to_json"):
+        return to_json(value.to_json())
+    if is_dataclass(value):
+        own = [(entry, getattr(value, entry.name)) for entry in fields(value)]
+        kept = [(entry.name, given) for entry, given in own if entry.default is MISSING or given != entry.default]
+        return {name.removesuffix("_"): to_json(given) for name, given in kept}
+    if isinstance(value, Mapping):
+        return {str(name): to_json(own) for name, own in value.items()}
+    return [to_json(own) for own in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def parsed(kind: type[T], content: Mapping[str, Any]) -> T:

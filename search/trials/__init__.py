@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.messages import TrialJob as TrialJob
     from promptgraft.search.trials.messages import TrialSummary as TrialSummary
     from promptgraft.search.trials.messages import cause_of as cause_of
+    from promptgraft.search.trials.pareto import FrontTrial as FrontTrial
     from promptgraft.search.trials.pareto import cost_names as cost_names
     from promptgraft.search.trials.pareto import costs_of as costs_of
     from promptgraft.search.trials.pareto import front_table as front_table

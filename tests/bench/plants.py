@@ -71,7 +71,7 @@ def verdicts(table: Table, random: np.random.Generator) -> tuple[str, str, float
         name: {n: measure(own[n], np.arange(len(labels))) for n in range(REPEATS)} for name, own in held_out.items()
     }
     second = Comparison(study, found, scores, "test", by_test).table()
-    return first["verdict"], second["verdict"], second["gain"]
+    return first.verdict, second.verdict, second.gain or 0.0
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,8 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
     winner = ranked_trials(stored)[0]
     assert scores[winner.number].value == max(score.value for score in scores.values())
     summary = summarize(stored)
-    assert summary["best"]["value"] == winner.value, "what the search measured stays"
-    assert summary["best"]["float32"] == asdict(scores[winner.number])
+    assert summary.best.value == winner.value, "what the search measured stays"
+    assert summary.best.float32 == scores[winner.number]
     assert any("finalists scored again" in line for line in status_lines(summary))
     notes = stored._storage.get_study_system_attrs(stored._study_id)
     assert any("scored again in float32" in str(value) for value in notes.values())

@@ -68,7 +68,7 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
             folder.files().write_tensors(control_file(0, control, repeat), {"logits": torch.from_numpy(logits)})
         again = export_winner(study, stored, folder, None, None)
         assert again.transfer is not None
-        assert [entry["repeats"] for entry in again.transfer["controls"]] == [repeat - FRESH + 1] * 2
+        assert [entry.repeats for entry in again.transfer.controls] == [repeat - FRESH + 1] * 2
     (opening,) = openings(stored)
     sealed = export_winner(study, stored, folder, tmp_path / "other", 1)
     assert (sealed.held_out, sealed.openings) == ((), (0,))

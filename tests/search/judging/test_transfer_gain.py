@@ -74,9 +74,9 @@ WINNER: list[float | str] = [0.80, 0.84, 0.82]
 def test_the_verdict(controls: dict[str, list[float | str]], verdict: str, against: str) -> None:
     found = transfer_of(stored(controls))
     assert found is not None
-    assert found["verdict"] == verdict
-    assert against in found["sentence"]
-    assert found["rows"] == "validation"
+    assert found.verdict == verdict
+    assert against in found.sentence
+    assert found.rows == "validation"
 
 
 def test_the_interval_is_student_s() -> None:
@@ -85,8 +85,8 @@ def test_the_interval_is_student_s() -> None:
     assert found is not None
     each = np.array([0.10, 0.11, 0.07])
     half = student.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
-    assert (found["gain"], found["low"]) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
-    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found["sentence"]
+    assert (found.gain, found.low) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
+    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found.sentence
 
 
 def test_a_control_that_is_better_is_named() -> None:
@@ -94,16 +94,14 @@ def test_a_control_that_is_better_is_named() -> None:
     study = stored({"winner": WINNER, "target_only": [0.70, 0.73, 0.72], "full_fine_tuning": tuned})
     found = transfer_of(study)
     assert found is not None
-    assert found["warning"].startswith(
-        "Better than the winner on validation rows: full fine-tuning on the target (+9.8"
-    )
-    assert found["warning"] in transfer_lines(found, "accuracy")
-    behind = {entry["name"]: entry["behind"] for entry in found["controls"]}
-    assert behind[NAMES["full_fine_tuning"]]["value"] == pytest.approx(-0.09833, abs=1e-4)
+    assert found.warning.startswith("Better than the winner on validation rows: full fine-tuning on the target (+9.8")
+    assert found.warning in transfer_lines(found, "accuracy")
+    behind = {entry.name: entry.behind for entry in found.controls}
+    assert behind[NAMES["full_fine_tuning"]].value == pytest.approx(-0.09833, abs=1e-4)
     assert behind[NAMES["winner"]] is None
     less = transfer_of(stored({"winner": WINNER, "full_fine_tuning": [0.81, 0.94, 0.8]}))
     assert less is not None
-    assert less["warning"] is None
+    assert less.warning is None
 
 
 def test_a_loss_is_better_where_it_is_lower() -> None:
@@ -118,10 +116,10 @@ def test_a_loss_is_better_where_it_is_lower() -> None:
         study.set_user_attr(control_attr(0, "target_only", repeat), {"value": theirs})
     found = transfer_of(study)
     assert found is not None
-    assert found["verdict"] == "helped"
-    assert found["gain"] == pytest.approx(0.1)
-    assert found["low"] < 0.1 < found["high"]
-    assert "loss better by +0.100 nats" in found["sentence"]
+    assert found.verdict == "helped"
+    assert found.gain == pytest.approx(0.1)
+    assert found.low < 0.1 < found.high
+    assert "loss better by +0.100 nats" in found.sentence
 
 
 def test_another_trial_to_compare_with_starts_anew() -> None:
@@ -133,7 +131,7 @@ def test_another_trial_to_compare_with_starts_anew() -> None:
     assert sorted(control_outcomes(study, 0)["target_only_searched"]) == [1, 2]
     found = transfer_of(study)
     assert found is not None
-    assert found["repeats"] == 2
+    assert found.repeats == 2
     attr = control_attr(0, "target_only_searched", 3)
     jobs = {trial: Job(attr, "", lambda runner: runner, {"trial": trial}) for trial in (4, 5)}
     assert jobs[4].is_done(StudyRecord.of(study))
@@ -144,7 +142,7 @@ def test_another_trial_to_compare_with_starts_anew() -> None:
 def test_without_a_source_or_controls() -> None:
     found = transfer_of(stored({"winner": WINNER, "majority": [0.5] * 3}, source=False))
     assert found is not None
-    assert found["verdict"] == "no source"
+    assert found.verdict == "no source"
     assert transfer_of(stored({})) is None
     assert transfer_of(optuna.create_study()) is None
     assert transfer_lines(None, "accuracy") == []
@@ -180,9 +178,9 @@ def test_on_the_test_rows(tmp_path: Path) -> None:
             files.write_tensors(control_logits_file(0, name, repeat), {"logits": torch.from_numpy(logits)})
     found = transfer_on_test(study, 0, files, measure)
     assert found is not None
-    assert (found["verdict"], found["rows"], found["repeats"]) == ("helped", "test", 4)
-    assert found["low"] < 0.1 < found["high"]
-    assert {entry["name"]: round(entry["mean"], 1) for entry in found["controls"]} == {
+    assert (found.verdict, found.rows, found.repeats) == ("helped", "test", 4)
+    assert found.low < 0.1 < found.high
+    assert {entry.name: round(entry.mean, 1) for entry in found.controls} == {
         NAMES[name]: right for name, right in rights.items()
     }
     assert transfer_on_test(stored({}), 0, files, measure) is None

@@ -126,8 +126,8 @@ def test_what_the_race_misses_is_told_fewest_repeats_first() -> None:
     study = stored({0: [0.8, 0.82, 0.81], 1: [0.79, 0.83, 0.8], 2: [0.7, 0.71, 0.7]})
     study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 5}})
     assert missing(study) == [(0, 4), (1, 4), (0, 5), (1, 5)]
-    table = reach_verdict(study).table()["finalists"]
-    assert [(entry["number"], entry["tied"]) for entry in table] == [(1, True), (0, True), (2, False)]
+    table = reach_verdict(study).table().finalists
+    assert [(entry.number, entry.tied) for entry in table] == [(1, True), (0, True), (2, False)]
     study.set_user_attr(f"{REPEAT}0_5", {"value": 0.8})
     assert missing(study) == [(0, 4), (1, 4), (1, 5)]
     assert len(reach_verdict(study).finalists[1].values) == 3, "one after another"
@@ -285,7 +285,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     capsys.readouterr()
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
-    assert {entry["number"] for entry in verdict_shown} == finalists()
+    assert {entry.number for entry in verdict_shown} == finalists()
     app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
     exported = capsys.readouterr().out
     assert f"bundle of trial {verdict_shown[0]['number']}" in exported
