@@ -121,6 +121,9 @@ docs: .venv/.installed  ## Regenerate what docs/ takes from the schemas (seconds
 	$(BIN)/promptgraft schema reference > docs/study-reference.md
 	$(BIN)/promptgraft schema study > docs/study.schema.json
 	$(BIN)/promptgraft schema manifest > docs/manifest.schema.json
+	mkdir -p docs/outputs
+	for command in sources status best report verify compare history; do \
+	  $(BIN)/promptgraft schema $$command > docs/outputs/$$command.schema.json || exit; done
 
 lint: .venv/.installed  ## Style, import contracts and spelling (seconds)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.candidates import Demonstrations as Demonstrations
     from promptgraft.spaces.candidates import SoftPrompt as SoftPrompt
     from promptgraft.spaces.candidates import StudyFacts as StudyFacts
+    from promptgraft.spaces.candidates import parse_place as parse_place
     from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS as CUSTOM_PARAMETERS
     from promptgraft.spaces.dimensions import DIMENSIONS as DIMENSIONS
     from promptgraft.spaces.dimensions import dimension_of as dimension_of

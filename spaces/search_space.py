@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import DEFAULTS, Candidate, SoftPrompt, StudyFacts, parse_place
+from promptgraft.spaces.candidates import Candidate, SoftPrompt, StudyFacts
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
@@ -15,9 +15,6 @@ from promptgraft.spaces.templates import Template, content_hash
 from promptgraft.spaces.verbalizers import Verbalizer
 
 T = TypeVar("T", Template, Verbalizer)
-
-# Hyperparameters of text embeddings, which language models don't have; at their defaults they have no effect.
-_ENCODERS_ONLY = ("head", "source_objective", "contrastive_steps", "pooling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class SearchSpace:
 
     Raises:
         InvalidInputError: If a pool is empty or contains the same text twice, a condition names an unknown or later
-            parameter, a value is not supported by the backbone, or two values are not supported together.
+            parameter, a value is not supported by the study, or two values are not supported together.
     """
 
     templates: tuple[Template, ...]
@@ -112,28 +109,13 @@ class SearchSpace:
 
 
 def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
-    """Refuse values that the backbone or the study does not support.
+    """Refuse values that the study does not support; `objectives.backbones` knows what its backbone does not.
 
     Raises:
         InvalidInputError: If a value is not supported.
     """
     dimension_of(parameter.name)
     for value in extremes(parameter):
-        if parameter.name == "frozen_layers" and isinstance(value, int) and value > facts.n_layers:
-            raise InvalidInputError(
-                f"frozen_layers must be in [0, {facts.n_layers}], the backbone's number of layers, got {value}"
-            )
-        layer = parse_place(str(value)) if parameter.name == "soft_prompt.place" else None
-        if layer is not None and layer >= facts.n_layers:
-            raise InvalidInputError(
-                f"soft_prompt.place {value!r} needs a layer in [0, {facts.n_layers - 1}]: "
-                f"the backbone has {facts.n_layers} layers"
-            )
-        if not facts.has_head and value != DEFAULTS.get(parameter.name) and parameter.name in _ENCODERS_ONLY:
-            raise InvalidInputError(
-                f"{parameter.name} {value!r} is supported only by encoders, got a language model; "
-                f"use {DEFAULTS[parameter.name]!r}"
-            )
         needs_source = (parameter.name in ("alpha", "source_steps") and value) or (
             parameter.name == "soft_prompt.init" and value == "source"
         )

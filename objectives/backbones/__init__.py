@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
-    from promptgraft.objectives.backbones.families import check_adapter as check_adapter
-    from promptgraft.objectives.backbones.families import check_deep as check_deep
+    from promptgraft.objectives.backbones.families import Architecture as Architecture
+    from promptgraft.objectives.backbones.families import check_candidate as check_candidate
     from promptgraft.objectives.backbones.families import check_numerics as check_numerics
-    from promptgraft.objectives.backbones.families import check_place as check_place
     from promptgraft.objectives.backbones.model_files import check_family as check_family
     from promptgraft.objectives.backbones.model_files import count_layers as count_layers
     from promptgraft.objectives.backbones.model_files import file_hashes as file_hashes

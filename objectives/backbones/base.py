@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, check_adapter, check_numerics
+from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
 from promptgraft.objectives.backbones.model_files import check_family, weights_hash
 from promptgraft.objectives.layers import Injected, Known, LayerStack, PretrainedWeights, PromptedStack, compute_in
 from promptgraft.objectives.spec import BackboneSpec
@@ -222,12 +222,11 @@ class Backbone(ABC):
             InvalidInputError: If the family can't read this head or template.
         """
 
-    def _only_label_words(self, candidate: Candidate, verbalizer: Verbalizer | None) -> Verbalizer:
-        """Return the label words, where no other head will do."""
-        if candidate.head != "label_words" or verbalizer is None:
+    def _label_words(self, candidate: Candidate, verbalizer: Verbalizer | None) -> Verbalizer:
+        """Return the label words, which there must be."""
+        if verbalizer is None:
             raise InvalidInputError(
-                f"backbone family {self.family!r} has label words for a head only, got head {candidate.head!r}"
-                f"{'' if verbalizer else ' and no verbalizer'}; use head 'label_words' with a verbalizer"
+                f"backbone family {self.family!r} needs a verbalizer for head {candidate.head!r}, got none"
             )
         return verbalizer
 
@@ -267,6 +266,12 @@ class Backbone(ABC):
     def layers_above(self, name: str) -> int:
         """Return how many layers are above that of a weight; all are above the embeddings, none above a final norm."""
         return max(0, self.n_layers - self._frozen_from[name])
+
+    @property
+    def architecture(self) -> Architecture:
+        """What decides which candidates it can train."""
+        kind, spec = self.model.config.model_type, self.spec
+        return Architecture(self.family, self.n_layers, kind, spec.attn_implementation, spec.gradient_checkpointing)
 
     @property
     def sliding_window(self) -> int | None:
@@ -334,7 +339,6 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the model takes none of this kind.
         """
-        check_adapter(self.family, adapter.method)
         if adapter.method == "none":
             return {}
         self.freeze(self.n_layers)

@@ -142,7 +142,7 @@ class CausalLM(Backbone):
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words; nothing is trainable here."""
-        verbalizer = self._only_label_words(candidate, verbalizer)
+        verbalizer = self._label_words(candidate, verbalizer)
         template.check_label_last()
         words = self.words_behind(template, verbalizer, labels)
         return CausalScorer(self.tokenizer, self.model.get_output_embeddings(), words)

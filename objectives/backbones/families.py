@@ -1,8 +1,10 @@
 """What each family of backbones supports, without loading a model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from promptgraft.spaces import InvalidInputError, Registry
+from promptgraft.objectives.spec import MASKED_ATTENTION
+from promptgraft.spaces import DEFAULTS, InvalidInputError, Registry, parse_place
 
 # `model_type` in the configuration of our own recurrent models.
 RECURRENT = "promptgraft_recurrent"
@@ -28,6 +30,9 @@ DEEP_ENCODERS = (
 
 # Causal LMs whose layers do not, or whose keys and values have a form that PEFT does not support.
 NOT_DEEP = ("falcon", "falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
+
+# Hyperparameters of text embeddings, which language models don't have; at their defaults they have no effect.
+ENCODERS_ONLY = ("head", "source_objective", "contrastive_steps", "pooling")
 
 # Options of a backbone that `check_numerics` checks.
 NUMERICS = ("dtype", "autocast", "attn_implementation")
@@ -65,62 +70,106 @@ FAMILIES.register("causal_lm")(Family(label_last=True))
 FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True))
 
 
-def check_place(family: str, place: str) -> None:
-    """Refuse a place of the soft prompt that the family does not support.
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What of a backbone decides which candidates it can train.
 
-    Raises:
-        InvalidInputError: If the place is `layer K` and the layers run only as a whole.
+    Attributes:
+        family: Its family.
+        n_layers: Its number of layers.
+        model_type: Its architecture, as in the model's configuration; None if that can't be read.
+        attn_implementation: Its implementation of attention; None for the default.
+        gradient_checkpointing: Whether layers are recomputed in the backward pass.
     """
-    if place.startswith("layer") and not FAMILIES[family].in_parts:
-        raise InvalidInputError(
-            f"soft_prompt.place {place!r} is not supported by the backbone family {family!r}, whose encoder runs only "
-            "as a whole; use prefix or suffix"
-        )
+
+    family: str
+    n_layers: int
+    model_type: str | None = None
+    attn_implementation: str | None = None
+    gradient_checkpointing: bool = False
 
 
-def check_deep(family: str, model_type: str, gradient_checkpointing: bool) -> None:
-    """Refuse a deep prefix that PEFT's prefix tuning does not support: it passes keys and values as a cache.
+def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
+    """Refuse what a family or a model does not support.
+
+    The one place that says so: called for each value of a parameter before a search, and by each trial.
 
     Args:
-        family: The family.
-        model_type: Architecture, as in the model's configuration.
-        gradient_checkpointing: Whether layers are recomputed in the backward pass.
+        values: Parameter -> value: of a whole candidate, or of some parameters.
+        model: The backbone.
 
     Raises:
-        InvalidInputError: If there is no attention, the architecture accepts no cache, or recomputed layers would add
-            to it twice.
+        InvalidInputError: With the first value that is not supported.
     """
+    known, has_prompt = FAMILIES[model.family], values.get("soft_prompt.length") != 0
+    for name, value in values.items():
+        if name == "frozen_layers" and isinstance(value, int) and value > model.n_layers:
+            raise InvalidInputError(
+                f"frozen_layers must be in [0, {model.n_layers}], the backbone's number of layers, got {value}"
+            )
+        if name in ENCODERS_ONLY and not known.has_head and value != DEFAULTS[name]:
+            raise InvalidInputError(
+                f"{name} {value!r} is supported only by encoders, got a language model; use {DEFAULTS[name]!r}"
+            )
+        if name == "soft_prompt.place" and has_prompt:
+            _check_place(str(value), model)
+        if name == "adapter.method" and value != "none" and not known.adapters:
+            raise InvalidInputError(
+                f"adapter.method {value!r} is not supported by the backbone family {model.family!r}; use none, and "
+                "train the layers above frozen_layers"
+            )
+        if name == "demonstrations.count" and value and not known.label_last:
+            raise InvalidInputError(
+                f"{name} is {value}, but only causal LMs take demonstrations and backbone.family is {model.family!r}; "
+                "leave it out, or use a backbone of family 'causal_lm'"
+            )
+
+
+def _check_place(place: str, model: Architecture) -> None:
+    layer = parse_place(place)
+    if place == "deep":
+        _check_deep(model)
+    if layer is None:
+        return
+    if not FAMILIES[model.family].in_parts:
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} is not supported by the backbone family {model.family!r}, whose encoder runs "
+            "only as a whole; use prefix or suffix"
+        )
+    if layer >= model.n_layers:
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} needs a layer in [0, {model.n_layers - 1}]: "
+            f"the backbone has {model.n_layers} layers"
+        )
+    if model.attn_implementation not in (None, *MASKED_ATTENTION):
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} needs masks that backbone.attn_implementation "
+            f"{model.attn_implementation!r} can't take; leave it out, or use {' or '.join(MASKED_ATTENTION)}"
+        )
+
+
+def _check_deep(model: Architecture) -> None:
+    """Refuse a deep prefix that PEFT's prefix tuning does not support: it passes keys and values as a cache."""
     place = "soft_prompt.place 'deep'"
-    known = FAMILIES[family]
+    known = FAMILIES[model.family]
     if known.recurrent:
         raise InvalidInputError(
-            f"{place} is not supported by the backbone family {family!r}, which has no attention for keys and values; "
-            "use prefix, suffix or layer K"
+            f"{place} is not supported by the backbone family {model.family!r}, which has no attention for keys and "
+            "values; use prefix, suffix or layer K"
         )
+    if model.model_type is None:
+        return
     encodes = not (known.label_last or known.encoder_decoder)
-    if model_type not in DEEP_ENCODERS if encodes else model_type in NOT_DEEP:
+    if model.model_type not in DEEP_ENCODERS if encodes else model.model_type in NOT_DEEP:
         others = f" (encoders that do: {', '.join(DEEP_ENCODERS)})" if encodes else ""
         raise InvalidInputError(
-            f"{place} is not supported by {model_type!r} models, whose layers do not accept the keys and values of "
-            f"PEFT's prefix tuning{others}; use prefix, suffix or layer K"
+            f"{place} is not supported by {model.model_type!r} models, whose layers do not accept the keys and values "
+            f"of PEFT's prefix tuning{others}; use prefix, suffix or layer K"
         )
-    if gradient_checkpointing:
+    if model.gradient_checkpointing:
         raise InvalidInputError(
             f"{place} is not supported together with backbone.gradient_checkpointing, by PEFT's prefix tuning; set it "
             "to false, or use another place"
-        )
-
-
-def check_adapter(family: str, method: str) -> None:
-    """Refuse adapters that PEFT does not support.
-
-    Raises:
-        InvalidInputError: If the family supports none.
-    """
-    if method != "none" and not FAMILIES[family].adapters:
-        raise InvalidInputError(
-            f"adapter.method {method!r} is not supported by the backbone family {family!r}; use none, and train the "
-            "layers above frozen_layers"
         )
 
 

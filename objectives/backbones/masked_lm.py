@@ -120,7 +120,7 @@ class MaskedLM(Backbone):
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words; what reads them is the backbone's own."""
-        verbalizer = self._only_label_words(candidate, verbalizer)
+        verbalizer = self._label_words(candidate, verbalizer)
         if self.tokenizer.mask_token_id is None:
             raise InvalidInputError(f"the tokenizer of {self.spec.path} has no mask token; is it a masked LM?")
         return MaskedScorer(self.tokenizer, self.model, self.words_behind(template, verbalizer, labels))

@@ -97,7 +97,7 @@ class Seq2Seq(Backbone):
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words, as the beginning of an output; nothing is trainable here."""
-        verbalizer = self._only_label_words(candidate, verbalizer)
+        verbalizer = self._label_words(candidate, verbalizer)
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:
             start = self.model.generation_config.decoder_start_token_id

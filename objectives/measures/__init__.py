@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.costs import CostMeter as CostMeter
     from promptgraft.objectives.measures.prompt_reading import is_readable as is_readable
     from promptgraft.objectives.measures.prompt_reading import prompt_as_tokens as prompt_as_tokens
+    from promptgraft.objectives.measures.records import PromptAsTokens as PromptAsTokens
+    from promptgraft.objectives.measures.records import UntrainedScore as UntrainedScore
     from promptgraft.objectives.measures.sizes import Sizes as Sizes
     from promptgraft.objectives.measures.source_transfer import rank_sources as rank_sources
     from promptgraft.objectives.measures.untrained_race import calibrated_likelihoods as calibrated_likelihoods
     from promptgraft.objectives.measures.untrained_race import race_untrained_prompts as race_untrained_prompts
-    from promptgraft.objectives.measures.untrained_scores import UntrainedScore as UntrainedScore
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

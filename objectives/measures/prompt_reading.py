@@ -6,39 +6,19 @@ are put in its place, and scored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptgraft.objectives.measures.records import PromptAsTokens
 from promptgraft.objectives.prompting import SOFT_PROMPT
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, SoftPrompt
 
 # Prompts of random tokens whose mean score the nearest tokens are compared with.
 RANDOM_PROMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class PromptAsTokens:
-    """A soft prompt read as tokens.
-
-    Attributes:
-        tokens: The nearest token of each vector.
-        similarities: Their cosines.
-        value: The study's metric on the validation rows, as trained.
-        as_tokens: The same with the embedding of the nearest token in place of each vector.
-        as_random: The same with tokens drawn at random; mean over `RANDOM_PROMPTS` draws.
-        rows: Number of validation rows.
-    """
-
-    tokens: tuple[str, ...]
-    similarities: tuple[float, ...]
-    value: float
-    as_tokens: float
-    as_random: float
-    rows: int
 
 
 def is_readable(soft_prompt: SoftPrompt) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from promptgraft.objectives.data import Row, by_turns
 from promptgraft.objectives.layers import Known, PromptedStack
-from promptgraft.objectives.measures.untrained_scores import UntrainedScore
+from promptgraft.objectives.measures.records import UntrainedScore
 from promptgraft.objectives.prompting import EncodedPrompt, EncodedRow, PromptedModel
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_deep, check_place
+from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_candidate
 from promptgraft.objectives.caching import Activations, Reuse
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
-from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
@@ -78,11 +77,7 @@ class PromptedModel:
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
-        if candidate.demonstrations.count and not backbone.causal:
-            raise InvalidInputError(
-                f"demonstrations.count is {candidate.demonstrations.count}, but only causal LMs take any, and "
-                f"{backbone.spec.path} is of family {backbone.family!r}; set it to 0"
-            )
+        check_candidate(candidate.to_dict(), backbone.architecture)
         self.scorer = backbone.label_scorer(candidate, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
         vectors = torch.empty(0)
@@ -95,7 +90,7 @@ class PromptedModel:
             vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
             vectors = vectors.to(backbone.device, torch.float32)
             self._check_room(soft.length)
-            self._check_masks(soft)
+            self._check_window(soft)
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
@@ -108,16 +103,7 @@ class PromptedModel:
                 f"{self.backbone.spec.path} has {limit}; shorten one of them"
             )
 
-    def _check_masks(self, soft: SoftPrompt) -> None:
-        check_place(self.backbone.family, soft.place)
-        if soft.deep:
-            checkpointed = self.backbone.spec.gradient_checkpointing
-            check_deep(self.backbone.family, self.backbone.model.config.model_type, checkpointed)
-        if soft.layer is not None and not self.backbone.spec.takes_masks:
-            raise InvalidInputError(
-                f"soft_prompt.place {soft.place!r} needs masks that backbone.attn_implementation "
-                f"{self.backbone.spec.attn_implementation!r} can't take; use {' or '.join(MASKED_ATTENTION)}"
-            )
+    def _check_window(self, soft: SoftPrompt) -> None:
         window, longest = self.backbone.sliding_window, soft.length + self.backbone.spec.max_tokens
         if soft.layer is not None and window is not None and longest > window:
             raise InvalidInputError(

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from promptgraft.search.cli.options import JsonOption, console, reported
+from promptgraft.search.cli.outputs import VerifyOutput
 
 if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison
@@ -68,7 +69,7 @@ def verify(
     quiet_transformers()
     found = check(bundle, backbone, trust_remote_code=trust_remote_code)
     if as_json:
-        typer.echo(json.dumps({"passed": found.passed, "tolerance": TOLERANCE, **asdict(found)}))
+        typer.echo(json.dumps(asdict(VerifyOutput(found.passed, TOLERANCE, **asdict(found)))))
     else:
         for name, problem in found.problems:
             typer.echo(f"{name}: {problem}")

@@ -5,7 +5,7 @@ from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,11 +57,12 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
 def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json: JsonOption = False) -> None:
     """Rank the sources of a study by their expected transfer, before anything is trained."""
     from promptgraft.search.reporting import MEANING, ranked_sources, source_table
+    from promptgraft.search.storage import to_json
     from promptgraft.search.study import load_study
 
     ranked = ranked_sources(load_study(study))
     if as_json:
-        typer.echo(json.dumps({"sources": ranked}))
+        typer.echo(json.dumps(to_json(ranked)))
         return
     console().print(source_table(ranked))
     typer.echo(MEANING)
@@ -130,14 +131,14 @@ def status(
     """Show the progress of one study, or of all."""
     from promptgraft.search.reporting import status_lines
     from promptgraft.search.reporting import summarize as summarise
-    from promptgraft.search.storage import StudyReference, started_studies
+    from promptgraft.search.storage import StudyReference, started_studies, to_json
 
     names = [study] if study is not None else started_studies(Path("runs"))
     if not names:
         raise InvalidInputError("no study was started here; start one with: promptgraft run STUDY.yaml")
     found = [summarise(StudyReference.resolve(name, storage, workdir).load()) for name in names]
     if as_json:
-        typer.echo(json.dumps(found[0] if study is not None else found))
+        typer.echo(json.dumps(to_json(found[0] if study is not None else found)))
         return
     for summary in found:
         typer.echo("\n".join(status_lines(summary)))
@@ -155,25 +156,25 @@ def best(
     from promptgraft.search.judging import verdict_lines
     from promptgraft.search.reporting import front_lines
     from promptgraft.search.reporting import summarize as summarise
-    from promptgraft.search.storage import NothingToExportError, StudyReference
+    from promptgraft.search.storage import NothingToExportError, StudyReference, to_json
 
     summary = summarise(StudyReference.resolve(study, storage, workdir).load())
-    found: dict[str, Any] | None = summary["winner"]
+    found = summary.best_trial
     if found is None:
-        raise NothingToExportError(f"study {summary['study']!r} has no COMPLETE trial yet")
+        raise NothingToExportError(f"study {summary.study!r} has no COMPLETE trial yet")
     if as_json:
-        typer.echo(json.dumps(found | ({"front": summary["front"]} if summary["front"] else {})))
+        typer.echo(json.dumps(to_json(found)))
         return
-    typer.echo(f"trial {found['number']}: validation {summary['metric']} {found['value']:.4f}")
-    if "float32" in found:
-        typer.echo(f"  scored again in float32: {found['float32']['value']:.4f}")
-    for name, value in found["candidate"].items():
+    typer.echo(f"trial {found.number}: validation {summary.metric} {found.value:.4f}")
+    if found.float32 is not None:
+        typer.echo(f"  scored again in float32: {found.float32.value:.4f}")
+    for name, value in (found.candidate or {}).items():
         typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
-    for line in verdict_lines(summary["verdict"], summary["metric"]):
+    for line in verdict_lines(summary.verdict, summary.metric):
         typer.echo(line)
-    if summary["front"]:
+    if summary.front:
         typer.echo("Pareto front; export any of these trials with --trial N")
-        typer.echo("\n".join(front_lines(summary["front"])))
+        typer.echo("\n".join(front_lines(summary.front)))
 
 
 @app.command()
@@ -199,9 +200,9 @@ def export(
 
     from promptgraft.search.exporting import ExportOptions, export_winner
     from promptgraft.search.judging import transfer_lines
-    from promptgraft.search.reporting import PROMPT_AS_TOKENS, reading_line
+    from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
-    from promptgraft.search.storage import StudyReference
+    from promptgraft.search.storage import StudyRecord, StudyReference
     from promptgraft.search.study import load_study
 
     reference = StudyReference.resolve(study, storage, workdir)
@@ -230,7 +231,7 @@ def export(
         typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
-    reading = optuna_study.user_attrs.get(f"{PROMPT_AS_TOKENS}{exported.trial}")
+    reading = StudyRecord.of(optuna_study).reading(exported.trial)
     if reading:
         typer.echo(reading_line(reading, metric))
     if exported.held_out and len(exported.openings) > 1:
@@ -260,7 +261,7 @@ def report(
     """Write the results of a study as one HTML page; a sealed test set stays sealed."""
     from promptgraft.search.reporting import collect_facts as collect
     from promptgraft.search.reporting import fact_tables, study_with_rows
-    from promptgraft.search.storage import StudyReference
+    from promptgraft.search.storage import StudyReference, to_json
 
     reference = StudyReference.resolve(study, storage, workdir)
     stored = reference.load()
@@ -271,14 +272,14 @@ def report(
         for name, table in fact_tables(facts).items():
             table.to_csv(csv / f"{name}.csv", index=False)
     if as_json:
-        typer.echo(json.dumps(facts, allow_nan=False))
+        typer.echo(json.dumps(to_json(facts), allow_nan=False))
         return
     from promptgraft.search.reporting import render_page
 
     path = output or reference.folder.path / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_page(facts), encoding="utf-8")
-    for missing in facts["missing"]:
+    for missing in facts.missing:
         typer.echo(f"left out: {missing}", err=True)
     typer.echo(f"report of {reference.name}: {path}")
 
@@ -289,22 +290,35 @@ class Schema(StrEnum):
     study = "study"
     manifest = "manifest"
     reference = "reference"
+    sources = "sources"
+    status = "status"
+    best = "best"
+    report = "report"
+    verify = "verify"
+    compare = "compare"
+    history = "history"
 
 
 @app.command()
 @reported
 def schema(
     of: Annotated[
-        Schema, typer.Argument(help="What to describe; reference lists all keys of study files, in Markdown.")
+        Schema,
+        typer.Argument(
+            help="What to describe: study files, manifests, or what a command prints with --json; reference lists all "
+            "keys of study files, in Markdown."
+        ),
     ] = Schema.study,
 ) -> None:
-    """Print the JSON Schema of study files, for completion in editors, or of bundle manifests."""
+    """Print a JSON Schema: of study files, for completion in editors, of manifests, or of what a command prints."""
+    from promptgraft.search.cli.outputs import output_schema
     from promptgraft.search.study import manifest_schema, study_reference, study_schema
 
     if of == Schema.reference:
         typer.echo(study_reference(), nl=False)
-    else:
-        typer.echo(json.dumps(study_schema() if of == Schema.study else manifest_schema(), indent=1))
+        return
+    written = {Schema.study: study_schema, Schema.manifest: manifest_schema}
+    typer.echo(json.dumps(written.get(of, partial(output_schema, of.value))(), indent=1))
 
 
 @app.command()

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import optuna
 import torch
@@ -25,8 +24,10 @@ from promptgraft.search.judging import (
 from promptgraft.search.storage import (
     DELTA_FILE,
     REFIT_LOGITS_FILE,
+    Float32Score,
     NothingToExportError,
     RunFolder,
+    TrialRecord,
     keep_result,
     trial_file,
 )
@@ -57,18 +58,18 @@ class ExportedTrial:
     stored: optuna.Study
     files: FileStore
     trial: FrozenTrial
-    score: Mapping[str, Any] | None
+    score: Float32Score | None
     delta: Mapping[str, Tensor]
 
     @property
     def candidate(self) -> Candidate:
         """What the trial evaluated."""
-        return Candidate.from_values(self.trial.user_attrs["candidate"])
+        return TrialRecord.of(self.trial).candidate
 
     @property
     def validation(self) -> float:
         """The study's metric on the validation rows."""
-        return float(self.score["value"] if self.score else metric_of(self.trial) or 0.0)
+        return float(self.score.value if self.score else metric_of(self.trial) or 0.0)
 
     @cached_property
     def objective(self) -> Objective:
@@ -124,7 +125,7 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
     """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
     _require_candidate(trial)
     logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
-    result = Objective(spec).evaluate(Candidate.from_values(trial.user_attrs["candidate"]), seed)
+    result = Objective(spec).evaluate(TrialRecord.of(trial).candidate, seed)
     before = float(metric_of(trial) or 0.0)
     if abs(result.value - before) > SAME:
         logger.warning(
@@ -140,12 +141,12 @@ def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int,
     objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
     objective.use_split(WHOLE)
     say(f"fitting trial {trial.number} to all {len(objective.target.labelled)} labelled rows")
-    candidate = Candidate.from_values(trial.user_attrs["candidate"])
-    result = objective.evaluate(candidate, seed, at=trial.user_attrs["best_step"])
+    candidate = TrialRecord.of(trial).candidate
+    result = objective.evaluate(candidate, seed, at=TrialRecord.of(trial).best_step)
     files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
     files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)
 
 
 def _require_candidate(trial: FrozenTrial) -> None:
-    if "candidate" not in trial.user_attrs:
+    if not TrialRecord.of(trial).has_candidate:
         raise NothingToExportError(f"trial {trial.number} was not run by promptgraft, so it has no weights to export")

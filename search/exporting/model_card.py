@@ -1,18 +1,17 @@
 """The model card of a bundle, in Hugging Face's format."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from promptgraft.bundles import Manifest
+from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
 
 _TASK = "text-classification"
 
 
-def render_model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any]) -> str:
+def render_model_card(study: Study, manifest: Manifest, opened: Opening | None) -> str:
     """Write the model card.
 
     Args:
@@ -61,13 +60,13 @@ def render_model_card(study: Study, manifest: Manifest, opened: Mapping[str, Any
         f"Validation {metric}: {manifest.metrics['validation'][metric]:.4f} (the best of a search, so optimistic).",
         "",
     ]
-    if opened:
+    if opened is not None and opened.table:
         lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
-        lines += [f"| {name} | {metrics[metric]:.4f} |" for name, metrics in opened["table"]]
+        lines += [f"| {name} | {metrics[metric]:.4f} |" for name, metrics in opened.table or ()]
     for name, (low, high) in manifest.intervals.get("test", {}).items():
         lines += ["", f"Interval of the winner's {name} on rows like these: {low:.4f} to {high:.4f}."]
-    if opened.get("transfer"):
-        lines += ["", opened["transfer"]["sentence"]]
+    if opened and opened.transfer:
+        lines += ["", opened.transfer["sentence"]]
     return "\n".join(lines) + "\n"
 
 

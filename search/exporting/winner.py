@@ -1,8 +1,8 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ from promptgraft.search.judging import (
     NAMES,
     Finalist,
     HeldOut,
+    OpenedScores,
+    TransferGain,
     check_same,
     control_outcomes,
-    judging_section,
     logits_of_test_set,
     opened_for,
     openings,
@@ -49,13 +50,16 @@ from promptgraft.search.judging import (
     score_interval,
     transfer_on_test,
 )
-from promptgraft.search.reporting import PROMPT_AS_TOKENS
 from promptgraft.search.storage import (
     FLOAT32_LOGITS_FILE,
     LOGITS_FILE,
+    PROMPT_AS_TOKENS,
     REFIT_LOGITS_FILE,
     RunFolder,
+    StudyRecord,
+    TrialRecord,
     trial_file,
+    write_study,
 )
 from promptgraft.search.study import Study, row_hashes
 
@@ -89,7 +93,7 @@ class Export:
     openings: tuple[int, ...]
     repeats: Finalist | None = None
     interval: tuple[float, float] | None = None
-    transfer: Mapping[str, Any] | None = None
+    transfer: TransferGain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +155,8 @@ def export_winner(
         reopen=options.reopen,
         again=_misses_controls(optuna_study, number),
     )
-    held_out = tuple(HeldOut(name, metrics) for name, metrics in found["table"]) if found else ()
-    found = found or {}
-    interval = tuple(found["interval"]) if "interval" in found else None
+    held_out = tuple(HeldOut(name, dict(metrics)) for name, metrics in found.table or ()) if found else ()
+    interval, transfer = (found.interval, found.transfer) if found else (None, None)
     if held_out:
         metrics = {**manifest.metrics, "test": held_out[0].metrics}
         intervals = {"test": {study.file.metric: interval}} if interval else {}
@@ -166,10 +169,10 @@ def export_winner(
         validation=winner.validation,
         held_out=held_out,
         test_rows=len(study.target.test),
-        openings=tuple(record["trial"] for record in openings(optuna_study)),
+        openings=tuple(record.trial for record in openings(optuna_study)),
         repeats=next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == number), None),
         interval=interval,
-        transfer=found.get("transfer"),
+        transfer=TransferGain.from_json(transfer) if transfer else None,
     )
 
 
@@ -179,8 +182,6 @@ def _manifest(winner: ExportedTrial) -> Manifest:
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     pool = DemonstrationPools(as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
-    prefix = "validation_"
-    measured = {k.removeprefix(prefix): v for k, v in trial.user_attrs.items() if k.startswith(prefix)}
     return Manifest(
         study=study.name,
         trial=trial.number,
@@ -200,7 +201,7 @@ def _manifest(winner: ExportedTrial) -> Manifest:
             attn_implementation=backbone.in_float32().attn_implementation,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
-        metrics={"validation": winner.score["metrics"] if winner.score else measured},
+        metrics={"validation": dict(winner.score.metrics) if winner.score else TrialRecord.of(trial).metrics},
         data=row_hashes(study),
         demonstrations=demonstration_rows(pool, study.target.labels),
     )
@@ -224,26 +225,27 @@ def _examples(winner: ExportedTrial, count: int) -> Examples | None:
 
 def _read_prompt(winner: ExportedTrial) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
-    candidate, name = winner.candidate, f"{PROMPT_AS_TOKENS}{winner.trial.number}"
-    if is_readable(candidate.soft_prompt) and name not in winner.stored.user_attrs:
+    candidate, number = winner.candidate, winner.trial.number
+    if is_readable(candidate.soft_prompt) and StudyRecord.of(winner.stored).reading(number) is None:
         reading = prompt_as_tokens(winner.objective, candidate, winner.delta, winner.study.file.seed)
-        assert reading is not None
-        winner.stored.set_user_attr(name, asdict(reading))
+        write_study(winner.stored, f"{PROMPT_AS_TOKENS}{number}", reading)
 
 
 def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
     """Whether the test rows were opened for a trial before all repeats of its controls had been run."""
     known = {entry["name"]: entry["repeats"] for entry in _recorded_controls(optuna_study, number)}
-    outcomes = control_outcomes(optuna_study.user_attrs, number)
-    return known != {NAMES[name]: sum("value" in entry for entry in own.values()) for name, own in outcomes.items()}
+    outcomes = control_outcomes(optuna_study, number)
+    return known != {
+        NAMES[name]: sum(entry.value is not None for entry in own.values()) for name, own in outcomes.items()
+    }
 
 
 def _recorded_controls(optuna_study: optuna.Study, number: int) -> list[dict[str, Any]]:
-    records = (record for record in openings(optuna_study) if record["trial"] == number)
-    return next(((record.get("transfer") or {}).get("controls", []) for record in records), [])
+    opening = StudyRecord.of(optuna_study).opening(number)
+    return list(opening.transfer["controls"]) if opening and opening.transfer else []
 
 
-def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> OpenedScores:
     """Score the trial and the controls on the test rows; see `search.judging.test_set.opened_for`."""
     study, number = winner.study, winner.trial.number
     task, metric = as_shipped(study.target), study.file.metric
@@ -255,7 +257,7 @@ def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> dict[str, Any
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return task.measure(found, [task.test[index] for index in kept])[metric]
 
-    level = judging_section(winner.stored.user_attrs).level
+    level = StudyRecord.of(winner.stored).judging.level
     interval = score_interval(logits, measure, metric, level)
     rows = [
         (f"winner (trial {number})", logits),
@@ -266,11 +268,11 @@ def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> dict[str, Any
         ),
         *_zero_shot(winner.objective, say),
     ]
-    return {
-        "table": [(name, task.measure(own, task.test)) for name, own in rows],
-        "interval": (interval.low, interval.high),
-        "transfer": transfer_on_test(winner.stored, number, winner.files, measure),
-    }
+    return OpenedScores(
+        tuple((name, task.measure(own, task.test)) for name, own in rows),
+        (interval.low, interval.high),
+        transfer_on_test(winner.stored, number, winner.files, measure),
+    )
 
 
 def _zero_shot(objective: Objective, say: Callable[[str], None]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

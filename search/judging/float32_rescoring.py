@@ -1,7 +1,7 @@
 """The finalists of a search in low precision, scored again in float32, as production will run them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,18 @@ from optuna.trial import FrozenTrial
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.judging.verdict import reach_verdict
-from promptgraft.search.storage import DELTA_FILE, FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.storage import (
+    DELTA_FILE,
+    FLOAT32,
+    FLOAT32_LOGITS_FILE,
+    LOGITS_FILE,
+    Float32Score,
+    TrialRecord,
+    trial_file,
+    write_study,
+)
 from promptgraft.search.study import Study
-from promptgraft.search.trials import FLOAT32, KEPT_DELTAS, float32_scores, pareto_front, top_trials
+from promptgraft.search.trials import KEPT_DELTAS, float32_scores, pareto_front, top_trials
 from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
@@ -48,19 +57,18 @@ def trials_to_keep(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial], co
     return {trial.number for trial in best} | reach_verdict(optuna_study).racing
 
 
-def record_float32_scores(optuna_study: optuna.Study, scores: Sequence[dict[str, Any]]) -> None:
+def record_float32_scores(optuna_study: optuna.Study, scores: Mapping[int, Float32Score]) -> None:
     """Store what `score_in_float32` found."""
-    for score in scores:
-        content = {name: value for name, value in score.items() if name != "number"}
-        optuna_study.set_user_attr(f"{FLOAT32}{score['number']}", content)
+    for number, score in scores.items():
+        write_study(optuna_study, f"{FLOAT32}{number}", score)
 
 
 def rescoring_jobs(trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
     """Return trials as `score_in_float32` takes them: number and candidate."""
-    return [(trial.number, trial.user_attrs["candidate"]) for trial in trials]
+    return [(trial.number, TrialRecord.of(trial).values) for trial in trials]
 
 
-def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> dict[int, Float32Score]:
     """Score the validation rows with the kept weights of some trials, on the backbone in float32.
 
     What calibration takes off stays as the search computed it: production has no training rows to compute it from, and
@@ -71,7 +79,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, 
         trials: Number and candidate of each.
 
     Returns:
-        Of each trial whose weights are there: `number`, `value`, `metrics` and `max_probability_difference`.
+        The score of each trial whose weights are there, by its number.
     """
     import torch
     from scipy.special import softmax
@@ -81,7 +89,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, 
     assert spec.files is not None
     files = FileStore(spec.files)
     objective = Objective(replace(spec, backbone=spec.backbone.in_float32(), files=None))
-    found: list[dict[str, Any]] = []
+    found: dict[int, Float32Score] = {}
     for number, values in trials:
         try:
             delta = files.read_tensors(trial_file(number, DELTA_FILE))
@@ -94,6 +102,5 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, 
         files.write_tensors(trial_file(number, FLOAT32_LOGITS_FILE), {"logits": torch.from_numpy(logits)})
         metrics = objective.target.measure(logits, rows)
         difference = np.abs(softmax(logits, axis=1) - softmax(before, axis=1)).max()
-        entry = {"number": number, "value": metrics[spec.metric], "metrics": metrics}
-        found.append(entry | {"max_probability_difference": float(difference)})
+        found[number] = Float32Score(metrics[spec.metric], metrics, float(difference))
     return found

@@ -5,7 +5,7 @@ quarter, half and all of the training rows of the target, and of the source.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -13,15 +13,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.judging.intervals import gain_over_repeats
+from promptgraft.search.judging.intervals import Interval, gain_over_repeats
 from promptgraft.search.judging.race import MIN_REPEATS
 from promptgraft.search.judging.transfer_gain import WINNER, control_outcomes
-from promptgraft.search.judging.verdict import judging_section
+from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.trials import metric_of
 from promptgraft.search.wording import difference, unit
 
-# User attribute of the study; trial, part, rows and number of the repeat appended: as `judging.REPEAT`.
-CURVE = "curve_trial_"
 SHARES = (4, 2)
 # Trials below which nothing is said of more of them.
 MIN_TRIALS = 4
@@ -29,9 +27,38 @@ MIN_TRIALS = 4
 MIN_ROWS = 16
 
 
-def curve_attr(trial: int, part: str, rows: int, repeat: int) -> str:
-    """Return the user attribute that a point's repeat is recorded under."""
-    return f"{CURVE}{trial}_{part}_{rows}_{repeat}"
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """The winner on some of the training rows.
+
+    Attributes:
+        rows: How many; None for all.
+        mean: Mean of the metric over repeats.
+        standard_error: That of the mean; None for a single one.
+        repeats: Number of repeats.
+    """
+
+    rows: int | None
+    mean: float
+    standard_error: float | None
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurves:
+    """What more data, or more trials, may be worth.
+
+    Attributes:
+        curves: Part of the data (`target`, `source`) -> points.
+        doubling: Part -> what the last doubling of its rows brought; positive where it is better.
+        trials: What doubling the trials did, by what the search measured; None with too few.
+        sentence: The same in words.
+    """
+
+    curves: Mapping[str, tuple[CurvePoint, ...]]
+    doubling: Mapping[str, Interval]
+    trials: float | None
+    sentence: str
 
 
 def fewer_rows(target: int, source: int, candidate: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -47,52 +74,49 @@ def fewer_rows(target: int, source: int, candidate: Mapping[str, Any]) -> list[t
     return [(part, count // share) for part, count in counts.items() if count >= MIN_ROWS for share in SHARES]
 
 
-def collect_learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
-    """Read the curves of the winner.
-
-    Returns:
-        `curves`: part -> points (`rows`, None for all; `mean`, `standard_error`, `repeats`); `doubling`: part -> what
-        the last doubling of its rows brought (`value`, `low`, `high`; positive where it is better); `trials`: what
-        doubling the trials did, by what the search measured, or None; and a `sentence`. None without any.
-    """
+def collect_learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> LearningCurves | None:
+    """Read the curves of the winner; None without any."""
     if winner is None:
         return None
-    points = _points(study.user_attrs, winner.number)
-    whole = control_outcomes(study.user_attrs, winner.number).get(WINNER, {})
-    full = {repeat: outcome["value"] for repeat, outcome in whole.items() if "value" in outcome}
+    record = StudyRecord.of(study)
+    points = _points(record, winner.number)
+    full = _values(control_outcomes(study, winner.number).get(WINNER, {}))
     if not points or len(full) < MIN_REPEATS:
         return None
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-    level = judging_section(study.user_attrs).level
-    curves: dict[str, list[dict[str, Any]]] = {}
-    doubling: dict[str, dict[str, float]] = {}
+    level = record.judging.level
+    curves: dict[str, tuple[CurvePoint, ...]] = {}
+    doubling: dict[str, Interval] = {}
     for part, counts in points.items():
-        curves[part] = [_point(rows, counts[rows]) for rows in sorted(counts)] + [_point(None, full)]
+        curves[part] = (*(_point(rows, counts[rows]) for rows in sorted(counts)), _point(None, full))
         half = counts[max(counts)]
         common = sorted(half.keys() & full.keys())
         if len(common) >= MIN_REPEATS:
             ours, theirs = ([sign * values[repeat] for repeat in common] for values in (full, half))
-            doubling[part] = asdict(gain_over_repeats(ours, theirs, level))
+            doubling[part] = gain_over_repeats(ours, theirs, level)
     trials = _doubled_search(study, sign)
     sentence = _sentence(doubling, trials, (study.metric_names or ["value"])[0], level)
-    return {"curves": curves, "doubling": doubling, "trials": trials, "sentence": sentence}
+    return LearningCurves(curves, doubling, trials, sentence)
 
 
-def _points(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int, dict[int, float]]]:
+def _points(record: StudyRecord, trial: int) -> dict[str, dict[int, dict[int, float]]]:
     """Return part -> rows -> number of the repeat -> metric."""
     found: dict[str, dict[int, dict[int, float]]] = {}
-    start = f"{CURVE}{trial}_"
-    for attr, outcome in attrs.items():
-        if attr.startswith(start) and "value" in outcome:
-            part, rows, repeat = attr.removeprefix(start).split("_")
-            found.setdefault(part, {}).setdefault(int(rows), {})[int(repeat)] = outcome["value"]
+    for part, counts in record.curve(trial).items():
+        for rows, outcomes in counts.items():
+            if values := _values(outcomes):
+                found.setdefault(part, {})[rows] = values
     return found
 
 
-def _point(rows: int | None, values: Mapping[int, float]) -> dict[str, Any]:
+def _values(outcomes: Mapping[int, Outcome]) -> dict[int, float]:
+    return {repeat: outcome.value for repeat, outcome in outcomes.items() if outcome.value is not None}
+
+
+def _point(rows: int | None, values: Mapping[int, float]) -> CurvePoint:
     own = list(values.values())
     error = stdev(own) / len(own) ** 0.5 if len(own) > 1 else None
-    return {"rows": rows, "mean": mean(own), "standard_error": error, "repeats": len(own)}
+    return CurvePoint(rows, mean(own), error, len(own))
 
 
 def _doubled_search(study: optuna.Study, sign: int) -> float | None:
@@ -116,27 +140,27 @@ def _doubled_search(study: optuna.Study, sign: int) -> float | None:
     return ranked[0] - expected
 
 
-def _sentence(doubling: Mapping[str, Mapping[str, float]], trials: float | None, metric: str, level: float) -> str:
+def _sentence(doubling: Mapping[str, Interval], trials: float | None, metric: str, level: float) -> str:
     said = [
-        f"the last doubling of the {part} rows brought {difference(gain['value'], metric)} {unit(metric)} "
-        f"({100 * (1 - level):.3g} % interval {difference(gain['low'], metric)} to {difference(gain['high'], metric)})"
+        f"the last doubling of the {part} rows brought {difference(gain.value, metric)} {unit(metric)} "
+        f"({100 * (1 - level):.3g} % interval {difference(gain.low, metric)} to {difference(gain.high, metric)})"
         for part, gain in doubling.items()
     ]
     if trials is not None:
         said.append(f"doubling the trials at most {difference(trials, metric)}")
-    worth = {f"{part} rows": gain["value"] for part, gain in doubling.items()}
+    worth = {f"{part} rows": gain.value for part, gain in doubling.items()}
     worth |= {"trials": trials} if trials is not None else {}
     most = max(worth, key=lambda name: worth[name], default=None)
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}. More {most} promise most." if most else ""
 
 
-def curve_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
+def curve_lines(table: LearningCurves | None, metric: str) -> list[str]:
     """Write learning curves for people; nothing where there are none."""
     if table is None:
         return []
-    lines = [table["sentence"]]
-    for part, points in table["curves"].items():
-        shown = [f"{point['rows'] or 'all'} {part} rows {point['mean']:.4f}" for point in points]
+    lines = [table.sentence]
+    for part, points in table.curves.items():
+        shown = [f"{point.rows or 'all'} {part} rows {point.mean:.4f}" for point in points]
         lines.append(f"  {metric}: {', '.join(shown)}")
     return lines

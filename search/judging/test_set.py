@@ -3,19 +3,24 @@
 Whoever looks at held-out scores and then chooses again has chosen by them; what is counted can be told.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import optuna
 
 from promptgraft.bundles import current_user, timestamp
 from promptgraft.objectives.data import Row, rows_hash
-from promptgraft.search.storage import lock_of, until_storage_answers
+from promptgraft.search.judging.transfer_gain import TransferGain
+from promptgraft.search.storage import (
+    TEST_SET,
+    Opening,
+    StudyRecord,
+    lock_of,
+    to_json,
+    until_storage_answers,
+    write_study,
+)
 from promptgraft.spaces import InvalidInputError
-
-# User attribute of the study, number of the trial appended: an opening for this trial, and what came of it.
-HELD_OUT = "held_out_trial_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +36,24 @@ class HeldOut:
     metrics: dict[str, float]
 
 
-def openings(study: optuna.Study) -> list[dict[str, Any]]:
-    """Return every opening of the study's test set, in order: `trial`, `opened`, `who`, `rows` and `table`."""
-    found = [
-        {"trial": int(name.removeprefix(HELD_OUT)), "who": None, **record}
-        for name, record in study.user_attrs.items()
-        if name.startswith(HELD_OUT)
-    ]
-    return sorted(found, key=lambda record: (record["opened"], record["trial"]))
+def openings(study: optuna.Study) -> list[Opening]:
+    """Return every opening of the study's test set, in order."""
+    return StudyRecord.of(study).openings
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedScores:
+    """What the opened test rows say.
+
+    Attributes:
+        table: Name and metrics of each system, the trial first.
+        interval: Ends of the interval of the trial's metric.
+        transfer: What the source is worth on them.
+    """
+
+    table: Sequence[tuple[str, Mapping[str, float]]]
+    interval: tuple[float, float]
+    transfer: TransferGain | None = None
 
 
 def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
@@ -47,7 +62,7 @@ def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
     Raises:
         InvalidInputError: If they are others.
     """
-    expected = study.user_attrs.get("identity", {}).get("test rows")
+    expected = StudyRecord.of(study).identity.get("test rows")
     if expected not in (None, rows_hash(rows)):
         raise InvalidInputError(
             f"the test rows of study {study.study_name!r} have changed since it was started (hash {expected} -> "
@@ -59,11 +74,11 @@ def opened_for(
     study: optuna.Study,
     trial: int,
     rows: Sequence[Row],
-    compare: Callable[[], dict[str, Any]],
+    compare: Callable[[], OpenedScores],
     *,
     reopen: bool,
     again: bool = False,
-) -> dict[str, Any] | None:
+) -> Opening | None:
     """Return what is recorded of a trial and its controls on the test rows, or open these and record it.
 
     The opening is recorded before anything is scored: one that was cut off counts.
@@ -72,42 +87,42 @@ def opened_for(
         study: The stored study.
         trial: The trial.
         rows: The test rows.
-        compare: Scores the trial and the controls on them; what it returns is recorded, `table` among it.
+        compare: Scores the trial and the controls on them; what it returns is recorded.
         reopen: Whether to open them though they were opened for another trial.
         again: Whether to score once more what they were opened for already: controls may have been missing.
 
     Returns:
-        The record: `opened`, `who`, the hash of the `rows`, `table` (name and metrics of each system, the trial first)
-        and what else `compare` found; None if the rows stay sealed.
+        The record; None if the rows stay sealed.
 
     Raises:
         InvalidInputError: If they aren't the rows that the study was started with.
         StorageLostError: If the study's storage is away for too long.
     """
     check_same(study, rows)
-    opening = {"rows": rows_hash(rows), "opened": timestamp(), "who": current_user(), "table": None}
+    opening = Opening(trial, timestamp(), rows_hash(rows), current_user())
     record = until_storage_answers(lambda: _opened(study, trial, opening, reopen=reopen))
     if record is None:
         return None
-    if record["table"] is None or again:
-        found = {name: value for name, value in record.items() if name != "trial"} | compare()
-        until_storage_answers(lambda: study.set_user_attr(f"{HELD_OUT}{trial}", found))
+    if record.table is None or again:
+        scores = compare()
+        found = replace(record, table=scores.table, interval=scores.interval, transfer=to_json(scores.transfer))
+        until_storage_answers(lambda: write_study(study, f"{TEST_SET}{trial}", found))
         return found
     return record
 
 
-def _opened(study: optuna.Study, trial: int, opening: dict[str, Any], *, reopen: bool) -> dict[str, Any] | None:
+def _opened(study: optuna.Study, trial: int, opening: Opening, *, reopen: bool) -> Opening | None:
     """Return the opening for a trial, recorded now if the rows may be opened; None if they stay sealed.
 
     Looking and recording happen under the study's lock: of two exports at once, one opens and the other sees it.
     """
     with lock_of(study):
-        before = {record["trial"]: record for record in openings(study)}
+        before = {record.trial: record for record in openings(study)}
         if trial in before:
             return before[trial]
         if before and not reopen:
             return None
-        study.set_user_attr(f"{HELD_OUT}{trial}", opening)
+        write_study(study, f"{TEST_SET}{trial}", opening)
     return opening
 
 

@@ -6,23 +6,22 @@ are opened; see decision 9.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from pydantic import TypeAdapter
 
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging.race import MIN_REPEATS
-from promptgraft.search.judging.verdict import judging_section
+from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.wording import difference, unit
 
-# User attribute of the study; trial, control and number of the repeat appended: as `judging.REPEAT`.
-CONTROL = "control_trial_"
 # Their repeats are numbered from here on: the best mean of a race is lucky too, so those of the race don't count.
 FRESH = 1001
 WINNER, TARGET_ONLY, BEST_TARGET_ONLY, WITH_SOURCE = "winner", "target_only", "target_only_searched", "with_source"
@@ -39,18 +38,71 @@ NAMES: Mapping[str, str] = {
     "zero_shot": "zero-shot, first template",
     "majority": "majority class",
 }
-_ENDS = ("gain", "low", "high")
 _UNKNOWN = {
     "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
     "no source": "The study names no source, so there was nothing to transfer from.",
 }
 
-Outcomes = Mapping[str, Mapping[int, Mapping[str, Any]]]
+Outcomes = Mapping[str, Mapping[int, Outcome]]
 
 
-def control_attr(trial: int, control: str, repeat: int) -> str:
-    """Return the user attribute that a control's repeat is recorded under."""
-    return f"{CONTROL}{trial}_{control}_{repeat}"
+TransferVerdict = Literal["helped", "made no difference", "hurt", "not tried", "no source"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRow:
+    """A control, or the winner among them.
+
+    Attributes:
+        name: What it is.
+        mean: Mean of its repeats; None if all failed.
+        standard_error: That of the mean; None with fewer than two.
+        repeats: Repeats that have a value.
+        failed: Repeats that failed.
+        behind: How much better the winner is; None where that can't be told.
+    """
+
+    name: str
+    mean: float | None
+    standard_error: float | None
+    repeats: int
+    failed: int
+    behind: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferGain:
+    """What the source is worth, and how the winner compares with its controls.
+
+    Attributes:
+        level: Of the intervals.
+        rows: What it was measured on: `validation` or `test`.
+        controls: The winner and its controls.
+        warning: Which controls are better than the winner; None if none is shown to be.
+        verdict: What the source did.
+        sentence: The same in words.
+        repeats: Repeats that both sides have.
+        gain: How much better it is with the source; None without a comparison.
+        low: Lower end of the interval of `gain`.
+        high: Its upper end.
+    """
+
+    level: float
+    rows: str
+    controls: tuple[ControlRow, ...]
+    warning: str | None
+    verdict: TransferVerdict
+    sentence: str
+    repeats: int
+    gain: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TransferGain":
+        """Read it as an opening of the test set stores it; older versions didn't compare controls with the winner."""
+        controls = [{"behind": None, **entry} for entry in content["controls"]]
+        return TypeAdapter(cls).validate_python({"warning": None, **content, "controls": controls})
 
 
 def control_logits_file(trial: int, control: str, repeat: int) -> str:
@@ -58,30 +110,25 @@ def control_logits_file(trial: int, control: str, repeat: int) -> str:
     return f"controls/trial-{trial}/{control}-{repeat}.safetensors"
 
 
-def control_outcomes(attrs: Mapping[str, Any], trial: int) -> dict[str, dict[int, dict[str, Any]]]:
+def control_outcomes(study: optuna.Study, trial: int) -> dict[str, dict[int, Outcome]]:
     """Return what the controls of a trial found: control -> number of the repeat -> outcome."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    start = f"{CONTROL}{trial}_"
-    for attr, outcome in attrs.items():
-        if attr.startswith(start):
-            control, _, repeat = attr.removeprefix(start).rpartition("_")
-            found.setdefault(control, {})[int(repeat)] = outcome
+    found = StudyRecord.of(study).controls(trial)
     return {name: _of_one_trial(found[name]) for name in NAMES if name in found}
 
 
-def _of_one_trial(outcomes: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _of_one_trial(outcomes: Mapping[int, Outcome]) -> dict[int, Outcome]:
     """Leave out what another trial found that was the best of the search before: the first repeat is run anew first."""
-    trial = outcomes[min(outcomes)].get("trial")
-    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.get("trial") == trial}
+    trial = outcomes[min(outcomes)].trial
+    return {repeat: outcome for repeat, outcome in outcomes.items() if outcome.trial == trial}
 
 
-def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
+def transfer(study: optuna.Study, winner: FrozenTrial | None) -> TransferGain | None:
     """Say what the source is worth, by the repeats of the winner and its controls on validation rows.
 
     Returns:
-        See `Comparison.table`; None while no winner has had its controls.
+        None while no winner has had its controls.
     """
-    found = control_outcomes(study.user_attrs, winner.number) if winner else {}
+    found = control_outcomes(study, winner.number) if winner else {}
     if not found:
         return None
     values = _values(found)
@@ -92,7 +139,7 @@ def transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] 
     return Comparison(study, found, values, "validation", gain).table()
 
 
-def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> dict[str, Any] | None:
+def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> TransferGain | None:
     """Say the same by the test rows, which must have been opened for the trial.
 
     Args:
@@ -102,9 +149,9 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
         measure: Computes the study's metric on test rows.
 
     Returns:
-        See `Comparison.table`; None if the trial has had no controls.
+        None if the trial has had no controls.
     """
-    found = control_outcomes(study.user_attrs, trial)
+    found = control_outcomes(study, trial)
     if not found:
         return None
 
@@ -142,29 +189,20 @@ class Comparison:
         gain: Callable[[str, str, Sequence[int], float], Interval],
     ) -> None:
         self.found, self.values, self.rows = found, values, rows
-        self.level = judging_section(study.user_attrs).level
+        record = StudyRecord.of(study)
+        self.level, self.has_source = record.judging.level, record.has_source
         self.metric = (study.metric_names or ["value"])[0]
         self.sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-        definition = study.user_attrs.get("definition", {})
-        self.has_source = definition.get("source") is not None or bool(definition.get("sources"))
         self._gain = gain
 
-    def table(self) -> dict[str, Any]:
-        """Put it into JSON types.
-
-        Returns:
-            `verdict` (`helped`, `made no difference`, `hurt`, `not tried`, `no source`), `sentence`, `warning` (which
-            controls are better than the winner; None if none is shown to be), `gain`, `low`, `high` (positive where the
-            source helps; None without a comparison), `level`, `repeats`, `rows` and `controls`: `name`, `mean`,
-            `standard_error`, `repeats`, `failed` and `behind` (`value`, `low` and `high` of how much better the winner
-            is).
-        """
-        base = {"level": self.level, "rows": self.rows, "controls": self._controls(), "warning": self._warning()}
+    def table(self) -> TransferGain:
+        """Put it into a table."""
         pair = self._pair()
         common = self._common(*pair) if pair else []
+        shown = self.level, self.rows, self._controls(), self._warning()
         if pair is None or len(common) < MIN_REPEATS:
-            kind = "not tried" if self.has_source else "no source"
-            return base | {"verdict": kind, "sentence": _UNKNOWN[kind], "repeats": 0} | dict.fromkeys(_ENDS)
+            kind: TransferVerdict = "not tried" if self.has_source else "no source"
+            return TransferGain(*shown, kind, _UNKNOWN[kind], 0, None, None, None)
         ours, theirs = pair
         gain = self._better(ours, theirs, self.level)
         kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
@@ -173,8 +211,7 @@ class Comparison:
             f"Transfer {said}: {NAMES[ours]} against {NAMES[theirs]}, {self.metric} better by "
             f"{self._said(gain, self.level)} ({len(common)} fresh repeats on {self.rows} rows)."
         )
-        ends = dict(zip(_ENDS, (gain.value, gain.low, gain.high), strict=True))
-        return base | {"verdict": kind, "sentence": sentence, "repeats": len(common)} | ends
+        return TransferGain(*shown, kind, sentence, len(common), gain.value, gain.low, gain.high)
 
     def _pair(self) -> tuple[str, str] | None:
         """Choose what is compared: with the source and without it.
@@ -200,18 +237,18 @@ class Comparison:
             return gain
         return Interval(-gain.value, -gain.high, -gain.low)
 
-    def _controls(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": NAMES[name],
-                "mean": mean(own.values()) if own else None,
-                "standard_error": stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
-                "repeats": len(own),
-                "failed": sum("failure" in outcome for outcome in self.found[name].values()),
-                "behind": asdict(self._better(WINNER, name, self.level)) if name in self._compared() else None,
-            }
+    def _controls(self) -> tuple[ControlRow, ...]:
+        return tuple(
+            ControlRow(
+                name=NAMES[name],
+                mean=mean(own.values()) if own else None,
+                standard_error=stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
+                repeats=len(own),
+                failed=sum(outcome.failure is not None for outcome in self.found[name].values()),
+                behind=self._better(WINNER, name, self.level) if name in self._compared() else None,
+            )
             for name, own in self.values.items()
-        ]
+        )
 
     def _compared(self) -> list[str]:
         """Return the controls that the winner can be compared with."""
@@ -233,19 +270,19 @@ class Comparison:
         return f"{value} {unit(self.metric)}, {100 * (1 - level):.3g} % interval {' to '.join(ends)}"
 
 
-def transfer_lines(table: Mapping[str, Any] | None, metric: str) -> list[str]:
+def transfer_lines(table: TransferGain | None, metric: str) -> list[str]:
     """Write a comparison for people; nothing where there is none."""
     if table is None:
         return []
-    lines = [table["sentence"], *([table["warning"]] if table["warning"] else [])]
-    width = max(len(entry["name"]) for entry in table["controls"])
-    for entry in table["controls"]:
-        error = "" if entry["standard_error"] is None else f" (standard error {entry['standard_error']:.4f})"
-        value = "-" if entry["mean"] is None else f"{entry['mean']:.4f}{error}"
-        failed = f"; {entry['failed']} repeats failed" if entry["failed"] else ""
-        lines.append(f"  {entry['name'].ljust(width)}  {metric} {value}{failed}")
+    lines = [table.sentence, *([table.warning] if table.warning else [])]
+    width = max(len(entry.name) for entry in table.controls)
+    for entry in table.controls:
+        error = "" if entry.standard_error is None else f" (standard error {entry.standard_error:.4f})"
+        value = "-" if entry.mean is None else f"{entry.mean:.4f}{error}"
+        failed = f"; {entry.failed} repeats failed" if entry.failed else ""
+        lines.append(f"  {entry.name.ljust(width)}  {metric} {value}{failed}")
     return lines
 
 
 def _values(found: Outcomes) -> dict[str, dict[int, float]]:
-    return {name: {r: o["value"] for r, o in own.items() if "value" in o} for name, own in found.items()}
+    return {name: {r: o.value for r, o in own.items() if o.value is not None} for name, own in found.items()}

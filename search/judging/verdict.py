@@ -5,34 +5,71 @@ are recorded in the study one by one (`search.running.finals`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging.race import MIN_REPEATS, Finalist, compare_finalists, plan_race
+from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
 
-# User attribute of the study, trial and number of the repeat appended: `value`, `metrics` and `seconds`, or `failure`.
-REPEAT = "repeat_trial_"
+
+@dataclass(frozen=True, slots=True)
+class FailedRepeat:
+    """A repeat that failed, which takes its trial out of the race.
+
+    Attributes:
+        number: The trial.
+        repeat: Number of the repeat.
+        failure: Why it failed.
+    """
+
+    number: int
+    repeat: int
+    failure: str
 
 
-def judging_section(attrs: Mapping[str, Any]) -> JudgingSection:
-    """Return how a study is judged; not at all if it is from before there was such a thing."""
-    return JudgingSection.model_validate(attrs.get("definition", {}).get("judging", {"finalists": 0}))
+@dataclass(frozen=True, slots=True)
+class FinalistRow:
+    """A finalist in a verdict's table.
+
+    Attributes:
+        number: The trial.
+        values: The metric of each of its repeats.
+        cost: What the tie set is judged by.
+        p_value: Of the hypothesis that it is no worse than the best, corrected for the number of finalists.
+        tied: Whether it is not shown to be worse than the best.
+        mean: Mean of its repeats.
+        standard_error: That of the mean.
+        in_search: What the search measured.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    cost: float
+    p_value: float
+    tied: bool
+    mean: float
+    standard_error: float
+    in_search: float
 
 
-def repeat_outcomes(attrs: Mapping[str, Any]) -> dict[int, dict[int, dict[str, Any]]]:
-    """Return what the repeats of a race found: trial -> number of the repeat -> outcome."""
-    found: dict[int, dict[int, dict[str, Any]]] = {}
-    for name, outcome in attrs.items():
-        if name.startswith(REPEAT):
-            trial, repeat = map(int, name.removeprefix(REPEAT).split("_"))
-            found.setdefault(trial, {})[repeat] = outcome
-    return found
+@dataclass(frozen=True, slots=True)
+class VerdictTable:
+    """A verdict as it is shown.
+
+    Attributes:
+        cost: Name of what the cheapest is cheapest in.
+        finalists: The finalists that have had repeats enough, the winner first; none while none has.
+        failed: Failed repeats.
+    """
+
+    cost: str
+    finalists: tuple[FinalistRow, ...]
+    failed: tuple[FailedRepeat, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +80,7 @@ class Verdict:
         cost: Name of what the cheapest is cheapest in.
         trials: The trials that may win, best of the search first.
         finalists: How those compare that have had repeats enough, the winner first; none while none has.
-        failed: Failed repeats: `number` of the trial, `repeat` and `failure`.
+        failed: Failed repeats.
         missing: What the race misses as it stands: trials, and number of the repeat, most urgent first; nothing if it
             is over.
         racing: Numbers of the trials that are in the race.
@@ -52,7 +89,7 @@ class Verdict:
     cost: str
     trials: Sequence[FrozenTrial]
     finalists: Sequence[Finalist]
-    failed: Sequence[Mapping[str, Any]]
+    failed: Sequence[FailedRepeat]
     missing: Sequence[tuple[FrozenTrial, int]]
     racing: frozenset[int]
 
@@ -61,20 +98,23 @@ class Verdict:
         """The trial that won; None while there is no verdict."""
         return next((t for t in self.trials if self.finalists and t.number == self.finalists[0].number), None)
 
-    def table(self) -> dict[str, Any]:
-        """Return it in JSON types.
-
-        Returns:
-            `cost`, `finalists` (`number`, `in_search`, `values` of its repeats, `mean`, `standard_error`, `cost`,
-            `p_value`, `tied`) and `failed`.
-        """
+    def table(self) -> "VerdictTable":
+        """Put it into a table."""
         searched = {trial.number: trial.values[0] for trial in self.trials}
-        finalists = [
-            asdict(entry)
-            | {"mean": entry.mean, "standard_error": entry.standard_error, "in_search": searched[entry.number]}
+        rows = tuple(
+            FinalistRow(
+                entry.number,
+                entry.values,
+                entry.cost,
+                entry.p_value,
+                entry.tied,
+                entry.mean,
+                entry.standard_error,
+                searched[entry.number],
+            )
             for entry in self.finalists
-        ]
-        return {"cost": self.cost, "finalists": finalists, "failed": list(self.failed)}
+        )
+        return VerdictTable(self.cost, rows, tuple(self.failed))
 
 
 def reach_verdict(study: optuna.Study) -> Verdict:
@@ -82,15 +122,15 @@ def reach_verdict(study: optuna.Study) -> Verdict:
 
     A trial of which a repeat failed takes no part, and can't win: it would be judged by the others alone.
     """
-    attrs = study.user_attrs
-    section, found = judging_section(attrs), repeat_outcomes(attrs)
+    record = StudyRecord.of(study)
+    section, found = record.judging, record.repeats
     failed = [
-        {"number": number, "repeat": repeat, "failure": outcome["failure"]}
+        FailedRepeat(number, repeat, outcome.failure)
         for number, own in found.items()
         for repeat, outcome in own.items()
-        if "failure" in outcome
+        if outcome.failure is not None
     ]
-    out = {entry["number"] for entry in failed}
+    out = {entry.number for entry in failed}
     searched = {number: entry for number, entry in _in_search(study, section).items() if number not in out}
     trials = {number: trial for number, (trial, _) in searched.items()}
     in_search = {number: value for number, (_, value) in searched.items()}
@@ -98,7 +138,7 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     maximize = study.directions[0] == StudyDirection.MAXIMIZE
     raced = plan_race(in_search, repeats, section.finalists, maximize=maximize, level=section.level)
     racing = frozenset((*raced.waiting, *raced.finalists, *raced.dropped))
-    costs = {number: float(trials[number].user_attrs[section.cost]) for number in racing}
+    costs = {number: float(TrialRecord.of(trials[number]).figure(section.cost) or 0.0) for number in racing}
     compared = {number: repeats[number] for number in raced.finalists if len(repeats[number]) >= MIN_REPEATS}
     judged = compare_finalists(compared, costs, maximize=maximize, level=section.level)
     dropped = [
@@ -114,11 +154,11 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
 
 
-def _in_order(outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
+def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:
     """Return the values of a trial's first repeats, as far as none of them is missing."""
     values: list[float] = []
-    while len(values) + 1 in outcomes:
-        values.append(outcomes[len(values) + 1]["value"])
+    while (outcome := outcomes.get(len(values) + 1)) is not None and outcome.value is not None:
+        values.append(outcome.value)
     return values
 
 
@@ -127,40 +167,35 @@ def winning_trial(study: optuna.Study) -> FrozenTrial | None:
     return reach_verdict(study).winner or best_trial(study)
 
 
-def repeat_attr(trial: int, repeat: int) -> str:
-    """Return the user attribute that a trial's repeat is recorded under."""
-    return f"{REPEAT}{trial}_{repeat}"
-
-
 def repeat_name(trial: int, repeat: int) -> str:
     """Name a trial's repeat, for people."""
     return f"repeat {repeat} of trial {trial}"
 
 
-def outcome_line(name: str, outcome: Mapping[str, Any], metric: str) -> str:
+def outcome_line(name: str, outcome: Outcome, metric: str) -> str:
     """Say what a repeat found."""
-    result = f"{metric} {outcome['value']:.4f}" if "value" in outcome else f"failed: {outcome['failure']}"
+    result = f"{metric} {outcome.value:.4f}" if outcome.value is not None else f"failed: {outcome.failure}"
     return f"{name}  {result}"
 
 
-def against_best(entry: Mapping[str, Any]) -> str:
+def against_best(entry: FinalistRow) -> str:
     """Say how a finalist of a verdict's table compares with the best."""
-    return "ties with the best" if entry["tied"] else f"worse than the best, p {entry['p_value']:.3f}"
+    return "ties with the best" if entry.tied else f"worse than the best, p {entry.p_value:.3f}"
 
 
-def verdict_lines(table: Mapping[str, Any], metric: str) -> list[str]:
+def verdict_lines(table: VerdictTable, metric: str) -> list[str]:
     """Write a verdict for people; nothing where there is none."""
-    lines, cost = [], table["cost"].replace("_", " ")
-    for place, entry in enumerate(table["finalists"]):
-        figures = f"{entry['mean']:.4f} (standard error {entry['standard_error']:.4f})"
+    lines, cost = [], table.cost.replace("_", " ")
+    for place, entry in enumerate(table.finalists):
+        figures = f"{entry.mean:.4f} (standard error {entry.standard_error:.4f})"
         if place == 0:
             lines.append(
-                f"winner: trial {entry['number']}, {metric} {figures} over {len(entry['values'])} repeats on other "
-                f"seeds and splits, which chose it among finalists; {entry['in_search']:.4f} in the search"
+                f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} repeats on other "
+                f"seeds and splits, which chose it among finalists; {entry.in_search:.4f} in the search"
             )
-        lines.append(f"  trial {entry['number']}  {figures}, {cost} {entry['cost']:g}; {against_best(entry)}")
-    for entry in table["failed"]:
-        lines.append(f"  trial {entry['number']}  is out: repeat {entry['repeat']} failed: {entry['failure']}")
+        lines.append(f"  trial {entry.number}  {figures}, {cost} {entry.cost:g}; {against_best(entry)}")
+    for lost in table.failed:
+        lines.append(f"  trial {lost.number}  is out: repeat {lost.repeat} failed: {lost.failure}")
     return lines
 
 
@@ -173,7 +208,7 @@ def _in_search(study: optuna.Study, section: JudgingSection) -> dict[int, tuple[
     scores = float32_scores(study)
     ranked = ranked_trials(study) if section.finalists else []
     return {
-        trial.number: (trial, float(scores[trial.number]["value"] if scores else trial.values[0]))
+        trial.number: (trial, float(scores[trial.number].value if scores else trial.values[0]))
         for trial in ranked
-        if "best_step" in trial.user_attrs and (not scores or trial.number in scores)
+        if TrialRecord.of(trial).best_step is not None and (not scores or trial.number in scores)
     }

@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.dashboard_plots import save_plots as save_plots
     from promptgraft.search.reporting.dashboard_tables import artifact_store as artifact_store
     from promptgraft.search.reporting.dashboard_tables import describe_trial as describe_trial
+    from promptgraft.search.reporting.facts import Facts as Facts
     from promptgraft.search.reporting.facts import collect_facts as collect_facts
     from promptgraft.search.reporting.facts import study_with_rows as study_with_rows
     from promptgraft.search.reporting.page import render_page as render_page
     from promptgraft.search.reporting.sources import MEANING as MEANING
+    from promptgraft.search.reporting.sources import RankedSources as RankedSources
     from promptgraft.search.reporting.sources import ranked_sources as ranked_sources
     from promptgraft.search.reporting.sources import source_table as source_table
-    from promptgraft.search.reporting.status import PROMPT_AS_TOKENS as PROMPT_AS_TOKENS
+    from promptgraft.search.reporting.status import BestTrial as BestTrial
+    from promptgraft.search.reporting.status import Summary as Summary
     from promptgraft.search.reporting.status import front_lines as front_lines
     from promptgraft.search.reporting.status import reading_line as reading_line
     from promptgraft.search.reporting.status import status_lines as status_lines

@@ -14,6 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from promptgraft.search.judging import CurvePoint
+from promptgraft.search.reporting.error_analysis import CalibrationBin
+from promptgraft.search.reporting.history import TrialFacts
+from promptgraft.search.trials import FrontTrial
+
 INK, ACCENT, QUIET, BAD = "#7a7f87", "#2f7ed8", "#9aa3ad", "#d1603d"
 # Inches. Pages scale charts to their width: on a phone these stay readable.
 WIDE, PANEL = 4.8, 3.4
@@ -73,17 +78,16 @@ def chart(key: str, said: str, width: float = WIDE, height: float = 2.8) -> Iter
     drawn.svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(said)}"', 1)
 
 
-def history(entries: Sequence[Mapping[str, Any]], metric: str, marks: Mapping[str, float]) -> str:
+def history(entries: Sequence[TrialFacts], metric: str, marks: Mapping[str, float]) -> str:
     """Draw every trial's value, the best so far, and what the winner turned out to score."""
     with chart("history", f"{metric} of every trial, in their order", height=3.2) as drawn:
         axes = drawn.axes
         for state, colour, marker in (("COMPLETE", ACCENT, "o"), ("PRUNED", QUIET, "x")):
-            own = [entry for entry in entries if entry["state"] == state and entry["value"] is not None]
-            places = ([e["trial"] for e in own], [e["value"] for e in own])
+            own = [(entry.trial, entry.value) for entry in entries if entry.state == state and entry.value is not None]
+            places = [x for x, _ in own], [y for _, y in own]
             axes.scatter(*places, s=16, c=colour, marker=marker, label=state, clip_on=False)
-        known = [entry for entry in entries if entry["best"] is not None]
-        bests = ([e["trial"] for e in known], [e["best"] for e in known])
-        axes.step(*bests, where="post", color=ACCENT, lw=1, label="best so far")
+        known = [(entry.trial, entry.best) for entry in entries if entry.best is not None]
+        axes.step([x for x, _ in known], [y for _, y in known], where="post", color=ACCENT, lw=1, label="best so far")
         for (name, value), style in zip(marks.items(), ("--", ":"), strict=False):
             axes.axhline(value, color=BAD, lw=1.2, ls=style, label=name)
         axes.set(xlabel="trial", ylabel=metric)
@@ -92,16 +96,16 @@ def history(entries: Sequence[Mapping[str, Any]], metric: str, marks: Mapping[st
     return drawn.svg
 
 
-def curves(entries: Sequence[Mapping[str, Any]], winner: int, metric: str) -> str:
+def curves(entries: Sequence[TrialFacts], winner: int, metric: str) -> str:
     """Draw what each trial reported as it went, the winner on top."""
     with chart("curves", f"{metric} by step, a line for each trial", height=3.0) as drawn:
         axes, named = drawn.axes, set[str]()
-        for entry in sorted(entries, key=lambda entry: entry["trial"] == winner):
-            points = [point for point in entry["curve"] if point[1] is not None]
-            if not points or entry["state"] not in ("COMPLETE", "PRUNED"):
+        for entry in sorted(entries, key=lambda entry: entry.trial == winner):
+            points = [(step, value) for step, value in entry.curve if value is not None]
+            if not points or entry.state not in ("COMPLETE", "PRUNED"):
                 continue
-            won, pruned = entry["trial"] == winner, entry["state"] == "PRUNED"
-            name = "winner" if won else entry["state"]
+            won, pruned = entry.trial == winner, entry.state == "PRUNED"
+            name = "winner" if won else entry.state
             look: dict[str, Any] = {"color": BAD if won else INK if pruned else ACCENT, "alpha": 1.0 if won else 0.5}
             look |= {"lw": 2.0 if won else 1.0, "label": None if name in named else name}
             axes.plot([p[0] for p in points], [p[1] for p in points], "--" if pruned else "-", **look)
@@ -204,30 +208,30 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def reliability(key: str, bins: Sequence[Mapping[str, Any]]) -> str:
+def reliability(key: str, bins: Sequence[CalibrationBin]) -> str:
     """Draw how often a model is right against how sure it is, with the rows of each bin."""
     with chart(key, "How often the model is right against how sure it is", 4.2, 3.2) as drawn:
         axes = drawn.axes
-        low = min([0.5, *(entry["right"] for entry in bins), *(entry["sure"] for entry in bins)]) - 0.03
+        low = min([0.5, *(entry.right for entry in bins), *(entry.sure for entry in bins)]) - 0.03
         axes.plot([low, 1], [low, 1], color=QUIET, lw=1, ls="--")
-        axes.plot([e["sure"] for e in bins], [e["right"] for e in bins], "o-", color=ACCENT, lw=1, ms=4, clip_on=False)
+        axes.plot([e.sure for e in bins], [e.right for e in bins], "o-", color=ACCENT, lw=1, ms=4, clip_on=False)
         for entry in bins:
-            place = (entry["sure"], entry["right"])
-            above = entry["right"] >= entry["sure"]
+            place = (entry.sure, entry.right)
+            above = entry.right >= entry.sure
             offset: dict[str, Any] = {"xytext": (0, 6 if above else -11), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(str(entry["rows"]), place, fontsize=7, **offset)
+            axes.annotate(str(entry.rows), place, fontsize=7, **offset)
         axes.set(xlabel="how sure: mean probability of the predicted label", ylabel="how often right")
         axes.set_ylim(top=1.06)
     return drawn.svg
 
 
-def curve(key: str, points: Sequence[Mapping[str, Any]], everything: int, part: str, metric: str) -> str:
+def curve(key: str, points: Sequence[CurvePoint], everything: int, part: str, metric: str) -> str:
     """Draw a learning curve with standard errors."""
-    rows = [point["rows"] or everything for point in points]
+    rows = [point.rows or everything for point in points]
     with chart(key, f"{metric} by number of {part} rows", PANEL, 2.4) as drawn:
         axes = drawn.axes
-        means = [point["mean"] for point in points]
-        errors = [point["standard_error"] or 0.0 for point in points]
+        means = [point.mean for point in points]
+        errors = [point.standard_error or 0.0 for point in points]
         axes.errorbar(rows, means, errors, fmt="o-", color=ACCENT, lw=1, ms=4, capsize=2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(rows, map(str, rows))
@@ -236,15 +240,14 @@ def curve(key: str, points: Sequence[Mapping[str, Any]], everything: int, part: 
     return drawn.svg
 
 
-def front(
-    key: str, entries: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], metric: str, cost: str
-) -> str:
+def front(key: str, entries: Sequence[TrialFacts], front: Sequence[FrontTrial], metric: str, cost: str) -> str:
     """Draw all trials by the metric and one cost; those that no other one dominates with their numbers."""
     with chart(key, f"{metric} against {cost}, with the Pareto front") as drawn:
         axes = drawn.axes
-        others = [e["values"] for e in entries if e["state"] == "COMPLETE" and {metric, cost} <= e["values"].keys()]
-        axes.scatter([own[cost] for own in others], [own[metric] for own in others], s=14, c=QUIET, label="dominated")
-        best = [(e["values"][cost], e["values"][metric], e["number"]) for e in front]
+        places = [(e.values.get(cost), e.values.get(metric)) for e in entries if e.state == "COMPLETE"]
+        others = [(x, y) for x, y in places if x is not None and y is not None]
+        axes.scatter([x for x, _ in others], [y for _, y in others], s=14, c=QUIET, label="dominated")
+        best = [(e.values[cost], e.values[metric], e.number) for e in front]
         axes.scatter([x for x, _, _ in best], [y for _, y, _ in best], s=24, c=ACCENT, label="front")
         for x, y, number in best:
             axes.annotate(str(number), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)

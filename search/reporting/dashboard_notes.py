@@ -3,16 +3,16 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna_dashboard import save_note
 
 from promptgraft.objectives.data import Task
+from promptgraft.objectives.measures import UntrainedScore
 from promptgraft.search.judging import against_best, reach_verdict
-from promptgraft.search.sampling import UNTRAINED_SCORES, with_pool
-from promptgraft.search.storage import trial_for_note
+from promptgraft.search.sampling import with_pool
+from promptgraft.search.storage import StudyRecord, trial_for_note
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Evaluated, float32_scores, front_table, metric_of
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
@@ -21,7 +21,7 @@ from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scal
 def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     """Describe what is searched, and on which data."""
     study = with_pool(study, optuna_study)
-    untrained = optuna_study.user_attrs.get(UNTRAINED_SCORES, [])
+    untrained = StudyRecord.of(optuna_study).untrained
     scored = _verdict_note(optuna_study, study) + _front_note(optuna_study) + _finalists_note(optuna_study)
     save_note(optuna_study, study_note(study) + _untrained_note(study, untrained) + scored)
 
@@ -76,7 +76,7 @@ def _lineage(template: Template) -> str:
     return f" ({template.source}{' of ' + parents if parents else ''})"
 
 
-def _untrained_note(study: Study, untrained: list[dict[str, Any]]) -> str:
+def _untrained_note(study: Study, untrained: Sequence[UntrainedScore]) -> str:
     """Write what prompts scored before any training, in Markdown; nothing where none was scored."""
     if not untrained:
         return ""
@@ -91,29 +91,29 @@ def _untrained_note(study: Study, untrained: list[dict[str, Any]]) -> str:
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for e in untrained:
-        if e["template"] in names and e["verbalizer"] in names:
-            scores = f"{e['score']:.3f} | {e['accuracy']:.3f} | {e['rows']}"
-            lines.append(f"| {names[e['template']]} | {names[e['verbalizer']]} | {scores} |")
+        if e.template in names and e.verbalizer in names:
+            scores = f"{e.score:.3f} | {e.accuracy:.3f} | {e.rows}"
+            lines.append(f"| {names[e.template]} | {names[e.verbalizer]} | {scores} |")
     return "\n".join(lines)
 
 
 def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
     """Write which trial has won, in Markdown; nothing before the finalists had their repeats."""
     table = reach_verdict(optuna_study).table()
-    if not table["finalists"] and not table["failed"]:
+    if not table.finalists and not table.failed:
         return ""
     lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
     lines += [
-        f"| trial | in the search | repeats | standard error | {table['cost'].replace('_', ' ')} | |",
+        f"| trial | in the search | repeats | standard error | {table.cost.replace('_', ' ')} | |",
         "| ---: | ---: | --- | ---: | ---: | --- |",
     ]
-    for place, entry in enumerate(table["finalists"]):
-        values = ", ".join(f"{value:.3f}" for value in entry["values"])
-        name = f"**{entry['number']}, the winner**" if place == 0 else entry["number"]
-        mean = f"{entry['mean']:.4f} ({values}) | {entry['standard_error']:.4f}"
-        lines.append(f"| {name} | {entry['in_search']:.4f} | {mean} | {entry['cost']:g} | {against_best(entry)} |")
-    for entry in table["failed"]:
-        lines.append(f"| {entry['number']} | | repeat {entry['repeat']} failed: {entry['failure']} | | | out |")
+    for place, entry in enumerate(table.finalists):
+        values = ", ".join(f"{value:.3f}" for value in entry.values)
+        name = f"**{entry.number}, the winner**" if place == 0 else entry.number
+        mean = f"{entry.mean:.4f} ({values}) | {entry.standard_error:.4f}"
+        lines.append(f"| {name} | {entry.in_search:.4f} | {mean} | {entry.cost:g} | {against_best(entry)} |")
+    for lost in table.failed:
+        lines.append(f"| {lost.number} | | repeat {lost.repeat} failed: {lost.failure} | | | out |")
     return "\n".join(lines)
 
 
@@ -122,11 +122,11 @@ def _front_note(optuna_study: optuna.Study) -> str:
     front = front_table(optuna_study)
     if not front:
         return ""
-    names = list(front[0]["values"])
+    names = list(front[0].values)
     lines = ["", "", "### Pareto front: trials that no other one dominates", ""]
     lines += [f"| trial | {' | '.join(names)} |", "| ---: |" + " ---: |" * len(names)]
     for entry in front:
-        lines.append(f"| {entry['number']} | {' | '.join(f'{value:.6g}' for value in entry['values'].values())} |")
+        lines.append(f"| {entry.number} | {' | '.join(f'{value:.6g}' for value in entry.values.values())} |")
     return "\n".join(lines)
 
 
@@ -142,8 +142,9 @@ def _finalists_note(optuna_study: optuna.Study) -> str:
         "| ---: | ---: | ---: | ---: |",
     ]
     for number, score in sorted(scores.items()):
-        difference = f"{score['max_probability_difference']:.1e}"
-        lines.append(f"| {number} | {_number(values.get(number))} | {score['value']:.4f} | {difference} |")
+        known = score.max_probability_difference
+        difference = "" if known is None else f"{known:.1e}"
+        lines.append(f"| {number} | {_number(values.get(number))} | {score.value:.4f} | {difference} |")
     return "\n".join(lines)
 
 

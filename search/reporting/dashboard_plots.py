@@ -1,6 +1,6 @@
 """Plots of a study in Optuna Dashboard: what it costs, templates by frozen depth, alpha's effect, the transfer gain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from optuna_dashboard import save_plotly_graph_object
 
 from promptgraft.search.judging import transfer, winning_trial
-from promptgraft.search.reporting.history import history_of, templates_of, verbalizers_of
+from promptgraft.search.reporting.history import TrialFacts, history_of, names_of
 
 # How much more trials there must be than when it was last drawn: what drawing takes grows with their number.
 _GROWTH = 1.1
@@ -43,9 +43,9 @@ def save_plots(stored: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         stored: The study.
         trials: Its trials.
     """
-    names = {entry["id"]: entry["name"] for entry in (*templates_of(stored), *verbalizers_of(stored))}
-    history = [entry for entry in history_of(stored, trials, names) if entry["value"] is not None and entry["knobs"]]
-    if sum(entry["state"] == "COMPLETE" for entry in history) < 2:
+    names = names_of(stored)
+    history = [entry for entry in history_of(stored, trials, names) if entry.value is not None and entry.knobs]
+    if sum(entry.state == "COMPLETE" for entry in history) < 2:
         return
     metric = (stored.metric_names or ["value"])[0]
     plots = {
@@ -60,24 +60,24 @@ def save_plots(stored: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
             save_plotly_graph_object(stored, figure, graph_object_id=name)
 
 
-def _by_cost(history: Sequence[Mapping[str, Any]], metric: str) -> go.Figure:
+def _by_cost(history: Sequence[TrialFacts], metric: str) -> go.Figure:
     """Draw what each trial took against what it scored."""
     figure = go.Figure(layout={"title": f"{metric} by what a trial took", "xaxis": {"title": "seconds"}})
     for state, colour in _COLOURS.items():
-        own = [entry for entry in history if entry["state"] == state and entry["seconds"] is not None]
-        said = [f"trial {entry['trial']}: {entry['prompt_tokens']} prompt tokens" for entry in own]
-        x, y = [entry["seconds"] for entry in own], [entry["value"] for entry in own]
+        own = [entry for entry in history if entry.state == state and entry.seconds is not None]
+        said = [f"trial {entry.trial}: {entry.prompt_tokens} prompt tokens" for entry in own]
+        x, y = [entry.seconds for entry in own], [entry.value for entry in own]
         figure.add_scatter(x=x, y=y, text=said, mode="markers", name=state, marker={"color": colour})
     return figure.update_yaxes(title=metric)
 
 
-def _by_template(history: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
+def _by_template(history: Sequence[TrialFacts], metric: str) -> go.Figure | None:
     """Draw the mean of the COMPLETE trials with each template at each frozen depth."""
     found: dict[tuple[str, Any], list[float]] = {}
     for entry in history:
-        place = (entry["knobs"].get("template"), entry["knobs"].get("frozen_layers"))
-        if entry["state"] == "COMPLETE" and None not in place:
-            found.setdefault((str(place[0]), place[1]), []).append(entry["value"])
+        place = (entry.knobs.get("template"), entry.knobs.get("frozen_layers"))
+        if entry.state == "COMPLETE" and None not in place and entry.value is not None:
+            found.setdefault((str(place[0]), place[1]), []).append(entry.value)
     rows, columns = sorted({row for row, _ in found}), sorted({column for _, column in found})
     if not rows or len(columns) < 2:
         return None
@@ -91,16 +91,16 @@ def _by_template(history: Sequence[Mapping[str, Any]], metric: str) -> go.Figure
     return figure.update_xaxes(title="frozen layers", type="category")
 
 
-def _by_alpha(history: Sequence[Mapping[str, Any]], metric: str) -> go.Figure | None:
+def _by_alpha(history: Sequence[TrialFacts], metric: str) -> go.Figure | None:
     """Draw alpha against what trials scored, with and without a source stage."""
-    known = [entry for entry in history if entry["knobs"].get("alpha") is not None and entry["state"] == "COMPLETE"]
-    if len({entry["knobs"]["alpha"] for entry in known}) < 2:
+    known = [entry for entry in history if entry.knobs.get("alpha") is not None and entry.state == "COMPLETE"]
+    if len({entry.knobs["alpha"] for entry in known}) < 2:
         return None
     figure = go.Figure(layout={"title": f"{metric} by alpha"})
     for name, wanted in (("with a source stage", True), ("without", False)):
-        own = [entry for entry in known if bool(entry["knobs"].get("source_steps")) == wanted]
-        x, y = [entry["knobs"]["alpha"] for entry in own], [entry["value"] for entry in own]
-        figure.add_scatter(x=x, y=y, text=[f"trial {entry['trial']}" for entry in own], mode="markers", name=name)
+        own = [entry for entry in known if bool(entry.knobs.get("source_steps")) == wanted]
+        x, y = [entry.knobs["alpha"] for entry in own], [entry.value for entry in own]
+        figure.add_scatter(x=x, y=y, text=[f"trial {entry.trial}" for entry in own], mode="markers", name=name)
     return figure.update_xaxes(title="alpha").update_yaxes(title=metric)
 
 
@@ -108,15 +108,13 @@ def _gain(stored: optuna.Study, metric: str) -> go.Figure | None:
     """Draw by how much the winner is ahead of each control, with intervals."""
     best = winning_trial(stored)
     found = None if best is None else transfer(stored, best)
-    entries = [entry for entry in (found or {"controls": []})["controls"] if entry.get("behind")]
+    entries = [(entry.name, entry.behind) for entry in (found.controls if found else ()) if entry.behind is not None]
     if found is None or not entries:
         return None
-    values = [entry["behind"]["value"] for entry in entries]
-    over = [entry["behind"]["high"] - entry["behind"]["value"] for entry in entries]
-    under = [entry["behind"]["value"] - entry["behind"]["low"] for entry in entries]
-    figure = go.Figure(
-        layout={"title": f"winner ahead of its controls, {metric}, with intervals<br>{found['verdict']}"}
-    )
+    values = [behind.value for _, behind in entries]
+    over = [behind.high - behind.value for _, behind in entries]
+    under = [behind.value - behind.low for _, behind in entries]
+    figure = go.Figure(layout={"title": f"winner ahead of its controls, {metric}, with intervals<br>{found.verdict}"})
     bars = {"type": "data", "symmetric": False, "array": over, "arrayminus": under}
-    figure.add_scatter(x=values, y=[entry["name"] for entry in entries], mode="markers", error_x=bars)
+    figure.add_scatter(x=values, y=[name for name, _ in entries], mode="markers", error_x=bars)
     return figure.add_vline(x=0, line_dash="dot").update_yaxes(autorange="reversed", automargin=True)

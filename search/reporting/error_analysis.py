@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.search.judging import logits_of_test_set, openings
-from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, trial_file
+from promptgraft.search.judging import logits_of_test_set
+from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRecord, trial_file
 
 BINS = 10
 # Examples shown of each class, those that the model was surest of.
@@ -38,9 +37,106 @@ class Outputs:
     present: str
 
 
+@dataclass(frozen=True, slots=True)
+class WrongExample:
+    """A row that a model got wrong.
+
+    Attributes:
+        fields: Template field -> value.
+        predicted: The label that it predicted.
+        chance: The probability that it gave it.
+    """
+
+    fields: Mapping[str, str]
+    predicted: str
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassErrors:
+    """A model's errors on the rows of a label.
+
+    Attributes:
+        label: The label.
+        rows: Rows that have it.
+        wrong: Those of them that were predicted otherwise.
+        precision: Of the label.
+        recall: Of the label.
+        f1: Of the label.
+        examples: Errors that the model was surest of.
+    """
+
+    label: str
+    rows: int
+    wrong: int
+    precision: float
+    recall: float
+    f1: float
+    examples: tuple[WrongExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Rows on which a model is about equally sure.
+
+    Attributes:
+        from_: Least probability of the predicted label; `from` in JSON.
+        to: Largest probability.
+        rows: Number of rows.
+        sure: Mean probability of the predicted label.
+        right: Share of rows on which it is right.
+    """
+
+    from_: float
+    to: float
+    rows: int
+    sure: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How sure a model is, against how often it is right.
+
+    Attributes:
+        bins: The bins that have rows.
+        expected_calibration_error: Mean distance of the two.
+    """
+
+    bins: tuple[CalibrationBin, ...]
+    expected_calibration_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What a trial got wrong on some rows.
+
+    Attributes:
+        rows: Which: `test` or `validation`.
+        count: How many.
+        hash: Their hash.
+        file: Where the logits lie in the study's files.
+        labels: The task's labels.
+        confusion: True labels (rows) against predicted ones (columns).
+        classes: Errors by true label.
+        metrics: All metrics.
+        calibration: Whether the model is as sure as it should be.
+    """
+
+    rows: str
+    count: int
+    hash: str
+    file: str
+    labels: tuple[str, ...]
+    confusion: Sequence[Sequence[int]]
+    classes: tuple[ClassErrors, ...]
+    metrics: Mapping[str, float]
+    calibration: Calibration
+
+
 def analyze_errors(
     stored: optuna.Study, task: Task, files: FileStore, trial: int
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[tuple[Errors, ...], tuple[str, ...]]:
     """Look at a trial's outputs: on validation rows, and on the test rows if these were opened for it.
 
     Args:
@@ -50,8 +146,7 @@ def analyze_errors(
         trial: Number of the trial.
 
     Returns:
-        What was found, the test rows first: `rows`, `count`, `hash`, `file`, `labels`, `confusion`, `classes` (with
-        examples of errors), `metrics` and `calibration`. And why anything is missing.
+        What was found, the test rows first, and why anything is missing.
     """
     found, missing = [], []
     for outputs in _sources(stored, task, trial):
@@ -68,22 +163,22 @@ def analyze_errors(
                 f"errors on {outputs.rows} rows: the outputs of trial {trial} for them aren't there ({name})"
             )
             continue
-        shown = {"rows": outputs.rows, "count": len(rows), "hash": rows_hash(rows), "file": name}
-        found.append(shown | errors(task, logits, rows))
-    return found, missing
+        found.append(_errors(task, logits, rows, outputs.rows, name))
+    return tuple(found), tuple(missing)
 
 
 def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
-    identity = stored.user_attrs.get("identity", {})
+    record = StudyRecord.of(stored)
     chosen_by = Outputs(
         "validation",
         [trial_file(trial, name) for name in (FLOAT32_LOGITS_FILE, LOGITS_FILE)],
-        identity.get("target rows"),
+        record.identity.get("target rows"),
         rows_hash(task.labelled),
     )
-    opened = [record for record in openings(stored) if record["trial"] == trial and record["table"]]
-    tests = [Outputs("test", [logits_of_test_set(trial)], record["rows"], rows_hash(task.test)) for record in opened]
-    return [*tests, chosen_by]
+    opening = record.opening(trial)
+    if opening is None or not opening.table:
+        return [chosen_by]
+    return [Outputs("test", [logits_of_test_set(trial)], opening.rows, rows_hash(task.test)), chosen_by]
 
 
 def _read(files: FileStore, names: Sequence[str]) -> tuple[str, npt.NDArray[np.float32] | None]:
@@ -96,13 +191,15 @@ def _read(files: FileStore, names: Sequence[str]) -> tuple[str, npt.NDArray[np.f
     return names[-1], None
 
 
-def errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, Any]:
+def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], part: str, file: str) -> Errors:
     """Count a model's errors by class, with examples, and measure its calibration.
 
     Args:
         task: The task.
         logits: Shape (rows, labels).
         rows: The rows.
+        part: Which they are.
+        file: Where the logits lie.
     """
     chances = softmax(logits.astype(np.float64), axis=1)
     predicted, sure = chances.argmax(1), chances.max(1)
@@ -111,38 +208,37 @@ def errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> 
     by_class = []
     for label, name in enumerate(task.labels):
         wrong = [int(i) for i in np.argsort(-sure, kind="stable") if labels[i] == label != predicted[i]]
-        examples = [
-            {"fields": dict(rows[i].fields), "predicted": task.labels[predicted[i]], "chance": float(sure[i])}
-            for i in wrong[:EXAMPLES]
-        ]
+        examples = tuple(
+            WrongExample(dict(rows[i].fields), task.labels[predicted[i]], float(sure[i])) for i in wrong[:EXAMPLES]
+        )
         precision, recall, f1, count = (column[label] for column in figures)
-        entry = {"label": name, "rows": int(count), "wrong": len(wrong), "precision": float(precision)}
-        by_class.append(entry | {"recall": float(recall), "f1": float(f1), "examples": examples})
-    return {
-        "labels": list(task.labels),
-        "confusion": task.confusion(logits, rows),
-        "classes": by_class,
-        "metrics": task.measure(logits, rows),
-        "calibration": calibration(sure, predicted == labels),
-    }
+        scores = float(precision), float(recall), float(f1)
+        by_class.append(ClassErrors(name, int(count), len(wrong), *scores, examples))
+    return Errors(
+        rows=part,
+        count=len(rows),
+        hash=rows_hash(rows),
+        file=file,
+        labels=tuple(task.labels),
+        confusion=task.confusion(logits, rows),
+        classes=tuple(by_class),
+        metrics=task.measure(logits, rows),
+        calibration=calibration(sure, predicted == labels),
+    )
 
 
-def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:
     """Compare how sure a model is with how often it is right (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
         sure: Probability of the predicted label, shape (rows,).
         right: Whether it was right, shape (rows,).
-
-    Returns:
-        `bins` (those with rows: `from`, `to`, `rows`, mean `sure`, share `right`) and `expected_calibration_error`.
     """
     place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    bins: list[dict[str, Any]] = []
+    bins: list[CalibrationBin] = []
     for number in sorted(set(place.tolist())):
         own = place == number
-        ends: Mapping[str, float] = {"from": number / BINS, "to": (number + 1) / BINS}
-        means = {"sure": float(sure[own].mean()), "right": float(right[own].mean())}
-        bins.append({**ends, "rows": int(own.sum()), **means})
-    error = sum(entry["rows"] * abs(entry["sure"] - entry["right"]) for entry in bins) / len(sure)
-    return {"bins": bins, "expected_calibration_error": float(error)}
+        ends, means = (number / BINS, (number + 1) / BINS), (float(sure[own].mean()), float(right[own].mean()))
+        bins.append(CalibrationBin(*ends, int(own.sum()), *means))
+    error = sum(entry.rows * abs(entry.sure - entry.right) for entry in bins) / len(sure)
+    return Calibration(tuple(bins), float(error))

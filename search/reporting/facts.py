@@ -1,43 +1,184 @@
-"""`promptgraft report`: everything that a study found, as plain JSON types; `search.reporting.page` shows it."""
+"""`promptgraft report`: everything that a study found, as typed facts; `search.reporting.page` shows them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.search.judging import NAMES, WINNER, judging_section, openings
-from promptgraft.search.reporting.error_analysis import analyze_errors
-from promptgraft.search.reporting.history import COSTS, history_of, results, templates_of, verbalizers_of
-from promptgraft.search.reporting.importances import measure_importances
-from promptgraft.search.reporting.provenance import cost_of, data_of, provenance_of
-from promptgraft.search.reporting.status import summarize
+from promptgraft.search.judging import NAMES, WINNER, ControlRow
+from promptgraft.search.reporting.error_analysis import Errors, analyze_errors
+from promptgraft.search.reporting.history import (
+    COSTS,
+    TemplateFacts,
+    TrialFacts,
+    VerbalizerFacts,
+    history_of,
+    names_of,
+    templates_of,
+    verbalizers_of,
+)
+from promptgraft.search.reporting.importances import Importances, measure_importances
+from promptgraft.search.reporting.provenance import Cost, Provenance, TableFacts, cost_of, data_of, provenance_of
+from promptgraft.search.reporting.status import Summary, summarize
 from promptgraft.search.sampling import with_pool
-from promptgraft.search.storage import NothingToExportError, StudyReference
+from promptgraft.search.storage import NothingToExportError, Opening, StudyRecord, StudyReference, TrialRecord
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import metric_of
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, Scalar
+
+T = TypeVar("T")
 
 _IDS = ("template", "verbalizer")
 
 
 def study_with_rows(reference: StudyReference, stored: optuna.Study) -> tuple[Study | None, str | None]:
     """Load a study with its rows and the templates that joined; if that can't be done, say why."""
-    if reference.file is None and "study_file" not in stored.user_attrs:
-        return None, "the study's record names no study file; name it in place of the study"
     try:
         return with_pool(load_study(reference.study_file(stored), reference.name), stored), None
     except (InvalidInputError, OSError) as error:
         return None, str(error)
 
 
-def collect_facts(
-    stored: optuna.Study, study: Study | None, files: FileStore, reason: str | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What the repeats that chose the winner found.
+
+    Attributes:
+        mean: Mean of the metric.
+        standard_error: That of the mean.
+        values: The metric of each.
+    """
+
+    mean: float
+    standard_error: float
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TestScore:
+    """What the winner scores on the test rows.
+
+    Attributes:
+        value: The study's metric.
+        low: Lower end of its interval; None if the opening recorded none.
+        high: Its upper end.
+        table: Name and metrics of each system, the winner first.
+        opened: When the rows were opened.
+        who: By whom.
+        rows: Their hash.
+    """
+
+    __test__ = False  # pytest would take it for tests.
+
+    value: float
+    low: float | None
+    high: float | None
+    table: Sequence[tuple[str, Mapping[str, float]]]
+    opened: str
+    who: str | None
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How much better the winner looked in the search.
+
+    Attributes:
+        to: Than where.
+        value: By how much; positive is optimistic.
+    """
+
+    to: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a reader wants to know first.
+
+    Attributes:
+        trial: The winner.
+        candidate: Its candidate, with names of template and verbalizer.
+        searched: Parameters that were searched.
+        in_search: What the search measured.
+        best_step: The step at which it was best.
+        float32: Its score in float32, if it has one.
+        race: What the repeats that chose it found; None without any.
+        fresh: What fresh repeats found; None without any.
+        fresh_rows: What these were scored on.
+        test: What it scores on the test rows; None while they are sealed.
+        gaps: How much better it looked in the search.
+        costs: What its trial cost.
+        example: The first validation row, rendered; None without the rows.
+        load_report: What the migration did with the weights.
+    """
+
+    trial: int
+    candidate: Mapping[str, Scalar | None]
+    searched: tuple[str, ...]
+    in_search: float
+    best_step: int | None
+    float32: float | None
+    race: Race | None
+    fresh: ControlRow | None
+    fresh_rows: str | None
+    test: TestScore | None
+    gaps: tuple[Gap, ...]
+    costs: Mapping[str, float]
+    example: str | None
+    load_report: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that a study found.
+
+    Attributes:
+        study: Its name.
+        metric: What is optimised.
+        direction: `maximize` or `minimize`.
+        made: When this was collected.
+        level: Of the intervals.
+        summary: The study in short.
+        answer: What a reader wants to know first.
+        history: What every trial did.
+        importances: Which knobs mattered.
+        templates: Its templates.
+        verbalizers: Its verbalizers.
+        predictions: What the winner got wrong.
+        cost: What it took.
+        data: Task -> its table; None without the rows.
+        cautions: What may be too good to be true.
+        missing: What is left out, and why.
+        provenance: Where the numbers come from.
+    """
+
+    study: str
+    metric: str
+    direction: str
+    made: str
+    level: float
+    summary: Summary
+    answer: Answer
+    history: tuple[TrialFacts, ...]
+    importances: Importances
+    templates: tuple[TemplateFacts, ...]
+    verbalizers: tuple[VerbalizerFacts, ...]
+    predictions: tuple[Errors, ...]
+    cost: Cost
+    data: Mapping[str, TableFacts] | None
+    cautions: tuple[str, ...]
+    missing: tuple[str, ...]
+    provenance: Provenance
+
+
+def collect_facts(stored: optuna.Study, study: Study | None, files: FileStore, reason: str | None = None) -> Facts:
     """Collect what a study found. Test rows stay as they are: nothing is scored, and nothing is written.
 
     Args:
@@ -47,92 +188,84 @@ def collect_facts(
         reason: Why they can't.
 
     Returns:
-        `study`, `metric`, `direction`, `made` (when), `level` (of the intervals), `summary` (see `status`), `answer`,
-        `history` (of every trial), `importances`, `templates`, `verbalizers`, `predictions` (of the winner), `cost`,
-        `data` (None without the rows), `cautions`, `missing` (what is left out, and why) and `provenance`. Numbers that
-        aren't finite are None.
+        The facts; numbers that aren't finite are None.
 
     Raises:
         NothingToExportError: If no trial is COMPLETE.
     """
     summary = summarize(stored)
-    if summary["winner"] is None:
+    if summary.winner is None:
         raise NothingToExportError(f"study {stored.study_name!r} has no COMPLETE trial yet, so nothing to report")
-    trials = stored.get_trials(deepcopy=False)
-    templates, verbalizers = templates_of(stored), verbalizers_of(stored)
-    names = {entry["id"]: entry["name"] for entry in (*templates, *verbalizers)}
+    trials, names = stored.get_trials(deepcopy=False), names_of(stored)
     history = history_of(stored, trials, names)
-    complete = [entry for entry in history if entry["state"] == "COMPLETE" and math.isfinite(entry["value"] or 0.0)]
+    complete = [entry for entry in history if entry.state == "COMPLETE" and math.isfinite(entry.value or 0.0)]
     # Trials that a user added have no candidate.
-    known = [entry for entry in complete if entry["knobs"]] or complete
-    winner = trials[summary["winner"]["number"]]
-    found, missing = analyze_errors(stored, study.target, files, winner.number) if study else ([], [])
+    known = [entry for entry in complete if entry.knobs] or complete
+    winner = trials[summary.winner.number]
+    found, missing = analyze_errors(stored, study.target, files, winner.number) if study else ((), ())
     if study is None:
-        missing = [f"data, errors, calibration and the example of a prompt: {reason or 'the rows were not given'}"]
-    facts = {
-        "study": stored.study_name,
-        "metric": summary["metric"],
-        "direction": stored.directions[0].name.lower(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "level": judging_section(stored.user_attrs).level,
-        "summary": summary,
-        "answer": _answer(stored, summary, winner, names, study),
-        "history": history,
-        "importances": measure_importances([entry["knobs"] for entry in known], [entry["value"] for entry in known]),
-        "templates": [entry | results(history, "template", entry["name"]) for entry in templates],
-        "verbalizers": verbalizers,
-        "predictions": found,
-        "cost": cost_of(stored, trials, summary),
-        "data": data_of(stored, study) if study else None,
-        "cautions": list(study.cautions) if study else [],
-        "missing": missing,
-        "provenance": provenance_of(stored, trials, summary),
-    }
-    return dict(_finite(facts))
+        missing = (f"data, errors, calibration and the example of a prompt: {reason or 'the rows were not given'}",)
+    facts = Facts(
+        study=stored.study_name,
+        metric=summary.metric,
+        direction=stored.directions[0].name.lower(),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        level=StudyRecord.of(stored).judging.level,
+        summary=summary,
+        answer=_answer(stored, summary, winner, names, study),
+        history=history,
+        importances=measure_importances([own.knobs for own in known], [own.value or 0.0 for own in known]),
+        templates=templates_of(stored, history),
+        verbalizers=verbalizers_of(stored),
+        predictions=found,
+        cost=cost_of(stored, trials, summary),
+        data=data_of(stored, study) if study else None,
+        cautions=tuple(study.cautions) if study else (),
+        missing=missing,
+        provenance=provenance_of(stored, trials, summary),
+    )
+    return _finite(facts)
 
 
 def _answer(
-    stored: optuna.Study, summary: Mapping[str, Any], winner: FrozenTrial, names: Mapping[str, str], study: Study | None
-) -> dict[str, Any]:
-    """Put together what a reader wants to know first.
-
-    Returns:
-        `trial`, `candidate`, `in_search`, `float32` (its score in float32, if it has one), `race`, `fresh` and `test`
-        (what it scored since), `gaps` (how much better it looked in the search; positive is optimistic), `costs`,
-        `example` and `load_report`.
-    """
-    transfer, metric = summary.get("transfer"), summary["metric"]
-    compared = (transfer or {"controls": []})["controls"]
-    fresh = next((entry for entry in compared if entry["name"] == NAMES[WINNER]), None)
-    raced = next((e for e in summary["verdict"]["finalists"] if e["number"] == winner.number), None)
-    opening = next((record for record in openings(stored) if record["trial"] == winner.number), None)
-    test = None
-    if opening and opening["table"]:
-        low, high = opening.get("interval") or (None, None)
-        test = {"value": opening["table"][0][1][metric], "low": low, "high": high, "table": opening["table"]}
-        test |= {name: opening[name] for name in ("opened", "who", "rows")}
+    stored: optuna.Study, summary: Summary, winner: FrozenTrial, names: Mapping[str, str], study: Study | None
+) -> Answer:
+    """Put together what a reader wants to know first."""
+    transfer, own = summary.transfer, TrialRecord.of(winner)
+    fresh = next((entry for entry in transfer.controls if entry.name == NAMES[WINNER]), None) if transfer else None
+    raced = next((entry for entry in summary.verdict.finalists if entry.number == winner.number), None)
+    test = _test_score(StudyRecord.of(stored).opening(winner.number), summary.metric)
     searched = float(metric_of(winner) or 0.0)
     sign = 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
-    since = {"the repeats that chose it": raced and raced["mean"]}
-    since |= {f"fresh repeats on {transfer['rows']} rows" if transfer else "fresh repeats": fresh and fresh["mean"]}
-    since |= {"the test rows": test and test["value"]}
-    candidate = winner.user_attrs.get("candidate", {})
-    return {
-        "trial": winner.number,
-        "candidate": {name: names.get(value, value) if name in _IDS else value for name, value in candidate.items()},
-        "searched": sorted(winner.params),
-        "in_search": searched,
-        "best_step": winner.user_attrs.get("best_step"),
-        "float32": (summary["winner"].get("float32") or {}).get("value"),
-        "race": {name: raced[name] for name in ("mean", "standard_error", "values")} if raced else None,
-        "fresh": fresh,
-        "fresh_rows": transfer["rows"] if transfer else None,
-        "test": test,
-        "gaps": [{"to": name, "value": sign * (searched - own)} for name, own in since.items() if own is not None],
-        "costs": {name: winner.user_attrs[name] for name in COSTS if winner.user_attrs.get(name) is not None},
-        "example": _example(study, candidate) if study else None,
-        "load_report": winner.user_attrs.get("load_report"),
-    }
+    since = {"the repeats that chose it": raced.mean if raced else None}
+    since |= {f"fresh repeats on {transfer.rows} rows" if transfer else "fresh repeats": fresh.mean if fresh else None}
+    since |= {"the test rows": test.value if test else None}
+    costs = {name: cost for name in COSTS if (cost := own.figure(name)) is not None}
+    scored = summary.winner.float32 if summary.winner else None
+    return Answer(
+        trial=winner.number,
+        candidate={name: names.get(value, value) if name in _IDS else value for name, value in own.values.items()},
+        searched=tuple(sorted(winner.params)),
+        in_search=searched,
+        best_step=own.best_step,
+        float32=scored.value if scored else None,
+        race=Race(raced.mean, raced.standard_error, raced.values) if raced else None,
+        fresh=fresh,
+        fresh_rows=transfer.rows if transfer else None,
+        test=test,
+        gaps=tuple(Gap(name, sign * (searched - late)) for name, late in since.items() if late is not None),
+        costs=costs,
+        example=_example(study, own.values) if study else None,
+        load_report=own.load_report,
+    )
+
+
+def _test_score(opening: Opening | None, metric: str) -> TestScore | None:
+    if opening is None or not opening.table:
+        return None
+    low, high = opening.interval or (None, None)
+    value = opening.table[0][1][metric]
+    return TestScore(value, low, high, opening.table, opening.opened, opening.who, opening.rows)
 
 
 def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
@@ -144,10 +277,16 @@ def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
     return template.render(row.fields).with_label(f"[{study.target.labels[row.label]}]")
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: T) -> T:
     """Replace numbers that JSON doesn't know by None."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(own) for name, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    found: Any = value
+    if is_dataclass(value) and not isinstance(value, type):
+        changes = {entry.name: _finite(getattr(value, entry.name)) for entry in fields(value)}
+        found = replace(value, **changes)
+    elif isinstance(value, Mapping):
+        found = {name: _finite(own) for name, own in value.items()}
+    elif isinstance(value, list | tuple):
+        found = type(value)(_finite(own) for own in value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        found = None
+    return cast("T", found)

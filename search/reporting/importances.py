@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,47 @@ _SPREAD = 100.0  # Of a numeric knob's values, largest to smallest, from which o
 _FEW = 8  # Values up to which a numeric knob that some trials lack is taken as names, its absence being one.
 
 
-def measure_importances(knobs: Sequence[Mapping[str, Any]], values: Sequence[float]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much a knob mattered.
+
+    Attributes:
+        name: The knob.
+        importance: Its share of the variance of the metric.
+        low: Lower end of the interval of `importance`.
+        high: Its upper end.
+        by_chance: What it reaches in one of twenty cases when the metric is dealt out at random.
+    """
+
+    name: str
+    importance: float
+    low: float
+    high: float
+    by_chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Importances:
+    """Which knobs mattered.
+
+    Attributes:
+        method: How that was measured.
+        trials: COMPLETE trials that it was measured on.
+        resamples: Resamples of the trials that intervals are from.
+        covered: Share of the resamples that an interval holds.
+        reason: Why there are none; None if there are.
+        knobs: Every knob that varied, most important first.
+    """
+
+    method: str
+    trials: int
+    resamples: int
+    covered: float
+    reason: str | None
+    knobs: tuple[Importance, ...]
+
+
+def measure_importances(knobs: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Importances:
     """Measure how much of the metric's variance each knob explains (Hutter et al. 2014), by Optuna's evaluator.
 
     With few trials a forest finds structure in noise, too: `by_chance` is what a knob reaches, in one of twenty cases,
@@ -32,16 +73,12 @@ def measure_importances(knobs: Sequence[Mapping[str, Any]], values: Sequence[flo
     Args:
         knobs: Knob -> value of each COMPLETE trial; what a trial has not is missing or None.
         values: The metric of each.
-
-    Returns:
-        `method`, `trials`, `resamples`, `covered`, `reason` (why there are none; None if there are) and `knobs`:
-        `name`, `importance`, `low`, `high`, `by_chance` of every knob that varied, most important first.
     """
-    base: dict[str, Any] = {"method": "fANOVA", "trials": len(values), "resamples": RESAMPLES, "covered": _COVERED}
+    base = "fANOVA", len(values), RESAMPLES, _COVERED
     columns, scores = _columns(knobs), np.array(values, dtype=np.float64)
     reason = _too_little(columns, scores)
     if reason:
-        return base | {"reason": reason, "knobs": []}
+        return Importances(*base, reason, ())
     random = np.random.default_rng(0)
     everything = np.arange(len(scores))
     trees = max(_MIN_TREES, min(_TREES_OF_RESAMPLES, _TRIALS_TIMES_TREES // len(scores)))
@@ -55,16 +92,8 @@ def measure_importances(knobs: Sequence[Mapping[str, Any]], values: Sequence[flo
     for name, importance in found.items():
         low, high = np.quantile([own[name] for own in resampled if own], [outside, 1 - outside])
         chance = np.quantile([own[name] for own in dealt if own], 0.95)
-        entries.append(
-            {
-                "name": name,
-                "importance": float(importance),
-                "low": float(low),
-                "high": float(high),
-                "by_chance": float(chance),
-            }
-        )
-    return base | {"reason": None, "knobs": entries}
+        entries.append(Importance(name, float(importance), float(low), float(high), float(chance)))
+    return Importances(*base, None, tuple(entries))
 
 
 def _too_little(columns: Mapping[str, Any], scores: npt.NDArray[np.float64]) -> str | None:

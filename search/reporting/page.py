@@ -1,15 +1,17 @@
 """A report as one self-contained page: no scripts, nothing loaded from elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from promptgraft.search.judging import NAMES, TESTED_FROM, against_best
+from promptgraft.search.judging import NAMES, TESTED_FROM, ControlRow, FinalistRow, against_best
 from promptgraft.search.reporting import charts
-from promptgraft.search.reporting.status import reading_line
+from promptgraft.search.reporting.facts import Facts
+from promptgraft.search.reporting.status import Summary, reading_line
 from promptgraft.search.wording import duration, size
 
 TEMPLATE = "report.html.j2"
@@ -17,7 +19,7 @@ TEMPLATE = "report.html.j2"
 MAX_KNOBS = 16
 
 
-def render_page(facts: Mapping[str, Any]) -> str:
+def render_page(facts: Facts) -> str:
     """Render a report.
 
     Args:
@@ -39,91 +41,92 @@ def render_page(facts: Mapping[str, Any]) -> str:
     }
     environment.globals |= {"against_best": against_best, "reading_line": reading_line, "tested_from": TESTED_FROM}
     text = files("promptgraft.search.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(facts, charts=drawn(facts))
+    return environment.from_string(text).render(
+        {entry.name: getattr(facts, entry.name) for entry in fields(facts)}, charts=drawn(facts)
+    )
 
 
-def drawn(facts: Mapping[str, Any]) -> dict[str, Any]:
+def drawn(facts: Facts) -> dict[str, Any]:
     """Draw the charts: name -> SVG, or a list of some."""
-    metric, answer, summary = facts["metric"], facts["answer"], facts["summary"]
-    marks = {"winner, fresh repeats": answer["fresh"]["mean"]} if answer["fresh"] else {}
-    marks |= {"winner, repeats": answer["race"]["mean"]} if answer["race"] and not marks else {}
-    marks |= {"winner, test rows": answer["test"]["value"]} if answer["test"] else {}
-    knobs = facts["importances"]["knobs"]
+    metric, answer, summary = facts.metric, facts.answer, facts.summary
+    marks: dict[str, float] = {}
+    if answer.fresh and answer.fresh.mean is not None:
+        marks["winner, fresh repeats"] = answer.fresh.mean
+    marks |= {"winner, repeats": answer.race.mean} if answer.race and not marks else {}
+    marks |= {"winner, test rows": answer.test.value} if answer.test else {}
+    knobs = facts.importances.knobs
     found: dict[str, Any] = {
-        "history": charts.history(facts["history"], metric, marks),
-        "curves": charts.curves(facts["history"], answer["trial"], metric),
+        "history": charts.history(facts.history, metric, marks),
+        "curves": charts.curves(facts.history, answer.trial, metric),
         "importances": charts.intervals(
             "importances",
-            [(entry["name"], entry["importance"], entry["low"], entry["high"]) for entry in knobs],
+            [(entry.name, entry.importance, entry.low, entry.high) for entry in knobs],
             f"share of the variance of {metric}",
-            [entry["by_chance"] for entry in knobs],
+            [entry.by_chance for entry in knobs],
         ),
         "finalists": charts.intervals(
             "finalists",
-            [_with_error(f"trial {entry['number']}", entry) for entry in summary["verdict"]["finalists"]],
+            [_with_error(f"trial {entry.number}", entry) for entry in summary.verdict.finalists],
             f"{metric}: mean of its repeats, standard error",
         ),
         "controls": charts.intervals(
             "controls",
-            [_with_error(e["name"], e) for e in _controls(summary) if e["mean"] is not None],
+            [_with_error(e.name, e) for e in _controls(summary) if e.mean is not None],
             f"{metric}: mean of fresh repeats, standard error",
         ),
         "knobs": _knobs(facts),
         "reliability": [
-            charts.reliability(f"reliability-{entry['rows']}", entry["calibration"]["bins"])
-            for entry in facts["predictions"]
+            charts.reliability(f"reliability-{entry.rows}", entry.calibration.bins) for entry in facts.predictions
         ],
     }
     found |= {"learning": _learning(facts), "fronts": _fronts(facts)}
     return {name: [Markup(svg) for svg in own] if isinstance(own, list) else Markup(own) for name, own in found.items()}
 
 
-def _controls(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list((summary.get("transfer") or {"controls": []})["controls"])
+def _controls(summary: Summary) -> Sequence[ControlRow]:
+    return summary.transfer.controls if summary.transfer else ()
 
 
-def _with_error(name: str, entry: Mapping[str, Any]) -> tuple[str, float, float, float]:
-    mean, error = entry["mean"], entry["standard_error"] or 0.0
+def _with_error(name: str, entry: FinalistRow | ControlRow) -> tuple[str, float, float, float]:
+    mean, error = entry.mean or 0.0, entry.standard_error or 0.0
     return name, mean, mean - error, mean + error
 
 
-def _knobs(facts: Mapping[str, Any]) -> list[str]:
+def _knobs(facts: Facts) -> list[str]:
     """Draw the knobs that varied, the most important first."""
-    ran = [entry for entry in facts["history"] if entry["value"] is not None and entry["knobs"]]
-    known = [entry["name"] for entry in facts["importances"]["knobs"]]
-    names = dict.fromkeys((*known, *(name for entry in ran for name in entry["knobs"])))
+    ran = [(own.knobs, own.value, own.state) for own in facts.history if own.value is not None and own.knobs]
+    known = [entry.name for entry in facts.importances.knobs]
+    names = dict.fromkeys((*known, *(name for knobs, _, _ in ran for name in knobs)))
     found: list[str] = []
     for name in names:
         points = [
-            (entry["knobs"][name], entry["value"], entry["state"] == "COMPLETE")
-            for entry in ran
-            if entry["knobs"].get(name) is not None
+            (knobs[name], value, state == "COMPLETE") for knobs, value, state in ran if knobs.get(name) is not None
         ]
         if len({value for value, _, _ in points}) > 1 and len(found) < MAX_KNOBS:
-            found.append(charts.knob(f"knob-{len(found)}", name, points, facts["metric"]))
+            found.append(charts.knob(f"knob-{len(found)}", name, points, facts.metric))
     return found
 
 
-def _learning(facts: Mapping[str, Any]) -> list[str]:
-    table = (facts["summary"].get("learning_curves") or {"curves": {}})["curves"]
-    everything = {name: task["rows"]["train"] for name, task in (facts["data"] or {}).items()}
-    everything["source"] = everything.get(f"source {facts['answer']['candidate'].get('source', '')}".rstrip())
+def _learning(facts: Facts) -> list[str]:
+    table = facts.summary.learning_curves.curves if facts.summary.learning_curves else {}
+    everything: dict[str, int | None] = {name: task.rows["train"] for name, task in (facts.data or {}).items()}
+    everything["source"] = everything.get(f"source {facts.answer.candidate.get('source', '')}".rstrip())
     return [
         charts.curve(
             f"learning-{part}",
             points,
-            everything.get(part) or 2 * max(point["rows"] or 1 for point in points),
+            everything.get(part) or 2 * max(point.rows or 1 for point in points),
             part,
-            facts["metric"],
+            facts.metric,
         )
         for part, points in table.items()
     ]
 
 
-def _fronts(facts: Mapping[str, Any]) -> list[str]:
-    front, metric = facts["summary"]["front"], facts["metric"]
-    costs = [name for name in (front[0]["values"] if front else {}) if name != metric]
-    return [charts.front(f"front-{place}", facts["history"], front, metric, cost) for place, cost in enumerate(costs)]
+def _fronts(facts: Facts) -> list[str]:
+    front, metric = facts.summary.front, facts.metric
+    costs = [name for name in (front[0].values if front else {}) if name != metric]
+    return [charts.front(f"front-{place}", facts.history, front, metric, cost) for place, cost in enumerate(costs)]
 
 
 def figure(value: object) -> str:

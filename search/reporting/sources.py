@@ -1,8 +1,6 @@
 """Which source promises most, before any trial: a study's sources, ranked."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
@@ -16,12 +14,40 @@ MEANING = (
 )
 
 
-def ranked_sources(study: Study) -> list[dict[str, Any]]:
-    """Rank a study's sources; see `objectives.measures.source_transfer`.
+@dataclass(frozen=True, slots=True)
+class RankedSource:
+    """What a source promises.
 
-    Returns:
-        `source` (null for a single one without a name), `rows`, `labels`, `transfer`, `standard_error` and
-        `prompt_similarity` of each, the most promising first.
+    Attributes:
+        source: Its name; None for a single one without a name.
+        rows: Its training rows.
+        labels: Its labels.
+        transfer: How much likelier its classifier makes the target's labels, in nats a row; 0 if it tells nothing.
+        standard_error: That of `transfer`.
+        prompt_similarity: Cosine of the mean features of both tasks' rendered prompts.
+    """
+
+    source: str | None
+    rows: int
+    labels: tuple[str, ...]
+    transfer: float
+    standard_error: float
+    prompt_similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedSources:
+    """A study's sources.
+
+    Attributes:
+        sources: All of them, the most promising first.
+    """
+
+    sources: tuple[RankedSource, ...]
+
+
+def ranked_sources(study: Study) -> RankedSources:
+    """Rank a study's sources; see `objectives.measures.source_transfer`.
 
     Raises:
         InvalidInputError: If it names none.
@@ -34,15 +60,15 @@ def ranked_sources(study: Study) -> list[dict[str, Any]]:
 
     quiet_transformers()
     found = rank_sources(Objective(study.objective))
-    return [asdict(score) | {"source": score.source or None, "labels": list(score.labels)} for score in found]
+    return RankedSources(tuple(RankedSource(**asdict(score) | {"source": score.source or None}) for score in found))
 
 
-def source_table(ranked: Sequence[dict[str, Any]]) -> Table:
+def source_table(ranked: RankedSources) -> Table:
     """Lay out what `ranked_sources` returned."""
     table = Table(title="sources, the most promising first", title_justify="left")
     for name in ("source", "rows", "labels", "transfer", "prompt similarity"):
         table.add_column(name, justify="left" if name in ("source", "labels") else "right")
-    for entry in ranked:
-        scores = (f"{entry['transfer']:.3f} ± {entry['standard_error']:.3f}", f"{entry['prompt_similarity']:.2f}")
-        table.add_row(entry["source"] or "source", str(entry["rows"]), ", ".join(entry["labels"]), *scores)
+    for entry in ranked.sources:
+        scores = (f"{entry.transfer:.3f} ± {entry.standard_error:.3f}", f"{entry.prompt_similarity:.2f}")
+        table.add_row(entry.source or "source", str(entry.rows), ", ".join(entry.labels), *scores)
     return table

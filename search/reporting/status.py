@@ -2,29 +2,31 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.measures import PromptAsTokens
 from promptgraft.search.judging import (
+    LearningCurves,
+    TransferGain,
+    VerdictTable,
     collect_learning_curves,
     curve_lines,
-    openings,
     reach_verdict,
     transfer,
     transfer_lines,
     verdict_lines,
 )
-from promptgraft.search.sampling import POOL
-from promptgraft.search.storage import is_alive
+from promptgraft.search.storage import Float32Score, Pool, StudyRecord, TrialRecord, is_alive
 from promptgraft.search.trials import (
     FINISHED,
-    DiskUse,
     Forecast,
+    FrontTrial,
     Limits,
     best_trial,
     compute_seconds,
@@ -36,143 +38,265 @@ from promptgraft.search.trials import (
 )
 from promptgraft.search.wording import duration, size
 
-# User attribute of the study, number of the trial appended: its soft prompt read as tokens when it was exported.
-PROMPT_AS_TOKENS = "reading_trial_"
 
+@dataclass(frozen=True, slots=True)
+class ShownTrial:
+    """A trial as `status` and `best` show it.
 
-def summarize(study: optuna.Study) -> dict[str, Any]:
-    """Summarise a study in JSON types.
-
-    Returns:
-        `study`, `states` (name -> count), `best` (`number`, `value`, `candidate`, and `float32` if it was scored again
-        in it; None if there is none), `winner` (the same of the trial that won), `reading` (of its soft prompt as
-        tokens; None before it was exported), `verdict` (see `judging`), `transfer`
-        (what the source is worth, see `comparison`; by the test rows once they were opened), `learning_curves`, `front`
-        (with several objectives: `number` and `values` of the trials that none dominates), `test_openings` (`trial`,
-        `opened`, `who` and the hash of `rows`), `finalists` (number -> value in float32), `finished` (complete or
-        pruned), `wanted`, `metric`, `drivers` (that have live trials), `orphans` (left RUNNING by a dead driver),
-        `interrupted` (cut off through no fault of theirs), `retries` (of lost trials), `seconds` (of all trials),
-        `budget` (limit -> use in words), `forecast` (`limit`, `ends_at`, `trials`; None if there is none), `shared`
-        (`found` and `computed` stages, `saved_s`), `pool` and `disk` (`used_bytes`, `free_bytes`).
+    Attributes:
+        number: The trial.
+        value: The study's metric on validation rows, as the search measured it.
+        candidate: Its candidate; None for a trial that a user added.
+        float32: What it scores in float32; left out where it wasn't scored again.
     """
+
+    number: int
+    value: float | None
+    candidate: Mapping[str, Any] | None
+    float32: Float32Score | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial(ShownTrial):
+    """The winner, or the best trial so far, as `best` shows it.
+
+    Attributes:
+        number: The trial.
+        value: The study's metric on validation rows, as the search measured it.
+        candidate: Its candidate.
+        float32: What it scores in float32; left out where it wasn't scored again.
+        front: With several objectives, the trials that no other one dominates; left out with a single one.
+    """
+
+    front: tuple[FrontTrial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTestSet:
+    """An opening of the test set.
+
+    Attributes:
+        trial: The trial that it was opened for.
+        opened: When.
+        who: Who opened it.
+        rows: Hash of the rows.
+    """
+
+    trial: int
+    opened: str
+    who: str | None
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What trials shared.
+
+    Attributes:
+        found: How often a stage was found that another trial had computed.
+        computed: How often one was computed.
+        saved_s: Seconds that this saved.
+    """
+
+    found: float
+    computed: float
+    saved_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a study takes up.
+
+    Attributes:
+        used_bytes: All its files.
+        free_bytes: Room on its disk; None if it isn't a local one.
+    """
+
+    used_bytes: int
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A study in short.
+
+    Attributes:
+        study: Its name.
+        metric: What is optimised.
+        states: State -> number of trials.
+        finished: Trials that are COMPLETE or PRUNED.
+        wanted: Finished trials to reach.
+        best: The best trial of the search; None if there is none.
+        winner: The trial that won, or else the best.
+        reading: The winner's soft prompt read as tokens; None before it was exported.
+        verdict: What the repeats of the best trials say.
+        transfer: What the source is worth, by the test rows once they were opened; None without controls.
+        learning_curves: What more data may be worth; None without curves.
+        front: With several objectives, the trials that no other one dominates.
+        test_openings: Openings of the test set.
+        finalists: Trial -> value in float32.
+        drivers: Drivers that have live trials.
+        orphans: Trials left RUNNING by a dead driver.
+        interrupted: Trials that were cut off through no fault of theirs.
+        retries: Trials that run lost ones again.
+        seconds: Time of all trials together.
+        budget: Limit -> use, in words.
+        forecast: When the search will end; None where that can't be told.
+        shared: What trials shared.
+        pool: What joined while it ran.
+        disk: What it takes up; None before its first run.
+    """
+
+    study: str
+    metric: str
+    states: Mapping[str, int]
+    finished: int
+    wanted: int | None
+    best: ShownTrial | None
+    winner: ShownTrial | None
+    reading: PromptAsTokens | None
+    verdict: VerdictTable
+    transfer: TransferGain | None
+    learning_curves: LearningCurves | None
+    front: tuple[FrontTrial, ...]
+    test_openings: tuple[OpenedTestSet, ...]
+    finalists: Mapping[int, float]
+    drivers: int
+    orphans: int
+    interrupted: int
+    retries: int
+    seconds: float
+    budget: Mapping[str, str]
+    forecast: Forecast | None
+    shared: Shared
+    pool: Pool
+    disk: Disk | None
+
+    @property
+    def best_trial(self) -> BestTrial | None:
+        """What `best` shows."""
+        won = self.winner
+        return BestTrial(won.number, won.value, won.candidate, won.float32, self.front) if won else None
+
+
+def summarize(study: optuna.Study) -> Summary:
+    """Summarise a study."""
     now = time.time()
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    dead = {trial.number for trial in running if is_alive(trial.user_attrs.get("owner")) is False}
-    live = [trial.user_attrs["owner"] for trial in running if trial.number not in dead]
-    drivers = {(owner["host"], owner["pid"]) for owner in live}
+    owners = {trial.number: TrialRecord.of(trial).owner for trial in running}
+    dead = {number for number, owner in owners.items() if is_alive(owner) is False}
+    live = [owner for number, owner in owners.items() if owner is not None and number not in dead]
+    drivers = {(owner.host, owner.pid) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
     scores, best, judged = float32_scores(study), best_trial(study), reach_verdict(study)
-    run = study.user_attrs.get("run")
-    limits = Limits(**run["limits"]) if run else Limits(study.user_attrs.get("wanted", 0))
+    record, run = StudyRecord.of(study), StudyRecord.of(study).run
+    limits = Limits(**run.limits) if run else Limits(record.wanted or 0)
     if not drivers:
         limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
-    use = _disk_use(run["files"]) if run else None
-    places = max(len(live), run["concurrent"] if run else 1)
+    use = _disk_use(run.files) if run else None
+    places = max(len(live), run.concurrent if run else 1)
     ahead = forecast(trials, limits, places, now) if drivers else None
-    return {
-        "study": study.study_name,
-        "metric": (study.metric_names or ["value"])[0],
-        "states": dict(states),
-        "finished": sum(trial.state in FINISHED for trial in trials),
-        "wanted": study.user_attrs.get("wanted"),
-        "best": _shown(best, scores),
-        "winner": _shown(judged.winner or best, scores),
-        "reading": study.user_attrs.get(f"{PROMPT_AS_TOKENS}{(judged.winner or best).number}") if best else None,
-        "verdict": judged.table(),
-        "transfer": _transfer(study, judged.winner),
-        "learning_curves": collect_learning_curves(study, judged.winner),
-        "front": front_table(study),
-        "test_openings": [
-            {name: record[name] for name in ("trial", "opened", "who", "rows")} for record in openings(study)
-        ],
-        "finalists": {number: score["value"] for number, score in sorted(scores.items())},
-        "drivers": len(drivers),
-        "orphans": len(dead),
-        "interrupted": sum("interrupted" in trial.user_attrs for trial in trials),
-        "retries": sum("retry_of" in trial.user_attrs for trial in trials),
-        "seconds": round(compute_seconds(trials, now), 1),
-        "budget": describe_use(trials, limits, use.used_bytes if use else None, now),
-        "forecast": asdict(ahead) if ahead else None,
-        "shared": {
-            "found": _total(trials, "stages_found"),
-            "computed": _total(trials, "stages_computed"),
-            "saved_s": round(_total(trials, "seconds_saved"), 1),
-        },
-        "pool": study.user_attrs.get(POOL, {"rounds": 0, "templates": [], "verbalizers": []}),
-        "disk": {"used_bytes": use.used_bytes, "free_bytes": use.free_bytes} if use else None,
-    }
-
-
-def status_lines(summary: dict[str, Any]) -> list[str]:
-    """Write a summary for people."""
-    best = summary["best"]
-    states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
-    shown = f"best {summary['metric']} {best['value']:.4f} (trial {best['number']})" if best else "no best yet"
-    lines = [f"{summary['study']}: {summary['finished']}/{summary['wanted']} finished; {states}; {shown}"]
-    use = "; ".join(f"{name} {value}" for name, value in summary["budget"].items() if name != "trials")
-    free = (summary["disk"] or {}).get("free_bytes")
-    lines.append(f"  used      {use}" + (f"; {size(free)} of disk free" if free is not None else ""))
-    shared = summary["shared"]
-    if shared["computed"]:
-        found, computed = int(shared["found"]), int(shared["computed"])
-        lines.append(
-            f"  shared    {duration(shared['saved_s'])} saved: {computed} stages computed, found {found} times"
-        )
-    pool = summary["pool"]
-    if pool["rounds"]:
-        joined = f"{len(pool['templates'])} templates and {len(pool['verbalizers'])} verbalizers joined"
-        lines.append(f"  pool      {joined} in {pool['rounds']} rounds")
-    if summary["finalists"]:
-        scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary["finalists"].items())
-        lines.append(f"  float32   finalists scored again: {scored}")
-    lines += [f"  {line}" for line in verdict_lines(summary["verdict"], summary["metric"])]
-    lines += [f"  {line}" for line in transfer_lines(summary["transfer"], summary["metric"])]
-    lines += [f"  {line}" for line in curve_lines(summary["learning_curves"], summary["metric"])]
-    if summary["reading"]:
-        lines.append(f"  {reading_line(summary['reading'], summary['metric'])}")
-    opened = ", ".join(f"{entry['opened']} for trial {entry['trial']}" for entry in summary["test_openings"])
-    lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
-    if summary["front"]:
-        lines += ["  front     trials that no other one dominates:", *front_lines(summary["front"])]
-    if summary["forecast"]:
-        lines.append(f"  forecast  {Forecast(**summary['forecast'])}")
-    lines.append(f"  drivers   {summary['drivers'] or 'none'} at work" + _left_by_dead(summary["orphans"]))
-    if summary["interrupted"]:
-        lines.append(f"  cut off   {summary['interrupted']} trials; {summary['retries']} queued again")
-    return lines
-
-
-def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> dict[str, Any] | None:
-    """Return what the source is worth, by the test rows if they were opened for the winner."""
-    opened = [record for record in openings(study) if winner is not None and record["trial"] == winner.number]
-    return next((record["transfer"] for record in opened if record.get("transfer")), None) or transfer(study, winner)
-
-
-def reading_line(reading: Mapping[str, Any], metric: str) -> str:
-    """Say what a soft prompt is near to, and what it scores as that."""
-    tokens = " ".join(f"{token.strip()!r}" for token in reading["tokens"])
-    return (
-        f"soft prompt: nearest tokens {tokens}, cosine {min(reading['similarities']):.2f} to "
-        f"{max(reading['similarities']):.2f}; validation {metric} {reading['value']:.4f} as trained, "
-        f"{reading['as_tokens']:.4f} with these in its place, {reading['as_random']:.4f} with random ones"
+    return Summary(
+        study=study.study_name,
+        metric=(study.metric_names or ["value"])[0],
+        states=dict(states),
+        finished=sum(trial.state in FINISHED for trial in trials),
+        wanted=record.wanted,
+        best=_shown(best, scores),
+        winner=_shown(judged.winner or best, scores),
+        reading=record.reading((judged.winner or best).number) if best else None,
+        verdict=judged.table(),
+        transfer=_transfer(study, judged.winner),
+        learning_curves=collect_learning_curves(study, judged.winner),
+        front=front_table(study),
+        test_openings=tuple(OpenedTestSet(own.trial, own.opened, own.who, own.rows) for own in record.openings),
+        finalists={number: score.value for number, score in sorted(scores.items())},
+        drivers=len(drivers),
+        orphans=len(dead),
+        interrupted=sum(TrialRecord.of(trial).is_interrupted for trial in trials),
+        retries=sum(TrialRecord.of(trial).retry_of is not None for trial in trials),
+        seconds=round(compute_seconds(trials, now), 1),
+        budget=describe_use(trials, limits, use.used_bytes if use else None, now),
+        forecast=ahead,
+        shared=Shared(
+            _total(trials, "stages_found"),
+            _total(trials, "stages_computed"),
+            round(_total(trials, "seconds_saved"), 1),
+        ),
+        pool=record.pool,
+        disk=use,
     )
 
 
-def _shown(trial: FrozenTrial | None, scores: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
+def status_lines(summary: Summary) -> list[str]:
+    """Write a summary for people."""
+    best = summary.best
+    states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items()))
+    shown = f"best {summary.metric} {best.value:.4f} (trial {best.number})" if best else "no best yet"
+    lines = [f"{summary.study}: {summary.finished}/{summary.wanted} finished; {states}; {shown}"]
+    use = "; ".join(f"{name} {value}" for name, value in summary.budget.items() if name != "trials")
+    free = summary.disk.free_bytes if summary.disk else None
+    lines.append(f"  used      {use}" + (f"; {size(free)} of disk free" if free is not None else ""))
+    shared = summary.shared
+    if shared.computed:
+        found, computed = int(shared.found), int(shared.computed)
+        lines.append(f"  shared    {duration(shared.saved_s)} saved: {computed} stages computed, found {found} times")
+    pool = summary.pool
+    if pool.rounds:
+        joined = f"{len(pool.templates)} templates and {len(pool.verbalizers)} verbalizers joined"
+        lines.append(f"  pool      {joined} in {pool.rounds} rounds")
+    if summary.finalists:
+        scored = ", ".join(f"trial {number} {value:.4f}" for number, value in summary.finalists.items())
+        lines.append(f"  float32   finalists scored again: {scored}")
+    lines += [f"  {line}" for line in verdict_lines(summary.verdict, summary.metric)]
+    lines += [f"  {line}" for line in transfer_lines(summary.transfer, summary.metric)]
+    lines += [f"  {line}" for line in curve_lines(summary.learning_curves, summary.metric)]
+    if summary.reading:
+        lines.append(f"  {reading_line(summary.reading, summary.metric)}")
+    opened = ", ".join(f"{entry.opened} for trial {entry.trial}" for entry in summary.test_openings)
+    lines.append(f"  test rows {'opened ' + opened if opened else 'sealed'}")
+    if summary.front:
+        lines += ["  front     trials that no other one dominates:", *front_lines(summary.front)]
+    if summary.forecast:
+        lines.append(f"  forecast  {summary.forecast}")
+    lines.append(f"  drivers   {summary.drivers or 'none'} at work" + _left_by_dead(summary.orphans))
+    if summary.interrupted:
+        lines.append(f"  cut off   {summary.interrupted} trials; {summary.retries} queued again")
+    return lines
+
+
+def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> TransferGain | None:
+    """Return what the source is worth, by the test rows if they were opened for the winner."""
+    opening = StudyRecord.of(study).opening(winner.number) if winner is not None else None
+    if opening is not None and opening.transfer:
+        return TransferGain.from_json(opening.transfer)
+    return transfer(study, winner)
+
+
+def reading_line(reading: PromptAsTokens, metric: str) -> str:
+    """Say what a soft prompt is near to, and what it scores as that."""
+    tokens = " ".join(f"{token.strip()!r}" for token in reading.tokens)
+    return (
+        f"soft prompt: nearest tokens {tokens}, cosine {min(reading.similarities):.2f} to "
+        f"{max(reading.similarities):.2f}; validation {metric} {reading.value:.4f} as trained, "
+        f"{reading.as_tokens:.4f} with these in its place, {reading.as_random:.4f} with random ones"
+    )
+
+
+def _shown(trial: FrozenTrial | None, scores: Mapping[int, Float32Score]) -> ShownTrial | None:
     if trial is None:
         return None
-    shown = {"number": trial.number, "value": metric_of(trial), "candidate": trial.user_attrs.get("candidate")}
-    return shown | ({"float32": scores[trial.number]} if trial.number in scores else {})
+    return ShownTrial(trial.number, metric_of(trial), TrialRecord.of(trial).values or None, scores.get(trial.number))
 
 
-def front_lines(front: list[dict[str, Any]]) -> list[str]:
+def front_lines(front: Sequence[FrontTrial]) -> list[str]:
     """Write a Pareto front as a table for people."""
-    names = list(front[0]["values"])
+    names = list(front[0].values)
     rows = [["trial", *names]] + [
-        [str(entry["number"]), *(f"{value:.6g}" for value in entry["values"].values())] for entry in front
+        [str(entry.number), *(f"{value:.6g}" for value in entry.values.values())] for entry in front
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["    " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -183,9 +307,9 @@ def _left_by_dead(orphans: int) -> str:
 
 
 def _total(trials: list[FrozenTrial], attr: str) -> float:
-    return sum(float(trial.user_attrs.get(attr, 0)) for trial in trials)
+    return sum(float(TrialRecord.of(trial).figure(attr) or 0) for trial in trials)
 
 
-def _disk_use(url: str) -> DiskUse:
+def _disk_use(url: str) -> Disk:
     files = FileStore(url)
-    return DiskUse(sum(file.size_bytes for file in files.files()), files.free_bytes())
+    return Disk(sum(file.size_bytes for file in files.files()), files.free_bytes())

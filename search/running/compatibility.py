@@ -3,12 +3,25 @@
 import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 
 from promptgraft.search.reporting import save_study_note
+from promptgraft.search.storage import (
+    DEFINITION,
+    EDITS,
+    IDENTITY,
+    RUN,
+    STUDY_FILE,
+    WANTED,
+    Edit,
+    RunRecord,
+    StudyRecord,
+    write_study,
+)
 from promptgraft.search.study import Study, flattened, study_identity
 from promptgraft.search.trials import Limits
 from promptgraft.spaces import InvalidInputError
@@ -26,40 +39,38 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     """
     definition = study.file.model_dump(mode="json", exclude_none=True)
     identity = study_identity(study, definition)
-    stored = optuna_study.user_attrs.get("identity")
-    attrs: dict[str, Any] = {"wanted": wanted, "study_file": str(study.path)}
-    if stored is None:
+    record = StudyRecord.of(optuna_study)
+    attrs: dict[str, Any] = {WANTED: wanted, STUDY_FILE: str(study.path)}
+    if not record.identity:
         save_study_note(optuna_study, study)
         optuna_study.set_metric_names([study.file.metric, *study.file.minimize])
     else:
-        _check(study, stored, identity)
-        edits = _named(_differences(optuna_study.user_attrs["definition"], definition))
+        _check(study, record.identity, identity)
+        edits = _named(_differences(record.definition, definition))
         if edits:
             logger.warning("study %s goes on with edits: %s", study.name, "; ".join(edits))
-            attrs["edits"] = _with_edits(optuna_study.user_attrs.get("edits", []), edits, identity)
+            attrs[EDITS] = _with_edits(record.stored(EDITS) or (), edits, identity["space"]["fingerprint"])
             save_study_note(optuna_study, study)
     # Written one by one, and cut off anywhere, by a kill or a storage that goes away: what the next attempt compares
     # with comes last.
-    attrs |= {"definition": definition, "identity": identity}
+    attrs |= {DEFINITION: definition, IDENTITY: identity}
     for name, value in attrs.items():
-        if optuna_study.user_attrs.get(name) != value:
-            optuna_study.set_user_attr(name, value)
+        if record.stored(name) != value:
+            write_study(optuna_study, name, value)
 
 
-def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], fingerprint: str) -> list[dict[str, Any]]:
     """Append edits to those recorded, unless an attempt that was cut off has done so."""
-    fingerprint = identity["space"]["fingerprint"]
     if known and (known[-1]["edits"], known[-1]["fingerprint"]) == (edits, fingerprint):
         return list(known)
-    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "edits": edits, "fingerprint": fingerprint}
-    return [*known, record]
+    edit = Edit(datetime.now(UTC).isoformat(timespec="seconds"), edits, fingerprint)
+    return [*known, asdict(edit)]
 
 
 def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
     """Store how the present run is limited, for `status` in another process."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    run = {"limits": limits.record(), "concurrent": concurrent, "files": files, "versions": versions}
-    optuna_study.set_user_attr("run", run)
+    write_study(optuna_study, RUN, RunRecord(limits.record(), concurrent, files, versions))
 
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -4,9 +4,8 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.storages import RDBStorage
@@ -37,7 +36,7 @@ from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
 from promptgraft.search.sampling import baseline_candidates, with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
-from promptgraft.search.storage import Heartbeat, open_storage, until_storage_answers, wait_for_storage
+from promptgraft.search.storage import Heartbeat, Outcome, open_storage, until_storage_answers, wait_for_storage
 from promptgraft.search.study import GrowSection, Study, model_path
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
@@ -212,7 +211,7 @@ class Driver:
         save_study_note(self.ledger.study, self.study)
 
     @wait_for_storage
-    def _on_repeat(self, name: str, outcome: Mapping[str, Any]) -> None:
+    def _on_repeat(self, name: str, outcome: Outcome) -> None:
         self.progress.say(outcome_line(name, outcome, self.study.file.metric))
         save_study_note(self.ledger.study, self.study)
 
@@ -333,8 +332,8 @@ class Driver:
         """Show the best trial."""
         ranked = ranked_trials(self.ledger.study)
         if ranked:
-            score = float32_scores(self.ledger.study).get(ranked[0].number, {"value": metric_of(ranked[0])})
-            self.progress.best = (ranked[0].number, float(score["value"] or 0.0))
+            score = float32_scores(self.ledger.study).get(ranked[0].number)
+            self.progress.best = (ranked[0].number, float((score.value if score else metric_of(ranked[0])) or 0.0))
 
     @wait_for_storage
     def _tidy(self) -> None:

@@ -6,7 +6,7 @@ and `search.judging.transfer_gain` for the controls.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +15,17 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
-    CONTROL,
-    CURVE,
     FRESH,
     MIN_REPEATS,
     NAMES,
-    REPEAT,
     TARGET_ONLY,
     WINNER,
     WITH_SOURCE,
-    control_attr,
     control_logits_file,
-    curve_attr,
     fewer_rows,
     outcome_line,
     reach_verdict,
     record_float32_scores,
-    repeat_attr,
     repeat_name,
     rescoring_jobs,
     trials_to_rescore,
@@ -44,10 +38,22 @@ from promptgraft.search.running.ray_session import (
     trial_slots,
 )
 from promptgraft.search.running.repeat_workers import Job, RepeatWorkers, Start, WorkersLostError, repeat_runners
-from promptgraft.search.storage import until_storage_answers, wait_for_storage
+from promptgraft.search.storage import (
+    CONTROL,
+    CURVE,
+    REPEAT,
+    Outcome,
+    StudyRecord,
+    TrialRecord,
+    control_attr,
+    curve_attr,
+    repeat_attr,
+    until_storage_answers,
+    wait_for_storage,
+    write_study,
+)
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Limits, compute_seconds, ranked_trials
-from promptgraft.spaces import Candidate
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
@@ -108,14 +114,15 @@ class Confirmation:
             )
 
         return [
-            job(trial.user_attrs["candidate"], trial.number, trial.user_attrs["best_step"], repeat)
+            job(record.values, trial.number, record.best_step or 0, repeat)
             for trial, repeat in missing
+            for record in [TrialRecord.of(trial)]
         ]
 
     def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
         if not self.study.file.judging.controls:
             return []
-        attrs, number = self.stored.user_attrs, winner.number
+        record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
         starts = self._fitted(number) | self._trained(winner, other)
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
@@ -129,18 +136,18 @@ class Confirmation:
             for repeat in range(FRESH, FRESH + repeats)
             for name, start in starts.items()
         ]
-        return [job for job in jobs if not job.is_done(attrs)]
+        return [job for job in jobs if not job.is_done(record)]
 
     def _curves(self, trial: FrozenTrial, repeats: int) -> list[Job]:
         """Return what the learning curves miss: the winner on fewer rows."""
         if not self.study.file.judging.curves:
             return []
-        attrs = trial.user_attrs
-        source = self.study.sources.get(attrs["candidate"].get("source", ""))
-        points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, attrs["candidate"])
+        own = TrialRecord.of(trial)
+        source = self.study.sources.get(own.values.get("source", ""))
+        points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, own.values)
 
         def start(part: str, count: int, repeat: int) -> Start:
-            job = (attrs["candidate"], attrs["best_step"], repeat, None, {part: count})
+            job = (own.values, own.best_step, repeat, None, {part: count})
             return lambda runner: runner.train.remote(*job)
 
         jobs = [
@@ -152,7 +159,7 @@ class Confirmation:
             for repeat in range(FRESH, FRESH + repeats)
             for part, count in points
         ]
-        done = self.stored.user_attrs
+        done = StudyRecord.of(self.stored)
         return [job for job in jobs if not job.is_done(done)]
 
     def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
@@ -192,7 +199,7 @@ class Confirmation:
         """Return the best trial of the search that differs from the winner in whether it uses the source."""
         if not self.study.sources or TARGET_ONLY not in self.study.file.judging.controls:
             return None
-        ran = (trial for trial in ranked_trials(self.stored) if "best_step" in trial.user_attrs)
+        ran = (trial for trial in ranked_trials(self.stored) if TrialRecord.of(trial).best_step is not None)
         uses_source = _arm(winner).candidate.uses_source
         return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
 
@@ -231,8 +238,8 @@ class Confirmation:
             return None
         first = judged.failed[0]
         return (
-            f"no finalist could be judged: a repeat of every trial failed, that of trial {first['number']} with: "
-            f"{first['failure']}. Failed repeats are not run again: mend what failed and run more trials, or another "
+            f"no finalist could be judged: a repeat of every trial failed, that of trial {first.number} with: "
+            f"{first.failure}. Failed repeats are not run again: mend what failed and run more trials, or another "
             "study"
         )
 
@@ -287,19 +294,16 @@ class Confirmation:
     def _to_rescore(self) -> list[FrozenTrial]:
         return trials_to_rescore(self.stored, self.study)
 
-    def _record(self, job: Job, outcome: Mapping[str, Any]) -> None:
-        until_storage_answers(lambda: self.stored.set_user_attr(job.attr, {**outcome, **job.about}))
+    def _record(self, job: Job, outcome: Outcome) -> None:
+        recorded = replace(outcome, trial=job.about.get("trial"))
+        until_storage_answers(lambda: write_study(self.stored, job.attr, recorded))
         self.say(outcome_line(job.name, outcome, self.study.file.metric))
 
     @wait_for_storage
     def _is_spent(self) -> bool:
         """Whether another repeat would end too late, by what those before it took."""
         now = time.time()
-        seconds: list[float] = [
-            outcome.get("seconds", 0.0)
-            for attr, outcome in self.stored.user_attrs.items()
-            if attr.startswith((REPEAT, CONTROL, CURVE))
-        ]
+        seconds = StudyRecord.of(self.stored).seconds(REPEAT, CONTROL, CURVE)
         usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
         if self.limits.ends_at is not None and now + usual > self.limits.ends_at:
             return True
@@ -312,7 +316,8 @@ class Confirmation:
 def _arm(trial: FrozenTrial) -> "TrainedControl":
     from promptgraft.objectives.measures import TrainedControl
 
-    return TrainedControl(Candidate.from_values(trial.user_attrs["candidate"]), trial.user_attrs["best_step"])
+    record = TrialRecord.of(trial)
+    return TrainedControl(record.candidate, record.best_step or 0)
 
 
 def _name_of_other(winner: FrozenTrial) -> str:

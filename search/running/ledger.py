@@ -20,13 +20,20 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.objectives.growth import Growth
+from promptgraft.objectives.measures import UntrainedScore
 from promptgraft.search.running.retries import Loss, fail_and_queue, is_retry
 from promptgraft.search.running.run_state import SearchSettings
-from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, Proposal, Proposals, Pruning, record_growth
+from promptgraft.search.sampling import Proposal, Proposals, Pruning, record_growth
 from promptgraft.search.storage import (
+    Pool,
     StorageLostError,
+    StudyRecord,
+    TrialRecord,
     base_name,
+    baseline_attrs,
+    candidate_attrs,
     enqueued_parameters,
+    failure_attrs,
     is_alive,
     new_owner,
     stale_trial_ids,
@@ -35,9 +42,10 @@ from promptgraft.search.storage import (
     study_lock,
     trial_id_of,
     wait_for_storage,
+    write_trial,
 )
 from promptgraft.search.study import build_pruner
-from promptgraft.search.trials import BASELINE, FINISHED, candidate_key, cost_names, costs_of
+from promptgraft.search.trials import FINISHED, candidate_key, cost_names, costs_of
 from promptgraft.spaces import Candidate, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -136,7 +144,7 @@ class StudyLedger:
         """Look at the study again: other drivers, and users, may have written to it."""
         self.trials = self.study.get_trials(deepcopy=False)
         self.states = Counter(trial.state for trial in self.trials)
-        self._errors = sum(t.state == TrialState.FAIL and "interrupted" not in t.user_attrs for t in self.trials)
+        self._errors = sum(t.state == TrialState.FAIL and not TrialRecord.of(t).is_interrupted for t in self.trials)
         for trial in self.trials:
             if trial.number in self._learnt:
                 continue
@@ -151,9 +159,10 @@ class StudyLedger:
 
     def _widen(self) -> None:
         """Draw from the larger space from now on, if templates have joined; all that was learnt stays."""
-        if Pool.rounds_of(self.study) == self.pool.rounds:
+        record = StudyRecord.of(self.study)
+        if record.rounds == self.pool.rounds:
             return
-        self.pool = Pool.of(self.study)
+        self.pool = record.pool
         self.space = self.pool.added_to(self._file_space)
         self._proposals, self._names, self.exhausted = self._draws_from(self.space), None, False
         for trial in (trial for trial in self.trials if trial.state in FINISHED):
@@ -163,9 +172,9 @@ class StudyLedger:
             self.live[number] = _Live(live.trial_id, self._proposals.taken_over(live.proposal, reports))
 
     @wait_for_storage
-    def untrained_scores(self) -> list[dict[str, Any]]:
+    def untrained_scores(self) -> list[UntrainedScore]:
         """Return the scores of untrained prompts, the best first."""
-        return list(self.study.user_attrs.get(UNTRAINED_SCORES, []))
+        return StudyRecord.of(self.study).untrained
 
     @wait_for_storage
     def record_growth(self, round_: int, growth: Growth | None) -> Pool:
@@ -184,11 +193,10 @@ class StudyLedger:
         """
         with study_lock(self.storage, self.study.study_name):
             self.refresh()
-            queued = {trial.user_attrs.get(BASELINE) for trial in self.trials}
+            queued = {TrialRecord.of(trial).baseline for trial in self.trials}
             for name, candidate in candidates.items():
                 if name not in queued:
-                    attrs = {BASELINE: name, "candidate": candidate.to_dict(), "candidate_key": candidate.key}
-                    self.study.enqueue_trial({}, user_attrs=attrs)
+                    self.study.enqueue_trial({}, user_attrs=baseline_attrs(name, candidate))
 
     @wait_for_storage
     def ask(self, wanted: int | None = None) -> Asked | None:
@@ -229,8 +237,7 @@ class StudyLedger:
     def set_attrs(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Record user attributes of a live trial."""
         with self._holding(number) as live:
-            for name, value in attrs.items():
-                self.storage.set_trial_user_attr(live.trial_id, name, value)
+            write_trial(self.storage, live.trial_id, attrs)
 
     def frozen(self, number: int) -> FrozenTrial:
         """Return a live trial as the study has it."""
@@ -246,7 +253,7 @@ class StudyLedger:
 
     def fail(self, number: int, cause: str) -> None:
         """Record the trial as FAIL with its cause; it isn't run again."""
-        self.set_attrs(number, {"cause": cause})
+        self.set_attrs(number, failure_attrs(cause))
         if number in self.live:
             self._errors += 1
             self._end(number, TrialState.FAIL, None)
@@ -296,7 +303,7 @@ class StudyLedger:
         return len(orphans)
 
     def _is_orphan(self, trial: FrozenTrial, stale: set[int]) -> bool:
-        owner = trial.user_attrs.get("owner")
+        owner = TrialRecord.of(trial).owner
         alive = False if owner == self._owner else is_alive(owner)
         if alive is None:
             start_heartbeat(self.storage, trial_id_of(trial))
@@ -321,8 +328,8 @@ class StudyLedger:
         given = {base_name(name): value for name, value in waiting.params.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
-            if BASELINE in waiting.user_attrs:
-                proposal = self._proposals.baseline(Candidate.from_values(waiting.user_attrs["candidate"]))
+            if TrialRecord.of(waiting).baseline:
+                proposal = self._proposals.baseline(TrialRecord.of(waiting).candidate)
             else:
                 proposal = self._proposals.fixed({**enqueued_parameters(waiting), **given})
         self.states[TrialState.WAITING] -= 1
@@ -331,8 +338,7 @@ class StudyLedger:
             refusal = "the edited space no longer holds this candidate"
         if refusal:
             self._proposals.told(proposal, TrialState.FAIL, None)
-            self.storage.set_trial_user_attr(trial_id, "cause", refusal)
-            self.storage.set_trial_user_attr(trial_id, "interrupted", True)
+            write_trial(self.storage, trial_id, failure_attrs(refusal, interrupted=True))
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
             self.states[TrialState.FAIL] += 1
             return None
@@ -341,13 +347,12 @@ class StudyLedger:
             params, distributions = self._stored(proposal)
             for name, distribution in distributions.items():
                 self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(params[name]), distribution)
-        for name, value in self._identity(proposal.candidate).items():
-            self.storage.set_trial_user_attr(trial_id, name, value)
+        write_trial(self.storage, trial_id, candidate_attrs(proposal.candidate, self._owner))
         self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self._started(trial_id, waiting.number, proposal)
 
     def _start_new(self) -> Asked | None:
-        originals = sum("retry_of" not in trial.user_attrs for trial in self.trials)
+        originals = sum(TrialRecord.of(trial).retry_of is None for trial in self.trials)
         proposal = self._proposals.draw(self._known, originals)
         if proposal is None:
             self.exhausted = True
@@ -357,7 +362,7 @@ class StudyLedger:
             state=TrialState.RUNNING,
             params=params,
             distributions=distributions,
-            user_attrs=self._identity(proposal.candidate),
+            user_attrs=candidate_attrs(proposal.candidate, self._owner),
         )
         trial_id = self.storage.create_new_trial(self._study_id, template)
         return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)
@@ -368,9 +373,6 @@ class StudyLedger:
             self._names = stored_names(self.study, self._proposals.distributions)
         params = {self._names[name]: value for name, value in proposal.params.items()}
         return params, {self._names[name]: distribution for name, distribution in proposal.distributions.items()}
-
-    def _identity(self, candidate: Candidate) -> dict[str, Any]:
-        return {"candidate": candidate.to_dict(), "candidate_key": candidate.key, "owner": self._owner}
 
     def _started(self, trial_id: int, number: int, proposal: Proposal) -> Asked:
         self.live[number] = _Live(trial_id, proposal)

@@ -14,6 +14,7 @@ from typing import Any
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.running.ray_session import RayLostError
 from promptgraft.search.running.retries import lost_worker
+from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.study import ResourcesSection
 from promptgraft.spaces import PromptgraftError
 
@@ -26,7 +27,6 @@ MAX_LOST = 3
 _LOOK_EVERY_S = 5.0
 # Makes a runner begin: RepeatRunner -> Ray's reference to the outcome.
 Start = Callable[[Any], Any]
-Outcome = Mapping[str, Any]
 
 
 class WorkersLostError(PromptgraftError):
@@ -49,10 +49,10 @@ class Job:
     start: Start
     about: Mapping[str, int] = field(default_factory=dict)
 
-    def is_done(self, attrs: Mapping[str, Any]) -> bool:
-        """Whether its outcome is recorded among a study's user attributes."""
-        outcome = attrs.get(self.attr)
-        return outcome is not None and outcome.get("trial") == self.about.get("trial")
+    def is_done(self, record: StudyRecord) -> bool:
+        """Whether its outcome is recorded in a study."""
+        outcome = record.outcome(self.attr)
+        return outcome is not None and outcome.trial == self.about.get("trial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class RepeatWorkers:
         if self._losses[job.attr] < MAX_LOST:
             logger.warning("%s: %s; it is run again", job.name, cause)
             return
-        self._failed.append((job, {"failure": f"{cause}, {MAX_LOST} times"}))
+        self._failed.append((job, Outcome(failure=f"{cause}, {MAX_LOST} times")))
         if not self._has_succeeded and len(self._failed) >= MAX_LOST:
             names = ", ".join(other.name for other, _ in self._failed)
             raise WorkersLostError(f"nothing could be judged: {cause}, {MAX_LOST} times each at {names}")

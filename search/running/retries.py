@@ -3,13 +3,21 @@
 import time
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from promptgraft.search.storage import retry_attrs, retry_history, silent_seconds, trial_id_of
-from promptgraft.search.trials import BASELINE, RAN_S
+from promptgraft.search.storage import (
+    RAN_S,
+    TrialRecord,
+    failure_attrs,
+    rerun_attrs,
+    retry_attrs,
+    retry_history,
+    silent_seconds,
+    trial_id_of,
+    write_trial,
+)
 
 
 class Loss(Enum):
@@ -63,17 +71,14 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
 
     Its history is kept the way Optuna's `RetryHeartbeatStaleTrialCallback` does, which can read it.
     """
-    losses = int(trial.user_attrs.get("times_lost", 0)) + loss.counts
+    losses = TrialRecord.of(trial).times_lost + loss.counts
     if losses > max_retries:
         return None
-    kept: dict[str, Any] = {
-        name: trial.user_attrs[name] for name in ("candidate", "candidate_key", BASELINE) if name in trial.user_attrs
-    }
     return create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**kept, "retry_of": trial.number, "times_lost": losses},
+        user_attrs=rerun_attrs(trial, losses),
         system_attrs=retry_attrs(trial),
     )
 
@@ -102,11 +107,8 @@ def fail_and_queue(
     elif max_retries is not None and loss.counts:
         cause += f"; not run again, since it was lost {max_retries + 1} times"
     trial_id = trial_id_of(trial)
-    storage.set_trial_user_attr(trial_id, "cause", cause)
-    if loss is Loss.ORPHANED:
-        storage.set_trial_user_attr(trial_id, RAN_S, _seconds_until_silent(storage, trial))
-    if loss.interrupted:
-        storage.set_trial_user_attr(trial_id, "interrupted", True)
+    ran = {RAN_S: _seconds_until_silent(storage, trial)} if loss is Loss.ORPHANED else {}
+    write_trial(storage, trial_id, failure_attrs(cause, interrupted=loss.interrupted) | ran)
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
     return retry is not None
 

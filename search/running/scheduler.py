@@ -20,6 +20,7 @@ from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import JOB
 from promptgraft.search.sampling import FoldRace
+from promptgraft.search.storage import CONFUSION, LOSSES, VALIDATION
 from promptgraft.search.trials import Evaluated, Failed, Job, Message, SideJobDone, TrialJob
 from promptgraft.spaces import PromptgraftError
 
@@ -181,10 +182,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 def trial_attributes(messages: list[Evaluated]) -> dict[str, Any]:
     """Collect the user attributes of a trial: figures as numbers, so that the dashboard can sort them."""
     last = messages[-1]
-    attrs: dict[str, Any] = {f"validation_{name}": value for name, value in last.metrics.items()}
+    attrs: dict[str, Any] = {f"{VALIDATION}{name}": value for name, value in last.metrics.items()}
     attrs |= last.cost
     attrs |= last.summary.attributes() if last.summary else {}
-    attrs["confusion"] = last.confusion
+    attrs[CONFUSION] = last.confusion
     losses = [{"step": entry.step, "L_s": entry.source_loss, "L_t": entry.target_loss} for entry in messages[1:]]
-    attrs["losses"] = json.dumps(losses)
+    attrs[LOSSES] = json.dumps(losses)
     return attrs

@@ -8,9 +8,6 @@ if TYPE_CHECKING:
     from promptgraft.search.sampling.baselines import BASELINE_NAMES as BASELINE_NAMES
     from promptgraft.search.sampling.baselines import baseline_candidates as baseline_candidates
     from promptgraft.search.sampling.fold_race import FoldRace as FoldRace
-    from promptgraft.search.sampling.pool import POOL as POOL
-    from promptgraft.search.sampling.pool import UNTRAINED_SCORES as UNTRAINED_SCORES
-    from promptgraft.search.sampling.pool import Pool as Pool
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates
     from promptgraft.search.sampling.pool import record_growth as record_growth
     from promptgraft.search.sampling.pool import with_pool as with_pool

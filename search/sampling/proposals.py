@@ -12,9 +12,8 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from promptgraft.search.storage import distributions_of, present_parameters, share_search_space
+from promptgraft.search.storage import TrialRecord, distributions_of, present_parameters, share_search_space
 from promptgraft.search.study import Constraints, EngineSection, build_sampler
-from promptgraft.search.trials import BASELINE
 from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 
 # Draws of the study's own sampler before a random one takes over, and of that one before the space counts
@@ -80,9 +79,9 @@ class Proposals:
 
     def learn(self, trial: FrozenTrial) -> None:
         """Take over a finished trial of an earlier run or of another driver, in terms of the present space."""
-        if BASELINE in trial.user_attrs and not trial.params:
+        if TrialRecord.of(trial).baseline and not trial.params:
             return  # A point outside of the space says nothing of its parameters.
-        params = present_parameters(trial.params, trial.user_attrs.get("candidate", {}), self.distributions)
+        params = present_parameters(trial.params, TrialRecord.of(trial).values, self.distributions)
         self._copy.add_trial(
             create_trial(
                 state=self._state(trial.state),

@@ -4,13 +4,14 @@ Each is run as a trial of Ray's that is none of the study's: it has a place of i
 finds comes back as a message.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.growth import Growth
-from promptgraft.search.sampling import Pool
+from promptgraft.objectives.measures import UntrainedScore
+from promptgraft.search.storage import Pool
 from promptgraft.search.trials import Failed, Job, SideJobDone
 from promptgraft.spaces import SearchSpace
 
@@ -34,7 +35,7 @@ class StudyView(Protocol):
     def finished(self) -> int:
         """Trials that are COMPLETE or PRUNED."""
 
-    def untrained_scores(self) -> list[dict[str, Any]]:
+    def untrained_scores(self) -> list[UntrainedScore]:
         """Return the scores of untrained prompts, the best first."""
 
     def record_growth(self, round_: int, growth: Growth | None) -> Pool:

@@ -5,15 +5,21 @@ on from them once the search has ended. So a partial verdict is there while the 
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from promptgraft.search.judging import reach_verdict, repeat_attr, repeat_name, repeat_outcomes
+from promptgraft.search.judging import reach_verdict, repeat_name
 from promptgraft.search.sampling import wording_of
 from promptgraft.search.side_jobs.base import StudyView
-from promptgraft.search.storage import wait_for_storage
+from promptgraft.search.storage import (
+    REPEAT,
+    Outcome,
+    StudyRecord,
+    TrialRecord,
+    repeat_attr,
+    wait_for_storage,
+    write_study,
+)
 from promptgraft.search.trials import Failed, Job, RepeatJob, SideJobDone, compute_seconds
-from promptgraft.spaces import Candidate
 
 
 class EarlyRepeats:
@@ -29,9 +35,7 @@ class EarlyRepeats:
         on_repeat: Called with the name and the outcome of each.
     """
 
-    def __init__(
-        self, ledger: StudyView, seed: int, share: float, on_repeat: Callable[[str, Mapping[str, Any]], None]
-    ) -> None:
+    def __init__(self, ledger: StudyView, seed: int, share: float, on_repeat: Callable[[str, Outcome], None]) -> None:
         self.ledger = ledger
         self.seed = seed
         self.share = share
@@ -58,22 +62,20 @@ class EarlyRepeats:
         left = [
             (trial, repeat) for trial, repeat in reach_verdict(stored).missing if (trial.number, repeat) not in known
         ]
-        took = [
-            own.get("seconds", 0.0)
-            for repeats in repeat_outcomes(stored.user_attrs).values()
-            for own in repeats.values()
-        ]
+        took = StudyRecord.of(stored).seconds(REPEAT)
         room = self.share * compute_seconds(self.ledger.trials, time.time()) - sum(took) - sum(self._begun.values())
-        if not left or left[0][0].user_attrs["seconds"] > room:
+        record = TrialRecord.of(left[0][0]) if left else None
+        seconds = (record.figure("seconds") or 0.0) if record else 0.0
+        if record is None or record.best_step is None or seconds > room:
             self._seen = self.ledger.finished
             return None
         trial, repeat = left[0]
-        self._begun[trial.number, repeat] = trial.user_attrs["seconds"]
-        candidate = Candidate.from_values(trial.user_attrs["candidate"])
+        self._begun[trial.number, repeat] = seconds
+        candidate = record.candidate
         return RepeatJob(
             trial=trial.number,
             repeat=repeat,
-            step=trial.user_attrs["best_step"],
+            step=record.best_step,
             candidate=candidate,
             seed=self.seed,
             **wording_of(self.ledger.space, candidate),
@@ -83,8 +85,9 @@ class EarlyRepeats:
     def on_result(self, job: Job, message: SideJobDone | Failed) -> None:
         """Record a repeat's outcome; one that failed keeps its trial from winning."""
         assert isinstance(job, RepeatJob)
-        outcome: Mapping[str, Any] = {"failure": message.cause} if isinstance(message, Failed) else _outcome(message)
-        self.ledger.study.set_user_attr(repeat_attr(job.trial, job.repeat), outcome)
+        outcome = Outcome(failure=message.cause) if isinstance(message, Failed) else message.found
+        assert isinstance(outcome, Outcome)
+        write_study(self.ledger.study, repeat_attr(job.trial, job.repeat), outcome)
         self._begun.pop((job.trial, job.repeat), None)
         self._seen = -1
         self.on_repeat(repeat_name(job.trial, job.repeat), outcome)
@@ -99,8 +102,3 @@ class EarlyRepeats:
         """Have those run again whose workers ended with their Ray."""
         self._begun.clear()
         self._seen = -1
-
-
-def _outcome(message: SideJobDone) -> Mapping[str, Any]:
-    assert isinstance(message.found, Mapping)
-    return dict(message.found)

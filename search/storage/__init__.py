@@ -5,6 +5,35 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.search.storage.attributes import CONFUSION as CONFUSION
+    from promptgraft.search.storage.attributes import CONTROL as CONTROL
+    from promptgraft.search.storage.attributes import CURVE as CURVE
+    from promptgraft.search.storage.attributes import DEFINITION as DEFINITION
+    from promptgraft.search.storage.attributes import EDITS as EDITS
+    from promptgraft.search.storage.attributes import FLOAT32 as FLOAT32
+    from promptgraft.search.storage.attributes import IDENTITY as IDENTITY
+    from promptgraft.search.storage.attributes import LOSSES as LOSSES
+    from promptgraft.search.storage.attributes import PROMPT_AS_TOKENS as PROMPT_AS_TOKENS
+    from promptgraft.search.storage.attributes import RAN_S as RAN_S
+    from promptgraft.search.storage.attributes import REPEAT as REPEAT
+    from promptgraft.search.storage.attributes import RUN as RUN
+    from promptgraft.search.storage.attributes import STUDY_FILE as STUDY_FILE
+    from promptgraft.search.storage.attributes import TEMPLATE_POOL as TEMPLATE_POOL
+    from promptgraft.search.storage.attributes import TEST_SET as TEST_SET
+    from promptgraft.search.storage.attributes import UNTRAINED_SCORES as UNTRAINED_SCORES
+    from promptgraft.search.storage.attributes import VALIDATION as VALIDATION
+    from promptgraft.search.storage.attributes import WANTED as WANTED
+    from promptgraft.search.storage.attributes import StudyRecord as StudyRecord
+    from promptgraft.search.storage.attributes import TrialRecord as TrialRecord
+    from promptgraft.search.storage.attributes import baseline_attrs as baseline_attrs
+    from promptgraft.search.storage.attributes import candidate_attrs as candidate_attrs
+    from promptgraft.search.storage.attributes import control_attr as control_attr
+    from promptgraft.search.storage.attributes import curve_attr as curve_attr
+    from promptgraft.search.storage.attributes import failure_attrs as failure_attrs
+    from promptgraft.search.storage.attributes import repeat_attr as repeat_attr
+    from promptgraft.search.storage.attributes import rerun_attrs as rerun_attrs
+    from promptgraft.search.storage.attributes import write_study as write_study
+    from promptgraft.search.storage.attributes import write_trial as write_trial
     from promptgraft.search.storage.database import first_line as first_line
     from promptgraft.search.storage.database import load_existing as load_existing
     from promptgraft.search.storage.database import open_storage as open_storage
@@ -31,6 +60,14 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.parameter_names import distributions_of as distributions_of
     from promptgraft.search.storage.parameter_names import present_parameters as present_parameters
     from promptgraft.search.storage.parameter_names import stored_names as stored_names
+    from promptgraft.search.storage.records import Edit as Edit
+    from promptgraft.search.storage.records import Float32Score as Float32Score
+    from promptgraft.search.storage.records import Opening as Opening
+    from promptgraft.search.storage.records import Outcome as Outcome
+    from promptgraft.search.storage.records import Owner as Owner
+    from promptgraft.search.storage.records import Pool as Pool
+    from promptgraft.search.storage.records import RunRecord as RunRecord
+    from promptgraft.search.storage.records import to_json as to_json
     from promptgraft.search.storage.reference import NothingToExportError as NothingToExportError
     from promptgraft.search.storage.reference import StudyReference as StudyReference
     from promptgraft.search.storage.reference import started_studies as started_studies

@@ -5,14 +5,14 @@ import os
 import platform
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
 
 import psutil
 from optuna.storages import RDBStorage
 
 from promptgraft.search.storage.optuna_private import has_heartbeat
+from promptgraft.search.storage.records import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +21,12 @@ HEARTBEAT_S = 20
 GRACE_S = 120
 
 
-def new_owner() -> dict[str, Any]:
-    """Return what tells a driver in this process from every other one, as JSON types."""
-    started = psutil.Process().create_time()
-    return {"driver": secrets.token_hex(4), "host": platform.node(), "pid": os.getpid(), "started": started}
+def new_owner() -> Owner:
+    """Return what tells a driver in this process from every other one."""
+    return Owner(secrets.token_hex(4), platform.node(), os.getpid(), psutil.Process().create_time())
 
 
-def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
+def is_alive(owner: Owner | None) -> bool | None:
     """Tell whether a trial's driver still runs.
 
     Returns:
@@ -35,11 +34,11 @@ def is_alive(owner: Mapping[str, Any] | None) -> bool | None:
     """
     if owner is None:
         return False
-    if owner["host"] != platform.node():
+    if owner.host != platform.node():
         return None
     try:
-        process = psutil.Process(owner["pid"])
-        alive = abs(float(process.create_time()) - float(owner["started"])) < 1
+        process = psutil.Process(owner.pid)
+        alive = abs(float(process.create_time()) - owner.started) < 1
         return alive and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -20,10 +20,9 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from promptgraft.search.storage.attributes import PARAMETERS, StudyRecord, write_study
 from promptgraft.search.storage.optuna_private import contains
 from promptgraft.spaces import Categorical, Constant, Float, Parameter, SearchSpace
-
-_ATTR = "parameters"
 
 
 def base_name(stored: str) -> str:
@@ -58,7 +57,7 @@ def stored_names(study: optuna.Study, distributions: Mapping[str, BaseDistributi
     Returns:
         Parameter -> stored name.
     """
-    known: dict[str, str] = study.user_attrs.get(_ATTR, {})
+    known: dict[str, str] = StudyRecord.of(study).stored(PARAMETERS) or {}
     before = dict(known)
     names = {}
     for parameter, distribution in distributions.items():
@@ -68,7 +67,7 @@ def stored_names(study: optuna.Study, distributions: Mapping[str, BaseDistributi
         known.setdefault(name, distribution_to_json(distribution))
         names[parameter] = name
     if known != before:
-        study.set_user_attr(_ATTR, known)
+        write_study(study, PARAMETERS, known)
     return names
 
 

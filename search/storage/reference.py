@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 
+from promptgraft.search.storage.attributes import StudyRecord
 from promptgraft.search.storage.database import load_existing
 from promptgraft.search.storage.folder import RunFolder
 from promptgraft.search.study import LinedYaml
@@ -57,8 +58,15 @@ class StudyReference:
         return load_existing(self.name, self.storage_url)
 
     def study_file(self, study: optuna.Study) -> Path:
-        """Return the study file, the recorded one if the command named none."""
-        return self.file or Path(study.user_attrs["study_file"])
+        """Return the study file, the recorded one if the command named none.
+
+        Raises:
+            InvalidInputError: If there is neither.
+        """
+        recorded = StudyRecord.of(study).study_file
+        if self.file is None and recorded is None:
+            raise InvalidInputError("the study's record names no study file; name it in place of the study")
+        return self.file or Path(str(recorded))
 
 
 def started_studies(runs: Path) -> list[str]:

@@ -22,7 +22,7 @@ from promptgraft.objectives.data import (
     wanted_folds,
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
-from promptgraft.search.study.backbone_checks import check_served
+from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.engines import build_pruner, build_sampler
 from promptgraft.search.study.promptsource import Imported, read_promptsource
@@ -279,7 +279,7 @@ class StudyLoader:
         described = {".".join(path): (path, section) for path, section in file.space.described().items()}
         if file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(file.sources))))
-        parameters = []
+        parameters, model = [], architecture_of(file.backbone, facts.n_layers, self.model_type)
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
                 continue
@@ -294,7 +294,7 @@ class StudyLoader:
                 )
                 check_parameter(parameter, facts)
                 parameters.append(parameter)
-                check_served(file.backbone, self.model_type, parameter, tasks)
+                check_served(model, parameter, tasks)
         return parameters
 
     def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:

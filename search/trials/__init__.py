@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.trials.budget import RAN_S as RAN_S
     from promptgraft.search.trials.budget import Forecast as Forecast
     from promptgraft.search.trials.budget import Limits as Limits
     from promptgraft.search.trials.budget import compute_seconds as compute_seconds
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.messages import TrialJob as TrialJob
     from promptgraft.search.trials.messages import TrialSummary as TrialSummary
     from promptgraft.search.trials.messages import cause_of as cause_of
+    from promptgraft.search.trials.pareto import FrontTrial as FrontTrial
     from promptgraft.search.trials.pareto import cost_names as cost_names
     from promptgraft.search.trials.pareto import costs_of as costs_of
     from promptgraft.search.trials.pareto import front_table as front_table
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.quota import KEPT_DELTAS as KEPT_DELTAS
     from promptgraft.search.trials.quota import DiskUse as DiskUse
     from promptgraft.search.trials.quota import tidy as tidy
-    from promptgraft.search.trials.ranking import BASELINE as BASELINE
     from promptgraft.search.trials.ranking import FINISHED as FINISHED
-    from promptgraft.search.trials.ranking import FLOAT32 as FLOAT32
     from promptgraft.search.trials.ranking import best_trial as best_trial
     from promptgraft.search.trials.ranking import candidate_key as candidate_key
     from promptgraft.search.trials.ranking import float32_scores as float32_scores

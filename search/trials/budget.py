@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import BudgetSection, next_moment
 from promptgraft.search.trials.ranking import FINISHED
 from promptgraft.search.wording import duration, size
@@ -14,8 +15,6 @@ from promptgraft.spaces import InvalidInputError
 
 # Trials that a forecast looks back on, and those it needs at least.
 _RECENT, _FEWEST = 50, 3
-# User attribute: how long an orphan ran. It was found much later than it ended.
-RAN_S = "ran_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def forecast(trials: Sequence[FrozenTrial], limits: Limits, concurrent: int, now
     Returns:
         None while fewer than three trials are finished.
     """
-    ended = [trial for trial in trials if trial.state.is_finished() and "interrupted" not in trial.user_attrs]
+    ended = [trial for trial in trials if trial.state.is_finished() and not TrialRecord.of(trial).is_interrupted]
     recent = sorted(ended, key=_ended_at)[-_RECENT:]
     done = sum(trial.state in FINISHED for trial in recent)
     if done < _FEWEST:
@@ -200,7 +199,7 @@ def describe_use(trials: Sequence[FrozenTrial], limits: Limits, disk_bytes: int 
     used["compute"] = compute if limits.compute_s is None else f"{compute} of {duration(limits.compute_s)}"
     if limits.gpus:
         used["gpu_hours"] = _gpu_use(compute_seconds(trials, now), limits)
-    failed = sum(trial.state == TrialState.FAIL and "interrupted" not in trial.user_attrs for trial in trials)
+    failed = sum(trial.state == TrialState.FAIL and not TrialRecord.of(trial).is_interrupted for trial in trials)
     rate = failed / (failed + finished) if failed else 0.0
     used["failures"] = f"{rate:.0%} of at most {limits.max_failure_rate:.0%}"
     if disk_bytes is not None:
@@ -222,8 +221,9 @@ def _gpu_use(used_s: float, limits: Limits) -> str:
 def _seconds(trial: FrozenTrial, now: float) -> float:
     if trial.datetime_start is None:
         return 0.0
-    if RAN_S in trial.user_attrs:
-        return float(trial.user_attrs[RAN_S])
+    orphan_s = TrialRecord.of(trial).ran_s
+    if orphan_s is not None:
+        return float(orphan_s)
     if trial.datetime_complete is not None:
         # Optuna's times are local ones: where the clock is put back, an end may lie before its start.
         return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())

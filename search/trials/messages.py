@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
+from promptgraft.search.storage import Outcome
 from promptgraft.spaces import Candidate, PromptgraftError, Template, Verbalizer
 
 
@@ -189,10 +190,10 @@ class SideJobDone:
     """A side job is over.
 
     Attributes:
-        found: What it found: a round's growth, or a repeat's outcome as it is recorded.
+        found: What it found: a round's growth, or a repeat's outcome.
     """
 
-    found: Growth | Mapping[str, Any]
+    found: Growth | Outcome
 
 
 Message: TypeAlias = Evaluated | Failed | SideJobDone

@@ -3,12 +3,14 @@
 A trial's costs are known from its first report on, before it has trained; only the metric has a curve.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+from promptgraft.search.storage import TrialRecord
 
 
 def cost_names(study: optuna.Study) -> list[str]:
@@ -23,8 +25,9 @@ def metric_of(trial: FrozenTrial) -> float | None:
 
 def costs_of(trial: FrozenTrial, names: Sequence[str]) -> list[float] | None:
     """Return what a trial costs, by the figures it has reported; None if it has reported none yet."""
-    found = [trial.user_attrs.get(name) for name in names]
-    return None if None in found else [float(cast("float", cost)) for cost in found]
+    record = TrialRecord.of(trial)
+    found = [float(cost) for cost in map(record.figure, names) if cost is not None]
+    return found if len(found) == len(names) else None
 
 
 def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
@@ -35,9 +38,21 @@ def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(study.best_trials, key=lambda trial: (-sign * trial.values[0], *trial.values[1:], trial.number))
 
 
-def front_table(study: optuna.Study) -> list[dict[str, Any]]:
-    """Return the front in JSON types: `number` and `values`, name -> value, of each trial."""
+@dataclass(frozen=True, slots=True)
+class FrontTrial:
+    """A trial that no other one dominates.
+
+    Attributes:
+        number: The trial.
+        values: Objective -> value.
+    """
+
+    number: int
+    values: Mapping[str, float]
+
+
+def front_table(study: optuna.Study) -> tuple[FrontTrial, ...]:
+    """Return the front, best metric first; nothing with a single objective."""
     names = study.metric_names or []
-    return [
-        {"number": trial.number, "values": dict(zip(names, trial.values, strict=True))} for trial in pareto_front(study)
-    ]
+    front = pareto_front(study)
+    return tuple(FrontTrial(trial.number, dict(zip(names, trial.values, strict=True))) for trial in front)

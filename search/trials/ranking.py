@@ -1,38 +1,30 @@
 """Which finished trial is best: one ranking for `run`, `status`, `best` and `export`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.storage import Float32Score, StudyRecord, TrialRecord
 from promptgraft.search.trials.pareto import metric_of
-from promptgraft.spaces import Candidate
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-# User attribute of the study, number of the trial appended: what its state scores in float32. Optuna lets nobody
-# write to a finished trial, and its own value stays what was measured in training.
-FLOAT32 = "float32_trial_"
-# User attribute of a trial: which baseline it is.
-BASELINE = "baseline"
 
 
 def candidate_key(trial: FrozenTrial) -> str | None:
     """Return the key of a trial's candidate, computed anew; None if it has none, as a trial that a user added."""
-    values = trial.user_attrs.get("candidate")
-    return None if values is None else Candidate.from_values(values).key
+    record = TrialRecord.of(trial)
+    return record.candidate.key if record.has_candidate else None
 
 
-def float32_scores(study: optuna.Study) -> dict[int, dict[str, Any]]:
+def float32_scores(study: optuna.Study) -> dict[int, Float32Score]:
     """Return what trials score in float32, by number; none where the search itself was in float32.
 
-    Returns:
-        Number -> `value`, `metrics` and `max_probability_difference`, from the probabilities of the search.
+    They are attributes of the study: Optuna lets nobody write to a finished trial, and its own value stays what was
+    measured in training.
     """
-    return {
-        int(name.removeprefix(FLOAT32)): score for name, score in study.user_attrs.items() if name.startswith(FLOAT32)
-    }
+    return StudyRecord.of(study).float32
 
 
 def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -50,13 +42,13 @@ def top_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
     return _ranked(study, {})[:count]
 
 
-def _ranked(study: optuna.Study, scores: Mapping[int, Mapping[str, Any]]) -> list[FrozenTrial]:
+def _ranked(study: optuna.Study, scores: Mapping[int, Float32Score]) -> list[FrozenTrial]:
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
 
     def rank(trial: FrozenTrial) -> tuple[bool, float, list[float], float, int]:
         score = scores.get(trial.number)
-        value = score["value"] if score else metric_of(trial) or 0.0
-        loss = score["metrics"]["loss"] if score else trial.user_attrs.get("validation_loss", 0.0)
+        value = score.value if score else metric_of(trial) or 0.0
+        loss = score.metrics["loss"] if score else TrialRecord.of(trial).metrics.get("loss", 0.0)
         return score is None, -sign * float(value), trial.values[1:], float(loss), trial.number
 
     return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)

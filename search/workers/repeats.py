@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptgraft.objectives.data import WHOLE, Split
 from promptgraft.objectives.file_store import DiskFullError, FileStore
+from promptgraft.search.storage import Outcome
 from promptgraft.search.trials import cause_of
 from promptgraft.spaces import Candidate
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.trial import Objective
 
     # The metrics on validation rows, and the logits of the test rows.
-    Outcome = tuple[Mapping[str, float], Logits | None]
+    Scored = tuple[Mapping[str, float], Logits | None]
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class Repeats:
         repeat: int,
         predictions: str | None = None,
         fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
-        """Run a cycle up to a step; return the `value` and `metrics` there and the `seconds`, or the `failure`.
+    ) -> Outcome:
+        """Run a cycle up to a step; return what it found there, or why it failed.
 
         Args:
             candidate: The candidate.
@@ -56,7 +57,7 @@ class Repeats:
         """
         chosen, seed = Candidate.from_values(candidate), self._seed + repeat
 
-        def outcome() -> "Outcome":
+        def scored() -> "Scored":
             result = self._objective.evaluate(chosen, seed, at=step)
             if predictions is None:
                 return result.metrics, None
@@ -65,13 +66,13 @@ class Repeats:
                 result = replace(result, delta=self._objective.evaluate(chosen, seed, at=step).delta)
             return result.metrics, self._objective.score(chosen, result.delta, self._objective.target.test, seed)
 
-        return self._repeat(outcome, repeat, predictions, fewer)
+        return self._repeat(scored, repeat, predictions, fewer)
 
-    def fit(self, control: str, repeat: int, predictions: str) -> dict[str, Any]:
+    def fit(self, control: str, repeat: int, predictions: str) -> Outcome:
         """Fit a control that is no candidate; see `train` and `objectives.measures.controls`."""
         from promptgraft.objectives.measures import FITTED
 
-        def outcome() -> "Outcome":
+        def scored() -> "Scored":
             found: list[Mapping[str, float]] = []
             for fold in range(self._objective.target.folds):
                 self._objective.use_split(Split(repeat, fold))
@@ -82,28 +83,28 @@ class Repeats:
             means = {name: mean(own[name] for own in found) for name in found[0]}
             return means, FITTED[control](self._objective, self._objective.target.test)
 
-        return self._repeat(outcome, repeat, predictions)
+        return self._repeat(scored, repeat, predictions)
 
     def _repeat(
         self,
-        outcome: "Callable[[], Outcome]",
+        scored: "Callable[[], Scored]",
         repeat: int,
         predictions: str | None,
         fewer: dict[str, int] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Run what gives the metrics on validation rows, and the logits of the test rows if they are asked for."""
         import torch
 
         started = time.perf_counter()
         try:
             self._objective.use_split(Split(repeat), fewer)
-            metrics, logits = outcome()
+            metrics, logits = scored()
             if predictions and logits is not None:
                 self._files.write_tensors(predictions, {"logits": torch.from_numpy(logits)})
         except DiskFullError:
             raise  # Which says nothing of the candidate.
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
             logger.exception("repeat %d failed", repeat)
-            return {"failure": cause_of(error)}
+            return Outcome(failure=cause_of(error))
         seconds = round(time.perf_counter() - started, 3)
-        return {"value": metrics[self._objective.spec.metric], "metrics": dict(metrics), "seconds": seconds}
+        return Outcome(metrics[self._objective.spec.metric], dict(metrics), seconds)

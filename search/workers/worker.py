@@ -10,7 +10,7 @@ from ray import tune
 from promptgraft.objectives.data import Split
 from promptgraft.objectives.file_store import DiskFullError, FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.search.storage import keep_result
+from promptgraft.search.storage import Float32Score, Outcome, keep_result
 from promptgraft.search.trials import (
     Evaluated,
     Failed,
@@ -102,7 +102,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._objective.know(job.parents, job.verbalizers)
         return grow(self._objective, job.parents, job.plan, job.round, job.seed)
 
-    def _repeat(self, job: RepeatJob) -> dict[str, Any]:
+    def _repeat(self, job: RepeatJob) -> Outcome:
         self._objective.know(job.templates, job.verbalizers)
         try:
             repeats = Repeats(self._objective, self._files, job.seed)
@@ -198,7 +198,7 @@ class RepeatRunner(Repeats):
 
 def score_finalists(
     spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any]]]
-) -> list[dict[str, Any]]:
+) -> dict[int, Float32Score]:
     """Score trials again in float32; see `search.judging.float32_rescoring`."""
     import torch
 

@@ -22,6 +22,7 @@ import optuna
 from promptgraft.search.judging import BEST_TARGET_ONLY, TARGET_ONLY, WINNER, WITH_SOURCE
 from promptgraft.search.judging.intervals import Interval, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging.transfer_gain import Comparison
+from promptgraft.search.storage import DEFINITION, Outcome, write_study
 from tests.bench.repeats import Table
 
 VALIDATION_ROWS, REPEATS = 64, 5
@@ -63,14 +64,14 @@ def verdicts(table: Table, random: np.random.Generator) -> tuple[str, str, float
 
     study = optuna.create_study(direction="maximize")
     study.set_metric_names(["accuracy"])
-    study.set_user_attr("definition", {"source": {}})
-    found = {name: {n: {"value": value} for n, value in own.items()} for name, own in values.items()}
+    write_study(study, DEFINITION, {"source": {}})
+    found = {name: {n: Outcome(value) for n, value in own.items()} for name, own in values.items()}
     first = Comparison(study, found, values, "validation", by_validation).table()
     scores = {
         name: {n: measure(own[n], np.arange(len(labels))) for n in range(REPEATS)} for name, own in held_out.items()
     }
     second = Comparison(study, found, scores, "test", by_test).table()
-    return first["verdict"], second["verdict"], second["gain"]
+    return first.verdict, second.verdict, second.gain or 0.0
 
 
 def main() -> None:

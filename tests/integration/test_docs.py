@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from promptgraft.bundles import read_manifest
+from promptgraft.search.cli.outputs import COMMANDS, output_schema
 from promptgraft.search.cli.studies import app
 from promptgraft.search.study import manifest_schema, study_reference, study_schema
 from promptgraft.search.study.schema import StudyFile
@@ -29,6 +30,8 @@ def test_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "docs" / "study-reference.md").read_text() == study_reference()
     for name, schema in (("study", study_schema()), ("manifest", manifest_schema())):
         assert json.loads((ROOT / "docs" / f"{name}.schema.json").read_text()) == schema
+    written = {path.name: json.loads(path.read_text()) for path in (ROOT / "docs" / "outputs").iterdir()}
+    assert written == {f"{name}.schema.json": output_schema(name) for name in COMMANDS}
 
 
 def test_every_key_is_explained() -> None:

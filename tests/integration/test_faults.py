@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from promptgraft.search.judging import reach_verdict, repeat_outcomes
-from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.judging import reach_verdict
+from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from promptgraft.search.trials import FINISHED, best_trial
 from tests.support import faults
 from tests.support.faults import SEED, Driver, Figures
@@ -60,8 +60,8 @@ def _repeats(folder: RunFolder) -> dict[tuple[str, int], float]:
     study = load_existing("tiny", folder.storage_url())
     assert not reach_verdict(study).missing
     keys = [trial.user_attrs.get("candidate_key") for trial in study.get_trials()]
-    found = repeat_outcomes(study.user_attrs)
-    return {(keys[number], repeat): own[repeat]["value"] for number, own in found.items() for repeat in own}
+    found = StudyRecord.of(study).repeats
+    return {(keys[number], repeat): own[repeat].value for number, own in found.items() for repeat in own}
 
 
 def _same_as_uninterrupted(driver: Driver, tmp_path: Path) -> None:

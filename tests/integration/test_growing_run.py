@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from promptgraft.search.running import RunOptions, run_study
-from promptgraft.search.sampling import Pool, with_pool
-from promptgraft.search.storage import DELTA_FILE, RunFolder, load_existing, trial_file
+from promptgraft.search.sampling import with_pool
+from promptgraft.search.storage import DELTA_FILE, RunFolder, StudyRecord, load_existing, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate
 from tests.support.commands import PROMPTGRAFT
@@ -30,7 +30,7 @@ def test_a_study_goes_on_while_templates_join(write_study: Callable[..., Path], 
     folder = RunFolder(tmp_path / "runs")
     path = write_study(space=SPACE, budget={"trials": 12}, pruner="none")
     assert run_study(load_study(path), RunOptions(folder, concurrent=2)).finished == 12
-    pool = Pool.of(load_existing("tiny", folder.storage_url()))
+    pool = StudyRecord.of(load_existing("tiny", folder.storage_url())).pool
     assert pool.rounds == 2
     assert len(pool.templates) == 4
     assert len(pool.verbalizers) == 2

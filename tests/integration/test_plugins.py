@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 from optuna_dashboard._note import get_note_from_system_attrs as get_note
 
 from promptgraft.bundles import Predictor, read_manifest
-from promptgraft.search.sampling import Pool
-from promptgraft.search.storage import DELTA_FILE, RunFolder, load_existing, trial_file
+from promptgraft.search.storage import DELTA_FILE, RunFolder, StudyRecord, load_existing, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
@@ -58,7 +57,7 @@ def test_a_search_with_a_plugin_of_each_kind(
         assert trial.user_attrs["candidate"].get("custom.label_smoothing") == value
         note = get_note(study._storage.get_study_system_attrs(study._study_id), trial._trial_id)["body"]
         assert value is None or f", label_smoothing {value:.3g}. A validation row" in note
-    pool = Pool.of(study)
+    pool = StudyRecord.of(study).pool
     assert {template.source for template in pool.templates} == {"questions"}
     assert any(entry.name.startswith("thesaurus-") for entry in pool.verbalizers)
     smoothed = [trial.number for trial in trials if "custom.label_smoothing" in trial.params]

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.reporting import artifact_store
 from promptgraft.search.running import RunOptions, RunOutcome, run_study
-from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, open_storage, trial_file
+from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, open_storage, to_json, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.studies import HOPELESS, WriteStudy, space, write_study_file
@@ -163,7 +163,7 @@ def test_the_best_trial_is_what_status_says(folder: RunFolder) -> None:
 
     study = load_existing("tiny", folder.storage_url())
     summary = summarize(study)
-    json.dumps(summary)
-    assert summary["best"]["value"] == max(t.value for t in study.get_trials(states=(TrialState.COMPLETE,)))
-    assert summary["finished"] == 24
+    json.dumps(to_json(summary))
+    assert summary.best.value == max(t.value for t in study.get_trials(states=(TrialState.COMPLETE,)))
+    assert summary.finished == 24
     assert optuna.load_study(study_name="tiny", storage=folder.storage_url()).metric_names == ["accuracy"]

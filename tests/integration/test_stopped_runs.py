@@ -207,7 +207,7 @@ def test_status_tells_what_a_killed_driver_left(write_study: WriteStudy, tmp_pat
     process.kill()
     process.communicate(timeout=60)
     summary = summarize(study)
-    left = summary["orphans"]
+    left = summary.orphans
     assert left in (1, 2)
-    assert (summary["drivers"], summary["states"], summary["seconds"]) == (0, {"RUNNING": left}, 0)
+    assert (summary.drivers, summary.states, summary.seconds) == (0, {"RUNNING": left}, 0)
     assert f"none at work; {left} RUNNING left by one that died" in "\n".join(status_lines(summary))

@@ -9,7 +9,6 @@ from promptgraft.spaces import (
     Condition,
     Constant,
     Float,
-    Integer,
     InvalidInputError,
     SearchSpace,
     StudyFacts,
@@ -104,9 +103,6 @@ def test_the_fingerprint_follows_every_part() -> None:
 @pytest.mark.parametrize(
     ("parameters", "facts", "message"),
     [
-        ([Integer("frozen_layers", 0, 9)], FACTS, r"frozen_layers must be in \[0, 6\]"),
-        ([Constant("soft_prompt.place", "layer 6")], FACTS, r"layer in \[0, 5\]"),
-        ([Constant("head", "linear")], StudyFacts(6, False, True), "supported only by encoders"),
         ([Float("alpha", 0, 1)], StudyFacts(6, True, False), "no source task"),
         ([Constant("soft_prompt.init", "source")], StudyFacts(6, True, False), "no source task"),
         ([Constant("source", "movei")], replace(FACTS, sources=("movie", "tweets")), "did you mean 'movie'"),
@@ -115,9 +111,7 @@ def test_the_fingerprint_follows_every_part() -> None:
         ([Constant("alhpa", 1)], FACTS, "did you mean 'alpha'"),
     ],
 )
-def test_what_the_backbone_or_study_cannot_serve_is_refused(
-    parameters: list[object], facts: StudyFacts, message: str
-) -> None:
+def test_what_the_study_cannot_serve_is_refused(parameters: list[object], facts: StudyFacts, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         space(*parameters, facts=facts)
 

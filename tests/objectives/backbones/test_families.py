@@ -255,7 +255,7 @@ def test_what_is_known_of_families_is_of_those_that_there_are() -> None:
 
 def test_a_linear_head_needs_an_encoder(tiny_models: dict[str, str]) -> None:
     causal = BACKBONES["causal_lm"](BackboneSpec(tiny_models["causal_lm"], "causal_lm", 64), CPU)
-    with pytest.raises(InvalidInputError, match="label words for a head only"):
+    with pytest.raises(InvalidInputError, match="supported only by encoders"):
         build(causal, head="linear")
 
 

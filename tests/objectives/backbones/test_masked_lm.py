@@ -86,7 +86,7 @@ def test_a_soft_prompt_changes_the_answer_and_learns(backbone: Backbone, place: 
 
 
 def test_a_linear_head_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(InvalidInputError, match="label words for a head only"):
+    with pytest.raises(InvalidInputError, match="supported only by encoders"):
         build(backbone, TEMPLATES[0], VERBALIZERS[0], head="linear")
 
 

@@ -155,5 +155,5 @@ def test_low_precision_is_close_to_float32(backbone: Seq2Seq, options: dict[str,
 def test_what_it_cannot_do_is_refused(backbone: Seq2Seq) -> None:
     with pytest.raises(InvalidInputError, match="'layer 1' is not supported by the backbone family 'seq2seq'"):
         build(backbone, soft_prompt=SoftPrompt(2, "vocabulary", "layer 1"))
-    with pytest.raises(InvalidInputError, match="label words for a head only"):
+    with pytest.raises(InvalidInputError, match="supported only by encoders"):
         build(backbone, head="linear")

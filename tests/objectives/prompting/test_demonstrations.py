@@ -315,7 +315,7 @@ def test_another_seed_draws_others(objective: Objective) -> None:
 @pytest.mark.parametrize("family", ["encoder", "masked_lm"])
 def test_other_families_take_none(family: str, tiny_models: dict[str, str]) -> None:
     backbone = BACKBONES[family](BackboneSpec(tiny_models[family], family, 64), torch.device("cpu"))
-    with pytest.raises(InvalidInputError, match="only causal LMs take any"):
+    with pytest.raises(InvalidInputError, match="only causal LMs take demonstrations"):
         PromptedModel(backbone, with_(Demonstrations(1)), REVIEW, OPINION, LABELS, 0)
 
 

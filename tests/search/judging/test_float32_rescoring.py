@@ -17,7 +17,7 @@ from promptgraft.search.judging import record_float32_scores, trials_to_keep
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running import RunOptions, run_study
 from promptgraft.search.running import finals as confirmation
-from promptgraft.search.storage import FLOAT32_LOGITS_FILE, RunFolder, load_existing, trial_file
+from promptgraft.search.storage import FLOAT32_LOGITS_FILE, Float32Score, RunFolder, load_existing, trial_file
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import KEPT_DELTAS, float32_scores, ranked_trials, top_trials
 from promptgraft.spaces import InvalidInputError
@@ -48,13 +48,13 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
     scores = float32_scores(stored)
     assert set(scores) == {trial.number for trial in top_trials(stored, KEPT_DELTAS)}
     for score in scores.values():
-        assert 0 < score["max_probability_difference"] < 0.5
-        assert score["value"] == score["metrics"]["accuracy"]
+        assert 0 < (score.max_probability_difference or 0) < 0.5
+        assert score.value == score.metrics["accuracy"]
     winner = ranked_trials(stored)[0]
-    assert scores[winner.number]["value"] == max(score["value"] for score in scores.values())
+    assert scores[winner.number].value == max(score.value for score in scores.values())
     summary = summarize(stored)
-    assert summary["best"]["value"] == winner.value, "what the search measured stays"
-    assert summary["best"]["float32"] == scores[winner.number]
+    assert summary.best.value == winner.value, "what the search measured stays"
+    assert summary.best.float32 == scores[winner.number]
     assert any("finalists scored again" in line for line in status_lines(summary))
     notes = stored._storage.get_study_system_attrs(stored._study_id)
     assert any("scored again in float32" in str(value) for value in notes.values())
@@ -73,10 +73,10 @@ def test_finalists_are_scored_in_float32_and_exported_as_scored(
     assert set(float32_scores(stored)) == set(scores) | missing
 
     exported = export_winner(study, stored, folder)
-    assert exported.validation == float32_scores(stored)[exported.trial]["value"]
+    assert exported.validation == float32_scores(stored)[exported.trial].value
     manifest = read_manifest(exported.folder)
     assert manifest.backbone.dtype == "float32"
-    assert manifest.metrics["validation"] == float32_scores(stored)[exported.trial]["metrics"]
+    assert manifest.metrics["validation"] == float32_scores(stored)[exported.trial].metrics
     predicted = Predictor(exported.folder).logits([row.fields for row in study.target.validation])
     expected = load_file(folder.path / trial_file(exported.trial, FLOAT32_LOGITS_FILE))["logits"]
     assert np.abs(predicted - expected).max() == 0.0
@@ -87,7 +87,7 @@ def test_the_scored_come_first_and_new_finalists_keep_their_weights() -> None:
     for value in (0.5, 0.9, 0.8, 0.7, 0.95):
         study.add_trial(create_trial(state=TrialState.COMPLETE, value=value, user_attrs={"validation_loss": 1.0}))
     for number, value in ((1, 0.6), (2, 0.85), (3, 0.7)):
-        record_float32_scores(study, [{"number": number, "value": value, "metrics": {"loss": 1.0}}])
+        record_float32_scores(study, {number: Float32Score(value, {"loss": 1.0})})
     ranked = ranked_trials(study)
     assert [trial.number for trial in ranked] == [2, 3, 1, 4, 0]
     assert trials_to_keep(study, ranked) == {1, 2, 3, 4}

@@ -1,7 +1,6 @@
 """Learning curves of the winner: what more rows of target and source, and more trials, are worth."""
 
 from itertools import combinations
-from typing import Any
 
 import optuna
 import pytest
@@ -9,14 +8,13 @@ from optuna.trial import TrialState, create_trial
 
 from promptgraft.search.judging import (
     FRESH,
-    REPEAT,
+    LearningCurves,
     collect_learning_curves,
-    control_attr,
-    curve_attr,
     curve_lines,
     fewer_rows,
     reach_verdict,
 )
+from promptgraft.search.storage import REPEAT, control_attr, curve_attr
 
 VALUES = [0.9, 0.7, 0.85, 0.6, 0.8]
 
@@ -43,7 +41,7 @@ def with_points(study: optuna.Study) -> optuna.Study:
     return study
 
 
-def curves_of(study: optuna.Study) -> dict[str, Any] | None:
+def curves_of(study: optuna.Study) -> LearningCurves | None:
     return collect_learning_curves(study, reach_verdict(study).winner)
 
 
@@ -52,14 +50,14 @@ def test_a_curve_s_points() -> None:
     assert curves_of(study) is None
     found = curves_of(with_points(study))
     assert found is not None
-    target = found["curves"]["target"]
-    assert [(point["rows"], point["repeats"]) for point in target] == [(16, 3), (32, 3), (None, 3)]
-    assert target[-1]["mean"] == pytest.approx(0.82)
-    gain = found["doubling"]["target"]
-    assert gain["value"] == pytest.approx(0.055)
-    assert 0 < gain["low"] < gain["value"] < gain["high"]
-    assert found["doubling"]["source"]["low"] < 0 < found["doubling"]["source"]["high"]
-    sentence = found["sentence"]
+    target = found.curves["target"]
+    assert [(point.rows, point.repeats) for point in target] == [(16, 3), (32, 3), (None, 3)]
+    assert target[-1].mean == pytest.approx(0.82)
+    gain = found.doubling["target"]
+    assert gain.value == pytest.approx(0.055)
+    assert 0 < gain.low < gain.value < gain.high
+    assert found.doubling["source"].low < 0 < found.doubling["source"].high
+    sentence = found.sentence
     assert "the last doubling of the source rows brought +0.0 points" in sentence.lower()
     assert "last doubling of the target rows brought +5.5 points" in sentence
     assert sentence.endswith("More target rows promise most.")
@@ -73,7 +71,7 @@ def test_doubling_the_trials_is_the_mean_over_all_halves() -> None:
     assert found is not None
     scores = [*VALUES, min(VALUES)]  # The pruned one is no better than the worst.
     halves = [max(half) for half in combinations(scores, 3)]
-    assert found["trials"] == pytest.approx(max(scores) - sum(halves) / len(halves))
+    assert found.trials == pytest.approx(max(scores) - sum(halves) / len(halves))
 
 
 def test_which_points_there_are() -> None:

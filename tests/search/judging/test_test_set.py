@@ -7,7 +7,7 @@ from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
@@ -17,11 +17,11 @@ from optuna.trial import create_trial
 from promptgraft.bundles import read_manifest
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.exporting import ExportOptions, export_winner
-from promptgraft.search.judging import FRESH, control_attr, logits_of_test_set, opened_for, openings, test_set
+from promptgraft.search.judging import FRESH, OpenedScores, logits_of_test_set, opened_for, openings, test_set
 from promptgraft.search.judging import control_logits_file as control_file
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running.compatibility import record_study
-from promptgraft.search.storage import DELTA_FILE, RunFolder, open_storage, trial_file
+from promptgraft.search.storage import DELTA_FILE, Opening, RunFolder, control_attr, open_storage, trial_file
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.specs import TEMPLATES, VERBALIZERS
@@ -55,8 +55,8 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
     assert "test rows sealed" in "\n".join(status_lines(summarize(stored)))
     first = export_winner(study, stored, folder)
     (opening,) = openings(stored)
-    assert (opening["trial"], first.openings, len(first.held_out) > 3) == (0, (0,), True)
-    assert opening["who"]
+    assert (opening.trial, first.openings, len(first.held_out) > 3) == (0, (0,), True)
+    assert opening.who
     assert first.interval is not None
     low, high = first.interval
     assert 0 < low < first.held_out[0].metrics["accuracy"] < high < 1
@@ -69,7 +69,7 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
             folder.files().write_tensors(control_file(0, control, repeat), {"logits": torch.from_numpy(logits)})
         again = export_winner(study, stored, folder)
         assert again.transfer is not None
-        assert [entry["repeats"] for entry in again.transfer["controls"]] == [repeat - FRESH + 1] * 2
+        assert [entry.repeats for entry in again.transfer.controls] == [repeat - FRESH + 1] * 2
     (opening,) = openings(stored)
     sealed = export_winner(study, stored, folder, other)
     assert (sealed.held_out, sealed.openings) == ((), (0,))
@@ -88,28 +88,29 @@ def test_exports_open_the_rows_once(study: Study, stored: optuna.Study, tmp_path
 
 
 def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) -> None:
-    def cut_off() -> dict[str, Any]:
+    def cut_off() -> OpenedScores:
         raise KeyboardInterrupt
 
     rows = study.target.test
     with pytest.raises(KeyboardInterrupt):
         opened_for(stored, 3, rows, cut_off, reopen=False)
-    assert [record["trial"] for record in openings(stored)] == [3]
+    assert [record.trial for record in openings(stored)] == [3]
     assert opened_for(stored, 4, rows, cut_off, reopen=False) is None
-    found = opened_for(stored, 3, rows, lambda: {"table": [["winner", {"accuracy": 0.5}]]}, reopen=False)
+    table = (("winner", {"accuracy": 0.5}),)
+    found = opened_for(stored, 3, rows, lambda: OpenedScores(table, (0.4, 0.6)), reopen=False)
     assert found is not None
-    assert found["table"] == [["winner", {"accuracy": 0.5}]]
+    assert found.table == table
     assert opened_for(stored, 3, rows, cut_off, reopen=False) == openings(stored)[0]
-    again = opened_for(stored, 3, rows, lambda: {"table": [], "transfer": {}}, reopen=False, again=True)
+    again = opened_for(stored, 3, rows, lambda: OpenedScores((), (0.4, 0.6)), reopen=False, again=True)
     assert again is not None
-    assert (again["opened"], again["table"]) == (found["opened"], [])
+    assert (again.opened, again.table) == (found.opened, ())
     assert len(openings(stored)) == 1
 
 
 def _open_at_once(url: str, trial: int, both: Barrier, outcomes: "Queue[tuple[int, bool]]") -> None:
     """Open the rows for a trial; between looking for openings and recording one, wait for the other process."""
 
-    def seen_by_both(study: optuna.Study) -> list[dict[str, Any]]:
+    def seen_by_both(study: optuna.Study) -> list[Opening]:
         found = openings(study)
         with contextlib.suppress(BrokenBarrierError):  # Behind the lock, the other one doesn't come.
             both.wait(timeout=5)
@@ -117,7 +118,7 @@ def _open_at_once(url: str, trial: int, both: Barrier, outcomes: "Queue[tuple[in
 
     test_set.openings = seen_by_both
     stored = optuna.load_study(study_name="s", storage=open_storage(url))
-    found = opened_for(stored, trial, [], lambda: {"table": [["winner", {}]]}, reopen=False)
+    found = opened_for(stored, trial, [], lambda: OpenedScores((("winner", {}),), (0.4, 0.6)), reopen=False)
     outcomes.put((trial, found is not None))
 
 
@@ -133,10 +134,10 @@ def test_of_two_exports_at_once_one_opens_the_rows_and_the_other_sees_it(tmp_pat
     for process in processes:
         process.join()
     assert sorted(found.values()) == [False, True]
-    assert [record["trial"] for record in openings(stored)] == [trial for trial, opened in found.items() if opened]
+    assert [record.trial for record in openings(stored)] == [trial for trial, opened in found.items() if opened]
 
 
 def test_other_rows_are_refused(study: Study, stored: optuna.Study) -> None:
     with pytest.raises(InvalidInputError, match=r"the test rows of study .* have changed since it was started"):
-        opened_for(stored, 0, study.target.test[1:], dict, reopen=True)
+        opened_for(stored, 0, study.target.test[1:], lambda: OpenedScores((), (0, 0)), reopen=True)
     assert openings(stored) == []

@@ -16,8 +16,6 @@ from promptgraft.objectives.data.metrics import classification_metrics
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging import (
     NAMES,
-    REPEAT,
-    control_attr,
     control_logits_file,
     control_outcomes,
     reach_verdict,
@@ -28,6 +26,7 @@ from promptgraft.search.judging import (
 )
 from promptgraft.search.judging.intervals import gain_on_rows, gain_over_repeats
 from promptgraft.search.running.finals import Job
+from promptgraft.search.storage import REPEAT, StudyRecord, control_attr
 from promptgraft.search.study import JudgingSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 
@@ -75,9 +74,9 @@ WINNER: list[float | str] = [0.80, 0.84, 0.82]
 def test_the_verdict(controls: dict[str, list[float | str]], verdict: str, against: str) -> None:
     found = transfer_of(stored(controls))
     assert found is not None
-    assert found["verdict"] == verdict
-    assert against in found["sentence"]
-    assert found["rows"] == "validation"
+    assert found.verdict == verdict
+    assert against in found.sentence
+    assert found.rows == "validation"
 
 
 def test_the_interval_is_student_s() -> None:
@@ -86,8 +85,8 @@ def test_the_interval_is_student_s() -> None:
     assert found is not None
     each = np.array([0.10, 0.11, 0.07])
     half = student.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
-    assert (found["gain"], found["low"]) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
-    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found["sentence"]
+    assert (found.gain, found.low) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
+    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found.sentence
 
 
 def test_a_control_that_is_better_is_named() -> None:
@@ -95,16 +94,14 @@ def test_a_control_that_is_better_is_named() -> None:
     study = stored({"winner": WINNER, "target_only": [0.70, 0.73, 0.72], "full_fine_tuning": tuned})
     found = transfer_of(study)
     assert found is not None
-    assert found["warning"].startswith(
-        "Better than the winner on validation rows: full fine-tuning on the target (+9.8"
-    )
-    assert found["warning"] in transfer_lines(found, "accuracy")
-    behind = {entry["name"]: entry["behind"] for entry in found["controls"]}
-    assert behind[NAMES["full_fine_tuning"]]["value"] == pytest.approx(-0.09833, abs=1e-4)
+    assert found.warning.startswith("Better than the winner on validation rows: full fine-tuning on the target (+9.8")
+    assert found.warning in transfer_lines(found, "accuracy")
+    behind = {entry.name: entry.behind for entry in found.controls}
+    assert behind[NAMES["full_fine_tuning"]].value == pytest.approx(-0.09833, abs=1e-4)
     assert behind[NAMES["winner"]] is None
     less = transfer_of(stored({"winner": WINNER, "full_fine_tuning": [0.81, 0.94, 0.8]}))
     assert less is not None
-    assert less["warning"] is None
+    assert less.warning is None
 
 
 def test_a_loss_is_better_where_it_is_lower() -> None:
@@ -119,10 +116,10 @@ def test_a_loss_is_better_where_it_is_lower() -> None:
         study.set_user_attr(control_attr(0, "target_only", repeat), {"value": theirs})
     found = transfer_of(study)
     assert found is not None
-    assert found["verdict"] == "helped"
-    assert found["gain"] == pytest.approx(0.1)
-    assert found["low"] < 0.1 < found["high"]
-    assert "loss better by +0.100 nats" in found["sentence"]
+    assert found.verdict == "helped"
+    assert found.gain == pytest.approx(0.1)
+    assert found.low < 0.1 < found.high
+    assert "loss better by +0.100 nats" in found.sentence
 
 
 def test_another_trial_to_compare_with_starts_anew() -> None:
@@ -131,21 +128,21 @@ def test_another_trial_to_compare_with_starts_anew() -> None:
     for repeat, trial in ((1, 5), (2, 5), (3, 4)):
         outcome = study.user_attrs[control_attr(0, "target_only_searched", repeat)]
         study.set_user_attr(control_attr(0, "target_only_searched", repeat), outcome | {"trial": trial})
-    assert sorted(control_outcomes(study.user_attrs, 0)["target_only_searched"]) == [1, 2]
+    assert sorted(control_outcomes(study, 0)["target_only_searched"]) == [1, 2]
     found = transfer_of(study)
     assert found is not None
-    assert found["repeats"] == 2
+    assert found.repeats == 2
     attr = control_attr(0, "target_only_searched", 3)
     jobs = {trial: Job(attr, "", lambda runner: runner, {"trial": trial}) for trial in (4, 5)}
-    assert jobs[4].is_done(study.user_attrs)
-    assert not jobs[5].is_done(study.user_attrs)
-    assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(study.user_attrs)
+    assert jobs[4].is_done(StudyRecord.of(study))
+    assert not jobs[5].is_done(StudyRecord.of(study))
+    assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(StudyRecord.of(study))
 
 
 def test_without_a_source_or_controls() -> None:
     found = transfer_of(stored({"winner": WINNER, "majority": [0.5] * 3}, source=False))
     assert found is not None
-    assert found["verdict"] == "no source"
+    assert found.verdict == "no source"
     assert transfer_of(stored({})) is None
     assert transfer_of(optuna.create_study()) is None
     assert transfer_lines(None, "accuracy") == []
@@ -157,7 +154,7 @@ def test_failed_repeats_are_told() -> None:
     tuned, alone = (next(line for line in lines if NAMES[name] in line) for name in ("full_fine_tuning", "target_only"))
     assert "accuracy 0.7500 (standard error 0.0500); 1 repeats failed" in tuned
     assert "accuracy -; 3 repeats failed" in alone
-    assert list(control_outcomes(study.user_attrs, 0)) == ["winner", "target_only", "full_fine_tuning"]
+    assert list(control_outcomes(study, 0)) == ["winner", "target_only", "full_fine_tuning"]
 
 
 def logits_of(correct: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -181,9 +178,9 @@ def test_on_the_test_rows(tmp_path: Path) -> None:
             files.write_tensors(control_logits_file(0, name, repeat), {"logits": torch.from_numpy(logits)})
     found = transfer_on_test(study, 0, files, measure)
     assert found is not None
-    assert (found["verdict"], found["rows"], found["repeats"]) == ("helped", "test", 4)
-    assert found["low"] < 0.1 < found["high"]
-    assert {entry["name"]: round(entry["mean"], 1) for entry in found["controls"]} == {
+    assert (found.verdict, found.rows, found.repeats) == ("helped", "test", 4)
+    assert found.low < 0.1 < found.high
+    assert {entry.name: round(entry.mean, 1) for entry in found.controls} == {
         NAMES[name]: right for name, right in rights.items()
     }
     assert transfer_on_test(stored({}), 0, files, measure) is None

@@ -17,10 +17,10 @@ from promptgraft.objectives.data import Split
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
-from promptgraft.search.judging import REPEAT, reach_verdict, repeat_outcomes, verdict_lines, winning_trial
+from promptgraft.search.judging import reach_verdict, verdict_lines, winning_trial
 from promptgraft.search.judging.race import Race, compare_finalists, plan_race
 from promptgraft.search.running.finals import Confirmation
-from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Limits
@@ -126,8 +126,8 @@ def test_what_the_race_misses_is_told_fewest_repeats_first() -> None:
     study = stored({0: [0.8, 0.82, 0.81], 1: [0.79, 0.83, 0.8], 2: [0.7, 0.71, 0.7]})
     study.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 5}})
     assert missing(study) == [(0, 4), (1, 4), (0, 5), (1, 5)]
-    table = reach_verdict(study).table()["finalists"]
-    assert [(entry["number"], entry["tied"]) for entry in table] == [(1, True), (0, True), (2, False)]
+    table = reach_verdict(study).table().finalists
+    assert [(entry.number, entry.tied) for entry in table] == [(1, True), (0, True), (2, False)]
     study.set_user_attr(f"{REPEAT}0_5", {"value": 0.8})
     assert missing(study) == [(0, 4), (1, 4), (1, 5)]
     assert len(reach_verdict(study).finalists[1].values) == 3, "one after another"
@@ -258,7 +258,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
         file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4}, pruner="none")
         app(["run", str(file), *where], standalone_mode=False)
-        return repeat_outcomes(load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).user_attrs)
+        return StudyRecord.of(load_existing("tiny", RunFolder(tmp_path / "run").storage_url())).repeats
 
     def finalists() -> set[int]:
         return {
@@ -289,7 +289,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     capsys.readouterr()
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
-    assert {entry["number"] for entry in verdict_shown} == finalists()
+    assert {entry.number for entry in verdict_shown} == finalists()
     app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
     exported = capsys.readouterr().out
     assert f"bundle of trial {verdict_shown[0]['number']}" in exported

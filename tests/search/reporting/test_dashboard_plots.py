@@ -10,8 +10,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from promptgraft.search.judging import FRESH, REPEAT, control_attr
+from promptgraft.search.judging import FRESH
 from promptgraft.search.reporting import DashboardPlots
+from promptgraft.search.storage import REPEAT, control_attr
 from promptgraft.spaces import Candidate
 
 SPACE = {

@@ -20,18 +20,24 @@ from optuna.trial import TrialState, create_trial
 from promptgraft.objectives.data import rows_hash
 from promptgraft.objectives.data.metrics import classification_metrics
 from promptgraft.search.cli.studies import app
-from promptgraft.search.judging import FRESH, REPEAT, control_attr, curve_attr, logits_of_test_set
-from promptgraft.search.judging.test_set import HELD_OUT
+from promptgraft.search.judging import FRESH, logits_of_test_set
 from promptgraft.search.reporting import collect_facts, fact_tables, render_page, study_with_rows
+from promptgraft.search.reporting.error_analysis import WrongExample
+from promptgraft.search.reporting.facts import Facts
 from promptgraft.search.reporting.page import figure
 from promptgraft.search.running.compatibility import record_study
-from promptgraft.search.sampling import POOL
 from promptgraft.search.storage import (
     LOGITS_FILE,
+    REPEAT,
+    TEMPLATE_POOL,
+    TEST_SET,
     NothingToExportError,
     RunFolder,
     StudyReference,
+    control_attr,
+    curve_attr,
     open_storage,
+    to_json,
     trial_file,
 )
 from promptgraft.search.study import Study, load_study
@@ -116,28 +122,33 @@ def judged(stored: optuna.Study) -> None:
         stored.set_user_attr(curve_attr(11, "target", 8, repeat), {"value": 0.65 + (repeat - FRESH) / 70})
 
 
-def collected(stored: optuna.Study, study: Study | None, folder: RunFolder) -> dict[str, Any]:
-    facts = collect_facts(stored, study, folder.files(), None if study else "they were moved")
-    return dict(json.loads(json.dumps(facts, allow_nan=False)))  # As `--json` gives it.
+def collected(stored: optuna.Study, study: Study | None, folder: RunFolder) -> Facts:
+    return collect_facts(stored, study, folder.files(), None if study else "they were moved")
+
+
+def said(facts: Facts) -> dict[str, Any]:
+    """What `--json` prints."""
+    return dict(json.loads(json.dumps(to_json(facts), allow_nan=False)))
 
 
 def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     judged(stored)
     before = dict(stored.user_attrs)
     facts = collected(stored, study, folder)
+    told = said(facts)
     html = render_page(facts)
     assert stored.user_attrs == before
-    assert facts["answer"]["trial"] == 11
-    assert facts["answer"]["fresh"]["mean"] == pytest.approx(0.7 + 0.5 / 90)
-    assert [found["rows"] for found in facts["predictions"]] == ["validation"]
-    assert [gap["to"] for gap in facts["answer"]["gaps"]] == [
+    assert told["answer"]["trial"] == 11
+    assert told["answer"]["fresh"]["mean"] == pytest.approx(0.7 + 0.5 / 90)
+    assert [found["rows"] for found in told["predictions"]] == ["validation"]
+    assert [gap["to"] for gap in told["answer"]["gaps"]] == [
         "the repeats that chose it",
         "fresh repeats on validation rows",
     ]
-    assert facts["answer"]["gaps"][0]["value"] == pytest.approx(0.631 - 0.715)
+    assert told["answer"]["gaps"][0]["value"] == pytest.approx(0.631 - 0.715)
     assert html.index("Winner") < html.index("History") < html.index("Where the numbers come from")
     assert "<b>sealed</b>" in html
-    assert str(escape(facts["summary"]["transfer"]["sentence"])) in html
+    assert str(escape(told["summary"]["transfer"]["sentence"])) in html
     for section in ("Tie set", "Which knobs mattered", "More data, or more search?", "Is it as sure as it should be?"):
         assert section in html
 
@@ -153,14 +164,15 @@ def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: Ru
         "who": "someone@here",
         "interval": [0.3, 0.7],
     }
-    stored.set_user_attr(f"{HELD_OUT}11", record | {"table": [["winner", metrics]], "transfer": None})
+    stored.set_user_attr(f"{TEST_SET}11", record | {"table": [["winner", metrics]], "transfer": None})
     facts = collected(stored, study, folder)
-    opened, chosen_by = facts["predictions"]
+    told = said(facts)
+    opened, chosen_by = told["predictions"]
     assert (opened["rows"], opened["metrics"], chosen_by["rows"]) == ("test", metrics, "validation")
-    test = facts["answer"]["test"]
+    test = told["answer"]["test"]
     assert (test["value"], test["low"], test["high"]) == (metrics["accuracy"], 0.3, 0.7)
-    (gap,) = facts["answer"]["gaps"]
-    assert gap == {"to": "the test rows", "value": facts["answer"]["in_search"] - metrics["accuracy"]}
+    (gap,) = told["answer"]["gaps"]
+    assert gap == {"to": "the test rows", "value": told["answer"]["in_search"] - metrics["accuracy"]}
     assert sum(entry["wrong"] for entry in opened["classes"]) == round((1 - metrics["accuracy"]) * len(task.test))
     html = render_page(facts)
     assert "95 % interval 0.3000 to 0.7000" in html
@@ -169,11 +181,13 @@ def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: Ru
 
 def test_texts_are_data(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     facts = collected(stored, study, folder)
-    example = {"fields": {"text": HOSTILE, HOSTILE: HOSTILE}, "predicted": HOSTILE, "chance": 1.0}
-    facts["predictions"][0]["classes"][0]["examples"] = [example]
-    facts["data"]["target"]["labels"] = [HOSTILE]
-    html = render_page(facts)
-    assert facts["answer"]["candidate"]["template"] == "$hostile_$"
+    assert facts.data is not None
+    (found,) = facts.predictions
+    example = WrongExample({"text": HOSTILE, HOSTILE: HOSTILE}, HOSTILE, 1.0)
+    classes = (replace(found.classes[0], examples=(example,)), *found.classes[1:])
+    data = {**facts.data, "target": replace(facts.data["target"], labels=(HOSTILE,))}
+    html = render_page(replace(facts, predictions=(replace(found, classes=classes),), data=data))
+    assert facts.answer.candidate["template"] == "$hostile_$"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert not re.search(r"<(script|b>bold)", html)
     assert "Trials that failed" in html
@@ -186,8 +200,9 @@ def test_a_study_without_its_rows(stored: optuna.Study, study: Study, folder: Ru
     moved, reason = study_with_rows(StudyReference("tiny", study.path, folder, folder.storage_url()), stored)
     assert moved is None
     facts = collect_facts(stored, moved, folder.files(), reason)
-    assert (facts["data"], facts["predictions"], facts["answer"]["example"]) == (None, [], None)
-    (missing,) = facts["missing"]
+    told = said(facts)
+    assert (told["data"], told["predictions"], told["answer"]["example"]) == (None, [], None)
+    (missing,) = told["missing"]
     assert missing.startswith("data, errors, calibration and the example of a prompt: ")
     assert "moved.csv" in missing
     html = render_page(facts)
@@ -200,16 +215,17 @@ def test_templates_that_joined_are_shown_by_name(stored: optuna.Study, study: St
     """Candidates hold their ids; names and texts are read from the record, with or without the study's rows."""
     grown = Template("grown", "Well: {{ text }} {{ label }}", "mutation", ("plain-1",))
     content = {"rounds": 1, "templates": [asdict(grown)], "verbalizers": []}
-    stored.set_user_attr(POOL, content)
+    stored.set_user_attr(TEMPLATE_POOL, content)
     candidate = Candidate(grown.id, study.objective.space.verbalizers[0].id, steps=8)
     attrs = {"candidate": candidate.to_dict(), "prompt_tokens": 4, "best_step": 8}
     given = {"params": {"template~3": grown.id}, "distributions": {"template~3": CategoricalDistribution([grown.id])}}
     stored.add_trial(create_trial(value=0.9, user_attrs=attrs, **given))
     for facts in (collected(stored, study, folder), collected(stored, None, folder)):
-        (entry,) = [entry for entry in facts["templates"] if entry["name"] == "grown"]
+        told = said(facts)
+        (entry,) = [entry for entry in told["templates"] if entry["name"] == "grown"]
         assert (entry["text"], entry["source"], entry["trials"], entry["mean"]) == (grown.text, "mutation", 1, 0.9)
-        assert facts["answer"]["candidate"]["template"] == "grown"
-        assert facts["history"][-1]["knobs"]["template"] == "grown"
+        assert told["answer"]["candidate"]["template"] == "grown"
+        assert told["history"][-1]["knobs"]["template"] == "grown"
         assert "mutation of plain-1" in render_page(facts)
 
 
@@ -224,9 +240,10 @@ def test_other_rows_are_not_taken_for_the_study_s(stored: optuna.Study, study: S
     rows = study.target.validation
     other = replace(study, target=replace(study.target, validation=tuple(reversed(rows))))
     facts = collected(stored, other, folder)
-    assert facts["predictions"] == []
-    assert "the rows have changed since the study was started" in facts["missing"][0]
-    assert facts["data"]["target"]["changed"]
+    told = said(facts)
+    assert told["predictions"] == []
+    assert "the rows have changed since the study was started" in told["missing"][0]
+    assert told["data"]["target"]["changed"]
     assert "The target rows are others than those" in render_page(facts)
 
 
@@ -242,13 +259,15 @@ def test_each_source_is_described_by_its_name(write_study: Callable[..., Path], 
     for repeat in (FRESH, FRESH + 1):
         stored.set_user_attr(curve_attr(0, "source", 8, repeat), {"value": 0.65 + (repeat - FRESH) / 70})
     facts = collected(stored, study, folder)
-    rows = {name: (task["rows"]["train"], task["changed"]) for name, task in facts["data"].items() if name != "target"}
+    told = said(facts)
+    rows = {name: (task["rows"]["train"], task["changed"]) for name, task in told["data"].items() if name != "target"}
     assert rows == {"source movie": (40, False), "source fewer": (20, False)}
-    assert facts["answer"]["candidate"]["source"] == "fewer"
+    assert told["answer"]["candidate"]["source"] == "fewer"
     assert "source fewer rows: train" in render_page(facts)
     fewer = {**study.sources, "fewer": replace(study.sources["fewer"], train=study.sources["fewer"].train[1:])}
     facts = collected(stored, replace(study, sources=fewer), folder)
-    assert [name for name, task in facts["data"].items() if task["changed"]] == ["source fewer"]
+    told = said(facts)
+    assert [name for name, task in told["data"].items() if task["changed"]] == ["source fewer"]
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn")])
@@ -257,9 +276,10 @@ def test_outputs_that_can_t_be_read_are_told(
 ) -> None:
     damage(folder.path / trial_file(11, LOGITS_FILE))
     facts = collected(stored, study, folder)
-    assert facts["predictions"] == []
-    assert "the outputs of trial 11 for them aren't there" in facts["missing"][0]
-    assert escape(facts["missing"][0]) in render_page(facts)
+    told = said(facts)
+    assert told["predictions"] == []
+    assert "the outputs of trial 11 for them aren't there" in told["missing"][0]
+    assert escape(told["missing"][0]) in render_page(facts)
 
 
 def test_an_empty_study_is_an_error(study: Study, folder: RunFolder) -> None:
@@ -279,11 +299,12 @@ def test_several_objectives(write_study: Callable[..., Path], folder: RunFolder)
         attrs = {"candidate": candidate.to_dict(), "prompt_tokens": values[1], "best_step": 0}
         stored.add_trial(create_trial(values=values, user_attrs=attrs))
     facts = collected(stored, study, folder)
+    told = said(facts)
     html = render_page(facts)
-    assert [entry["number"] for entry in facts["summary"]["front"]] == [0, 1]
+    assert [entry["number"] for entry in told["summary"]["front"]] == [0, 1]
     assert "Pareto front" in html
     assert "too few COMPLETE trials to tell: 3" in html
-    assert facts["history"][2]["values"] == {"accuracy": 0.6, "prompt_tokens": 7.0}
+    assert told["history"][2]["values"] == {"accuracy": 0.6, "prompt_tokens": 7.0}
 
 
 def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Path], folder: RunFolder) -> None:
@@ -296,7 +317,8 @@ def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Pa
     for repeat in (1, 2):
         stored.set_user_attr(f"{REPEAT}0_{repeat}", {"value": 0.5 + repeat / 100})
     facts = collected(stored, study, folder)
-    assert facts["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
+    told = said(facts)
+    assert told["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
     assert "<b>+0.1150</b>" in render_page(facts)
 
 
@@ -316,13 +338,14 @@ def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
 ) -> None:
     judged(stored)
     facts = collected(stored, study, folder)
+    told = said(facts)
     html = render_page(facts)
     assert html == render_page(facts)
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     text = re.sub(r"<(style|svg).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
     floats: list[float] = []
-    json.loads(json.dumps(facts), parse_float=lambda written: floats.append(float(written)))
+    json.loads(json.dumps(told), parse_float=lambda written: floats.append(float(written)))
     known = {written for number in floats for written in (figure(abs(number)), f"{abs(number):.3f}")}
     shown = set(re.findall(r"(?<![\w.-])\d+\.\d{3,4}(?![\w.])", text))
     assert len(shown) > 20
@@ -351,7 +374,7 @@ def test_tables_and_the_command(
     app(["report", str(study.path), *where, "--json"], standalone_mode=False)
     shown = json.loads(capsys.readouterr().out)
     again = collected(stored, study, folder)
-    assert {**shown, "made": ""} == {**again, "made": ""}
+    assert {**shown, "made": ""} == {**said(again), "made": ""}
     assert fact_tables(again)["controls"]["name"].iloc[0] == "winner"
 
 
@@ -362,7 +385,7 @@ def test_the_calibration_of_a_model_that_knows_how_sure_to_be(
     task = study.target
     logits = torch.tensor([[2.0, 0.0]]).repeat(len(task.validation), 1)
     folder.files().write_tensors(trial_file(11, LOGITS_FILE), {"logits": logits})
-    (found,) = collected(stored, study, folder)["predictions"]
+    (found,) = said(collected(stored, study, folder))["predictions"]
     accuracy = classification_metrics(logits.numpy(), pd.Series([row.label for row in task.validation]).to_numpy())
     sure = float(torch.softmax(logits[0], 0)[0])
     assert found["calibration"]["expected_calibration_error"] == pytest.approx(abs(sure - accuracy["accuracy"]))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
 from promptgraft.objectives.measures import UntrainedScore
-from promptgraft.search.sampling import UNTRAINED_SCORES, Pool, ranked_templates
+from promptgraft.search.sampling import ranked_templates
 from promptgraft.search.side_jobs import GrowthJobs
+from promptgraft.search.storage import StudyRecord
 from promptgraft.search.study import GrowSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Failed, SideJobDone
@@ -64,7 +65,7 @@ def test_templates_that_join_are_drawn_and_all_that_was_learnt_stays(tmp_path: P
     keys = [trial.user_attrs["candidate_key"] for trial in book.study.get_trials()]
     assert len(set(keys)) == len(keys) == 31
     again = open_ledger(tmp_path)  # The next run reads the pool from the study.
-    assert again.pool == book.pool == Pool.of(book.study)
+    assert again.pool == book.pool == StudyRecord.of(book.study).pool
     assert again.pool.templates[0].parents == (TEMPLATES[0].id,)
 
 
@@ -125,7 +126,7 @@ def test_rounds_are_due_at_the_start_and_after_so_many_trials(tmp_path: Path) ->
 
 def test_parents_are_ranked_by_results_and_before_that_by_untrained_scores(tmp_path: Path) -> None:
     book = open_ledger(tmp_path)
-    looks = [asdict(entry) for entry in growth_of(SMALL_SPACE, []).scores][::-1]
+    looks = growth_of(SMALL_SPACE, []).scores[::-1]
     assert ranked_templates(SMALL_SPACE, [], looks, maximize=True) == TEMPLATES[::-1]
     for _ in range(8):
         asked = book.ask()
@@ -241,6 +242,6 @@ def test_scores_of_earlier_rounds_stay(tmp_path: Path) -> None:
     book.record_growth(0, growth_of(SMALL_SPACE, NEW[:1]))
     wider = SearchSpace((*TEMPLATES, NEW[0]), VERBALIZERS, (), SMALL_SPACE.facts)
     book.record_growth(1, growth_of(wider, NEW[1:], {NEW[1].id: -0.1}))
-    looks = book.study.user_attrs[UNTRAINED_SCORES]
-    assert {look["template"] for look in looks} == {t.id for t in (*TEMPLATES, *NEW)}
-    assert looks[0]["template"] == NEW[1].id
+    looks = StudyRecord.of(book.study).untrained
+    assert {look.template for look in looks} == {t.id for t in (*TEMPLATES, *NEW)}
+    assert looks[0].template == NEW[1].id

@@ -10,10 +10,10 @@ from optuna.trial import TrialState, create_trial
 
 from promptgraft.objectives.data import Split
 from promptgraft.objectives.trial import Objective
-from promptgraft.search.judging import REPEAT, reach_verdict, repeat_outcomes
+from promptgraft.search.judging import reach_verdict
 from promptgraft.search.running import Progress, RunOptions, run_study
 from promptgraft.search.side_jobs import EarlyRepeats
-from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import Failed, RepeatJob, SideJobDone
 from promptgraft.spaces import Candidate
@@ -119,14 +119,14 @@ def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., 
     assert any("ended" in event for event in progress.events[first:]), "all repeats came after the last trial"
     stored = load_existing("tiny", folder.storage_url())
     (winner,) = reach_verdict(stored).finalists
-    assert sorted(repeat_outcomes(stored.user_attrs)[winner.number]) == [1, 2]
+    assert sorted(StudyRecord.of(stored).repeats[winner.number]) == [1, 2]
     fresh = Objective(replace(study.objective, files=None))
     for trial in stored.get_trials():
         assert trial.state == TrialState.COMPLETE
         assert (
             fresh.evaluate(Candidate.from_values(trial.user_attrs["candidate"]), study.file.seed).value == trial.value
         )
-    for number, outcomes in repeat_outcomes(stored.user_attrs).items():
+    for number, outcomes in StudyRecord.of(stored).repeats.items():
         attrs = stored.get_trials()[number].user_attrs
         for repeat, outcome in outcomes.items():
             other = Objective(replace(study.objective, files=None))
