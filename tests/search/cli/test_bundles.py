@@ -1,6 +1,5 @@
 """Verify, compare, promote: what a pipeline runs between two bundles, as it types it."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import InvalidInputError
 from tests.support.bundles import export_small
 from tests.support.commands import promptgraft, typed
+from tests.support.outputs import printed
 
 Bundles = tuple[Path, Path]
 
@@ -98,7 +98,7 @@ def test_compare_tells_a_pipeline(bundles: Bundles, data: Path, tmp_path: Path) 
     old, new = (Predictor(bundle).predict(frame.text.tolist()) for bundle in bundles)
     both = (str(bundles[0]), str(bundles[1]), "--data", str(table))
     result = promptgraft("compare", *both, "--json", "--output", str(listed), absent="optuna,ray")
-    found = json.loads(result.stdout)
+    found = printed("compare", result.stdout)
     assert result.returncode == {"better": 0, "no difference shown": 4, "worse": 5}[found["outcome"]]
     assert found["champion"] == pytest.approx(np.mean(np.array(old) == frame.label))
     differing = [row for row in range(200) if old[row] != new[row]]
@@ -130,7 +130,7 @@ def test_a_registry_promotes_and_goes_back(bundles: Bundles, tmp_path: Path) -> 
     (damaged / DELTA_FILE).write_bytes(b"")
     refused = typed("registry", "promote", where, str(damaged))
     assert (refused.exit_code, "delta.safetensors is missing or was changed" in refused.stderr) == (2, True)
-    history = json.loads(typed("registry", "history", where, "--json").stdout)["history"]
+    history = printed("history", typed("registry", "history", where, "--json").stdout)["history"]
     assert [(entry["action"], entry["version"]) for entry in history] == [
         ("promote", 1),
         ("promote", 2),
@@ -147,7 +147,7 @@ def test_mlflow_is_a_registry_too(bundles: Bundles, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)  # Where MLflow puts what it is given, if nothing else is said.
     where, (old, new) = "models:/reviews", bundles
-    assert json.loads(typed("registry", "history", where, "--json").stdout) == {"history": []}
+    assert printed("history", typed("registry", "history", where, "--json").stdout) == {"history": []}
     assert "models:/reviews has no earlier champion" in typed("registry", "rollback", where).stderr
     for bundle, version in ((old, 1), (new, 2), (new, 2)):
         said = typed("registry", "promote", where, str(bundle))
@@ -160,7 +160,7 @@ def test_mlflow_is_a_registry_too(bundles: Bundles, tmp_path: Path, monkeypatch:
     assert answers() == Predictor(new).predict(["good", "so slow"])
     assert typed("registry", "rollback", where).stdout.endswith("version 1\n")
     assert answers() == Predictor(old).predict(["good", "so slow"])
-    history = json.loads(typed("registry", "history", where, "--json").stdout)["history"]
+    history = printed("history", typed("registry", "history", where, "--json").stdout)["history"]
     assert [(entry["action"], entry["version"]) for entry in history] == [
         ("promote", 1),
         ("promote", 2),
@@ -196,5 +196,5 @@ def test_verify_exits_with_1_if_anything_was_changed(bundles: Bundles, tmp_path:
     (copy / "README.md").write_text("# another card\n")
     bad = typed("verify", str(copy))
     assert (bad.exit_code, bad.stdout.splitlines()[0]) == (1, "README.md: is missing or was changed after the export")
-    told = json.loads(typed("verify", str(copy), "--json").stdout)
+    told = printed("verify", typed("verify", str(copy), "--json").stdout)
     assert (told["passed"], told["problems"][0][0]) == (False, "README.md")

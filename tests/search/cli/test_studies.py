@@ -14,6 +14,7 @@ import pytest
 
 from promptgraft import __version__
 from tests.support.commands import promptgraft, typed
+from tests.support.outputs import printed
 from tests.support.paths import STUDIES
 from tests.support.studies import WriteStudy
 
@@ -79,7 +80,7 @@ def test_a_recurrent_model_is_written_where_neither_optuna_nor_ray_is_installed(
 def test_status_reads_the_study_without_torch_or_ray(finished: Path, study: str) -> None:
     result = promptgraft("status", study, "--json", absent="torch,ray,transformers,sklearn", cwd=finished)
     assert result.returncode == 0, result.stderr
-    summary = json.loads(result.stdout)
+    summary = printed("status", result.stdout)
     assert {"study", "states", "best", "finished", "wanted"} <= summary.keys()
     assert {"number", "value", "candidate"} == summary["best"].keys()
     assert (summary["study"], summary["finished"], summary["wanted"]) == ("small", 3, 3)
@@ -136,7 +137,7 @@ def test_export_then_predict(finished: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_best_prints_the_candidate(finished: Path) -> None:
     result = promptgraft("best", "small", "--json", absent="torch,ray,sklearn", cwd=finished)
-    assert json.loads(result.stdout)["candidate"]["template"].split("-")[0] in ("a", "b")
+    assert printed("best", result.stdout)["candidate"]["template"].split("-")[0] in ("a", "b")
 
 
 def test_bad_input_is_one_message_and_exit_code_2(

@@ -42,6 +42,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, Template
+from tests.support.outputs import printed
 from tests.support.specs import VERBALIZERS
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b>"
@@ -372,7 +373,7 @@ def test_tables_and_the_command(
     assert set(found["trials"]["state"]) == {"COMPLETE", "PRUNED", "FAIL"}
     capsys.readouterr()
     app(["report", str(study.path), *where, "--json"], standalone_mode=False)
-    shown = json.loads(capsys.readouterr().out)
+    shown = printed("report", capsys.readouterr().out)
     again = collected(stored, study, folder)
     assert {**shown, "made": ""} == {**said(again), "made": ""}
     assert fact_tables(again)["controls"]["name"].iloc[0] == "winner"

@@ -1,6 +1,5 @@
 """`promptgraft sources`, as a user types it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from promptgraft.search.reporting import MEANING, ranked_sources
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError
 from tests.support.commands import promptgraft, typed
+from tests.support.outputs import printed
 
 
 def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[..., Path], data: Path) -> None:
@@ -18,7 +18,7 @@ def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[...
     assert f"2 sources; rank them with: promptgraft sources {path}" in typed("validate", path).stdout
     shown = promptgraft("sources", path, absent="ray,optuna_dashboard")
     assert shown.returncode == 0, shown.stderr
-    ranked = json.loads(typed("sources", path, "--json").stdout)["sources"]
+    ranked = printed("sources", typed("sources", path, "--json").stdout)["sources"]
     assert {entry["source"]: entry["rows"] for entry in ranked} == {"movie": 40, "fewer": 20}
     assert ranked == sorted(ranked, key=lambda entry: -entry["transfer"])
     places = [shown.stdout.index(f" {entry['source']} ") for entry in ranked]
@@ -27,8 +27,8 @@ def test_sources_are_ranked_for_people_and_for_scripts(write_study: Callable[...
 
 
 def test_a_single_source_needs_no_name(write_study: Callable[..., Path]) -> None:
-    (only,) = ranked_sources(load_study(write_study()))
-    assert (only["source"], only["labels"]) == (None, ["negative", "positive"])
+    (only,) = ranked_sources(load_study(write_study())).sources
+    assert (only.source, only.labels) == (None, ("negative", "positive"))
 
 
 def test_without_a_source_there_is_nothing_to_rank(write_study: Callable[..., Path]) -> None:
