@@ -5,13 +5,18 @@ from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
 from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
 from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from promptgraft.search.exporting import Export
 
 INTERRUPTED = 130
 
@@ -165,6 +170,7 @@ def best(
     if as_json:
         typer.echo(json.dumps(to_json(found)))
         return
+    typer.echo(summary.headline)
     typer.echo(f"trial {found.number}: validation {summary.metric} {found.value:.4f}")
     if found.float32 is not None:
         typer.echo(f"  scored again in float32: {found.float32.value:.4f}")
@@ -183,6 +189,9 @@ def export(
     study: StudyArgument,
     trial: Annotated[int | None, typer.Option(help="Number of the trial to export.  [default: the winner]")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Export the winner although a baseline is shown to be better.")
+    ] = False,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Score this trial on the test set although another one was; recorded.")
     ] = False,
@@ -196,10 +205,8 @@ def export(
     workdir: WorkdirOption = None,
 ) -> None:
     """Write the winner as a bundle, and compare it with baselines on the test set."""
-    from rich.table import Table
-
     from promptgraft.search.exporting import ExportOptions, export_winner
-    from promptgraft.search.judging import transfer_lines
+    from promptgraft.search.judging import headline_of, transfer_lines
     from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
     from promptgraft.search.storage import StudyRecord, StudyReference
@@ -208,24 +215,20 @@ def export(
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
-    options = ExportOptions(output=output, trial=trial, reopen=reopen, with_backbone=with_backbone, examples=examples)
+    options = ExportOptions(
+        output=output, trial=trial, anyway=anyway, reopen=reopen, with_backbone=with_backbone, examples=examples
+    )
     exported = export_winner(loaded, optuna_study, reference.folder, options, partial(typer.echo, err=True))
     metric = loaded.file.metric
-    names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    typer.echo(headline_of(optuna_study))
     if not exported.held_out:
         opened = ", ".join(map(str, exported.openings))
         typer.echo(
             f"the test set stays sealed: it was opened for trial {opened}, and a choice among scores on it would"
         )
         typer.echo("be biased; --reopen scores this trial on it, too, and is recorded")
-    table = Table(title=f"test set, {exported.test_rows} rows", title_justify="left")
-    table.add_column("system")
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in exported.held_out:
-        table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
     if exported.held_out:
-        console().print(table)
+        console().print(_test_set_table(exported, metric))
     if exported.interval:
         low, high = exported.interval
         typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
@@ -244,6 +247,19 @@ def export(
         shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
         typer.echo(f"its {len(found.values)} reruns on other seeds and splits: {metric} {shown}")
     typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
+
+
+def _test_set_table(exported: "Export", metric: str) -> "Table":
+    from rich.table import Table
+
+    names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    table = Table(title=f"test set, {exported.test_rows} rows", title_justify="left")
+    table.add_column("system")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in exported.held_out:
+        table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
+    return table
 
 
 @app.command()

@@ -48,6 +48,7 @@ from promptgraft.search.judging import (
     openings,
     reach_verdict,
     score_interval,
+    transfer,
     transfer_on_test,
 )
 from promptgraft.search.storage import (
@@ -55,6 +56,7 @@ from promptgraft.search.storage import (
     LOGITS_FILE,
     PROMPT_AS_TOKENS,
     REFIT_LOGITS_FILE,
+    NothingToExportError,
     RunFolder,
     StudyRecord,
     TrialRecord,
@@ -103,6 +105,7 @@ class ExportOptions:
     Attributes:
         output: Folder to write; the study's `bundle` if None.
         trial: Number of the trial to export; the winner if None.
+        anyway: Whether to export a winner that a baseline is shown to be better than.
         reopen: Whether to open the test rows though they were opened for another trial.
         with_backbone: Whether the bundle brings the backbone along.
         examples: Validation rows that the bundle holds in clear text, for `verify`.
@@ -110,6 +113,7 @@ class ExportOptions:
 
     output: Path | None = None
     trial: int | None = None
+    anyway: bool = False
     reopen: bool = False
     with_backbone: bool = False
     examples: int = EXAMPLES
@@ -142,6 +146,8 @@ def export_winner(
     options = options or ExportOptions()
     check_same(optuna_study, study.target.test)
     quiet_transformers()
+    if options.trial is None and not options.anyway:
+        _refuse_what_is_worse(optuna_study)
     winner = load_trial(study, optuna_study, folder, options.trial, say)
     number = winner.trial.number
     manifest, examples = _manifest(winner), _examples(winner, options.examples)
@@ -174,6 +180,15 @@ def export_winner(
         interval=interval,
         transfer=TransferGain.from_json(transfer) if transfer else None,
     )
+
+
+def _refuse_what_is_worse(optuna_study: optuna.Study) -> None:
+    """Refuse to ship a winner of the race that one of its controls is shown to be better than."""
+    found = transfer(optuna_study, reach_verdict(optuna_study).winner)
+    if found is not None and found.warning:
+        raise NothingToExportError(
+            f"{found.warning} To export the winner all the same: --anyway; another trial: --trial N"
+        )
 
 
 def _manifest(winner: ExportedTrial) -> Manifest:

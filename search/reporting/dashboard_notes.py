@@ -10,7 +10,7 @@ from optuna_dashboard import save_note
 
 from promptgraft.objectives.data import Task
 from promptgraft.objectives.measures import UntrainedScore
-from promptgraft.search.judging import against_best, reach_verdict
+from promptgraft.search.judging import against_best, headline_of, reach_verdict
 from promptgraft.search.sampling import with_pool
 from promptgraft.search.storage import StudyRecord, trial_for_note
 from promptgraft.search.study import Study
@@ -23,7 +23,9 @@ def save_study_note(optuna_study: optuna.Study, study: Study) -> None:
     study = with_pool(study, optuna_study)
     untrained = StudyRecord.of(optuna_study).untrained
     scored = _verdict_note(optuna_study, study) + _front_note(optuna_study) + _finalists_note(optuna_study)
-    save_note(optuna_study, study_note(study) + _untrained_note(study, untrained) + scored)
+    first = headline_of(optuna_study)
+    opening = f"**{first}**\n\n" if first else ""
+    save_note(optuna_study, opening + study_note(study) + _untrained_note(study, untrained) + scored)
 
 
 def save_trial_note(optuna_study: optuna.Study, storage: RDBStorage, trial_id: int, note: str) -> None:

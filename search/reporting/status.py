@@ -17,6 +17,7 @@ from promptgraft.search.judging import (
     VerdictTable,
     collect_learning_curves,
     curve_lines,
+    headline_of,
     reach_verdict,
     transfer,
     transfer_lines,
@@ -122,6 +123,7 @@ class Summary:
 
     Attributes:
         study: Its name.
+        headline: What to ship, in a sentence; None before there is a COMPLETE trial.
         metric: What is optimised.
         states: State -> number of trials.
         finished: Trials that are COMPLETE or PRUNED.
@@ -148,6 +150,7 @@ class Summary:
     """
 
     study: str
+    headline: str | None
     metric: str
     states: Mapping[str, int]
     finished: int
@@ -201,6 +204,7 @@ def summarize(study: optuna.Study) -> Summary:
     ahead = forecast(trials, limits, places, now) if drivers else None
     return Summary(
         study=study.study_name,
+        headline=headline_of(study),
         metric=(study.metric_names or ["value"])[0],
         states=dict(states),
         finished=sum(trial.state in FINISHED for trial in trials),
@@ -237,6 +241,8 @@ def status_lines(summary: Summary) -> list[str]:
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items()))
     shown = f"best {summary.metric} {best.value:.4f} (trial {best.number})" if best else "no best yet"
     lines = [f"{summary.study}: {summary.finished}/{summary.wanted} finished; {states}; {shown}"]
+    if summary.headline:
+        lines.append(f"  {summary.headline}")
     use = "; ".join(f"{name} {value}" for name, value in summary.budget.items() if name != "trials")
     free = summary.disk.free_bytes if summary.disk else None
     lines.append(f"  used      {use}" + (f"; {size(free)} of disk free" if free is not None else ""))

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
 from promptgraft.search.judging import (
+    headline_of,
     outcome_line,
     reach_verdict,
     transfer,
@@ -355,7 +356,9 @@ class Driver:
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
         ledger, metric = self.ledger, self.study.file.metric
         judged = reach_verdict(ledger.study)
-        lines = verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
+        first = headline_of(ledger.study)
+        lines = [first] if first else []
+        lines += verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
         counts = (ledger.counts(), ledger.finished, self.limits.trials)
         return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
 

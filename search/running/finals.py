@@ -125,6 +125,7 @@ class Confirmation:
         record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
         starts = self._fitted(number) | self._trained(winner, other)
+        starts = {name: start for name, start in starts.items() if name not in self.study.file.baselines}
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
         jobs = [
             Job(

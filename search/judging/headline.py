@@ -1,0 +1,96 @@
+"""The verdict in a sentence: what to ship, how good it is, what it beats, and whether the search was worth it."""
+
+from statistics import mean, stdev
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from promptgraft.search.judging.verdict import winning_trial
+from promptgraft.search.sampling import BASELINE_NAMES
+from promptgraft.search.storage import Opening, StudyRecord, TrialRecord
+from promptgraft.search.trials import metric_of
+from promptgraft.search.wording import difference, unit
+
+# A gain of less than so many standard errors is within noise.
+NOISE = 2.0
+# A baseline that is as good is worth a word if it takes so many times less.
+CHEAPER = 1.5
+
+
+def headline_of(study: optuna.Study) -> str | None:
+    """Say what to ship.
+
+    The winner is compared with the best of the baselines that were tried as trials, on the same folds where there are
+    folds: one that was pruned, with the folds that it has run.
+
+    Returns:
+        One or two sentences; None before there is a COMPLETE trial.
+    """
+    winner = winning_trial(study)
+    if winner is None:
+        return None
+    name = TrialRecord.of(winner).baseline
+    shipped = f"Ship trial {winner.number}{f', {BASELINE_NAMES[name]}' if name else ''}: {_score(study, winner)}."
+    return f"{shipped} {_against_baselines(study, winner, name)}".rstrip()
+
+
+def _score(study: optuna.Study, winner: FrozenTrial) -> str:
+    record, metric = TrialRecord.of(winner), (study.metric_names or ["value"])[0]
+    opening = StudyRecord.of(study).opening(winner.number)
+    tested = _tested(opening, metric)
+    if tested is not None:
+        return tested
+    folds = len(record.fold_values)
+    error = f", standard error {record.standard_error:.3f}" if record.standard_error is not None else ""
+    over = f"over {folds} folds{error}" if folds else "on validation rows"
+    return f"{metric} {metric_of(winner) or 0.0:.3f} {over}, the best of a search"
+
+
+def _tested(opening: Opening | None, metric: str) -> str | None:
+    if opening is None or not opening.table:
+        return None
+    value = dict(opening.table[0][1])[metric]
+    interval = f", 95% interval {opening.interval[0]:.3f} to {opening.interval[1]:.3f}" if opening.interval else ""
+    return f"{metric} {value:.3f} on the test rows{interval}"
+
+
+def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | None) -> str:
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+    baselines = [trial for trial in trials if TrialRecord.of(trial).baseline and trial.number != winner.number]
+    searched = [trial for trial in trials if not TrialRecord.of(trial).baseline]
+    if name is not None:
+        return f"None of {len(searched)} searched candidates is better." if searched else ""
+    if not baselines:
+        return ""
+    # One that was pruned counts by what it had when it was.
+    best = max(baselines, key=lambda trial: sign * float(metric_of(trial) or 0.0))
+    label = BASELINE_NAMES[TrialRecord.of(best).baseline or ""]
+    gain, error = _gain(winner, best, sign)
+    metric = (study.metric_names or ["value"])[0]
+    said = f"{difference(gain, metric)} {unit(metric)}" + (f" (standard error {100 * error:.1f})" if error else "")
+    if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
+        return f"It is better than the best baseline, {label}, by {said}: the search was worth it."
+    times = _times_cheaper(winner, best)
+    cheaper = f", and {times:.0f} times cheaper to train" if times is not None and times >= CHEAPER else ""
+    return f"The best baseline, {label}, is as good within noise ({said}){cheaper}."
+
+
+def _gain(winner: FrozenTrial, other: FrozenTrial, sign: int) -> tuple[float, float | None]:
+    """Return how much better the winner is, and the standard error over folds that both have run."""
+    ours, theirs = TrialRecord.of(winner).fold_values, TrialRecord.of(other).fold_values
+    if len(ours) == len(theirs) > 1:
+        differences = [sign * (a - b) for a, b in zip(ours, theirs, strict=True)]
+        return mean(differences), stdev(differences) / len(differences) ** 0.5
+    return sign * (float(metric_of(winner) or 0.0) - float(metric_of(other) or 0.0)), None
+
+
+def _times_cheaper(winner: FrozenTrial, other: FrozenTrial) -> float | None:
+    """Return how many times longer the winner's trial took, with the stages that it found computed."""
+
+    def took(trial: FrozenTrial) -> float:
+        record = TrialRecord.of(trial)
+        return (record.figure("seconds") or 0.0) + (record.figure("seconds_saved") or 0.0)
+
+    return took(winner) / took(other) if took(other) else None

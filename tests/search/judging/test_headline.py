@@ -1,0 +1,76 @@
+"""The verdict in a sentence."""
+
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from promptgraft.search.judging import headline_of
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    found = optuna.create_study(direction="maximize")
+    found.set_metric_names(["accuracy"])
+    return found
+
+
+def add(study: optuna.Study, folds: list[float], baseline: str | None = None, **changes: Any) -> None:
+    attrs = {"fold_values": folds, "standard_error": 0.01, "seconds": changes.pop("seconds", 10.0)}
+    if baseline:
+        attrs["baseline"] = baseline
+    state = changes.pop("state", TrialState.COMPLETE)
+    study.add_trial(create_trial(state=state, value=sum(folds) / len(folds), user_attrs=attrs, **changes))
+
+
+def said(study: optuna.Study) -> str:
+    found = headline_of(study)
+    assert found is not None
+    return found
+
+
+def test_before_a_trial_has_ended_there_is_nothing_to_say(study: optuna.Study) -> None:
+    assert headline_of(study) is None
+
+
+def test_a_winner_that_is_clearly_better(study: optuna.Study) -> None:
+    add(study, [0.7, 0.72, 0.74, 0.7], "full_fine_tuning")
+    add(study, [0.6, 0.62, 0.6, 0.61], "linear_probe")
+    add(study, [0.8, 0.83, 0.84, 0.81])
+    assert said(study) == (
+        "Ship trial 2: accuracy 0.820 over 4 folds, standard error 0.010, the best of a search. It is better than the "
+        "best baseline, full fine-tuning on the target, by +10.5 points (standard error 0.3): the search was worth it."
+    )
+
+
+def test_a_baseline_that_is_as_good_and_cheaper(study: optuna.Study) -> None:
+    add(study, [0.8, 0.7, 0.8, 0.7], "linear_probe", seconds=1.0)
+    add(study, [0.7, 0.81, 0.7, 0.81], seconds=40.0)
+    assert said(study).endswith(
+        "The best baseline, linear probe on the target, is as good within noise (+0.5 points (standard error 6.1)), "
+        "and 40 times cheaper to train."
+    )
+
+
+def test_a_baseline_that_wins(study: optuna.Study) -> None:
+    add(study, [0.9, 0.9], "contrastive_source")
+    add(study, [0.8, 0.8])
+    add(study, [0.7, 0.7])
+    assert said(study) == (
+        "Ship trial 0, contrastive training on the source, then a linear probe: accuracy 0.900 over 2 folds, standard "
+        "error 0.010, the best of a search. None of 2 searched candidates is better."
+    )
+
+
+def test_a_study_without_baselines_or_folds(study: optuna.Study) -> None:
+    study.add_trial(create_trial(value=0.8))
+    assert said(study) == "Ship trial 0: accuracy 0.800 on validation rows, the best of a search."
+
+
+def test_once_the_test_set_was_opened_its_score_is_what_counts(study: optuna.Study) -> None:
+    add(study, [0.8, 0.83])
+    table = [["winner (trial 0)", {"accuracy": 0.79}]]
+    opening = {"opened": "2026-01-01", "rows": "abc", "table": table, "interval": [0.77, 0.81]}
+    study.set_user_attr("held_out_trial_0", opening)
+    assert said(study) == "Ship trial 0: accuracy 0.790 on the test rows, 95% interval 0.770 to 0.810."
