@@ -35,6 +35,7 @@ demo: .venv/.installed  ## A whole search in small: run, export, predict (11 min
 	$(BIN)/promptgraft verify runs/demo/bundle
 	$(BIN)/promptgraft predict runs/demo/bundle --input studies/data/amazon.csv --output runs/demo/predictions.csv
 	@echo "look at it: $(BIN)/promptgraft dashboard demo"
+	@$(BIN)/promptgraft best demo | head -1
 
 smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 min)
 	$(BIN)/python studies/prepare.py --smollm2

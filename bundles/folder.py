@@ -68,6 +68,7 @@ def write_bundle(
     # Inside the folder, so that renaming works even if the folder is a mount point.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         partial = Path(name)
+        partial.chmod(folder.stat().st_mode)  # Who may read the folder may read its files.
         FileStore(str(partial)).write_tensors(DELTA_FILE, delta)
         texts = {CARD_FILE: card, LOCK_FILE: "\n".join(locked_requirements()) + "\n"}
         if examples is not None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from promptgraft.search.running.ledger import StudyLedger as StudyLedger
     from promptgraft.search.running.progress import Progress as Progress
     from promptgraft.search.running.run_state import RunOptions as RunOptions
+    from promptgraft.search.running.run_state import RunOutcome as RunOutcome
     from promptgraft.search.running.run_state import SearchSettings as SearchSettings
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.pareto import metric_of as metric_of
     from promptgraft.search.trials.pareto import pareto_front as pareto_front
     from promptgraft.search.trials.quota import KEPT_DELTAS as KEPT_DELTAS
-    from promptgraft.search.trials.quota import DiskUse as DiskUse
     from promptgraft.search.trials.quota import tidy as tidy
     from promptgraft.search.trials.ranking import FINISHED as FINISHED
     from promptgraft.search.trials.ranking import best_trial as best_trial

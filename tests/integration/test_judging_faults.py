@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from promptgraft.search.judging import reach_verdict, repeat_outcomes
+from promptgraft.search.judging import reach_verdict
 from promptgraft.search.running.repeat_workers import MAX_LOST
-from promptgraft.search.storage import RunFolder, load_existing
+from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from tests.support.commands import PROMPTGRAFT
 from tests.support.faults import heed_ctrl_c, processes_of
 
@@ -73,8 +73,8 @@ def failures(stored: optuna.Study) -> dict[int, list[str]]:
     """Failed repeats: value of `deadly` -> what they failed of."""
     deadly = {trial.number: trial.params["custom.deadly"] for trial in stored.get_trials()}
     return {
-        deadly[number]: [outcome["failure"] for outcome in own.values() if "failure" in outcome]
-        for number, own in repeat_outcomes(stored.user_attrs).items()
+        deadly[number]: [outcome.failure for outcome in own.values() if outcome.failure]
+        for number, own in StudyRecord.of(stored).repeats.items()
     }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from promptgraft.search.judging import reach_verdict, repeat_outcomes
+from promptgraft.search.judging import reach_verdict
 from promptgraft.search.running import SearchSettings, StudyLedger
-from promptgraft.search.storage import RunFolder, StorageLostError, load_existing, open_storage
+from promptgraft.search.storage import RunFolder, StorageLostError, StudyRecord, load_existing, open_storage
 from promptgraft.search.storage import waiting as patience
 from promptgraft.search.study import EngineSection
 from promptgraft.search.trials import FINISHED
@@ -129,10 +129,10 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
         def is_judging() -> bool:
             assert process.poll() is None, errors.read_text()
             has_begun = faults.trials_of(RunFolder(tmp_path / "run"), url)
-            return bool(has_begun and repeat_outcomes(load_existing("tiny", url).user_attrs))
+            return bool(has_begun and StudyRecord.of(load_existing("tiny", url)).repeats)
 
         wait_until(is_judging, 600)
-        before = repeat_outcomes(load_existing("tiny", url).user_attrs)
+        before = StudyRecord.of(load_existing("tiny", url)).repeats
         with postgres_server.down():
             wait_until(lambda: "does not answer" in errors.read_text(), 60)
         output, _ = process.communicate(timeout=600)
@@ -140,7 +140,7 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
     assert "the study's storage does not answer" in errors.read_text()
     assert "Traceback" not in errors.read_text()
     assert b"winner: trial " in output
-    after = repeat_outcomes(load_existing("tiny", url).user_attrs)
+    after = StudyRecord.of(load_existing("tiny", url)).repeats
     assert sum(map(len, before.values())) < sum(map(len, after.values()))
     assert reach_verdict(load_existing("tiny", url)).winner is not None
 

@@ -203,7 +203,7 @@ def test_status_tells_what_a_killed_driver_left(write_study: WriteStudy, tmp_pat
     process, folder = _start(write_study(space=endless, pruner="none"), tmp_path, trials=3)
     _wait_for_trials(folder, 0, process)
     study = load_existing("tiny", folder.storage_url())
-    assert summarize(study)["drivers"] == 1
+    assert summarize(study).drivers == 1
     process.kill()
     process.communicate(timeout=60)
     summary = summarize(study)

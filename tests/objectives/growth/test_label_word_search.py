@@ -109,11 +109,11 @@ def test_words_are_the_likeliest_of_their_label(objective: Objective, monkeypatc
         assert all(means[index, each[0]] >= means[1 - index, each[0]] for each in tokens)
         worst = min(means[index, each[0]] for each in tokens)
         better = np.flatnonzero((means[index] > worst + 1e-4) & (means.argmax(0) == index))
-        left_out = [tokenizer.decode([token]).strip() for token in better]
         seen = {word.casefold() for word in chosen}
-        for word in left_out:
+        for token in better:
+            word = tokenizer.decode([token]).strip()
             is_whole = len(word) > 1 and word.isalpha()
-            round_trip = len(tokenizer.encode(" " + word, add_special_tokens=False)) == 1
+            round_trip = tokenizer.encode(" " + word, add_special_tokens=False) == [token]
             assert word.casefold() in seen or not (is_whole and round_trip), word
 
 

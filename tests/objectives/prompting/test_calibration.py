@@ -213,12 +213,12 @@ def test_finalists_keep_the_calibration_of_the_search(spec: ObjectiveSpec, tmp_p
     files = FileStore(str(tmp_path))
     files.write_tensors(trial_file(0, TRIAL_DELTA), result.delta)
     files.write_tensors(trial_file(0, LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
-    (found,) = score_in_float32(low, [(0, candidate.to_dict())])
+    ((_, found),) = score_in_float32(low, [(0, candidate.to_dict())])
     wide = replace(spec, backbone=spec.backbone.in_float32())
     objective = Objective(wide)
     plain = objective.score(replace(candidate, calibration="none"), without_bias(result), objective.target.validation)
     expected = plain - result.delta[BIAS].numpy()
-    assert found["metrics"] == objective.target.measure(expected, objective.target.validation)
+    assert found.metrics == objective.target.measure(expected, objective.target.validation)
 
 
 def without_bias(result: Result) -> dict[str, torch.Tensor]:

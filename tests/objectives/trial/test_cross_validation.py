@@ -29,7 +29,7 @@ BASE = Candidate(
     batch_size=4,
     learning_rate=1e-2,
 )
-OTHER = replace(BASE, learning_rate=1e-3, frozen_layers=0)
+OTHER = replace(BASE, source_steps=2, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
             "batch_size": 4,
             "frozen_layers": [1, 2, 3],
         },
+        "baselines": [],
         "budget": {"trials": 3},
         "judging": {"finalists": 0},
     }

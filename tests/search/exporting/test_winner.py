@@ -35,7 +35,7 @@ def test_the_bundle_is_written_once_and_predicts_what_was_scored(
     opened: list[Any] = []
 
     def write(*arguments: Any) -> Any:
-        opened.extend(record["table"] for record in openings(stored))
+        opened.extend(record.table for record in openings(stored))
         return write_bundle(*arguments)
 
     monkeypatch.setattr(winner, "write_bundle", write)

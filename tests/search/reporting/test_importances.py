@@ -32,25 +32,25 @@ def test_the_knob_that_matters_is_found(knobs: list[dict[str, Any]]) -> None:
     before = optuna.logging.get_verbosity()
     found = measure_importances(knobs, values)
     assert optuna.logging.get_verbosity() == before
-    first, *others = found["knobs"]
-    assert (first["name"], found["reason"], found["trials"]) == ("template", None, TRIALS)
-    assert first["low"] > 0.8
-    assert first["importance"] > first["by_chance"]
-    assert {entry["name"] for entry in others} == {
+    first, *others = found.knobs
+    assert (first.name, found.reason, found.trials) == ("template", None, TRIALS)
+    assert first.low > 0.8
+    assert first.importance > first.by_chance
+    assert {entry.name for entry in others} == {
         "learning_rate",
         "soft_prompt.length",
         "soft_prompt.place",
         "adapter.rank",
     }
-    assert all(entry["importance"] < entry["by_chance"] for entry in others)
-    assert sum(entry["importance"] for entry in found["knobs"]) == pytest.approx(1.0)
+    assert all(entry.importance < entry.by_chance for entry in others)
+    assert sum(entry.importance for entry in found.knobs) == pytest.approx(1.0)
     assert measure_importances(knobs, values) == found
 
 
 def test_noise_is_not_taken_for_more_than_chance(knobs: list[dict[str, Any]]) -> None:
     values = np.random.default_rng(1).normal(size=TRIALS).tolist()
-    found = measure_importances(knobs, values)["knobs"]
-    assert sum(entry["importance"] > entry["by_chance"] for entry in found) <= 1
+    found = measure_importances(knobs, values).knobs
+    assert sum(entry.importance > entry.by_chance for entry in found) <= 1
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,15 @@ def test_noise_is_not_taken_for_more_than_chance(knobs: list[dict[str, Any]]) ->
 def test_why_nothing_is_measured(knobs: list[dict[str, Any]], count: int, values: list[float], reason: str) -> None:
     assert measure_importances(knobs[:count], values) == measure_importances(knobs[:count], values)
     found = measure_importances(knobs[:count], values)
-    assert (found["reason"], found["knobs"]) == (reason, [])
+    assert (found.reason, found.knobs) == (reason, ())
 
 
 def test_knobs_that_never_varied() -> None:
-    assert measure_importances([{"steps": 8}] * 12, [n / 12 for n in range(12)])["reason"] == "no knob varied"
+    assert measure_importances([{"steps": 8}] * 12, [n / 12 for n in range(12)]).reason == "no knob varied"
 
 
 def test_a_single_trial_that_differs() -> None:
     """Most resamples then have one value, of which no variance can be explained."""
     found = measure_importances([{"steps": 8 + n % 2} for n in range(12)], [0.5] * 11 + [0.6])
-    (entry,) = found["knobs"]
-    assert 0 <= entry["low"] <= entry["high"] <= 1
+    (entry,) = found.knobs
+    assert 0 <= entry.low <= entry.high <= 1

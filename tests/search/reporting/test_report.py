@@ -238,8 +238,8 @@ def test_a_record_that_names_no_study_file(stored: optuna.Study, folder: RunFold
 
 def test_other_rows_are_not_taken_for_the_study_s(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
     """Its outputs belong to the rows that it had: beside others, every error would be made up."""
-    rows = study.target.validation
-    other = replace(study, target=replace(study.target, validation=tuple(reversed(rows))))
+    rows = study.target.labelled
+    other = replace(study, target=replace(study.target, labelled=tuple(reversed(rows))))
     facts = collected(stored, other, folder)
     told = said(facts)
     assert told["predictions"] == []

@@ -6,9 +6,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import create_trial
 
-from promptgraft.search.judging import repeat_attr
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.running.finals import Confirmation
+from promptgraft.search.storage import repeat_attr
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import Limits
 

@@ -15,6 +15,7 @@ import ray
 
 from promptgraft.search.running.ray_session import RayLostError, prepare_environment
 from promptgraft.search.running.repeat_workers import MAX_LOST, Job, RepeatWorkers, WorkersLostError
+from promptgraft.search.storage import Outcome
 
 
 class Runner:
@@ -24,18 +25,18 @@ class Runner:
         if dies_at_start:
             raise MemoryError("no room for the backbone")
 
-    def work(self, name: str) -> dict[str, Any]:
+    def work(self, name: str) -> Outcome:
         if "deadly" in name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "disk" in name:
             raise OSError("the disk is full")
-        return {"value": 0.5, "pid": os.getpid()}
+        return Outcome(0.5, {"pid": os.getpid()})
 
-    def wait_for_a_signal(self, pid_file: str) -> dict[str, Any]:
+    def wait_for_a_signal(self, pid_file: str) -> Outcome:
         if not Path(pid_file).exists():
             Path(pid_file).write_text(str(os.getpid()))
             time.sleep(600)
-        return {"value": 0.5}
+        return Outcome(0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,21 +83,20 @@ def run(pool: RepeatWorkers, *names: str) -> Run:
 def test_a_repeat_that_kills_its_workers_fails_and_the_others_are_run() -> None:
     found = run(workers(), "deadly", "a", "b")
     assert set(found.outcomes) == {"deadly", "a", "b"}
-    assert found.outcomes["deadly"] == {
-        "failure": f"the worker died: killed, out of memory, or crashed, {MAX_LOST} times"
-    }
+    failure = f"the worker died: killed, out of memory, or crashed, {MAX_LOST} times"
+    assert found.outcomes["deadly"] == Outcome(failure=failure)
     assert found.lost == MAX_LOST, "each of which was run again but the last"
-    assert found.outcomes["a"]["pid"] == found.outcomes["b"]["pid"], "a worker stays"
+    assert found.outcomes["a"].metrics == found.outcomes["b"].metrics, "a worker stays"
 
 
 def test_losses_are_counted_for_each_repeat_whatever_succeeds_in_between() -> None:
     names = [name for number in range(MAX_LOST - 1) for name in (f"good {number}", f"deadly {number}")]
     found = run(workers(), *names)
-    assert {name for name, outcome in found.outcomes.items() if "failure" in outcome} == set(names[1::2])
+    assert {name for name, outcome in found.outcomes.items() if outcome.failure} == set(names[1::2])
 
 
 def test_the_last_repeat_that_is_left_fails_though_none_has_succeeded() -> None:
-    assert "failure" in run(workers(), "deadly").outcomes["deadly"]
+    assert run(workers(), "deadly").outcomes["deadly"].failure
 
 
 def test_where_nothing_works_no_repeat_is_failed() -> None:
@@ -132,7 +132,7 @@ def test_a_worker_that_is_asked_to_go_counts_against_no_repeat(tmp_path: Path) -
     terminator.join()
     assert not pool.has(asked)
     pool.begin(asked)
-    assert pool.next_outcomes() == [(asked, {"value": 0.5})]
+    assert pool.next_outcomes() == [(asked, Outcome(0.5))]
 
 
 def _terminate(pid_file: Path) -> None:

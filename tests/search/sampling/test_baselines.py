@@ -7,8 +7,8 @@ import pytest
 
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.sampling import baseline_candidates
+from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import load_study
-from promptgraft.search.trials import BASELINE
 from tests.support.models import TinyModels
 from tests.support.studies import WIDE, WriteStudy, open_ledger, prompts
 
@@ -58,8 +58,8 @@ def test_they_are_asked_for_first_and_once(write_study: WriteStudy, tmp_path: Pa
     for _ in range(2):
         book.queue_baselines(baseline_candidates(study))
     asked = [book.ask() for _ in range(3)]
-    attrs = [trial.user_attrs for trial in book.study.get_trials()]
-    assert [entry.get(BASELINE) for entry in attrs] == [*ALL[2:4], None]
+    recorded = [TrialRecord.of(trial).baseline for trial in book.study.get_trials()]
+    assert recorded == [*ALL[2:4], None]
     assert [own.candidate for own in asked[:2] if own] == list(baseline_candidates(study).values())
 
 
@@ -94,4 +94,4 @@ def test_one_that_is_lost_is_queued_again_as_what_it_is(tmp_path: Path, write_st
     second = book.ask()
     assert second is not None
     assert second.candidate == probe
-    assert book.study.get_trials()[second.number].user_attrs[BASELINE] == "linear_probe"
+    assert TrialRecord.of(book.study.get_trials()[second.number]).baseline == "linear_probe"

@@ -1,10 +1,9 @@
 """The best trials earn repeats while the search goes on, for a share of its compute; what they find is what counts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import TrialState, create_trial
 
@@ -13,7 +12,7 @@ from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import reach_verdict
 from promptgraft.search.running import Progress, RunOptions, run_study
 from promptgraft.search.side_jobs import EarlyRepeats
-from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
+from promptgraft.search.storage import REPEAT, Outcome, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.trials import Failed, RepeatJob, SideJobDone
 from promptgraft.spaces import Candidate
@@ -48,7 +47,7 @@ class Bench:
         self.job = job or self.job
         return (job.trial, job.repeat) if job else None
 
-    def end(self, outcome: Mapping[str, Any]) -> None:
+    def end(self, outcome: Outcome) -> None:
         assert self.job is not None
         self.repeats.on_result(self.job, SideJobDone(outcome))
 
@@ -61,7 +60,7 @@ def test_they_take_a_share_of_the_compute(tmp_path: Path) -> None:
     assert bench.begin() == (2, 1)
     assert bench.repeats.running == 1
     assert bench.begin() is None, "what runs counts, too"
-    bench.end({"value": 0.7, "metrics": {}, "seconds": 4.0})
+    bench.end(Outcome(0.7, {}, 4.0))
     assert (bench.repeats.running, bench.said) == (0, ["repeat 1 of trial 2"])
     bench.finish(0.5)
     assert bench.begin() is None, "4 s and 10 s are more than a quarter of 50 s"
@@ -132,4 +131,4 @@ def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., 
             other = Objective(replace(study.objective, files=None))
             other.use_split(Split(repeat))
             chosen = Candidate.from_values(attrs["candidate"])
-            assert other.evaluate(chosen, study.file.seed + repeat, at=attrs["best_step"]).value == outcome["value"]
+            assert other.evaluate(chosen, study.file.seed + repeat, at=attrs["best_step"]).value == outcome.value

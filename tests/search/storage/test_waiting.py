@@ -16,6 +16,7 @@ from promptgraft.search.running.driver import _started_ledger
 from promptgraft.search.running.finals import Confirmation
 from promptgraft.search.running.repeat_workers import Job
 from promptgraft.search.storage import (
+    Outcome,
     StorageLostError,
     open_storage,
     until_storage_answers,
@@ -97,7 +98,7 @@ def test_judging_goes_on_though_the_storage_goes_away_at_any_statement(write_stu
     job = Job(missing.attr, "a repeat", lambda runner: None)
 
     def record() -> None:
-        confirmation._record(job, {"value": 0.5, "seconds": 1.0})
+        confirmation._record(job, Outcome(0.5, {}, 1.0))
 
     for call in (confirmation.is_needed, confirmation._is_spent, confirmation.nothing_judged, record):
         expected, statements = call(), 0
