@@ -7,9 +7,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.judging.verdict import winning_trial
-from promptgraft.search.sampling import BASELINE_NAMES
 from promptgraft.search.storage import Opening, StudyRecord, TrialRecord
-from promptgraft.search.trials import metric_of
+from promptgraft.search.trials import BASELINE_NAMES, metric_of
 from promptgraft.search.wording import difference, unit
 
 # A gain of less than so many standard errors is within noise.

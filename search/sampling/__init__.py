@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
-    from promptgraft.search.sampling.baselines import BASELINE_NAMES as BASELINE_NAMES
     from promptgraft.search.sampling.baselines import baseline_candidates as baseline_candidates
     from promptgraft.search.sampling.fold_race import FoldRace as FoldRace
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates

@@ -3,18 +3,11 @@
 from dataclasses import replace
 
 from promptgraft.search.study import Study
+from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate, extremes
 
 # Updates of each stage. SetFit's defaults come to about as many on a handful of rows (Tunstall et al. 2022).
 SOURCE_UPDATES, CONTRASTIVE_UPDATES = 80, 60
-BASELINE_NAMES = {
-    "contrastive_source": "contrastive training on the source, then a linear probe",
-    "linear_probe_with_source": "linear probe on target and source",
-    "linear_probe": "linear probe on the target",
-    "zero_shot": "zero-shot, first template",
-    "contrastive": "contrastive training on the target, then a linear probe (SetFit)",
-    "full_fine_tuning": "full fine-tuning on the target",
-}
 
 
 def baseline_candidates(study: Study) -> dict[str, Candidate]:
