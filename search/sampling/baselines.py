@@ -7,7 +7,9 @@ from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate, extremes
 
 # Updates of each stage. SetFit's defaults come to about as many on a handful of rows (Tunstall et al. 2022).
-SOURCE_UPDATES, CONTRASTIVE_UPDATES = 80, 60
+SOURCE_UPDATES, CONTRASTIVE_UPDATES = 60, 60
+# Epochs of full fine-tuning, and the fewest and most updates that they may come to.
+EPOCHS, LEAST_UPDATES, MOST_UPDATES = 8, 32, 200
 
 
 def baseline_candidates(study: Study) -> dict[str, Candidate]:
@@ -29,7 +31,7 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
     found = {
         "zero_shot": replace(first, steps=0),
-        "full_fine_tuning": replace(first, head="linear" if facts.has_head else first.head, steps=_most_updates(study)),
+        "full_fine_tuning": replace(first, head="linear" if facts.has_head else first.head, steps=_updates(study)),
     }
     if facts.has_head:
         probe = replace(first, head="probe", steps=0)
@@ -52,7 +54,11 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     return candidates
 
 
-def _most_updates(study: Study) -> int:
-    """Return the most updates that the space allows a trial on the target."""
+def _updates(study: Study) -> int:
+    """Return how long full fine-tuning takes: a few epochs, and no less than the space lets others have."""
     parameter = next((entry for entry in study.objective.space.parameters if entry.name == "steps"), None)
-    return Candidate("", "").steps if parameter is None else max(int(value) for value in extremes(parameter))
+    searched = 0 if parameter is None else max(int(value) for value in extremes(parameter))
+    if study.objective.space.facts.has_head:
+        epochs = EPOCHS * len(study.target.labelled) // Candidate("", "").batch_size
+        return max(searched, min(MOST_UPDATES, max(LEAST_UPDATES, epochs)))
+    return searched or LEAST_UPDATES
