@@ -6,6 +6,7 @@ OUT/notes.json, which becomes part of the result.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +44,17 @@ def peer(name: str, title: str, budget: float | None = None, environment: str = 
     return System(name, title, (*command, "--system", name), budget, {"PYTHONPATH": str(BENCH)})
 
 
+def ours(name: str, title: str, budget: float) -> System:
+    return System(
+        name, title, (sys.executable, "-P", "-m", "tests.bench.quality.ours"), budget, {"PYTHONPATH": str(ROOT)}
+    )
+
+
 SYSTEMS = {
     system.name: system
     for system in (
+        ours("promptgraft", "promptgraft", 4),
+        ours("promptgraft_quick", "promptgraft, in SetFit's time", 1),
         peer("setfit", "SetFit, defaults"),
         peer("finetuning", "full fine-tuning, defaults"),
         peer("probe", "linear probe"),
