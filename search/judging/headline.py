@@ -68,9 +68,13 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     label = BASELINE_NAMES[TrialRecord.of(best).baseline or ""]
     gain, error = _gain(winner, best, sign)
     metric = (study.metric_names or ["value"])[0]
-    said = f"{difference(gain, metric)} {unit(metric)}" + (f" (standard error {100 * error:.1f})" if error else "")
+    ends = f" (standard error {100 * error:.1f})" if error else ""
+    said = f"{difference(abs(gain), metric)} {unit(metric)}{ends}"
     if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
         return f"It is better than the best baseline, {label}, by {said}: the search was worth it."
+    if best.state == TrialState.COMPLETE and gain < 0:
+        noise = ", within noise" if error is None or -gain <= NOISE * error else ""
+        return f"The best baseline, {label}, was {said} ahead in the search{noise}: --trial {best.number} exports it."
     times = _times_cheaper(winner, best)
     cheaper = f", and {times:.0f} times cheaper to train" if times is not None and times >= CHEAPER else ""
     return f"The best baseline, {label}, is as good within noise ({said}){cheaper}."

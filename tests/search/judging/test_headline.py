@@ -17,7 +17,13 @@ def study() -> optuna.Study:
 
 
 def add(study: optuna.Study, folds: list[float], baseline: str | None = None, **changes: Any) -> None:
-    attrs = {"fold_values": folds, "standard_error": 0.01, "seconds": changes.pop("seconds", 10.0)}
+    attrs = {
+        "best_step": 8,
+        "candidate": {"steps": 8},
+        "fold_values": folds,
+        "standard_error": 0.01,
+        "seconds": changes.pop("seconds", 10.0),
+    }
     if baseline:
         attrs["baseline"] = baseline
     state = changes.pop("state", TrialState.COMPLETE)
@@ -50,6 +56,22 @@ def test_a_baseline_that_is_as_good_and_cheaper(study: optuna.Study) -> None:
     assert said(study).endswith(
         "The best baseline, linear probe on the target, is as good within noise (+0.5 points (standard error 6.1)), "
         "and 40 times cheaper to train."
+    )
+
+
+def test_a_baseline_that_was_ahead_in_the_search(study: optuna.Study) -> None:
+    """Though a race on further seeds chose another trial."""
+    add(study, [0.8, 0.84, 0.8, 0.8], "full_fine_tuning", params={}, distributions={})
+    add(study, [0.79, 0.8, 0.79, 0.78])
+    definition = {"judging": {"finalists": 2, "repeats": 2}}
+    study.set_user_attr("definition", definition)
+    for trial, value in ((0, 0.7), (1, 0.9)):
+        for repeat in (1, 2):
+            study.set_user_attr(f"repeat_trial_{trial}_{repeat}", {"value": value})
+    assert said(study).startswith("Ship trial 1: accuracy 0.790 over 4 folds")
+    assert said(study).endswith(
+        "The best baseline, full fine-tuning on the target, was +2.0 points (standard error 0.7) ahead in the search: "
+        "--trial 0 exports it."
     )
 
 
