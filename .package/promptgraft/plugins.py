@@ -7,12 +7,12 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.backbones.base import BACKBONES as BACKBONES
     from promptgraft.objectives.backbones.base import Backbone as Backbone
-    from promptgraft.objectives.backbones.base import Batch as Batch
-    from promptgraft.objectives.backbones.base import LabelScorer as LabelScorer
     from promptgraft.objectives.backbones.causal_lm import CausalLM as CausalLM
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import Family as Family
+    from promptgraft.objectives.backbones.label_scorers import Batch as Batch
+    from promptgraft.objectives.backbones.label_scorers import LabelScorer as LabelScorer
     from promptgraft.objectives.backbones.masked_lm import MaskedLM as MaskedLM
     from promptgraft.objectives.backbones.recurrent import Recurrent as Recurrent
     from promptgraft.objectives.backbones.seq2seq import Seq2Seq as Seq2Seq

@@ -7,9 +7,6 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.backbones.base import BACKBONES as BACKBONES
     from promptgraft.objectives.backbones.base import Backbone as Backbone
-    from promptgraft.objectives.backbones.base import Batch as Batch
-    from promptgraft.objectives.backbones.base import EmbeddingScorer as EmbeddingScorer
-    from promptgraft.objectives.backbones.base import VocabularyScorer as VocabularyScorer
     from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
@@ -17,6 +14,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.families import Architecture as Architecture
     from promptgraft.objectives.backbones.families import check_candidate as check_candidate
     from promptgraft.objectives.backbones.families import check_numerics as check_numerics
+    from promptgraft.objectives.backbones.label_scorers import Batch as Batch
+    from promptgraft.objectives.backbones.label_scorers import EmbeddingScorer as EmbeddingScorer
+    from promptgraft.objectives.backbones.label_scorers import VocabularyScorer as VocabularyScorer
     from promptgraft.objectives.backbones.model_files import check_family as check_family
     from promptgraft.objectives.backbones.model_files import count_layers as count_layers
     from promptgraft.objectives.backbones.model_files import file_hashes as file_hashes

@@ -1,9 +1,7 @@
 """Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,86 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
 from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
+from promptgraft.objectives.backbones.label_scorers import LabelScorer
 from promptgraft.objectives.backbones.model_files import check_family, weights_hash
-from promptgraft.objectives.layers import Injected, Known, LayerStack, PretrainedWeights, PromptedStack, compute_in
+from promptgraft.objectives.layers import Injected, LayerStack, PretrainedWeights, compute_in
 from promptgraft.objectives.spec import BackboneSpec
-from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, RenderedPrompt, Template, Verbalizer
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Encoded prompts, padded on the right.
-
-    Attributes:
-        input_ids: Token ids, shape (rows, tokens).
-        lengths: Tokens of each row, shape (rows,).
-        known: What the frozen layers make of the prompts, if that was computed before.
-    """
-
-    input_ids: Tensor
-    lengths: Tensor
-    known: Known | None = None
-
-
-class LabelScorer(nn.Module, ABC):
-    """Reads one logit per label off a backbone's hidden states; may hold trainable weights.
-
-    Attributes:
-        continues: Whether it lets the stack see tokens of a label word behind the prompt.
-        masks: How many mask tokens stand in the label's place.
-    """
-
-    continues = False
-    masks = 0
-
-    @abstractmethod
-    def encode(self, prompt: RenderedPrompt) -> list[int]:
-        """Return the token ids that the stack sees."""
-
-    @abstractmethod
-    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score each label.
-
-        Args:
-            stack: The backbone with its soft prompt.
-            batch: Encoded prompts.
-            labels: The labels to score.
-
-        Returns:
-            Logits, shape (rows, len(labels)).
-        """
-
-
-class VocabularyScorer(LabelScorer):
-    """Reads label words off a language model's own vocabulary."""
-
-    @abstractmethod
-    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
-        """Score every token as the first one in the label's place.
-
-        Args:
-            stack: The backbone with its soft prompt.
-            batch: Encoded prompts.
-
-        Returns:
-            Log-probabilities in nats, shape (rows, vocabulary).
-        """
-
-
-class EmbeddingScorer(LabelScorer):
-    """Scores labels by an embedding of the text."""
-
-    @abstractmethod
-    def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
-        """Embed texts.
-
-        Args:
-            stack: The backbone with its soft prompt.
-            batch: Encoded prompts.
-
-        Returns:
-            Embeddings, shape (rows, hidden).
-        """
+from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, Template, Verbalizer
 
 
 class Backbone(ABC):
@@ -399,17 +322,3 @@ def named_blocks(model: nn.Module, layers: Iterable[nn.Module]) -> dict[str, nn.
     """Name layers as a model calls them."""
     names = {id(module): name for name, module in model.named_modules()}
     return {names[id(layer)]: layer for layer in layers}
-
-
-def mean_over_words(scores: Mapping[tuple[int, ...], Tensor], words: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:
-    """Average the probabilities of the words of each label.
-
-    Args:
-        scores: Label word -> its log-probability in each row, shape (rows,).
-        words: The words of each label.
-
-    Returns:
-        Log-probabilities, shape (rows, len(words)).
-    """
-    averages = [torch.logsumexp(torch.stack([scores[word] for word in own]), 0) - math.log(len(own)) for own in words]
-    return torch.stack(averages, dim=1)

@@ -8,14 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from promptgraft.objectives.backbones.base import (
-    BACKBONES,
-    Backbone,
-    Batch,
-    LabelScorer,
-    VocabularyScorer,
-    mean_over_words,
-)
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone
+from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 

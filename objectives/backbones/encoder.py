@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel
 
-from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, EmbeddingScorer, LabelScorer
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone
+from promptgraft.objectives.backbones.label_scorers import Batch, EmbeddingScorer, LabelScorer
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 

@@ -9,14 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from promptgraft.objectives.backbones.base import (
-    BACKBONES,
-    Backbone,
-    Batch,
-    LabelScorer,
-    VocabularyScorer,
-    mean_over_words,
-)
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone
+from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 

@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from promptgraft.objectives.backbones.base import BACKBONES, Batch
+from promptgraft.objectives.backbones.base import BACKBONES
 from promptgraft.objectives.backbones.encoder import Encoder, EncoderScorer, Pool
 from promptgraft.objectives.backbones.families import RECURRENT
+from promptgraft.objectives.backbones.label_scorers import Batch
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import InvalidInputError, did_you_mean
 

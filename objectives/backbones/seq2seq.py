@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Batch, LabelScorer, mean_over_words, named_blocks
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone, named_blocks
 from promptgraft.objectives.backbones.causal_lm import score_words
+from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, mean_over_words
 from promptgraft.objectives.layers import PromptedStack, checkpoint_layer
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 

@@ -26,76 +26,72 @@ class TextClassification(Task):
     @classmethod
     def load_target(cls, spec: TaskSpec, seed: int) -> "TextClassification":
         """Read, clean and split a target task; see `Task`."""
-        rest, test, labels, report = _hold_out_test(spec, seed)
+        rest, whole = cls._hold_out_test(spec, seed)
         if spec.validation is not None:
-            task = cls._with_table(spec, seed, rest, test, labels, report)
+            task = whole._with_table(rest, spec)
         elif spec.validation_rows is not None:
-            task = cls._with_held_out_part(spec, seed, rest, test, labels, report)
+            task = whole._with_held_out_part(rest, spec)
         else:
-            task = cls._with_folds(spec, seed, rest, test, labels, report)
-        _require_classes(task.train, labels, spec, "train")
+            task = whole._with_folds(rest, spec)
+        _require_classes(task.train, task.labels, spec, "train")
         return task
 
     @classmethod
-    def _with_folds(
-        cls,
-        spec: TaskSpec,
-        seed: int,
-        rest: list[Row],
-        test: list[Row],
-        labels: tuple[str, ...],
-        report: CleaningReport,
-    ) -> "TextClassification":
-        """Take the labelled rows; each is in a fold of its own repeat."""
-        labelled = _sample(rest, spec, seed)
-        _require_classes(labelled, labels, spec, "train", least=2)
-        folds = count_folds(labelled, spec.folds)
-        if folds == 1:
-            others, validation = take(labelled, len(labelled) // 5, seed, spec, "validation")
-            train, alike = drop_known(others, validation)
-            report += alike
-            return cls(labels, tuple(train), tuple(validation), tuple(test), report, tuple(labelled), 1, spec, seed)
-        whole = cls(labels, tuple(labelled), (), tuple(test), report, tuple(labelled), folds, spec, seed)
-        return whole.on(Split())
+    def _hold_out_test(cls, spec: TaskSpec, seed: int) -> tuple[list[Row], "TextClassification"]:
+        """Read the table and hold the test set out; return the other rows, and the task with its test rows alone."""
+        rows, labels, report = clean(spec.train, spec, spec.labels)
+        if spec.test is None:
+            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
+            report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
+        else:
+            test, _, own = clean(spec.test, spec, labels)
+            report += own
+            if spec.test_rows is not None and spec.test_rows < len(test):
+                _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
+            groups = {row.group for row in test} if spec.group else set[str]()
+            rest = [row for row in rows if row.group not in groups]
+            report += CleaningReport(set_aside=len(rows) - len(rest))
+        rest, overlap = drop_known(rest, test)
+        return rest, cls(labels, (), test=tuple(test), cleaning=report + overlap, spec=spec, seed=seed)
 
-    @classmethod
-    def _with_held_out_part(
-        cls,
-        spec: TaskSpec,
-        seed: int,
-        rest: list[Row],
-        test: list[Row],
-        labels: tuple[str, ...],
-        report: CleaningReport,
-    ) -> "TextClassification":
+    def _with_folds(self, rest: list[Row], spec: TaskSpec) -> "TextClassification":
+        """Take the labelled rows; each is in a fold of its own repeat. Of many rows, a fifth is held out instead."""
+        labelled = _sample(rest, spec, self.seed)
+        _require_classes(labelled, self.labels, spec, "train", least=2)
+        folds = count_folds(labelled, spec.folds)
+        if folds > 1:
+            return replace(self, labelled=tuple(labelled), folds=folds).on(Split())
+        others, validation = take(labelled, len(labelled) // 5, self.seed, spec, "validation")
+        train, alike = drop_known(others, validation)
+        return self._divided(train, validation, alike, labelled)
+
+    def _with_held_out_part(self, rest: list[Row], spec: TaskSpec) -> "TextClassification":
         """Hold further rows out to choose by."""
         assert spec.validation_rows is not None
-        others, validation = take(rest, spec.validation_rows, seed, spec, "validation")
+        others, validation = take(rest, spec.validation_rows, self.seed, spec, "validation")
         train, alike = drop_known(others, validation)
-        train = _sample(train, spec, seed)
-        report += alike + CleaningReport(set_aside=len(rest) - len(others) - len(validation))
-        labelled = (*train, *validation)
-        return cls(labels, tuple(train), tuple(validation), tuple(test), report, labelled, 1, spec, seed)
+        aside = CleaningReport(set_aside=len(rest) - len(others) - len(validation))
+        return self._divided(_sample(train, spec, self.seed), validation, alike + aside)
 
-    @classmethod
-    def _with_table(
-        cls,
-        spec: TaskSpec,
-        seed: int,
-        rest: list[Row],
-        test: list[Row],
-        labels: tuple[str, ...],
-        report: CleaningReport,
-    ) -> "TextClassification":
+    def _with_table(self, rest: list[Row], spec: TaskSpec) -> "TextClassification":
         """Choose by the rows of another table."""
         assert spec.validation is not None
-        validation, _, own = clean(spec.validation, spec, labels)
-        validation, of_test = drop_known(validation, test)
+        validation, _, own = clean(spec.validation, spec, self.labels)
+        validation, of_test = drop_known(validation, self.test)
         train, alike = drop_known(rest, validation)
-        train = _sample(train, spec, seed)
-        report += own + of_test + alike
-        labelled = (*train, *validation)
-        return cls(labels, tuple(train), tuple(validation), tuple(test), report, labelled, 1, spec, seed)
+        return self._divided(_sample(train, spec, self.seed), validation, own + of_test + alike)
+
+    def _divided(
+        self, train: list[Row], validation: list[Row], dropped: CleaningReport, labelled: list[Row] | None = None
+    ) -> "TextClassification":
+        """Return the task with its rows divided once; its labelled rows are those of both parts if none are given."""
+        return replace(
+            self,
+            train=tuple(train),
+            validation=tuple(validation),
+            labelled=tuple(labelled or (*train, *validation)),
+            cleaning=self.cleaning + dropped,
+        )
 
     def on(self, split: Split) -> "TextClassification":
         """Return the task with the rows of a split; see `Task`."""
@@ -219,24 +215,6 @@ def drop_known(rows: Sequence[Row], held_out: Sequence[Row]) -> tuple[list[Row],
     alike = find_near_duplicates(kept, held_out)
     report = CleaningReport(overlap=len(rows) - len(kept), near_duplicate=len(alike))
     return [row for index, row in enumerate(kept) if index not in alike], report
-
-
-def _hold_out_test(spec: TaskSpec, seed: int) -> tuple[list[Row], list[Row], tuple[str, ...], CleaningReport]:
-    """Read the table, and hold the test set out; return what is left, the test set, the labels and what was dropped."""
-    rows, labels, report = clean(spec.train, spec, spec.labels)
-    if spec.test is None:
-        rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test")
-        report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
-    else:
-        test, _, own = clean(spec.test, spec, labels)
-        report += own
-        if spec.test_rows is not None and spec.test_rows < len(test):
-            _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test")
-        groups = {row.group for row in test} if spec.group else set[str]()
-        rest = [row for row in rows if row.group not in groups]
-        report += CleaningReport(set_aside=len(rows) - len(rest))
-    rest, overlap = drop_known(rest, test)
-    return rest, test, labels, report + overlap
 
 
 def _sample(rows: list[Row], spec: TaskSpec, seed: int) -> list[Row]:

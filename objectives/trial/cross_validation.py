@@ -15,8 +15,8 @@ from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle import Cycle
 from promptgraft.objectives.trial.migration import LoadReport
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Result, max_rss_bytes
-from promptgraft.spaces import Candidate, TrialError
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes
+from promptgraft.spaces import Candidate
 
 # Where a checkpoint has the outcome of a fold that is over.
 _ENDED = "ended"
@@ -79,7 +79,7 @@ class FoldOutcome:
         checkpoint.save(identity, {_ENDED: content}, {"logits": logits})
 
 
-class CrossValidation(Iterator[Evaluation]):
+class CrossValidation(Evaluations):
     """Runs one candidate's cycle on every fold: hands out each fold's evaluations, and with the last one the result.
 
     All folds have one seed, and so share what doesn't depend on the target's rows, such as the source stage. The result
@@ -112,18 +112,7 @@ class CrossValidation(Iterator[Evaluation]):
         self._cycle: Cycle | None = None
         self._example = ""
         self._resumed_at = 0
-        self._evaluations = self._run()
-        self._is_open = True
-
-    def __next__(self) -> Evaluation:
-        """Go on to the next evaluation."""
-        if not self._is_open:
-            raise TrialError("another cycle was started on this objective, so this one can't go on")
-        return next(self._evaluations)
-
-    def close(self) -> None:
-        """End it, since its backbone is needed by another cycle."""
-        self._is_open = False
+        super().__init__(self._run())
 
     def example(self) -> str:
         """Render the present fold's first validation row; see `Cycle.example`."""

@@ -19,13 +19,13 @@ from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take
 from promptgraft.objectives.trial.migration import LoadReport, migrate
 from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Result, max_rss_bytes, mean
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
 from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
 from promptgraft.spaces import Adapter, Candidate, TrialError
 
 
-class Cycle(Iterator[Evaluation]):
+class Cycle(Evaluations):
     """Runs one candidate: hands out an evaluation every few updates, and the result with the last one.
 
     It trains while the next evaluation is asked for; a caller that stops asking has stopped the trial. The outcome
@@ -64,18 +64,7 @@ class Cycle(Iterator[Evaluation]):
         self._started = time.perf_counter()
         self._state = CycleState()
         self._model: PromptedModel | None = None
-        self._evaluations = self._run()
-        self._is_open = True
-
-    def __next__(self) -> Evaluation:
-        """Go on to the next evaluation."""
-        if not self._is_open:
-            raise TrialError("another cycle was started on this objective, so this one can't go on")
-        return next(self._evaluations)
-
-    def close(self) -> None:
-        """End the cycle, since its backbone is needed by another one."""
-        self._is_open = False
+        super().__init__(self._run())
 
     def _run(self) -> Iterator[Evaluation]:
         forget_gpu_peak(self._resources.backbone.device)

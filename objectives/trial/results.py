@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import stdev
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from promptgraft.objectives.caching import StageUse
 from promptgraft.objectives.data import Direction
 from promptgraft.objectives.trial.migration import LoadReport
+from promptgraft.spaces import TrialError
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,28 @@ def max_rss_bytes() -> int:
     """Return the largest resident memory of this process so far."""
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found if sys.platform == "darwin" else found * 1024
+
+
+class Evaluations(Iterator[Evaluation]):
+    """Evaluations that are made one by one, while a caller asks for the next one.
+
+    Args:
+        evaluations: Makes them.
+
+    Raises:
+        TrialError: While iterating, once they were closed.
+    """
+
+    def __init__(self, evaluations: Iterator[Evaluation]) -> None:
+        self._evaluations = evaluations
+        self._is_open = True
+
+    def __next__(self) -> Evaluation:
+        """Go on to the next evaluation."""
+        if not self._is_open:
+            raise TrialError("another cycle was started on this objective, so this one can't go on")
+        return next(self._evaluations)
+
+    def close(self) -> None:
+        """End them, since their backbone is needed by others."""
+        self._is_open = False

@@ -37,7 +37,7 @@ def headline_of(study: optuna.Study) -> str | None:
 def _score(study: optuna.Study, winner: FrozenTrial) -> str:
     record, metric = TrialRecord.of(winner), (study.metric_names or ["value"])[0]
     opening = StudyRecord.of(study).opening(winner.number)
-    tested = _tested(opening, metric)
+    tested = _tested(opening, metric, StudyRecord.of(study).judging.level)
     if tested is not None:
         return tested
     folds = len(record.fold_values)
@@ -46,12 +46,14 @@ def _score(study: optuna.Study, winner: FrozenTrial) -> str:
     return f"{metric} {metric_of(winner) or 0.0:.3f} {over}, the best of a search"
 
 
-def _tested(opening: Opening | None, metric: str) -> str | None:
+def _tested(opening: Opening | None, metric: str, level: float) -> str | None:
     if opening is None or not opening.table:
         return None
     value = dict(opening.table[0][1])[metric]
-    interval = f", 95% interval {opening.interval[0]:.3f} to {opening.interval[1]:.3f}" if opening.interval else ""
-    return f"{metric} {value:.3f} on the test rows{interval}"
+    if not opening.interval:
+        return f"{metric} {value:.3f} on the test rows"
+    low, high = opening.interval
+    return f"{metric} {value:.3f} on the test rows, {100 * (1 - level):.3g}% interval {low:.3f} to {high:.3f}"
 
 
 def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | None) -> str:
@@ -68,7 +70,7 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     label = BASELINE_NAMES[TrialRecord.of(best).baseline or ""]
     gain, error = _gain(winner, best, sign)
     metric = (study.metric_names or ["value"])[0]
-    ends = f" (standard error {100 * error:.1f})" if error else ""
+    ends = f" (standard error {difference(error, metric).lstrip('+')})" if error else ""
     said = f"{difference(abs(gain), metric)} {unit(metric)}{ends}"
     if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
         return f"It is better than the best baseline, {label}, by {said}: the search was worth it."

@@ -35,7 +35,7 @@ from promptgraft.search.running.ray_session import (
 )
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
-from promptgraft.search.sampling import baseline_candidates, with_pool
+from promptgraft.search.sampling import baseline_candidates, queue_baselines, with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import Heartbeat, Outcome, open_storage, until_storage_answers, wait_for_storage
 from promptgraft.search.study import GrowSection, Study, model_path
@@ -86,7 +86,7 @@ def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyL
     record_study(stored, study, limits.trials)
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
-        ledger.queue_baselines(baseline_candidates(study))
+        queue_baselines(stored, storage, baseline_candidates(study))
     return ledger
 
 

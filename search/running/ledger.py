@@ -30,7 +30,6 @@ from promptgraft.search.storage import (
     StudyRecord,
     TrialRecord,
     base_name,
-    baseline_attrs,
     candidate_attrs,
     enqueued_parameters,
     failure_attrs,
@@ -183,20 +182,6 @@ class StudyLedger:
             record_growth(self.study, round_, growth)
             self.refresh()
         return self.pool
-
-    @wait_for_storage
-    def queue_baselines(self, candidates: Mapping[str, Candidate]) -> None:
-        """Queue a new study's first trials.
-
-        Args:
-            candidates: Name -> candidate.
-        """
-        with study_lock(self.storage, self.study.study_name):
-            self.refresh()
-            queued = {TrialRecord.of(trial).baseline for trial in self.trials}
-            for name, candidate in candidates.items():
-                if name not in queued:
-                    self.study.enqueue_trial({}, user_attrs=baseline_attrs(name, candidate))
 
     @wait_for_storage
     def ask(self, wanted: int | None = None) -> Asked | None:

@@ -6,6 +6,7 @@ from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
     from promptgraft.search.sampling.baselines import baseline_candidates as baseline_candidates
+    from promptgraft.search.sampling.baselines import queue_baselines as queue_baselines
     from promptgraft.search.sampling.fold_race import FoldRace as FoldRace
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates
     from promptgraft.search.sampling.pool import record_growth as record_growth

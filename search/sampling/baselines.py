@@ -1,7 +1,12 @@
 """Baselines: what a user would try without a search. They are a study's first trials, raced with all others."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+import optuna
+from optuna.storages import RDBStorage
+
+from promptgraft.search.storage import TrialRecord, baseline_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate, extremes
@@ -62,3 +67,18 @@ def _updates(study: Study) -> int:
         epochs = EPOCHS * len(study.target.labelled) // Candidate("", "").batch_size
         return max(searched, min(MOST_UPDATES, max(LEAST_UPDATES, epochs)))
     return searched or LEAST_UPDATES
+
+
+def queue_baselines(stored: optuna.Study, storage: RDBStorage, candidates: Mapping[str, Candidate]) -> None:
+    """Queue a new study's first trials; those that were queued before aren't queued again.
+
+    Args:
+        stored: The study.
+        storage: What holds it.
+        candidates: Name -> candidate.
+    """
+    with study_lock(storage, stored.study_name):
+        queued = {TrialRecord.of(trial).baseline for trial in stored.get_trials(deepcopy=False)}
+        for name, candidate in candidates.items():
+            if name not in queued:
+                stored.enqueue_trial({}, user_attrs=baseline_attrs(name, candidate))

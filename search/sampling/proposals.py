@@ -131,7 +131,7 @@ class Proposals:
 
     def baseline(self, candidate: Candidate) -> Proposal:
         """Propose a baseline, with its parameters if it is a point of the space."""
-        values = present_parameters(dict(candidate.to_dict()), {}, self.distributions)
+        values = present_parameters(candidate.to_dict(), {}, self.distributions)
         proposal = self.fixed(values)
         if proposal.candidate.key == candidate.key:
             return proposal

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from promptgraft.search.study.loading import model_path as model_path
     from promptgraft.search.study.schema import BudgetSection as BudgetSection
     from promptgraft.search.study.schema import EngineSection as EngineSection
-    from promptgraft.search.study.schema import GrowSection as GrowSection
     from promptgraft.search.study.schema import JudgingSection as JudgingSection
     from promptgraft.search.study.schema import ResourcesSection as ResourcesSection
+    from promptgraft.search.study.space_schema import GrowSection as GrowSection
     from promptgraft.search.study.units import next_moment as next_moment
     from promptgraft.search.study.units import parse_seconds as parse_seconds
     from promptgraft.search.study.yaml_lines import LinedYaml as LinedYaml

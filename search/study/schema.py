@@ -1,4 +1,4 @@
-"""The schema of a study file."""
+"""The schema of a study file; that of its search space is in `space_schema`."""
 
 import os
 from collections.abc import Mapping
@@ -6,21 +6,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from promptgraft.search.study.space_schema import OneOrMore, Section, SpaceSection
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
-
-
-class Section(BaseModel):
-    """A mapping in a study file; immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
 
 
 def _fields(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
-
-
-def _words(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _moment(value: Any) -> Any:
@@ -28,7 +19,6 @@ def _moment(value: Any) -> Any:
     return value
 
 
-OneOrMore = BeforeValidator(_words, json_schema_input_type=tuple[str, ...] | str)
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
@@ -36,7 +26,6 @@ Baseline = Literal[
     "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
 ]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
-Words = Annotated[tuple[str, ...], OneOrMore]
 
 
 class BackboneSection(Section):
@@ -157,151 +146,6 @@ class TargetSection(TaskSection):
         if value is not None and info.data.get("shots") is not None:
             raise ValueError(f"{info.field_name} is not supported together with shots; use train_rows")
         return value
-
-
-def _range_or_choices(value: Any) -> Any:
-    """Read a bare value or list as choices."""
-    if isinstance(value, list):
-        return {"choices": value}
-    return value if isinstance(value, dict) else {"choices": [value]}
-
-
-class ConditionSection(Section):
-    """Condition under which a parameter is used."""
-
-    parameter: str = Field(description="Name of the parameter that the condition is on.")
-    choices: Annotated[
-        tuple[Any, ...], BeforeValidator(lambda v: v if isinstance(v, list) else [v], json_schema_input_type=Any)
-    ] = Field((), description="Values of it for which the condition holds.")
-    above: float | None = Field(None, description="Or a bound: the condition holds for greater values.")
-
-
-class ParameterSection(Section):
-    """A fixed value, a list of choices, or a range."""
-
-    choices: tuple[Any, ...] | None = Field(None, description="List of choices; a bare value or list is short for it.")
-    low: float | None = Field(None, description="Lower end of a range.")
-    high: float | None = Field(None, description="Upper end of a range.")
-    step: float | None = Field(None, description="Distance between values of the range.")
-    log: bool = Field(False, description="Whether to sample the range on a logarithmic scale.")
-    when: ConditionSection | None = Field(
-        None, description="Condition under which the parameter is used; always if left out."
-    )
-
-
-Searched = Annotated[
-    ParameterSection | None,
-    BeforeValidator(
-        _range_or_choices, json_schema_input_type=ParameterSection | list[Any] | str | int | float | bool | None
-    ),
-]
-
-
-class DemonstrationsSection(Section):
-    """In-context examples: labelled training rows before the prompt."""
-
-    count: Searched = Field(None, description="Number of demonstrations.")
-    choice: Searched = Field(None, description="Selection: random, balanced or nearest.")
-    order: Searched = Field(None, description="Order: random, alternating or nearest_last.")
-
-
-class SoftPromptSection(Section):
-    """Trainable vectors that are added to the prompt."""
-
-    length: Searched = Field(None, description="Number of vectors; 0 for no soft prompt.")
-    init: Searched = Field(None, description="Initial values: vocabulary, label_words, template or source.")
-    place: Searched = Field(None, description="Position: prefix, suffix, layer K or deep.")
-    parametrization: Searched = Field(
-        None, description="What is trained: the vectors (direct), or a network that makes them (mlp, lstm)."
-    )
-
-
-class AdapterSection(Section):
-    """Adapters, trained in place of the weights of layers that are not frozen."""
-
-    method: Searched = Field(None, description="Method: none, lora or ia3.")
-    rank: Searched = Field(None, description="Rank of LoRA's matrices.")
-
-
-class WriterSection(Section):
-    """A language model that writes templates."""
-
-    path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: Literal["masked_lm", "causal_lm"] = Field(description="Kind of model.")
-
-
-class GrowSection(Section):
-    """Growth of the template pool while the study runs."""
-
-    sources: Annotated[tuple[str, ...], OneOrMore] = Field(
-        ("mutation", "crossover"), min_length=1, description="Names of the sources."
-    )
-    every: int = Field(
-        8, ge=1, description="Number of finished trials between two rounds; the first round is at the start."
-    )
-    size: int = Field(4, ge=1, description="Number of templates that join in a round.")
-    limit: int = Field(32, ge=2, description="Largest number of templates, including those of this file.")
-    verbalizers: int = Field(
-        0, ge=0, description="Number of verbalizers that join in a round, drafted for the best template."
-    )
-    label_words: int = Field(1, ge=1, le=20, description="Number of label words per label in them.")
-    verbalizer_sources: Annotated[tuple[str, ...], OneOrMore] = Field(
-        ("likelihood",), min_length=1, description="Names of the sources."
-    )
-    writer: WriterSection | None = Field(
-        None, description="Model that writes templates; the backbone if left out and able to."
-    )
-
-
-class SpaceSection(Section):
-    """The search space."""
-
-    templates: dict[str, str] = Field({}, description="Templates by name, in jinja2's syntax.")
-    promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
-    grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
-    verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
-    head: Searched = Field(None, description="Output head of an encoder: label_words, linear or probe.")
-    pooling: Searched = Field(None, description="Text embedding of an encoder: mean, first or last token.")
-    demonstrations: DemonstrationsSection = Field(
-        DemonstrationsSection(), description="In-context examples before the prompt."
-    )
-    soft_prompt: SoftPromptSection = Field(SoftPromptSection(), description="The soft prompt.")
-    frozen_layers: Searched = Field(
-        None, description="Number of lowest layers to freeze; from 1 on, the embeddings are frozen, too."
-    )
-    adapter: AdapterSection = Field(AdapterSection(), description="Adapters in place of unfrozen weights.")
-    source_steps: Searched = Field(None, description="Number of updates on the source before the migration.")
-    source_objective: Searched = Field(
-        None, description="What the source stage minimises: classification or contrastive loss."
-    )
-    alpha: Searched = Field(None, description="Weight of the source loss after the migration, in [0, 1].")
-    source: Searched = Field(None, description="Name of the source to use, out of several `sources`.")
-    contrastive_steps: Searched = Field(None, description="Number of contrastive updates after the migration.")
-    steps: Searched = Field(None, description="Number of updates after the migration, and after those.")
-    batch_size: Searched = Field(None, description="Rows of each task per update.")
-    learning_rate: Searched = Field(None, description="Learning rate of the migrated weights, or of their adapters.")
-    prompt_learning_rate: Searched = Field(None, description="Learning rate of the soft prompt and the head.")
-    layer_decay: Searched = Field(None, description="Factor of the learning rate from each layer to the one below.")
-    weight_decay: Searched = Field(None, description="AdamW's weight decay.")
-    warmup: Searched = Field(None, description="Share of the updates over which learning rates rise.")
-    label_smoothing: Searched = Field(None, description="Share of each label that is spread over all labels.")
-    class_weights: Searched = Field(None, description="Weights of rows by label frequency: none or balanced.")
-    probe_c: Searched = Field(None, description="Inverse strength of the probe's ridge penalty.")
-    calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
-    custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
-
-    def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
-        """Return the parameters that the file sets, by their path below `space`."""
-        found: dict[tuple[str, ...], ParameterSection | None] = {}
-        for name in type(self).model_fields:
-            section = getattr(self, name)
-            if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection):
-                found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
-            elif name == "custom":
-                found |= {(name, own): described for own, described in section.items()}
-            elif name not in ("templates", "promptsource", "grow", "verbalizers"):
-                found[name,] = section
-        return {path: section for path, section in found.items() if section is not None}
 
 
 class EvaluationSection(Section):

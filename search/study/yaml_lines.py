@@ -1,15 +1,18 @@
 """YAML 1.2 with the line of every value, for error messages that point."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from promptgraft.spaces import InvalidInputError
+
+T = TypeVar("T")
 
 # A few lines of aliases can stand for billions of values.
 MAX_VALUES = 100_000
@@ -102,6 +105,40 @@ class LinedYaml:
     def problem(self, location: Location, message: str) -> Problem:
         """Describe a problem with the value at `location`."""
         return Problem(".".join(str(part) for part in location), self.line(location), message)
+
+
+class ProblemCollector:
+    """Collects every problem of a study file.
+
+    Args:
+        yaml: The file.
+        problems: Where they go; a new list if None.
+
+    Attributes:
+        problems: What was found so far.
+    """
+
+    def __init__(self, yaml: LinedYaml, problems: list[Problem] | None = None) -> None:
+        self.yaml = yaml
+        self.problems: list[Problem] = [] if problems is None else problems
+
+    def add(self, location: Location, message: str) -> None:
+        """Note a problem with the value at a location."""
+        self.problems.append(self.yaml.problem(location, message))
+
+    @contextmanager
+    def collecting(self, location: Location) -> Iterator[None]:
+        """Note what is raised inside, and go on behind it."""
+        try:
+            yield
+        except InvalidInputError as error:
+            self.add(location, str(error))
+
+    def attempt(self, location: Location, build: Callable[[], T]) -> T | None:
+        """Build something; note why it can't be built and return None, if so."""
+        with self.collecting(location):
+            return build()
+        return None
 
 
 def _count(node: Any, known: dict[int, int]) -> int:

@@ -14,21 +14,12 @@ from promptgraft.objectives.data import WHOLE, Split
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Evaluation, Objective, Result, checkpoint_name, checkpoints
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, SoftPrompt
 from tests.support.models import TinyModels
-from tests.support.specs import TEMPLATES, VERBALIZERS, small_spec
+from tests.support.specs import TEMPLATES, TRAINED, VERBALIZERS, small_spec
 
 FOLDS = 3
-BASE = Candidate(
-    template=TEMPLATES[0].id,
-    verbalizer=VERBALIZERS[0].id,
-    frozen_layers=1,
-    source_steps=3,
-    alpha=0.5,
-    steps=6,
-    batch_size=4,
-    learning_rate=1e-2,
-)
+BASE = replace(TRAINED, soft_prompt=SoftPrompt(), steps=6)
 OTHER = replace(BASE, source_steps=2, learning_rate=1e-3)
 
 

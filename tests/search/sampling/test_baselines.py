@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from promptgraft.search.running.retries import Loss
-from promptgraft.search.sampling import baseline_candidates
+from promptgraft.search.sampling import baseline_candidates, queue_baselines
 from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import load_study
 from tests.support.models import TinyModels
@@ -56,7 +56,7 @@ def test_they_are_asked_for_first_and_once(write_study: WriteStudy, tmp_path: Pa
     study = load_study(write_study(baselines=ALL[2:4], space={**prompts(), "steps": [4, 6]}))
     book = open_ledger(tmp_path / "own", study.objective.space)
     for _ in range(2):
-        book.queue_baselines(baseline_candidates(study))
+        queue_baselines(book.study, book.storage, baseline_candidates(study))
     asked = [book.ask() for _ in range(3)]
     recorded = [TrialRecord.of(trial).baseline for trial in book.study.get_trials()]
     assert recorded == [*ALL[2:4], None]
@@ -67,7 +67,7 @@ def test_one_outside_of_the_space_teaches_the_sampler_nothing(tmp_path: Path, wr
     """It has no parameters, and one such trial must not keep Optuna from seeing those of the others."""
     probe = baseline_candidates(load_study(write_study(baselines=["linear_probe"])))["linear_probe"]
     book = open_ledger(tmp_path / "own", WIDE)
-    book.queue_baselines({"linear_probe": probe})
+    queue_baselines(book.study, book.storage, {"linear_probe": probe})
     first = book.ask()
     assert first is not None
     assert first.candidate == probe
@@ -87,7 +87,7 @@ def test_one_outside_of_the_space_teaches_the_sampler_nothing(tmp_path: Path, wr
 def test_one_that_is_lost_is_queued_again_as_what_it_is(tmp_path: Path, write_study: WriteStudy) -> None:
     probe = baseline_candidates(load_study(write_study(baselines=["linear_probe"])))["linear_probe"]
     book = open_ledger(tmp_path / "own", WIDE)
-    book.queue_baselines({"linear_probe": probe})
+    queue_baselines(book.study, book.storage, {"linear_probe": probe})
     first = book.ask()
     assert first is not None
     book.lose(first.number, Loss.WORKER_DIED, "killed")

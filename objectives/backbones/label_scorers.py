@@ -1,0 +1,102 @@
+"""What reads labels off a backbone's hidden states: the contract of heads and vocabularies."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from promptgraft.objectives.layers import Known, PromptedStack
+from promptgraft.spaces import RenderedPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Encoded prompts, padded on the right.
+
+    Attributes:
+        input_ids: Token ids, shape (rows, tokens).
+        lengths: Tokens of each row, shape (rows,).
+        known: What the frozen layers make of the prompts, if that was computed before.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    known: Known | None = None
+
+
+class LabelScorer(nn.Module, ABC):
+    """Reads one logit per label off a backbone's hidden states; may hold trainable weights.
+
+    Attributes:
+        continues: Whether it lets the stack see tokens of a label word behind the prompt.
+        masks: How many mask tokens stand in the label's place.
+    """
+
+    continues = False
+    masks = 0
+
+    @abstractmethod
+    def encode(self, prompt: RenderedPrompt) -> list[int]:
+        """Return the token ids that the stack sees."""
+
+    @abstractmethod
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score each label.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+            labels: The labels to score.
+
+        Returns:
+            Logits, shape (rows, len(labels)).
+        """
+
+
+class VocabularyScorer(LabelScorer):
+    """Reads label words off a language model's own vocabulary."""
+
+    @abstractmethod
+    def vocabulary(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Score every token as the first one in the label's place.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+
+        Returns:
+            Log-probabilities in nats, shape (rows, vocabulary).
+        """
+
+
+class EmbeddingScorer(LabelScorer):
+    """Scores labels by an embedding of the text."""
+
+    @abstractmethod
+    def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
+        """Embed texts.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+
+        Returns:
+            Embeddings, shape (rows, hidden).
+        """
+
+
+def mean_over_words(scores: Mapping[tuple[int, ...], Tensor], words: Sequence[Sequence[tuple[int, ...]]]) -> Tensor:
+    """Average the probabilities of the words of each label.
+
+    Args:
+        scores: Label word -> its log-probability in each row, shape (rows,).
+        words: The words of each label.
+
+    Returns:
+        Log-probabilities, shape (rows, len(words)).
+    """
+    averages = [torch.logsumexp(torch.stack([scores[word] for word in own]), 0) - math.log(len(own)) for own in words]
+    return torch.stack(averages, dim=1)

@@ -1,0 +1,168 @@
+"""Commands about what a study found: its winner, the winner's bundle, and the report."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from promptgraft.search.exporting import Export
+
+app = typer.Typer()
+
+
+@app.command()
+@reported
+def best(
+    study: StudyArgument,
+    as_json: JsonOption = False,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Show the winner, or the best trial so far."""
+    from promptgraft.search.judging import verdict_lines
+    from promptgraft.search.reporting import front_lines
+    from promptgraft.search.reporting import summarize as summarise
+    from promptgraft.search.storage import NothingToExportError, StudyReference, to_json
+
+    summary = summarise(StudyReference.resolve(study, storage, workdir).load())
+    found = summary.best_trial
+    if found is None:
+        raise NothingToExportError(f"study {summary.study!r} has no COMPLETE trial yet")
+    if as_json:
+        typer.echo(json.dumps(to_json(found)))
+        return
+    typer.echo(summary.headline)
+    typer.echo(f"trial {found.number}: validation {summary.metric} {found.value:.4f}")
+    if found.float32 is not None:
+        typer.echo(f"  scored again in float32: {found.float32.value:.4f}")
+    for name, value in (found.candidate or {}).items():
+        typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+    for line in verdict_lines(summary.verdict, summary.metric):
+        typer.echo(line)
+    if summary.front:
+        typer.echo("Pareto front; export any of these trials with --trial N")
+        typer.echo("\n".join(front_lines(summary.front)))
+
+
+@app.command()
+@reported
+def export(
+    study: StudyArgument,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial to export.  [default: the winner]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Export the winner although a baseline is shown to be better.")
+    ] = False,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Score this trial on the test set although another one was; recorded.")
+    ] = False,
+    with_backbone: Annotated[
+        bool, typer.Option("--with-backbone", help="Copy the backbone into the bundle, which is then self-contained.")
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Number of validation rows to store in the bundle in clear text, for verify.")
+    ] = 32,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Write the winner as a bundle, and compare it with baselines on the test set."""
+    from promptgraft.search.exporting import ExportOptions, export_winner
+    from promptgraft.search.judging import headline_of, transfer_lines
+    from promptgraft.search.reporting import reading_line
+    from promptgraft.search.sampling import with_pool
+    from promptgraft.search.storage import StudyRecord, StudyReference
+    from promptgraft.search.study import load_study
+
+    reference = StudyReference.resolve(study, storage, workdir)
+    optuna_study = reference.load()
+    loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
+    options = ExportOptions(
+        output=output, trial=trial, anyway=anyway, reopen=reopen, with_backbone=with_backbone, examples=examples
+    )
+    exported = export_winner(loaded, optuna_study, reference.folder, options, partial(typer.echo, err=True))
+    metric = loaded.file.metric
+    typer.echo(headline_of(optuna_study))
+    if not exported.held_out:
+        opened = ", ".join(map(str, exported.openings))
+        typer.echo(
+            f"the test set stays sealed: it was opened for trial {opened}, and a choice among scores on it would"
+        )
+        typer.echo("be biased; --reopen scores this trial on it, too, and is recorded")
+    if exported.held_out:
+        console().print(_test_set_table(exported, metric))
+    if exported.interval:
+        low, high = exported.interval
+        typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
+    for line in transfer_lines(exported.transfer, metric):
+        typer.echo(line)
+    reading = StudyRecord.of(optuna_study).reading(exported.trial)
+    if reading:
+        typer.echo(reading_line(reading, metric))
+    if exported.held_out and len(exported.openings) > 1:
+        typer.echo(
+            f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"
+        )
+    typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and therefore optimistic")
+    if exported.repeats:
+        found = exported.repeats
+        shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
+        typer.echo(f"its {len(found.values)} reruns on other seeds and splits: {metric} {shown}")
+    typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
+
+
+def _test_set_table(exported: "Export", metric: str) -> "Table":
+    from rich.table import Table
+
+    names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    table = Table(title=f"test set, {exported.test_rows} rows", title_justify="left")
+    table.add_column("system")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in exported.held_out:
+        table.add_row(row.name, *[f"{row.metrics[name]:.3f}" for name in names])
+    return table
+
+
+@app.command()
+@reported
+def report(
+    study: StudyArgument,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write.  [default: runs/NAME/report.html]")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the facts as one JSON object, and write no page.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Folder to write the tables to, as CSV files.")] = None,
+    storage: StorageOption = None,
+    workdir: WorkdirOption = None,
+) -> None:
+    """Write the results of a study as one HTML page; a sealed test set stays sealed."""
+    from promptgraft.search.reporting import collect_facts as collect
+    from promptgraft.search.reporting import fact_tables, study_with_rows
+    from promptgraft.search.storage import StudyReference, to_json
+
+    reference = StudyReference.resolve(study, storage, workdir)
+    stored = reference.load()
+    loaded, reason = study_with_rows(reference, stored)
+    facts = collect(stored, loaded, reference.folder.files(), reason)
+    if csv is not None:
+        csv.mkdir(parents=True, exist_ok=True)
+        for name, table in fact_tables(facts).items():
+            table.to_csv(csv / f"{name}.csv", index=False)
+    if as_json:
+        typer.echo(json.dumps(to_json(facts), allow_nan=False))
+        return
+    from promptgraft.search.reporting import render_page
+
+    path = output or reference.folder.path / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_page(facts), encoding="utf-8")
+    for missing in facts.missing:
+        typer.echo(f"left out: {missing}", err=True)
+    typer.echo(f"report of {reference.name}: {path}")

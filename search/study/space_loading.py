@@ -1,0 +1,155 @@
+"""The search space of a study file: templates, label words and parameters, checked against backbone and tasks."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.data import Task, all_labels
+from promptgraft.search.study.backbone_checks import architecture_of, check_served
+from promptgraft.search.study.promptsource import Imported, read_promptsource
+from promptgraft.search.study.schema import StudyFile
+from promptgraft.search.study.space_schema import ParameterSection
+from promptgraft.search.study.yaml_lines import LinedYaml, Problem, ProblemCollector
+from promptgraft.spaces import (
+    DIMENSIONS,
+    Condition,
+    InvalidInputError,
+    Parameter,
+    SearchSpace,
+    StudyFacts,
+    Template,
+    Verbalizer,
+    check_parameter,
+    dimension_of,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class SpaceLoader(ProblemCollector):
+    """Builds the search space of a study file.
+
+    Args:
+        yaml: The file.
+        problems: Where problems go.
+        file: Its content.
+        model_type: The backbone's architecture; None if it couldn't be read.
+    """
+
+    def __init__(self, yaml: LinedYaml, problems: list[Problem], file: StudyFile, model_type: str | None) -> None:
+        super().__init__(yaml, problems)
+        self.file = file
+        self.model_type = model_type
+        self.folder = yaml.path.resolve().parent
+
+    def read(self, facts: StudyFacts, target: Task | None, sources: Mapping[str, Task]) -> SearchSpace | None:
+        """Build the search space; None if anything is wrong with it.
+
+        Args:
+            facts: What decides which hyperparameters can have an effect.
+            target: The target task; None if it couldn't be loaded.
+            sources: The source tasks, by name.
+        """
+        file = self.file
+        before = len(self.problems)
+        fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
+        templates = [
+            self.attempt(("space", "templates", name), partial(self._template, name, text, fields))
+            for name, text in file.space.templates.items()
+        ]
+        labels = all_labels(target, sources.values()) if target else ()
+        verbalizers = [
+            self.attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
+            for name, words in file.space.verbalizers.items()
+        ]
+        if target is not None:
+            for imported in self._imported(target, sorted(fields)):
+                texts = {template.text for template in templates if template}
+                templates += [template for template in imported.templates if template.text not in texts]
+                known = [entry.words for entry in verbalizers if entry]
+                verbalizers += [entry for entry in imported.verbalizers if entry.words not in known]
+        parameters = self._parameters(facts, [*([target] if target else []), *sources.values()])
+        self._check_growth()
+        if len(self.problems) > before:
+            return None
+        return self.attempt(
+            ("space",),
+            lambda: SearchSpace(
+                tuple(entry for entry in templates if entry),
+                tuple(entry for entry in verbalizers if entry),
+                tuple(parameters),
+                facts,
+            ),
+        )
+
+    def _imported(self, target: Task, fields: list[str]) -> Iterator[Imported]:
+        for index, name in enumerate(self.file.space.promptsource):
+            with self.collecting(("space", "promptsource", index)):
+                imported = read_promptsource(self.folder / name, target.labels, fields)
+                if FAMILIES[self.file.backbone.family].label_last:
+                    imported = imported.that_end_with_the_label()
+                for skipped, reason in imported.skipped.items():
+                    logger.warning("%s: template %r is left out: %s", name, skipped, reason)
+                yield imported
+
+    def _check_growth(self) -> None:
+        grow = self.file.space.grow
+        if grow is None:
+            return
+        from promptgraft.objectives.growth import NEEDS_WRITER, TEMPLATE_SOURCES, VERBALIZER_SOURCES
+
+        family = grow.writer.family if grow.writer else self.file.backbone.family
+        for source in grow.verbalizer_sources:
+            with self.collecting(("space", "grow", "verbalizer_sources")):
+                VERBALIZER_SOURCES[source]
+        searched = grow.verbalizers and "likelihood" in grow.verbalizer_sources
+        if searched and FAMILIES[self.file.backbone.family].encoder_decoder:
+            self.add(
+                ("space", "grow", "verbalizers"),
+                "must be 0: label words can't be searched with a seq2seq model; or name other verbalizer_sources",
+            )
+        for source in grow.sources:
+            with self.collecting(("space", "grow", "sources")):
+                TEMPLATE_SOURCES[source]
+                needed = NEEDS_WRITER.get(source, family)
+                if needed != family:
+                    raise InvalidInputError(
+                        f"{source!r} needs a {needed} that writes, and {family} is none; name one, as "
+                        f"space.grow.writer: {{path: ..., family: {needed}}}"
+                    )
+
+    def _template(self, name: str, text: str, fields: set[str]) -> Template:
+        template = Template(name, text)
+        template.check_fields(sorted(fields))
+        if FAMILIES[self.file.backbone.family].label_last:
+            template.check_label_last()
+        return template
+
+    def _parameters(self, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
+        described = {".".join(path): (path, section) for path, section in self.file.space.described().items()}
+        if self.file.sources:
+            described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
+        parameters, model = [], architecture_of(self.file.backbone, facts.n_layers, self.model_type)
+        for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
+            if name not in described:
+                continue
+            path, section = described[name]
+            with self.collecting(("space", *path)):
+                dimension = dimension_of(name)
+                when = None
+                if section.when is not None:
+                    when = Condition(section.when.parameter, section.when.choices, section.when.above)
+                parameter = dimension.parameter(
+                    section.choices, section.low, section.high, section.step, section.log, when
+                )
+                check_parameter(parameter, facts)
+                parameters.append(parameter)
+                check_served(model, parameter, tasks)
+        return parameters
+
+
+def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[str]) -> Verbalizer:
+    verbalizer = Verbalizer(name, words)
+    verbalizer.check_labels(labels)
+    return verbalizer
