@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from promptgraft.bundles.folder import write_bundle as write_bundle
     from promptgraft.bundles.manifest import LOCK_FILE as LOCK_FILE
     from promptgraft.bundles.manifest import BackboneReference as BackboneReference
+    from promptgraft.bundles.manifest import CoveragePoint as CoveragePoint
     from promptgraft.bundles.manifest import Examples as Examples
     from promptgraft.bundles.manifest import Manifest as Manifest
+    from promptgraft.bundles.manifest import MemberPart as MemberPart
     from promptgraft.bundles.manifest import TemplatePart as TemplatePart
     from promptgraft.bundles.manifest import VerbalizerPart as VerbalizerPart
     from promptgraft.bundles.manifest import demonstration_rows as demonstration_rows

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,7 +20,6 @@ from torch import Tensor
 from promptgraft.bundles.manifest import (
     BACKBONE_FOLDER,
     CARD_FILE,
-    DELTA_FILE,
     EXAMPLES_FILE,
     LOCK_FILE,
     MANIFEST_FILE,
@@ -43,7 +42,7 @@ def file_sha256(path: Path) -> str:
 def write_bundle(
     folder: Path,
     manifest: Manifest,
-    delta: Mapping[str, Tensor],
+    deltas: Sequence[Mapping[str, Tensor]],
     card: str,
     examples: Examples | None = None,
     backbone: Path | None = None,
@@ -56,7 +55,7 @@ def write_bundle(
     Args:
         folder: Where to; an earlier bundle there is replaced.
         manifest: Its manifest, without `files` and `versions`.
-        delta: The weights that differ from the backbone's, and the attached ones.
+        deltas: Of each model, the weights that differ from the backbone's, and the attached ones.
         card: The model card, in Markdown.
         examples: Rows with the trial's logits; none if the rows must not leave the study.
         backbone: Folder of the pretrained model, if the bundle is to bring it along.
@@ -69,7 +68,9 @@ def write_bundle(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
         partial = Path(name)
         partial.chmod(folder.stat().st_mode)  # Who may read the folder may read its files.
-        FileStore(str(partial)).write_tensors(DELTA_FILE, delta)
+        weights = dict(zip((member.file for member in manifest.models), deltas, strict=True))
+        for name, delta in weights.items():
+            FileStore(str(partial)).write_tensors(name, delta)
         texts = {CARD_FILE: card, LOCK_FILE: "\n".join(locked_requirements()) + "\n"}
         if examples is not None:
             texts[EXAMPLES_FILE] = examples.model_dump_json() + "\n"
@@ -80,7 +81,7 @@ def write_bundle(
             for name in manifest.backbone.files:
                 shutil.copyfile(backbone / name, partial / BACKBONE_FOLDER / name)
         reference = manifest.backbone.model_copy(update={"bundled": backbone is not None})
-        files = {name: file_sha256(partial / name) for name in (DELTA_FILE, *texts)}
+        files = {name: file_sha256(partial / name) for name in (*weights, *texts)}
         versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
         written = manifest.model_copy(update={"files": files, "versions": versions, "backbone": reference})
         text = written.to_json()
@@ -93,7 +94,8 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     """Move a bundle's files into the folder, the manifest last: it tells a bundle that was replaced in part only."""
     if (folder / BACKBONE_FOLDER).exists():
         (folder / BACKBONE_FOLDER).rename(partial / "earlier")
-    for name in (BACKBONE_FOLDER, DELTA_FILE, CARD_FILE, EXAMPLES_FILE, LOCK_FILE, MANIFEST_FILE):
+    deltas = sorted({path.name for own in (partial, folder) for path in own.glob("delta*.safetensors")})
+    for name in (BACKBONE_FOLDER, *deltas, CARD_FILE, EXAMPLES_FILE, LOCK_FILE, MANIFEST_FILE):
         if (partial / name).exists():
             (partial / name).replace(folder / name)
         elif name != BACKBONE_FOLDER:

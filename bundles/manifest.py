@@ -1,7 +1,7 @@
 """What a bundle says of itself: everything that production needs of a winner, as data; nothing in it is code."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -91,6 +91,77 @@ class Examples(_Part):
     logits: tuple[tuple[float, ...], ...]
 
 
+class MemberPart(_Part):
+    """A model of an ensemble.
+
+    Attributes:
+        trial: Number of its trial.
+        weight: Its share of the ensemble's probabilities.
+        file: Its weights.
+        candidate: The candidate, by parameter name.
+        template: The template.
+        verbalizer: The verbalizer; None if the head uses none.
+        demonstrations: Training rows that are shown in front of a prompt, in the order of preference; all of them where
+            each prompt is shown those nearest to it.
+    """
+
+    trial: int
+    weight: float = Field(gt=0, le=1)
+    file: str = Field(pattern=r"^delta(-\d+)?\.safetensors$")
+    candidate: dict[str, Any]
+    template: TemplatePart
+    verbalizer: VerbalizerPart | None
+    demonstrations: tuple[DemonstrationRow, ...] = ()
+
+    def parts(
+        self, head_labels: Sequence[str], columns: Mapping[str, str]
+    ) -> tuple[Candidate, Template, Verbalizer | None]:
+        """Build the candidate, its template and its verbalizer.
+
+        Args:
+            head_labels: Labels that the head was built for.
+            columns: Template field -> column of the input table.
+
+        Raises:
+            InvalidInputError: If they don't make sense, or the verbalizer lacks words for a label.
+        """
+        verbalizer = None
+        if self.verbalizer is not None:
+            verbalizer = Verbalizer(self.verbalizer.name, self.verbalizer.words)
+            verbalizer.check_labels(head_labels)
+        template = Template(self.template.name, self.template.text)
+        template.check_fields(columns)
+        return self._candidate(), template, verbalizer
+
+    def _candidate(self) -> Candidate:
+        values: dict[str, Any] = {}
+        for name, value in self.candidate.items():
+            if name in DIMENSIONS:
+                value = DIMENSIONS[name].check(value)
+            elif not isinstance(value, str | int | float):
+                raise InvalidInputError(f"{name} must be a string or a number, got {value!r}")
+            values[name] = value
+        return Candidate.from_values(values)
+
+
+# Fields that came after version 2 was released; they are left out where they say nothing, which keeps older digests.
+_LATER: Mapping[str, object] = {"members": (), "temperature": 1.0, "coverage": ()}
+
+
+class CoveragePoint(_Part):
+    """What a model is right about if the rows of which it is least sure are left to a person.
+
+    Attributes:
+        threshold: Smallest probability of the likeliest label at which the model decides.
+        coverage: Share of the rows that it decides on.
+        accuracy: Share of these that it gets right.
+    """
+
+    threshold: float
+    coverage: float
+    accuracy: float
+
+
 class Manifest(_Part):
     """What a bundle says of itself.
 
@@ -112,6 +183,9 @@ class Manifest(_Part):
         data: `target rows`, `source rows` and `test rows` -> hash of those that the study was started with.
         demonstrations: Training rows that are shown in front of a prompt, in the order of preference; all of them where
             each prompt is shown those nearest to it.
+        members: The other models of an ensemble, which the trial leads; the trial has what their weights leave of 1.
+        temperature: What logits are divided by before they become probabilities.
+        coverage: What it is right about, by how sure it must be; on rows out of their fold.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it; `requirements.txt` has all that these need.
         digest: SHA-256 of this manifest, written as it is with an empty digest.
@@ -133,6 +207,9 @@ class Manifest(_Part):
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     data: dict[str, str | dict[str, str] | None] = {}
     demonstrations: tuple[DemonstrationRow, ...] = ()
+    members: tuple[MemberPart, ...] = ()
+    temperature: float = Field(1.0, gt=0)
+    coverage: tuple[CoveragePoint, ...] = ()
     files: dict[str, str] = {}
     versions: dict[str, str] = {}
     digest: str = ""
@@ -143,8 +220,12 @@ class Manifest(_Part):
             raise ValueError("labels must be two or more, each once")
         if not set(self.labels) <= set(self.head_labels):
             raise ValueError("labels must be among head_labels")
-        if not {entry.label for entry in self.demonstrations} <= set(self.labels):
+        rows = [*self.demonstrations, *(entry for member in self.members for entry in member.demonstrations)]
+        shown = {entry.label for entry in rows}
+        if not shown <= set(self.labels):
             raise ValueError("labels of demonstrations must be among labels")
+        if sum(member.weight for member in self.members) >= 1:
+            raise ValueError("weights of members must leave some for the trial itself")
         return self
 
     @property
@@ -152,46 +233,45 @@ class Manifest(_Part):
         """`study`, `trial` and `digest`: what others' records say of a bundle."""
         return {"study": self.study, "trial": self.trial, "digest": self.digest}
 
+    @property
+    def models(self) -> tuple[MemberPart, ...]:
+        """All models: the trial itself, then the other members of an ensemble."""
+        first = MemberPart(
+            trial=self.trial,
+            weight=1.0 - sum(member.weight for member in self.members),
+            file=DELTA_FILE,
+            candidate=self.candidate,
+            template=self.template,
+            verbalizer=self.verbalizer,
+            demonstrations=self.demonstrations,
+        )
+        return (first, *self.members)
+
     def to_json(self) -> str:
         """Write it as it stands in a bundle, with its digest."""
-        bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2)
+        silent = {name for name, default in _LATER.items() if getattr(self, name) == default}
+        bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2, exclude=silent)
         digest = hashlib.sha256(bare.encode()).hexdigest()
-        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2) + "\n"
+        return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=silent) + "\n"
 
     def parts(self) -> tuple[Candidate, Template, Verbalizer | None]:
-        """Build the candidate, its template and its verbalizer.
+        """Build the trial's candidate, its template and its verbalizer; see `MemberPart.parts`."""
+        return self.models[0].parts(self.head_labels, self.columns)
 
-        Raises:
-            InvalidInputError: If they don't make sense, or the verbalizer lacks words for a label.
-        """
-        verbalizer = None
-        if self.verbalizer is not None:
-            verbalizer = Verbalizer(self.verbalizer.name, self.verbalizer.words)
-            verbalizer.check_labels(self.head_labels)
-        template = Template(self.template.name, self.template.text)
-        template.check_fields(self.columns)
-        return self._candidate(), template, verbalizer
+    def pool(self, member: MemberPart | None = None) -> DemonstrationPool | None:
+        """Build a model's pool of demonstrations; None if its candidate has none.
 
-    def _candidate(self) -> Candidate:
-        values: dict[str, Any] = {}
-        for name, value in self.candidate.items():
-            if name in DIMENSIONS:
-                value = DIMENSIONS[name].check(value)
-            elif not isinstance(value, str | int | float):
-                raise InvalidInputError(f"{name} must be a string or a number, got {value!r}")
-            values[name] = value
-        return Candidate.from_values(values)
-
-    def pool(self) -> DemonstrationPool | None:
-        """Build the pool of demonstrations; None if the candidate has none.
+        Args:
+            member: The model; the trial itself if None.
 
         Raises:
             InvalidInputError: If there are too few rows.
         """
-        candidate, template, verbalizer = self.parts()
+        member = member or self.models[0]
+        candidate, template, verbalizer = member.parts(self.head_labels, self.columns)
         if not candidate.demonstrations.count or verbalizer is None:
             return None
-        rows = [Row(entry.fields, self.labels.index(entry.label)) for entry in self.demonstrations]
+        rows = [Row(entry.fields, self.labels.index(entry.label)) for entry in member.demonstrations]
         return DemonstrationPool(candidate.demonstrations, rows, self.labels, template, verbalizer)
 
 

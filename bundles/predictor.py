@@ -1,6 +1,7 @@
 """Predictions from a bundle; needs neither Optuna nor Ray."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -12,16 +13,41 @@ from safetensors.torch import load_file
 from scipy.special import softmax
 
 from promptgraft.bundles.folder import read_manifest
-from promptgraft.bundles.manifest import BACKBONE_FOLDER, DELTA_FILE
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, file_hashes
 from promptgraft.objectives.data import read_table
-from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.measures import mean_logits
+from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError
 
 # A row: template field -> value, or the value alone where there is but one field.
 Input = str | Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model of a bundle.
+
+    Attributes:
+        model: The backbone with all that the bundle puts on it.
+        pool: What demonstrations are chosen from; None if prompts show none.
+        weight: Its share of an ensemble's probabilities; 1 where it is alone.
+        changed: Names of the weights that its trial trained.
+    """
+
+    model: PromptedModel
+    pool: DemonstrationPool | None
+    weight: float
+    changed: frozenset[str]
+
+    def take_over(self, other: PromptedModel, names: Sequence[str]) -> None:
+        """Give up this one's copy of some weights for those of another model, which have the same values."""
+        theirs, own = other.weights(), self.model.weights()
+        for name in names:
+            own[name].data = theirs[name].data
+        self.model.backbone.weights.pristine = other.backbone.weights.pristine
 
 
 class Predictor:
@@ -36,9 +62,7 @@ class Predictor:
     Attributes:
         folder: The bundle.
         manifest: What it says of itself.
-        model: The backbone with all that the bundle puts on it.
-        changed: Names of the weights that the trial trained.
-        pool: What demonstrations are chosen from; None if prompts show none.
+        members: Its models: more than one if it holds an ensemble. They share the weights that none has changed.
 
     Raises:
         InvalidInputError: If the bundle or the backbone is not the recorded one.
@@ -67,7 +91,6 @@ class Predictor:
                     f"{path}: {name} is not the file that this bundle was trained with; pass the right model "
                     "with --backbone"
                 )
-        candidate, template, verbalizer = self.manifest.parts()
         if reference.trust_remote_code and not trust_remote_code:
             raise InvalidInputError(
                 f"{path} needs Python code of its own; read it, and if you trust it, pass --trust-remote-code"
@@ -80,35 +103,58 @@ class Predictor:
             dtype=reference.dtype,
             attn_implementation=reference.attn_implementation,
         )
-        loaded = BACKBONES[reference.family](spec, device or choose_device())
-        self.model = PromptedModel(
-            loaded, candidate, template, verbalizer, self.manifest.head_labels, self.manifest.seed
-        )
-        self.pool = self.manifest.pool()
         self._lock = Lock()
-        delta = load_file(folder / DELTA_FILE)
-        self.changed = tuple(delta)
+        members: list[LoadedModel] = []
+        for part in self.manifest.models:
+            loaded = self._load(part, spec, device or choose_device())
+            if members:
+                first = members[0]
+                common = first.model.weights().keys() & loaded.model.weights().keys()
+                loaded.take_over(first.model, sorted(common - first.changed - loaded.changed))
+            members.append(loaded)
+        self.members = tuple(members)
+
+    def _load(self, part: MemberPart, spec: BackboneSpec, device: torch.device) -> LoadedModel:
+        manifest, file = self.manifest, self.folder / part.file
+        candidate, template, verbalizer = part.parts(manifest.head_labels, manifest.columns)
+        backbone = BACKBONES[spec.family](spec, device)
+        model = PromptedModel(backbone, candidate, template, verbalizer, manifest.head_labels, manifest.seed)
+        delta = load_file(file)
         try:
-            self.model.load(delta)
+            model.load(delta)
         except (KeyError, RuntimeError) as error:
+            raise InvalidInputError(f"{file} holds weights that don't fit the manifest's candidate: {error}") from error
+        if candidate.calibration != "none" and model.bias is None:
             raise InvalidInputError(
-                f"{folder / DELTA_FILE} holds weights that don't fit the manifest's candidate: {error}"
-            ) from error
-        if candidate.calibration != "none" and self.model.bias is None:
-            raise InvalidInputError(
-                f"{folder / DELTA_FILE} has no calibration.bias, but the candidate's calibration is "
-                f"{candidate.calibration!r}; export the trial again"
+                f"{file} has no calibration.bias, but the candidate's calibration is {candidate.calibration!r}; "
+                "export the trial again"
             )
+        return LoadedModel(model, manifest.pool(part), part.weight, frozenset(delta))
 
     def share_weights(self, other: "Predictor") -> None:
         """Give up this one's copy of the weights for those of another predictor of the same bundle.
 
         Each can then predict in a thread of its own, in the memory of one.
         """
-        theirs = other.model.weights()
-        for name, parameter in self.model.weights().items():
-            parameter.data = theirs[name].data
-        self.model.backbone.weights.pristine = other.model.backbone.weights.pristine
+        for own, theirs in zip(self.members, other.members, strict=True):
+            own.take_over(theirs.model, list(own.model.weights()))
+
+    def only_model(self, what: str) -> LoadedModel:
+        """Return the one model of a bundle that holds no ensemble.
+
+        Args:
+            what: What can't hold several, for the message.
+
+        Raises:
+            InvalidInputError: If it holds an ensemble.
+        """
+        if len(self.members) > 1:
+            trials = ", ".join(str(part.trial) for part in self.manifest.models)
+            raise InvalidInputError(
+                f"{self.folder} is an ensemble of the trials {trials}, and {what} holds one model only; export a "
+                f"single trial, as with --trial {self.manifest.trial}, and convert that"
+            )
+        return self.members[0]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,7 +167,8 @@ class Predictor:
 
     def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
         """Return each label's probability, shape (len(rows), len(labels)); see `logits`."""
-        probabilities: npt.NDArray[np.float64] = softmax(self.logits(rows).astype(np.float64), axis=1)
+        logits = self.logits(rows).astype(np.float64) / self.manifest.temperature
+        probabilities: npt.NDArray[np.float64] = softmax(logits, axis=1)
         return probabilities
 
     def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
@@ -131,17 +178,22 @@ class Predictor:
             rows: Template field -> value, one mapping a row; or texts, where templates have but one field.
 
         Returns:
-            Logits, shape (len(rows), len(labels)).
+            Logits before the temperature, shape (len(rows), len(labels)); those of an ensemble are the logarithms of
+            the mean probabilities.
 
         Raises:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
         """
         checked = [self._fields(number, row) for number, row in enumerate(rows)]
         with self._lock:
-            encoded = self.model.encode_fields(checked, self.pool)
-            scores = self.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
-        result: npt.NDArray[np.float32] = scores.numpy()
-        return result
+            scores = [self._score(member, checked) for member in self.members]
+        return mean_logits(scores, [member.weight for member in self.members])
+
+    def _score(self, member: LoadedModel, rows: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
+        encoded = member.model.encode_fields(rows, member.pool)
+        scores = member.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
+        found: npt.NDArray[np.float32] = scores.numpy()
+        return found
 
     def _fields(self, number: int, row: Input) -> Mapping[str, str]:
         names = list(self.manifest.columns)

@@ -105,12 +105,13 @@ def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    scorer, path = bundle.model.scorer, bundle.model.backbone.spec.path
+    loaded = bundle.only_model("an adapter of PEFT")
+    scorer, path = loaded.model.scorer, loaded.model.backbone.spec.path
     assert isinstance(scorer, CausalScorer)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder).eval()
     scores = torch.empty(len(rows), len(bundle.labels), dtype=torch.float64)
-    for place, row in enumerate(bundle.model.encode_fields(rows, bundle.pool)):
+    for place, row in enumerate(loaded.model.encode_fields(rows, loaded.pool)):
         for column, label in enumerate(bundle.labels):
             words = []
             for word in scorer.words[label]:
@@ -130,7 +131,7 @@ def _by_mlflow(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
 
     found = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([dict(row) for row in rows]))
     chances = found[[f"probability_{label}" for label in bundle.labels]].to_numpy(dtype=np.float64)
-    return np.asarray(np.log(chances))
+    return np.asarray(log_softmax(np.log(chances) * bundle.manifest.temperature, axis=1))
 
 
 FORMATS: Mapping[str, Format] = {

@@ -94,7 +94,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
     Raises:
         InvalidInputError: If its backbone is no encoder.
     """
-    model, manifest = predictor.model, predictor.manifest
+    model, manifest = predictor.only_model("an ONNX model").model, predictor.manifest
     if manifest.backbone.family != "encoder":
         raise InvalidInputError(
             f"ONNX models are made of encoders only, not of family {manifest.backbone.family!r}; a causal LM can be "
@@ -124,6 +124,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
         "fields": list(manifest.columns),
         "labels": list(manifest.labels),
         "max_tokens": manifest.backbone.max_tokens,
+        "temperature": manifest.temperature,
         "bundle": manifest.digest,
     }
     (folder / PROMPT_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -31,7 +31,7 @@ def write_peft_adapter(predictor: Predictor, folder: Path) -> None:
     Raises:
         InvalidInputError: If the bundle is more than one adapter can hold; says why.
     """
-    model = predictor.model
+    model = predictor.only_model("an adapter of PEFT").model
     soft, adapter = model.candidate.soft_prompt, model.candidate.adapter
     _check(predictor)
     if soft.length:
@@ -65,7 +65,8 @@ def _prompt(stack: Any) -> tuple[Any, dict[str, Tensor]]:
 
 def _check(predictor: Predictor) -> None:
     """Refuse what PEFT can't express."""
-    model, family = predictor.model, predictor.manifest.backbone.family
+    loaded, family = predictor.members[0], predictor.manifest.backbone.family
+    model = loaded.model
     soft, adapter = model.candidate.soft_prompt, model.candidate.adapter
     reason = None
     if family != "causal_lm":
@@ -77,10 +78,10 @@ def _check(predictor: Predictor) -> None:
     elif not soft.length and adapter.method == "none":
         reason = "it has neither a soft prompt nor an adapter"
     else:
-        changed = [name for name in predictor.changed if name.startswith("backbone.")]
+        changed = [name for name in sorted(loaded.changed) if name.startswith("backbone.")]
         if changed:
             reason = f"it changed {len(changed)} weights of the backbone itself, such as {changed[0]}"
-        elif CALIBRATION_BIAS in predictor.changed:
+        elif CALIBRATION_BIAS in loaded.changed:
             reason = f"calibration {model.candidate.calibration!r} takes something off its scores"
     if reason:
         raise InvalidInputError(f"PEFT can't express this bundle: {reason}")

@@ -89,7 +89,7 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
     Raises:
         InvalidInputError: If the bundle is more than a plain model can hold; says why.
     """
-    model, manifest = predictor.model, predictor.manifest
+    model, manifest = predictor.only_model("a plain model").model, predictor.manifest
     soft, backbone = model.candidate.soft_prompt, model.backbone
     if backbone.family != "causal_lm":
         raise InvalidInputError(
@@ -119,6 +119,7 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
         "calibration": [0.0] * len(manifest.labels) if model.bias is None else model.bias.tolist(),
         "vocabulary": vocabulary,
         "max_tokens": manifest.backbone.max_tokens + soft.length,
+        "temperature": manifest.temperature,
         "bundle": manifest.digest,
     }
     if len(manifest.columns) == 1:
@@ -135,7 +136,8 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
 
 def _template(predictor: Predictor, tokens: str) -> str:
     """Return the template up to the label, with the soft prompt's tokens, in jinja2's syntax."""
-    model, manifest = predictor.model, predictor.manifest
+    loaded, manifest = predictor.members[0], predictor.manifest
+    model = loaded.model
     found = _LABEL.split(manifest.template.text)
     if len(found) != 2:
         raise InvalidInputError(
@@ -151,7 +153,7 @@ def _template(predictor: Predictor, tokens: str) -> str:
     if model.candidate.demonstrations.count:
         fields = dict.fromkeys(model.template.fields, "x")
         plain = model.template.render(fields).before
-        shown = "{% raw %}" + model.render(fields, predictor.pool).before.removesuffix(plain) + "{% endraw %}"
+        shown = "{% raw %}" + model.render(fields, loaded.pool).before.removesuffix(plain) + "{% endraw %}"
     if model.candidate.soft_prompt.place == "suffix":
         return start + shown + before + tokens
     return tokens + start + shown + before

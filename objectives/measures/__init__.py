@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.controls import trained_controls as trained_controls
     from promptgraft.objectives.measures.controls import written_templates as written_templates
     from promptgraft.objectives.measures.costs import CostMeter as CostMeter
+    from promptgraft.objectives.measures.probabilities import Coverage as Coverage
+    from promptgraft.objectives.measures.probabilities import best_temperature as best_temperature
+    from promptgraft.objectives.measures.probabilities import calibration_error as calibration_error
+    from promptgraft.objectives.measures.probabilities import choose_members as choose_members
+    from promptgraft.objectives.measures.probabilities import coverage_curve as coverage_curve
+    from promptgraft.objectives.measures.probabilities import log_loss as log_loss
+    from promptgraft.objectives.measures.probabilities import mean_logits as mean_logits
     from promptgraft.objectives.measures.prompt_reading import is_readable as is_readable
     from promptgraft.objectives.measures.prompt_reading import prompt_as_tokens as prompt_as_tokens
     from promptgraft.objectives.measures.records import PromptAsTokens as PromptAsTokens

@@ -73,7 +73,7 @@ def export(
     workdir: WorkdirOption = None,
 ) -> None:
     """Write the winner as a bundle, and compare it with baselines on the test set."""
-    from promptgraft.search.exporting import ExportOptions, export_winner
+    from promptgraft.search.exporting import ExportOptions, confidence_lines, export_winner
     from promptgraft.search.judging import headline_of, transfer_lines
     from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
@@ -99,7 +99,8 @@ def export(
         console().print(_test_set_table(exported, metric))
     if exported.interval:
         low, high = exported.interval
-        typer.echo(f"interval of the winner's {metric}: {low:.3f} to {high:.3f}")
+        named = "ensemble's" if exported.members else "winner's"
+        typer.echo(f"interval of the {named} {metric}: {low:.3f} to {high:.3f}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
     reading = StudyRecord.of(optuna_study).reading(exported.trial)
@@ -114,7 +115,10 @@ def export(
         found = exported.repeats
         shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
         typer.echo(f"its {len(found.values)} reruns on other seeds and splits: {metric} {shown}")
-    typer.echo(f"bundle of trial {exported.trial}: {exported.folder}")
+    for line in confidence_lines(exported.confidence) if exported.confidence else ():
+        typer.echo(line)
+    trials = f"trials {', '.join(map(str, exported.members))}" if exported.members else f"trial {exported.trial}"
+    typer.echo(f"bundle of {trials}: {exported.folder}")
 
 
 def _test_set_table(exported: "Export", metric: str) -> "Table":

@@ -5,19 +5,23 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from promptgraft.bundles import Manifest
+from promptgraft.search.exporting.confidence import Confidence, confidence_lines
 from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
 
 _TASK = "text-classification"
 
 
-def render_model_card(study: Study, manifest: Manifest, opened: Opening | None) -> str:
+def render_model_card(
+    study: Study, manifest: Manifest, opened: Opening | None, confidence: Confidence | None = None
+) -> str:
     """Write the model card.
 
     Args:
         study: The study.
         manifest: The bundle's manifest.
         opened: What the test rows told, if they were opened for this trial; see `search.judging.test_set.opened_for`.
+        confidence: How sure it may be of its predictions, if that could be measured.
     """
     metric = study.file.metric
     target = study.target
@@ -48,6 +52,7 @@ def render_model_card(study: Study, manifest: Manifest, opened: Opening | None) 
         manifest.template.text,
         "```",
         "",
+        *_members(manifest),
         *_shown_rows(manifest),
         "## Data",
         "",
@@ -67,7 +72,25 @@ def render_model_card(study: Study, manifest: Manifest, opened: Opening | None) 
         lines += ["", f"Interval of the winner's {name} on rows like these: {low:.4f} to {high:.4f}."]
     if opened and opened.transfer:
         lines += ["", opened.transfer["sentence"]]
+    if confidence:
+        lines += ["", "## Confidence", "", *(f"- {line}" for line in confidence_lines(confidence)), ""]
+        lines += ["| decides from | on | right |", "| ---: | ---: | ---: |"]
+        points = confidence.coverage
+        lines += [f"| {point.threshold:.2f} | {point.coverage:.0%} | {point.accuracy:.1%} |" for point in points]
     return "\n".join(lines) + "\n"
+
+
+def _members(manifest: Manifest) -> list[str]:
+    """Name the other models of an ensemble, and their price."""
+    if not manifest.members:
+        return []
+    models = manifest.models
+    shares = ", ".join(f"trial {member.trial} ({member.weight:.2f})" for member in models)
+    return [
+        f"An ensemble: the mean probabilities of {shares}. It takes {len(models)} times the work of one model, and "
+        "the memory of one and of what each has changed.",
+        "",
+    ]
 
 
 def _metadata(study: Study, manifest: Manifest) -> ModelCardData:

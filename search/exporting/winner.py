@@ -1,7 +1,7 @@
 """`promptgraft export`: the winner as a bundle, and its held-out score beside the controls."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,24 @@ import numpy.typing as npt
 import optuna
 import torch
 
-from promptgraft.bundles import (
-    BackboneReference,
-    Examples,
-    Manifest,
-    TemplatePart,
-    VerbalizerPart,
-    demonstration_rows,
-    write_bundle,
-)
-from promptgraft.objectives.backbones import file_hashes, model_folder
-from promptgraft.objectives.data import WHOLE, Split, all_labels
+from promptgraft.bundles import write_bundle
+from promptgraft.objectives.backbones import model_folder
+from promptgraft.objectives.data import WHOLE, Split
 from promptgraft.objectives.measures import (
     best_words,
     is_readable,
     majority,
+    mean_logits,
     prompt_as_tokens,
     tfidf,
     written_templates,
 )
-from promptgraft.objectives.prompting import DemonstrationPools
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
+from promptgraft.search.exporting.confidence import Confidence, measure_confidence
 from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped, load_trial
 from promptgraft.search.exporting.model_card import render_model_card
+from promptgraft.search.exporting.shipped import Shipped, examples_of, manifest_of
 from promptgraft.search.judging import (
     NAMES,
     Finalist,
@@ -48,22 +42,19 @@ from promptgraft.search.judging import (
     openings,
     reach_verdict,
     score_interval,
+    shipped_members,
     transfer,
     transfer_on_test,
 )
 from promptgraft.search.storage import (
-    FLOAT32_LOGITS_FILE,
-    LOGITS_FILE,
     PROMPT_AS_TOKENS,
-    REFIT_LOGITS_FILE,
     NothingToExportError,
+    Opening,
     RunFolder,
     StudyRecord,
-    TrialRecord,
-    trial_file,
     write_study,
 )
-from promptgraft.search.study import Study, row_hashes
+from promptgraft.search.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +76,8 @@ class Export:
         repeats: What its repeats found, if it was a finalist that had any.
         interval: Ends of the interval of its score on rows like the test rows, if these were opened for it.
         transfer: What the source is worth on them; see `search.judging.transfer_gain.transfer`.
+        members: Numbers of the trials of an ensemble, that trial first; none if it ships alone.
+        confidence: How sure the bundle may be of its predictions, if that could be measured.
     """
 
     folder: Path
@@ -96,6 +89,8 @@ class Export:
     repeats: Finalist | None = None
     interval: tuple[float, float] | None = None
     transfer: TransferGain | None = None
+    members: tuple[int, ...] = ()
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +121,7 @@ def export_winner(
     options: ExportOptions | None = None,
     say: Callable[[str], None] = logger.info,
 ) -> Export:
-    """Write the winner as a bundle and compare it with the controls on the held-out rows.
+    """Write the winner, or the ensemble that it leads, as a bundle and compare it with the controls on held-out rows.
 
     The weights are those that the trial kept; if they were dropped, it is run again. The test rows are opened once, and
     what the trial scores there is recorded in the study: a second export repeats the record, and that of another trial
@@ -150,17 +145,31 @@ def export_winner(
         _refuse_what_is_worse(optuna_study)
     winner = load_trial(study, optuna_study, folder, options.trial, say)
     number = winner.trial.number
-    manifest, examples = _manifest(winner), _examples(winner, options.examples)
+    ensemble = shipped_members(optuna_study, winner.trial) if options.trial is None else None
+    others = [load_trial(study, optuna_study, folder, own, say) for own in ensemble.members[1:]] if ensemble else []
+    shipped = Shipped((winner, *others), ensemble.weights if ensemble else (1.0,))
+    confidence = measure_confidence(
+        study.target, winner.files, [entry.trial.number for entry in shipped.trials], shipped.weights
+    )
+    manifest, examples = manifest_of(shipped, confidence), examples_of(shipped, options.examples)
     backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
     _read_prompt(winner)
-    found = opened_for(
-        optuna_study,
-        number,
-        study.target.test,
-        lambda: _compare(winner, say),
-        reopen=options.reopen,
-        again=_misses_controls(optuna_study, number),
-    )
+    members = ensemble.members if ensemble else ()
+    before = StudyRecord.of(optuna_study).opening(number)
+    # Another ensemble that the same trial leads is another system.
+    is_another = before is not None and bool(before.members) and members not in ((), before.members)
+    found = None
+    if not is_another or options.reopen:
+        found = opened_for(
+            optuna_study,
+            number,
+            study.target.test,
+            lambda: _compare(shipped, say),
+            reopen=options.reopen,
+            again=lambda record: members not in ((), record.members) or _misses_controls(record, optuna_study),
+        )
+    if found and not others:
+        found = found.alone()
     held_out = tuple(HeldOut(name, dict(metrics)) for name, metrics in found.table or ()) if found else ()
     interval, transfer = (found.interval, found.transfer) if found else (None, None)
     if held_out:
@@ -168,7 +177,8 @@ def export_winner(
         intervals = {"test": {study.file.metric: interval}} if interval else {}
         manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
     target = options.output or folder.bundle
-    write_bundle(target, manifest, winner.delta, render_model_card(study, manifest, found), examples, backbone)
+    card = render_model_card(study, manifest, found, confidence)
+    write_bundle(target, manifest, [entry.delta for entry in shipped.trials], card, examples, backbone)
     return Export(
         folder=target,
         trial=number,
@@ -179,6 +189,8 @@ def export_winner(
         repeats=next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == number), None),
         interval=interval,
         transfer=TransferGain.from_json(transfer) if transfer else None,
+        members=members,
+        confidence=confidence,
     )
 
 
@@ -191,53 +203,6 @@ def _refuse_what_is_worse(optuna_study: optuna.Study) -> None:
         )
 
 
-def _manifest(winner: ExportedTrial) -> Manifest:
-    study, trial, candidate = winner.study, winner.trial, winner.candidate
-    space, backbone = study.objective.space, study.objective.backbone
-    template = space.template(candidate.template)
-    verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
-    pool = DemonstrationPools(as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
-    return Manifest(
-        study=study.name,
-        trial=trial.number,
-        seed=study.file.seed,
-        candidate=candidate.to_dict(),
-        template=TemplatePart(name=template.name, text=template.text),
-        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)) if verbalizer else None,
-        labels=study.target.labels,
-        head_labels=all_labels(study.target, study.sources.values()),
-        columns=dict(study.objective.target.fields),
-        backbone=BackboneReference(
-            path=backbone.path,
-            family=backbone.family,
-            max_tokens=backbone.max_tokens,
-            files=file_hashes(backbone.path),
-            trust_remote_code=backbone.trust_remote_code,
-            attn_implementation=backbone.in_float32().attn_implementation,
-        ),
-        evaluation_batch_size=study.objective.evaluation_batch_size,
-        metrics={"validation": dict(winner.score.metrics) if winner.score else TrialRecord.of(trial).metrics},
-        data=row_hashes(study),
-        demonstrations=demonstration_rows(pool, study.target.labels),
-    )
-
-
-def _examples(winner: ExportedTrial, count: int) -> Examples | None:
-    """Take the first rows that it was scored by, or refitted on, with the logits that were computed then."""
-    rows, number = as_shipped(winner.study.target).validation[:count], winner.trial.number
-    if not rows:
-        return None
-    name = FLOAT32_LOGITS_FILE if winner.score else LOGITS_FILE
-    if winner.study.target.folds > 1:
-        name = REFIT_LOGITS_FILE
-    try:
-        logits = winner.files.read_tensors(trial_file(number, name))["logits"].float()[: len(rows)]
-    except FileNotFoundError:
-        logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", number)
-        return None
-    return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))
-
-
 def _read_prompt(winner: ExportedTrial) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
     candidate, number = winner.candidate, winner.trial.number
@@ -246,27 +211,27 @@ def _read_prompt(winner: ExportedTrial) -> None:
         write_study(winner.stored, f"{PROMPT_AS_TOKENS}{number}", reading)
 
 
-def _misses_controls(optuna_study: optuna.Study, number: int) -> bool:
+def _misses_controls(record: Opening, optuna_study: optuna.Study) -> bool:
     """Whether the test rows were opened for a trial before all repeats of its controls had been run."""
-    known = {entry["name"]: entry["repeats"] for entry in _recorded_controls(optuna_study, number)}
-    outcomes = control_outcomes(optuna_study, number)
+    recorded: Sequence[Mapping[str, Any]] = record.transfer["controls"] if record.transfer else ()
+    known = {entry["name"]: entry["repeats"] for entry in recorded}
+    outcomes = control_outcomes(optuna_study, record.trial)
     return known != {
         NAMES[name]: sum(entry.value is not None for entry in own.values()) for name, own in outcomes.items()
     }
 
 
-def _recorded_controls(optuna_study: optuna.Study, number: int) -> list[dict[str, Any]]:
-    opening = StudyRecord.of(optuna_study).opening(number)
-    return list(opening.transfer["controls"]) if opening and opening.transfer else []
-
-
-def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> OpenedScores:
-    """Score the trial and the controls on the test rows; see `search.judging.test_set.opened_for`."""
+def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
+    """Score what ships and the controls on the test rows; see `search.judging.test_set.opened_for`."""
+    winner = shipped.winner
     study, number = winner.study, winner.trial.number
     task, metric = as_shipped(study.target), study.file.metric
     winner.objective.use_split(WHOLE if task.folds > 1 else Split())
     say(f"opening the test rows: the winner scores {len(task.test)}")
-    logits = winner.objective.score(winner.candidate, winner.delta, task.test, study.file.seed)
+    own = [winner.objective.score(entry.candidate, entry.delta, task.test, study.file.seed) for entry in shipped.trials]
+    logits = mean_logits(own, shipped.weights)
+    members = tuple(entry.trial.number for entry in shipped.trials)
+    named = [(f"ensemble of trials {', '.join(map(str, members))}", logits)] if len(members) > 1 else []
     winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
@@ -275,7 +240,8 @@ def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> OpenedScores:
     level = StudyRecord.of(winner.stored).judging.level
     interval = score_interval(logits, measure, metric, level)
     rows = [
-        (f"winner (trial {number})", logits),
+        *named,
+        (f"winner (trial {number})", own[0]),
         ("majority class", majority(task, task.test)),
         (
             f"TF-IDF + logistic regression, all labelled rows ({len(task.labelled)} rows)",
@@ -284,9 +250,10 @@ def _compare(winner: ExportedTrial, say: Callable[[str], None]) -> OpenedScores:
         *_zero_shot(winner.objective, say),
     ]
     return OpenedScores(
-        tuple((name, task.measure(own, task.test)) for name, own in rows),
+        tuple((name, task.measure(found, task.test)) for name, found in rows),
         (interval.low, interval.high),
         transfer_on_test(winner.stored, number, winner.files, measure),
+        members if named else (),
     )
 
 

@@ -6,8 +6,9 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.search.judging.ensemble import shipped_members
 from promptgraft.search.judging.verdict import winning_trial
-from promptgraft.search.storage import Opening, StudyRecord, TrialRecord
+from promptgraft.search.storage import Ensemble, Opening, StudyRecord, TrialRecord
 from promptgraft.search.trials import BASELINE_NAMES, metric_of
 from promptgraft.search.wording import difference, unit
 
@@ -30,30 +31,53 @@ def headline_of(study: optuna.Study) -> str | None:
     if winner is None:
         return None
     name = TrialRecord.of(winner).baseline
-    shipped = f"Ship trial {winner.number}{f', {BASELINE_NAMES[name]}' if name else ''}: {_score(study, winner)}."
-    return f"{shipped} {_against_baselines(study, winner, name)}".rstrip()
+    what = f"trial {winner.number}{f', {BASELINE_NAMES[name]}' if name else ''}"
+    ensemble = shipped_members(study, winner)
+    if ensemble is not None:
+        what = f"the ensemble of trials {', '.join(map(str, ensemble.members))}"
+    shipped = f"Ship {what}: {_score(study, winner, ensemble)}."
+    beaten = _against_baselines(study, winner, name) if ensemble is None else _against_one(study, ensemble)
+    return f"{shipped} {beaten}".rstrip()
 
 
-def _score(study: optuna.Study, winner: FrozenTrial) -> str:
+def _score(study: optuna.Study, winner: FrozenTrial, ensemble: Ensemble | None) -> str:
     record, metric = TrialRecord.of(winner), (study.metric_names or ["value"])[0]
     opening = StudyRecord.of(study).opening(winner.number)
-    tested = _tested(opening, metric, StudyRecord.of(study).judging.level)
-    if tested is not None:
-        return tested
+    if opening is not None and ensemble is None:
+        opening = opening.alone()
+    members = ensemble.members if ensemble else ()
+    if opening is not None and opening.table and opening.members == members:
+        return _tested(opening, metric, StudyRecord.of(study).judging.level)
+    if ensemble is not None:
+        return (
+            f"{metric} {ensemble.value:.3f} over {len(record.fold_values)} folds, {ensemble.alone:.3f} with one model"
+        )
     folds = len(record.fold_values)
     error = f", standard error {record.standard_error:.3f}" if record.standard_error is not None else ""
     over = f"over {folds} folds{error}" if folds else "on validation rows"
     return f"{metric} {metric_of(winner) or 0.0:.3f} {over}, the best of a search"
 
 
-def _tested(opening: Opening | None, metric: str, level: float) -> str | None:
-    if opening is None or not opening.table:
-        return None
+def _tested(opening: Opening, metric: str, level: float) -> str:
+    assert opening.table is not None
     value = dict(opening.table[0][1])[metric]
     if not opening.interval:
         return f"{metric} {value:.3f} on the test rows"
     low, high = opening.interval
     return f"{metric} {value:.3f} on the test rows, {100 * (1 - level):.3g}% interval {low:.3f} to {high:.3f}"
+
+
+def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:
+    """Say what an ensemble brings, and its price."""
+    metric, models = (study.metric_names or ["value"])[0], len(ensemble.members)
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+    gain = difference(sign * (ensemble.value - ensemble.alone), metric)
+    error = difference(ensemble.error, metric).lstrip("+")
+    losses = f"log loss {ensemble.loss:.3f} against {ensemble.loss_alone:.3f}"
+    return (
+        f"Over trial {ensemble.members[0]} alone it gains {gain} {unit(metric)} (standard error {error}) on the folds, "
+        f"{losses}, for {models} times the work."
+    )
 
 
 def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | None) -> str:

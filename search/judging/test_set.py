@@ -49,11 +49,13 @@ class OpenedScores:
         table: Name and metrics of each system, the trial first.
         interval: Ends of the interval of the trial's metric.
         transfer: What the source is worth on them.
+        members: The trials of an ensemble, if it is one that ships: the table begins with it.
     """
 
     table: Sequence[tuple[str, Mapping[str, float]]]
     interval: tuple[float, float]
     transfer: TransferGain | None = None
+    members: tuple[int, ...] = ()
 
 
 def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
@@ -77,7 +79,7 @@ def opened_for(
     compare: Callable[[], OpenedScores],
     *,
     reopen: bool,
-    again: bool = False,
+    again: Callable[[Opening], bool] = lambda _: False,
 ) -> Opening | None:
     """Return what is recorded of a trial and its controls on the test rows, or open these and record it.
 
@@ -89,7 +91,7 @@ def opened_for(
         rows: The test rows.
         compare: Scores the trial and the controls on them; what it returns is recorded.
         reopen: Whether to open them though they were opened for another trial.
-        again: Whether to score once more what they were opened for already: controls may have been missing.
+        again: Whether to score once more what they were opened for already: something may have been missing.
 
     Returns:
         The record; None if the rows stay sealed.
@@ -103,9 +105,15 @@ def opened_for(
     record = until_storage_answers(lambda: _opened(study, trial, opening, reopen=reopen))
     if record is None:
         return None
-    if record.table is None or again:
+    if record.table is None or again(record):
         scores = compare()
-        found = replace(record, table=scores.table, interval=scores.interval, transfer=to_json(scores.transfer))
+        found = replace(
+            record,
+            table=scores.table,
+            interval=scores.interval,
+            transfer=to_json(scores.transfer),
+            members=scores.members,
+        )
         until_storage_answers(lambda: write_study(study, f"{TEST_SET}{trial}", found))
         return found
     return record

@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
 from promptgraft.search.judging import (
+    choose_ensemble,
+    ensemble_line,
     headline_of,
     outcome_line,
     reach_verdict,
@@ -37,7 +39,16 @@ from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
 from promptgraft.search.sampling import baseline_candidates, queue_baselines, with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
-from promptgraft.search.storage import Heartbeat, Outcome, open_storage, until_storage_answers, wait_for_storage
+from promptgraft.search.storage import (
+    ENSEMBLE,
+    Heartbeat,
+    Outcome,
+    StudyRecord,
+    open_storage,
+    until_storage_answers,
+    wait_for_storage,
+    write_study,
+)
 from promptgraft.search.study import GrowSection, Study, model_path
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
@@ -164,8 +175,16 @@ class Driver:
                 return None, False
             self._note_verdict()
             self._rank()
+        self._choose_ensemble(study)
         failure = failure or confirmation.nothing_judged()
         return (f"{ended_because}, but {failure}", True) if failure else (ended_because, False)
+
+    @wait_for_storage
+    def _choose_ensemble(self, study: Study) -> None:
+        found = choose_ensemble(study, self.ledger.study, self.files)
+        if found != StudyRecord.of(self.ledger.study).ensemble:
+            write_study(self.ledger.study, ENSEMBLE, found)
+            self._note_verdict()
 
     @wait_for_storage
     def _note_verdict(self) -> None:
@@ -359,6 +378,8 @@ class Driver:
         first = headline_of(ledger.study)
         lines = [first] if first else []
         lines += verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
+        ensemble = StudyRecord.of(ledger.study).ensemble
+        lines += [ensemble_line(ensemble, metric)] if ensemble else []
         counts = (ledger.counts(), ledger.finished, self.limits.trials)
         return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
 

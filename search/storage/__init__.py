@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.attributes import CURVE as CURVE
     from promptgraft.search.storage.attributes import DEFINITION as DEFINITION
     from promptgraft.search.storage.attributes import EDITS as EDITS
+    from promptgraft.search.storage.attributes import ENSEMBLE as ENSEMBLE
     from promptgraft.search.storage.attributes import FLOAT32 as FLOAT32
     from promptgraft.search.storage.attributes import IDENTITY as IDENTITY
     from promptgraft.search.storage.attributes import LOSSES as LOSSES
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.parameter_names import present_parameters as present_parameters
     from promptgraft.search.storage.parameter_names import stored_names as stored_names
     from promptgraft.search.storage.records import Edit as Edit
+    from promptgraft.search.storage.records import Ensemble as Ensemble
     from promptgraft.search.storage.records import Float32Score as Float32Score
     from promptgraft.search.storage.records import Opening as Opening
     from promptgraft.search.storage.records import Outcome as Outcome

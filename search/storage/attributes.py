@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from promptgraft.objectives.measures import PromptAsTokens, UntrainedScore
 from promptgraft.search.storage.records import (
     Edit,
+    Ensemble,
     Float32Score,
     Opening,
     Outcome,
@@ -29,7 +30,7 @@ from promptgraft.spaces import Candidate
 
 # Of the study. The definition is the study file; `identity` holds hashes of rows and weights, and fingerprints.
 DEFINITION, IDENTITY, STUDY_FILE, WANTED = "definition", "identity", "study_file", "wanted"
-EDITS, RUN, PARAMETERS = "edits", "run", "parameters"
+EDITS, RUN, PARAMETERS, ENSEMBLE = "edits", "run", "parameters", "ensemble"
 TEMPLATE_POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 # Of the study, with the number of a trial and more appended.
 REPEAT, CONTROL, CURVE = "repeat_trial_", "control_trial_", "curve_trial_"
@@ -180,6 +181,12 @@ class StudyRecord:
     def opening(self, trial: int) -> Opening | None:
         """Return the opening for a trial, if there was one."""
         return next((opening for opening in self.openings if opening.trial == trial), None)
+
+    @property
+    def ensemble(self) -> Ensemble | None:
+        """The ensemble that the last run chose, whether it ships or not; None if it looked for none."""
+        content = self.attrs.get(ENSEMBLE)
+        return parsed(Ensemble, content) if content else None
 
     def reading(self, trial: int) -> PromptAsTokens | None:
         """Return a trial's soft prompt read as tokens; None before the trial was exported."""

@@ -48,6 +48,31 @@ class Float32Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Trials whose models may ship together.
+
+    Attributes:
+        members: Numbers of the trials, the winner first.
+        weights: Share of each in the mean of their probabilities.
+        value: The study's metric over the folds, each scored by the members that the others chose.
+        alone: That of the winner.
+        error: Standard error of their difference over the folds.
+        loss: Mean log loss of the rows out of their fold, in nats.
+        loss_alone: That of the winner.
+        chosen: Whether it ships.
+    """
+
+    members: tuple[int, ...]
+    weights: tuple[float, ...]
+    value: float
+    alone: float
+    error: float
+    loss: float
+    loss_alone: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Opening:
     """An opening of the test set.
 
@@ -59,6 +84,7 @@ class Opening:
         table: Name and metrics of each system, the trial first; None if scoring was cut off.
         interval: Ends of the interval of the trial's metric.
         transfer: What the source is worth on these rows, as `TransferGain` is stored.
+        members: The trials of an ensemble, if one was scored that this one leads; the table then begins with it.
     """
 
     trial: int
@@ -68,6 +94,7 @@ class Opening:
     table: Sequence[tuple[str, Mapping[str, float]]] | None = None
     interval: tuple[float, float] | None = None
     transfer: Mapping[str, Any] | None = None
+    members: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, trial: int, content: Mapping[str, Any]) -> "Opening":
@@ -77,8 +104,14 @@ class Opening:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it is stored: the trial is in the attribute's name."""
-        found = {"rows": self.rows, "opened": self.opened, "who": self.who, "table": self.table}
+        found: dict[str, Any] = {"rows": self.rows, "opened": self.opened, "who": self.who, "table": self.table}
+        if self.members:
+            found["members"] = list(self.members)
         return found | ({"interval": self.interval, "transfer": self.transfer} if self.table is not None else {})
+
+    def alone(self) -> "Opening":
+        """Return what it says of the trial itself, without an ensemble that it leads; the interval was of that."""
+        return replace(self, table=self.table and self.table[1:], interval=None, members=()) if self.members else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,12 @@ class JudgingSection(Section):
         get_args(Control),
         description="Baselines that the winner is compared with, on the same seeds and splits; [] for none.",
     )
+    ensemble: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Largest ensemble that may ship, if it is better than the winner by the folds; 1 for none.",
+    )
     curves: bool = Field(
         False, description="Whether to train the winner on a quarter and half of the target and source rows, too."
     )

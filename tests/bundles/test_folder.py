@@ -20,7 +20,7 @@ def bundle(tmp_path: Path, make_spec: Callable[..., ObjectiveSpec], tiny_models:
 def replace(bundle: Path, *, backbone: Path | None = None) -> Manifest:
     """Write another bundle in place of this one, without examples."""
     manifest = read_manifest(bundle).model_copy(update={"trial": 7})
-    return write_bundle(bundle, manifest, load_file(bundle / DELTA_FILE), "# another\n", backbone=backbone)
+    return write_bundle(bundle, manifest, [load_file(bundle / DELTA_FILE)], "# another\n", backbone=backbone)
 
 
 def test_an_earlier_bundle_stays_if_its_successor_cannot_be_completed(bundle: Path, tmp_path: Path) -> None:

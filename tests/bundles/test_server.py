@@ -202,7 +202,7 @@ def test_predictors_share_weights(bundle: Path) -> None:
     first, second = Predictor(bundle), Predictor(bundle)
     expected = second.logits(["good", "so slow"])
     second.share_weights(first)
-    places = [{weight.data_ptr() for weight in own.model.weights().values()} for own in (first, second)]
+    places = [{weight.data_ptr() for weight in own.members[0].model.weights().values()} for own in (first, second)]
     assert places[0] == places[1]
     np.testing.assert_array_equal(second.logits(["good", "so slow"]), expected)
 

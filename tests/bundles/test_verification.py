@@ -30,8 +30,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, make_spec: MakeSpec, tiny_m
     candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, steps=2, batch_size=4, frozen_layers=2)
     export(folder / "plain", spec, Objective(spec), candidate)
     predictor = Predictor(folder / "plain")
-    delta = predictor.model.snapshot(list(predictor.model.trainable()))
-    whole = (read_manifest(folder / "plain"), delta, "# card\n", read_examples(folder / "plain"), moved)
+    delta = predictor.members[0].model.snapshot(list(predictor.members[0].model.trainable()))
+    whole = (read_manifest(folder / "plain"), [delta], "# card\n", read_examples(folder / "plain"), moved)
     write_bundle(folder / "whole", *whole)
     shutil.rmtree(moved)
     return folder / "whole"
@@ -98,8 +98,8 @@ def test_other_outputs_are_found_though_all_hashes_are_right(bundle: Path, tmp_p
     def rewritten(logits: np.ndarray) -> verification.Verification:  # type: ignore[type-arg]
         changed = examples.model_copy(update={"logits": tuple(map(tuple, logits.tolist()))})
         predictor = Predictor(bundle)
-        delta = predictor.model.snapshot(list(predictor.model.trainable()))
-        write_bundle(copy, read_manifest(bundle), delta, "# card\n", changed, bundle / BACKBONE_FOLDER)
+        delta = predictor.members[0].model.snapshot(list(predictor.members[0].model.trainable()))
+        write_bundle(copy, read_manifest(bundle), [delta], "# card\n", changed, bundle / BACKBONE_FOLDER)
         return verify(copy)
 
     logits = np.array(examples.logits)

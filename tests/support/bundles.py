@@ -66,4 +66,4 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
     examples = Examples(
         rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, result.logits.astype(float).tolist()))
     )
-    write_bundle(folder, manifest, result.delta, "# card\n", examples)
+    write_bundle(folder, manifest, [result.delta], "# card\n", examples)

@@ -101,7 +101,7 @@ def test_an_opening_that_was_cut_off_counts(study: Study, stored: optuna.Study) 
     assert found is not None
     assert found.table == table
     assert opened_for(stored, 3, rows, cut_off, reopen=False) == openings(stored)[0]
-    again = opened_for(stored, 3, rows, lambda: OpenedScores((), (0.4, 0.6)), reopen=False, again=True)
+    again = opened_for(stored, 3, rows, lambda: OpenedScores((), (0.4, 0.6)), reopen=False, again=lambda _: True)
     assert again is not None
     assert (again.opened, again.table) == (found.opened, ())
     assert len(openings(stored)) == 1

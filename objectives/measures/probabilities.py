@@ -1,0 +1,139 @@
+"""Probabilities of rows that a model hasn't seen: averaged over models, and made to mean what they say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+
+Logits = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float64]
+
+# Temperatures that are tried, as powers of e: from a thirtieth to thirty.
+_LOG_TEMPERATURE = 3.4
+# Coverages of the curve, at most so many.
+_POINTS = 10
+
+
+def mean_logits(members: Sequence[Logits], weights: Sequence[float]) -> Logits:
+    """Average models.
+
+    Args:
+        members: Logits of each, shape (rows, labels).
+        weights: Share of each; they add up to 1.
+
+    Returns:
+        The logarithm of the weighted mean of their probabilities, shape (rows, labels); a single model's logits as they
+        are.
+    """
+    if len(members) == 1:
+        return members[0]
+    shares = np.log(np.asarray(weights, dtype=np.float64))[:, None, None]
+    return np.asarray(
+        logsumexp(log_softmax(np.stack(members).astype(np.float64), axis=2) + shares, axis=0), dtype=np.float32
+    )
+
+
+def log_loss(probabilities: Probabilities, labels: npt.NDArray[np.int64]) -> Probabilities:
+    """Return each row's negative log-likelihood in nats, shape (rows,)."""
+    chances = probabilities[np.arange(len(labels)), labels]
+    return -np.log(np.maximum(chances, np.finfo(np.float64).tiny))
+
+
+def choose_members(
+    chances: Mapping[int, Probabilities], labels: npt.NDArray[np.int64], first: int, picks: int
+) -> list[int]:
+    """Choose an ensemble: step by step the model that lowers the mean log loss of all so far most, with replacement.
+
+    Args:
+        chances: Number of a model -> its probabilities of rows that it wasn't trained on, shape (rows, labels).
+        labels: Index of each row's label, shape (rows,).
+        first: The model that it starts with.
+        picks: How many are picked, the first among them, unless no further one helps; some may be the same.
+
+    Returns:
+        Their numbers, in the order in which they were picked.
+
+    Source: Caruana et al. (2004), Ensemble Selection from Libraries of Models.
+    """
+    chosen, total = [first], chances[first]
+    while len(chosen) < picks:
+        losses = {
+            number: float(log_loss((total + own) / (len(chosen) + 1), labels).mean()) for number, own in chances.items()
+        }
+        best = min(losses, key=lambda number: (losses[number], number))
+        if losses[best] >= float(log_loss(total / len(chosen), labels).mean()):
+            break
+        chosen.append(best)
+        total = total + chances[best]
+    return chosen
+
+
+def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
+    """Return what to divide logits by, so that they are likeliest.
+
+    Args:
+        logits: Of rows that the model wasn't trained on, shape (rows, labels).
+        labels: Index of each row's label, shape (rows,).
+
+    Source: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
+    """
+    wide = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        return float(log_loss(softmax(wide / np.exp(log_temperature), axis=1), labels).mean())
+
+    found = minimize_scalar(loss, bounds=(-_LOG_TEMPERATURE, _LOG_TEMPERATURE), method="bounded")
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+
+
+def calibration_error(chances: Probabilities, labels: npt.NDArray[np.int64], bins: int = 10) -> float:
+    """Return how far the probability of the predicted label is from the share that is right, on average over bins.
+
+    Args:
+        chances: Shape (rows, labels).
+        labels: Index of each row's label, shape (rows,).
+        bins: Number of bins of the probability, all as wide.
+
+    Source: Guo et al. (2017), equation 3.
+    """
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    errors = [(place == own).sum() * abs(sure[place == own].mean() - right[place == own].mean()) for own in set(place)]
+    return float(sum(errors) / len(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a model gets right if it leaves the rows to a person of which it is least sure.
+
+    Attributes:
+        threshold: Smallest probability of the likeliest label at which it decides.
+        coverage: Share of the rows that it decides on.
+        accuracy: Share of these that it gets right.
+    """
+
+    threshold: float
+    coverage: float
+    accuracy: float
+
+
+def coverage_curve(chances: Probabilities, labels: npt.NDArray[np.int64]) -> list[Coverage]:
+    """Return accuracy by coverage, from all rows to a tenth of them.
+
+    Args:
+        chances: Shape (rows, labels).
+        labels: Index of each row's label, shape (rows,).
+
+    Source: El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
+    """
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    order = np.argsort(-sure, kind="stable")
+    found: dict[float, Coverage] = {}
+    for tenth in range(_POINTS, 0, -1):
+        threshold = float(sure[order[max(1, round(len(labels) * tenth / _POINTS)) - 1]])
+        kept = sure >= threshold
+        found.setdefault(threshold, Coverage(threshold, float(kept.mean()), float(right[kept].mean())))
+    return list(found.values())

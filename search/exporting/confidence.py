@@ -1,0 +1,103 @@
+"""How sure the model that ships may be: its temperature, and what it gets right if it leaves doubtful rows to a person.
+
+Both are measured on the rows that candidates were scored by, each by a model that wasn't trained on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from scipy.special import softmax
+
+from promptgraft.objectives.data import Split, Task
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.measures import (
+    Coverage,
+    best_temperature,
+    calibration_error,
+    coverage_curve,
+    mean_logits,
+)
+from promptgraft.search.storage import LOGITS_FILE, trial_file
+
+# Parts of the rows that a temperature is fitted without and tried on, where there are no folds.
+_PARTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How sure a model may be.
+
+    Attributes:
+        temperature: What its logits are divided by.
+        error: Expected calibration error without that.
+        error_after: With it: that of each fold, at a temperature that was fitted to the others.
+        coverage: Accuracy by coverage.
+        rows: Number of rows that it was measured on.
+    """
+
+    temperature: float
+    error: float
+    error_after: float
+    coverage: tuple[Coverage, ...]
+    rows: int
+
+
+def measure_confidence(
+    task: Task, files: FileStore, trials: Sequence[int], weights: Sequence[float]
+) -> Confidence | None:
+    """Fit the temperature of a trial or an ensemble.
+
+    Args:
+        task: The target.
+        files: The study's files.
+        trials: Numbers of the trials.
+        weights: Share of each.
+
+    Returns:
+        The temperature and what it brings; None if the logits of a trial are gone.
+    """
+    rows = task.scored()
+    labels = np.array([row.label for row in rows])
+    try:
+        logits = mean_logits(
+            [files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy() for number in trials],
+            weights,
+        )
+    except (OSError, SafetensorError, KeyError):
+        return None
+    if logits.shape != (len(rows), len(task.labels)):
+        return None
+    folds = _folds(task, len(rows))
+    after = np.empty(logits.shape)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        temperature = best_temperature(logits[~inside], labels[~inside])
+        after[inside] = softmax(logits[inside].astype(np.float64) / temperature, axis=1)
+    return Confidence(
+        temperature=best_temperature(logits, labels),
+        error=calibration_error(softmax(logits.astype(np.float64), axis=1), labels),
+        error_after=calibration_error(after, labels),
+        coverage=tuple(coverage_curve(after, labels)),
+        rows=len(rows),
+    )
+
+
+def _folds(task: Task, rows: int) -> npt.NDArray[np.int64]:
+    """Return each row's fold."""
+    if task.folds < 2:
+        return np.arange(rows) % _PARTS
+    return np.repeat(np.arange(task.folds), [len(task.on(Split(0, fold)).validation) for fold in range(task.folds)])
+
+
+def confidence_lines(found: Confidence) -> list[str]:
+    """Say it for people."""
+    whole, half = found.coverage[0], min(found.coverage, key=lambda point: abs(point.coverage - 0.5))
+    after = f"{found.error_after:.3f} at temperature {found.temperature:.2f}"
+    sure = f"the {half.coverage:.0%} with a probability of at least {half.threshold:.2f}"
+    return [
+        f"calibration error {found.error:.3f} on {found.rows} rows that it wasn't trained on, {after}",
+        f"it gets {whole.accuracy:.1%} of them right; {half.accuracy:.1%} of {sure}",
+    ]

@@ -1,0 +1,122 @@
+"""What ships, as a bundle describes it: a trial, or the ensemble that it leads."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from promptgraft.bundles import (
+    BackboneReference,
+    CoveragePoint,
+    Examples,
+    Manifest,
+    MemberPart,
+    TemplatePart,
+    VerbalizerPart,
+    demonstration_rows,
+)
+from promptgraft.objectives.backbones import file_hashes
+from promptgraft.objectives.data import all_labels
+from promptgraft.objectives.measures import mean_logits
+from promptgraft.objectives.prompting import DemonstrationPools
+from promptgraft.search.exporting.confidence import Confidence
+from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped
+from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, REFIT_LOGITS_FILE, TrialRecord, trial_file
+from promptgraft.search.study import row_hashes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What ships.
+
+    Attributes:
+        trials: The trial, or those of an ensemble, the winner first.
+        weights: Share of each.
+    """
+
+    trials: tuple[ExportedTrial, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def winner(self) -> ExportedTrial:
+        """The trial itself, or the first one of an ensemble."""
+        return self.trials[0]
+
+
+def _member(entry: ExportedTrial, weight: float, place: int) -> MemberPart:
+    """Describe a model of the bundle."""
+    study, candidate, space = entry.study, entry.candidate, entry.study.objective.space
+    template = space.template(candidate.template)
+    verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
+    pool = DemonstrationPools(as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
+    return MemberPart(
+        trial=entry.trial.number,
+        weight=weight,
+        file="delta.safetensors" if place == 1 else f"delta-{place}.safetensors",
+        candidate=candidate.to_dict(),
+        template=TemplatePart(name=template.name, text=template.text),
+        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)) if verbalizer else None,
+        demonstrations=demonstration_rows(pool, study.target.labels),
+    )
+
+
+def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
+    """Describe what ships, but for the bundle's own files."""
+    winner = shipped.winner
+    study, trial, backbone = winner.study, winner.trial, winner.study.objective.backbone
+    first, *others = (
+        _member(entry, weight, place)
+        for place, (entry, weight) in enumerate(zip(shipped.trials, shipped.weights, strict=True), 1)
+    )
+    coverage = confidence.coverage if confidence else ()
+    return Manifest(
+        study=study.name,
+        trial=trial.number,
+        seed=study.file.seed,
+        candidate=first.candidate,
+        template=first.template,
+        verbalizer=first.verbalizer,
+        labels=study.target.labels,
+        head_labels=all_labels(study.target, study.sources.values()),
+        columns=dict(study.objective.target.fields),
+        backbone=BackboneReference(
+            path=backbone.path,
+            family=backbone.family,
+            max_tokens=backbone.max_tokens,
+            files=file_hashes(backbone.path),
+            trust_remote_code=backbone.trust_remote_code,
+            attn_implementation=backbone.in_float32().attn_implementation,
+        ),
+        evaluation_batch_size=study.objective.evaluation_batch_size,
+        metrics={"validation": dict(winner.score.metrics) if winner.score else TrialRecord.of(trial).metrics},
+        data=row_hashes(study),
+        demonstrations=first.demonstrations,
+        members=tuple(others),
+        temperature=confidence.temperature if confidence else 1.0,
+        coverage=tuple(CoveragePoint(**asdict(point)) for point in coverage),
+    )
+
+
+def examples_of(shipped: Shipped, count: int) -> Examples | None:
+    """Take the first rows that it was scored by, or refitted on, with the logits that were computed then."""
+    rows = as_shipped(shipped.winner.study.target).validation[:count]
+    if not rows:
+        return None
+    found: list[npt.NDArray[np.float32]] = []
+    for entry in shipped.trials:
+        name = FLOAT32_LOGITS_FILE if entry.score else LOGITS_FILE
+        if entry.study.target.folds > 1:
+            name = REFIT_LOGITS_FILE
+        number = entry.trial.number
+        try:
+            found.append(entry.files.read_tensors(trial_file(number, name))["logits"].float()[: len(rows)].numpy())
+        except FileNotFoundError:
+            logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", number)
+            return None
+    logits = mean_logits(found, shipped.weights)
+    return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))

@@ -1,0 +1,132 @@
+"""Whether several trials together are better than the winner alone, by the rows out of their folds.
+
+Every trial of a cross-validated search leaves logits of all labelled rows, each by a model that hasn't seen the row. So
+an ensemble costs no training before it ships. To be fair, each fold is scored by members that the other folds chose.
+"""
+
+import logging
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from safetensors import SafetensorError
+from scipy.special import softmax
+
+from promptgraft.objectives.data import Split, Task
+from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.measures import choose_members, log_loss
+from promptgraft.search.judging.verdict import winning_trial
+from promptgraft.search.storage import LOGITS_FILE, Ensemble, StudyRecord, TrialRecord, trial_file
+from promptgraft.search.study import Study
+from promptgraft.search.trials import ranked_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+# Members are chosen among so many of the best trials.
+_CANDIDATES = 30
+_TINY = 1e-12
+
+Probabilities = npt.NDArray[np.float64]
+
+
+def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ensemble | None:
+    """Choose an ensemble around the winner.
+
+    It ships only if it is better by the rows out of their folds: their log-likelihood is higher, and the metric isn't
+    shown to be worse, which it is where it falls by more than a standard error over the folds.
+
+    Args:
+        study: The checked study.
+        stored: Its record.
+        files: Its files.
+
+    Returns:
+        The members and how they compare with the winner alone; None if the study asks for no ensemble, isn't
+        cross-validated, or has no winner that ran on every fold.
+    """
+    winner, task = winning_trial(stored), study.target
+    if study.file.judging.ensemble < 2 or task.folds < 2 or winner is None:
+        return None
+    chances = _out_of_fold(stored, files, (len(task.scored()), len(task.labels)))
+    if winner.number not in chances:
+        return None
+    folds = np.repeat(np.arange(task.folds), [len(part.validation) for part in _parts(task)])
+    labels = np.array([row.label for row in task.scored()])
+    picks = study.file.judging.ensemble
+    together = np.empty_like(chances[winner.number])
+    for fold in range(task.folds):
+        inside = folds == fold
+        others = {number: own[~inside] for number, own in chances.items()}
+        chosen = choose_members(others, labels[~inside], winner.number, picks)
+        together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
+    members = choose_members(chances, labels, winner.number, picks)
+    metric, sign = study.file.metric, 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
+    ours, alone = (_by_fold(task, found, folds, metric) for found in (together, chances[winner.number]))
+    differences = [sign * (a - b) for a, b in zip(ours, alone, strict=True)]
+    error = stdev(differences) / len(differences) ** 0.5
+    losses = [float(log_loss(found, labels).mean()) for found in (together, chances[winner.number])]
+    distinct = list(dict.fromkeys(members))
+    return Ensemble(
+        members=tuple(distinct),
+        weights=tuple(members.count(number) / len(members) for number in distinct),
+        value=mean(ours),
+        alone=mean(alone),
+        error=error,
+        loss=losses[0],
+        loss_alone=losses[1],
+        chosen=len(distinct) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
+    )
+
+
+def shipped_members(stored: optuna.Study, winner: FrozenTrial | None) -> Ensemble | None:
+    """Return the ensemble that ships in the winner's place; None if the winner ships alone."""
+    found = StudyRecord.of(stored).ensemble
+    if winner is None or found is None or not found.chosen or found.members[0] != winner.number:
+        return None
+    return found
+
+
+def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int]) -> dict[int, Probabilities]:
+    """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels)."""
+    found: dict[int, Probabilities] = {}
+    for trial in ranked_trials(stored)[:_CANDIDATES]:
+        if TrialRecord.of(trial).best_step is None:
+            continue
+        try:
+            logits = files.read_tensors(trial_file(trial.number, LOGITS_FILE))["logits"].double().numpy()
+        except (OSError, SafetensorError, KeyError):
+            logger.warning("the logits of trial %d are gone, so it can't be a member of an ensemble", trial.number)
+            continue
+        if logits.shape == shape:
+            found[trial.number] = softmax(logits, axis=1)
+    return found
+
+
+def _parts(task: Task) -> list[Task]:
+    return [task.on(Split(0, fold)) for fold in range(task.folds)]
+
+
+def _by_fold(task: Task, chances: Probabilities, folds: npt.NDArray[np.int64], metric: str) -> list[float]:
+    """Return the metric of each fold."""
+    scores: Mapping[int, npt.NDArray[np.float32]] = {
+        fold: np.log(np.maximum(chances[folds == fold], _TINY)).astype(np.float32) for fold in range(task.folds)
+    }
+    return [task.measure(scores[fold], part.validation)[metric] for fold, part in enumerate(_parts(task))]
+
+
+def ensemble_line(found: Ensemble, metric: str) -> str:
+    """Say what an ensemble is worth, and what it costs."""
+    names = ", ".join(map(str, found.members))
+    scores = f"{metric} {found.value:.4f} against {found.alone:.4f} of trial {found.members[0]} alone"
+    figures = f"{scores} over the folds, log loss {found.loss:.3f} against {found.loss_alone:.3f}"
+    if len(found.members) < 2:
+        return f"ensemble: no other trial improves trial {found.members[0]}"
+    price = f"{len(found.members)} models, so {len(found.members)} times the work of one"
+    return f"ensemble of trials {names}: {figures}; {price if found.chosen else 'not better, so it is not used'}"

@@ -1,0 +1,78 @@
+"""Averages of models, the choice of an ensemble, temperature and coverage."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from promptgraft.objectives.measures import (
+    best_temperature,
+    calibration_error,
+    choose_members,
+    coverage_curve,
+    log_loss,
+    mean_logits,
+)
+
+
+def planted(rows: int, labels: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Logits that are as sure as they are right once they are divided by a temperature, and labels."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(size=(rows, labels)) * 1.5
+    drawn = np.array([generator.choice(labels, p=chances) for chances in softmax(honest, axis=1)])
+    return (honest * temperature).astype(np.float32), drawn
+
+
+def test_the_mean_is_that_of_probabilities() -> None:
+    first, second = (planted(50, 3, 1.0, seed)[0] for seed in (1, 2))
+    found = mean_logits([first, second], [0.75, 0.25])
+    expected = 0.75 * softmax(first, axis=1) + 0.25 * softmax(second, axis=1)
+    assert np.abs(softmax(found, axis=1) - expected).max() < 1e-6
+    assert np.abs(found - log_softmax(found, axis=1)).max() < 1e-6
+    assert mean_logits([first], [1.0]) is first
+
+
+def test_an_ensemble_takes_models_that_err_on_other_rows_and_leaves_a_poor_one() -> None:
+    labels = np.arange(40) % 2
+    right, wrong = np.eye(2)[labels] * 0.6 + 0.2, np.eye(2)[1 - labels] * 0.6 + 0.2
+    halves = np.arange(40)[:, None] < 20
+    chances = {0: np.where(halves, right, wrong), 1: np.where(halves, wrong, right), 2: wrong, 3: right * 0.5 + 0.25}
+    chosen = choose_members(chances, labels, 0, 4)
+    assert chosen[0] == 0
+    assert 3 in chosen
+    assert 2 not in chosen
+    before, after = chances[0], np.mean([chances[number] for number in chosen], axis=0)
+    assert log_loss(after, labels).mean() < log_loss(before, labels).mean()
+
+
+def test_nothing_joins_that_does_not_help() -> None:
+    labels = np.arange(30) % 3
+    best = np.eye(3)[labels] * 0.7 + 0.1
+    assert choose_members({4: best, 5: np.full((30, 3), 1 / 3)}, labels, 4, 5) == [4]
+
+
+@pytest.mark.parametrize("planted_at", [0.5, 1.0, 3.0])
+def test_the_temperature_that_was_planted_is_found_and_calibrates(planted_at: float) -> None:
+    logits, labels = planted(4000, 4, planted_at)
+    found = best_temperature(logits, labels)
+    assert found == pytest.approx(planted_at, rel=0.1)
+    fresh, fresh_labels = planted(4000, 4, planted_at, seed=9)
+    after = calibration_error(softmax(fresh / found, axis=1), fresh_labels)
+    assert after < 0.03
+    if planted_at != 1.0:
+        assert after < calibration_error(softmax(fresh, axis=1), fresh_labels) / 2
+
+
+def test_accuracy_rises_where_doubtful_rows_are_left_to_a_person() -> None:
+    logits, labels = planted(2000, 3, 1.0)
+    curve = coverage_curve(softmax(logits, axis=1), labels)
+    assert curve[0].coverage == 1.0
+    assert curve[0].accuracy == pytest.approx(float((logits.argmax(1) == labels).mean()))
+    assert [point.coverage for point in curve] == pytest.approx([tenth / 10 for tenth in range(10, 0, -1)], abs=0.01)
+    assert curve[-1].accuracy > curve[5].accuracy > curve[0].accuracy
+    assert [point.threshold for point in curve] == sorted(point.threshold for point in curve)
+
+
+def test_ties_in_probability_are_kept_together() -> None:
+    chances = np.tile([0.8, 0.2], (10, 1))
+    (point,) = coverage_curve(chances, np.zeros(10, dtype=int))
+    assert (point.coverage, point.accuracy, point.threshold) == (1.0, 1.0, 0.8)
