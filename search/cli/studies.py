@@ -50,8 +50,9 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
     if loaded.drafted != "nothing":
-        what = "its space" if loaded.drafted == "space" else "templates or label words"
-        typer.echo(f"{what} was chosen by default; to change that, copy this into the file:\n\n{space_text(loaded.file)}")
+        what = "a space" if loaded.drafted == "space" else "templates or label words"
+        typer.echo(f"the file leaves out {what}, for which this is used; copy it into the file to change it:\n")
+        typer.echo(space_text(loaded.file))
     for caution in loaded.cautions:
         typer.echo(f"caution: {caution}", err=True)
 

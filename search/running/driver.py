@@ -35,7 +35,13 @@ from promptgraft.search.running.ray_session import (
 )
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
-from promptgraft.search.sampling import baseline_candidates, queue_baselines, queue_start_points, start_points, with_pool
+from promptgraft.search.sampling import (
+    baseline_candidates,
+    queue_baselines,
+    queue_start_points,
+    start_points,
+    with_pool,
+)
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import Heartbeat, Outcome, open_storage, until_storage_answers, wait_for_storage
 from promptgraft.search.study import GrowSection, Study, model_path

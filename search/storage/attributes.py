@@ -324,7 +324,8 @@ def failure_attrs(cause: str, *, interrupted: bool = False) -> dict[str, Any]:
 
 def rerun_attrs(lost: FrozenTrial, times_lost: int) -> dict[str, Any]:
     """Return the attributes of a waiting trial that runs a lost one again."""
-    kept = {name: lost.user_attrs[name] for name in (CANDIDATE, CANDIDATE_KEY, BASELINE, START_POINT) if name in lost.user_attrs}
+    names = (CANDIDATE, CANDIDATE_KEY, BASELINE, START_POINT)
+    kept = {name: lost.user_attrs[name] for name in names if name in lost.user_attrs}
     return {**kept, RETRY_OF: lost.number, TIMES_LOST: times_lost}
 
 

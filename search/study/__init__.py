@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from promptgraft.search.study.schema import JudgingSection as JudgingSection
     from promptgraft.search.study.schema import ResourcesSection as ResourcesSection
     from promptgraft.search.study.space_schema import GrowSection as GrowSection
-    from promptgraft.search.study.space_text import space_text as space_text
+    from promptgraft.search.study.space_writing import space_text as space_text
     from promptgraft.search.study.units import next_moment as next_moment
     from promptgraft.search.study.units import parse_seconds as parse_seconds
     from promptgraft.search.study.yaml_lines import LinedYaml as LinedYaml
