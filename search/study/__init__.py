@@ -6,6 +6,7 @@ from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
     from promptgraft.search.study.constraints import Constraints as Constraints
+    from promptgraft.search.study.default_space import space_text as space_text
     from promptgraft.search.study.engines import build_pruner as build_pruner
     from promptgraft.search.study.engines import build_sampler as build_sampler
     from promptgraft.search.study.fingerprints import flattened as flattened
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from promptgraft.search.study.schema import JudgingSection as JudgingSection
     from promptgraft.search.study.schema import ResourcesSection as ResourcesSection
     from promptgraft.search.study.space_schema import GrowSection as GrowSection
-    from promptgraft.search.study.space_writing import space_text as space_text
     from promptgraft.search.study.units import next_moment as next_moment
     from promptgraft.search.study.units import parse_seconds as parse_seconds
     from promptgraft.search.study.yaml_lines import LinedYaml as LinedYaml

@@ -1,4 +1,4 @@
-"""The search space of a study whose file leaves it out, and templates and label words where a file has none.
+"""The search space of a study whose file leaves it out; templates and label words where a file has none.
 
 The space becomes an ordinary section of the study file when that is loaded. For encoders with a source it holds the
 recipes that were best on movie -> Amazon reviews (128 labelled rows, MiniLM with 6 layers, accuracy on 1,500 rows):
@@ -10,7 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import Task, all_labels
@@ -212,3 +215,33 @@ def draft_verbalizers(labels: Sequence[str]) -> dict[str, dict[str, tuple[str, .
 
 def _as_words(label: str) -> str:
     return " ".join(label.replace("_", " ").replace("-", " ").split())
+
+
+def space_text(file: StudyFile) -> str:
+    """Write the space of a study, and how its sources are trained, as parts of its study file.
+
+    Args:
+        file: The study file, with its space filled in.
+    """
+    content: dict[str, Any] = {}
+    training = {name: section.training.model_dump() for name, section in file.all_sources().items()}
+    if file.source is not None:
+        content["source"] = {"training": training[""]}
+    if file.sources:
+        content["sources"] = {name: {"training": training[name]} for name in file.sources}
+    if file.space is not None:
+        content["space"] = _shortened(file.space.model_dump(mode="json", exclude_defaults=True))
+    yaml, written = YAML(), StringIO()
+    yaml.default_flow_style = None
+    yaml.width = 120
+    yaml.dump(content, written)
+    return written.getvalue()
+
+
+def _shortened(value: Any) -> Any:
+    """Write choices as a list, and a single one as a value, as a study file may."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"choices"}:
+        return value["choices"][0] if len(value["choices"]) == 1 else value["choices"]
+    return {name: _shortened(inner) for name, inner in value.items()}

@@ -18,7 +18,7 @@ from promptgraft.search.study.default_space import (
     update_numbers,
 )
 from promptgraft.search.study.effort import EFFORTS
-from promptgraft.search.study.schema import EffortName
+from promptgraft.search.study.schema import EffortName, StudyFile
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import Categorical, Constant, InvalidInputError, Template, Verbalizer, extremes
 from tests.support.models import TINY_LAYERS, TinyModels
@@ -133,17 +133,26 @@ def test_a_space_that_is_left_out_is_the_same_as_auto(write_study: WriteStudy) -
     assert left_out.objective.source_training.frozen_layers == TINY_LAYERS // 2
 
 
-def test_what_is_printed_can_stand_in_the_file(write_study: WriteStudy) -> None:
+@pytest.mark.parametrize("family", ["encoder", "causal_lm"])
+def test_what_is_printed_can_stand_in_the_file(write_study: WriteStudy, tiny_models: TinyModels, family: str) -> None:
     """It means the same there, so that a study may go on with it."""
-    chosen = load_study(write_study(space="auto"))
+    backbone = {"path": tiny_models[family], "family": family, "max_tokens": 48}
+    chosen = load_study(write_study(backbone=backbone, space="auto"))
     printed = YAML(typ="safe").load(space_text(chosen.file))
     content = YAML(typ="safe").load(chosen.path)
     content["source"] |= printed["source"]
-    copied = load_study(write_study(source=content["source"], space=printed["space"]))
+    copied = load_study(write_study(backbone=backbone, source=content["source"], space=printed["space"]))
     assert copied.drafted == "nothing"
     assert copied.objective == chosen.objective
     identities = [study_identity(study, study.file.model_dump(mode="json")) for study in (chosen, copied)]
     assert identities[0] == identities[1]
+
+
+def test_labels_that_look_like_other_types_are_printed_as_text(write_study: WriteStudy) -> None:
+    study = load_study(write_study())
+    space = default_space(replace(FACTS, labels=("no", "1", "null", "a: b", "2e5")), BALANCED)
+    printed = YAML(typ="safe").load(space_text(study.file.model_copy(update={"space": space})))
+    assert StudyFile.model_validate(study.file.model_dump() | {"space": printed["space"]}).space == space
 
 
 def test_several_sources_are_trained_alike_but_for_what_is_stated(write_study: WriteStudy, data: Path) -> None:
