@@ -42,13 +42,17 @@ def main(
 @reported
 def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None:
     """Check a study file, its data and its backbone, and report every error at once."""
-    from promptgraft.search.study import load_study
+    from promptgraft.search.study import load_study, space_text
 
     loaded = load_study(study)
     task = loaded.target
     typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {', '.join(task.labels)}")
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
+    if loaded.drafted != "nothing":
+        what = "a space" if loaded.drafted == "space" else "templates or label words"
+        typer.echo(f"the file leaves out {what}, for which this is used; copy it into the file to change it:\n")
+        typer.echo(space_text(loaded.file))
     for caution in loaded.cautions:
         typer.echo(f"caution: {caution}", err=True)
 

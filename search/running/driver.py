@@ -37,7 +37,13 @@ from promptgraft.search.running.ray_session import (
 )
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
-from promptgraft.search.sampling import baseline_candidates, queue_baselines, with_pool
+from promptgraft.search.sampling import (
+    baseline_candidates,
+    queue_baselines,
+    queue_start_points,
+    start_points,
+    with_pool,
+)
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import (
     ENSEMBLE,
@@ -98,6 +104,7 @@ def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyL
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
         queue_baselines(stored, storage, baseline_candidates(study))
+        queue_start_points(stored, storage, start_points(study))
     return ledger
 
 
@@ -195,7 +202,7 @@ class Driver:
     def _side_jobs(self) -> list[SideJobs]:
         """Build what is done beside trials: growth of the pool, and repeats of the best trials."""
         file = self.study.file
-        found: list[SideJobs] = [] if file.space.grow is None else [self._growth_jobs(file.space.grow)]
+        found: list[SideJobs] = [] if file.grow is None else [self._growth_jobs(file.grow)]
         # In low precision, who is to be repeated is only known once the best are scored in float32.
         if file.judging.finalists and self.limits.reserve and self.study.objective.backbone.computes_in == "float32":
             # Half of it, so that as much is left for the end where compute is what is limited.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.attributes import failure_attrs as failure_attrs
     from promptgraft.search.storage.attributes import repeat_attr as repeat_attr
     from promptgraft.search.storage.attributes import rerun_attrs as rerun_attrs
+    from promptgraft.search.storage.attributes import start_point_attrs as start_point_attrs
     from promptgraft.search.storage.attributes import write_study as write_study
     from promptgraft.search.storage.attributes import write_trial as write_trial
     from promptgraft.search.storage.database import first_line as first_line

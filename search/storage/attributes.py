@@ -36,7 +36,8 @@ TEMPLATE_POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 REPEAT, CONTROL, CURVE = "repeat_trial_", "control_trial_", "curve_trial_"
 FLOAT32, TEST_SET, PROMPT_AS_TOKENS = "float32_trial_", "held_out_trial_", "reading_trial_"
 # Of a trial.
-CANDIDATE, CANDIDATE_KEY, OWNER, BASELINE = "candidate", "candidate_key", "owner", "baseline"
+CANDIDATE, CANDIDATE_KEY, OWNER = "candidate", "candidate_key", "owner"
+BASELINE, START_POINT = "baseline", "start_point"
 CAUSE, INTERRUPTED, RETRY_OF, TIMES_LOST, RAN_S = "cause", "interrupted", "retry_of", "times_lost", "ran_s"
 VALIDATION, CONFUSION, LOSSES = "validation_", "confusion", "losses"
 
@@ -238,6 +239,11 @@ class TrialRecord:
         return self.attrs.get(BASELINE)
 
     @property
+    def start_point(self) -> str | None:
+        """Name of the start point that it is; None if the sampler drew it, or a user queued it."""
+        return self.attrs.get(START_POINT)
+
+    @property
     def fold_values(self) -> Sequence[float]:
         """The metric of each fold; nothing where there is but one."""
         return self.attrs.get("fold_values") or ()
@@ -313,6 +319,11 @@ def baseline_attrs(name: str, candidate: Candidate) -> dict[str, Any]:
     return {BASELINE: name, CANDIDATE: candidate.to_dict(), CANDIDATE_KEY: candidate.key}
 
 
+def start_point_attrs(name: str) -> dict[str, Any]:
+    """Return the attributes of a waiting trial that is a start point."""
+    return {START_POINT: name}
+
+
 def failure_attrs(cause: str, *, interrupted: bool = False) -> dict[str, Any]:
     """Return the attributes of a trial that failed, or was cut off through no fault of its own."""
     return {CAUSE: cause} | ({INTERRUPTED: True} if interrupted else {})
@@ -320,7 +331,8 @@ def failure_attrs(cause: str, *, interrupted: bool = False) -> dict[str, Any]:
 
 def rerun_attrs(lost: FrozenTrial, times_lost: int) -> dict[str, Any]:
     """Return the attributes of a waiting trial that runs a lost one again."""
-    kept = {name: lost.user_attrs[name] for name in (CANDIDATE, CANDIDATE_KEY, BASELINE) if name in lost.user_attrs}
+    names = (CANDIDATE, CANDIDATE_KEY, BASELINE, START_POINT)
+    kept = {name: lost.user_attrs[name] for name in names if name in lost.user_attrs}
     return {**kept, RETRY_OF: lost.number, TIMES_LOST: times_lost}
 
 

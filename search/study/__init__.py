@@ -6,6 +6,7 @@ from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
     from promptgraft.search.study.constraints import Constraints as Constraints
+    from promptgraft.search.study.default_space import space_text as space_text
     from promptgraft.search.study.engines import build_pruner as build_pruner
     from promptgraft.search.study.engines import build_sampler as build_sampler
     from promptgraft.search.study.fingerprints import flattened as flattened

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 # These decide what is tried next and for how long, not what a result means.
 _FREE = (
     "study",
+    "effort",
     "space",
     "baselines",
     "constraints",

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +20,8 @@ from promptgraft.objectives.data import (
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.constraints import Constraints, constraints_of
+from promptgraft.search.study.default_space import SpaceFacts, with_default_space
+from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler
 from promptgraft.search.study.schema import SourceSection, StudyFile, TaskSection
 from promptgraft.search.study.space_loading import SpaceLoader
@@ -32,6 +34,7 @@ from promptgraft.spaces import (
 )
 
 T = TypeVar("T")
+Drafted = Literal["nothing", "wording", "space"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +45,14 @@ class Study:
 
     Attributes:
         path: The study file.
-        file: Its content.
+        file: Its content, with the defaults of its effort and what was drafted for its space.
         objective: The fixed part, as the workers get it; paths are absolute.
         target: The loaded target task.
         sources: The loaded source tasks, by name; a single one's is empty.
         constraints: What candidates must keep to, if anything.
         cautions: What makes scores doubtful, as the rows are: words that give a label away, or few rows of a label.
+        drafted: What was drafted since the file leaves it out: nothing, the wording (templates or label words), or the
+            whole space.
     """
 
     path: Path
@@ -57,6 +62,7 @@ class Study:
     sources: Mapping[str, Task]
     constraints: Constraints | None = None
     cautions: tuple[str, ...] = ()
+    drafted: Drafted = "nothing"
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ class StudyLoader(ProblemCollector):
 
     def read(self) -> Study:
         """Build the study, or raise with every problem found."""
-        file = self._parse()
+        file = with_effort(self._parse())
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
         if self.attempt(("backbone", "family"), lambda: FAMILIES[family]) is None:
@@ -102,6 +108,7 @@ class StudyLoader(ProblemCollector):
             with self.collecting(("backbone", option)):
                 check_numerics(family, option, getattr(file.backbone, option))
         target, sources = self._load_tasks(file)
+        file, drafted = self._with_default_space(file, SpaceFacts.of(file, n_layers or 10**6, target, sources))
         facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
         space = SpaceLoader(self.yaml, self.problems, file, self.model_type).read(facts, target, sources)
         self._check_sources(file, n_layers)
@@ -118,7 +125,7 @@ class StudyLoader(ProblemCollector):
         wanted = wanted_folds(len(target.labelled), file.target.folds)
         if 1 < target.folds < wanted:
             cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
-        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions)
+        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions, drafted)
 
     def _parse(self) -> StudyFile:
         content = self.yaml.plain() | ({"study": self.name} if self.name else {})
@@ -145,6 +152,14 @@ class StudyLoader(ProblemCollector):
             return self.yaml.problem(location, "is required but missing")
         message = str(entry["msg"]).removeprefix("Value error, ")
         return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, got {entry['input']!r}")
+
+    def _with_default_space(self, file: StudyFile, facts: SpaceFacts) -> tuple[StudyFile, Drafted]:
+        filled = self.attempt(("target", "text"), lambda: with_default_space(file, facts))
+        if filled is None:
+            raise StudyFileError(self.yaml.path, self.problems)
+        if file.space is None:
+            return filled, "space"
+        return filled, "nothing" if filled.space == file.space else "wording"
 
     def _check_engines(self, file: StudyFile) -> None:
         with self.collecting(("metric",)):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from promptgraft.search.study.space_schema import OneOrMore, Section, SpaceSection
+from promptgraft.search.study.space_schema import GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
 
 
@@ -25,7 +25,15 @@ Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_prob
 Baseline = Literal[
     "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
 ]
+AUTO = "auto"
+EffortName = Literal["quick", "balanced", "best"]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
+
+
+def _space(value: Any) -> Any:
+    if isinstance(value, str) and value != AUTO:
+        raise ValueError(f"must be {AUTO}, or a section")
+    return None if value == AUTO else value
 
 
 class BackboneSection(Section):
@@ -98,7 +106,9 @@ class SourceTrainingSection(Section):
 class SourceSection(TaskSection):
     """The task with many labels."""
 
-    training: SourceTrainingSection = Field(SourceTrainingSection(), description="Training of the source stage.")
+    training: SourceTrainingSection = Field(
+        SourceTrainingSection(), description="Training of the source stage; with `space: auto`, settings that fit it."
+    )
 
 
 class TargetSection(TaskSection):
@@ -270,6 +280,9 @@ class StudyFile(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study; its state is stored in runs/NAME."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed for splits, trials and sampler.")
+    effort: EffortName = Field(
+        "balanced", description="Size of the search: sets defaults of budget, folds, judging, baselines and space."
+    )
     metric: str = Field("accuracy", description="Metric to optimize, on validation rows.")
     direction: Literal["maximize", "minimize"] | None = Field(
         None, description="Direction of the metric; its own if left out."
@@ -283,7 +296,9 @@ class StudyFile(Section):
         {}, description="Several source tasks by name, in place of `source`."
     )
     target: TargetSection = Field(description="The task with few labels.")
-    space: SpaceSection = Field(description="The search space.")
+    space: Annotated[
+        SpaceSection | None, BeforeValidator(_space, json_schema_input_type=SpaceSection | Literal["auto"] | None)
+    ] = Field(AUTO, validate_default=True, description="The search space; auto for one that fits the task.")
     baselines: Annotated[tuple[Baseline, ...], OneOrMore] = Field(
         get_args(Baseline), description="Baselines that are tried first, as trials; [] for none."
     )
@@ -314,6 +329,11 @@ class StudyFile(Section):
     def all_sources(self) -> dict[str, SourceSection]:
         """Return the source tasks by name; the name of a single one is empty."""
         return ({} if self.source is None else {"": self.source}) | self.sources
+
+    @property
+    def grow(self) -> GrowSection | None:
+        """Growth of the template pool, if it grows."""
+        return self.space.grow if self.space else None
 
     def concurrent(self) -> int:
         """Return how many trials this machine's CPUs can run at the same time."""

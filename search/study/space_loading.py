@@ -9,7 +9,7 @@ from promptgraft.objectives.data import Task, all_labels
 from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.promptsource import Imported, read_promptsource
 from promptgraft.search.study.schema import StudyFile
-from promptgraft.search.study.space_schema import ParameterSection
+from promptgraft.search.study.space_schema import ParameterSection, SpaceSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Problem, ProblemCollector
 from promptgraft.spaces import (
     DIMENSIONS,
@@ -33,13 +33,14 @@ class SpaceLoader(ProblemCollector):
     Args:
         yaml: The file.
         problems: Where problems go.
-        file: Its content.
+        file: Its content, with a space.
         model_type: The backbone's architecture; None if it couldn't be read.
     """
 
     def __init__(self, yaml: LinedYaml, problems: list[Problem], file: StudyFile, model_type: str | None) -> None:
         super().__init__(yaml, problems)
         self.file = file
+        self.section = file.space or SpaceSection()
         self.model_type = model_type
         self.folder = yaml.path.resolve().parent
 
@@ -56,12 +57,12 @@ class SpaceLoader(ProblemCollector):
         fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
         templates = [
             self.attempt(("space", "templates", name), partial(self._template, name, text, fields))
-            for name, text in file.space.templates.items()
+            for name, text in self.section.templates.items()
         ]
         labels = all_labels(target, sources.values()) if target else ()
         verbalizers = [
             self.attempt(("space", "verbalizers", name), partial(_verbalizer, name, words, labels))
-            for name, words in file.space.verbalizers.items()
+            for name, words in self.section.verbalizers.items()
         ]
         if target is not None:
             for imported in self._imported(target, sorted(fields)):
@@ -84,7 +85,7 @@ class SpaceLoader(ProblemCollector):
         )
 
     def _imported(self, target: Task, fields: list[str]) -> Iterator[Imported]:
-        for index, name in enumerate(self.file.space.promptsource):
+        for index, name in enumerate(self.section.promptsource):
             with self.collecting(("space", "promptsource", index)):
                 imported = read_promptsource(self.folder / name, target.labels, fields)
                 if FAMILIES[self.file.backbone.family].label_last:
@@ -94,7 +95,7 @@ class SpaceLoader(ProblemCollector):
                 yield imported
 
     def _check_growth(self) -> None:
-        grow = self.file.space.grow
+        grow = self.section.grow
         if grow is None:
             return
         from promptgraft.objectives.growth import NEEDS_WRITER, TEMPLATE_SOURCES, VERBALIZER_SOURCES
@@ -127,7 +128,7 @@ class SpaceLoader(ProblemCollector):
         return template
 
     def _parameters(self, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
-        described = {".".join(path): (path, section) for path, section in self.file.space.described().items()}
+        described = {".".join(path): (path, section) for path, section in self.section.described().items()}
         if self.file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
         parameters, model = [], architecture_of(self.file.backbone, facts.n_layers, self.model_type)

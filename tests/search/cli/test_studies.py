@@ -159,6 +159,14 @@ def test_bad_input_is_one_message_and_exit_code_2(
         assert (refused.exit_code, "error: " in refused.stderr) == (2, True), arguments
 
 
+def test_validate_prints_a_space_that_it_chose(write_study: WriteStudy) -> None:
+    chosen, own = typed("validate", str(write_study(space="auto"))), typed("validate", str(write_study()))
+    assert chosen.exit_code == own.exit_code == 0
+    assert "the file leaves out a space" in chosen.stdout
+    assert "  contrastive_steps: [0, 40, 100]\n" in chosen.stdout
+    assert "leaves out" not in own.stdout
+
+
 def test_a_command_without_its_extra_says_what_to_install(write_study: WriteStudy) -> None:
     """`sys.modules[name] = None` is how Python spells a module that isn't there."""
     code = "import sys; sys.modules['optuna'] = None; from promptgraft.search.cli.studies import app; app()"

@@ -1,0 +1,100 @@
+"""Start points: points of a default space that are tried before the sampler draws, which learns from them."""
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FixedTrial
+
+from promptgraft.search.storage import TrialRecord, start_point_attrs, study_lock
+from promptgraft.search.study import Study
+from promptgraft.spaces import (
+    DEFAULTS,
+    Categorical,
+    Constant,
+    Parameter,
+    Scalar,
+    SearchSpace,
+    SuggestingTrial,
+    extremes,
+)
+
+# One trial in so many is a start point at most.
+SHARE = 4
+# Places among a parameter's choices in ascending order, of which the first is no update or no frozen layer.
+_NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
+# Parameter -> place, or value; others have their first choice. Strong and cheap points come first; see
+# `search.study.default_space` for what was measured.
+_POINTS: Mapping[str, Mapping[str, int | str]] = {
+    "source stage only": {"source_steps": _MOST, "steps": _NONE},
+    "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
+    "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _MOST, "steps": _NONE},
+    "source stage, upper layers": {"source_steps": _MOST, "steps": _FEW, "frozen_layers": _FEW},
+    "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF},
+    "upper layers": {"steps": _FEW, "frozen_layers": _FEW},
+    "contrastive": {"contrastive_steps": _MOST, "steps": _NONE},
+    "adapters": {"adapter.method": "lora", "steps": _MOST},
+}
+
+
+def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
+    """Return the start points of a study: none unless its space was chosen for it.
+
+    Args:
+        study: The checked study.
+
+    Returns:
+        Name -> searched parameter -> value; no two mean the same, and none breaks a constraint.
+    """
+    found: dict[str, dict[str, Scalar]] = {}
+    if study.drafted != "space":
+        return found
+    space, known = study.objective.space, set[str]()
+    for name, wanted in _POINTS.items():
+        point = _point(space, wanted)
+        if point is None or len(found) >= study.file.budget.trials // SHARE:
+            continue
+        candidate = space.suggest(cast("SuggestingTrial", FixedTrial(point)))
+        broken = study.constraints is not None and study.constraints.broken_by(candidate)
+        if not broken and candidate.key not in known:
+            known.add(candidate.key)
+            found[name] = point
+    return found
+
+
+def _point(space: SearchSpace, wanted: Mapping[str, int | str]) -> dict[str, Scalar] | None:
+    """Return the value of each searched parameter; None if the space lacks one that is wanted."""
+    parameters = {parameter.name: parameter for parameter in space.all_parameters()}
+    if any(name not in parameters for name in wanted):
+        return None
+    values = {name: _value(parameter, wanted.get(name)) for name, parameter in parameters.items()}
+    return {name: value for name, value in values.items() if not isinstance(parameters[name], Constant)}
+
+
+def _value(parameter: Parameter, wanted: int | str | None) -> Scalar:
+    if isinstance(wanted, str):
+        return wanted
+    if wanted is not None:
+        ascending = sorted(extremes(parameter), key=float)
+        return ascending[wanted] if len(ascending) > 1 else ascending[0]
+    if isinstance(parameter, Constant | Categorical):
+        return extremes(parameter)[0]
+    default = DEFAULTS[parameter.name]
+    return default if parameter.low < float(default) < parameter.high else math.sqrt(parameter.low * parameter.high)
+
+
+def queue_start_points(stored: optuna.Study, storage: RDBStorage, points: Mapping[str, Mapping[str, Scalar]]) -> None:
+    """Queue a new study's start points behind its baselines; those that were queued before aren't queued again.
+
+    Args:
+        stored: The study.
+        storage: What holds it.
+        points: Name -> parameter -> value.
+    """
+    with study_lock(storage, stored.study_name):
+        queued = {TrialRecord.of(trial).start_point for trial in stored.get_trials(deepcopy=False)}
+        for name, point in points.items():
+            if name not in queued:
+                stored.enqueue_trial(dict(point), user_attrs=start_point_attrs(name))
