@@ -44,7 +44,8 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
 
     `target_only` is the winner without the source. `source_only` is the winner on the source alone: the label words
     of the target must be those of the source then. `full_fine_tuning` trains all weights on the target, without a
-    soft prompt.
+    soft prompt. A winner without updates, such as a probe on the text embeddings, is still compared with itself without
+    the source's rows.
 
     Args:
         winner: The winner.
@@ -52,13 +53,12 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
         shared_labels: Whether every label of the target is one of the source.
     """
     updates = winner.candidate.source_steps + winner.step
-    if not updates:
-        return {}
     alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
     defaults = Candidate(alone.template, alone.verbalizer, alone.head, steps=updates, batch_size=alone.batch_size)
-    found = {
-        "full_fine_tuning": TrainedControl(replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt()), updates)
-    }
+    found: dict[str, TrainedControl] = {}
+    if updates:
+        tuned = replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt())
+        found["full_fine_tuning"] = TrainedControl(tuned, updates)
     if winner.candidate.uses_source:
         found["target_only"] = TrainedControl(alone, updates)
     if space.facts.has_source and shared_labels and winner.step:

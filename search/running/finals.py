@@ -1,5 +1,7 @@
 """Once a search has ended, its finalists race on other seeds and splits; the winner meets its controls on fresh ones.
 
+A sole finalist has no race to run: it meets its controls on the repeats that it has.
+
 If the search was in lower precision, its finalists are scored in float32 first. What is found is recorded in the study
 one by one: it stays, whatever happens, and the next run does the rest. See `search.judging.verdict` for the finalists
 and `search.judging.transfer_gain` for the controls.
@@ -15,7 +17,6 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
-    FRESH,
     MIN_REPEATS,
     NAMES,
     TARGET_ONLY,
@@ -23,11 +24,14 @@ from promptgraft.search.judging import (
     WITH_SOURCE,
     control_logits_file,
     fewer_rows,
+    first_fresh,
+    is_compared_on_folds,
     outcome_line,
     reach_verdict,
     record_float32_scores,
     repeat_name,
     rescoring_jobs,
+    rival_of,
     trials_to_rescore,
 )
 from promptgraft.search.running.ray_session import (
@@ -42,6 +46,7 @@ from promptgraft.search.storage import (
     CONTROL,
     CURVE,
     REPEAT,
+    SHARED,
     Outcome,
     StudyRecord,
     TrialRecord,
@@ -53,7 +58,7 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import Study
-from promptgraft.search.trials import Limits, compute_seconds, ranked_trials
+from promptgraft.search.trials import Limits, compute_seconds
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
@@ -107,10 +112,17 @@ class Confirmation:
         )
 
     def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
+        """Return repeats of the race; those of a sole finalist are compared with its controls, too."""
+        numbers = {trial.number for trial, _ in missing} if self.study.file.judging.controls else set()
+        compared = {number for number in numbers if first_fresh(self.stored, number) == 1}
+
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
             place = number, repeat
+            file = control_logits_file(number, WINNER, repeat) if number in compared else None
             return Job(
-                repeat_attr(*place), repeat_name(*place), lambda runner: runner.train.remote(candidate, step, repeat)
+                repeat_attr(*place),
+                repeat_name(*place),
+                lambda runner: runner.train.remote(candidate, step, repeat, file),
             )
 
         return [
@@ -120,21 +132,29 @@ class Confirmation:
         ]
 
     def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
+        """Return what the comparison misses: what was a trial as a baseline is not run again."""
         if not self.study.file.judging.controls:
             return []
-        record, number = StudyRecord.of(self.stored), winner.number
+        record, number, first = StudyRecord.of(self.stored), winner.number, first_fresh(self.stored, winner.number)
         other = self._other(winner)
-        starts = self._fitted(number) | self._trained(winner, other)
-        starts = {name: start for name, start in starts.items() if name not in self.study.file.baselines}
+        fitted, trained = self._fitted(), self._trained(winner, other)
+        if first == 1:
+            del trained[WINNER]
+        starts = {name: start for name, start in (fitted | trained).items() if name not in self.study.file.baselines}
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
+
+        def attr(name: str, repeat: int) -> str:
+            own = control_attr(number, name, repeat)  # Where older versions recorded those of all winners, too.
+            return own if name in trained or record.outcome(own) else control_attr(SHARED, name, repeat)
+
         jobs = [
             Job(
-                control_attr(number, name, repeat),
-                f"fresh repeat {repeat - FRESH + 1} of {NAMES[name]}",
+                attr(name, repeat),
+                f"fresh repeat {repeat - first + 1} of {NAMES[name]}",
                 start(repeat),
                 about.get(name, {}),
             )
-            for repeat in range(FRESH, FRESH + repeats)
+            for repeat in range(first, first + repeats)
             for name, start in starts.items()
         ]
         return [job for job in jobs if not job.is_done(record)]
@@ -145,6 +165,7 @@ class Confirmation:
             return []
         own = TrialRecord.of(trial)
         source = self.study.sources.get(own.values.get("source", ""))
+        first = first_fresh(self.stored, trial.number)
         points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, own.values)
 
         def start(part: str, count: int, repeat: int) -> Start:
@@ -154,22 +175,22 @@ class Confirmation:
         jobs = [
             Job(
                 curve_attr(trial.number, part, count, repeat),
-                f"fresh repeat {repeat - FRESH + 1} of the winner on {count} {part} rows",
+                f"fresh repeat {repeat - first + 1} of the winner on {count} {part} rows",
                 start(part, count, repeat),
             )
-            for repeat in range(FRESH, FRESH + repeats)
+            for repeat in range(first, first + repeats)
             for part, count in points
         ]
         done = StudyRecord.of(self.stored)
         return [job for job in jobs if not job.is_done(done)]
 
-    def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
-        """Return the controls that are no candidates."""
+    def _fitted(self) -> dict[str, Callable[[int], Start]]:
+        """Return the controls that are no candidates: they are the same for every winner."""
         from promptgraft.objectives.measures import FITTED
 
         def start(control: str) -> Callable[[int], Start]:
             return lambda repeat: (
-                lambda runner: runner.fit.remote(control, repeat, control_logits_file(number, control, repeat))
+                lambda runner: runner.fit.remote(control, repeat, control_logits_file(SHARED, control, repeat))
             )
 
         return {name: start(name) for name in FITTED if name in self.study.file.judging.controls}
@@ -197,12 +218,11 @@ class Confirmation:
         return {name: start(name, arm) for name, arm in arms.items()}
 
     def _other(self, winner: FrozenTrial) -> FrozenTrial | None:
-        """Return the best trial of the search that differs from the winner in whether it uses the source."""
+        """Return the winner's rival if it is to be repeated; see `search.judging.rival`."""
         if not self.study.sources or TARGET_ONLY not in self.study.file.judging.controls:
             return None
-        ran = (trial for trial in ranked_trials(self.stored) if TrialRecord.of(trial).best_step is not None)
-        uses_source = _arm(winner).candidate.uses_source
-        return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
+        rival = rival_of(self.stored, winner)
+        return None if rival is None or is_compared_on_folds(winner, rival) else rival
 
     @wait_for_storage
     def is_needed(self) -> bool:
