@@ -150,13 +150,13 @@ def reach_verdict(study: optuna.Study) -> Verdict:
         for number, p_value in sorted(raced.dropped.items(), key=lambda entry: -entry[1])
     ]
     repeated = {*raced.waiting, *(number for number, own in repeats.items() if own)}
-    missing = [(trials[number], 1) for number in raced.waiting] or [
-        (trials[number], repeat)
-        for repeat in range(2, section.repeats + 1)
-        for number in raced.finalists
-        if repeat not in found[number]
-    ]
     sole = next(iter(repeated)) if len(repeated) == 1 else None
+    whole = range(1, section.repeats + 1)
+    missing = [(trials[number], 1) for number in raced.waiting] or [
+        (trials[number], repeat) for repeat in whole[1:] for number in raced.finalists if repeat not in found[number]
+    ]
+    if sole is not None:  # It waits for nobody.
+        missing = [(trials[sole], repeat) for repeat in whole if repeat not in found.get(sole, {})]
     return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing, sole)
 
 

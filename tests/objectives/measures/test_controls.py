@@ -47,6 +47,10 @@ def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models:
         "full_fine_tuning",
     }
     assert trained_controls(TrainedControl(plain, 0), space, shared_labels=True) == {}
+    probe = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, head="probe", alpha=0.4, steps=0).canonical(space.facts)
+    alone = trained_controls(TrainedControl(probe, 0), space, shared_labels=True)
+    assert list(alone) == ["target_only"]
+    assert alone["target_only"] == TrainedControl(replace(probe, alpha=0.0).canonical(space.facts), 0)
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm", "seq2seq", "recurrent", "masked_lm"])

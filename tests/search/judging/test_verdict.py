@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -20,7 +19,7 @@ from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import reach_verdict, verdict_lines, winning_trial
 from promptgraft.search.judging.race import Race, compare_finalists, plan_race
 from promptgraft.search.running.finals import Confirmation
-from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
+from promptgraft.search.storage import REPEAT, Outcome, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Limits
@@ -111,6 +110,29 @@ def test_a_trial_that_was_lucky_is_found_out_by_its_first_repeat() -> None:
     assert after({number: [1 - own[0]] for number, own in first.items()}, maximize=False).finalists == (2, 3)
     assert after(first | {2: [0.84, 0.1, 0.2]}).finalists == (2, 3), "luck is not chased"
     assert after(first | {5: [0.99]}).finalists == (2, 5), "one that qualified when less was known stays in the race"
+
+
+def test_with_one_place_nothing_is_raced() -> None:
+    in_search = {1: 0.9, 2: 0.85}
+
+    def after(repeats: dict[int, list[float]]) -> Race:
+        return plan_race(in_search, repeats, 1, maximize=True, level=0.05)
+
+    assert after({}) == Race((1,), (), {})
+    assert after({1: [0.2, 0.3]}) == Race((), (1,), {})
+
+
+def test_a_sole_finalist_is_judged_by_repeats_that_chose_nothing() -> None:
+    study = stored({0: [0.7, 0.72]}, finalists=1)
+    judged = reach_verdict(study)
+    assert (judged.sole, judged.table().raced) == (0, False)
+    assert "which had no part in choosing it" in verdict_lines(judged.table(), "accuracy")[0]
+    study.set_user_attr(f"{REPEAT}1_1", {"value": 0.6})
+    judged = reach_verdict(study)
+    assert (judged.sole, judged.table().raced) == (None, True)
+    assert "which chose it among finalists" in verdict_lines(judged.table(), "accuracy")[0]
+    assert reach_verdict(stored({0: ["the loss is nan"]}, finalists=1)).sole == 1
+    assert reach_verdict(stored({0: [0.7]})).sole is None, "others qualify for the race, too"
 
 
 def test_one_that_has_had_two_repeats_does_not_win_by_what_it_costs() -> None:
@@ -255,7 +277,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     """Over real workers; more repeats later run only what is missing, and what they find is what a fresh one finds."""
     where = ["--workdir", str(tmp_path / "run")]
 
-    def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
+    def run(repeated: int) -> dict[int, dict[int, Outcome]]:
         file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4}, pruner="none")
         app(["run", str(file), *where], standalone_mode=False)
         return StudyRecord.of(load_existing("tiny", RunFolder(tmp_path / "run").storage_url())).repeats
@@ -281,11 +303,9 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
         attrs = record.get_trials()[number].user_attrs
         fresh = Objective(study.objective)
         fresh.use_split(Split(3))
-        cycle = fresh.run(Candidate.from_values(attrs["candidate"]), study.file.seed + 3)
-        values = {evaluation.step: evaluation.value for evaluation in cycle}
-        assert (
-            3 not in own or own[3]["value"] == values[attrs["best_step"]]
-        )  # The step that the search chose, not the repeat's best.
+        candidate, seed = Candidate.from_values(attrs["candidate"]), study.file.seed + 3
+        # At the step that the search chose, not at the repeat's best.
+        assert 3 not in own or own[3].value == fresh.evaluate(candidate, seed, at=attrs["best_step"]).value
     capsys.readouterr()
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
