@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from promptgraft.objectives.backbones import Encoder
-from promptgraft.objectives.data import Row, Task
+from promptgraft.objectives.caching import StageKey
+from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
 
@@ -138,9 +139,29 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
 
 
 def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden)."""
-    space = objective.spec.space
+    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden).
+
+    Those of the labelled rows are computed together, once for all folds, repeats and workers.
+    """
+    labelled, space = objective.target.labelled, objective.spec.space
+    places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
+    wanted = [places.get(fields_key(row.fields), -1) for row in rows]
+    together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
     first = Candidate(written_templates(space)[0].id, space.verbalizers[0].id, steps=0).canonical(space.facts)
+    key = {
+        "stage": "features",
+        "template": written_templates(space)[0].text,
+        "verbalizer": first.verbalizer,
+        "batch_size": objective.spec.evaluation_batch_size,
+        "rows": rows_hash(together),
+    }
+    stage = StageKey.of(objective.backbone_key() | key)
+    found = objective.stages.get(stage, lambda: {"features": torch.from_numpy(_embed(objective, first, together))})
+    features = found["features"].numpy()
+    return features[wanted] if together is labelled else features
+
+
+def _embed(objective: Objective, first: Candidate, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
     (model,) = objective.untrained([first])
     encoded = model.encode(rows)
     found = np.empty((len(rows), objective.backbone.embeddings.shape[1]), dtype=np.float32)
