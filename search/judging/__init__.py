@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.transfer_gain import TransferGain as TransferGain
     from promptgraft.search.judging.transfer_gain import control_logits_file as control_logits_file
     from promptgraft.search.judging.transfer_gain import control_outcomes as control_outcomes
-    from promptgraft.search.judging.transfer_gain import first_fresh as first_fresh
+    from promptgraft.search.judging.transfer_gain import fresh_repeats as fresh_repeats
     from promptgraft.search.judging.transfer_gain import transfer as transfer
     from promptgraft.search.judging.transfer_gain import transfer_lines as transfer_lines
     from promptgraft.search.judging.transfer_gain import transfer_on_test as transfer_on_test

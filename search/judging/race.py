@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 MIN_REPEATS = 2
-# Trials that get a first repeat, for each place among the finalists; for a single place there is no race.
+# Trials that get a first repeat, for each place among the finalists.
 QUALIFY = 2
+# With one place, this repeat chooses who has it; those from the next on choose nothing.
+CHOOSING = 1
 # Repeats from which on tests decide anything: with two, a t-test rests on one degree of freedom.
 TESTED_FROM = 3
 
@@ -72,8 +74,7 @@ def plan_race(
     """Find out who is to be repeated next.
 
     Twice as many trials as there are places qualify, by the search, for one repeat: who was only lucky in the search
-    is found out by it. With one place, there is no race: the best of the search is repeated, and its repeats choose
-    nothing. The best by the mean of both values become finalists; that isn't asked again as they get their
+    is found out by it. The best by the mean of both values become finalists; that isn't asked again as they get their
     other repeats, or luck would be chased on and on. From the third repeat on, those shown to be worse than the best
     fall out, after F-Race (Birattari et al. 2002) and irace (López-Ibáñez et al. 2016, doi:10.1016/j.orp.2016.09.002),
     with the tests of `judge`. Only the present values count, not how they came about.
@@ -86,7 +87,7 @@ def plan_race(
         level: Level of the tests.
     """
     sign = 1 if maximize else -1
-    qualified = list(in_search)[: QUALIFY * places if places > 1 else places]
+    qualified = list(in_search)[: QUALIFY * places]
     repeated = [trial for trial in in_search if repeats.get(trial)]
     best = sorted(repeated, key=lambda trial: -sign * (in_search[trial] + repeats[trial][0]))[:places]
     dropped = _shown_worse({trial: repeats[trial] for trial in best}, sign, level)

@@ -1,8 +1,8 @@
 """The winner against its controls: how good is it, does transfer help at all, and by how much?
 
 All are repeated on fresh seeds and splits (`search.running.finals`), which had no part in choosing the winner, and
-recorded in the study one by one. The repeats of a sole finalist are fresh as they are. What they predict for the test
-rows lies in the study's files, unlooked at until these are opened; see decisions 9 and 10.
+recorded in the study one by one. Where there is a single finalist, its own repeats are fresh but for the first. What
+they predict for the test rows lies in the study's files, unlooked at until these are opened; see decisions 9 and 10.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from pydantic import TypeAdapter
 
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
-from promptgraft.search.judging.race import MIN_REPEATS
+from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS
 from promptgraft.search.judging.rival import Rival, compare_on_folds
-from promptgraft.search.judging.verdict import reach_verdict
+from promptgraft.search.judging.verdict import last_repeat
 from promptgraft.search.storage import SHARED, Outcome, StudyRecord
 from promptgraft.search.wording import difference, unit
 
@@ -112,21 +112,26 @@ def control_logits_file(trial: int | str, control: str, repeat: int) -> str:
     return f"controls/trial-{trial}/{control}-{repeat}.safetensors"
 
 
-def winner_outcomes(study: optuna.Study, trial: int) -> Mapping[int, Outcome]:
-    """Return the fresh repeats of a trial: those of the race, if it raced with none, else those run beside controls."""
-    record = StudyRecord.of(study)
-    own = record.controls(trial).get(WINNER, {})
-    return own if first_fresh(study, trial) == FRESH else record.repeats.get(trial, {})
+def fresh_repeats(study: optuna.Study, trial: int) -> range:
+    """Return the numbers of the repeats that compare a trial with its controls: those that had no part in choosing it.
 
-
-def first_fresh(study: optuna.Study, trial: int) -> int:
-    """Return the number of the first repeat that compares a trial with its controls.
-
-    The repeats of a race choose its winner; a sole finalist is chosen before it has any. One that was repeated beside
-    its controls nevertheless, as in older versions, keeps these repeats.
+    The repeats of a race choose its winner, so that it is repeated once more. Among those that qualify for a single
+    place, the first repeat chooses, and the others are fresh as they are. A winner that was repeated beside its
+    controls nevertheless, as in older versions, keeps these repeats.
     """
-    is_repeated = WINNER in StudyRecord.of(study).controls(trial)
-    return 1 if reach_verdict(study).sole == trial and not is_repeated else FRESH
+    record = StudyRecord.of(study)
+    section = record.judging
+    if section.finalists == 1 and WINNER not in record.controls(trial):
+        return range(CHOOSING + 1, last_repeat(section) + 1)
+    return range(FRESH, FRESH + section.repeats)
+
+
+def winner_outcomes(study: optuna.Study, trial: int) -> dict[int, Outcome]:
+    """Return what the fresh repeats of a trial found."""
+    record, first = StudyRecord.of(study), fresh_repeats(study, trial).start
+    if first == FRESH:
+        return record.controls(trial).get(WINNER, {})
+    return {repeat: outcome for repeat, outcome in record.repeats.get(trial, {}).items() if repeat >= first}
 
 
 def control_outcomes(study: optuna.Study, trial: int) -> dict[str, dict[int, Outcome]]:
@@ -137,7 +142,7 @@ def control_outcomes(study: optuna.Study, trial: int) -> dict[str, dict[int, Out
     record = StudyRecord.of(study)
     winner, own = winner_outcomes(study, trial), record.controls(trial)
     found = {name: {**shared, **own.get(name, {})} for name, shared in record.controls(SHARED).items()}
-    found = {**own, **found, WINNER: dict(winner)}
+    found = {**own, **found, WINNER: winner}
     if not winner or not (own or len(found) > 1):
         return {}
     return {name: _of_one_trial(found[name]) for name in NAMES if name in found}

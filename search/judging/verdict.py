@@ -11,7 +11,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from promptgraft.search.judging.race import MIN_REPEATS, Finalist, compare_finalists, plan_race
+from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS, Finalist, compare_finalists, plan_race
 from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
@@ -65,13 +65,11 @@ class VerdictTable:
         cost: Name of what the cheapest is cheapest in.
         finalists: The finalists that have had repeats enough, the winner first; none while none has.
         failed: Failed repeats.
-        raced: Whether repeats chose the winner among several trials, so that its mean is optimistic.
     """
 
     cost: str
     finalists: tuple[FinalistRow, ...]
     failed: tuple[FailedRepeat, ...]
-    raced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,6 @@ class Verdict:
         missing: What the race misses as it stands: trials, and number of the repeat, most urgent first; nothing if it
             is over.
         racing: Numbers of the trials that are in the race.
-        sole: Number of the only trial that has had repeats or will; None if repeats choose among several.
     """
 
     cost: str
@@ -95,7 +92,6 @@ class Verdict:
     failed: Sequence[FailedRepeat]
     missing: Sequence[tuple[FrozenTrial, int]]
     racing: frozenset[int]
-    sole: int | None
 
     @property
     def winner(self) -> FrozenTrial | None:
@@ -118,7 +114,7 @@ class Verdict:
             )
             for entry in self.finalists
         )
-        return VerdictTable(self.cost, rows, tuple(self.failed), self.sole is None)
+        return VerdictTable(self.cost, rows, tuple(self.failed))
 
 
 def reach_verdict(study: optuna.Study) -> Verdict:
@@ -149,15 +145,18 @@ def reach_verdict(study: optuna.Study) -> Verdict:
         Finalist(number, tuple(repeats[number]), costs[number], p_value, tied=False)
         for number, p_value in sorted(raced.dropped.items(), key=lambda entry: -entry[1])
     ]
-    repeated = {*raced.waiting, *(number for number, own in repeats.items() if own)}
-    sole = next(iter(repeated)) if len(repeated) == 1 else None
-    whole = range(1, section.repeats + 1)
     missing = [(trials[number], 1) for number in raced.waiting] or [
-        (trials[number], repeat) for repeat in whole[1:] for number in raced.finalists if repeat not in found[number]
+        (trials[number], repeat)
+        for repeat in range(2, last_repeat(section) + 1)
+        for number in raced.finalists
+        if repeat not in found[number]
     ]
-    if sole is not None:  # It waits for nobody.
-        missing = [(trials[sole], repeat) for repeat in whole if repeat not in found.get(sole, {})]
-    return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing, sole)
+    return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
+
+
+def last_repeat(section: JudgingSection) -> int:
+    """Return the number of a finalist's last repeat: a single one has enough of them that didn't choose it."""
+    return section.repeats if section.finalists > 1 else max(section.repeats, CHOOSING + MIN_REPEATS)
 
 
 def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:
@@ -195,10 +194,9 @@ def verdict_lines(table: VerdictTable, metric: str) -> list[str]:
     for place, entry in enumerate(table.finalists):
         figures = f"{entry.mean:.4f} (standard error {entry.standard_error:.4f})"
         if place == 0:
-            chose = "which chose it among finalists" if table.raced else "which had no part in choosing it"
             lines.append(
                 f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} repeats on other "
-                f"seeds and splits, {chose}; {entry.in_search:.4f} in the search"
+                f"seeds and splits, which chose it among finalists; {entry.in_search:.4f} in the search"
             )
         lines.append(f"  trial {entry.number}  {figures}, {cost} {entry.cost:g}; {against_best(entry)}")
     for lost in table.failed:

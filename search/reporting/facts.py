@@ -109,7 +109,7 @@ class Answer:
         in_search: What the search measured.
         best_step: The step at which it was best.
         float32: Its score in float32, if it has one.
-        race: What the repeats that chose it found, or those of a sole finalist; None without any.
+        race: What the repeats that chose it found; None without any.
         fresh: What fresh repeats found; None without any.
         fresh_rows: What these were scored on.
         test: What it scores on the test rows; None while they are sealed.
@@ -237,11 +237,7 @@ def _answer(
     test = _test_score(StudyRecord.of(stored).opening(winner.number), summary.metric)
     searched = float(metric_of(winner) or 0.0)
     sign = 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
-    since: dict[str, float | None] = {}
-    if raced and summary.verdict.raced:
-        since["the repeats that chose it"] = raced.mean
-    elif raced and fresh is None:
-        since["repeats on other seeds and splits"] = raced.mean
+    since = {"the repeats that chose it": raced.mean if raced else None}
     since |= {f"fresh repeats on {transfer.rows} rows" if transfer else "fresh repeats": fresh.mean if fresh else None}
     since |= {"the test rows": test.value if test else None}
     costs = {name: cost for name in COSTS if (cost := own.figure(name)) is not None}

@@ -1,6 +1,6 @@
 """Once a search has ended, its finalists race on other seeds and splits; the winner meets its controls on fresh ones.
 
-A sole finalist has no race to run: it meets its controls on the repeats that it has.
+A single finalist meets its controls on the repeats that it has; see `search.judging.transfer_gain.fresh_repeats`.
 
 If the search was in lower precision, its finalists are scored in float32 first. What is found is recorded in the study
 one by one: it stays, whatever happens, and the next run does the rest. See `search.judging.verdict` for the finalists
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
+    FRESH,
     MIN_REPEATS,
     NAMES,
     TARGET_ONLY,
@@ -24,7 +25,7 @@ from promptgraft.search.judging import (
     WITH_SOURCE,
     control_logits_file,
     fewer_rows,
-    first_fresh,
+    fresh_repeats,
     is_compared_on_folds,
     outcome_line,
     reach_verdict,
@@ -99,26 +100,27 @@ class Confirmation:
         Where time or compute may end, two repeats of everything come first: with less, nothing can be said. Otherwise
         the race comes first, since controls are those of its winner.
         """
-        judged, whole = reach_verdict(self.stored), self.study.file.judging.repeats
+        judged = reach_verdict(self.stored)
         missing, winner = judged.missing, judged.winner
         is_endless = self.limits.ends_at is None and self.limits.total_compute_s is None
         if winner is None or (missing and (is_endless or missing[0][1] <= MIN_REPEATS)):
             return self._finalists(missing)
+        fresh = fresh_repeats(self.stored, winner.number)
         return (
-            self._controls(winner, MIN_REPEATS)
+            self._controls(winner, fresh[:MIN_REPEATS])
             or self._finalists(missing)
-            or self._controls(winner, whole)
-            or self._curves(winner, whole)
+            or self._controls(winner, fresh)
+            or self._curves(winner, fresh)
         )
 
     def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
-        """Return repeats of the race; those of a sole finalist are compared with its controls, too."""
-        numbers = {trial.number for trial, _ in missing} if self.study.file.judging.controls else set()
-        compared = {number for number in numbers if first_fresh(self.stored, number) == 1}
+        """Return repeats of the race; those that are compared with controls, too, predict the test rows."""
+        has_controls = bool(self.study.file.judging.controls)
 
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
             place = number, repeat
-            file = control_logits_file(number, WINNER, repeat) if number in compared else None
+            is_compared = has_controls and repeat in fresh_repeats(self.stored, number)
+            file = control_logits_file(number, WINNER, repeat) if is_compared else None
             return Job(
                 repeat_attr(*place),
                 repeat_name(*place),
@@ -131,14 +133,14 @@ class Confirmation:
             for record in [TrialRecord.of(trial)]
         ]
 
-    def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
+    def _controls(self, winner: FrozenTrial, repeats: range) -> list[Job]:
         """Return what the comparison misses: what was a trial as a baseline is not run again."""
         if not self.study.file.judging.controls:
             return []
-        record, number, first = StudyRecord.of(self.stored), winner.number, first_fresh(self.stored, winner.number)
+        record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
         fitted, trained = self._fitted(), self._trained(winner, other)
-        if first == 1:
+        if repeats.start != FRESH:  # Then it has had them in the race.
             del trained[WINNER]
         starts = {name: start for name, start in (fitted | trained).items() if name not in self.study.file.baselines}
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
@@ -150,22 +152,21 @@ class Confirmation:
         jobs = [
             Job(
                 attr(name, repeat),
-                f"fresh repeat {repeat - first + 1} of {NAMES[name]}",
+                f"fresh repeat {repeat - repeats.start + 1} of {NAMES[name]}",
                 start(repeat),
                 about.get(name, {}),
             )
-            for repeat in range(first, first + repeats)
+            for repeat in repeats
             for name, start in starts.items()
         ]
         return [job for job in jobs if not job.is_done(record)]
 
-    def _curves(self, trial: FrozenTrial, repeats: int) -> list[Job]:
+    def _curves(self, trial: FrozenTrial, repeats: range) -> list[Job]:
         """Return what the learning curves miss: the winner on fewer rows."""
         if not self.study.file.judging.curves:
             return []
         own = TrialRecord.of(trial)
         source = self.study.sources.get(own.values.get("source", ""))
-        first = first_fresh(self.stored, trial.number)
         points = fewer_rows(len(self.study.target.train), len(source.train) if source else 0, own.values)
 
         def start(part: str, count: int, repeat: int) -> Start:
@@ -175,10 +176,10 @@ class Confirmation:
         jobs = [
             Job(
                 curve_attr(trial.number, part, count, repeat),
-                f"fresh repeat {repeat - first + 1} of the winner on {count} {part} rows",
+                f"fresh repeat {repeat - repeats.start + 1} of the winner on {count} {part} rows",
                 start(part, count, repeat),
             )
-            for repeat in range(first, first + repeats)
+            for repeat in repeats
             for part, count in points
         ]
         done = StudyRecord.of(self.stored)

@@ -202,33 +202,37 @@ def test_the_interval_over_folds_is_corrected() -> None:
     assert (found.value, found.high - found.value) == (pytest.approx(each.mean()), pytest.approx(half))
 
 
-def test_a_sole_finalist_s_repeats_and_shared_controls(tmp_path: Path) -> None:
-    study = stored({"target_only": [0.70, 0.73, 0.72]})
-    for repeat in (1, 2, 3):
+def test_a_single_finalist_s_repeats_and_shared_controls(tmp_path: Path) -> None:
+    """Its first repeat chose it, so it doesn't count."""
+    study = stored({})
+    study.set_user_attr(f"{REPEAT}0_1", {"value": 0.99})
+    for repeat, alone in ((2, 0.70), (3, 0.71)):
+        study.set_user_attr(control_attr(0, "target_only", repeat), {"value": alone})
         study.set_user_attr(control_attr(SHARED, "tfidf", repeat), {"value": 0.6})
     outcomes = control_outcomes(study, 0)
     assert list(outcomes) == ["winner", "target_only", "tfidf"]
-    assert all(sorted(own) == [1, 2, 3] for own in outcomes.values())
+    assert all(sorted(own) == [2, 3] for own in outcomes.values())
     found = transfer_of(study)
     assert found is not None
-    assert found.verdict == "helped"
-    assert found.gain == pytest.approx(0.8 - np.mean([0.70, 0.73, 0.72]))
+    assert (found.verdict, found.gain) == ("helped", pytest.approx(0.8 - 0.705))
     files, labels = FileStore(str(tmp_path)), np.zeros(40, dtype=np.int64)
-    for repeat in (1, 2):  # The third of the winner wrote none.
+    for repeat in (2, 3):
         for owner, name, right in ((0, "winner", 40), (0, "target_only", 20), (SHARED, "tfidf", 10)):
-            logits = torch.from_numpy(logits_of(np.arange(40) < right, labels))
-            files.write_tensors(control_logits_file(owner, name, repeat), {"logits": logits})
+            if (name, repeat) != ("tfidf", 3):  # As where it was run before anyone asked for test rows.
+                logits = torch.from_numpy(logits_of(np.arange(40) < right, labels))
+                files.write_tensors(control_logits_file(owner, name, repeat), {"logits": logits})
     on_test = transfer_on_test(study, 0, files, lambda own, kept: float((own.argmax(1) == 0).mean()))
     assert on_test is not None
     assert {entry.name: (entry.mean, entry.repeats) for entry in on_test.controls} == {
         NAMES["winner"]: (1.0, 2),
         NAMES["target_only"]: (0.5, 2),
-        NAMES["tfidf"]: (0.25, 2),
+        NAMES["tfidf"]: (0.25, 1),
     }
     study.add_trial(create_trial(value=0.95, user_attrs={**study.get_trials()[0].user_attrs}))
-    assert control_outcomes(study, 1) == {}, "which hasn't been repeated"
     study.set_user_attr(f"{REPEAT}1_1", {"value": 0.9})
-    assert control_outcomes(study, 0) == {}, "now repeats choose the winner, so that it needs fresh ones"
+    assert control_outcomes(study, 1) == {}, "it has qualified, and nothing more"
+    study.set_user_attr("definition", {"judging": {"finalists": 2, "repeats": 3}, "source": {}})
+    assert control_outcomes(study, 0) == {}, "now all repeats choose the winner, so that it needs fresh ones"
 
 
 def test_without_a_source_or_controls() -> None:

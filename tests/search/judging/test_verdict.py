@@ -112,27 +112,12 @@ def test_a_trial_that_was_lucky_is_found_out_by_its_first_repeat() -> None:
     assert after(first | {5: [0.99]}).finalists == (2, 5), "one that qualified when less was known stays in the race"
 
 
-def test_with_one_place_nothing_is_raced() -> None:
-    in_search = {1: 0.9, 2: 0.85}
-
-    def after(repeats: dict[int, list[float]]) -> Race:
-        return plan_race(in_search, repeats, 1, maximize=True, level=0.05)
-
-    assert after({}) == Race((1,), (), {})
-    assert after({1: [0.2, 0.3]}) == Race((), (1,), {})
-
-
-def test_a_sole_finalist_is_judged_by_repeats_that_chose_nothing() -> None:
-    study = stored({0: [0.7, 0.72]}, finalists=1)
-    judged = reach_verdict(study)
-    assert (judged.sole, judged.table().raced) == (0, False)
-    assert "which had no part in choosing it" in verdict_lines(judged.table(), "accuracy")[0]
-    study.set_user_attr(f"{REPEAT}1_1", {"value": 0.6})
-    judged = reach_verdict(study)
-    assert (judged.sole, judged.table().raced) == (None, True)
-    assert "which chose it among finalists" in verdict_lines(judged.table(), "accuracy")[0]
-    assert reach_verdict(stored({0: ["the loss is nan"]}, finalists=1)).sole == 1
-    assert reach_verdict(stored({0: [0.7]})).sole is None, "others qualify for the race, too"
+def test_a_single_finalist_has_two_repeats_that_did_not_choose_it() -> None:
+    study = stored({0: [0.7], 1: [0.8]}, finalists=1)
+    assert missing(study) == [(1, 2), (1, 3)]
+    assert missing(stored({0: [0.7, 0.1, 0.1], 1: [0.6]}, finalists=1)) == [], "which change nothing"
+    study.set_user_attr("definition", {"judging": {"finalists": 1, "repeats": 4}})
+    assert missing(study) == [(1, 2), (1, 3), (1, 4)]
 
 
 def test_one_that_has_had_two_repeats_does_not_win_by_what_it_costs() -> None:

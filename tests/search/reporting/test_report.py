@@ -319,7 +319,7 @@ def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Pa
         stored.set_user_attr(f"{REPEAT}0_{repeat}", {"value": 0.5 + repeat / 100})
     facts = collected(stored, study, folder)
     told = said(facts)
-    assert told["answer"]["gaps"] == [{"to": "repeats on other seeds and splits", "value": pytest.approx(0.115)}]
+    assert told["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
     assert "<b>+0.1150</b>" in render_page(facts)
 
 

@@ -73,20 +73,27 @@ def file_of(job: Job) -> str | None:
     return recorder.file
 
 
-def test_a_sole_finalist_is_repeated_once_for_the_race_and_the_comparison(write_study: Callable[..., Path]) -> None:
+def test_a_single_finalist_is_compared_on_the_repeats_that_it_has(write_study: Callable[..., Path]) -> None:
     """Its best target-only rival was cross-validated in the search, and isn't run again."""
     confirmation, stored = judged_study(write_study, controls=["target_only", "tfidf"])
-    assert attrs_of(confirmation) == [repeat_attr(0, 1), repeat_attr(0, 2)]
-    assert [file_of(job) for job in confirmation.jobs()] == [control_logits_file(0, WINNER, n) for n in (1, 2)]
-    for repeat in (1, 2):
+    assert attrs_of(confirmation) == [repeat_attr(0, 1), repeat_attr(1, 1)]
+    assert [file_of(job) for job in confirmation.jobs()] == [None, None], "these choose"
+    for number, value in ((0, 0.8), (1, 0.7)):
+        stored.set_user_attr(repeat_attr(number, 1), {"value": value})
+    assert attrs_of(confirmation) == [repeat_attr(0, 2), repeat_attr(0, 3)]
+    assert [file_of(job) for job in confirmation.jobs()] == [control_logits_file(0, WINNER, n) for n in (2, 3)]
+    for repeat in (2, 3):
         stored.set_user_attr(repeat_attr(0, repeat), {"value": 0.8})
-    names = [control_attr(SHARED, "tfidf", 1), control_attr(0, "target_only", 1)]
-    names += [control_attr(SHARED, "tfidf", 2), control_attr(0, "target_only", 2)]
+    names = [control_attr(SHARED, "tfidf", 2), control_attr(0, "target_only", 2)]
+    names += [control_attr(SHARED, "tfidf", 3), control_attr(0, "target_only", 3)]
     assert attrs_of(confirmation) == names
+    assert file_of(confirmation.jobs()[0]) == control_logits_file(SHARED, "tfidf", 2)
     for name in names:
         stored.set_user_attr(name, {"value": 0.7})
     assert attrs_of(confirmation) == []
-    without, _ = judged_study(write_study, controls=[])
+    without, record = judged_study(write_study, controls=[])
+    for number in (0, 1):
+        record.set_user_attr(repeat_attr(number, 1), {"value": 0.7})
     assert [file_of(job) for job in without.jobs()] == [None, None], "test rows that nobody compares"
 
 
@@ -104,13 +111,16 @@ def test_the_winner_of_a_race_is_repeated_afresh(write_study: Callable[..., Path
     assert not [attr for attr in attrs_of(confirmation) if "majority" in attr]
 
 
-def test_a_sole_finalist_of_an_older_version_is_done(write_study: Callable[..., Path]) -> None:
-    """It was repeated beside its controls once more."""
+def test_a_single_finalist_of_an_older_version_is_done(write_study: Callable[..., Path]) -> None:
+    """It was repeated beside its controls once more; one more repeat of the race is all that is run."""
     confirmation, stored = judged_study(write_study, controls=["target_only", "tfidf"])
+    stored.set_user_attr(repeat_attr(1, 1), {"value": 0.5})
     for repeat in (1, 2):
         stored.set_user_attr(repeat_attr(0, repeat), {"value": 0.8})
         for name in (WINNER, "target_only", "tfidf"):
             stored.set_user_attr(control_attr(0, name, FRESH + repeat - 1), {"value": 0.7})
+    assert attrs_of(confirmation) == [repeat_attr(0, 3)]
+    stored.set_user_attr(repeat_attr(0, 3), {"value": 0.8})
     assert attrs_of(confirmation) == []
 
 
@@ -118,7 +128,8 @@ def test_with_a_winner_that_does_not_use_the_source_the_best_that_does_is_repeat
     write_study: Callable[..., Path],
 ) -> None:
     confirmation, stored = judged_study(write_study, controls=["target_only"])
-    stored.set_user_attr(repeat_attr(0, 1), {"failure": "out of memory"})
-    for repeat in (1, 2):
+    for number, value in ((0, 0.5), (1, 0.8)):
+        stored.set_user_attr(repeat_attr(number, 1), {"value": value})
+    for repeat in (2, 3):
         stored.set_user_attr(repeat_attr(1, repeat), {"value": 0.8})
-    assert attrs_of(confirmation) == [control_attr(1, WITH_SOURCE, repeat) for repeat in (1, 2)]
+    assert attrs_of(confirmation) == [control_attr(1, WITH_SOURCE, repeat) for repeat in (2, 3)]
