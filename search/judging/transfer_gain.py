@@ -255,7 +255,7 @@ class Comparison:
         ours, theirs = pair
         gain, over = self._better(ours, theirs, self.level), f"{len(common)} fresh repeats on {self.rows} rows"
         rival = self._closer_rival(*pair)
-        if rival is not None:
+        if rival is not None and (gain.low > 0 or rival.gain.low <= 0):  # Folds alone don't show that it helped.
             gain, theirs, over = rival.gain, BEST_TARGET_ONLY, f"{rival.folds} folds of the search, which chose both"
         kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
         said = "made no difference that could be shown" if kind == "made no difference" else kind

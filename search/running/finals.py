@@ -103,9 +103,12 @@ class Confirmation:
         judged = reach_verdict(self.stored)
         missing, winner = judged.missing, judged.winner
         is_endless = self.limits.ends_at is None and self.limits.total_compute_s is None
-        if winner is None or (missing and (is_endless or missing[0][1] <= MIN_REPEATS)):
+        if winner is None:
             return self._finalists(missing)
         fresh = fresh_repeats(self.stored, winner.number)
+        least = MIN_REPEATS if fresh.start == FRESH else fresh[MIN_REPEATS - 1]
+        if missing and (is_endless or missing[0][1] <= least):
+            return self._finalists(missing)
         return (
             self._controls(winner, fresh[:MIN_REPEATS])
             or self._finalists(missing)

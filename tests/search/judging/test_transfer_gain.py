@@ -174,6 +174,10 @@ def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -
     assert far is not None
     assert far.verdict == "helped"
     assert "the winner's settings and updates" in far.sentence
+    unsure: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.5, 0.84, 0.7]}
+    alone = transfer(searched([0.82, 0.801, 0.84, 0.83], CLOSE, unsure), winner)
+    assert alone is not None
+    assert (alone.verdict, "3 fresh repeats" in alone.sentence) == ("made no difference", True)
     without = transfer(searched(CLOSE, [0.6, 0.6, 0.6, 0.6], {"winner": WINNER, "majority": [0.5] * 3}), winner)
     assert without is not None
     assert without.verdict == "not tried", "folds that chose the winner show nothing by themselves"

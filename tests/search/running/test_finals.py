@@ -38,7 +38,7 @@ def test_a_study_of_which_no_trial_could_be_judged_says_so_in_each_run(write_stu
 
 
 def judged_study(
-    write_study: Callable[..., Path], finalists: int = 1, **judging: Any
+    write_study: Callable[..., Path], finalists: int = 1, limits: Limits | None = None, **judging: Any
 ) -> tuple[Confirmation, optuna.Study]:
     """A study of three trials: the best uses the source, the next doesn't; all have run four folds."""
     study = load_study(write_study(judging={"finalists": finalists, "repeats": 2, **judging}))
@@ -49,7 +49,7 @@ def judged_study(
         candidate = Candidate(space.templates[0].id, space.verbalizers[0].id, source_steps=source_steps, steps=4)
         attrs = {"candidate": candidate.to_dict(), "best_step": 4, "fold_values": [value] * 4, "prompt_tokens": 3}
         stored.add_trial(create_trial(value=value, user_attrs=attrs))
-    return Confirmation(study, stored, "", Limits(3, None, None), None, lambda line: None), stored
+    return Confirmation(study, stored, "", limits or Limits(3, None, None), None, lambda line: None), stored
 
 
 def attrs_of(confirmation: Confirmation) -> list[str]:
@@ -95,6 +95,17 @@ def test_a_single_finalist_is_compared_on_the_repeats_that_it_has(write_study: C
     for number in (0, 1):
         record.set_user_attr(repeat_attr(number, 1), {"value": 0.7})
     assert [file_of(job) for job in without.jobs()] == [None, None], "test rows that nobody compares"
+
+
+def test_where_time_may_end_a_single_finalist_has_two_fresh_repeats_before_its_controls(
+    write_study: Callable[..., Path],
+) -> None:
+    confirmation, stored = judged_study(write_study, limits=Limits(3, 1e12), controls=["majority"])
+    for number, repeat in ((0, 1), (1, 1), (0, 2)):
+        stored.set_user_attr(repeat_attr(number, repeat), {"value": 0.8 - number / 10})
+    assert attrs_of(confirmation) == [repeat_attr(0, 3)]
+    stored.set_user_attr(repeat_attr(0, 3), {"value": 0.8})
+    assert attrs_of(confirmation) == [control_attr(SHARED, "majority", repeat) for repeat in (2, 3)]
 
 
 def test_the_winner_of_a_race_is_repeated_afresh(write_study: Callable[..., Path]) -> None:
