@@ -159,8 +159,7 @@ def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -
     """It isn't run again; where it comes closer to the winner than the control does, it decides."""
     controls: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.70, 0.73, 0.72]}
     study = searched([0.81, 0.79, 0.82, 0.82], CLOSE, controls)
-    winner = study.get_trials()[1]
-    found = transfer(study, winner)
+    found = transfer(study, study.get_trials()[1])
     assert found is not None
     assert found.verdict == "made no difference"
     assert "against target only, the best of the search, accuracy better by +0.7 points" in found.sentence
@@ -170,15 +169,18 @@ def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -
     assert (row.mean, row.repeats) == (pytest.approx(np.mean(CLOSE)), 4)
     assert row.behind.value == pytest.approx(0.0075)
     assert found.warning is None
-    far = transfer(searched([0.81, 0.79, 0.82, 0.82], [0.6, 0.61, 0.6, 0.6], controls), winner)
+    study = searched([0.81, 0.79, 0.82, 0.82], [0.6, 0.61, 0.6, 0.6], controls)
+    far = transfer(study, study.get_trials()[1])
     assert far is not None
     assert far.verdict == "helped"
     assert "the winner's settings and updates" in far.sentence
     unsure: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.5, 0.84, 0.7]}
-    alone = transfer(searched([0.82, 0.801, 0.84, 0.83], CLOSE, unsure), winner)
+    study = searched([0.82, 0.801, 0.84, 0.83], CLOSE, unsure)
+    alone = transfer(study, study.get_trials()[1])
     assert alone is not None
     assert (alone.verdict, "3 fresh repeats" in alone.sentence) == ("made no difference", True)
-    without = transfer(searched(CLOSE, [0.6, 0.6, 0.6, 0.6], {"winner": WINNER, "majority": [0.5] * 3}), winner)
+    study = searched(CLOSE, [0.6, 0.6, 0.6, 0.6], {"winner": WINNER, "majority": [0.5] * 3})
+    without = transfer(study, study.get_trials()[1])
     assert without is not None
     assert without.verdict == "not tried", "folds that chose the winner show nothing by themselves"
 
