@@ -109,7 +109,7 @@ class ObjectiveSpec:
         evaluation_batch_size: Rows a batch in evaluation.
         source_training: Settings of that one's stage.
         sources: The source tasks of a study that names several, by name; a candidate says which one it uses.
-        split_seed: Seed of the splits.
+        split_seed: Seed of the splits and of the source stages.
         files: Folder or URL of the study's files; None computes every stage afresh for each trial.
         memory_bytes: How much of the stages a worker keeps in memory.
     """

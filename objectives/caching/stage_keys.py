@@ -45,7 +45,7 @@ def source_key(
     Args:
         spec: The study's fixed part.
         candidate: The candidate.
-        seed: The trial's seed.
+        seed: Seed of the stage.
         rows: Hash of the source's rows.
         labels: The source's labels, and those of all tasks.
         demonstrations: What decides which ones the rows are shown; None if there are none.

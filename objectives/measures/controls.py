@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from promptgraft.objectives.backbones import Encoder
-from promptgraft.objectives.data import Row, Task
+from promptgraft.objectives.caching import StageKey
+from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
 
@@ -44,7 +45,8 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
 
     `target_only` is the winner without the source. `source_only` is the winner on the source alone: the label words
     of the target must be those of the source then. `full_fine_tuning` trains all weights on the target, without a
-    soft prompt.
+    soft prompt. A winner without updates, such as a probe on the text embeddings, is still compared with itself without
+    the source's rows.
 
     Args:
         winner: The winner.
@@ -52,13 +54,12 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
         shared_labels: Whether every label of the target is one of the source.
     """
     updates = winner.candidate.source_steps + winner.step
-    if not updates:
-        return {}
     alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
     defaults = Candidate(alone.template, alone.verbalizer, alone.head, steps=updates, batch_size=alone.batch_size)
-    found = {
-        "full_fine_tuning": TrainedControl(replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt()), updates)
-    }
+    found: dict[str, TrainedControl] = {}
+    if updates:
+        tuned = replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt())
+        found["full_fine_tuning"] = TrainedControl(tuned, updates)
     if winner.candidate.uses_source:
         found["target_only"] = TrainedControl(alone, updates)
     if space.facts.has_source and shared_labels and winner.step:
@@ -138,9 +139,29 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
 
 
 def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden)."""
-    space = objective.spec.space
+    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden).
+
+    Those of the labelled rows are computed together, once for all folds, repeats and workers.
+    """
+    labelled, space = objective.target.labelled, objective.spec.space
+    places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
+    wanted = [places.get(fields_key(row.fields), -1) for row in rows]
+    together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
     first = Candidate(written_templates(space)[0].id, space.verbalizers[0].id, steps=0).canonical(space.facts)
+    key = {
+        "stage": "features",
+        "template": written_templates(space)[0].text,
+        "verbalizer": first.verbalizer,
+        "batch_size": objective.spec.evaluation_batch_size,
+        "rows": rows_hash(together),
+    }
+    stage = StageKey.of(objective.backbone_key() | key)
+    found = objective.stages.get(stage, lambda: {"features": torch.from_numpy(_embed(objective, first, together))})
+    features = found["features"].numpy()
+    return features[wanted] if together is labelled else features
+
+
+def _embed(objective: Objective, first: Candidate, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
     (model,) = objective.untrained([first])
     encoded = model.encode(rows)
     found = np.empty((len(rows), objective.backbone.embeddings.shape[1]), dtype=np.float32)

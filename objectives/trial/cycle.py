@@ -35,7 +35,7 @@ class Cycle(Evaluations):
     Args:
         resources: What all cycles of the study use.
         candidate: What to run, canonical.
-        seed: Seed of initial values, batches and dropout.
+        seed: Seed of initial values, batches and dropout; the source stage has that of the study, see `Resources`.
         checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its evaluations
             once more and goes on behind them; the result is the same, bit for bit.
         at: Step whose state is the result, the only one that is evaluated; that of the best evaluation if None.
@@ -58,7 +58,7 @@ class Cycle(Evaluations):
         self.candidate = candidate
         self.seed = seed
         self._resources = resources
-        self._rows = RowEncoder(resources, seed)
+        self._rows = RowEncoder(resources)
         self._checkpoint = checkpoint
         self._at = at
         self._started = time.perf_counter()
@@ -88,7 +88,7 @@ class Cycle(Evaluations):
 
     def _train_on_source(self) -> dict[str, Tensor]:
         """Return the weights after training on the source alone, from the store if another trial has computed them."""
-        resources, candidate, seed = self._resources, self.candidate, self.seed
+        resources, candidate, seed = self._resources, self.candidate, self._resources.source_seed
         settings = resources.spec.training_on(candidate.source)
         on_source = self._on_source()
 
@@ -111,7 +111,7 @@ class Cycle(Evaluations):
             head = model.heads() if plan.contrastive else ()  # Which had no part in it.
             return model.snapshot([name for name in model.trainable() if name not in head])
 
-        return resources.stages.get(StageKey.of(resources.source_key(candidate, seed)), train)
+        return resources.stages.get(StageKey.of(resources.source_key(candidate)), train)
 
     def _migrate(self, source_weights: dict[str, Tensor]) -> tuple[PromptedModel, LoadReport]:
         """Carry the source's weights over to a model of the target, with frozen layers, soft prompt and adapters."""
@@ -290,8 +290,9 @@ class Cycle(Evaluations):
 
     def identity(self) -> dict[str, object]:
         """Return everything that decides the cycle's outcome, as JSON types."""
-        spec, candidate = self._resources.spec, self.candidate
+        spec, candidate, source_seed = self._resources.spec, self.candidate, self._resources.source_seed
         return {
+            **({} if self.seed == source_seed else {"source_seed": source_seed}),
             **self._resources.backbone_key(),
             "version": VERSION,
             "candidate": candidate.to_dict(),

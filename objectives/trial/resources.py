@@ -39,6 +39,15 @@ class Resources:
         found = self.tasks.folds()
         return [self] if len(found) == 1 else [self.on(tasks) for tasks in found]
 
+    @property
+    def source_seed(self) -> int:
+        """Seed of every source stage, whatever the seed of the cycle.
+
+        The stage doesn't depend on the target's rows, and what ships is built on the one of the search: repeats on
+        other seeds start from it, too, so that they judge that model, and it is trained once.
+        """
+        return self.spec.split_seed
+
     def build_model(self, candidate: Candidate, seed: int) -> PromptedModel:
         """Attach what a candidate asks for to the backbone, in the state that this is in."""
         space = self.spec.space
@@ -57,7 +66,7 @@ class Resources:
         numbers = ("steps", "batch_size", "learning_rate", "prompt_learning_rate", "alpha", "layer_decay")
         return self.backbone_key() | {
             "stage": "embeddings",
-            "source": self.source_key(candidate, seed) if candidate.source_steps else None,
+            "source": self.source_key(candidate) if candidate.source_steps else None,
             "rows": {part: own for part, own in self.tasks.hashes(candidate).items() if part != "validation"},
             "labels": list(self.tasks.labels),
             "template": self.spec.space.template(candidate.template).text,
@@ -70,11 +79,11 @@ class Resources:
             "seed": seed,
         }
 
-    def source_key(self, candidate: Candidate, seed: int) -> dict[str, object]:
+    def source_key(self, candidate: Candidate) -> dict[str, object]:
         """Return everything that decides the weights after a candidate's source stage, as JSON types."""
-        shown = self.demonstrations.get(candidate, "source", seed)
+        shown = self.demonstrations.get(candidate, "source", self.source_seed)
         labels = (self.tasks.source(candidate).labels, self.tasks.labels)
         rows = self.tasks.hashes(candidate)["source"]
         return self.backbone_key() | source_key(
-            self.spec, candidate, seed, rows, labels, shown.content if shown else None
+            self.spec, candidate, self.source_seed, rows, labels, shown.content if shown else None
         )

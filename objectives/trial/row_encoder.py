@@ -12,12 +12,10 @@ class RowEncoder:
 
     Args:
         resources: What the cycle uses.
-        seed: The trial's seed.
     """
 
-    def __init__(self, resources: Resources, seed: int) -> None:
+    def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._seed = seed
 
     def encode(self, model: PromptedModel, part: str, order_seed: int | None = None) -> list[EncodedRow]:
         """Return the token ids of a part's rows, and see that its frozen layers' activations are known.
@@ -67,7 +65,7 @@ class RowEncoder:
             return {
                 "backbone": resources.backbone.weights_hash,
                 "numerics": resources.spec.backbone.numerics,
-                "source": resources.source_key(candidate, self._seed) if trained else None,
+                "source": resources.source_key(candidate) if trained else None,
                 "device": resources.backbone.device.type,
             }
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.race import MIN_REPEATS as MIN_REPEATS
     from promptgraft.search.judging.race import TESTED_FROM as TESTED_FROM
     from promptgraft.search.judging.race import Finalist as Finalist
+    from promptgraft.search.judging.rival import is_compared_on_folds as is_compared_on_folds
+    from promptgraft.search.judging.rival import rival_of as rival_of
     from promptgraft.search.judging.test_set import HeldOut as HeldOut
     from promptgraft.search.judging.test_set import OpenedScores as OpenedScores
     from promptgraft.search.judging.test_set import check_same as check_same
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.transfer_gain import TransferGain as TransferGain
     from promptgraft.search.judging.transfer_gain import control_logits_file as control_logits_file
     from promptgraft.search.judging.transfer_gain import control_outcomes as control_outcomes
+    from promptgraft.search.judging.transfer_gain import fresh_repeats as fresh_repeats
     from promptgraft.search.judging.transfer_gain import transfer as transfer
     from promptgraft.search.judging.transfer_gain import transfer_lines as transfer_lines
     from promptgraft.search.judging.transfer_gain import transfer_on_test as transfer_on_test

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.judging.intervals import Interval, gain_over_repeats
 from promptgraft.search.judging.race import MIN_REPEATS
-from promptgraft.search.judging.transfer_gain import WINNER, control_outcomes
+from promptgraft.search.judging.transfer_gain import winner_outcomes
 from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.trials import metric_of
 from promptgraft.search.wording import difference, unit
@@ -80,7 +80,7 @@ def collect_learning_curves(study: optuna.Study, winner: FrozenTrial | None) -> 
         return None
     record = StudyRecord.of(study)
     points = _points(record, winner.number)
-    full = _values(control_outcomes(study, winner.number).get(WINNER, {}))
+    full = _values(winner_outcomes(study, winner.number))
     if not points or len(full) < MIN_REPEATS:
         return None
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1

@@ -12,6 +12,8 @@ from statistics import mean, stdev
 MIN_REPEATS = 2
 # Trials that get a first repeat, for each place among the finalists.
 QUALIFY = 2
+# With one place, this repeat chooses who has it; those from the next on choose nothing.
+CHOOSING = 1
 # Repeats from which on tests decide anything: with two, a t-test rests on one degree of freedom.
 TESTED_FROM = 3
 

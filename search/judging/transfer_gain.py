@@ -1,8 +1,8 @@
 """The winner against its controls: how good is it, does transfer help at all, and by how much?
 
 All are repeated on fresh seeds and splits (`search.running.finals`), which had no part in choosing the winner, and
-recorded in the study one by one. What they predict for the test rows lies in the study's files, unlooked at until these
-are opened; see decision 9.
+recorded in the study one by one. Where there is a single finalist, its own repeats are fresh but for the first. What
+they predict for the test rows lies in the study's files, unlooked at until these are opened; see decisions 9 and 10.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,13 @@ from pydantic import TypeAdapter
 
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
-from promptgraft.search.judging.race import MIN_REPEATS
-from promptgraft.search.storage import Outcome, StudyRecord
+from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS
+from promptgraft.search.judging.rival import Rival, compare_on_folds
+from promptgraft.search.judging.verdict import last_repeat
+from promptgraft.search.storage import SHARED, Outcome, StudyRecord
 from promptgraft.search.wording import difference, unit
 
-# Their repeats are numbered from here on: the best mean of a race is lucky too, so those of the race don't count.
+# Fresh repeats are numbered from here on where finalists raced: the best mean of a race is lucky too.
 FRESH = 1001
 WINNER, TARGET_ONLY, BEST_TARGET_ONLY, WITH_SOURCE = "winner", "target_only", "target_only_searched", "with_source"
 # In the order in which they are shown.
@@ -105,14 +107,44 @@ class TransferGain:
         return TypeAdapter(cls).validate_python({"warning": None, **content, "controls": controls})
 
 
-def control_logits_file(trial: int, control: str, repeat: int) -> str:
-    """Return where what it predicts for the test rows lies in the study's files."""
+def control_logits_file(trial: int | str, control: str, repeat: int) -> str:
+    """Return where what it predicts for the test rows lies in the study's files; `SHARED` for that of all winners."""
     return f"controls/trial-{trial}/{control}-{repeat}.safetensors"
 
 
+def fresh_repeats(study: optuna.Study, trial: int) -> range:
+    """Return the numbers of the repeats that compare a trial with its controls: those that had no part in choosing it.
+
+    The repeats of a race choose its winner, so that it is repeated once more. Among those that qualify for a single
+    place, the first repeat chooses, and the others are fresh as they are. A winner that was repeated beside its
+    controls nevertheless, as in older versions, keeps these repeats.
+    """
+    record = StudyRecord.of(study)
+    section = record.judging
+    if section.finalists == 1 and WINNER not in record.controls(trial):
+        return range(CHOOSING + 1, last_repeat(section) + 1)
+    return range(FRESH, FRESH + section.repeats)
+
+
+def winner_outcomes(study: optuna.Study, trial: int) -> dict[int, Outcome]:
+    """Return what the fresh repeats of a trial found."""
+    record, first = StudyRecord.of(study), fresh_repeats(study, trial).start
+    if first == FRESH:
+        return record.controls(trial).get(WINNER, {})
+    return {repeat: outcome for repeat, outcome in record.repeats.get(trial, {}).items() if repeat >= first}
+
+
 def control_outcomes(study: optuna.Study, trial: int) -> dict[str, dict[int, Outcome]]:
-    """Return what the controls of a trial found: control -> number of the repeat -> outcome."""
-    found = StudyRecord.of(study).controls(trial)
+    """Return what a trial and its controls found: control -> number of the repeat -> outcome; nothing without either.
+
+    Those that aren't trained as candidates are the same for every winner.
+    """
+    record = StudyRecord.of(study)
+    winner, own = winner_outcomes(study, trial), record.controls(trial)
+    found = {name: {**shared, **own.get(name, {})} for name, shared in record.controls(SHARED).items()}
+    found = {**own, **found, WINNER: winner}
+    if not winner or not (own or len(found) > 1):
+        return {}
     return {name: _of_one_trial(found[name]) for name in NAMES if name in found}
 
 
@@ -136,7 +168,9 @@ def transfer(study: optuna.Study, winner: FrozenTrial | None) -> TransferGain | 
     def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
         return gain_over_repeats([values[ours][r] for r in common], [values[theirs][r] for r in common], level)
 
-    return Comparison(study, found, values, "validation", gain).table()
+    level = StudyRecord.of(study).judging.level
+    rival = compare_on_folds(study, winner, level) if winner else None
+    return Comparison(study, found, values, "validation", gain, rival).table()
 
 
 def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> TransferGain | None:
@@ -155,17 +189,28 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
     if not found:
         return None
 
-    def predicted(name: str, repeat: int) -> Logits:
-        tensors = files.read_tensors(control_logits_file(trial, name, repeat))
-        return np.asarray(tensors["logits"], dtype=np.float32)
+    def predicted(name: str) -> dict[int, Logits]:
+        return {r: own for r in _values(found)[name] if (own := _test_logits(files, trial, name, r)) is not None}
 
-    logits = {name: {r: predicted(name, r) for r in own} for name, own in _values(found).items()}
+    logits = {name: predicted(name) for name in found}
 
     def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
         return gain_on_rows([logits[ours][r] for r in common], [logits[theirs][r] for r in common], measure, level)
 
     values = {name: {r: measure(own[r], np.arange(len(own[r]))) for r in own} for name, own in logits.items()}
-    return Comparison(study, found, values, "test", gain).table()
+    (winner,) = (each for each in study.get_trials(deepcopy=False) if each.number == trial)
+    rival = compare_on_folds(study, winner, StudyRecord.of(study).judging.level)
+    return Comparison(study, found, values, "test", gain, rival).table()
+
+
+def _test_logits(files: FileStore, trial: int, name: str, repeat: int) -> Logits | None:
+    """Read what a control of a trial predicts for the test rows, shape (rows, labels); None if nobody asked for it."""
+    for owner in (trial, SHARED):
+        try:
+            return np.asarray(files.read_tensors(control_logits_file(owner, name, repeat))["logits"], dtype=np.float32)
+        except FileNotFoundError:
+            continue
+    return None
 
 
 class Comparison:
@@ -178,6 +223,7 @@ class Comparison:
         rows: What the rows are: `validation` or `test`.
         gain: Estimates how much larger the metric of one is than that of another, over common repeats, with the level
             of the interval.
+        rival: The winner against the best target-only trial of the search, where folds of the search say that.
     """
 
     def __init__(
@@ -187,8 +233,11 @@ class Comparison:
         values: Mapping[str, Mapping[int, float]],
         rows: str,
         gain: Callable[[str, str, Sequence[int], float], Interval],
+        rival: Rival | None = None,
     ) -> None:
         self.found, self.values, self.rows = found, values, rows
+        repeats = _values(found).get(BEST_TARGET_ONLY, ())
+        self.rival = rival if len(repeats) < MIN_REPEATS else None  # Older versions have repeated it.
         record = StudyRecord.of(study)
         self.level, self.has_source = record.judging.level, record.has_source
         self.metric = (study.metric_names or ["value"])[0]
@@ -204,14 +253,26 @@ class Comparison:
             kind: TransferVerdict = "not tried" if self.has_source else "no source"
             return TransferGain(*shown, kind, _UNKNOWN[kind], 0, None, None, None)
         ours, theirs = pair
-        gain = self._better(ours, theirs, self.level)
+        gain, over = self._better(ours, theirs, self.level), f"{len(common)} fresh repeats on {self.rows} rows"
+        rival = self._closer_rival(*pair)
+        if rival is not None and (gain.low > 0 or rival.gain.low <= 0):  # Folds alone don't show that it helped.
+            gain, theirs, over = rival.gain, BEST_TARGET_ONLY, f"{rival.folds} folds of the search, which chose both"
         kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
         said = "made no difference that could be shown" if kind == "made no difference" else kind
         sentence = (
             f"Transfer {said}: {NAMES[ours]} against {NAMES[theirs]}, {self.metric} better by "
-            f"{self._said(gain, self.level)} ({len(common)} fresh repeats on {self.rows} rows)."
+            f"{self._said(gain, self.level)} ({over})."
         )
         return TransferGain(*shown, kind, sentence, len(common), gain.value, gain.low, gain.high)
+
+    def _closer_rival(self, ours: str, theirs: str) -> Rival | None:
+        """Return the best target-only trial of the search, if it comes closer to the winner than the control does."""
+        if self.rival is None:
+            return None
+        values = _values(self.found)
+        common = values[ours].keys() & values[theirs].keys()
+        gain = mean(self.sign * (values[ours][r] - values[theirs][r]) for r in common)
+        return self.rival if self.rival.gain.value < gain else None
 
     def _pair(self) -> tuple[str, str] | None:
         """Choose what is compared: with the source and without it.
@@ -219,7 +280,7 @@ class Comparison:
         Which of two controls is the better one is read from the validation rows, so that a comparison on the test rows
         is not one with the luckier of them.
         """
-        chosen_by = _values(self.found)
+        chosen_by = {name: own for name, own in _values(self.found).items() if len(own) >= MIN_REPEATS}
         if chosen_by.get(WITH_SOURCE):
             return WITH_SOURCE, WINNER
         without = [name for name in (TARGET_ONLY, BEST_TARGET_ONLY) if chosen_by.get(name)]
@@ -238,7 +299,7 @@ class Comparison:
         return Interval(-gain.value, -gain.high, -gain.low)
 
     def _controls(self) -> tuple[ControlRow, ...]:
-        return tuple(
+        rows = [
             ControlRow(
                 name=NAMES[name],
                 mean=mean(own.values()) if own else None,
@@ -248,7 +309,12 @@ class Comparison:
                 behind=self._better(WINNER, name, self.level) if name in self._compared() else None,
             )
             for name, own in self.values.items()
-        )
+        ]
+        rival = self.rival
+        if rival is not None and self.rows == "validation":
+            name = f"{NAMES[BEST_TARGET_ONLY]} (folds of the search)"
+            rows.append(ControlRow(name, rival.mean, rival.standard_error, rival.folds, 0, rival.gain))
+        return tuple(rows)
 
     def _compared(self) -> list[str]:
         """Return the controls that the winner can be compared with."""

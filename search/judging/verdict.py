@@ -11,7 +11,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from promptgraft.search.judging.race import MIN_REPEATS, Finalist, compare_finalists, plan_race
+from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS, Finalist, compare_finalists, plan_race
 from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
@@ -147,11 +147,16 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     ]
     missing = [(trials[number], 1) for number in raced.waiting] or [
         (trials[number], repeat)
-        for repeat in range(2, section.repeats + 1)
+        for repeat in range(2, last_repeat(section) + 1)
         for number in raced.finalists
         if repeat not in found[number]
     ]
     return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
+
+
+def last_repeat(section: JudgingSection) -> int:
+    """Return the number of a finalist's last repeat: a single one has enough of them that didn't choose it."""
+    return section.repeats if section.finalists > 1 else max(section.repeats, CHOOSING + MIN_REPEATS)
 
 
 def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:

@@ -1,5 +1,7 @@
 """Once a search has ended, its finalists race on other seeds and splits; the winner meets its controls on fresh ones.
 
+A single finalist meets its controls on the repeats that it has; see `search.judging.transfer_gain.fresh_repeats`.
+
 If the search was in lower precision, its finalists are scored in float32 first. What is found is recorded in the study
 one by one: it stays, whatever happens, and the next run does the rest. See `search.judging.verdict` for the finalists
 and `search.judging.transfer_gain` for the controls.
@@ -23,11 +25,14 @@ from promptgraft.search.judging import (
     WITH_SOURCE,
     control_logits_file,
     fewer_rows,
+    fresh_repeats,
+    is_compared_on_folds,
     outcome_line,
     reach_verdict,
     record_float32_scores,
     repeat_name,
     rescoring_jobs,
+    rival_of,
     trials_to_rescore,
 )
 from promptgraft.search.running.ray_session import (
@@ -42,6 +47,7 @@ from promptgraft.search.storage import (
     CONTROL,
     CURVE,
     REPEAT,
+    SHARED,
     Outcome,
     StudyRecord,
     TrialRecord,
@@ -53,7 +59,7 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import Study
-from promptgraft.search.trials import Limits, compute_seconds, ranked_trials
+from promptgraft.search.trials import Limits, compute_seconds
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
@@ -94,23 +100,34 @@ class Confirmation:
         Where time or compute may end, two repeats of everything come first: with less, nothing can be said. Otherwise
         the race comes first, since controls are those of its winner.
         """
-        judged, whole = reach_verdict(self.stored), self.study.file.judging.repeats
+        judged = reach_verdict(self.stored)
         missing, winner = judged.missing, judged.winner
         is_endless = self.limits.ends_at is None and self.limits.total_compute_s is None
-        if winner is None or (missing and (is_endless or missing[0][1] <= MIN_REPEATS)):
+        if winner is None:
+            return self._finalists(missing)
+        fresh = fresh_repeats(self.stored, winner.number)
+        least = MIN_REPEATS if fresh.start == FRESH else fresh[MIN_REPEATS - 1]
+        if missing and (is_endless or missing[0][1] <= least):
             return self._finalists(missing)
         return (
-            self._controls(winner, MIN_REPEATS)
+            self._controls(winner, fresh[:MIN_REPEATS])
             or self._finalists(missing)
-            or self._controls(winner, whole)
-            or self._curves(winner, whole)
+            or self._controls(winner, fresh)
+            or self._curves(winner, fresh)
         )
 
     def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
+        """Return repeats of the race; those that are compared with controls, too, predict the test rows."""
+        has_controls = bool(self.study.file.judging.controls)
+
         def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
             place = number, repeat
+            is_compared = has_controls and repeat in fresh_repeats(self.stored, number)
+            file = control_logits_file(number, WINNER, repeat) if is_compared else None
             return Job(
-                repeat_attr(*place), repeat_name(*place), lambda runner: runner.train.remote(candidate, step, repeat)
+                repeat_attr(*place),
+                repeat_name(*place),
+                lambda runner: runner.train.remote(candidate, step, repeat, file),
             )
 
         return [
@@ -119,27 +136,35 @@ class Confirmation:
             for record in [TrialRecord.of(trial)]
         ]
 
-    def _controls(self, winner: FrozenTrial, repeats: int) -> list[Job]:
+    def _controls(self, winner: FrozenTrial, repeats: range) -> list[Job]:
+        """Return what the comparison misses: what was a trial as a baseline is not run again."""
         if not self.study.file.judging.controls:
             return []
         record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
-        starts = self._fitted(number) | self._trained(winner, other)
-        starts = {name: start for name, start in starts.items() if name not in self.study.file.baselines}
+        fitted, trained = self._fitted(), self._trained(winner, other)
+        if repeats.start != FRESH:  # Then it has had them in the race.
+            del trained[WINNER]
+        starts = {name: start for name, start in (fitted | trained).items() if name not in self.study.file.baselines}
         about = {_name_of_other(winner): {"trial": other.number}} if other else {}
+
+        def attr(name: str, repeat: int) -> str:
+            own = control_attr(number, name, repeat)  # Where older versions recorded those of all winners, too.
+            return own if name in trained or record.outcome(own) else control_attr(SHARED, name, repeat)
+
         jobs = [
             Job(
-                control_attr(number, name, repeat),
-                f"fresh repeat {repeat - FRESH + 1} of {NAMES[name]}",
+                attr(name, repeat),
+                f"fresh repeat {repeat - repeats.start + 1} of {NAMES[name]}",
                 start(repeat),
                 about.get(name, {}),
             )
-            for repeat in range(FRESH, FRESH + repeats)
+            for repeat in repeats
             for name, start in starts.items()
         ]
         return [job for job in jobs if not job.is_done(record)]
 
-    def _curves(self, trial: FrozenTrial, repeats: int) -> list[Job]:
+    def _curves(self, trial: FrozenTrial, repeats: range) -> list[Job]:
         """Return what the learning curves miss: the winner on fewer rows."""
         if not self.study.file.judging.curves:
             return []
@@ -154,22 +179,22 @@ class Confirmation:
         jobs = [
             Job(
                 curve_attr(trial.number, part, count, repeat),
-                f"fresh repeat {repeat - FRESH + 1} of the winner on {count} {part} rows",
+                f"fresh repeat {repeat - repeats.start + 1} of the winner on {count} {part} rows",
                 start(part, count, repeat),
             )
-            for repeat in range(FRESH, FRESH + repeats)
+            for repeat in repeats
             for part, count in points
         ]
         done = StudyRecord.of(self.stored)
         return [job for job in jobs if not job.is_done(done)]
 
-    def _fitted(self, number: int) -> dict[str, Callable[[int], Start]]:
-        """Return the controls that are no candidates."""
+    def _fitted(self) -> dict[str, Callable[[int], Start]]:
+        """Return the controls that are no candidates: they are the same for every winner."""
         from promptgraft.objectives.measures import FITTED
 
         def start(control: str) -> Callable[[int], Start]:
             return lambda repeat: (
-                lambda runner: runner.fit.remote(control, repeat, control_logits_file(number, control, repeat))
+                lambda runner: runner.fit.remote(control, repeat, control_logits_file(SHARED, control, repeat))
             )
 
         return {name: start(name) for name in FITTED if name in self.study.file.judging.controls}
@@ -197,12 +222,11 @@ class Confirmation:
         return {name: start(name, arm) for name, arm in arms.items()}
 
     def _other(self, winner: FrozenTrial) -> FrozenTrial | None:
-        """Return the best trial of the search that differs from the winner in whether it uses the source."""
+        """Return the winner's rival if it is to be repeated; see `search.judging.rival`."""
         if not self.study.sources or TARGET_ONLY not in self.study.file.judging.controls:
             return None
-        ran = (trial for trial in ranked_trials(self.stored) if TrialRecord.of(trial).best_step is not None)
-        uses_source = _arm(winner).candidate.uses_source
-        return next((trial for trial in ran if _arm(trial).candidate.uses_source != uses_source), None)
+        rival = rival_of(self.stored, winner)
+        return None if rival is None or is_compared_on_folds(winner, rival) else rival
 
     @wait_for_storage
     def is_needed(self) -> bool:

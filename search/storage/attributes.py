@@ -34,6 +34,8 @@ EDITS, RUN, PARAMETERS, ENSEMBLE = "edits", "run", "parameters", "ensemble"
 TEMPLATE_POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 # Of the study, with the number of a trial and more appended.
 REPEAT, CONTROL, CURVE = "repeat_trial_", "control_trial_", "curve_trial_"
+# In place of the number: controls that are the same for every trial.
+SHARED = "shared"
 FLOAT32, TEST_SET, PROMPT_AS_TOKENS = "float32_trial_", "held_out_trial_", "reading_trial_"
 # Of a trial.
 CANDIDATE, CANDIDATE_KEY, OWNER = "candidate", "candidate_key", "owner"
@@ -47,8 +49,8 @@ def repeat_attr(trial: int, repeat: int) -> str:
     return f"{REPEAT}{trial}_{repeat}"
 
 
-def control_attr(trial: int, control: str, repeat: int) -> str:
-    """Name the attribute of a repeat of one of a trial's controls."""
+def control_attr(trial: int | str, control: str, repeat: int) -> str:
+    """Name the attribute of a repeat of one of a trial's controls; `SHARED` for one of every trial's."""
     return f"{CONTROL}{trial}_{control}_{repeat}"
 
 
@@ -141,8 +143,11 @@ class StudyRecord:
             found.setdefault(int(trial), {})[int(repeat)] = outcome
         return found
 
-    def controls(self, trial: int) -> dict[str, dict[int, Outcome]]:
-        """Return the repeats of a trial's controls, itself among them: control -> number of the repeat -> outcome."""
+    def controls(self, trial: int | str) -> dict[str, dict[int, Outcome]]:
+        """Return the repeats of a trial's controls, itself among them: control -> number of the repeat -> outcome.
+
+        `SHARED` in place of the trial's number gives those that all trials have in common.
+        """
         found: dict[str, dict[int, Outcome]] = {}
         for (control, repeat), outcome in self._outcomes(f"{CONTROL}{trial}_", 2):
             found.setdefault(control, {})[int(repeat)] = outcome

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures import Logits
     from promptgraft.objectives.trial import Objective
 
-    # The metrics on validation rows, and the logits of the test rows.
+    # The metrics on validation rows, and the logits of the test rows if there are any and they are asked for.
     Scored = tuple[Mapping[str, float], Logits | None]
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,15 @@ class Repeats:
             candidate: The candidate.
             step: Where it is evaluated. A repeat that chose its best step would be as lucky as a search that did.
             repeat: Number of the repeat, which decides its split and its seed.
-            predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here.
+            predictions: Name of a file for the logits of the test rows, whose labels nobody looks at here. Where
+                folds are scored, they are those of one more cycle on all labelled rows, as what ships is trained.
             fewer: `target` or `source` -> how many of its training rows are kept.
         """
         chosen, seed = Candidate.from_values(candidate), self._seed + repeat
 
         def scored() -> "Scored":
             result = self._objective.evaluate(chosen, seed, at=step)
-            if predictions is None:
+            if predictions is None or not self._objective.target.test:
                 return result.metrics, None
             if self._objective.target.folds > 1:
                 self._objective.use_split(replace(WHOLE, repeat=repeat), fewer)
@@ -78,9 +79,11 @@ class Repeats:
                 self._objective.use_split(Split(repeat, fold))
                 target = self._objective.target
                 found.append(target.measure(FITTED[control](self._objective, target.validation), target.validation))
+            means = {name: mean(own[name] for own in found) for name in found[0]}
+            if not self._objective.target.test:
+                return means, None
             if len(found) > 1:
                 self._objective.use_split(replace(WHOLE, repeat=repeat))
-            means = {name: mean(own[name] for own in found) for name in found[0]}
             return means, FITTED[control](self._objective, self._objective.target.test)
 
         return self._repeat(scored, repeat, predictions)

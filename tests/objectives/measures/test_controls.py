@@ -8,6 +8,7 @@ import pytest
 
 from promptgraft.objectives.data import Row, Split
 from promptgraft.objectives.measures import FITTED, TrainedControl, tfidf, trained_controls
+from promptgraft.objectives.measures.controls import features
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
@@ -47,6 +48,10 @@ def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models:
         "full_fine_tuning",
     }
     assert trained_controls(TrainedControl(plain, 0), space, shared_labels=True) == {}
+    probe = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, head="probe", alpha=0.4, steps=0).canonical(space.facts)
+    alone = trained_controls(TrainedControl(probe, 0), space, shared_labels=True)
+    assert list(alone) == ["target_only"]
+    assert alone["target_only"] == TrainedControl(replace(probe, alpha=0.0).canonical(space.facts), 0)
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm", "seq2seq", "recurrent", "masked_lm"])
@@ -65,6 +70,31 @@ def test_fitted_controls_know_nothing_of_what_they_predict(
         assert found.shape == (6, 2), name
         assert np.isfinite(found).all(), name
         np.testing.assert_allclose(control(objective, wrong(rows[:2])), found[:2], atol=1e-5, err_msg=name)
+
+
+def test_features_of_labelled_rows_are_computed_once(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
+    """For every fold of every repeat, and each row has its own."""
+    objective = Objective(make_spec(tiny_models["encoder"], "encoder"))
+    runs = 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    next(iter(objective.backbone.blocks.values())).register_forward_pre_hook(count)
+    rows = objective.target.labelled
+    whole = features(objective, rows)
+    once = runs
+    assert once > 0
+    for repeat in (0, 1):
+        objective.use_split(Split(repeat, 0))
+        places = [rows.index(row) for row in objective.target.validation]
+        np.testing.assert_array_equal(features(objective, objective.target.validation), whole[places])
+        FITTED["linear_probe"](objective, objective.target.validation)
+    assert runs == once
+    others = features(objective, objective.target.test)
+    assert runs > once
+    assert others.shape == (len(objective.target.test), whole.shape[1])
 
 
 def test_labels_without_a_training_row_are_never_predicted(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:

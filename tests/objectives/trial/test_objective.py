@@ -1,11 +1,13 @@
 """The whole cycle, on real data and small random models of both families."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from promptgraft.objectives.data import TaskSpec
 from promptgraft.objectives.spec import ObjectiveSpec, SourceSpec
@@ -56,7 +58,29 @@ def test_a_result_does_not_depend_on_the_trials_before_it(spec: ObjectiveSpec, t
     for other_result in (alone, after):
         assert difference(first, other_result) == 0.0
         assert same_delta(first, other_result)
-    assert difference(first, worker.evaluate(TRAINED, 1)) > 0
+    ended, other = (worker.evaluate(TRAINED, seed, at=TRAINED.steps) for seed in (0, 1))
+    assert difference(ended, other) > 0
+
+
+def test_other_seeds_start_from_the_study_s_source_stage(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    """In whatever order, and in an empty store: repeats judge what is built on that very stage."""
+    one, two = (Objective(replace(spec, files=str(tmp_path / name))) for name in ("one", "two"))
+    one.evaluate(TRAINED, 0)
+    after = one.evaluate(TRAINED, 1, at=TRAINED.steps)
+    alone = two.evaluate(TRAINED, 1, at=TRAINED.steps)
+    assert difference(after, alone) == 0.0
+    assert same_delta(after, alone)
+    stages = [list((tmp_path / name / "stages").glob("*.safetensors")) for name in ("one", "two")]
+    sources = [{entry.name for entry in own if key_of(entry)["stage"] == "source"} for own in stages]
+    assert sources[0] == sources[1]
+    assert len(sources[0]) == 1
+    elsewhere = Objective(replace(spec, split_seed=1)).evaluate(TRAINED, 1, at=TRAINED.steps)
+    assert difference(after, elsewhere) > 0
+
+
+def key_of(stage: Path) -> dict[str, object]:
+    with safe_open(stage, framework="pt") as file:
+        return dict(json.loads(file.metadata()["key"]))
 
 
 def test_each_candidate_uses_its_own_source(spec: ObjectiveSpec, data: Path, tmp_path: Path) -> None:

@@ -24,19 +24,19 @@ from promptgraft.search.judging import (
     transfer_lines,
     transfer_on_test,
 )
-from promptgraft.search.judging.intervals import gain_on_rows, gain_over_repeats
+from promptgraft.search.judging.intervals import gain_on_rows, gain_over_folds, gain_over_repeats
 from promptgraft.search.running.finals import Job
-from promptgraft.search.storage import REPEAT, StudyRecord, control_attr
+from promptgraft.search.storage import REPEAT, SHARED, StudyRecord, control_attr
 from promptgraft.search.study import JudgingSection, load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 
 
-def stored(controls: Mapping[str, list[float | str]], *, source: bool = True) -> optuna.Study:
+def stored(controls: Mapping[str, list[float | str]], *, source: bool = True, in_search: float = 0.9) -> optuna.Study:
     """A study whose only trial has won, with these outcomes of its controls."""
     study = optuna.create_study(direction="maximize")
     study.set_metric_names(["accuracy"])
     attrs = {"candidate": {"template": "t", "verbalizer": "v"}, "prompt_tokens": 3, "best_step": 0}
-    study.add_trial(create_trial(value=0.9, user_attrs=attrs))
+    study.add_trial(create_trial(value=in_search, user_attrs=attrs))
     definition: dict[str, Any] = {"judging": {"finalists": 1, "repeats": 3}}
     study.set_user_attr("definition", definition | ({"source": {}} if source else {}))
     for repeat in range(1, 4):
@@ -137,6 +137,108 @@ def test_another_trial_to_compare_with_starts_anew() -> None:
     assert jobs[4].is_done(StudyRecord.of(study))
     assert not jobs[5].is_done(StudyRecord.of(study))
     assert not Job(control_attr(0, "majority", 1), "", lambda runner: runner).is_done(StudyRecord.of(study))
+
+
+def searched(ours: list[float], theirs: list[float], controls: Mapping[str, list[float | str]]) -> optuna.Study:
+    """A study whose winner uses the source, with a rival that doesn't: both by their folds."""
+    study = stored(controls, in_search=0.1)
+    for folds, source_steps in ((ours, 8), (theirs, 0)):
+        candidate = {"template": "t", "verbalizer": "v", "source_steps": source_steps}
+        attrs = {"candidate": candidate, "prompt_tokens": 3, "best_step": 0, "fold_values": folds}
+        study.add_trial(create_trial(value=float(np.mean(folds)), user_attrs=attrs))
+    rest = {name: value for name, value in study.user_attrs.items() if name.startswith("control_trial_0_")}
+    for name, value in rest.items():
+        study.set_user_attr(name.replace("trial_0", "trial_1"), value)
+    return study
+
+
+CLOSE = [0.80, 0.78, 0.82, 0.81]
+
+
+def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -> None:
+    """It isn't run again; where it comes closer to the winner than the control does, it decides."""
+    controls: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.70, 0.73, 0.72]}
+    study = searched([0.81, 0.79, 0.82, 0.82], CLOSE, controls)
+    found = transfer(study, study.get_trials()[1])
+    assert found is not None
+    assert found.verdict == "made no difference"
+    assert "against target only, the best of the search, accuracy better by +0.7 points" in found.sentence
+    assert found.sentence.endswith("(4 folds of the search, which chose both).")
+    row = next(entry for entry in found.controls if entry.name.startswith("target only, the best of the search"))
+    assert row.behind is not None
+    assert (row.mean, row.repeats) == (pytest.approx(np.mean(CLOSE)), 4)
+    assert row.behind.value == pytest.approx(0.0075)
+    assert found.warning is None
+    study = searched([0.81, 0.79, 0.82, 0.82], [0.6, 0.61, 0.6, 0.6], controls)
+    far = transfer(study, study.get_trials()[1])
+    assert far is not None
+    assert far.verdict == "helped"
+    assert "the winner's settings and updates" in far.sentence
+    unsure: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.5, 0.84, 0.7]}
+    study = searched([0.82, 0.801, 0.84, 0.83], CLOSE, unsure)
+    alone = transfer(study, study.get_trials()[1])
+    assert alone is not None
+    assert (alone.verdict, "3 fresh repeats" in alone.sentence) == ("made no difference", True)
+    study = searched(CLOSE, [0.6, 0.6, 0.6, 0.6], {"winner": WINNER, "majority": [0.5] * 3})
+    without = transfer(study, study.get_trials()[1])
+    assert without is not None
+    assert without.verdict == "not tried", "folds that chose the winner show nothing by themselves"
+
+
+def test_repeats_of_the_best_target_only_trial_of_an_older_version_count() -> None:
+    controls: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.7] * 3}
+    controls["target_only_searched"] = [0.81, 0.82, 0.83]
+    study = searched([0.9, 0.91, 0.9, 0.92], [0.6] * 4, controls)
+    found = transfer(study, study.get_trials()[1])
+    assert found is not None
+    assert found.verdict == "made no difference"
+    assert "3 fresh repeats" in found.sentence
+    partly = searched([0.9, 0.91, 0.9, 0.92], [0.6] * 4, {**controls, "target_only_searched": [0.8]})
+    found = transfer(partly, partly.get_trials()[1])
+    assert found is not None
+    assert found.verdict == "helped"
+
+
+def test_the_interval_over_folds_is_corrected() -> None:
+    """Candidates that are equal, scored by folds: the naive interval misses too often, since folds share rows."""
+    ours, theirs = [0.8, 0.82, 0.79, 0.85], [0.78, 0.77, 0.8, 0.79]
+    each = np.subtract(ours, theirs)
+    half = student.ppf(0.975, 3) * each.std(ddof=1) * (1 / 4 + 1 / 3) ** 0.5
+    found = gain_over_folds(ours, theirs, 0.05)
+    assert (found.value, found.high - found.value) == (pytest.approx(each.mean()), pytest.approx(half))
+
+
+def test_a_single_finalist_s_repeats_and_shared_controls(tmp_path: Path) -> None:
+    """Its first repeat chose it, so it doesn't count."""
+    study = stored({})
+    study.set_user_attr(f"{REPEAT}0_1", {"value": 0.99})
+    for repeat, alone in ((2, 0.70), (3, 0.71)):
+        study.set_user_attr(control_attr(0, "target_only", repeat), {"value": alone})
+        study.set_user_attr(control_attr(SHARED, "tfidf", repeat), {"value": 0.6})
+    outcomes = control_outcomes(study, 0)
+    assert list(outcomes) == ["winner", "target_only", "tfidf"]
+    assert all(sorted(own) == [2, 3] for own in outcomes.values())
+    found = transfer_of(study)
+    assert found is not None
+    assert (found.verdict, found.gain) == ("helped", pytest.approx(0.8 - 0.705))
+    files, labels = FileStore(str(tmp_path)), np.zeros(40, dtype=np.int64)
+    for repeat in (2, 3):
+        for owner, name, right in ((0, "winner", 40), (0, "target_only", 20), (SHARED, "tfidf", 10)):
+            if (name, repeat) != ("tfidf", 3):  # As where it was run before anyone asked for test rows.
+                logits = torch.from_numpy(logits_of(np.arange(40) < right, labels))
+                files.write_tensors(control_logits_file(owner, name, repeat), {"logits": logits})
+    on_test = transfer_on_test(study, 0, files, lambda own, kept: float((own.argmax(1) == 0).mean()))
+    assert on_test is not None
+    assert {entry.name: (entry.mean, entry.repeats) for entry in on_test.controls} == {
+        NAMES["winner"]: (1.0, 2),
+        NAMES["target_only"]: (0.5, 2),
+        NAMES["tfidf"]: (0.25, 1),
+    }
+    study.add_trial(create_trial(value=0.95, user_attrs={**study.get_trials()[0].user_attrs}))
+    study.set_user_attr(f"{REPEAT}1_1", {"value": 0.9})
+    assert control_outcomes(study, 1) == {}, "it has qualified, and nothing more"
+    study.set_user_attr("definition", {"judging": {"finalists": 2, "repeats": 3}, "source": {}})
+    assert control_outcomes(study, 0) == {}, "now all repeats choose the winner, so that it needs fresh ones"
 
 
 def test_without_a_source_or_controls() -> None:

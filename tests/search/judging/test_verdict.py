@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -20,7 +19,7 @@ from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import reach_verdict, verdict_lines, winning_trial
 from promptgraft.search.judging.race import Race, compare_finalists, plan_race
 from promptgraft.search.running.finals import Confirmation
-from promptgraft.search.storage import REPEAT, RunFolder, StudyRecord, load_existing
+from promptgraft.search.storage import REPEAT, Outcome, RunFolder, StudyRecord, load_existing
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.trials import Limits
@@ -111,6 +110,14 @@ def test_a_trial_that_was_lucky_is_found_out_by_its_first_repeat() -> None:
     assert after({number: [1 - own[0]] for number, own in first.items()}, maximize=False).finalists == (2, 3)
     assert after(first | {2: [0.84, 0.1, 0.2]}).finalists == (2, 3), "luck is not chased"
     assert after(first | {5: [0.99]}).finalists == (2, 5), "one that qualified when less was known stays in the race"
+
+
+def test_a_single_finalist_has_two_repeats_that_did_not_choose_it() -> None:
+    study = stored({0: [0.7], 1: [0.8]}, finalists=1)
+    assert missing(study) == [(1, 2), (1, 3)]
+    assert missing(stored({0: [0.7, 0.1, 0.1], 1: [0.6]}, finalists=1)) == [], "which change nothing"
+    study.set_user_attr("definition", {"judging": {"finalists": 1, "repeats": 4}})
+    assert missing(study) == [(1, 2), (1, 3), (1, 4)]
 
 
 def test_one_that_has_had_two_repeats_does_not_win_by_what_it_costs() -> None:
@@ -255,7 +262,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     """Over real workers; more repeats later run only what is missing, and what they find is what a fresh one finds."""
     where = ["--workdir", str(tmp_path / "run")]
 
-    def run(repeated: int) -> dict[int, dict[int, dict[str, Any]]]:
+    def run(repeated: int) -> dict[int, dict[int, Outcome]]:
         file = write_study(judging={"finalists": 2, "repeats": repeated}, budget={"trials": 4}, pruner="none")
         app(["run", str(file), *where], standalone_mode=False)
         return StudyRecord.of(load_existing("tiny", RunFolder(tmp_path / "run").storage_url())).repeats
@@ -281,11 +288,9 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
         attrs = record.get_trials()[number].user_attrs
         fresh = Objective(study.objective)
         fresh.use_split(Split(3))
-        cycle = fresh.run(Candidate.from_values(attrs["candidate"]), study.file.seed + 3)
-        values = {evaluation.step: evaluation.value for evaluation in cycle}
-        assert (
-            3 not in own or own[3]["value"] == values[attrs["best_step"]]
-        )  # The step that the search chose, not the repeat's best.
+        candidate, seed = Candidate.from_values(attrs["candidate"]), study.file.seed + 3
+        # At the step that the search chose, not at the repeat's best.
+        assert 3 not in own or own[3].value == fresh.evaluate(candidate, seed, at=attrs["best_step"]).value
     capsys.readouterr()
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]

@@ -108,7 +108,7 @@ class Listening(Progress):
 def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., Path], tmp_path: Path) -> None:
     """With real workers: between trials of the same worker, on whose results they leave no trace."""
     folder = RunFolder(tmp_path / "run")
-    judging = {"finalists": 1, "repeats": 2, "controls": []}
+    judging = {"finalists": 2, "repeats": 2, "controls": []}
     study = load_study(write_study(judging=judging, budget={"trials": 8, "reserve": 0.9}, pruner="none"))
     progress = Listening("tiny", "accuracy", 8)
     progress.events = []
@@ -117,7 +117,7 @@ def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., 
     assert "ended" in progress.events[first - 1]
     assert any("ended" in event for event in progress.events[first:]), "all repeats came after the last trial"
     stored = load_existing("tiny", folder.storage_url())
-    (winner,) = reach_verdict(stored).finalists
+    winner, _ = reach_verdict(stored).finalists
     assert sorted(StudyRecord.of(stored).repeats[winner.number]) == [1, 2]
     fresh = Objective(replace(study.objective, files=None))
     for trial in stored.get_trials():
