@@ -11,8 +11,9 @@ from promptgraft.search.study import Study
 from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate, extremes
 
-# Updates of each stage. SetFit's defaults come to about as many on a handful of rows (Tunstall et al. 2022).
-SOURCE_UPDATES, CONTRASTIVE_UPDATES = 60, 60
+# Updates of each stage: on the source as many as in a default space, which then shares the stage; on the target about
+# as many as SetFit's defaults come to on a handful of rows (Tunstall et al. 2022).
+SOURCE_UPDATES, CONTRASTIVE_UPDATES = 80, 60
 # Epochs of full fine-tuning, and the fewest and most updates that they may come to.
 EPOCHS, LEAST_UPDATES, MOST_UPDATES = 8, 32, 200
 

@@ -35,7 +35,9 @@ _FEW: tuple[Control, ...] = ("target_only", "tfidf")
 EFFORTS: Mapping[EffortName, Effort] = {
     "quick": Effort(12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128),
     "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(Baseline), most_updates=256),
-    "best": Effort(64, 5, {"finalists": 4, "repeats": 8}, get_args(Baseline), most_updates=512, rich=True),
+    "best": Effort(
+        64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(Baseline), most_updates=512, rich=True
+    ),
 }
 
 
