@@ -125,6 +125,8 @@ class StudyLoader(ProblemCollector):
         wanted = wanted_folds(len(target.labelled), file.target.folds)
         if 1 < target.folds < wanted:
             cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
+        if file.judging.ensemble > 1 and target.folds < 2:
+            cautions += ("judging.ensemble has no effect, since one part of the rows is held out: it needs folds",)
         return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions, drafted)
 
     def _parse(self) -> StudyFile:

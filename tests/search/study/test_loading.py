@@ -251,3 +251,10 @@ def test_mistakes_in_sources_have_their_lines(write_study: WriteStudy, data: Pat
     assert "name several under `sources`" in problems(write_study(**space(source="movie")))["space.source"]
     misspelt = problems(write_study(source=None, sources={"movie": movie(data, trian_rows=5)}))
     assert misspelt == {"sources.movie.trian_rows": "unknown key 'trian_rows'; did you mean 'train_rows'?"}
+
+
+def test_an_ensemble_without_folds_is_said_to_have_no_effect(write_study: WriteStudy) -> None:
+    held_out = load_study(write_study(judging={"finalists": 0, "ensemble": 3}))
+    assert any("judging.ensemble has no effect" in caution for caution in held_out.cautions)
+    alone = load_study(write_study(judging={"finalists": 0}))
+    assert not any("ensemble" in caution for caution in alone.cautions)
