@@ -42,7 +42,6 @@ from promptgraft.search.judging import (
     openings,
     reach_verdict,
     score_interval,
-    shipped_members,
     transfer,
     transfer_on_test,
 )
@@ -145,7 +144,7 @@ def export_winner(
         _refuse_what_is_worse(optuna_study)
     winner = load_trial(study, optuna_study, folder, options.trial, say)
     number = winner.trial.number
-    ensemble = shipped_members(optuna_study, winner.trial) if options.trial is None else None
+    ensemble = StudyRecord.of(optuna_study).shipped_ensemble(number) if options.trial is None else None
     others = [load_trial(study, optuna_study, folder, own, say) for own in ensemble.members[1:]] if ensemble else []
     shipped = Shipped((winner, *others), ensemble.weights if ensemble else (1.0,))
     confidence = measure_confidence(

@@ -7,7 +7,6 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.search.judging.ensemble import choose_ensemble as choose_ensemble
     from promptgraft.search.judging.ensemble import ensemble_line as ensemble_line
-    from promptgraft.search.judging.ensemble import shipped_members as shipped_members
     from promptgraft.search.judging.float32_rescoring import record_float32_scores as record_float32_scores
     from promptgraft.search.judging.float32_rescoring import rescoring_jobs as rescoring_jobs
     from promptgraft.search.judging.float32_rescoring import score_in_float32 as score_in_float32

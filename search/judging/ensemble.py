@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 from safetensors import SafetensorError
 from scipy.special import softmax
 
@@ -20,7 +19,7 @@ from promptgraft.objectives.data import Split, Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.measures import choose_members, log_loss
 from promptgraft.search.judging.verdict import winning_trial
-from promptgraft.search.storage import LOGITS_FILE, Ensemble, StudyRecord, TrialRecord, trial_file
+from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
 from promptgraft.search.trials import ranked_trials
 
@@ -83,14 +82,6 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
         loss_alone=losses[1],
         chosen=len(distinct) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
     )
-
-
-def shipped_members(stored: optuna.Study, winner: FrozenTrial | None) -> Ensemble | None:
-    """Return the ensemble that ships in the winner's place; None if the winner ships alone."""
-    found = StudyRecord.of(stored).ensemble
-    if winner is None or found is None or not found.chosen or found.members[0] != winner.number:
-        return None
-    return found
 
 
 def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int]) -> dict[int, Probabilities]:

@@ -6,7 +6,6 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from promptgraft.search.judging.ensemble import shipped_members
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import Ensemble, Opening, StudyRecord, TrialRecord
 from promptgraft.search.trials import BASELINE_NAMES, metric_of
@@ -32,7 +31,7 @@ def headline_of(study: optuna.Study) -> str | None:
         return None
     name = TrialRecord.of(winner).baseline
     what = f"trial {winner.number}{f', {BASELINE_NAMES[name]}' if name else ''}"
-    ensemble = shipped_members(study, winner)
+    ensemble = StudyRecord.of(study).shipped_ensemble(winner.number)
     if ensemble is not None:
         what = f"the ensemble of trials {', '.join(map(str, ensemble.members))}"
     shipped = f"Ship {what}: {_score(study, winner, ensemble)}."

@@ -194,6 +194,11 @@ class StudyRecord:
         content = self.attrs.get(ENSEMBLE)
         return parsed(Ensemble, content) if content else None
 
+    def shipped_ensemble(self, winner: int) -> Ensemble | None:
+        """Return the ensemble that ships in the winner's place; None if the winner ships alone."""
+        found = self.ensemble
+        return found if found and found.chosen and found.members[0] == winner else None
+
     def reading(self, trial: int) -> PromptAsTokens | None:
         """Return a trial's soft prompt read as tokens; None before the trial was exported."""
         content = self.attrs.get(f"{PROMPT_AS_TOKENS}{trial}")

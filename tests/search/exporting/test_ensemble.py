@@ -15,7 +15,7 @@ from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.exporting import Export, ExportOptions, export_winner
-from promptgraft.search.judging import choose_ensemble, ensemble_line, headline_of, shipped_members
+from promptgraft.search.judging import choose_ensemble, ensemble_line, headline_of
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import (
     ENSEMBLE,
@@ -107,7 +107,7 @@ def test_copies_of_the_winner_and_worse_trials_are_no_ensemble(
     assert found is not None
     assert not found.chosen
     write_study(stored, ENSEMBLE, found)
-    assert shipped_members(stored, stored.best_trial) is None
+    assert StudyRecord.of(stored).shipped_ensemble(0) is None
 
 
 def test_members_that_only_look_good_on_their_own_rows_are_not_chosen(
