@@ -15,6 +15,9 @@ from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from tests.support.commands import PROMPTGRAFT
 from tests.support.faults import heed_ctrl_c, processes_of
 
+# Minutes on two busy cores; the gate has tests of single workers that die (`tests/search/running/test_repeat_workers.py`).
+pytestmark = pytest.mark.slow
+
 WriteStudy = Callable[..., Path]
 # Installed as a package would be: it kills the process of a repeat, but not that of a trial.
 DEADLY = """
