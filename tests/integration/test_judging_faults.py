@@ -15,7 +15,7 @@ from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from tests.support.commands import PROMPTGRAFT
 from tests.support.faults import heed_ctrl_c, processes_of
 
-# Minutes on two busy cores; the gate has tests of single workers that die (`tests/search/running/test_repeat_workers.py`).
+# Minutes on two busy cores; in the gate, tests/search/running/test_repeat_workers.py has workers that die.
 pytestmark = pytest.mark.slow
 
 WriteStudy = Callable[..., Path]
