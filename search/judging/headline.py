@@ -74,8 +74,8 @@ def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:
     error = difference(ensemble.error, metric).lstrip("+")
     losses = f"log loss {ensemble.loss:.3f} against {ensemble.loss_alone:.3f}"
     return (
-        f"Over trial {ensemble.members[0]} alone it gains {gain} {unit(metric)} (standard error {error}) on the folds, "
-        f"{losses}, for {models} times the work."
+        f"Against trial {ensemble.members[0]} alone, on the folds: {gain} {unit(metric)} (standard error {error}), "
+        f"{losses}; {models} times the work."
     )
 
 
