@@ -26,7 +26,7 @@ help:  ## This list
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: .venv/.installed  ## A whole search in small: run, export, predict (10 min)
+demo: .venv/.installed  ## A whole search in small: run, export, predict (12 min)
 	$(BIN)/python studies/prepare.py
 	$(BIN)/promptgraft validate studies/demo.yaml
 	$(BIN)/promptgraft run studies/demo.yaml
