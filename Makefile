@@ -42,14 +42,14 @@ smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 m
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
 
-test: .venv/.installed  ## All tests but the slow ones, and those for a server or a GPU (7 min)
+test: .venv/.installed  ## All tests but the slow ones, and those for a server or a GPU (8 to 14 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) -p no:randomly --durations 30
 
 test-unit: .venv/.installed  ## Those without a model, a network or Ray (45 s)
 	$(BIN)/pytest $(QUICK) -p no:randomly --unit $(UNIT)
 
-test-shuffled: .venv/.installed  ## What `make test` runs, in an order that SEED decides (7 min)
+test-shuffled: .venv/.installed  ## What `make test` runs, in an order that SEED decides (8 to 14 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) --randomly-seed $(SEED)
 

@@ -154,6 +154,12 @@ class Task(ABC):
         parts = [self.on(Split(repeat, fold)).validation for fold in range(self.folds)]
         return tuple(row for part in parts for row in part)
 
+    def scored_folds(self) -> tuple[int, ...]:
+        """Return the fold of each row that a trial is scored by, in the order of its logits."""
+        from promptgraft.objectives.data.folds import Split
+
+        return tuple(fold for fold in range(self.folds) for _ in self.on(Split(0, fold)).validation)
+
     @classmethod
     @abstractmethod
     def load_target(cls, spec: TaskSpec, seed: int) -> "Task":

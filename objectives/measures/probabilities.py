@@ -89,20 +89,19 @@ def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def calibration_error(chances: Probabilities, labels: npt.NDArray[np.int64], bins: int = 10) -> float:
+def calibration_error(sure: Probabilities, right: npt.NDArray[np.bool_], bins: int = 10) -> float:
     """Return how far the probability of the predicted label is from the share that is right, on average over bins.
 
     Args:
-        chances: Shape (rows, labels).
-        labels: Index of each row's label, shape (rows,).
+        sure: Probability of the predicted label, shape (rows,).
+        right: Whether it was right, shape (rows,).
         bins: Number of bins of the probability, all as wide.
 
     Source: Guo et al. (2017), equation 3.
     """
-    sure, right = chances.max(1), chances.argmax(1) == labels
     place = np.minimum((sure * bins).astype(int), bins - 1)
     errors = [(place == own).sum() * abs(sure[place == own].mean() - right[place == own].mean()) for own in set(place)]
-    return float(sum(errors) / len(labels))
+    return float(sum(errors) / len(sure))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from promptgraft.objectives.data import Split, Task
+from promptgraft.objectives.data import Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.measures import (
     Coverage,
@@ -70,30 +69,24 @@ def measure_confidence(
         return None
     if logits.shape != (len(rows), len(task.labels)):
         return None
-    folds = _folds(task, len(rows))
+    folds = np.array(task.scored_folds()) if task.folds > 1 else np.arange(len(rows)) % _PARTS
     after = np.empty(logits.shape)
     for fold in np.unique(folds):
         inside = folds == fold
         temperature = best_temperature(logits[~inside], labels[~inside])
         after[inside] = softmax(logits[inside].astype(np.float64) / temperature, axis=1)
+    before = softmax(logits.astype(np.float64), axis=1)
     return Confidence(
         temperature=best_temperature(logits, labels),
-        error=calibration_error(softmax(logits.astype(np.float64), axis=1), labels),
-        error_after=calibration_error(after, labels),
+        error=calibration_error(before.max(1), before.argmax(1) == labels),
+        error_after=calibration_error(after.max(1), after.argmax(1) == labels),
         coverage=tuple(coverage_curve(after, labels)),
         rows=len(rows),
     )
 
 
-def _folds(task: Task, rows: int) -> npt.NDArray[np.int64]:
-    """Return each row's fold."""
-    if task.folds < 2:
-        return np.arange(rows) % _PARTS
-    return np.repeat(np.arange(task.folds), [len(task.on(Split(0, fold)).validation) for fold in range(task.folds)])
-
-
 def confidence_lines(found: Confidence) -> list[str]:
-    """Say it for people."""
+    """Describe calibration and coverage in two lines."""
     whole, half = found.coverage[0], min(found.coverage, key=lambda point: abs(point.coverage - 0.5))
     after = f"{found.error_after:.3f} at temperature {found.temperature:.2f}"
     sure = f"the {half.coverage:.0%} with a probability of at least {half.threshold:.2f}"

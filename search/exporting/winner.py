@@ -131,7 +131,7 @@ def export_winner(
         optuna_study: Its record.
         folder: Its folder.
         options: Which trial, where to, and with what; the defaults if None.
-        say: Is told what takes long.
+        say: Shows a line before each step that takes long.
 
     Raises:
         InvalidInputError: If the test rows aren't those that the study was started with.

@@ -6,7 +6,6 @@ an ensemble costs no training before it ships. To be fair, each fold is scored b
 
 import logging
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,13 @@ from optuna.study import StudyDirection
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from promptgraft.objectives.data import Split, Task
+from promptgraft.objectives.data import Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.measures import choose_members, log_loss
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
 from promptgraft.search.trials import ranked_trials
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +52,8 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     chances = _out_of_fold(stored, files, (len(task.scored()), len(task.labels)))
     if winner.number not in chances:
         return None
-    folds = np.repeat(np.arange(task.folds), [len(part.validation) for part in _parts(task)])
-    labels = np.array([row.label for row in task.scored()])
+    folds, rows = np.array(task.scored_folds()), task.scored()
+    labels = np.array([row.label for row in rows])
     picks = study.file.judging.ensemble
     together = np.empty_like(chances[winner.number])
     for fold in range(task.folds):
@@ -100,16 +96,11 @@ def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int])
     return found
 
 
-def _parts(task: Task) -> list[Task]:
-    return [task.on(Split(0, fold)) for fold in range(task.folds)]
-
-
 def _by_fold(task: Task, chances: Probabilities, folds: npt.NDArray[np.int64], metric: str) -> list[float]:
     """Return the metric of each fold."""
-    scores: Mapping[int, npt.NDArray[np.float32]] = {
-        fold: np.log(np.maximum(chances[folds == fold], _TINY)).astype(np.float32) for fold in range(task.folds)
-    }
-    return [task.measure(scores[fold], part.validation)[metric] for fold, part in enumerate(_parts(task))]
+    logits, rows = np.log(np.maximum(chances, _TINY)).astype(np.float32), task.scored()
+    parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
+    return [task.measure(logits[own], [rows[place] for place in own])[metric] for own in parts]
 
 
 def ensemble_line(found: Ensemble, metric: str) -> str:

@@ -1,6 +1,6 @@
 """The sealed test set: opened once, for the winner and the controls, and every opening is recorded in the study.
 
-Whoever looks at held-out scores and then chooses again has chosen by them; what is counted can be told.
+A choice that is made after a look at test scores is biased by them. Counting the openings lets readers judge how much.
 """
 
 from collections.abc import Callable, Mapping, Sequence

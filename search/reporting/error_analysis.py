@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.measures import calibration_error
 from promptgraft.search.judging import logits_of_test_set
 from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRecord, trial_file
 
@@ -240,5 +241,4 @@ def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> 
         own = place == number
         ends, means = (number / BINS, (number + 1) / BINS), (float(sure[own].mean()), float(right[own].mean()))
         bins.append(CalibrationBin(*ends, int(own.sum()), *means))
-    error = sum(entry.rows * abs(entry.sure - entry.right) for entry in bins) / len(sure)
-    return Calibration(tuple(bins), float(error))
+    return Calibration(tuple(bins), calibration_error(sure, right, BINS))

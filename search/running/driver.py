@@ -337,7 +337,7 @@ class Driver:
 
     @wait_for_storage
     def on_trial_ending(self, number: int, messages: list[Evaluated]) -> None:
-        """Tell the dashboard of a trial just before its state is told."""
+        """Write a trial's note for the dashboard just before its state is stored."""
         live, ledger = self.ledger.live[number], self.ledger
         place = (live.trial_id, number, self.options.folder)
         describe_trial(ledger.study, ledger.storage, place, live.proposal.candidate, messages, self.study)
