@@ -13,7 +13,6 @@ import torch
 from ruamel.yaml import YAML
 
 from promptgraft.bundles import Predictor
-from promptgraft.objectives.backbones import count_layers
 from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import headline_of
 from promptgraft.search.running import RunOptions, run_study
@@ -23,6 +22,8 @@ from promptgraft.search.study import load_study
 # CPU-seconds that driver, worker and export take beside the trials; measured.
 OVERHEAD_S = 60.0
 TRIALS = 40
+# Models that may be shipped together.
+MEMBERS = 5
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -31,7 +32,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def study_of(job: Path, out: Path, content: dict[str, Any], budget_s: float) -> dict[str, Any]:
-    """Write down the study: what a user would, who knows the task's labels and nothing else."""
+    """Write down the study: what a user would who leaves the space to us, and without judging."""
     train = rows(job / "train.csv")
     fields = ["text", "other"] if all(row["other"] for row in train) else ["text"]
     # The benchmark holds the test rows; a study must name some, which are scored by nobody here.
@@ -40,36 +41,15 @@ def study_of(job: Path, out: Path, content: dict[str, Any], budget_s: float) -> 
         table = csv.DictWriter(file, ["text", "other", "label"])
         table.writeheader()
         table.writerows({"text": f"{n} {name}", "other": n, "label": name} for name in content["classes"] for n in "xy")
-    layers = count_layers(content["backbone"], "encoder")
-    shared = {row["label"] for row in rows(job / "source.csv")} >= set(content["classes"])
-    names = sorted({row["label"] for row in rows(job / "source.csv")} | set(content["classes"]))
     columns = {name: name for name in fields}
     return {
         "study": "quality",
         "seed": content["seed"],
         "backbone": {"path": content["backbone"], "family": "encoder", "max_tokens": content["max_tokens"]},
-        "source": {
-            "train": str(job / "source.csv"),
-            "text": columns,
-            "label": "label",
-            "training": {"batch_size": 32, "learning_rate": 2e-4, "frozen_layers": layers - 2},
-        },
+        "source": {"train": str(job / "source.csv"), "text": columns, "label": "label"},
         "target": {"train": str(job / "train.csv"), "test": str(placeholder), "text": columns, "label": "label"},
-        "space": {
-            "templates": {"plain": " ".join(f"{{{{ {name} }}}}" for name in [*fields, "label"])},
-            "verbalizers": {"names": {name: [name.replace("_", " ")] for name in names}},
-            "head": "probe",
-            "frozen_layers": {"low": layers - 2, "high": layers},
-            "source_objective": "contrastive",
-            "source_steps": [0, 60],
-            "alpha": [0.0, 0.2, 0.5] if shared else 0.0,
-            "probe_c": {"low": 0.1, "high": 30.0, "log": True},
-            "steps": [0, 16],
-            "learning_rate": {"low": 2e-5, "high": 2e-4, "log": True},
-        },
-        "baselines": ["contrastive_source", "linear_probe_with_source", "linear_probe", "contrastive"],
         "budget": {"trials": TRIALS, "compute": max(30.0, budget_s - OVERHEAD_S), "reserve": 0},
-        "judging": {"finalists": 0},
+        "judging": {"finalists": 0, "ensemble": MEMBERS},
     }
 
 
