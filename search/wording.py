@@ -1,5 +1,8 @@
 """Times, sizes and differences of metrics, written for people."""
 
+# Metrics that aren't shares of 1, and what they are in; differences of all others are said in points.
+UNITS = {"loss": "nats"}
+
 
 def duration(seconds: float) -> str:
     """Write a time as `42s`, `3m 10s` or `2h 05m`."""
@@ -21,10 +24,10 @@ def size(n_bytes: float) -> str:
 
 
 def unit(metric: str) -> str:
-    """Return what a difference of a metric is said in."""
-    return "nats" if metric == "loss" else "points"
+    """Return what a difference of a metric is said in: points, unless the metric is in `UNITS`."""
+    return UNITS.get(metric, "points")
 
 
 def difference(value: float, metric: str) -> str:
     """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
-    return f"{value:+.3f}" if unit(metric) == "nats" else f"{100 * value:+.1f}"
+    return f"{value:+.3f}" if metric in UNITS else f"{100 * value:+.1f}"
