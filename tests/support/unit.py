@@ -3,16 +3,23 @@
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 MODEL_FIXTURES = {"tiny_models", "make_spec"}
+RAY = ("test_repeat_workers.py",)  # These start Ray though they need no model.
 HEAVY = {"ray": "Ray", "transformers.modeling_utils": "a model"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
     parser.addoption("--unit", action="store_true", help="Only tests without a model, a network and Ray.")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that start Ray."""
+    return True if config.getoption("--unit") and collection_path.name in RAY else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,4 +44,4 @@ def _nothing_heavy(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch)
     before = set(sys.modules)
     yield
     found = [what for module, what in HEAVY.items() if module in sys.modules.keys() - before]
-    assert not found, f"a unit test needs no {' and no '.join(found)}; let it ask for a fixture of a model"
+    assert not found, f"a unit test needs no {' and no '.join(found)}; let it ask for a fixture of a model, or see RAY"
