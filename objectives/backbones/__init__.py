@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.model_files import check_family as check_family
     from promptgraft.objectives.backbones.model_files import count_layers as count_layers
     from promptgraft.objectives.backbones.model_files import file_hashes as file_hashes
+    from promptgraft.objectives.backbones.model_files import guess_family as guess_family
     from promptgraft.objectives.backbones.model_files import model_folder as model_folder
     from promptgraft.objectives.backbones.model_files import model_type as model_type
     from promptgraft.objectives.backbones.model_files import weights_hash as weights_hash

@@ -102,6 +102,26 @@ def check_family(path: str, family: str) -> None:
         )
 
 
+def guess_family(path: str) -> str:
+    """Return the family that a model's config.json speaks for; `encoder` where it speaks for no other.
+
+    Args:
+        path: Local folder or hub id.
+
+    Raises:
+        InvalidInputError: If the model or its config.json isn't there.
+    """
+    config = _config(path)
+    if config.get("model_type") == RECURRENT:
+        return "recurrent"
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    architectures = " ".join(config.get("architectures") or ())
+    if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
+        return "causal_lm"
+    return "masked_lm" if "ForMaskedLM" in architectures else "encoder"
+
+
 def model_type(path: str) -> str:
     """Read what a model's config.json calls its architecture; empty if it doesn't say."""
     return str(_config(path).get("model_type", ""))

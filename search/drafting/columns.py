@@ -1,0 +1,175 @@
+"""What the columns of a table seem to hold: which are texts, and which is the label."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from promptgraft.objectives.data import read_rows
+from promptgraft.spaces import InvalidInputError, did_you_mean
+
+# Names that label columns have, likelier ones first; a column that ends in one is a candidate, too.
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "topic", "rating", "stars", "y")
+# A label has at most so many values, and so many rows of each on average.
+MOST_LABELS, ROWS_A_LABEL = 150, 2
+# A text column's values have so many words in the middle, and rarely repeat.
+TEXT_WORDS, TEXT_DISTINCT = 3, 0.3
+_NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a column holds.
+
+    Attributes:
+        name: Its name.
+        filled: Number of rows with a value.
+        values: Value -> number of rows.
+        words: Median number of words of a value; of scripts without spaces, a word for every two characters.
+    """
+
+    name: str
+    filled: int
+    values: Mapping[str, int]
+    words: float
+
+    @classmethod
+    def of(cls, name: str, cells: Sequence[str | None]) -> "Column":
+        """Look at a column's cells."""
+        found = [cell for cell in cells if cell is not None and cell.strip()]
+        return cls(name, len(found), Counter(found), median(map(count_words, found)) if found else 0.0)
+
+    @property
+    def distinct(self) -> float:
+        """Number of different values, as a share of the filled rows."""
+        return len(self.values) / self.filled if self.filled else 0.0
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether nearly all values are numbers or dates."""
+        numbers = sum(count for value, count in self.values.items() if _NUMBER.fullmatch(value.strip()))
+        return numbers > 0.9 * self.filled
+
+    @property
+    def may_be_text(self) -> bool:
+        """Whether the values look like texts."""
+        long = self.words >= TEXT_WORDS and self.distinct >= TEXT_DISTINCT
+        return self.filled > 0 and long and not self.is_numeric and not self.is_link
+
+    @property
+    def may_be_label(self) -> bool:
+        """Whether the values look like labels: few, and each of several rows."""
+        return 2 <= len(self.values) <= min(MOST_LABELS, self.filled // ROWS_A_LABEL)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether nearly all values are addresses."""
+        return sum(count for value, count in self.values.items() if "://" in value[:10]) > 0.9 * self.filled
+
+
+def count_words(text: str) -> int:
+    """Count words; two characters of a script that is written without spaces are about one."""
+    dense = sum("\u3040" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0eff" for character in text)
+    return max(len(text.split()), dense // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table, and which of its columns are the text and the label.
+
+    Attributes:
+        path: Where it is.
+        rows: Number of rows.
+        columns: Its columns, in their order.
+        text: Names of the text columns.
+        label: Name of the label column.
+        doubts: Where other columns would do as well; for people.
+        repeated: Number of rows whose texts occur in an earlier row.
+    """
+
+    path: str
+    rows: int
+    columns: tuple[Column, ...]
+    text: tuple[str, ...]
+    label: str
+    doubts: tuple[str, ...]
+    repeated: int
+
+    def column(self, name: str) -> Column:
+        """Return a column by its name."""
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Label -> number of rows, the most frequent first."""
+        return dict(sorted(self.column(self.label).values.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def view_table(path: str, text: Sequence[str] = (), label: str | None = None) -> TableView:
+    """Read a table, and find its text and its label.
+
+    Args:
+        path: The table.
+        text: Names of the text columns, if they are known.
+        label: Name of the label column, if it is known.
+
+    Raises:
+        InvalidInputError: If the table can't be read, has no such column, or it isn't clear which column is the label or
+            the text; the message lists the columns.
+    """
+    given = [*text, *([label] if label else [])]
+    _, whole = read_rows(path, given)
+    columns = tuple(Column.of(str(name), whole.iloc[:, place].tolist()) for place, name in enumerate(whole.columns))
+    names = [column.name for column in columns]
+    for name in given:
+        if name not in names:
+            raise InvalidInputError(f"{path}: no column {name!r}; {did_you_mean(name, names)}")
+    doubts: list[str] = []
+    label = label or _choose_label(path, columns, text, doubts)
+    chosen = tuple(text) or _choose_text(path, columns, label, doubts)
+    keys = list(zip(*(whole[name].tolist() for name in chosen), strict=True))
+    return TableView(path, len(whole), columns, chosen, label, tuple(doubts), len(keys) - len(set(keys)))
+
+
+def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], doubts: list[str]) -> str:
+    possible = [column for column in columns if column.may_be_label and column.name not in text]
+    named = sorted((found, place) for place, column in enumerate(possible) if (found := _label_name(column)) is not None)
+    if named:
+        return possible[named[0][1]].name
+    plain = [column for column in possible if not column.may_be_text]
+    if len(plain) == 1:
+        return plain[0].name
+    if not plain:
+        raise InvalidInputError(
+            f"{path}: no column looks like a label (2 to {MOST_LABELS} values, several rows of each); name it with "
+            f"--label; the columns are {_described(columns)}"
+        )
+    fewest = min(plain, key=lambda column: len(column.values))
+    others = ", ".join(column.name for column in plain if column is not fewest)
+    doubts.append(f"{fewest.name} is taken for the label; {others} may be meant: --label NAME")
+    return fewest.name
+
+
+def _label_name(column: Column) -> int | None:
+    """Return how far down the list of usual names a column's name stands; None if it isn't there."""
+    words = re.split(r"[^a-z]+", column.name.lower())
+    return next((place for place, name in enumerate(LABEL_NAMES) if name in (words[-1], column.name.lower())), None)
+
+
+def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[str]) -> tuple[str, ...]:
+    found = [column for column in columns if column.may_be_text and column.name != label]
+    if not found:  # Short texts, such as queries of a word or two.
+        found = [c for c in columns if c.name != label and c.filled and c.distinct >= TEXT_DISTINCT and not c.is_numeric]
+        found = [column for column in found if not column.is_link][:1]
+    if not found:
+        raise InvalidInputError(
+            f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}"
+        )
+    if len(found) > 1:
+        doubts.append(f"the text is {' and '.join(column.name for column in found)}; for one of them alone: --text NAME")
+    return tuple(column.name for column in found)
+
+
+def _described(columns: Sequence[Column]) -> str:
+    return ", ".join(f"{column.name} ({len(column.values)} values)" for column in columns)

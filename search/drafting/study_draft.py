@@ -1,0 +1,170 @@
+"""A first study file: the data, the labels and the backbone; all else has a default."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from promptgraft.search.drafting.columns import TableView
+from promptgraft.spaces import InvalidInputError
+
+# Test rows are a fifth of the table, and no more than this: 1,000 tell accuracies apart that differ by 3 points.
+TEST_SHARE, MOST_TEST_ROWS = 5, 1000
+# Tokens a word, about; and a backbone's tokens at most.
+TOKENS_A_WORD, MOST_TOKENS = 1.5, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found in the tables, for people.
+
+    Attributes:
+        lines: A sentence a line.
+        cautions: What may be wrong.
+    """
+
+    lines: tuple[str, ...]
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A drafted study.
+
+    Attributes:
+        name: Its name.
+        text: The study file.
+        findings: What it rests on.
+    """
+
+    name: str
+    text: str
+    findings: Findings
+
+
+def draft_study(
+    target: TableView, source: TableView | None, backbone: str, family: str, folder: Path, effort: str = "balanced"
+) -> Draft:
+    """Write a study file for a table.
+
+    Args:
+        target: The table with few labels.
+        source: That with many.
+        backbone: The model's folder or name.
+        family: Its family.
+        folder: Where the study file is to be; paths of files are relative to it.
+        effort: `effort` of the study.
+
+    Raises:
+        InvalidInputError: If source and target have no field in common.
+    """
+    fields = _fields(target, source)
+    tokens = _max_tokens(target, source)
+    content: dict[str, Any] = {
+        "study": _name_of(target.path),
+        "effort": effort,
+        "backbone": {"path": _relative(backbone, folder), "family": family, "max_tokens": tokens},
+    }
+    if source is not None:
+        texts = dict(zip(fields, source.text, strict=True))
+        content["source"] = {"train": _relative(source.path, folder), "text": texts, "label": source.label}
+    texts = dict(zip(fields, target.text, strict=True))
+    test_rows = max(2, min(MOST_TEST_ROWS, target.rows // TEST_SHARE))
+    content["target"] = {
+        "train": _relative(target.path, folder),
+        "text": texts,
+        "label": target.label,
+        "test_rows": test_rows,
+    }
+    return Draft(content["study"], _yaml(content), _findings(target, source, test_rows))
+
+
+def _fields(target: TableView, source: TableView | None) -> list[str]:
+    """Name the templates' fields, which source and target share: as the target's columns where these can be names."""
+    if source is not None and len(source.text) != len(target.text):
+        raise InvalidInputError(
+            f"{target.path} has {_count(target.text)} ({', '.join(target.text)}), {source.path} has "
+            f"{_count(source.text)} ({', '.join(source.text)}); name as many for both, with --text and --source-text"
+        )
+    usable = [name if name.isidentifier() and name != "label" else f"text_{n}" for n, name in enumerate(target.text, 1)]
+    return ["text"] if len(usable) == 1 and usable[0].startswith("text_") else usable
+
+
+def _count(names: tuple[str, ...]) -> str:
+    return f"{len(names)} text column{'s' if len(names) > 1 else ''}"
+
+
+def _name_of(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-_") or "study"
+
+
+def _relative(path: str, folder: Path) -> str:
+    """Write a file's path relative to a folder if it is below it; a model's name on the hub stays."""
+    if not Path(path).exists():
+        return path
+    absolute = Path(path).resolve()
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+
+def _max_tokens(*tables: TableView | None) -> int:
+    """Return room for nearly all texts, as a power of two."""
+    words = 1.0
+    for table in tables:
+        if table is not None:
+            words = max(words, sum(_long(table, name) for name in table.text))
+    tokens = 32
+    while tokens < min(MOST_TOKENS, words * TOKENS_A_WORD):
+        tokens *= 2
+    return tokens
+
+
+def _long(table: TableView, name: str) -> float:
+    """Return how many words the longer texts of a column have: 95 % have no more."""
+    lengths = sorted(len(value.split()) for value in table.column(name).values)
+    return float(lengths[int(0.95 * (len(lengths) - 1))])
+
+
+_COMMENTS = {
+    "study": "State lives in runs/{study}.",
+    "effort": "quick, balanced or best: sets trials, folds, judging and the size of the space.",
+    "backbone": "family: encoder, masked_lm, causal_lm, seq2seq or recurrent; texts are cut to max_tokens.",
+    "source": "The task with many labels; its model is carried over to the target.",
+    "target": "The task with few labels. test_rows stay sealed until the winner is exported.",
+}
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    commented = CommentedMap(content)
+    for key in content:
+        commented.yaml_set_comment_before_after_key(key, before=_COMMENTS[key].format(**content))
+    yaml, written = YAML(), StringIO()
+    yaml.width = 120
+    yaml.dump(commented, written)
+    end = "# Templates, label words and all hyperparameters have defaults: `promptgraft validate` prints them.\n"
+    return f"{written.getvalue()}{end}"
+
+
+def _findings(target: TableView, source: TableView | None, test_rows: int) -> Findings:
+    lines, cautions = [], []
+    for role, table in (("target", target), ("source", source)):
+        if table is None:
+            continue
+        shown = [f"{label} ({count})" for label, count in list(table.labels.items())[:8]]
+        more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
+        lines.append(f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}")
+        lines.append(f"  labels: {', '.join(shown)}{more}")
+        words = ", ".join(f"{name} {table.column(name).words:.0f}" for name in table.text)
+        lines.append(f"  words in the middle: {words}; repeated texts: {table.repeated}")
+        cautions += [f"{table.path}: {doubt}" for doubt in table.doubts]
+        rare = [label for label, count in table.labels.items() if count < 4]
+        if rare:
+            cautions.append(f"{table.path}: fewer than 4 rows have the label {', '.join(rare[:5])}; see `labels`")
+    lines.append(f"kept for the test: {test_rows} rows of the target")
+    if source is not None and not set(target.labels) <= set(source.labels):
+        cautions.append("source and target have other labels, so that alpha, which mixes their losses, is 0")
+    return Findings(tuple(lines), tuple(cautions))
