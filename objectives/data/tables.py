@@ -15,7 +15,7 @@ import pandas as pd
 
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
-STANDARD_INPUT = "-"
+STANDARD_INPUT = ("-", "/dev/stdin")
 # Of these, the first with which a header has the wanted columns.
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = {
@@ -32,7 +32,7 @@ INVISIBLE = (
 )
 _VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_REMEDIES = {
+_REMEDIES: dict[type, str] = {
     list: "a list; write one text or one label in each cell, for instance its words joined by spaces",
     dict: "an object; write its text in a column of its own",
     bytes: "bytes; decode them to text",
@@ -43,7 +43,7 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read columns of a table, every value as text.
 
     Args:
-        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file; `-`, or a pipe, for any of them.
+        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
         columns: The columns to read.
 
     Returns:
@@ -54,7 +54,7 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
         InvalidInputError: If the file is missing, empty, damaged, or lacks a column; if a cell holds a list, an object
             or bytes; or if it isn't known which of two columns is meant.
     """
-    table = _read(path, columns)
+    table = _read(path, *_file_content(path), columns)
     values: dict[str, list[str | None]] = {}
     for name in columns:
         try:
@@ -68,6 +68,10 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
 def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read a table to predict its rows: as `read_table`, but with all its columns, and a cell for every row.
 
+    Args:
+        path: A file as for `read_table`; or a pipe, or `-` for standard input, of any of these kinds.
+        columns: The columns to read.
+
     Returns:
         The wanted columns, with None where a cell holds no text; and the whole table as text, with lists and objects as
         JSON.
@@ -75,7 +79,11 @@ def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataF
     Raises:
         InvalidInputError: As `read_table`, but for what single cells hold.
     """
-    table = _read(path, columns)
+    if path in STANDARD_INPUT or Path(path).is_fifo():
+        content = sys.stdin.buffer.read() if path in STANDARD_INPUT else Path(path).read_bytes()
+        table = _read(path, content, _looks_like(content), columns)
+    else:
+        table = _read(path, *_file_content(path), columns)
     wanted = {name: [None if _kind_of(v) else _text(v) for v in table.column(name)] for name in columns}
     whole = pd.DataFrame(dict(enumerate([_shown(v) for v in column] for column in table.columns)), dtype=object)
     whole.columns = pd.Index(table.names)
@@ -103,8 +111,7 @@ class _Table:
         return self.columns[self.names.index(name)]
 
 
-def _read(path: str, columns: Sequence[str]) -> _Table:
-    content, kind = _content(path)
+def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Table:
     if not content:
         raise InvalidInputError(f"{path}: the file is empty; expected a table with the columns {', '.join(columns)}")
     try:
@@ -124,25 +131,21 @@ def _read(path: str, columns: Sequence[str]) -> _Table:
     return table
 
 
-def _content(path: str) -> tuple[bytes, str]:
-    """Return what a file holds, and its kind: of a pipe, that which its first characters show."""
-    if path == STANDARD_INPUT:
-        content = sys.stdin.buffer.read()
-        return content, _looks_like(content)
+def _file_content(path: str) -> tuple[bytes, str]:
+    """Return what a file holds, and its kind by its name."""
     file = Path(path)
-    if not file.exists():
-        raise InvalidInputError(f"{path}: no such file")
-    if file.is_dir():
-        raise InvalidInputError(f"{path}: is a folder; expected one table, {', '.join(_READERS)}")
-    if file.is_file() and file.suffix.lower() not in _READERS:
+    if not file.is_file():
+        what = "is a folder; expected one table" if file.is_dir() else "no such file"
+        raise InvalidInputError(f"{path}: {what}")
+    if file.suffix.lower() not in _READERS:
         raise InvalidInputError(
             f"{path}: unknown kind of table {file.suffix!r}; expected one of {', '.join(_READERS)}; convert the file"
         )
-    content = file.read_bytes()
-    return content, file.suffix.lower() if file.is_file() else _looks_like(content)
+    return file.read_bytes(), file.suffix.lower()
 
 
 def _looks_like(content: bytes) -> str:
+    """Return the kind of a table that its first characters show."""
     if content.startswith(b"PAR1"):
         return ".parquet"
     return ".jsonl" if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".csv"
