@@ -94,7 +94,7 @@ class CleaningReport:
         missing_time: Rows without a time, where it names one of times.
         overlap: Rows removed since the same text is held out.
         near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
-        of_other_label: Those of them whose label is another one than that of the held-out text.
+        near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
     """
 
@@ -109,7 +109,7 @@ class CleaningReport:
     missing_time: int = 0
     overlap: int = 0
     near_duplicate: int = 0
-    of_other_label: int = 0
+    near_duplicate_of_other_label: int = 0
     set_aside: int = 0
 
     def __add__(self, other: "CleaningReport") -> "CleaningReport":
@@ -118,12 +118,11 @@ class CleaningReport:
 
     def __str__(self) -> str:
         """Say how many rows were read, and how many were dropped for which reason."""
-        reasons = {
-            name: count for name, count in asdict(self).items() if count and name not in ("read", "of_other_label")
-        }
+        apart = ("read", "near_duplicate_of_other_label")
+        reasons = {name: count for name, count in asdict(self).items() if count and name not in apart}
         words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
-        if self.of_other_label:
-            words += f" ({self.of_other_label} near duplicates have another label than the held-out row)"
+        if self.near_duplicate_of_other_label:
+            words += f" ({self.near_duplicate_of_other_label} near duplicates have another label than the held-out row)"
         return f"{self.read} rows read; dropped: {words or 'none'}"
 
 

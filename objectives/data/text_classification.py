@@ -133,7 +133,7 @@ class TextClassification(Task):
         """Read and clean a source task; see `Task`."""
         rows, labels, report = clean(spec.train, spec, spec.labels)
         train, overlap = drop_known(rows, (*target.labelled, *target.test), spec.comparison)
-        report += replace(overlap, of_other_label=0)  # Its labels are other ones.
+        report += replace(overlap, near_duplicate_of_other_label=0)  # Its labels are other ones.
         if spec.train_rows is not None:
             _, train = take(train, spec.train_rows, seed, spec, "train", report)
         return cls(labels, tuple(train), cleaning=report)
@@ -248,7 +248,9 @@ def drop_known(
     kept = [row for row in rows if row_key(row) not in gone]
     alike = find_near_duplicates(kept, held_out, comparison)
     others = sum(kept[row].label != held_out[other].label for row, other in alike.items())
-    report = CleaningReport(overlap=len(rows) - len(kept), near_duplicate=len(alike), of_other_label=others)
+    report = CleaningReport(
+        overlap=len(rows) - len(kept), near_duplicate=len(alike), near_duplicate_of_other_label=others
+    )
     return [row for index, row in enumerate(kept) if index not in alike], report
 
 

@@ -152,7 +152,7 @@ class StudyLoader(ProblemCollector):
             if unknown:
                 found.append(f"verbalizer {name!r} has words for {unknown}, but no row has that label")
         cleaning = target.cleaning
-        if cleaning.of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
+        if cleaning.near_duplicate_of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
             found.append(f"target: {cleaning}; numbers, symbols or single words may decide the label")
         wanted = wanted_folds(len(target.labelled), file.target.folds)
         if 1 < target.folds < wanted:
