@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from promptgraft.bundles.predictor import Input
-from promptgraft.objectives.data import read_table
+from promptgraft.objectives.data import has_text, match_labels, read_table
 from promptgraft.spaces import InvalidInputError
 
 Outcome = Literal["better", "worse", "no difference shown"]
@@ -91,7 +91,7 @@ def labelled_rows(path: str, columns: Mapping[str, str], label: str) -> tuple[li
         InvalidInputError: If it can't be read, or any row lacks a text or its label.
     """
     frame = read_table(path, [*columns.values(), label])
-    empty = ~frame.map(lambda value: bool(value and value.strip())).all(axis=1)
+    empty = ~frame.map(has_text).all(axis=1)
     if empty.any():
         where = ", ".join(str(number) for number in frame.index[empty][:5])
         raise InvalidInputError(f"{path}: {int(empty.sum())} rows lack a text or a label, such as {where}; drop them")
@@ -122,12 +122,15 @@ def compare_bundles(
     Raises:
         InvalidInputError: If a label is one that neither knows.
     """
-    unknown = sorted(set(labels) - {*champion.labels, *challenger.labels})
+    known = list(dict.fromkeys((*champion.labels, *challenger.labels)))
+    meant = match_labels(labels, known)
+    unknown = sorted(set(labels) - meant.keys())
     if unknown:
         raise InvalidInputError(
             f"the labels {', '.join(map(repr, unknown))} are known to neither bundle; they know "
-            f"{', '.join(map(repr, dict.fromkeys((*champion.labels, *challenger.labels))))}"
+            f"{', '.join(map(repr, known))}"
         )
+    labels = [meant[label] for label in labels]
     old, new = champion.predict(rows), challenger.predict(rows)
     right = np.array(labels)
     right_old, right_new = np.array(old) == right, np.array(new) == right

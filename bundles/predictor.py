@@ -15,7 +15,7 @@ from scipy.special import softmax
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, file_hashes
-from promptgraft.objectives.data import read_table
+from promptgraft.objectives.data import has_text, read_rows
 from promptgraft.objectives.measures import mean_logits
 from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
@@ -203,39 +203,51 @@ class Predictor:
         if not isinstance(row, Mapping):
             raise InvalidInputError(f"{wanted}, got {type(row).__name__}")
         for name in names:
-            if not _is_text(row.get(name)):
+            if not has_text(row.get(name)):
                 raise InvalidInputError(f"{wanted}, each a text that isn't empty, got {row.get(name)!r} for {name!r}")
         return {name: row[name].strip() for name in names}
 
     def predict_table(self, path: str) -> pd.DataFrame:
-        """Predict every row of a CSV, JSONL or Parquet file.
+        """Predict every row of a CSV, TSV, JSONL or Parquet file, or of such a table on standard input (`-`).
 
         Returns:
-            The text columns, `label`, and one column `probability_<label>` a label. A row with an empty field
-            has no prediction.
+            All columns of the table, `label`, and one column `probability_<label>` a label; columns of the table with
+            such a name are called `input_...`. A row whose text is missing, or is no text, has no prediction.
 
         Raises:
             InvalidInputError: If the file can't be read or lacks a column.
         """
         columns = self.manifest.columns
-        frame = read_table(path, list(columns.values()))
-        complete = frame.map(lambda value: bool(value and value.strip())).all(axis=1).to_numpy()
-        records = frame[complete].to_dict("records")
-        rows = [{field: record[column] for field, column in columns.items()} for record in records]
-        probabilities = self.predict_proba(rows)
-        frame["label"] = None
-        frame.loc[complete, "label"] = [self.labels[index] for index in probabilities.argmax(axis=1)]
-        for index, label in enumerate(self.labels):
-            frame.loc[complete, f"probability_{label}"] = probabilities[:, index]
+        texts, whole = read_rows(path, list(columns.values()))
+        rows = [{name: record[column] for name, column in columns.items()} for record in texts.to_dict("records")]
+        predictions = self.predict_rows(rows)
+        names = [str(name) for name in whole.columns]
+        for place, name in enumerate(names):
+            if name in predictions.columns:
+                while name in predictions.columns or name in names:
+                    name = f"input_{name}"
+                names[place] = name
+        whole.columns = pd.Index(names)
+        return pd.concat([whole, predictions], axis=1)
+
+    def predict_rows(self, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+        """Predict rows of which some may lack a text.
+
+        Args:
+            rows: Template field -> value, one mapping a row.
+
+        Returns:
+            `label`, and one column `probability_<label>` a label; empty where a field is missing or is no text.
+        """
+        places = [
+            place for place, row in enumerate(rows) if all(has_text(row.get(name)) for name in self.manifest.columns)
+        ]
+        labels = np.full(len(rows), None, dtype=object)
+        probabilities = np.full((len(rows), len(self.labels)), np.nan)
+        if places:
+            found = self.predict_proba([{name: str(value) for name, value in rows[place].items()} for place in places])
+            labels[places] = [self.labels[index] for index in found.argmax(axis=1)]
+            probabilities[places] = found
+        frame = pd.DataFrame(probabilities, columns=[f"probability_{label}" for label in self.labels])
+        frame.insert(0, "label", labels)
         return frame
-
-
-def _is_text(value: object) -> bool:
-    """Whether a value is text with something in it; half of a surrogate pair is no text."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

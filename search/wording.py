@@ -1,4 +1,9 @@
-"""Times, sizes and differences of metrics, written for people."""
+"""Times, sizes, differences of metrics, and texts of users, written for people."""
+
+import re
+
+# Control characters, other separators of lines, characters that turn the direction of writing, and halves of pairs.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Metrics that aren't shares of 1, and what they are in; differences of all others are said in points.
 UNITS = {"loss": "nats"}
@@ -31,3 +36,19 @@ def unit(metric: str) -> str:
 def difference(value: float, metric: str) -> str:
     """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
     return f"{value:+.3f}" if metric in UNITS else f"{100 * value:+.1f}"
+
+
+def one_line(text: str) -> str:
+    """Write a user's text on one line, so that it can't pass for other output or steer a terminal."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def in_markdown(text: str) -> str:
+    """Write a user's text within a line or a cell of Markdown, as text."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", one_line(text))
+
+
+def fenced(text: str) -> list[str]:
+    """Write a user's text as a block of Markdown that it can't end itself; returns its lines."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence, text, fence]

@@ -39,4 +39,5 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"expected one of: {', '.join(names)}" if names else "nothing is allowed here"
+    shown = (option if option.isprintable() else repr(option) for option in names)
+    return f"expected one of: {', '.join(shown)}" if names else "nothing is allowed here"

@@ -29,13 +29,10 @@ class BundleModel:
             params: Not used.
 
         Returns:
-            `label`, and one column `probability_<label>` a label.
+            `label`, and one column `probability_<label>` a label; empty where a row lacks a text.
         """
         rows = model_input[list(self.predictor.manifest.columns)].to_dict("records")
-        found = self.predictor.predict_proba([{str(name): value for name, value in row.items()} for row in rows])
-        labels = self.predictor.labels
-        chances = pd.DataFrame(found, columns=[f"probability_{label}" for label in labels])
-        return pd.concat([pd.DataFrame({"label": [labels[index] for index in found.argmax(1)]}), chances], axis=1)
+        return self.predictor.predict_rows([{str(name): value for name, value in row.items()} for row in rows])
 
 
 def _load_pyfunc(data_path: str) -> BundleModel:
@@ -78,6 +75,6 @@ def _signature(manifest: Manifest) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
-    outputs += [ColSpec(DataType.double, f"probability_{label}") for label in manifest.labels]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label", required=False)]
+    outputs += [ColSpec(DataType.double, f"probability_{label}", required=False) for label in manifest.labels]
     return ModelSignature(Schema([ColSpec(DataType.string, name) for name in manifest.columns]), Schema(outputs))

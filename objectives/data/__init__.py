@@ -9,10 +9,18 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import Split as Split
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
+    from promptgraft.objectives.data.labels import alike_labels as alike_labels
+    from promptgraft.objectives.data.labels import label_number as label_number
+    from promptgraft.objectives.data.labels import match_labels as match_labels
+    from promptgraft.objectives.data.labels import named_by as named_by
     from promptgraft.objectives.data.metrics import DIRECTIONS as DIRECTIONS
     from promptgraft.objectives.data.metrics import Direction as Direction
+    from promptgraft.objectives.data.rare_labels import absent_labels as absent_labels
+    from promptgraft.objectives.data.tables import has_text as has_text
+    from promptgraft.objectives.data.tables import read_rows as read_rows
     from promptgraft.objectives.data.tables import read_table as read_table
     from promptgraft.objectives.data.tasks import TASK_KINDS as TASK_KINDS
+    from promptgraft.objectives.data.tasks import Comparison as Comparison
     from promptgraft.objectives.data.tasks import Row as Row
     from promptgraft.objectives.data.tasks import Task as Task
     from promptgraft.objectives.data.tasks import TaskSpec as TaskSpec

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from promptgraft.objectives.data.near_duplicates import clusters
 from promptgraft.objectives.data.tasks import Row, TaskSpec
 
 # Folds by number of labelled rows, most rows first: above the last limit one part is held out instead.
@@ -47,7 +46,7 @@ def wanted_folds(rows: int, wanted: int | None) -> int:
     return wanted or next(folds for least, folds in FOLDS if rows >= least)
 
 
-def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec) -> list[int]:
+def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec, clusters: Sequence[int] = ()) -> list[int]:
     """Assign rows to folds.
 
     Folds are stratified by label. Rows of one group, and rows that are nearly the same, are in one fold. Where the task
@@ -58,6 +57,7 @@ def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec) -> 
         folds: How many.
         seed: Seed of the partition.
         spec: The task.
+        clusters: From `near_duplicates.clusters`; not needed where the task names a column of time.
 
     Returns:
         The number of each row's fold; -1 for one that is only ever trained on.
@@ -65,12 +65,11 @@ def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec) -> 
     if spec.time is not None:
         return _by_time(rows, folds)
     labels = [row.label for row in rows]
-    groups = clusters(rows, [row.group for row in rows] if spec.group else None)
-    if len(set(groups)) == len(rows):
+    if len(set(clusters)) == len(rows):
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)
     else:
-        splitter = StratifiedGroupKFold(min(folds, len(set(groups))), shuffle=True, random_state=seed)
-        parts = splitter.split(rows, labels, groups)
+        splitter = StratifiedGroupKFold(min(folds, len(set(clusters))), shuffle=True, random_state=seed)
+        parts = splitter.split(rows, labels, clusters)
     found = [-1] * len(rows)
     for number, (_, inside) in enumerate(parts):
         for index in inside:

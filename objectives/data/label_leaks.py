@@ -7,11 +7,15 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
+from scipy.stats import hypergeom
+
 from promptgraft.objectives.data.tasks import Task
 
 # A word gives a label away if it stands in at least so many of the label's rows, in at least this share of them, and if
 # this share of all rows with it have the label. In the demo the nearest is "great", in 17 % of the good reviews.
 MIN_ROWS, COVERED, RIGHT = 8, 0.5, 0.98
+# Where nearly all rows have the label, most words do that: how probable it may be that any word does so by chance.
+CHANCE = 0.01
 _WORD = re.compile(r"\w+")
 
 
@@ -61,7 +65,14 @@ def find_label_leaks(task: Task) -> list[LabelLeak]:
         own = [
             LabelLeak(word, label, sum(by_label), by_label[index], of)
             for word, by_label in counts.items()
-            if by_label[index] >= max(MIN_ROWS, COVERED * of) and by_label[index] >= RIGHT * sum(by_label)
+            if by_label[index] >= max(MIN_ROWS, COVERED * of)
+            and by_label[index] >= RIGHT * sum(by_label)
+            and _by_chance(by_label[index], sum(by_label), of, len(rows)) < CHANCE / len(counts)
         ]
         found += sorted(own, key=lambda word: (-word.right, word.word))[:1]
     return found
+
+
+def _by_chance(right: int, rows: int, of: int, everything: int) -> float:
+    """Return how probable it is that so many of a word's rows have a label, if the word knows nothing of it."""
+    return float(hypergeom.sf(right - 1, everything, of, rows))

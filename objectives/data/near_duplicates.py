@@ -1,79 +1,189 @@
 """Rows that say nearly the same, so that one of them gives the other away."""
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import regex
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer
 
-from promptgraft.objectives.data.tasks import Row
+from promptgraft.objectives.data.tasks import Comparison, Row
 
-# Words in a shingle, and the share of shingles that two rows have in common from which on they are nearly the same.
+# Words in a shingle, and the share of shingles that two texts have in common from which on they are nearly the same.
 SHINGLE_WORDS, THRESHOLD = 3, 0.7
+# Among so many words one number, symbol or emoticon may differ.
+WORDS_PER_MARK = 50
+# Shingles that stand in more than this share of the rows, and in more than so many, are a form's, not a row's.
+FORM_SHARE, FORM_ROWS = 0.05, 10
+# Of a longer field the beginning is compared.
+MAX_CHARACTERS = 100_000
 # Rows compared at a time.
 _CHUNK = 1024
+# Numbers of the first and of the second row of each pair, shape (pairs,) each.
+_Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+# Each character of a script without spaces counts as a word.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}--[{_UNSPACED}]]+", regex.V1)
+_MARK = regex.compile(
+    r"\p{N}+(?:[.,:/]\p{N}+)*"  # Numbers.
+    r"|[:;=x8][-'^o~]*[)(\]\[dpos3$|/\\*@}{<>](?!\w)|[)(\]\[][-'^o~]*[:;=](?!\w)|<3"  # :-) :'( (: xD <3
+    r"|(?<!\w)[o^>t;-][_.]+[o^<t;-](?!\w)"  # o_O ^_^ T_T
+    r"|[\p{S}?%]|\#(?!\w)"  # Emoji and other symbols; what makes a question.
+)
+# Copies of a tweet differ in these.
+_IGNORED = regex.compile(r"https?://\S+|www\.\S+|\brt\b(?=\s*@)|@\w+")
 
 
-def find_near_duplicates(rows: Sequence[Row], held_out: Sequence[Row]) -> set[int]:
+def find_near_duplicates(
+    rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison = "fields"
+) -> dict[int, int]:
     """Find the rows that are nearly the same as a held-out one.
 
-    Two rows are if the Jaccard similarity of their sets of three words in a row (shingles; Broder 1997,
-    doi:10.1109/SEQUEN.1997.666900) is at least 0.7, whatever case, white space and punctuation. In short texts one
-    other word is enough to tell them apart, as it may be to change the label. Every pair is compared.
+    Two rows are if each of their fields is. Two texts are if the Jaccard similarity of their sets of three words in a
+    row (shingles; Broder 1997, doi:10.1109/SEQUEN.1997.666900) is at least 0.7, whatever case, white space and
+    punctuation; phrases that a tenth of the rows share, such as those of a form, don't count. Numbers, symbols, emoji,
+    emoticons and question marks must be the same ones, but for one in 50 words. In short texts one other word is enough
+    to tell them apart, as it may be to change the label. Labels aren't looked at. Every pair is compared.
 
     Args:
         rows: The rows to look through.
         held_out: The rows that must not be given away.
+        comparison: `words`: by three words in a row of all fields together, and nothing else.
 
     Returns:
-        Indices into `rows`.
+        Index into `rows` -> index into `held_out` of the first that is nearly the same.
     """
     if not rows or not held_out:
-        return set()
-    vectorizer = CountVectorizer(analyzer=_shingles, binary=True, dtype=np.int32)
-    kept = sparse.csc_array(vectorizer.fit_transform(held_out).T)
-    sizes = np.asarray(kept.sum(axis=0)).ravel()
-    found: set[int] = set()
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        common = sparse.coo_array(sparse.csr_array(vectorizer.transform(part)) @ kept)
-        own = np.array([len(set(_shingles(row))) for row in part])
-        either = own[common.row] + sizes[common.col] - common.data
-        found |= {start + int(index) for index in common.row[common.data >= THRESHOLD * either]}
+        return {}
+    texts = _Texts([*rows, *held_out], comparison)
+    found: dict[int, int] = {}
+    for first, second in texts.pairs(range(len(rows)), range(len(rows), len(rows) + len(held_out))):
+        found.setdefault(first, second - len(rows))
     return found
 
 
-def _shingles(row: Row) -> list[str]:
-    words = re.findall(r"\w+", " ".join(row.fields[name] for name in sorted(row.fields)).casefold())
-    return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))]
-
-
-def clusters(rows: Sequence[Row], groups: Sequence[str] | None = None) -> list[int]:
+def clusters(rows: Sequence[Row], groups: Sequence[str] | None = None, comparison: Comparison = "fields") -> list[int]:
     """Number rows so that those that are nearly the same, or of one group, have one number.
 
     Args:
         rows: The rows; every pair is compared, see `find_near_duplicates`.
         groups: Group of each row, if they have any.
+        comparison: See `find_near_duplicates`.
 
     Returns:
         A number for each row.
     """
-    vectorizer = CountVectorizer(analyzer=_shingles, binary=True, dtype=np.int32)
-    shingles = sparse.csr_array(vectorizer.fit_transform(rows))
-    sizes = np.asarray(shingles.sum(axis=1)).ravel()
-    links: list[tuple[int, int]] = []
-    for start in range(0, len(rows), _CHUNK):
-        common = sparse.coo_array(shingles[start : start + _CHUNK] @ shingles.T)
-        first = common.row + start
-        alike = common.data >= THRESHOLD * (sizes[first] + sizes[common.col] - common.data)
-        links += zip(first[alike].tolist(), common.col[alike].tolist(), strict=True)
+    everything = range(len(rows))
+    links = [*_Texts(rows, comparison).pairs(everything, everything)]
     seen: dict[str, int] = {}
     for index, group in enumerate(groups or ()):
         links.append((index, seen.setdefault(group, index)))
-    ones = np.ones(len(links), dtype=np.int8)
-    graph = sparse.coo_array((ones, tuple(zip(*links, strict=True))), shape=(len(rows), len(rows)))
+    first, second = zip(*links, strict=True)
+    graph = sparse.coo_array((np.ones(len(links), dtype=np.int8), (first, second)), shape=(len(rows), len(rows)))
     _, found = connected_components(graph, directed=False)
     numbers: list[int] = found.tolist()
     return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What is compared of a field, row by row.
+
+    Attributes:
+        shingles: Which shingles a row has, shape (rows, shingles).
+        marks: Which marks it has, shape (rows, marks).
+        allowed: Number of marks that may differ, shape (rows,).
+    """
+
+    shingles: sparse.csr_array
+    marks: sparse.csr_array
+    allowed: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], comparison: Comparison) -> "_Field":
+        """Read a field of all rows."""
+        if comparison == "words":
+            shingles = _which(_shingles(re.findall(r"\w+", text.casefold())) for text in texts)
+            return cls(shingles, _which([] for _ in texts), np.zeros(len(texts), dtype=np.int64))
+        cleaned = [unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold() for text in texts]
+        cleaned = [_IGNORED.sub(" ", text).strip() or text for text in cleaned]
+        words = [_WORD.findall(text) for text in cleaned]
+        marks = _which(_MARK.findall(text) for text in cleaned)
+        allowed = np.array([len(own) // WORDS_PER_MARK for own in words], dtype=np.int64)
+        return cls(_without_forms(_which(_shingles(own) for own in words)), marks, allowed)
+
+    def alike(self, pairs: _Pairs, common: npt.NDArray[np.int64] | None = None) -> _Pairs:
+        """Keep the pairs of rows whose texts are nearly the same.
+
+        Args:
+            pairs: The pairs.
+            common: Number of shingles that the rows of each have in common, if that is known.
+        """
+        first, second = pairs
+        common = _common(self.shingles, pairs) if common is None else common
+        sizes = np.asarray(self.shingles.sum(axis=1)).ravel()
+        close = common >= THRESHOLD * (sizes[first] + sizes[second] - common)
+        first, second = first[close], second[close]
+        marks = np.asarray(self.marks.sum(axis=1)).ravel()
+        different = marks[first] + marks[second] - 2 * _common(self.marks, (first, second))
+        same = different <= np.minimum(self.allowed[first], self.allowed[second])
+        return first[same], second[same]
+
+
+class _Texts:
+    """Rows, ready to be compared with each other."""
+
+    def __init__(self, rows: Sequence[Row], comparison: Comparison) -> None:
+        names = sorted(rows[0].fields)
+        columns = [[row.fields[name] for row in rows] for name in names]
+        if comparison == "words":
+            columns = [[" ".join(texts) for texts in zip(*columns, strict=True)]]
+        fields = [_Field.of(texts, comparison) for texts in columns]
+        # That with the fewest pairs that have a shingle in common is looked through for pairs; the others are checked.
+        self._fields = sorted(fields, key=lambda field: float((field.shingles.sum(axis=0).astype(float) ** 2).sum()))
+
+    def pairs(self, rows: range, others: range) -> Iterator[tuple[int, int]]:
+        """Yield all pairs of a row and another one that are nearly the same; of a row and itself, too."""
+        shingles = self._fields[0].shingles
+        kept = sparse.csc_array(shingles[others.start : others.stop].T)
+        for start in range(rows.start, rows.stop, _CHUNK):
+            common = sparse.coo_array(shingles[start : min(start + _CHUNK, rows.stop)] @ kept)
+            found = (common.row + start).astype(np.int64), (common.col + others.start).astype(np.int64)
+            found = self._fields[0].alike(found, common.data)
+            for field in self._fields[1:]:
+                found = field.alike(found)
+            yield from zip(found[0].tolist(), found[1].tolist(), strict=True)
+
+
+def _which(rows: Iterable[Iterable[str]]) -> sparse.csr_array:
+    """Return which items each row has, shape (rows, different items), of ones and zeros."""
+    known: dict[str, int] = {}
+    items, ends = list[int](), [0]
+    for row in rows:
+        items += sorted({known.setdefault(item, len(known)) for item in row})
+        ends.append(len(items))
+    ones = np.ones(len(items), dtype=np.int32)
+    return sparse.csr_array((ones, np.array(items, dtype=np.int64), ends), shape=(len(ends) - 1, max(1, len(known))))
+
+
+def _shingles(words: Sequence[str]) -> list[str]:
+    return [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))]
+
+
+def _without_forms(shingles: sparse.csr_array) -> sparse.csr_array:
+    """Leave out shingles that many rows have; rows that have no others keep theirs."""
+    rows = shingles.shape[0]
+    common = np.asarray(shingles.sum(axis=0)).ravel() > max(FORM_ROWS, FORM_SHARE * rows)
+    own = shingles @ sparse.diags_array((~common).astype(np.int32), dtype=np.int32)
+    bare = np.asarray(own.sum(axis=1)).ravel() == 0
+    return sparse.csr_array(own + sparse.diags_array(bare.astype(np.int32), dtype=np.int32) @ shingles)
+
+
+def _common(items: sparse.csr_array, pairs: _Pairs) -> npt.NDArray[np.int64]:
+    """Count the items that both rows of each pair have, shape (pairs,)."""
+    counts: npt.NDArray[np.int64] = np.asarray(items[pairs[0]].multiply(items[pairs[1]]).sum(axis=1)).ravel()
+    return counts

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from promptgraft.objectives.data.tasks import Row, TaskSpec
+from promptgraft.objectives.data.tasks import CleaningReport, Row, TaskSpec
 from promptgraft.spaces import InvalidInputError
 
 Parts = tuple[list[Row], list[Row]]
 
 
-def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
+def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str, dropped: CleaningReport) -> Parts:
     """Take a sample of rows.
 
     What it is depends on the task: stratified by label; of whole groups, stratified as far as they allow, where the
@@ -23,6 +23,7 @@ def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -
         seed: Seed of the sample.
         spec: The task.
         name: What the sample is for: `train`, `validation` or `test`.
+        dropped: Which rows were dropped before, for error messages.
 
     Returns:
         The rest, without what may not be used beside the sample, and the sample.
@@ -30,7 +31,7 @@ def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -
     Raises:
         InvalidInputError: If there are too few rows.
     """
-    _check(rows, size, spec, name)
+    _check(rows, size, spec, name, dropped)
     if name == "train":
         return _stratified(rows, size, seed, spec, name) if size < len(rows) else ([], list(rows))
     if spec.time is not None:
@@ -56,12 +57,12 @@ def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name:
     return rest, sample
 
 
-def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> None:
+def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str, dropped: CleaningReport) -> None:
     classes = len({row.label for row in rows})
     if size < classes or (name != "train" and size > len(rows) - classes) or size > len(rows):
         raise InvalidInputError(
             f"{spec.train}: {name}_rows is {size}, but {len(rows)} rows are left for it after cleaning and the "
-            f"splits before it; it must be at least {classes} (one a label) and leave rows to train on"
+            f"splits before it ({dropped}); it must be at least {classes} (one a label) and leave rows to train on"
         )
 
 
@@ -69,7 +70,10 @@ def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name:
     try:
         rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=[row.label for row in rows])
     except ValueError as error:
-        raise InvalidInputError(f"{spec.train}: can't split off {size} {name} rows: {error}") from error
+        raise InvalidInputError(
+            f"{spec.train}: can't split off {size} {name} rows of every label: {error}; label more rows of the rarest "
+            "label, or leave it out with `labels`"
+        ) from error
     return rest, sample
 
 

@@ -1,7 +1,13 @@
-"""Reading CSV, JSONL and Parquet files as text."""
+"""Reading CSV, JSONL and Parquet files as text: what is read is what was written, or the file is refused."""
 
+import codecs
+import csv
+import io
 import json
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +15,35 @@ import pandas as pd
 
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+STANDARD_INPUT = ("-", "/dev/stdin")
+# Of these, the first with which a header has the wanted columns.
+_DELIMITERS = (",", ";", "\t", "|")
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Characters that show nothing: white space, control characters, and what Unicode calls default ignorable.
+INVISIBLE = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+)
+_VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REMEDIES: dict[type, str] = {
+    list: "a list; write one text or one label in each cell, for instance its words joined by spaces",
+    dict: "an object; write its text in a column of its own",
+    bytes: "bytes; decode them to text",
+}
 
 
 def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read columns of a table, every value as text.
 
     Args:
-        path: A `.csv`, `.jsonl` or `.parquet` file.
+        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
         columns: The columns to read.
 
     Returns:
@@ -24,49 +51,253 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
         an empty value is missing: "NA" and "null" are words like any other.
 
     Raises:
-        InvalidInputError: If the file is missing, empty, damaged, or lacks a column.
+        InvalidInputError: If the file is missing, empty, damaged, or lacks a column; if a cell holds a list, an object
+            or bytes; or if it isn't known which of two columns is meant.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InvalidInputError(f"{path}: no such file")
-    if file.suffix not in _READERS:
-        raise InvalidInputError(f"{path}: unknown kind of table {file.suffix!r}; expected one of {', '.join(SUFFIXES)}")
-    if file.stat().st_size == 0:
-        raise InvalidInputError(f"{path}: the file is empty; expected a table with the columns {', '.join(columns)}")
-    try:
-        frame = _READERS[file.suffix](file)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: can't be read as {file.suffix[1:]}: {error}") from error
-    for column in columns:
-        if column not in frame.columns:
-            raise InvalidInputError(f"{path}: no column {column!r}; {did_you_mean(column, frame.columns)}")
-    if frame.empty:
-        raise InvalidInputError(f"{path}: the table has no rows")
-    values = {name: [None if pd.isna(value) else str(value) for value in frame[name]] for name in columns}
+    table = _read(path, *_file_content(path), columns)
+    values: dict[str, list[str | None]] = {}
+    for name in columns:
+        try:
+            values[name] = [_text(value) for value in table.column(name)]
+        except TypeError as error:
+            row = next(row for row, value in enumerate(table.column(name), 1) if _kind_of(value) is not None)
+            raise InvalidInputError(f"{path}: column {name!r} holds, in row {row}, {error}") from error
     return pd.DataFrame(values, dtype=object)
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a table to predict its rows: as `read_table`, but with all its columns, and a cell for every row.
+
+    Args:
+        path: A file as for `read_table`; or a pipe, or `-` for standard input, of any of these kinds.
+        columns: The columns to read.
+
+    Returns:
+        The wanted columns, with None where a cell holds no text; and the whole table as text, with lists and objects as
+        JSON.
+
+    Raises:
+        InvalidInputError: As `read_table`, but for what single cells hold.
+    """
+    if path in STANDARD_INPUT or Path(path).is_fifo():
+        content = sys.stdin.buffer.read() if path in STANDARD_INPUT else Path(path).read_bytes()
+        table = _read(path, content, _looks_like(content), columns)
+    else:
+        table = _read(path, *_file_content(path), columns)
+    wanted = {name: [None if _kind_of(v) else _text(v) for v in table.column(name)] for name in columns}
+    whole = pd.DataFrame(dict(enumerate([_shown(v) for v in column] for column in table.columns)), dtype=object)
+    whole.columns = pd.Index(table.names)
+    return pd.DataFrame(wanted, dtype=object), whole
 
 
-def _read_jsonl(file: Path) -> pd.DataFrame:
+def has_text(value: object) -> bool:
+    """Whether a value is text of which something shows; half of a surrogate pair is no text."""
+    return isinstance(value, str) and _VISIBLE.search(value) is not None and not is_broken(value)
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which no tokenizer takes."""
+    return _SURROGATE.search(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table as it was read: column by column, with Python's values."""
+
+    names: list[str]
+    columns: list[Sequence[object]]
+
+    def column(self, name: str) -> Sequence[object]:
+        return self.columns[self.names.index(name)]
+
+
+def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Table:
+    if not content:
+        raise InvalidInputError(f"{path}: the file is empty; expected a table with the columns {', '.join(columns)}")
+    try:
+        table = _READERS[kind](content, columns)
+    except (ValueError, OSError, csv.Error, RecursionError) as error:
+        raise InvalidInputError(f"{path}: can't be read as {kind[1:]}: {error}") from error
+    if not table.columns or not len(table.columns[0]):
+        raise InvalidInputError(f"{path}: the table has no rows")
+    for column in columns:
+        if column not in table.names:
+            raise InvalidInputError(f"{path}: no column {column!r}; {did_you_mean(column, table.names)}")
+        if table.names.count(column) > 1:
+            raise InvalidInputError(
+                f"{path}: {table.names.count(column)} columns are named {column!r}, so it isn't known which one is "
+                "meant; rename them"
+            )
+    return table
+
+
+def _file_content(path: str) -> tuple[bytes, str]:
+    """Return what a file holds, and its kind by its name."""
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder; expected one table" if file.is_dir() else "no such file"
+        raise InvalidInputError(f"{path}: {what}")
+    if file.suffix.lower() not in _READERS:
+        raise InvalidInputError(
+            f"{path}: unknown kind of table {file.suffix!r}; expected one of {', '.join(_READERS)}; convert the file"
+        )
+    return file.read_bytes(), file.suffix.lower()
+
+
+def _looks_like(content: bytes) -> str:
+    """Return the kind of a table that its first characters show."""
+    if content.startswith(b"PAR1"):
+        return ".parquet"
+    return ".jsonl" if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".csv"
+
+
+def _decoded(content: bytes) -> str:
+    """Decode a text file: UTF-8, or what its byte order mark says.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} is not {encoding} text (byte 0x{content[error.start]:02x}); save the file as UTF-8: in Excel "
+            "as 'CSV UTF-8', elsewhere with iconv -f WINDOWS-1252 -t UTF-8, or whatever its encoding is"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"line {line} holds a NUL character, as in UTF-16 or a damaged file; save it as UTF-8")
+    return text
+
+
+def _read_csv(content: bytes, columns: Sequence[str]) -> _Table:
+    text = _decoded(content)
+    headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
+    fitting = [delimiter for delimiter, names in headers.items() if set(columns) <= set(names)]
+    return _parse(text, fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter])))
+
+
+def _read_tsv(content: bytes, _: Sequence[str]) -> _Table:
+    return _parse(_decoded(content), "\t")
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    """Return the names in the first line that isn't blank; none if it can't be read with this delimiter."""
+    try:
+        return next((cells for _, cells in _records(text, delimiter)), [])
+    except ValueError:
+        return []
+
+
+def _parse(text: str, delimiter: str) -> _Table:
+    """Read delimited text; a row may have fewer cells than the header, and empty ones behind its last.
+
+    Raises:
+        ValueError: If quotation marks aren't those of CSV, or a row has more cells than the header.
+    """
+    records = _records(text, delimiter)
+    _, names = next(records, (0, []))
+    rows: list[list[str]] = []
+    for line, cells in records:
+        if any(cells[len(names) :]):
+            raise ValueError(
+                f"the row that ends in line {line} has {len(cells)} cells, but the header has {len(names)}; put cells "
+                f"that hold {delimiter!r} into quotation marks"
+            )
+        if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+            raise ValueError(
+                f"a cell that ends in line {line} holds several lines and tabs: a quotation mark is probably part of "
+                "the text; double it, and put the cell into quotation marks"
+            )
+        rows.append([*cells[: len(names)], *[""] * (len(names) - len(cells))])
+    return _Table(names, [[cell or None for cell in column] for column in zip(*rows, strict=True)])
+
+
+def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line of each record and its cells, without blank lines.
+
+    Raises:
+        ValueError: If quotation marks aren't those of CSV.
+    """
+    before = csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise ValueError(
+            f"line {reader.line_num}: {error}; within a cell in quotation marks, write each of them twice"
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_jsonl(content: bytes, _: Sequence[str]) -> _Table:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    # Only a line feed ends a line: strings may hold other separators of lines, such as U+2028.
+    for number, line in enumerate(_decoded(content).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}: {error}") from error
+            row = json.loads(line, object_pairs_hook=_object)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}; write one JSON object in each line") from error
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not an object")  # noqa: TRY004
+            raise ValueError(f"line {number} is not an object; write one JSON object in each line")  # noqa: TRY004
         rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return _Table(names, [[row.get(name) for row in rows] for name in names])
 
 
-def _read_parquet(file: Path) -> pd.DataFrame:
-    return pd.read_parquet(file, dtype_backend="numpy_nullable")
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two values are named {twice!r}, so it isn't known which one is meant")
+    return found
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+def _read_parquet(content: bytes, _: Sequence[str]) -> _Table:
+    from pyarrow.parquet import ParquetFile
+
+    table = ParquetFile(io.BytesIO(content)).read()
+    return _Table(list(table.column_names), [column.to_pylist() for column in table.columns])
+
+
+_READERS: Mapping[str, Callable[[bytes, Sequence[str]], _Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _kind_of(value: object) -> type | None:
+    """Return the type of a list, an object or bytes; None if a value is a text, a number or the like."""
+    return next((kind for kind in _REMEDIES if isinstance(value, kind)), None)
+
+
+def _text(value: object) -> str | None:
+    """Write a value as text; None if it is missing.
+
+    Raises:
+        TypeError: If it is a list, an object or bytes.
+    """
+    if isinstance(value, str):
+        return value
+    kind = _kind_of(value)
+    if kind is not None:
+        raise TypeError(_REMEDIES[kind])
+    return None if pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+
+def _shown(value: object) -> str | None:
+    """Write any value as text, for a table that is written again."""
+    if _kind_of(value) is None:
+        return _text(value)
+    return str(value) if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, default=str)

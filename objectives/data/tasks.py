@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,10 @@ from promptgraft.spaces import Registry
 
 if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import Split
+
+# How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
+# versions, by the words of all fields together.
+Comparison = Literal["fields", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class TaskSpec:
         folds: Parts that the labelled rows are divided into for cross-validation; by their number if None.
         group: Column of what rows have in common, such as their author: a group is on one side of each split.
         time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
+        comparison: How near duplicates are found; see `objectives.data.near_duplicates`.
     """
 
     train: str
@@ -53,6 +58,7 @@ class TaskSpec:
     folds: int | None = None
     group: str | None = None
     time: str | None = None
+    comparison: Comparison = "fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ class CleaningReport:
 
     Attributes:
         read: Rows in the file or files.
-        missing_text: Rows with an empty field.
+        missing_text: Rows with an empty field, or one of which nothing shows, such as zero-width characters.
+        broken_text: Rows with half of a surrogate pair in a field or the label, which no tokenizer takes.
         missing_label: Rows without a label.
         invalid_label: Rows whose label is not among the task's.
         duplicate: Further copies of a row that stands already (white space and case aside).
@@ -87,11 +94,13 @@ class CleaningReport:
         missing_time: Rows without a time, where it names one of times.
         overlap: Rows removed since the same text is held out.
         near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
+        near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
     """
 
     read: int = 0
     missing_text: int = 0
+    broken_text: int = 0
     missing_label: int = 0
     invalid_label: int = 0
     duplicate: int = 0
@@ -100,11 +109,21 @@ class CleaningReport:
     missing_time: int = 0
     overlap: int = 0
     near_duplicate: int = 0
+    near_duplicate_of_other_label: int = 0
     set_aside: int = 0
 
     def __add__(self, other: "CleaningReport") -> "CleaningReport":
         mine, theirs = asdict(self), asdict(other)
         return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
+
+    def __str__(self) -> str:
+        """Say how many rows were read, and how many were dropped for which reason."""
+        apart = ("read", "near_duplicate_of_other_label")
+        reasons = {name: count for name, count in asdict(self).items() if count and name not in apart}
+        words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
+        if self.near_duplicate_of_other_label:
+            words += f" ({self.near_duplicate_of_other_label} near duplicates have another label than the held-out row)"
+        return f"{self.read} rows read; dropped: {words or 'none'}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,8 @@ class Task(ABC):
         test: Rows of the test set; empty for a source task.
         cleaning: What was dropped.
         labelled: All labelled rows outside the test set, whatever split `train` and `validation` are of.
+        clusters: Number of each of these, the same for those that are nearly the same or of one group: no fold divides
+            them; empty where there are no folds.
         folds: Parts that these are divided into; 1 where a part, or a table of its own, is held out to choose by.
         spec: What the task was loaded from.
         seed: Seed of its splits.
@@ -129,6 +150,7 @@ class Task(ABC):
     test: tuple[Row, ...] = ()
     cleaning: CleaningReport = field(default_factory=CleaningReport)
     labelled: tuple[Row, ...] = ()
+    clusters: tuple[int, ...] = ()
     folds: int = 1
     spec: TaskSpec | None = None
     seed: int = 0

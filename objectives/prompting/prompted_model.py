@@ -19,6 +19,8 @@ from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Sof
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 CALIBRATION_BIAS = "calibration.bias"
+# Texts are cut to so many characters before they are tokenized: many times what a prompt has room for.
+CHARACTERS_PER_TOKEN = 200
 
 
 class Loss(Protocol):
@@ -218,6 +220,8 @@ class PromptedModel:
     def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
         """Return the whole prompt, and the row's own part of it."""
         assert (pool is not None) == (self.candidate.demonstrations.count > 0)
+        longest = CHARACTERS_PER_TOKEN * self.backbone.spec.max_tokens
+        fields = {name: value[:longest] for name, value in fields.items()}
         own = self._fit_own(fields)
         if pool is None:
             return own, own

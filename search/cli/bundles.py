@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, console, reported
 from promptgraft.search.cli.outputs import VerifyOutput
+from promptgraft.search.wording import one_line
 
 if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison
@@ -24,6 +27,10 @@ TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that is stored with the backbone's weights.")
 ]
 RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry, or models:/NAME in MLflow.")]
+FormulasOption = Annotated[
+    bool,
+    typer.Option("--escape-formulas", help="Put ' before cells that a spreadsheet would take for formulas."),
+]
 CHANGED = 1
 GRACE_S = 30  # For open requests when the server shuts down.
 DISAGREEMENTS = 10  # Rows shown on the terminal.
@@ -35,22 +42,26 @@ OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 @reported
 def predict(
     bundle: BundleArgument,
-    table: Annotated[Path, typer.Option("--input", help="CSV, JSONL or Parquet file with the text columns.")],
-    output: Annotated[Path, typer.Option(help="CSV file to write.")],
+    table: Annotated[
+        str,
+        typer.Option("--input", help="CSV, TSV, JSONL or Parquet file with the text columns; - for standard input."),
+    ],
+    output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],
+    escape_formulas: FormulasOption = False,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Predict the rows of a table."""
+    """Predict the rows of a table, and add the predictions to its columns."""
     from promptgraft.bundles import Predictor
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
-    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(output, index=False)
+    check_output(output, table)
+    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(table)
+    write_csv(predictions, output, escape_formulas=escape_formulas)
     skipped = int(predictions["label"].isna().sum())
-    note = f"; {skipped} rows without text have no prediction" if skipped else ""
-    typer.echo(f"{len(predictions)} rows -> {output}{note}")
+    note = f"; {skipped} rows have no prediction, since a text is missing or is no text" if skipped else ""
+    typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
 
 
 @app.command()
@@ -160,8 +171,9 @@ def compare(
     label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
     level: Annotated[float, typer.Option(min=0, max=1, help="Significance level.")] = 0.05,
     output: Annotated[
-        Path | None, typer.Option(help="CSV file to write, with the rows on which the two disagree.")
+        str | None, typer.Option(help="CSV file to write, with the rows on which the two disagree.")
     ] = None,
+    escape_formulas: FormulasOption = False,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -172,13 +184,15 @@ def compare(
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
+    if output is not None:
+        check_output(output, str(data))
     old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
     rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
     found = compare_bundles(old, new, rows, labels, level)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
-        pd.DataFrame(records).drop(columns="fields", errors="ignore").to_csv(output, index=False)
+        frame = pd.DataFrame(records).drop(columns="fields", errors="ignore")
+        write_csv(frame, output, escape_formulas=escape_formulas)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
@@ -191,11 +205,11 @@ def _print_comparison(found: "BundleComparison") -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, counts in found.by_label.items():
-        table.add_row(name, str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
+        table.add_row(escape(one_line(name)), str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
     console().print(table)
     for entry in found.disagreements[:DISAGREEMENTS]:
         predicted = f"champion {entry.champion}, challenger {entry.challenger}"
-        typer.echo(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}")
+        typer.echo(one_line(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}"))
     percent = f"{100 * (1 - found.level):g} %"
     typer.echo(
         f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
@@ -246,5 +260,5 @@ def history(location: RegistryArgument, as_json: JsonOption = False) -> None:
     table = Table("when", "version", "action", "study", "trial", "who", "digest")
     for entry in entries:
         values = (entry[name] for name in ("when", "version", "action", "study", "trial", "who"))
-        table.add_row(*map(str, values), entry["digest"][:12])
+        table.add_row(*(escape(one_line(str(value))) for value in (*values, entry["digest"][:12])))
     console().print(table)

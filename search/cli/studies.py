@@ -47,6 +47,11 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
     loaded = load_study(study)
     task = loaded.target
     typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {', '.join(task.labels)}")
+    for name, own in {
+        "target": task,
+        **{f"source {name}".rstrip(): own for name, own in loaded.sources.items()},
+    }.items():
+        typer.echo(f"{name}: {own.cleaning}")
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
     if loaded.drafted != "nothing":

@@ -8,6 +8,7 @@ from promptgraft.bundles import Manifest
 from promptgraft.search.exporting.confidence import Confidence, confidence_lines
 from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
+from promptgraft.search.wording import fenced, in_markdown
 
 _TASK = "text-classification"
 
@@ -36,7 +37,7 @@ def render_model_card(
         "",
         f"# {study.name}, trial {manifest.trial}",
         "",
-        f"Classifies text as {', '.join(manifest.labels)}. A delta to `{_name(manifest)}` "
+        f"Classifies text as {', '.join(map(in_markdown, manifest.labels))}. A delta to `{_name(manifest)}` "
         f"({manifest.backbone.family}), found by promptgraft.",
         "",
         "```",
@@ -48,9 +49,7 @@ def render_model_card(
         "",
         *[f"- `{name}`: {value}" for name, value in manifest.candidate.items()],
         "",
-        "```",
-        manifest.template.text,
-        "```",
+        *fenced(manifest.template.text),
         "",
         *_members(manifest),
         *_shown_rows(manifest),

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import optuna
 from optuna.storages import RDBStorage
@@ -15,6 +14,7 @@ from promptgraft.search.sampling import with_pool
 from promptgraft.search.storage import StudyRecord, trial_for_note
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Evaluated, float32_scores, front_table, metric_of
+from promptgraft.search.wording import fenced, in_markdown
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
 
 
@@ -60,7 +60,7 @@ def study_note(study: Study) -> str:
     lines += [f"| {name.replace('_', ' ')} | at most {bound} |" for name, bound in bounds.items()]
     lines += ["", "### Templates", ""]
     for template in space.templates:
-        lines += [f"`{template.id}`{_lineage(template)}", "", "```", template.text, "```", ""]
+        lines += [f"`{template.id}`{_lineage(template)}", "", *fenced(template.text), ""]
     lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
@@ -167,15 +167,13 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
     if candidate.source:
         place += f", source `{candidate.source}`"
     place += "".join(f", {name} {_short(value)}" for name, value in candidate.custom)
-    labels = study.target.labels
+    labels = [in_markdown(label) for label in study.target.labels]
     lines = [
         "### Prompt",
         "",
         f"Template `{candidate.template}`, {place}. A validation row, with its true label in brackets:",
         "",
-        "```",
-        _wrapped(last.example.replace("```", "'''")),
-        "```",
+        *fenced(_wrapped(last.example)),
         "",
         f"### Validation ({'best step ' + str(last.summary.best_step) if last.summary else 'pruned here'})",
         "",
@@ -216,13 +214,13 @@ def _demonstrations(candidate: Candidate, last: Evaluated) -> str:
 
 
 def _task_row(name: str, path: str, task: Task) -> str:
-    dropped = {key: count for key, count in asdict(task.cleaning).items() if count and key != "read"}
-    reasons = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in dropped.items()) or "none"
+    reasons = str(task.cleaning).partition("dropped: ")[2]
     if task.folds > 1:
         sizes = f"{len(task.labelled)} | {task.folds} folds of them | {len(task.test)}"
     else:
         sizes = f"{len(task.train)} | {len(task.validation)} | {len(task.test)}"
-    return f"| {name} | `{path}` ({task.cleaning.read} rows) | {', '.join(task.labels)} | {sizes} | {reasons} |"
+    labels = ", ".join(map(in_markdown, task.labels))
+    return f"| {name} | `{path}` ({task.cleaning.read} rows) | {labels} | {sizes} | {reasons} |"
 
 
 def _values(parameter: Parameter) -> str:

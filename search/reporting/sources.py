@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from promptgraft.search.study import Study
@@ -70,5 +71,5 @@ def source_table(ranked: RankedSources) -> Table:
         table.add_column(name, justify="left" if name in ("source", "labels") else "right")
     for entry in ranked.sources:
         scores = (f"{entry.transfer:.3f} ± {entry.standard_error:.3f}", f"{entry.prompt_similarity:.2f}")
-        table.add_row(entry.source or "source", str(entry.rows), ", ".join(entry.labels), *scores)
+        table.add_row(escape(entry.source or "source"), str(entry.rows), escape(", ".join(entry.labels)), *scores)
     return table

@@ -75,7 +75,11 @@ def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, file
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Refuse edits that change what a result means, or that take away what an old trial needs."""
-    unsafe = [f"{name}: {old!r} -> {new!r}" for name, old, new in _differences(stored["settings"], present["settings"])]
+    unsafe = [
+        f"{name}: {old!r} -> {new!r}"
+        for name, old, new in _differences(stored["settings"], present["settings"])
+        if not (name == "target.labels" and old is None)  # Their order is in the hashes of the rows.
+    ]
     for name in ("backbone weights", "target rows", "source rows", "test rows"):
         if stored[name] != present[name]:
             unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")

@@ -2,8 +2,8 @@
 
 import logging
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -13,9 +13,14 @@ from promptgraft.objectives.backbones import FAMILIES, NUMERICS, check_family, c
 from promptgraft.objectives.data import (
     DIRECTIONS,
     TASK_KINDS,
+    Comparison,
     Task,
     TaskSpec,
+    absent_labels,
+    alike_labels,
+    all_labels,
     find_label_leaks,
+    named_by,
     wanted_folds,
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
@@ -37,6 +42,9 @@ T = TypeVar("T")
 Drafted = Literal["nothing", "wording", "space"]
 
 logger = logging.getLogger(__name__)
+
+# Share of the near duplicates from which on they are probably none, since their labels differ.
+MANY_OF_OTHER_LABEL = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +77,34 @@ class Study:
         """The study's name."""
         return self.file.study
 
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """All tasks, by what messages call them."""
+        return {"target": self.target} | {f"source {name}".rstrip(): task for name, task in self.sources.items()}
 
-def load_study(path: Path, name: str | None = None) -> Study:
+
+def load_study(path: Path, name: str | None = None, comparison: Comparison = "fields") -> Study:
     """Read a study file and check it against its data and its backbone.
 
     Args:
         path: The study file.
         name: What to call the study, if not what the file says.
+        comparison: How near duplicates are found.
 
     Raises:
         StudyFileError: With every problem found.
         InvalidInputError: If the file isn't there.
     """
-    return StudyLoader(LinedYaml(path), name).read()
+    return StudyLoader(LinedYaml(path), name, comparison).read()
 
 
 class StudyLoader(ProblemCollector):
     """Collects problems while it builds the parts that it can."""
 
-    def __init__(self, yaml: LinedYaml, name: str | None) -> None:
+    def __init__(self, yaml: LinedYaml, name: str | None, comparison: Comparison) -> None:
         super().__init__(yaml)
         self.name = name
+        self.comparison = comparison
         self.folder = yaml.path.resolve().parent
         self.model_type: str | None = None
 
@@ -108,6 +123,7 @@ class StudyLoader(ProblemCollector):
             with self.collecting(("backbone", option)):
                 check_numerics(family, option, getattr(file.backbone, option))
         target, sources = self._load_tasks(file)
+        file = self._with_label_names(file, [*([target] if target else []), *sources.values()])
         file, drafted = self._with_default_space(file, SpaceFacts.of(file, n_layers or 10**6, target, sources))
         facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
         space = SpaceLoader(self.yaml, self.problems, file, self.model_type).read(facts, target, sources)
@@ -120,17 +136,51 @@ class StudyLoader(ProblemCollector):
             )
         if self.problems or space is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        tasks = {"target": target} | {f"source {name}".rstrip(): task for name, task in sources.items()}
-        cautions = tuple(f"{name}: {found}" for name, task in tasks.items() for found in find_label_leaks(task))
+        study = Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, (), drafted)
+        return replace(study, cautions=self._cautions(study))
+
+    def _cautions(self, study: Study) -> tuple[str, ...]:
+        """Say what makes scores doubtful."""
+        file, target = study.file, study.target
+        found = [f"{name}: {leak}" for name, task in study.tasks.items() for leak in find_label_leaks(task)]
+        found += [f"target: {lacking}" for lacking in self._absent_labels(target, file.metric)]
+        labels = all_labels(target, study.sources.values())
+        for names in alike_labels(labels):
+            found.append(f"the labels {', '.join(map(repr, names))} are different; if they mean one, write them alike")
+        for name, words in file.space.verbalizers.items() if file.space else ():
+            unknown = ", ".join(repr(label) for label in words if label not in labels)
+            if unknown:
+                found.append(f"verbalizer {name!r} has words for {unknown}, but no row has that label")
+        cleaning = target.cleaning
+        if cleaning.near_duplicate_of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
+            found.append(f"target: {cleaning}; numbers, symbols or single words may decide the label")
         wanted = wanted_folds(len(target.labelled), file.target.folds)
         if 1 < target.folds < wanted:
-            cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
+            found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
         if file.judging.ensemble > 1 and target.folds < 2:
-            cautions += ("judging.ensemble has no effect, since one part of the rows is held out: it needs folds",)
-        return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions, drafted)
+            found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
+        return tuple(found)
+
+    def _absent_labels(self, target: Task, metric: str) -> list[str]:
+        found = self.attempt(("target",), lambda: absent_labels(target, metric))
+        if found is None:
+            raise StudyFileError(self.yaml.path, self.problems)
+        return found
+
+    def _with_label_names(self, file: StudyFile, tasks: Sequence[Task]) -> StudyFile:
+        """Return the file with its label words under the labels' names as the tables write them."""
+        if file.space is None or not file.space.verbalizers or not tasks:
+            return file
+        labels = all_labels(tasks[0], tasks[1:])
+        words = dict(file.space.verbalizers)
+        for name, own in file.space.verbalizers.items():
+            with self.collecting(("space", "verbalizers", name)):
+                words[name] = named_by(own, labels)
+        return file.model_copy(update={"space": file.space.model_copy(update={"verbalizers": words})})
 
     def _parse(self) -> StudyFile:
         content = self.yaml.plain() | ({"study": self.name} if self.name else {})
+        self._read_labels_as_written(content)
         try:
             return StudyFile.model_validate(content)
         except ValidationError as error:
@@ -144,6 +194,17 @@ class StudyLoader(ProblemCollector):
             return StudyFile.model_validate(content)
         except ValidationError as error:
             raise StudyFileError(self.yaml.path, self.problems) from error
+
+    def _read_labels_as_written(self, content: dict[str, Any]) -> None:
+        """Make labels and label words the texts that the file has: 1, 01 and true are labels like any other."""
+        sources = content.get("sources")
+        sections: list[Location] = [("target",), ("source",), *(("sources", name) for name in sources or ())]
+        for location in [*((*section, "labels") for section in sections), ("space", "verbalizers")]:
+            parent: Any = content
+            for part in location[:-1]:
+                parent = parent.get(part) if isinstance(parent, dict) else None
+            if isinstance(parent, dict) and location[-1] in parent:
+                parent[location[-1]] = self.yaml.as_written(location, parent[location[-1]])
 
     def _explain(self, entry: dict[str, Any]) -> Problem:
         location: Location = entry["loc"]
@@ -243,6 +304,7 @@ class StudyLoader(ProblemCollector):
             kind=section.kind,
             labels=section.labels,
             train_rows=section.train_rows,
+            comparison=self.comparison,
             **values,
         )
 

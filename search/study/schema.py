@@ -4,14 +4,23 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from promptgraft.search.study.space_schema import GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
+from promptgraft.spaces import LABEL_FIELD
 
 
 def _fields(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
+
+
+def _usable_fields(value: dict[str, str]) -> dict[str, str]:
+    if LABEL_FIELD in value:
+        raise ValueError(f"no field can be named {LABEL_FIELD}, which is the label's place in templates; rename it")
+    if not value:
+        raise ValueError("must name at least one column of text")
+    return value
 
 
 def _moment(value: Any) -> Any:
@@ -83,13 +92,22 @@ class TaskSection(Section):
     """A table of labelled rows."""
 
     train: str = Field(description="CSV, JSONL or Parquet file, relative to the study file.")
-    text: Annotated[dict[str, str], BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str)] = Field(
-        description="Column of the text, or a mapping of template fields to columns."
-    )
+    text: Annotated[
+        dict[str, str],
+        BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),
+        AfterValidator(_usable_fields),
+    ] = Field(description="Column of the text, or a mapping of template fields to columns.")
     label: str = Field(description="Column of the label.")
     kind: str = Field("text_classification", description="Kind of task.")
     labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all labels of the table if left out.")
     train_rows: int | None = Field(None, ge=2, description="Number of training rows; all remaining rows if left out.")
+
+    @field_validator("label")
+    @classmethod
+    def _is_no_text(cls, value: str, info: ValidationInfo) -> str:
+        if value in info.data.get("text", {}).values():
+            raise ValueError("must be another column than the text, which would give the label away")
+        return value
 
 
 class SourceTrainingSection(Section):

@@ -7,7 +7,7 @@ from functools import partial
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import Task, all_labels
 from promptgraft.search.study.backbone_checks import architecture_of, check_served
-from promptgraft.search.study.promptsource import Imported, read_promptsource
+from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
 from promptgraft.search.study.schema import StudyFile
 from promptgraft.search.study.space_schema import ParameterSection, SpaceSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Problem, ProblemCollector
@@ -65,7 +65,9 @@ class SpaceLoader(ProblemCollector):
             for name, words in self.section.verbalizers.items()
         ]
         if target is not None:
-            for imported in self._imported(target, sorted(fields)):
+            for imported in self._imported(
+                Answered(target.labels, bool(self.file.target.labels), labels), sorted(fields)
+            ):
                 texts = {template.text for template in templates if template}
                 templates += [template for template in imported.templates if template.text not in texts]
                 known = [entry.words for entry in verbalizers if entry]
@@ -84,14 +86,18 @@ class SpaceLoader(ProblemCollector):
             ),
         )
 
-    def _imported(self, target: Task, fields: list[str]) -> Iterator[Imported]:
+    def _imported(self, answered: Answered, fields: list[str]) -> Iterator[Imported]:
         for index, name in enumerate(self.section.promptsource):
             with self.collecting(("space", "promptsource", index)):
-                imported = read_promptsource(self.folder / name, target.labels, fields)
+                imported = read_promptsource(self.folder / name, answered, fields)
                 if FAMILIES[self.file.backbone.family].label_last:
                     imported = imported.that_end_with_the_label()
+                if not (imported.verbalizers or self.section.verbalizers):
+                    raise InvalidInputError(f"{name}: {next(iter(imported.wordless.values()))}")
                 for skipped, reason in imported.skipped.items():
                     logger.warning("%s: template %r is left out: %s", name, skipped, reason)
+                for reason in imported.wordless.values():
+                    logger.warning("%s: answer choices are left out: %s", name, reason)
                 yield imported
 
     def _check_growth(self) -> None:

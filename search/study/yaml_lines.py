@@ -65,7 +65,9 @@ class LinedYaml:
         if not path.is_file():
             raise InvalidInputError(f"{path}: no such study file")
         try:
-            root = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            root = YAML(typ="rt").load(text)
+            self._texts = YAML(typ="base").load(text)
         except MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise StudyFileError(path, [Problem("", line, f"not valid YAML: {error.problem}")]) from error
@@ -83,6 +85,18 @@ class LinedYaml:
         """Return the content as dictionaries, lists and scalars, with text keys."""
         content: dict[str, Any] = _plain(self._root)
         return content
+
+    def as_written(self, location: Location, value: Any) -> Any:
+        """Return a value from `plain` with the texts that the file has for numbers and truth values, such as 01.
+
+        Args:
+            location: Where the value stands.
+            value: The value.
+        """
+        node: Any = self._texts
+        for part in location:
+            node = node.get(part) if isinstance(node, dict) else None
+        return _as_written(value, node)
 
     def line(self, location: Location) -> int:
         """Return the line of a key or list item, or of its nearest parent in the file."""
@@ -150,6 +164,14 @@ def _count(node: Any, known: dict[int, int]) -> int:
         inner = node.values() if isinstance(node, dict) else node
         known[id(node)] = min(1 + sum(_count(value, known) for value in inner), MAX_VALUES + 1)
     return known[id(node)]
+
+
+def _as_written(value: Any, texts: Any) -> Any:
+    if isinstance(value, dict) and isinstance(texts, dict) and len(value) == len(texts) and "<<" not in texts:
+        return {str(name): _as_written(inner, texts[name]) for name, inner in zip(texts, value.values(), strict=True)}
+    if isinstance(value, list) and isinstance(texts, list) and len(value) == len(texts):
+        return [_as_written(inner, text) for inner, text in zip(value, texts, strict=True)]
+    return texts if isinstance(texts, str) and isinstance(value, bool | int | float) else value
 
 
 def _plain(node: Any) -> Any:

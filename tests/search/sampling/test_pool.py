@@ -181,10 +181,12 @@ templates:
 
 
 def test_templates_of_promptsource_join_with_their_words(
-    write_study: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    write_study: Callable[..., Path], data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "reviews.yaml").write_text(PROMPTSOURCE)
-    study = load_study(write_study(space={"promptsource": ["reviews.yaml"], "steps": 4}))
+    rows = {"train": str(data / "amazon.csv"), "text": "text", "label": "label", "train_rows": 16, "test_rows": 40}
+    target = {**rows, "labels": ["negative", "positive"]}
+    study = load_study(write_study(target=target, space={"promptsource": ["reviews.yaml"], "steps": 4}))
     texts = {t.name: t.render({"text": "Fine."}).with_label("X") for t in study.objective.space.templates}
     assert texts == {"how": "How is this review? Fine. X", "choice": "Fine.\nIs it negative or positive? X"}
     words = {v.name: dict(v.words) for v in study.objective.space.verbalizers}
@@ -194,6 +196,9 @@ def test_templates_of_promptsource_join_with_their_words(
     }
     assert "'generate' is left out: its target must be" in caplog.text
     assert "'title' is left out: template 'title' uses the unknown field 'title'" in caplog.text
+    study = load_study(write_study(space={"promptsource": ["reviews.yaml"], "steps": 4}))
+    assert [v.name for v in study.objective.space.verbalizers] == ["choice"]  # Whose words are the labels' names.
+    assert "answer choices are left out: it isn't known which of the 2 answer choices of template 'how'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""Names of labels: which ones of a study file, or of another table, are those of a table."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from promptgraft.spaces import InvalidInputError, did_you_mean
+
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
+# Control characters, other separators of lines, and characters that turn the direction of writing.
+_FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def match_labels(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """Find the labels that names mean: the same text; or the same number or truth value, as in 1 and 1.0.
+
+    Args:
+        names: The names.
+        known: The labels.
+
+    Returns:
+        Name -> label. A name that means none, or more than one, is left out.
+    """
+    exact = set(known)
+    counts = Counter(map(_value, known))
+    by_value = {_value(label): label for label in known if counts[_value(label)] == 1}
+    found: dict[str, str] = {}
+    for name in names:
+        stripped = name.strip()
+        if stripped in exact:
+            found[name] = stripped
+        elif _value(stripped) in by_value:
+            found[name] = by_value[_value(stripped)]
+    return found
+
+
+def chosen_labels(names: Sequence[str], known: Sequence[str], *, complete: bool) -> tuple[str, ...]:
+    """Return the labels that a study file names, as its table writes them.
+
+    Args:
+        names: What the study file names.
+        known: The labels of the table.
+        complete: Whether the table must hold all of them.
+
+    Raises:
+        InvalidInputError: If two names mean one label, or the table must hold them all and lacks one.
+    """
+    found = match_labels(names, known)
+    for name in names:
+        if complete and name not in found:
+            raise InvalidInputError(f"labels names {name!r}, but no row has that label; {did_you_mean(name, known)}")
+    labels = tuple(found.get(name, name.strip()) for name in names)
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"labels names {twice!r} twice; name each label once")
+    return labels
+
+
+def named_by(words: Mapping[str, tuple[str, ...]], labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return label words by the labels that their names mean; words of other labels stay under their own names.
+
+    Raises:
+        InvalidInputError: If two names mean one label.
+    """
+    found = match_labels(words, labels)
+    renamed: dict[str, tuple[str, ...]] = {}
+    for name, own in words.items():
+        label = found.get(name, name)
+        if label in renamed:
+            raise InvalidInputError(f"two names mean the label {label!r}, one of them {name!r}; leave one out")
+        renamed[label] = own
+    return renamed
+
+
+def check_label_names(labels: Iterable[str]) -> None:
+    """Refuse labels that could pass for other output where they are printed.
+
+    Raises:
+        InvalidInputError: If one holds a line break or another control character.
+    """
+    for label in labels:
+        if _FORGING.search(label):
+            raise InvalidInputError(
+                f"the label {label!r} holds a line break or another control character; give it a name without"
+            )
+
+
+def alike_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    """Find different labels that are probably meant to be one: but for case, white space or how a number is written."""
+    found: dict[str, dict[str, None]] = {}
+    for label in labels:
+        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", _value(label)).casefold())
+        found.setdefault(plain, {})[label] = None
+    return [tuple(own) for own in found.values() if len(own) > 1]
+
+
+def label_number(label: str) -> int | None:
+    """Return the whole number that a label is, or stands for as a truth value; None if it is none."""
+    value = _value(label)
+    if value in ("true", "false"):
+        return int(value == "true")
+    return int(value) if re.fullmatch(r"0|[1-9]\d*", value) else None
+
+
+def _value(label: str) -> str:
+    """Return what is the same for all ways to write a number or a truth value; other labels stay as they are."""
+    if label.lower() in ("true", "false"):
+        return label.lower()
+    if _NUMBER.fullmatch(label) is None:
+        return label
+    number = Decimal(label)
+    return (
+        str(number.quantize(Decimal(1)))
+        if number == number.to_integral_value() and abs(number) < 10**18
+        else str(number.normalize())
+    )

@@ -1,0 +1,78 @@
+"""Writing CSV files of predictions: whole or not at all, and never over what was read."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STANDARD_OUTPUT = "-"
+# What spreadsheets take for a formula (OWASP, CSV injection), unless it is a number.
+_FORMULA = re.compile(r"(?![+-]?\d+([.,]\d+)*$)[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+
+
+def check_output(output: str, *inputs: str) -> None:
+    """Refuse a file that can't be written, or that is also read.
+
+    Args:
+        output: The file to write; `-` for standard output.
+        inputs: The files that are read.
+
+    Raises:
+        InvalidInputError: If it is a folder, its folder can't be made, or it is one of the inputs.
+    """
+    if output == STANDARD_OUTPUT:
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise InvalidInputError(f"--output {output} is a folder; name a CSV file in it")
+    for name in inputs:
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise InvalidInputError(f"--output {output} is the file that is read; name another one")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"--output {output}: {path.parent} can't be made: {error.strerror}") from error
+
+
+def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = False) -> None:
+    """Write a table as CSV in UTF-8; a file is written aside and then put in place.
+
+    Args:
+        frame: The table.
+        output: The file, checked before; `-` for standard output.
+        escape_formulas: Whether to put `'` before cells that a spreadsheet would take for formulas.
+    """
+    if escape_formulas:
+        frame = frame.map(_escaped).rename(columns=_escaped)
+    if output == STANDARD_OUTPUT:
+        _write(frame, sys.stdout)
+        return
+    path = Path(output)
+    if path.exists() and not path.is_file():  # A pipe, or a device.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            _write(frame, stream)
+        return
+    path = path.resolve()  # A link stays, and what it leads to is replaced.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            if path.exists():
+                partial.chmod(path.stat().st_mode & 0o777)
+            _write(frame, stream)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(frame: "pd.DataFrame", stream: IO[str]) -> None:
+    frame.to_csv(stream, index=False, lineterminator="\n")
+
+
+def _escaped(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
