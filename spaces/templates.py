@@ -1,6 +1,8 @@
 """Prompt templates: text with named fields and a position for the label."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,6 +88,8 @@ class Template:
         text: The template, with fields such as `{{ text }}` and one `{{ label }}`.
         source: Its origin: `written`, `promptsource`, or the source that drafted it during the study.
         parents: Ids of the templates that it was drafted from.
+        guarded: What values must not say, such as the names of special tokens, in any spelling: each gets a space
+            behind its first character.
 
     Raises:
         InvalidInputError: If the text is not valid jinja2, or does not contain the label exactly once.
@@ -95,6 +99,7 @@ class Template:
     text: str
     source: str = "written"
     parents: tuple[str, ...] = ()
+    guarded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -169,6 +174,8 @@ class Template:
         Raises:
             InvalidInputError: If a field is missing, or rendering fails for these values.
         """
+        if self.guarded:
+            values = {name: break_up(self.guarded, value) for name, value in values.items()}
         # Private-use characters mark the label; one more is added until no value contains the mark.
         mark = "\ue000"
         while any(mark in value for value in values.values()):
@@ -181,6 +188,24 @@ class Template:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")
         before, after = text.split(mark)
         return RenderedPrompt(before, after)
+
+
+def break_up(names: tuple[str, ...], text: str) -> str:
+    """Put a space behind the first character of each of some names, in any spelling, so that a text names none."""
+    pattern = _any_of(names)
+    text = pattern.sub(_with_space, text)
+    normal = unicodedata.normalize("NFKC", text)  # As some tokenizers do.
+    return pattern.sub(_with_space, normal) if pattern.search(normal) else text
+
+
+def _with_space(found: re.Match[str]) -> str:
+    return f"{found[0][0]} {found[0][1:]}"
+
+
+@lru_cache(maxsize=16)
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
 # A search asks for these of a few templates, row after row and trial after trial.

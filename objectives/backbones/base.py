@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
 from promptgraft.objectives.backbones.label_scorers import LabelScorer
 from promptgraft.objectives.backbones.model_files import check_family, weights_hash
+from promptgraft.objectives.backbones.text_tokens import SpecialNames
 from promptgraft.objectives.layers import Injected, LayerStack, PretrainedWeights, compute_in
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, Template, Verbalizer
@@ -144,6 +145,23 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the family can't read this head or template.
         """
+
+    @cached_property
+    def special_names(self) -> SpecialNames:
+        """Names of the tokenizer's special tokens."""
+        return SpecialNames(self.tokenizer)
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
+        """Let a template in which names such as `[SEP]` stand for special tokens keep them out of what rows say."""
+        return self.special_names.guard(template, verbalizer)
+
+    def reader(
+        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+    ) -> LabelScorer:
+        """Build a label scorer with all but its head at the defaults; see `label_scorer`."""
+        words = verbalizer.id if verbalizer else ""
+        candidate = Candidate.from_values({"template": template.id, "verbalizer": words, "head": head})
+        return self.label_scorer(candidate, template, verbalizer, labels, seed)
 
     def _label_words(self, candidate: Candidate, verbalizer: Verbalizer | None) -> Verbalizer:
         """Return the label words, which there must be."""

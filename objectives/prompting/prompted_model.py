@@ -73,7 +73,7 @@ class PromptedModel:
     ) -> None:
         self.backbone = backbone
         self.candidate = candidate
-        self.template = template
+        self.template = template = backbone.guard(template, verbalizer)
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
@@ -221,6 +221,7 @@ class PromptedModel:
         own = self._fit_own(fields)
         if pool is None:
             return own, own
+        pool.template = self.template
         chosen = pool.choose(fields)
         whole = self._behind(pool, chosen, own)
         if len(whole.ids) <= self.backbone.spec.max_tokens:
@@ -246,16 +247,15 @@ class PromptedModel:
             fields = self._shorten(fields, len(ids) - limit)
 
     def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
-        """Cut tokens off the end of the field that has most of them."""
+        """Cut tokens off the end of the field that has most of them: half, where all it has isn't enough."""
+        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
         spans = {
-            name: self.backbone.tokenizer(value, add_special_tokens=False, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            name: self.backbone.tokenizer(value, **options)["offset_mapping"]
             for name, value in fields.items()
             if name in self.template.fields
         }
         longest = max(spans, key=lambda name: len(spans[name]))
-        kept = len(spans[longest]) - excess
+        kept = max(len(spans[longest]) - excess, len(spans[longest]) // 2 if excess >= len(spans[longest]) else 0)
         if kept < 1:
             raise InvalidInputError(
                 f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
