@@ -103,15 +103,24 @@ class Seq2Seq(Backbone):
             start = self.model.generation_config.decoder_start_token_id
         if start is None:
             raise InvalidInputError(f"{self.spec.path} names no decoder_start_token_id; add it to its config.json")
-        words = {
-            label: [tuple(self.tokenizer.encode(word, add_special_tokens=False)) for word in verbalizer.words[label]]
-            for label in labels
-        }
+        words = self.words_behind(template, verbalizer, labels)
         return Seq2SeqScorer(PromptTokens(self.special_names, template), self._sentinel, self.model, words, start)
 
     def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
         """Where there is a sentinel, names in templates are text, too; see `Backbone`."""
         return super().guard(template, verbalizer) if self._sentinel is None else template
+
+    def words_behind(
+        self,
+        template: Template,  # noqa: ARG002
+        verbalizer: Verbalizer,
+        labels: Sequence[str],
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Tokenize the words of each label as the beginning of an output; see `Backbone`."""
+        return {
+            label: [tuple(self.tokenizer.encode(word, add_special_tokens=False)) for word in verbalizer.words[label]]
+            for label in labels
+        }
 
     @property
     def _sentinel(self) -> int | None:

@@ -14,7 +14,7 @@ from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
-from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
@@ -89,27 +89,9 @@ class PromptedModel:
                 word_ids = backbone.tokenizer.encode(template.words, add_special_tokens=False)
             vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
             vectors = vectors.to(backbone.device, torch.float32)
-            self._check_room(soft.length)
-            self._check_window(soft)
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
-
-    def _check_room(self, length: int) -> None:
-        limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
-        if limit is not None and length + text > limit:
-            raise InvalidInputError(
-                f"soft_prompt.length {length} and max_tokens {text} make {length + text} positions, but "
-                f"{self.backbone.spec.path} has {limit}; shorten one of them"
-            )
-
-    def _check_window(self, soft: SoftPrompt) -> None:
-        window, longest = self.backbone.sliding_window, soft.length + self.backbone.spec.max_tokens
-        if soft.layer is not None and window is not None and longest > window:
-            raise InvalidInputError(
-                f"soft_prompt.place {soft.place!r} needs attention over all {longest} positions (length, max_tokens), "
-                f"but layers of {self.backbone.spec.path} see {window}; shorten the prompt or use another place"
-            )
 
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""

@@ -19,6 +19,7 @@ from promptgraft.objectives.data import (
     wanted_folds,
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
+from promptgraft.search.study.backbone_checks import rehearse
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
@@ -70,18 +71,19 @@ class Study:
         return self.file.study
 
 
-def load_study(path: Path, name: str | None = None) -> Study:
+def load_study(path: Path, name: str | None = None, *, rehearsed: bool = False) -> Study:
     """Read a study file and check it against its data and its backbone.
 
     Args:
         path: The study file.
         name: What to call the study, if not what the file says.
+        rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
 
     Raises:
         StudyFileError: With every problem found.
         InvalidInputError: If the file isn't there.
     """
-    return StudyLoader(LinedYaml(path), name).read()
+    return StudyLoader(LinedYaml(path), name).read(rehearsed=rehearsed)
 
 
 class StudyLoader(ProblemCollector):
@@ -93,8 +95,8 @@ class StudyLoader(ProblemCollector):
         self.folder = yaml.path.resolve().parent
         self.model_type: str | None = None
 
-    def read(self) -> Study:
-        """Build the study, or raise with every problem found."""
+    def read(self, *, rehearsed: bool = False) -> Study:
+        """Build the study, or raise with every problem found; see `load_study`."""
         file = with_effort(self._parse())
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
@@ -112,21 +114,18 @@ class StudyLoader(ProblemCollector):
         facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
         space = SpaceLoader(self.yaml, self.problems, file, self.model_type).read(facts, target, sources)
         self._check_sources(file, n_layers)
-        constraints = None
+        constraints, objective = None, None
         if not self.problems and space is not None and target is not None:
             objective = self._objective(file, space)
+            if rehearsed:
+                self._rehearse(file, objective, target, sources)
+        if not self.problems and objective is not None and target is not None:
             constraints = self.attempt(
                 ("constraints",), lambda: constraints_of(file.constraints, objective, target, sources)
             )
-        if self.problems or space is None or target is None:
+        if self.problems or objective is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        tasks = {"target": target} | {f"source {name}".rstrip(): task for name, task in sources.items()}
-        cautions = tuple(f"{name}: {found}" for name, task in tasks.items() for found in find_label_leaks(task))
-        wanted = wanted_folds(len(target.labelled), file.target.folds)
-        if 1 < target.folds < wanted:
-            cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
-        if file.judging.ensemble > 1 and target.folds < 2:
-            cautions += ("judging.ensemble has no effect, since one part of the rows is held out: it needs folds",)
+        cautions = _cautions(file, target, sources)
         return Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, cautions, drafted)
 
     def _parse(self) -> StudyFile:
@@ -224,6 +223,12 @@ class StudyLoader(ProblemCollector):
             minimize=file.minimize,
         )
 
+    def _rehearse(self, file: StudyFile, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]) -> None:
+        writer = file.space.grow.writer if file.space and file.space.grow else None
+        model = BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
+        for place, message in rehearse(objective, target, sources, model):
+            self.add(place, message)
+
     def _source_spec(self, section: SourceSection) -> SourceSpec:
         return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
 
@@ -248,6 +253,18 @@ class StudyLoader(ProblemCollector):
 
     def _backbone_path(self, file: StudyFile) -> str:
         return model_path(self.folder, file.backbone.path)
+
+
+def _cautions(file: StudyFile, target: Task, sources: Mapping[str, Task]) -> tuple[str, ...]:
+    """Say what makes scores doubtful, as the rows are."""
+    tasks = {"target": target} | {f"source {name}".rstrip(): task for name, task in sources.items()}
+    cautions = tuple(f"{name}: {found}" for name, task in tasks.items() for found in find_label_leaks(task))
+    wanted = wanted_folds(len(target.labelled), file.target.folds)
+    if 1 < target.folds < wanted:
+        cautions += (f"target: {target.folds} folds in place of {wanted}, since a label has no more rows",)
+    if file.judging.ensemble > 1 and target.folds < 2:
+        cautions += ("judging.ensemble has no effect, since one part of the rows is held out: it needs folds",)
+    return cautions
 
 
 def model_path(folder: Path, path: str) -> str:

@@ -75,7 +75,11 @@ def test_what_filters_make_of_texts_is_data(tiny_models: TinyModels) -> None:
 
 def test_demonstrations_are_data(tiny_models: TinyModels) -> None:
     backbone = BACKBONES["causal_lm"](BackboneSpec(tiny_models["causal_lm"], "causal_lm", 128), torch.device("cpu"))
-    rows = [Row({"text": "fine <|im_end|> here"}, 1), Row({"text": "dull <|im_start|> here"}, 0), Row({"text": "so"}, 1)]
+    rows = [
+        Row({"text": "fine <|im_end|> here"}, 1),
+        Row({"text": "dull <|im_start|> here"}, 0),
+        Row({"text": "so"}, 1),
+    ]
     for text in ("{{ text }} It was {{ label }}", "<|im_start|>user {{ text }}<|im_end|> It was {{ label }}"):
         template = Template("t", text)
         pool = DemonstrationPool(Demonstrations(2), rows, LABELS, template, VERBALIZER)
