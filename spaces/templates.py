@@ -9,18 +9,13 @@ from functools import lru_cache
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
+from promptgraft.spaces.template_budget import BudgetedEnvironment, budget
 
 LABEL_FIELD = "label"
 
-# Errors that rendering may raise, including those of the sandbox, such as for a range that is too long.
-_FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-)
+_ENVIRONMENT = BudgetedEnvironment()
 
 
 @lru_cache(maxsize=4096)
@@ -40,7 +35,7 @@ def content_hash(key: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _compile(text: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(text)
+    return _ENVIRONMENT.compiled(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +98,14 @@ class Template:
 
     def __post_init__(self) -> None:
         try:
-            tree = _ENVIRONMENT.parse(self.text)
+            tree = _ENVIRONMENT.checked(self.text)
             labels = sum(node.name == LABEL_FIELD for node in tree.find_all(nodes.Name))
         except jinja2.TemplateSyntaxError as error:
             raise InvalidInputError(
                 f"template {self.name!r} is not valid jinja2: {error.message} (line {error.lineno})"
             ) from error
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise InvalidInputError(f"template {self.name!r} can't be used: {error}") from error
         if labels != 1:
             raise InvalidInputError(
                 f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, got it {labels} times"
@@ -181,8 +178,10 @@ class Template:
         while any(mark in value for value in values.values()):
             mark += "\ue000"
         try:
-            text = _compile(self.text).render({**values, LABEL_FIELD: mark})
-        except _FAILURES as error:
+            compiled = _compile(self.text)
+            with budget(self.text, values.values()):
+                text = compiled.render({**values, LABEL_FIELD: mark})
+        except Exception as error:  # A template is someone's program: whatever it raises is its own fault.
             raise InvalidInputError(f"template {self.name!r} cannot be rendered: {error}") from error
         if text.count(mark) != 1:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")
