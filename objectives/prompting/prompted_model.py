@@ -167,6 +167,35 @@ class PromptedModel:
                 if name != CALIBRATION_BIAS:
                     weights[name].copy_(value)
 
+    def load_all(self, state: Mapping[str, Tensor], labels: int) -> None:
+        """Set weights and calibration from a file that someone else may have written.
+
+        Args:
+            state: Every weight that is attached or trained, and perhaps others of the model, by name.
+            labels: Number of labels that are scored.
+
+        Raises:
+            InvalidInputError: If one is missing, isn't the model's, or has another shape, or values that aren't finite.
+        """
+        weights: dict[str, Tensor] = {**self.weights()}
+        needed = self.trainable().keys() | self.attached().keys()
+        if CALIBRATION_BIAS in state:
+            weights[CALIBRATION_BIAS] = torch.empty(labels)
+        for name in sorted(needed - state.keys()):
+            raise InvalidInputError(f"the tensor {name} is missing")
+        for name, value in state.items():
+            if name not in weights:
+                raise InvalidInputError(f"there is no weight {name} in the model")
+            expected = tuple(weights[name].shape)
+            if tuple(value.shape) != expected or not value.is_floating_point():
+                raise InvalidInputError(
+                    f"the tensor {name} is {value.dtype} of shape {tuple(value.shape)}, expected numbers of shape "
+                    f"{expected}"
+                )
+            if not bool(value.isfinite().all()):
+                raise InvalidInputError(f"the tensor {name} holds values that are not finite")
+        self.load(state)
+
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
         """Render and tokenize labelled rows; see `encode_fields`."""
         prompts = self.encode_fields([row.fields for row in rows], pool)
