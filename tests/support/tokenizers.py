@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 SENTENCES = [
-    f"The {thing} was {word} for me, and number {number} is good or bad, too. It was"
+    f"The {thing} was {word} for me, and number {number} is good or bad, terrible or great, negative or "
+    "positive, a waste or worth every penny. Review: Sentiment: All in all, it was"
     for number in range(10)
     for thing in ("lamp", "kettle", "book", "film")
     for word in ("great", "awful", "solid", "broken")
