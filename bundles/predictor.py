@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.special import softmax
 
@@ -119,11 +120,16 @@ class Predictor:
         candidate, template, verbalizer = part.parts(manifest.head_labels, manifest.columns)
         backbone = BACKBONES[spec.family](spec, device)
         model = PromptedModel(backbone, candidate, template, verbalizer, manifest.head_labels, manifest.seed)
-        delta = load_file(file)
         try:
-            model.load(delta)
-        except (KeyError, RuntimeError) as error:
-            raise InvalidInputError(f"{file} holds weights that don't fit the manifest's candidate: {error}") from error
+            delta = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InvalidInputError(f"{file} is no whole safetensors file ({error}); export the trial again") from error
+        try:
+            model.load_all(delta, len(manifest.labels))
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{file} doesn't fit the manifest's candidate: {error}; export the trial again"
+            ) from error
         if candidate.calibration != "none" and model.bias is None:
             raise InvalidInputError(
                 f"{file} has no calibration.bias, but the candidate's calibration is {candidate.calibration!r}; "

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.templates import Block as Block
     from promptgraft.spaces.templates import RenderedPrompt as RenderedPrompt
     from promptgraft.spaces.templates import Template as Template
+    from promptgraft.spaces.templates import break_up as break_up
     from promptgraft.spaces.templates import content_id as content_id
     from promptgraft.spaces.verbalizers import Verbalizer as Verbalizer
 else:

@@ -1,24 +1,21 @@
 """Prompt templates: text with named fields and a position for the label."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
+from promptgraft.spaces.template_budget import BudgetedEnvironment, budget
 
 LABEL_FIELD = "label"
 
-# Errors that rendering may raise, including those of the sandbox, such as for a range that is too long.
-_FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-)
+_ENVIRONMENT = BudgetedEnvironment()
 
 
 @lru_cache(maxsize=4096)
@@ -38,7 +35,7 @@ def content_hash(key: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _compile(text: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(text)
+    return _ENVIRONMENT.compiled(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,8 @@ class Template:
         text: The template, with fields such as `{{ text }}` and one `{{ label }}`.
         source: Its origin: `written`, `promptsource`, or the source that drafted it during the study.
         parents: Ids of the templates that it was drafted from.
+        guarded: What values must not say, such as the names of special tokens, in any spelling: each gets a space
+            behind its first character.
 
     Raises:
         InvalidInputError: If the text is not valid jinja2, or does not contain the label exactly once.
@@ -95,15 +94,18 @@ class Template:
     text: str
     source: str = "written"
     parents: tuple[str, ...] = ()
+    guarded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
-            tree = _ENVIRONMENT.parse(self.text)
+            tree = _ENVIRONMENT.checked(self.text)
             labels = sum(node.name == LABEL_FIELD for node in tree.find_all(nodes.Name))
         except jinja2.TemplateSyntaxError as error:
             raise InvalidInputError(
                 f"template {self.name!r} is not valid jinja2: {error.message} (line {error.lineno})"
             ) from error
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise InvalidInputError(f"template {self.name!r} can't be used: {error}") from error
         if labels != 1:
             raise InvalidInputError(
                 f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, got it {labels} times"
@@ -169,18 +171,40 @@ class Template:
         Raises:
             InvalidInputError: If a field is missing, or rendering fails for these values.
         """
+        if self.guarded:
+            values = {name: break_up(self.guarded, value) for name, value in values.items()}
         # Private-use characters mark the label; one more is added until no value contains the mark.
         mark = "\ue000"
         while any(mark in value for value in values.values()):
             mark += "\ue000"
         try:
-            text = _compile(self.text).render({**values, LABEL_FIELD: mark})
-        except _FAILURES as error:
+            compiled = _compile(self.text)
+            with budget(self.text, values.values()):
+                text = compiled.render({**values, LABEL_FIELD: mark})
+        except Exception as error:  # A template is someone's program: whatever it raises is its own fault.
             raise InvalidInputError(f"template {self.name!r} cannot be rendered: {error}") from error
         if text.count(mark) != 1:
             raise InvalidInputError(f"template {self.name!r} must print the label exactly once")
         before, after = text.split(mark)
         return RenderedPrompt(before, after)
+
+
+def break_up(names: tuple[str, ...], text: str) -> str:
+    """Put a space behind the first character of each of some names, in any spelling, so that a text names none."""
+    pattern = _any_of(names)
+    text = pattern.sub(_with_space, text)
+    normal = unicodedata.normalize("NFKC", text)  # As some tokenizers do.
+    return pattern.sub(_with_space, normal) if pattern.search(normal) else text
+
+
+def _with_space(found: re.Match[str]) -> str:
+    return f"{found[0][0]} {found[0][1:]}"
+
+
+@lru_cache(maxsize=16)
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
 # A search asks for these of a few templates, row after row and trial after trial.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
-from promptgraft.objectives.backbones import Batch
+from promptgraft.objectives.backbones import Batch, EncoderScorer
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.spaces import InvalidInputError
 
@@ -20,7 +20,9 @@ _TRACED = ("a text", "another text, which is longer")
 _SCRIPT = '''"""Classify texts with onnxruntime and tokenizers alone: python classify.py "a text" "another text"."""
 
 import json
+import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import jinja2.sandbox
@@ -37,12 +39,25 @@ def load():
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = not PROMPT["special"]
     return onnxruntime.InferenceSession(FOLDER / "model.onnx"), tokenizer
+
+
+def as_data(text):
+    """Break up the names of special tokens in a row's text."""
+    if not PROMPT["special"]:
+        return text  # The tokenizer doesn't look for them.
+    names = sorted(PROMPT["special"], key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
+    text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    normal = unicodedata.normalize("NFKC", text)
+    return as_data(normal) if pattern.search(normal) else text
 
 
 def encode(tokenizer, fields):
     """Render a row's prompt and tokenize it; a text that is too long loses its end."""
     template = jinja2.sandbox.SandboxedEnvironment(keep_trailing_newline=True).from_string(PROMPT["template"])
+    fields = {name: as_data(text) for name, text in fields.items()}
     while True:
         ids = tokenizer.encode(template.render(fields, label="").strip()).ids
         excess = len(ids) - PROMPT["max_tokens"]
@@ -53,7 +68,8 @@ def encode(tokenizer, fields):
             for name, text in fields.items()
         }
         longest = max(ends, key=lambda name: len(ends[name]))
-        fields = fields | {longest: fields[longest][: ends[longest][-excess - 1]]}
+        kept = len(ends[longest]) - excess if excess < len(ends[longest]) else len(ends[longest]) // 2
+        fields = fields | {longest: fields[longest][: ends[longest][kept - 1] if kept else 0]}
 
 
 def score(model, tokenizer, fields):
@@ -100,6 +116,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
             f"ONNX models are made of encoders only, not of family {manifest.backbone.family!r}; a causal LM can be "
             "written as a plain model"
         )
+    assert isinstance(model.scorer, EncoderScorer)
     folder.mkdir(parents=True, exist_ok=True)
     for weight in model.weights().values():
         weight.requires_grad_(False)
@@ -123,6 +140,7 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
         "template": manifest.template.text,
         "fields": list(manifest.columns),
         "labels": list(manifest.labels),
+        "special": list(model.scorer.tokens.broken_up),
         "max_tokens": manifest.backbone.max_tokens,
         "temperature": manifest.temperature,
         "bundle": manifest.digest,

@@ -6,6 +6,7 @@ tokens in it. Adapters are merged. `classify.py` beside it scores the labels, in
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ _LABEL = re.compile(r"\{\{-?\s*label\s*-?\}\}")
 _SCRIPT = '''"""Classify texts with transformers alone: python classify.py "a text" "another text"."""
 
 import json
+import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import jinja2.sandbox
@@ -31,8 +34,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FOLDER = Path(__file__).resolve().parent
-OFFSETS = {"add_special_tokens": False, "return_offsets_mapping": True}
 PROMPT = json.loads((FOLDER / "prompt.json").read_text(encoding="utf-8"))
+AS_TEXT = {"add_special_tokens": False, "split_special_tokens": True}
 
 
 def load():
@@ -41,19 +44,35 @@ def load():
     return model, AutoTokenizer.from_pretrained(FOLDER)
 
 
+def as_data(text):
+    """Break up the names of special tokens in a row's text."""
+    if not PROMPT["special"]:
+        return text  # The tokenizer doesn't look for them.
+    names = sorted(PROMPT["special"], key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
+    text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    normal = unicodedata.normalize("NFKC", text)
+    return as_data(normal) if pattern.search(normal) else text
+
+
 def encode(tokenizer, fields):
     """Render a row's prompt, behind which comes the label, and tokenize it; a text that is too long loses its end."""
-    template = jinja2.sandbox.SandboxedEnvironment(keep_trailing_newline=True).from_string(PROMPT["template"])
+    template = jinja2.sandbox.SandboxedEnvironment(keep_trailing_newline=True).from_string(PROMPT["text"])
+    fields = {name: as_data(text) for name, text in fields.items()}
+    options = AS_TEXT | {"split_special_tokens": not PROMPT["special"]}
     while True:
-        ids = tokenizer(template.render(fields), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(template.render(fields), **options)["input_ids"]
+        ids = PROMPT["begin"] + ids + PROMPT["end"]
         excess = len(ids) - PROMPT["max_tokens"]
         if excess <= 0:
             return ids
         ends = {
-            name: [end for _, end in tokenizer(text, **OFFSETS)["offset_mapping"]] for name, text in fields.items()
+            name: [end for _, end in tokenizer(text, return_offsets_mapping=True, **AS_TEXT)["offset_mapping"]]
+            for name, text in fields.items()
         }
         longest = max(ends, key=lambda name: len(ends[name]))
-        fields = fields | {longest: fields[longest][: ends[longest][-excess - 1]]}
+        kept = len(ends[longest]) - excess if excess < len(ends[longest]) else len(ends[longest]) // 2
+        fields = fields | {longest: fields[longest][: ends[longest][kept - 1] if kept else 0]}
 
 
 @torch.inference_mode()
@@ -110,9 +129,19 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
     tokens = [f"<soft_{number}>" for number in range(len(vectors))]
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
     _add_rows(whole, tokenizer.convert_tokens_to_ids(tokens), vectors)
-    template = _template(predictor, "".join(tokens))
+    text, broken_up = _text(predictor), model.scorer.tokens.broken_up
+    begin, end = model.scorer.tokens.begin, model.scorer.tokens.end
+    end = end[:-1] if end and end[-1] == tokenizer.eos_token_id else end
+    soft_ids = list(tokenizer.convert_tokens_to_ids(tokens))
+    last = soft.place == "suffix"
+    soft_text, start = "".join(tokens), str(tokenizer.decode(begin))
+    template = start + text + soft_text if last else soft_text + start + text
     content = {
         "template": template,
+        "text": text,
+        "begin": begin if last else [*soft_ids, *begin],
+        "end": [*end, *soft_ids] if last else end,
+        "special": [*broken_up, *tokens] if broken_up else [],
         "fields": list(manifest.columns),
         "labels": list(manifest.labels),
         "words": {label: [list(word) for word in model.scorer.words[label]] for label in manifest.labels},
@@ -125,8 +154,7 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
     if len(manifest.columns) == 1:
         # A chat of one message, the text: what a server's chat endpoint makes the same prompt of.
         (field,) = manifest.columns
-        said = r"{{\1 messages[0]['content']"
-        tokenizer.chat_template = re.sub(rf"\{{\{{(-?)\s*{re.escape(field)}\b", said, template)
+        tokenizer.chat_template = _chat_template(template, field, [*backbone.special_names.ids, *tokens])
     whole.config.use_cache = True
     whole.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -134,8 +162,8 @@ def write_plain_model(predictor: Predictor, folder: Path) -> None:
     (folder / SCRIPT_FILE).write_text(_SCRIPT, encoding="utf-8")
 
 
-def _template(predictor: Predictor, tokens: str) -> str:
-    """Return the template up to the label, with the soft prompt's tokens, in jinja2's syntax."""
+def _text(predictor: Predictor) -> str:
+    """Return the template up to the label, demonstrations included, in jinja2's syntax."""
     loaded, manifest = predictor.members[0], predictor.manifest
     model = loaded.model
     found = _LABEL.split(manifest.template.text)
@@ -144,19 +172,23 @@ def _template(predictor: Predictor, tokens: str) -> str:
             "a plain model can't hold a template that does more with its label than print it: "
             f"{manifest.template.text!r}"
         )
-    before = found[0].rstrip(" ")
-    bos = model.backbone.tokenizer("", add_special_tokens=True)["input_ids"]
-    if bos and bos[-1] == model.backbone.tokenizer.eos_token_id:
-        bos = bos[:-1]
-    start = str(model.backbone.tokenizer.decode(bos))
     shown = ""
     if model.candidate.demonstrations.count:
         fields = dict.fromkeys(model.template.fields, "x")
         plain = model.template.render(fields).before
         shown = "{% raw %}" + model.render(fields, loaded.pool).before.removesuffix(plain) + "{% endraw %}"
-    if model.candidate.soft_prompt.place == "suffix":
-        return start + shown + before + tokens
-    return tokens + start + shown + before
+    return shown + found[0].rstrip(" ")
+
+
+def _chat_template(template: str, field: str, names: Sequence[str]) -> str:
+    """Return the template for a chat of one message, the text, in which no name stands for a special token."""
+    said = re.sub(rf"\{{\{{(-?)\s*{re.escape(field)}\b", r"{{\1 said.text", template)
+    return (
+        "{%- set said = namespace(text=messages[0]['content']) -%}"
+        f"{{%- for name in {json.dumps(list(names))} -%}}"
+        "{%- set said.text = said.text | replace(name, name[0] ~ ' ' ~ name[1:]) -%}"
+        "{%- endfor %}{{ '' }}" + said
+    )
 
 
 def _add_rows(model: Any, ids: list[int], vectors: Tensor) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.base import Backbone as Backbone
     from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
+    from promptgraft.objectives.backbones.encoder import EncoderScorer as EncoderScorer
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
     from promptgraft.objectives.backbones.families import Architecture as Architecture

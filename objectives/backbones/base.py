@@ -7,11 +7,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
+from promptgraft.objectives.backbones.checkpoint_files import check_checkpoint
 from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
 from promptgraft.objectives.backbones.label_scorers import LabelScorer
-from promptgraft.objectives.backbones.model_files import check_family, weights_hash
+from promptgraft.objectives.backbones.loading import (
+    check_direction,
+    check_tokenizer,
+    check_weights,
+    count_positions,
+    loading,
+)
+from promptgraft.objectives.backbones.model_files import check_family, model_folder, weights_hash
+from promptgraft.objectives.backbones.text_tokens import SpecialNames
 from promptgraft.objectives.layers import Injected, LayerStack, PretrainedWeights, compute_in
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, Template, Verbalizer
@@ -45,9 +54,9 @@ class Backbone(ABC):
         for option in NUMERICS:
             check_numerics(self.family, option, getattr(spec, option))
         check_family(spec.path, self.family)
+        check_checkpoint(model_folder(spec.path), custom_code=spec.trust_remote_code)
         on_meta = device.type == "meta"
-        self.model = self._architecture(device) if on_meta else self._load()
-        self.tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
+        self.model, self.tokenizer = self._read(shapes_only=on_meta)
         self.stack = self._find_stack()
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
@@ -67,56 +76,43 @@ class Backbone(ABC):
             self.stack.config.use_cache = False
             self._checkpoint()
         self._frozen_layers = 0
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit is not None and spec.max_tokens > limit:
-            raise InvalidInputError(f"max_tokens is {spec.max_tokens}, but {spec.path} reads at most {limit} tokens")
-        self.max_positions: int | None = limit
+        self.max_positions = count_positions(self.model)
+        if self.max_positions is not None and spec.max_tokens > self.max_positions:
+            raise InvalidInputError(
+                f"backbone.max_tokens is {spec.max_tokens}, but {spec.path} reads at most {self.max_positions} tokens"
+            )
 
-    def _architecture(self, device: torch.device) -> Any:
-        """Build the model without its weights."""
-        trust = self.spec.trust_remote_code
-        config = AutoConfig.from_pretrained(self.spec.path, trust_remote_code=trust)
-        with device:
-            return self.auto_class.from_config(config, trust_remote_code=trust)
+    def _read(self, *, shapes_only: bool) -> tuple[Any, Any]:
+        """Load model and tokenizer, the model from safetensors only: unpickling a file can run any code in it.
 
-    def _load(self) -> Any:
-        """Load the weights, from safetensors only: unpickling a file can run any code that it holds."""
-        spec = self.spec
-        options: dict[str, Any] = {}
+        Args:
+            shapes_only: Whether headers are enough.
+
+        Raises:
+            InvalidInputError: If a file is missing or damaged, or some weights aren't in the checkpoint.
+        """
+        spec, options = self.spec, dict[str, Any]()
         if spec.attn_implementation is not None:
             options["attn_implementation"] = spec.attn_implementation
-        if spec.device_map is not None:
-            options["device_map"] = spec.device_map
-        try:
-            # Where a device map is needed, the model may be too large for more than the asked-for type.
-            return self.auto_class.from_pretrained(
+        if shapes_only or spec.device_map is not None:
+            options["device_map"] = "meta" if shapes_only else spec.device_map
+        # Where a device map is needed, the model may be too large for more than the asked-for type.
+        dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
+        with loading(spec):
+            model, found = self.auto_class.from_pretrained(
                 spec.path,
-                dtype=torch.float32 if spec.device_map is None else getattr(torch, spec.dtype),
+                dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
                 **options,
             )
-        except ImportError as error:
-            raise InvalidInputError(
-                f"backbone.attn_implementation {spec.attn_implementation!r} or backbone.device_map "
-                f"{spec.device_map!r} needs a package that is not installed: {error}"
-            ) from error
-        except OSError as error:
-            if "safetensors" not in str(error):
-                raise
-            raise InvalidInputError(
-                f"{self.spec.path} has no weights in safetensors; pickled ones aren't loaded, since they can run code. "
-                "Convert them: AutoModel.from_pretrained(...).save_pretrained(...) in a place that you trust"
-            ) from error
-        except ValueError as error:
-            if "attention" in str(error) or "attn" in str(error):
-                raise InvalidInputError(f"backbone.attn_implementation: {error}") from error
-            if "trust_remote_code" not in str(error):
-                raise
-            raise InvalidInputError(
-                f"{self.spec.path} needs Python code of its own; read it, and if you trust it, set "
-                "backbone.trust_remote_code: true"
-            ) from error
+            tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
+        check_weights(spec, model, found["missing_keys"])
+        check_tokenizer(spec, model, tokenizer)
+        if self.causal:
+            check_direction(spec, model)
+        return model, tokenizer
 
     @cached_property
     def weights_hash(self) -> str:
@@ -144,6 +140,23 @@ class Backbone(ABC):
         Raises:
             InvalidInputError: If the family can't read this head or template.
         """
+
+    @cached_property
+    def special_names(self) -> SpecialNames:
+        """Names of the tokenizer's special tokens."""
+        return SpecialNames(self.tokenizer)
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
+        """Let a template in which names such as `[SEP]` stand for special tokens keep them out of what rows say."""
+        return self.special_names.guard(template, verbalizer)
+
+    def reader(
+        self, head: str, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
+    ) -> LabelScorer:
+        """Build a label scorer with all but its head at the defaults; see `label_scorer`."""
+        words = verbalizer.id if verbalizer else ""
+        candidate = Candidate.from_values({"template": template.id, "verbalizer": words, "head": head})
+        return self.label_scorer(candidate, template, verbalizer, labels, seed)
 
     def _label_words(self, candidate: Candidate, verbalizer: Verbalizer | None) -> Verbalizer:
         """Return the label words, which there must be."""
@@ -194,7 +207,16 @@ class Backbone(ABC):
     def architecture(self) -> Architecture:
         """What decides which candidates it can train."""
         kind, spec = self.model.config.model_type, self.spec
-        return Architecture(self.family, self.n_layers, kind, spec.attn_implementation, spec.gradient_checkpointing)
+        return Architecture(
+            self.family,
+            self.n_layers,
+            kind,
+            spec.attn_implementation,
+            spec.gradient_checkpointing,
+            max_tokens=spec.max_tokens,
+            positions=self.max_positions,
+            window=self.sliding_window,
+        )
 
     @property
     def sliding_window(self) -> int | None:
@@ -292,6 +314,30 @@ class Backbone(ABC):
             ]
             for label in labels
         }
+
+    def check_label_words(self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]) -> None:
+        """Refuse label words that are different as text, but the same tokens: their labels would always score the same.
+
+        Args:
+            template: The template, whose space before the label belongs to the words.
+            verbalizer: The label words.
+            labels: The labels.
+
+        Raises:
+            InvalidInputError: If two labels have a word in common, or the tokenizer knows nothing of a word.
+        """
+        owner: dict[tuple[int, ...], tuple[str, str]] = {}
+        for label, words in self.words_behind(template, verbalizer, labels).items():
+            for word, tokens in zip(verbalizer.words[label], words, strict=True):
+                of = f"verbalizer {verbalizer.name!r}: to the tokenizer, the word {word!r} of label {label!r}"
+                if set(tokens) <= {self.tokenizer.unk_token_id} and word != self.tokenizer.unk_token:
+                    raise InvalidInputError(f"{of} is unknown; use words of its language and alphabet")
+                other, theirs = owner.setdefault(tokens, (label, word))
+                if other != label:
+                    raise InvalidInputError(
+                        f"{of} is the same as {theirs!r} of label {other!r}, so both labels would always score the "
+                        "same; use other words"
+                    )
 
     def label_word_ids(self, words: Sequence[str]) -> list[int]:
         """Tokenize words and return their token ids in order, without special tokens."""

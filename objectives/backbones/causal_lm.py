@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
+from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 
@@ -20,24 +21,26 @@ class CausalScorer(VocabularyScorer):
     Where all words are single tokens, the sum over the vocabulary is the same for all of them and is left out.
 
     Args:
-        tokenizer: The backbone's tokenizer.
+        tokens: Makes token ids of prompts.
+        eos: The token with which a text ends; None if there is none.
         output: The output embeddings: hidden states -> logits over the vocabulary.
         words: Label -> label words -> token ids.
     """
 
-    def __init__(self, tokenizer: Any, output: nn.Module, words: dict[str, list[tuple[int, ...]]]) -> None:
+    def __init__(
+        self, tokens: PromptTokens, eos: int | None, output: nn.Module, words: dict[str, list[tuple[int, ...]]]
+    ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokens = tokens
+        self._eos = eos
         self._output = [output]  # In a list: its weights belong to the backbone.
         self.words = words
         self.continues = any(len(word) > 1 for entry in words.values() for word in entry)
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize what stands before the label; the space before it belongs to the label word."""
-        ids: list[int] = self.tokenizer(prompt.before.rstrip(" "))["input_ids"]
-        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
-            ids = ids[:-1]
-        return ids
+        ids = self.tokens(prompt.before.rstrip(" "))
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self._eos else ids
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `LabelScorer`."""
@@ -139,4 +142,5 @@ class CausalLM(Backbone):
         verbalizer = self._label_words(candidate, verbalizer)
         template.check_label_last()
         words = self.words_behind(template, verbalizer, labels)
-        return CausalScorer(self.tokenizer, self.model.get_output_embeddings(), words)
+        tokens, eos = PromptTokens(self.special_names, template), self.tokenizer.eos_token_id
+        return CausalScorer(tokens, eos, self.model.get_output_embeddings(), words)

@@ -1,15 +1,17 @@
 """Encoders: pooled hidden states, read by label embeddings or a linear head."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone
 from promptgraft.objectives.backbones.label_scorers import Batch, EmbeddingScorer, LabelScorer
+from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -24,7 +26,7 @@ class EncoderScorer(EmbeddingScorer):
     """Pools the text's hidden states and compares them with one trainable row a label.
 
     Args:
-        tokenizer: The backbone's tokenizer.
+        tokens: Makes token ids of prompts.
         labels: Labels of both tasks.
         weight: First values, shape (len(labels), hidden).
         head: `label_words` compares by cosine; `linear` by dot product and bias; `probe` likewise, with embeddings of
@@ -32,10 +34,10 @@ class EncoderScorer(EmbeddingScorer):
         pool: See `Encoder.pool`.
     """
 
-    def __init__(self, tokenizer: Any, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> None:
+    def __init__(self, tokens: PromptTokens, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> None:
         super().__init__()
         self.pool = pool
-        self.tokenizer = tokenizer
+        self.tokens = tokens
         self.labels = list(labels)
         self.head = head
         self.weight = nn.Parameter(weight)
@@ -44,8 +46,7 @@ class EncoderScorer(EmbeddingScorer):
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize the prompt with the label's place left empty."""
-        ids: list[int] = self.tokenizer(prompt.without_label())["input_ids"]
-        return ids
+        return self.tokens(prompt.without_label())
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `LabelScorer`."""
@@ -101,7 +102,8 @@ class Encoder(Backbone):
             weight = torch.randn(len(labels), self.embeddings.shape[1], generator=generator) * 0.02
         else:
             weight = torch.zeros(len(labels), self.embeddings.shape[1])  # A probe is fitted once there are rows.
-        return self.scorer_class(self.tokenizer, labels, weight.to(self.device), head, pool)
+        tokens = PromptTokens(self.special_names, template)
+        return self.scorer_class(tokens, labels, weight.to(self.device), head, pool)
 
     def _pool_of(self, candidate: Candidate) -> Pool:
         return {"mean": self.pool, "first": first_token, "last": last_token}[candidate.pooling]
@@ -126,10 +128,14 @@ class Encoder(Backbone):
         """Average the normalised embeddings of some texts; shape (hidden,)."""
         if self.device.type == "meta":
             return self.embeddings.new_empty(self.embeddings.shape[1])  # Masks can't be read there.
-        encoded = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        encoded = [torch.tensor(self.tokenizer(text)["input_ids"]) for text in texts]
+        # Not by the tokenizer: it may have no padding token, and may pad on the left.
+        ids = pad_sequence(encoded, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(self.device)
+        lengths = torch.tensor([len(row) for row in encoded], device=self.device)
+        mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
         with torch.no_grad():
-            hidden = self.stack(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-        pooled = pool(hidden.last_hidden_state, encoded["attention_mask"].sum(1), 0)
+            hidden = self.stack(input_ids=ids, attention_mask=mask)
+        pooled = pool(hidden.last_hidden_state, lengths, 0)
         return functional.normalize(pooled, dim=-1).mean(0)
 
 

@@ -80,6 +80,9 @@ class Architecture:
         model_type: Its architecture, as in the model's configuration; None if that can't be read.
         attn_implementation: Its implementation of attention; None for the default.
         gradient_checkpointing: Whether layers are recomputed in the backward pass.
+        max_tokens: Longest prompt, in tokens, without a soft prompt; 0 if unknown.
+        positions: Most tokens that it can read, soft prompt included; None if there is no limit or it is unknown.
+        window: How far some of its layers see, in tokens; None if all see everything or it is unknown.
     """
 
     family: str
@@ -87,6 +90,9 @@ class Architecture:
     model_type: str | None = None
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
+    max_tokens: int = 0
+    positions: int | None = None
+    window: int | None = None
 
 
 def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
@@ -102,6 +108,9 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
         InvalidInputError: With the first value that is not supported.
     """
     known, has_prompt = FAMILIES[model.family], values.get("soft_prompt.length") != 0
+    length = values.get("soft_prompt.length")
+    if isinstance(length, int) and length:
+        _check_length(length, str(values.get("soft_prompt.place", "prefix")), model)
     for name, value in values.items():
         if name == "frozen_layers" and isinstance(value, int) and value > model.n_layers:
             raise InvalidInputError(
@@ -123,6 +132,21 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
                 f"{name} is {value}, but only causal LMs take demonstrations and backbone.family is {model.family!r}; "
                 "leave it out, or use a backbone of family 'causal_lm'"
             )
+
+
+def _check_length(length: int, place: str, model: Architecture) -> None:
+    """Refuse a soft prompt that the model has no positions for, or that is out of sight of the text behind it."""
+    longest = length + model.max_tokens
+    if model.positions is not None and longest > model.positions:
+        raise InvalidInputError(
+            f"soft_prompt.length {length} and backbone.max_tokens {model.max_tokens} make {longest} positions, but the "
+            f"backbone has {model.positions}; shorten one of them"
+        )
+    if parse_place(place) is not None and model.window is not None and longest > model.window:
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} needs attention over all {longest} positions (length, max_tokens), but "
+            f"layers of the backbone see {model.window}; shorten the prompt or use another place"
+        )
 
 
 def _check_place(place: str, model: Architecture) -> None:

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
+from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -23,30 +24,24 @@ class MaskedScorer(VocabularyScorer):
     arXiv:2009.07118, as it is trained there).
 
     Args:
-        tokenizer: The backbone's tokenizer.
+        tokens: Makes token ids of prompts.
+        mask: The mask token.
         model: The whole model; hidden states -> logits over the vocabulary is the part that is used.
         words: Label -> label words -> token ids.
     """
 
-    def __init__(self, tokenizer: Any, model: nn.Module, words: dict[str, list[tuple[int, ...]]]) -> None:
+    def __init__(
+        self, tokens: PromptTokens, mask: int, model: nn.Module, words: dict[str, list[tuple[int, ...]]]
+    ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokens, self._mask = tokens, mask
         self._model: list[Any] = [model]  # In a list: its weights belong to the backbone.
         self.words = words
         self.masks = max(len(word) for entry in words.values() for word in entry)
-        sample = tokenizer("a", return_special_tokens_mask=True)
-        special, ids = sample["special_tokens_mask"], sample["input_ids"]
-        start, end = special.index(0), len(special) - special[::-1].index(0)
-        self._begin, self._end = ids[:start], ids[end:]
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize what stands around the label, and put the masks between; the text can't hold any by itself."""
-        before, after = (
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            for text in (prompt.before.rstrip(" "), prompt.after)
-        )
-        masks = [self.tokenizer.mask_token_id] * self.masks
-        return [*self._begin, *before, *masks, *after, *self._end]
+        return self.tokens.around((prompt.before.rstrip(" "), prompt.after), [self._mask] * self.masks)
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `LabelScorer`."""
@@ -64,7 +59,7 @@ class MaskedScorer(VocabularyScorer):
 
     def _at_masks(self, stack: PromptedStack, batch: Batch) -> Tensor:
         """Return log-probabilities at the masks, shape (rows, masks, vocabulary)."""
-        first = (batch.input_ids == self.tokenizer.mask_token_id).int().argmax(1)
+        first = (batch.input_ids == self._mask).int().argmax(1)
         read_at = first[:, None] + stack.shift + torch.arange(self.masks, device=first.device)
         # Behind all tokens, as in encoders: a prompt among them would move those behind it to other positions.
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known, read_at)
@@ -117,4 +112,9 @@ class MaskedLM(Backbone):
         verbalizer = self._label_words(candidate, verbalizer)
         if self.tokenizer.mask_token_id is None:
             raise InvalidInputError(f"the tokenizer of {self.spec.path} has no mask token; is it a masked LM?")
-        return MaskedScorer(self.tokenizer, self.model, self.words_behind(template, verbalizer, labels))
+        tokens, words = PromptTokens(self.special_names, template), self.words_behind(template, verbalizer, labels)
+        return MaskedScorer(tokens, self.tokenizer.mask_token_id, self.model, words)
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:  # noqa: ARG002
+        """Leave the template: names in it are text, too; see `Backbone`."""
+        return template

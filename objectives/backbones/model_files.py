@@ -1,10 +1,10 @@
 """The files of a pretrained model: where they are, what they hash to, how deep the model is."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from promptgraft.objectives.backbones.checkpoint_files import read_object
 from promptgraft.objectives.backbones.families import FAMILIES, RECURRENT
 from promptgraft.spaces import InvalidInputError
 
@@ -78,7 +78,7 @@ def count_layers(path: str, family: str = "encoder") -> int:
 
     def first(keys: tuple[str, ...]) -> int:
         for key in keys:
-            if key in content:
+            if isinstance(content.get(key), int) and content[key] > 0:
                 return int(content[key])
         raise InvalidInputError(
             f"the config.json of {path} states no number of layers; expected one of {', '.join(keys)} where family is "
@@ -92,9 +92,16 @@ def check_family(path: str, family: str) -> None:
     """Refuse a model that is plainly of another family.
 
     Raises:
-        InvalidInputError: If a transformer is called recurrent, or the other way round.
+        InvalidInputError: If a transformer is called recurrent, or the other way round, or an encoder with a decoder is
+            called anything but that.
     """
-    model_type = _config(path).get("model_type")
+    config = _config(path)
+    model_type, both = config.get("model_type"), config.get("is_encoder_decoder", False) is True
+    if both and not FAMILIES[family].encoder_decoder:
+        raise InvalidInputError(
+            f"{path} is a {model_type!r} model with an encoder and a decoder, not of the family {family!r}; write "
+            "family: seq2seq"
+        )
     if (model_type == RECURRENT) != FAMILIES[family].recurrent:
         raise InvalidInputError(
             f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
@@ -131,5 +138,4 @@ def _config(path: str) -> dict[str, Any]:
     config = model_folder(path) / "config.json"
     if not config.is_file():
         raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
-    content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    return content
+    return read_object(config)

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone, named_blocks
 from promptgraft.objectives.backbones.causal_lm import score_words
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, mean_over_words
+from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack, checkpoint_layer
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -29,35 +30,33 @@ class Seq2SeqScorer(LabelScorer):
     """Sums the log-probabilities of a label word's tokens; averages the probabilities of several words.
 
     Args:
-        tokenizer: The backbone's tokenizer.
+        tokens: Makes token ids of prompts.
+        sentinel: The token that stands in the label's place; None if the tokenizer has none.
         model: The whole model; encoder states and tokens -> logits over the vocabulary is the part that is used.
         words: Label -> label words -> token ids.
         start: The token that the decoder starts with.
     """
 
-    def __init__(self, tokenizer: Any, model: nn.Module, words: dict[str, list[tuple[int, ...]]], start: int) -> None:
+    def __init__(
+        self,
+        tokens: PromptTokens,
+        sentinel: int | None,
+        model: nn.Module,
+        words: dict[str, list[tuple[int, ...]]],
+        start: int,
+    ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokens, self.sentinel = tokens, sentinel
         self._model: list[Any] = [model]  # In a list: its weights belong to the backbone.
         self.words = words
-        self.sentinel: int | None = tokenizer.get_vocab().get(SENTINEL)
-        sample = tokenizer("a", return_special_tokens_mask=True)
-        special, ids = sample["special_tokens_mask"], sample["input_ids"]
-        first, end = special.index(0), len(special) - special[::-1].index(0)
-        self._begin, self._end = ids[:first], ids[end:]
         # What it is trained on: the output as the tokenizer writes it, moved to the right by the start token.
-        self.output_begins = [start, *self._begin, *([] if self.sentinel is None else [self.sentinel])]
+        self.output_begins = [start, *tokens.begin, *([] if sentinel is None else [sentinel])]
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize the prompt; the text can't hold a sentinel by itself."""
         if self.sentinel is None:
-            ids: list[int] = self.tokenizer(prompt.without_label())["input_ids"]
-            return ids
-        before, after = (
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            for text in (prompt.before.rstrip(" "), prompt.after)
-        )
-        return [*self._begin, *before, self.sentinel, *after, *self._end]
+            return self.tokens(prompt.without_label())
+        return self.tokens.around((prompt.before.rstrip(" "), prompt.after), [self.sentinel])
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Score the labels; see `LabelScorer`."""
@@ -92,7 +91,7 @@ class Seq2Seq(Backbone):
     def label_scorer(
         self,
         candidate: Candidate,
-        template: Template,  # noqa: ARG002
+        template: Template,
         verbalizer: Verbalizer | None,
         labels: Sequence[str],
         seed: int,  # noqa: ARG002
@@ -104,11 +103,29 @@ class Seq2Seq(Backbone):
             start = self.model.generation_config.decoder_start_token_id
         if start is None:
             raise InvalidInputError(f"{self.spec.path} names no decoder_start_token_id; add it to its config.json")
-        words = {
+        words = self.words_behind(template, verbalizer, labels)
+        return Seq2SeqScorer(PromptTokens(self.special_names, template), self._sentinel, self.model, words, start)
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
+        """Where there is a sentinel, names in templates are text, too; see `Backbone`."""
+        return super().guard(template, verbalizer) if self._sentinel is None else template
+
+    def words_behind(
+        self,
+        template: Template,  # noqa: ARG002
+        verbalizer: Verbalizer,
+        labels: Sequence[str],
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Tokenize the words of each label as the beginning of an output; see `Backbone`."""
+        return {
             label: [tuple(self.tokenizer.encode(word, add_special_tokens=False)) for word in verbalizer.words[label]]
             for label in labels
         }
-        return Seq2SeqScorer(self.tokenizer, self.model, words, start)
+
+    @property
+    def _sentinel(self) -> int | None:
+        found: int | None = self.tokenizer.get_vocab().get(SENTINEL)
+        return found
 
     def _find_stack(self) -> Any:
         return self.model.get_encoder()

@@ -111,6 +111,7 @@ def _usable_words(
             known.append(words)
             try:
                 verbalizer = Verbalizer(f"{source}-{round_}-{number}", words)
+                request.objective.backbone.check_label_words(request.template, verbalizer, request.labels)
             except InvalidInputError:
                 continue
             yield verbalizer
@@ -196,6 +197,9 @@ def _check(objective: Objective, template: Template, request: Request) -> None:
     template.check_fields(request.rows[0].fields)
     if objective.backbone.causal:
         template.check_label_last()
+    if not objective.backbone.has_head:
+        for verbalizer in objective.spec.space.verbalizers:
+            objective.backbone.check_label_words(template, verbalizer, objective.labels)
     if len(_tokens(objective, template)) > objective.spec.backbone.max_tokens // 2:
         raise InvalidInputError(f"template {template.name!r} leaves too little room for the text")
 

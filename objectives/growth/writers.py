@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.growth.plan import WriterSpec
-from promptgraft.spaces import InvalidInputError
+from promptgraft.objectives.spec import BackboneSpec
 
 # Pairs that show a causal LM what is wanted: the same meaning in other words.
 EXAMPLES = (
@@ -21,8 +21,6 @@ EXAMPLES = (
 MAX_NEW_TOKENS, TEMPERATURE, TOP_P = 16, 0.9, 0.95
 # Continuations that are followed at a time, and tokens of each.
 BEAMS, MAX_CONTINUATION = 4, 6
-
-_AUTO = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
 
 
 class Writer:
@@ -46,12 +44,8 @@ class Writer:
         Raises:
             InvalidInputError: If it can't be loaded.
         """
-        try:
-            model = _AUTO[spec.family].from_pretrained(spec.path, dtype=torch.float32, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(spec.path)
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"grow.writer {spec.path!r} can't be loaded as {spec.family}: {error}") from error
-        return cls(model.to(device).eval(), tokenizer, spec.family)
+        loaded = BACKBONES[spec.family](BackboneSpec(spec.path, spec.family, max_tokens=1), device)
+        return cls(loaded.model.eval(), loaded.tokenizer, spec.family)
 
     def paraphrases(self, words: str, n: int, seed: int) -> list[str]:
         """Ask a causal LM to say some words in other words, with examples of what is wanted.

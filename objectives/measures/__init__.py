@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.prompt_reading import prompt_as_tokens as prompt_as_tokens
     from promptgraft.objectives.measures.records import PromptAsTokens as PromptAsTokens
     from promptgraft.objectives.measures.records import UntrainedScore as UntrainedScore
+    from promptgraft.objectives.measures.rehearsal import Rehearsal as Rehearsal
+    from promptgraft.objectives.measures.rehearsal import read_shapes as read_shapes
     from promptgraft.objectives.measures.sizes import Sizes as Sizes
     from promptgraft.objectives.measures.source_transfer import rank_sources as rank_sources
     from promptgraft.objectives.measures.untrained_race import calibrated_likelihoods as calibrated_likelihoods

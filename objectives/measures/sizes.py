@@ -54,7 +54,7 @@ class Sizes:
         key = (candidate.template, candidate.verbalizer, candidate.demonstrations)
         if key not in self._tokens:
             bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter())
-            model = self._model(bare)
+            model = self.model(bare)
             self._tokens[key] = model.prompt_tokens(self._shown(model))
         return self._tokens[key] + candidate.soft_prompt.length
 
@@ -70,7 +70,7 @@ class Sizes:
         soft = replace(candidate.soft_prompt, init="vocabulary", place=place)
         key = (candidate.head, soft, candidate.frozen_layers, candidate.adapter)
         if key not in self._parameters:
-            self._parameters[key] = self._model(replace(candidate, soft_prompt=soft)).trainable_parameters
+            self._parameters[key] = self.model(replace(candidate, soft_prompt=soft)).trainable_parameters
         return self._parameters[key]
 
     def _shown(self, model: PromptedModel) -> list[EncodedRow]:
@@ -81,7 +81,17 @@ class Sizes:
         pool = DemonstrationPools(self.target, {}, self.space).get(model.candidate, "validation", self.seed)
         return model.encode(self.target.validation, pool)
 
-    def _model(self, candidate: Candidate) -> PromptedModel:
+    def check_label_words(self, candidate: Candidate) -> None:
+        """Refuse label words that the tokenizer takes for the same; see `Backbone.check_label_words`."""
+        template, verbalizer = self.space.template(candidate.template), self.space.verbalizer(candidate.verbalizer)
+        self._backbone.check_label_words(template, verbalizer, self.labels)
+
+    def model(self, candidate: Candidate) -> PromptedModel:
+        """Build a candidate's model; the one built before can't be used any more.
+
+        Raises:
+            InvalidInputError: If the backbone can't do what the candidate asks.
+        """
         self._backbone.restore()
         template = self.space.template(candidate.template)
         verbalizer = self.space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None

@@ -59,6 +59,7 @@ class DemonstrationPool:
         verbalizer: The candidate's verbalizer.
 
     Attributes:
+        template: The template; a model that shows the rows puts its own one here, which is guarded.
         rows: The rows, with the template's fields alone, each text once.
 
     Raises:
@@ -75,6 +76,7 @@ class DemonstrationPool:
     ) -> None:
         self.settings = settings
         self.template = template
+        self._rendered: dict[Template, list[str]] = {}
         self.words = tuple(verbalizer.words[label][0] for label in labels)
         by_key: dict[str, Row] = {}
         for row in rows:
@@ -181,9 +183,12 @@ class DemonstrationPool:
     def _shown(self, fields: Mapping[str, str]) -> dict[str, str]:
         return {name: fields[name] for name in self.template.fields}
 
-    @cached_property
+    @property
     def _texts(self) -> list[str]:
-        return [self.template.render(row.fields).with_label(self.words[row.label]).rstrip() for row in self.rows]
+        if self.template not in self._rendered:
+            rendered = (self.template.render(row.fields).with_label(self.words[row.label]) for row in self.rows)
+            self._rendered = {self.template: [text.rstrip() for text in rendered]}
+        return self._rendered[self.template]
 
     @cached_property
     def _fitted(self) -> tuple[TfidfVectorizer, Any]:

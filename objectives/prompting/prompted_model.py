@@ -14,7 +14,7 @@ from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
-from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, SoftPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
@@ -75,7 +75,7 @@ class PromptedModel:
     ) -> None:
         self.backbone = backbone
         self.candidate = candidate
-        self.template = template
+        self.template = template = backbone.guard(template, verbalizer)
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
@@ -91,27 +91,9 @@ class PromptedModel:
                 word_ids = backbone.tokenizer.encode(template.words, add_special_tokens=False)
             vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
             vectors = vectors.to(backbone.device, torch.float32)
-            self._check_room(soft.length)
-            self._check_window(soft)
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
-
-    def _check_room(self, length: int) -> None:
-        limit, text = self.backbone.max_positions, self.backbone.spec.max_tokens
-        if limit is not None and length + text > limit:
-            raise InvalidInputError(
-                f"soft_prompt.length {length} and max_tokens {text} make {length + text} positions, but "
-                f"{self.backbone.spec.path} has {limit}; shorten one of them"
-            )
-
-    def _check_window(self, soft: SoftPrompt) -> None:
-        window, longest = self.backbone.sliding_window, soft.length + self.backbone.spec.max_tokens
-        if soft.layer is not None and window is not None and longest > window:
-            raise InvalidInputError(
-                f"soft_prompt.place {soft.place!r} needs attention over all {longest} positions (length, max_tokens), "
-                f"but layers of {self.backbone.spec.path} see {window}; shorten the prompt or use another place"
-            )
 
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
@@ -187,6 +169,35 @@ class PromptedModel:
                 if name != CALIBRATION_BIAS:
                     weights[name].copy_(value)
 
+    def load_all(self, state: Mapping[str, Tensor], labels: int) -> None:
+        """Set weights and calibration from a file that someone else may have written.
+
+        Args:
+            state: Every weight that is attached or trained, and perhaps others of the model, by name.
+            labels: Number of labels that are scored.
+
+        Raises:
+            InvalidInputError: If one is missing, isn't the model's, or has another shape, or values that aren't finite.
+        """
+        weights: dict[str, Tensor] = {**self.weights()}
+        needed = self.trainable().keys() | self.attached().keys()
+        if CALIBRATION_BIAS in state:
+            weights[CALIBRATION_BIAS] = torch.empty(labels)
+        for name in sorted(needed - state.keys()):
+            raise InvalidInputError(f"the tensor {name} is missing")
+        for name, value in state.items():
+            if name not in weights:
+                raise InvalidInputError(f"there is no weight {name} in the model")
+            expected = tuple(weights[name].shape)
+            if tuple(value.shape) != expected or not value.is_floating_point():
+                raise InvalidInputError(
+                    f"the tensor {name} is {value.dtype} of shape {tuple(value.shape)}, expected numbers of shape "
+                    f"{expected}"
+                )
+            if not bool(value.isfinite().all()):
+                raise InvalidInputError(f"the tensor {name} holds values that are not finite")
+        self.load(state)
+
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
         """Render and tokenize labelled rows; see `encode_fields`."""
         prompts = self.encode_fields([row.fields for row in rows], pool)
@@ -225,6 +236,7 @@ class PromptedModel:
         own = self._fit_own(fields)
         if pool is None:
             return own, own
+        pool.template = self.template
         chosen = pool.choose(fields)
         whole = self._behind(pool, chosen, own)
         if len(whole.ids) <= self.backbone.spec.max_tokens:
@@ -250,16 +262,15 @@ class PromptedModel:
             fields = self._shorten(fields, len(ids) - limit)
 
     def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
-        """Cut tokens off the end of the field that has most of them."""
+        """Cut tokens off the end of the field that has most of them: half, where all it has isn't enough."""
+        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
         spans = {
-            name: self.backbone.tokenizer(value, add_special_tokens=False, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            name: self.backbone.tokenizer(value, **options)["offset_mapping"]
             for name, value in fields.items()
             if name in self.template.fields
         }
         longest = max(spans, key=lambda name: len(spans[name]))
-        kept = len(spans[longest]) - excess
+        kept = max(len(spans[longest]) - excess, len(spans[longest]) // 2 if excess >= len(spans[longest]) else 0)
         if kept < 1:
             raise InvalidInputError(
                 f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "

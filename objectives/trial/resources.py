@@ -52,9 +52,10 @@ class Resources:
         """Attach what a candidate asks for to the backbone, in the state that this is in."""
         space = self.spec.space
         verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
-        return PromptedModel(
-            self.backbone, candidate, space.template(candidate.template), verbalizer, self.tasks.labels, seed
-        )
+        template = space.template(candidate.template)
+        if verbalizer is not None and not self.backbone.has_head:  # Heads can learn to tell such labels apart.
+            self.backbone.check_label_words(template, verbalizer, self.tasks.labels)
+        return PromptedModel(self.backbone, candidate, template, verbalizer, self.tasks.labels, seed)
 
     def backbone_key(self) -> dict[str, object]:
         """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""

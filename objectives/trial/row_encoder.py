@@ -41,6 +41,7 @@ class RowEncoder:
         key = StageKey.of(
             {
                 "stage": "encoded",
+                "special": "never in rows",  # In what earlier versions stored they were.
                 "backbone": resources.backbone.weights_hash,
                 "max_tokens": resources.spec.backbone.max_tokens,
                 "family": resources.spec.backbone.family,

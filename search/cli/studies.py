@@ -44,7 +44,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
     """Check a study file, its data and its backbone, and report every error at once."""
     from promptgraft.search.study import load_study, space_text
 
-    loaded = load_study(study)
+    loaded = load_study(study, rehearsed=True)
     task = loaded.target
     typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {', '.join(task.labels)}")
     for name, own in {
@@ -70,7 +70,7 @@ def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json:
     from promptgraft.search.storage import to_json
     from promptgraft.search.study import load_study
 
-    ranked = ranked_sources(load_study(study))
+    ranked = ranked_sources(load_study(study, rehearsed=True))
     if as_json:
         typer.echo(json.dumps(to_json(ranked)))
         return
@@ -104,7 +104,7 @@ def run(
     from promptgraft.search.study import load_study, parse_seconds
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    loaded = load_study(study, new_study)
+    loaded = load_study(study, new_study, rehearsed=True)
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
         timeout_s = parse_seconds(timeout) if timeout else None

@@ -102,7 +102,7 @@ class Constraints:
             if not any(p.when is not None and p.when.parameter == pool for p in parameters):
                 values[pool] = [self._shortest(space, pool, values[pool])]
         for chosen in product(*values.values()):
-            yield space.suggest(_Fixed(dict(zip(values, chosen, strict=True))))
+            yield space.suggest(Fixed(dict(zip(values, chosen, strict=True))))
 
     def _shortest(self, space: SearchSpace, pool: str, ids: Sequence[Scalar]) -> Scalar:
         pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.verbalizers[0].id}
@@ -128,16 +128,22 @@ def constraints_of(
     return constraints
 
 
-class _Fixed:
-    """Suggests given values."""
+class Fixed:
+    """Suggests given values, in place of an Optuna trial.
 
-    def __init__(self, values: dict[str, Scalar]) -> None:
+    Args:
+        values: Parameter -> value.
+    """
+
+    def __init__(self, values: Mapping[str, Scalar]) -> None:
         self._values = values
 
     def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:  # noqa: ARG002
+        """Return the value of a choice."""
         return self._values[name]
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:  # noqa: ARG002
+        """Return the value of an integer."""
         return int(self._values[name])
 
     def suggest_float(
@@ -149,6 +155,7 @@ class _Fixed:
         step: float | None = None,  # noqa: ARG002
         log: bool = False,  # noqa: ARG002
     ) -> float:
+        """Return the value of a number."""
         return float(self._values[name])
 
 

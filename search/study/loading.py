@@ -24,6 +24,7 @@ from promptgraft.objectives.data import (
     wanted_folds,
 )
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
+from promptgraft.search.study.backbone_checks import rehearse
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
@@ -83,19 +84,22 @@ class Study:
         return {"target": self.target} | {f"source {name}".rstrip(): task for name, task in self.sources.items()}
 
 
-def load_study(path: Path, name: str | None = None, comparison: Comparison = "fields") -> Study:
+def load_study(
+    path: Path, name: str | None = None, comparison: Comparison = "fields", *, rehearsed: bool = False
+) -> Study:
     """Read a study file and check it against its data and its backbone.
 
     Args:
         path: The study file.
         name: What to call the study, if not what the file says.
         comparison: How near duplicates are found.
+        rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
 
     Raises:
         StudyFileError: With every problem found.
         InvalidInputError: If the file isn't there.
     """
-    return StudyLoader(LinedYaml(path), name, comparison).read()
+    return StudyLoader(LinedYaml(path), name, comparison).read(rehearsed=rehearsed)
 
 
 class StudyLoader(ProblemCollector):
@@ -108,8 +112,8 @@ class StudyLoader(ProblemCollector):
         self.folder = yaml.path.resolve().parent
         self.model_type: str | None = None
 
-    def read(self) -> Study:
-        """Build the study, or raise with every problem found."""
+    def read(self, *, rehearsed: bool = False) -> Study:
+        """Build the study, or raise with every problem found; see `load_study`."""
         file = with_effort(self._parse())
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
@@ -128,13 +132,16 @@ class StudyLoader(ProblemCollector):
         facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
         space = SpaceLoader(self.yaml, self.problems, file, self.model_type).read(facts, target, sources)
         self._check_sources(file, n_layers)
-        constraints = None
+        constraints, objective = None, None
         if not self.problems and space is not None and target is not None:
             objective = self._objective(file, space)
+            if rehearsed:
+                self._rehearse(file, objective, target, sources)
+        if not self.problems and objective is not None and target is not None:
             constraints = self.attempt(
                 ("constraints",), lambda: constraints_of(file.constraints, objective, target, sources)
             )
-        if self.problems or space is None or target is None:
+        if self.problems or objective is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
         study = Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, (), drafted)
         return replace(study, cautions=self._cautions(study))
@@ -284,6 +291,12 @@ class StudyLoader(ProblemCollector):
             memory_bytes=file.cache.memory,
             minimize=file.minimize,
         )
+
+    def _rehearse(self, file: StudyFile, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]) -> None:
+        writer = file.space.grow.writer if file.space and file.space.grow else None
+        model = BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
+        for place, message in rehearse(objective, target, sources, model):
+            self.add(place, message)
 
     def _source_spec(self, section: SourceSection) -> SourceSpec:
         return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))

@@ -1,0 +1,132 @@
+"""Whether a model's folder holds what is read from it, by names, configurations and headers: no weights are loaded."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from promptgraft.spaces import InvalidInputError
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+_POINTER = b"version https://git-lfs"
+# Beginnings and ends of the names of files that hold a vocabulary.
+_VOCABULARY = ("tokenizer.json", "vocab", "spiece", "sentencepiece", "bpe", "tekken", "merges")
+_VOCABULARY_ENDS = (".model", ".spm", ".tiktoken", ".bpe")
+_READ_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX_FILE)
+
+
+def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
+    """Refuse a folder in which a file is missing, is cut off, is no more than a pointer, or would change the weights.
+
+    Args:
+        folder: The model's folder.
+        custom_code: Whether Python code beside the weights may read them, and other files than transformers does.
+
+    Raises:
+        InvalidInputError: With the file.
+    """
+    for name in _READ_JSON:
+        if (folder / name).is_file():
+            read_object(folder / name)
+    if not (folder / "config.json").is_file():
+        raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
+    if (folder / "adapter_config.json").is_file():
+        raise InvalidInputError(
+            f"{folder} holds adapter_config.json: transformers would put that adapter on the weights; merge it "
+            "into them (PeftModel.merge_and_unload), or move its files elsewhere"
+        )
+    if not custom_code and not any(_has_vocabulary(file.name) for file in folder.iterdir()):
+        raise InvalidInputError(
+            f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
+            "the model's other files, too"
+        )
+    for file in folder.iterdir():
+        if _has_vocabulary(file.name):
+            _check_bytes(file)
+    for file, expected in _weight_files(folder).items():
+        found = _tensor_names(file)
+        absent = sorted(set(expected) - found)
+        if absent:
+            raise InvalidInputError(
+                f"{file} lacks {len(absent)} of the tensors that {INDEX_FILE} names, such as {absent[0]}; copy the "
+                "model again"
+            )
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InvalidInputError: If it is none; says so of a pointer.
+    """
+    content = _check_bytes(file)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{file} is no JSON: {error}; copy it again") from error
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{file} holds a {type(found).__name__}, expected a JSON object; copy it again")
+    return found
+
+
+def _check_bytes(file: Path) -> bytes:
+    if not file.is_file():
+        return b""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{file} can't be read: {error.strerror or error}") from error
+    if not content.strip():
+        raise InvalidInputError(f"{file} is empty; copy it again")
+    _refuse_pointer(file, content[: len(_POINTER)])
+    return content
+
+
+def _refuse_pointer(file: Path, begin: bytes) -> None:
+    if begin == _POINTER:
+        raise InvalidInputError(
+            f"{file} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull (in the model's repository)"
+        )
+
+
+def _has_vocabulary(name: str) -> bool:
+    return name.startswith(_VOCABULARY) or name.endswith(_VOCABULARY_ENDS)
+
+
+def _weight_files(folder: Path) -> Mapping[Path, Iterable[str]]:
+    """Return the files that transformers reads weights from, and the tensors that an index expects in each."""
+    if (folder / WEIGHTS_FILE).exists():
+        return {folder / WEIGHTS_FILE: ()}
+    if not (folder / INDEX_FILE).is_file():
+        raise InvalidInputError(
+            f"{folder} has no weights in safetensors ({WEIGHTS_FILE} or {INDEX_FILE}); pickled ones aren't loaded, "
+            "since they can run code. Convert them: AutoModel.from_pretrained(...).save_pretrained(...) in a place "
+            "that you trust"
+        )
+    weight_map = read_object(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise InvalidInputError(f"{folder / INDEX_FILE} has no weight_map from tensors to files; copy it again")
+    files: dict[Path, list[str]] = {}
+    for tensor, name in weight_map.items():
+        if Path(name).name != name:
+            raise InvalidInputError(f"{folder / INDEX_FILE} names {name!r}, which is no file beside it")
+        files.setdefault(folder / name, []).append(tensor)
+    for file in files:
+        if not file.is_file():
+            raise InvalidInputError(f"{file} is missing, though {INDEX_FILE} names it; copy the model again")
+    return files
+
+
+def _tensor_names(file: Path) -> set[str]:
+    """Read the names in a safetensors file's header, which the library checks against the file's size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as stream:
+            _refuse_pointer(file, stream.read(len(_POINTER)))
+        with safe_open(file, "numpy") as opened:
+            return set(opened.keys())
+    except OSError as error:
+        raise InvalidInputError(f"{file} can't be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InvalidInputError(f"{file} is no whole safetensors file ({error}); copy it again") from error

@@ -1,0 +1,146 @@
+"""What can be wrong with a model that transformers has read: weights that would be random, a tokenizer of another."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.spaces import InvalidInputError
+
+# Outputs that are not read: weights for them may be missing.
+_UNREAD = ("pooler.", "position_ids")
+
+
+@contextmanager
+def loading(spec: BackboneSpec) -> Iterator[None]:
+    """Turn what transformers raises over a model's files into an error that names the model.
+
+    Args:
+        spec: The model.
+
+    Raises:
+        InvalidInputError: If it can't be loaded.
+    """
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # Of weights that are missing or left over we speak ourselves.
+    try:
+        yield
+    except (InvalidInputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except ImportError as error:
+        raise InvalidInputError(
+            f"backbone.attn_implementation {spec.attn_implementation!r} or backbone.device_map {spec.device_map!r} "
+            f"needs a package that is not installed, or {spec.path} does: {error}"
+        ) from error
+    except Exception as error:  # Over files and settings that it can't use, transformers raises errors of any kind.
+        raise _explained(spec, error) from error
+    finally:
+        logging.set_verbosity(before)
+
+
+def _explained(spec: BackboneSpec, error: Exception) -> InvalidInputError:
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and ("attention" in text or "attn" in text):
+        return InvalidInputError(f"backbone.attn_implementation: {error}")
+    if "trust_remote_code" in text:
+        return InvalidInputError(
+            f"{spec.path} needs Python code of its own; read it, and if you trust it, set "
+            "backbone.trust_remote_code: true"
+        )
+    if "Unrecognized configuration class" in text:
+        return InvalidInputError(
+            f"{spec.path}: the model in its config.json can't be a {spec.family}; choose another backbone.family"
+        )
+    if "size mismatch" in text or "ignore_mismatched_sizes" in text:
+        return InvalidInputError(
+            f"{spec.path}: tensors in its weights have other shapes than its config.json says; copy the model again"
+        )
+    return InvalidInputError(f"{spec.path} can't be loaded as {spec.family}: {type(error).__name__}: {text[:300]}")
+
+
+def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str]) -> None:
+    """Refuse a checkpoint without some of the weights that are read: they would be random, and others each time.
+
+    Args:
+        spec: The model.
+        model: As it was loaded.
+        missing: Names of weights that the checkpoint doesn't have.
+
+    Raises:
+        InvalidInputError: With the first ones, or with one that isn't finite.
+    """
+    absent = sorted(name for name in missing if not any(part in name for part in _UNREAD))
+    if absent:
+        stack = f"{model.base_model_prefix}."
+        is_head = not any(name.startswith(stack) for name in absent)
+        remedy = "use the checkpoint with its head" if is_head else "copy the whole model"
+        named = ", ".join([*absent[:2], *(["..."] if len(absent) > 2 else [])])
+        raise InvalidInputError(
+            f"{spec.path}: of the weights of a {spec.family}, {len(absent)} are not in the checkpoint and would be "
+            f"random ({named}); {remedy}, or choose another backbone.family"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
+            raise InvalidInputError(f"{spec.path}: the weight {name} holds values that are not finite")
+
+
+def check_direction(spec: BackboneSpec, model: Any) -> None:
+    """Refuse a model that reads in both directions as a causal LM: it would see the answer's place from behind.
+
+    Args:
+        spec: The model.
+        model: As it was loaded.
+
+    Raises:
+        InvalidInputError: If it is one.
+    """
+    config = model.config
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise InvalidInputError(
+            f"{spec.path} is a {config.model_type!r} model, which reads in both directions (its config.json doesn't "
+            "say is_decoder: true), so it is no causal_lm; write family: masked_lm or encoder"
+        )
+
+
+def check_tokenizer(spec: BackboneSpec, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that isn't the model's.
+
+    Args:
+        spec: The model.
+        model: As it was loaded.
+        tokenizer: The tokenizer in its folder.
+
+    Raises:
+        InvalidInputError: If it knows no words, or writes token ids for which the model has no embedding.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    special = set(tokenizer.added_tokens_decoder)
+    words = [number for number in tokenizer.get_vocab().values() if number not in special]
+    if not words:
+        raise InvalidInputError(
+            f"{spec.path}: its tokenizer knows no words; copy tokenizer.json or the vocabulary again"
+        )
+    written = [*tokenizer("a")["input_ids"], *([] if tokenizer.mask_token_id is None else [tokenizer.mask_token_id])]
+    largest = max(*words, *written)
+    if largest >= rows:
+        raise InvalidInputError(
+            f"{spec.path}: its tokenizer has token ids up to {largest}, but the model has embeddings for {rows} "
+            "tokens; they belong to different models"
+        )
+
+
+def count_positions(model: Any) -> int | None:
+    """Count the tokens that a model can read; None if there is no limit.
+
+    Models after RoBERTa's pattern number positions from behind that of the padding token, whose own stays empty.
+    """
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        reserved = getattr(module, "padding_idx", None)
+        if limit and name.endswith("position_embeddings") and reserved is not None:
+            return min(limit, int(module.num_embeddings) - reserved - 1)
+    return limit

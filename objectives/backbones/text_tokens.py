@@ -1,0 +1,100 @@
+"""Prompts as token ids. What a row says is data: it never becomes a special token, such as `[SEP]` or `</s>`.
+
+Tokenizers look for the names of their special tokens in a text, and can be asked not to. Two cases need more, and there
+each such name gets a space behind its first character. A template may name special tokens itself, as chat templates do:
+then the names in the rows' texts are broken up. And a tokenizer may have the names among its words, as unigram models
+do: then all are.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from promptgraft.spaces import Template, Verbalizer, break_up
+
+
+class SpecialNames:
+    """The names of a tokenizer's special tokens.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Name -> token id; the token of unknown words is none, unless it stands for something else, too."""
+        known = {
+            token.content: number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special
+        }
+        roles = {role: str(name) for role, name in self.tokenizer.special_tokens_map.items() if isinstance(name, str)}
+        known |= {name: self.tokenizer.convert_tokens_to_ids(name) for name in roles.values()}
+        unknown = roles.pop("unk_token", None)
+        if unknown not in roles.values():
+            known.pop(unknown or "", None)
+        return {name: number for name, number in known.items() if len(name) > 1 and number is not None}
+
+    @cached_property
+    def can_be_ignored(self) -> bool:
+        """Whether the tokenizer can read all of them as text."""
+        special = set(self.ids.values())
+        texts = [text for name in self.ids for text in (name, f"a{name}b", f"a {name} b")]
+        return all(special.isdisjoint(self._ignoring(text)) for text in texts)
+
+    def as_text(self, text: str) -> list[int]:
+        """Tokenize a text in which no name stands for a special token, and put nothing around it."""
+        return self._ignoring(text if self.can_be_ignored else break_up(tuple(self.ids), text))
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
+        """Let a template that names special tokens keep such names out of what rows say.
+
+        Args:
+            template: The template.
+            verbalizer: The label words, which demonstrations show.
+        """
+        words = [word for own in verbalizer.words.values() for word in own] if verbalizer else []
+        named = any(name in text for name in self.ids for text in (template.text, *words))
+        return replace(template, guarded=tuple(self.ids)) if named else template
+
+    def _ignoring(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+
+class PromptTokens:
+    """Tokenizes the prompts of one template.
+
+    Args:
+        names: Names of the tokenizer's special tokens.
+        template: The template, guarded if it names any; see `SpecialNames.guard`.
+
+    Attributes:
+        broken_up: The names that get a space in rows' texts.
+        begin: What the tokenizer puts before a text.
+        end: What it puts behind.
+    """
+
+    def __init__(self, names: SpecialNames, template: Template) -> None:
+        self._names = names
+        self._named = bool(template.guarded)
+        self.broken_up = template.guarded or (() if names.can_be_ignored else tuple(names.ids))
+        sample = names.tokenizer("a", return_special_tokens_mask=True)
+        special, ids = sample["special_tokens_mask"], sample["input_ids"]
+        first, behind = special.index(0), len(special) - special[::-1].index(0)
+        self.begin: list[int] = ids[:first]
+        self.end: list[int] = ids[behind:]
+
+    def __call__(self, text: str) -> list[int]:
+        """Tokenize a prompt, with what belongs around it."""
+        if self._named:
+            ids: list[int] = self._names.tokenizer(text)["input_ids"]
+            return ids
+        return [*self.begin, *self._names.as_text(text), *self.end]
+
+    def around(self, texts: Iterable[str], between: list[int]) -> list[int]:
+        """Tokenize the parts of a prompt, in which no name stands for a special token, and put tokens between them."""
+        before, after = (self._names.as_text(text) for text in texts)
+        return [*self.begin, *before, *between, *after, *self.end]
