@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from promptgraft.search.cli.checks import check_file, check_folder, check_port
 from promptgraft.search.cli.options import JsonOption, console, reported
 from promptgraft.search.cli.outputs import VerifyOutput
 
@@ -44,6 +45,7 @@ def predict(
     from promptgraft.bundles import Predictor
     from promptgraft.objectives.runtime import quiet_transformers
 
+    check_file(output, "--output")
     quiet_transformers()
     predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(str(table))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,7 @@ def convert(
     from promptgraft.bundles.formats import convert as write
     from promptgraft.objectives.runtime import quiet_transformers
 
+    check_folder(folder, "FOLDER")
     quiet_transformers()
     difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
     checked = "not checked: the bundle holds no example rows"
@@ -135,6 +138,7 @@ def serve(
     from promptgraft.bundles import Predictor, ServingLimits, create_app
     from promptgraft.objectives.runtime import choose_device, quiet_transformers
 
+    check_port(host, port)
     quiet_transformers()
     threads = torch.get_num_threads()
     replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)
