@@ -16,7 +16,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from promptgraft.spaces import PromptgraftError
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,11 @@ class FileStore:
     """
 
     def __init__(self, url: str, min_free_bytes: int = MIN_FREE_BYTES) -> None:
-        self.fs, self.root = fsspec.url_to_fs(url)
+        self.fs, self.root = _file_system(url)
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.min_free_bytes = min_free_bytes
+        # For messages, where what the URL says of a password must not be.
+        self.shown = self.root if self.is_local else masked_url(url)
 
     def path(self, name: str) -> str:
         """Return the full path of a file, without the protocol."""
@@ -97,6 +99,36 @@ class FileStore:
         path = Path(self.path(f"{name}.lock"))
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
+
+    def read_text(self, name: str) -> str | None:
+        """Read a small file; None if it isn't there."""
+        try:
+            return bytes(self.fs.cat_file(self.path(name))).decode()
+        except FileNotFoundError:
+            return None
+
+    def create_text(self, name: str, text: str) -> bool:
+        """Write a small file unless it is there already.
+
+        Returns:
+            Whether it was written.
+        """
+        with self.lock(name):
+            if self.exists(name):
+                return False
+            if self.is_local:
+                path = Path(self.path(name))
+                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                partial.write_text(text)
+                partial.replace(path)
+                return True
+            try:
+                self.fs.pipe_file(self.path(name), text.encode(), mode="create")
+            except FileExistsError:
+                return False
+            except (NotImplementedError, TypeError, ValueError):  # Some file systems can't create exclusively.
+                self.fs.pipe_file(self.path(name), text.encode())
+            return True
 
     def read_tensors(self, name: str) -> "dict[str, Tensor]":
         """Read a safetensors file.
@@ -172,8 +204,19 @@ class FileStore:
         if free is not None and free - wanted < leave_bytes:
             raise DiskFullError(
                 f"{wanted / 2**20:.0f} MiB would leave less than {leave_bytes / 2**20:.0f} MiB free on the disk of "
-                f"{self.root} ({free / 2**20:.0f} MiB are free)"
+                f"{self.shown} ({free / 2**20:.0f} MiB are free)"
             )
+
+
+def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return a URL's file system and its path there; a local folder is one whatever signs its name has."""
+    if "://" not in url:
+        return LocalFileSystem(), str(Path(url).resolve())
+    try:
+        found: tuple[fsspec.AbstractFileSystem, str] = fsspec.url_to_fs(url)
+    except (ValueError, ImportError) as error:  # It isn't known, or needs another package.
+        raise InvalidInputError(f"can't keep files at {masked_url(url)}: {masked(str(error))}") from error
+    return found
 
 
 def share(path: Path) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from promptgraft.spaces.errors import PromptgraftError as PromptgraftError
     from promptgraft.spaces.errors import TrialError as TrialError
     from promptgraft.spaces.errors import did_you_mean as did_you_mean
+    from promptgraft.spaces.masking import MASK as MASK
+    from promptgraft.spaces.masking import mask_logs as mask_logs
+    from promptgraft.spaces.masking import masked as masked
+    from promptgraft.spaces.masking import masked_url as masked_url
     from promptgraft.spaces.parameters import Categorical as Categorical
     from promptgraft.spaces.parameters import Condition as Condition
     from promptgraft.spaces.parameters import Constant as Constant

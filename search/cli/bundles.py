@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from promptgraft.search.cli.checks import check_file, check_folder, check_port
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, console, reported
 from promptgraft.search.cli.outputs import VerifyOutput
@@ -55,8 +56,8 @@ def predict(
     from promptgraft.bundles import Predictor
     from promptgraft.objectives.runtime import quiet_transformers
 
-    quiet_transformers()
     check_output(output, table)
+    quiet_transformers()
     predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(table)
     write_csv(predictions, output, escape_formulas=escape_formulas)
     skipped = int(predictions["label"].isna().sum())
@@ -109,6 +110,7 @@ def convert(
     from promptgraft.bundles.formats import convert as write
     from promptgraft.objectives.runtime import quiet_transformers
 
+    check_folder(folder, "FOLDER")
     quiet_transformers()
     difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
     checked = "not checked: the bundle holds no example rows"
@@ -146,6 +148,7 @@ def serve(
     from promptgraft.bundles import Predictor, ServingLimits, create_app
     from promptgraft.objectives.runtime import choose_device, quiet_transformers
 
+    check_port(host, port)
     quiet_transformers()
     threads = torch.get_num_threads()
     replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from promptgraft.search.cli.checks import check_file
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def check_output(output: str, *inputs: str) -> None:
     if output == STANDARD_OUTPUT:
         return
     path = Path(output)
-    if path.is_dir():
-        raise InvalidInputError(f"--output {output} is a folder; name a CSV file in it")
+    check_file(path, "--output")
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise InvalidInputError(f"--output {output} is the file that is read; name another one")

@@ -1,14 +1,16 @@
 """Options that commands share, and how commands report errors."""
 
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
 
-from promptgraft.spaces import InvalidInputError, PromptgraftError
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +24,23 @@ EXTRAS = {
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "mlflow": ("mlflow",),
+}
+
+# Errors of the machine rather than of a path, a port or a permission that the user has named.
+_NOT_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_ADVICE = {
+    errno.ENOENT: "check the path: it is relative to the present folder",
+    errno.EACCES: "check who may read and write it, or name another place",
+    errno.EPERM: "check who may read and write it, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.EISDIR: "name a file rather than a folder",
+    errno.ENOTDIR: "a part of this path is a file; name a folder",
+    errno.EEXIST: "there is a file where a folder is expected; name another place",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "its links lead in a circle; name another place",
+    errno.ENOSPC: "make room and run the same command",
+    errno.EDQUOT: "make room and run the same command",
+    errno.EADDRINUSE: "the port is taken; name another one with --port",
 }
 
 StudyArgument = Annotated[str, typer.Argument(help="Study file, or name of an existing study.")]
@@ -40,36 +59,55 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors that the user can fix into one message and an exit code."""
+    """Turn errors that the user can fix into one message and an exit code, and `~` into the home folder."""
 
     @functools.wraps(command)
     def run_command(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            return command(*args, **{name: _at_home(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
         except PromptgraftError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except PermissionError as error:
-            typer.echo(f"error: permission denied: {error.filename or error}", err=True)
-            raise typer.Exit(InvalidInputError.exit_code) from error
+            raise _failed(str(error), error.exit_code) from error
+        except BrokenPipeError:
+            raise  # The reader has gone, such as `head`; typer ends quietly.
+        except OSError as error:
+            raise _failed(os_error_in_words(error), 1 if error.errno in _NOT_THE_USERS else 2) from error
         except _storage_errors() as error:
             from promptgraft.search.storage import first_line
 
-            typer.echo(
-                f"error: the study's storage failed: {first_line(error)}; what is finished is recorded. Mend the "
-                "storage (is its disk full, is its server up?) and run the same command",
-                err=True,
-            )
-            raise typer.Exit(PromptgraftError.exit_code) from error
+            message = f"the study's storage failed: {first_line(error)}; what is finished is recorded. Mend the "
+            message += "storage (is its disk full, is its server up?) and run the same command"
+            raise _failed(message, PromptgraftError.exit_code) from error
         except ModuleNotFoundError as error:
             module = (error.name or "").split(".")[0]
             extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
             if extra is None:
                 raise
-            typer.echo(f"error: this command needs {error.name}; pip install 'promptgraft[{extra}]'", err=True)
-            raise typer.Exit(InvalidInputError.exit_code) from error
+            message = f"this command needs {error.name}; pip install 'promptgraft[{extra}]'"
+            raise _failed(message, InvalidInputError.exit_code) from error
 
     return run_command
+
+
+def _failed(message: str, code: int) -> typer.Exit:
+    typer.echo(f"error: {masked(message)}", err=True)
+    return typer.Exit(code)
+
+
+def _at_home(value: object) -> object:
+    """Expand `~`, which a shell leaves alone in `--workdir=~/runs`."""
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    found = Path(value).expanduser()
+    return str(found) if isinstance(value, str) else found
+
+
+def os_error_in_words(error: OSError) -> str:
+    """Say in one line what the system refused, and what to do."""
+    lines = str(error).strip().splitlines()
+    what = error.strerror or (lines[0] if lines else type(error).__name__)
+    places = " -> ".join(str(place) for place in (error.filename, error.filename2) if place is not None)
+    advice = _ADVICE.get(error.errno or 0)
+    return ": ".join(filter(None, (places, what))) + (f"; {advice}" if advice else "")
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptgraft.search.cli.checks import check_file, check_folder
 from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
 
 if TYPE_CHECKING:
@@ -77,11 +78,12 @@ def export(
     from promptgraft.search.judging import headline_of, transfer_lines
     from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
-    from promptgraft.search.storage import StudyRecord, StudyReference
+    from promptgraft.search.storage import StudyRecord, StudyReference, own_folder
     from promptgraft.search.study import load_study
 
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
+    check_folder(output or own_folder(optuna_study, reference.folder).bundle, "--output")
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
     options = ExportOptions(
         output=output, trial=trial, anyway=anyway, reopen=reopen, with_backbone=with_backbone, examples=examples
@@ -149,12 +151,17 @@ def report(
     """Write the results of a study as one HTML page; a sealed test set stays sealed."""
     from promptgraft.search.reporting import collect_facts as collect
     from promptgraft.search.reporting import fact_tables, study_with_rows
-    from promptgraft.search.storage import StudyReference, to_json
+    from promptgraft.search.storage import StudyReference, own_folder, to_json
 
     reference = StudyReference.resolve(study, storage, workdir)
     stored = reference.load()
+    folder = own_folder(stored, reference.folder)
+    path = output or folder.path / "report.html"
+    check_folder(csv, "--csv")
+    if not as_json:
+        check_file(path, "--output")
     loaded, reason = study_with_rows(reference, stored)
-    facts = collect(stored, loaded, reference.folder.files(), reason)
+    facts = collect(stored, loaded, folder.files(), reason)
     if csv is not None:
         csv.mkdir(parents=True, exist_ok=True)
         for name, table in fact_tables(facts).items():
@@ -164,7 +171,6 @@ def report(
         return
     from promptgraft.search.reporting import render_page
 
-    path = output or reference.folder.path / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_page(facts), encoding="utf-8")
     for missing in facts.missing:

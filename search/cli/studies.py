@@ -11,8 +11,9 @@ import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
 from promptgraft.search.cli import results
+from promptgraft.search.cli.checks import check_folder, check_port
 from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
 INTERRUPTED = 130
 
@@ -97,13 +98,11 @@ def run(
     workdir: WorkdirOption = None,
 ) -> None:
     """Run a study; the same command continues a run that was stopped."""
-    import logging
-
     from promptgraft.search.running import Progress, RunOptions, run_study
     from promptgraft.search.storage import StudyReference
     from promptgraft.search.study import load_study, parse_seconds
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    mask_logs()
     loaded = load_study(study, new_study, rehearsed=True)
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
@@ -112,6 +111,7 @@ def run(
             raise ValueError("expected more than 0")
     except ValueError as error:
         raise InvalidInputError(f"--timeout: {error}, got {timeout!r}") from error
+    check_folder(reference.folder.path, "--workdir" if workdir else "the study's folder")
     wanted = trials or loaded.file.budget.trials
     progress = Progress(loaded.name, loaded.file.metric, wanted, console=console())
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
@@ -207,6 +207,7 @@ def new_recurrent(
     from promptgraft.objectives.backbones import write_recurrent
     from promptgraft.objectives.runtime import quiet_transformers
 
+    check_folder(folder, "FOLDER")
     quiet_transformers()
     sizes = {"hidden_size": hidden_size, "num_hidden_layers": layers, "bidirectional": not one_way, "dropout": dropout}
     write_recurrent(folder, tokenizer, seed, cell=cell, **sizes)
@@ -221,7 +222,7 @@ def upgrade(
     workdir: WorkdirOption = None,
 ) -> None:
     """Upgrade the database of an older Optuna to the installed one's schema, after copying it."""
-    from promptgraft.search.storage import StudyReference, safe_url, upgrade_storage
+    from promptgraft.search.storage import StudyReference, upgrade_storage
 
     if storage is None:
         if study is None:
@@ -229,9 +230,9 @@ def upgrade(
         storage = StudyReference.resolve(study, None, workdir).storage_url
     before, after = upgrade_storage(storage)
     if before == after:
-        typer.echo(f"{safe_url(storage)}: up to date ({after})")
+        typer.echo(f"{masked_url(storage)}: up to date ({after})")
     else:
-        typer.echo(f"{safe_url(storage)}: {before} -> {after}")
+        typer.echo(f"{masked_url(storage)}: {before} -> {after}")
 
 
 @app.command()
@@ -250,6 +251,7 @@ def dashboard(
     from promptgraft.search.storage import StudyReference, open_storage
 
     reference = StudyReference.resolve(study, storage, workdir)
+    check_port("127.0.0.1", port)
     reference.load()
     typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (stop with Ctrl-C)")
     store = artifact_store(reference.folder)

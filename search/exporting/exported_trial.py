@@ -4,10 +4,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import mean
 
+import numpy as np
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
 from torch import Tensor
 
 from promptgraft.objectives.data import WHOLE, Task
@@ -23,17 +26,22 @@ from promptgraft.search.judging import (
 )
 from promptgraft.search.storage import (
     DELTA_FILE,
+    LOGITS_FILE,
     REFIT_LOGITS_FILE,
+    WEIGHTS,
     Float32Score,
     NothingToExportError,
     RunFolder,
+    StudyRecord,
     TrialRecord,
+    hash_of_weights,
     keep_result,
     trial_file,
+    write_study,
 )
 from promptgraft.search.study import Study
 from promptgraft.search.trials import float32_scores, metric_of
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, InvalidInputError
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +88,18 @@ class ExportedTrial:
 def load_trial(
     study: Study, optuna_study: optuna.Study, folder: RunFolder, number: int | None, say: Callable[[str], None]
 ) -> ExportedTrial:
-    """Choose the trial, and compute what is missing of it: its weights, and its score in float32."""
+    """Choose the trial, and compute what is missing of it: its weights, and its score in float32.
+
+    Raises:
+        InvalidInputError: If its files aren't those that it left.
+        NothingToExportError: See `search.exporting.export_winner`.
+    """
     chosen, files = _choose(optuna_study, number), folder.files()
     spec = replace(study.objective, files=folder.files_url)
-    if study.target.folds > 1:
-        if not all(files.exists(trial_file(chosen.number, name)) for name in (DELTA_FILE, REFIT_LOGITS_FILE)):
-            _refit(spec, files, chosen, study.file.seed, say)
-    elif not files.exists(trial_file(chosen.number, DELTA_FILE)):
-        _run_again(spec, files, chosen, study.file.seed)
+    _compute_weights(study, optuna_study, spec, chosen, say)
     pending = trials_to_rescore(optuna_study, study, [chosen])
     if pending:
-        record_float32_scores(optuna_study, score_in_float32(spec, rescoring_jobs(pending)))
+        record_float32_scores(optuna_study, score_in_float32(spec, rescoring_jobs(optuna_study, pending)))
     # The scores may have made another trial the winner.
     trial = _choose(optuna_study, number)
     return ExportedTrial(
@@ -99,7 +108,7 @@ def load_trial(
         files=files,
         trial=trial,
         score=float32_scores(optuna_study).get(trial.number),
-        delta=files.read_tensors(trial_file(trial.number, DELTA_FILE)),
+        delta=_own_weights(study, optuna_study, files, trial),
     )
 
 
@@ -121,7 +130,68 @@ def _choose(optuna_study: optuna.Study, number: int | None) -> FrozenTrial:
     return trials[number]
 
 
-def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> None:
+def _compute_weights(
+    study: Study, stored: optuna.Study, spec: ObjectiveSpec, trial: FrozenTrial, say: Callable[[str], None]
+) -> None:
+    """Train what is to ship where the weights are gone, or were never kept, and record their hash."""
+    assert spec.files is not None
+    files, seed = FileStore(spec.files), study.file.seed
+    if study.target.folds > 1:
+        there = all(files.exists(trial_file(trial.number, name)) for name in (DELTA_FILE, REFIT_LOGITS_FILE))
+        # An older export's weights have no hash: they may be another study's that was in the same folder.
+        if there and StudyRecord.of(stored).weights_hash(trial.number):
+            return
+        found: str | None = _refit(spec, files, trial, seed, say)
+    elif files.exists(trial_file(trial.number, DELTA_FILE)):
+        return
+    else:
+        found = _run_again(spec, files, trial, seed)
+    write_study(stored, f"{WEIGHTS}{trial.number}", found)
+
+
+def _own_weights(study: Study, stored: optuna.Study, files: FileStore, trial: FrozenTrial) -> dict[str, Tensor]:
+    """Read a trial's weights, and see that they are those that it, or an export of it, has trained.
+
+    Raises:
+        InvalidInputError: If they aren't.
+    """
+    name = trial_file(trial.number, DELTA_FILE)
+    expected = StudyRecord.of(stored).weights_hash(trial.number) or TrialRecord.of(trial).weights_hash
+    try:
+        delta = files.read_tensors(name)
+        found = hash_of_weights(delta)
+    except SafetensorError as error:
+        found = f"unreadable: {error}"
+    if expected not in (None, found):
+        raise InvalidInputError(
+            f"{files.shown}/{name} doesn't hold the weights that trial {trial.number} trained (hash {expected} -> "
+            f"{found}); delete the file and run the same command, which trains the trial again"
+        )
+    if expected is None and not _left_by(study, files, trial):
+        raise InvalidInputError(
+            f"the files of trial {trial.number} in {files.shown} are another study's: they don't give the trial's "
+            "scores; with another --workdir (and this study's --storage) the trial is trained again there"
+        )
+    return delta
+
+
+def _left_by(study: Study, files: FileStore, trial: FrozenTrial) -> bool:
+    """Tell by its logits whether files are those of a trial that was run before weights were hashed."""
+    task, number = study.target, trial.number
+    try:
+        logits = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy()
+    except FileNotFoundError:
+        return True
+    rows, folds = task.scored(), np.array(task.scored_folds())
+    if logits.shape != (len(rows), len(task.labels)):
+        return False
+    parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
+    found = [task.measure(logits[own], [rows[place] for place in own]) for own in parts]
+    recorded = TrialRecord.of(trial).metrics
+    return all(abs(mean(own[name] for own in found) - value) <= SAME for name, value in recorded.items())
+
+
+def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> str | None:
     """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
     _require_candidate(trial)
     logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
@@ -132,10 +202,10 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
             "run again, trial %d has %s %.6g in place of %.6g: this machine or its libraries round otherwise",
             *(trial.number, spec.metric, result.value, before),
         )
-    keep_result(files, trial.number, result)
+    return keep_result(files, trial.number, result)
 
 
-def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> None:
+def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> str:
     """Train what ships: on all labelled rows, in float32, for as many updates as the folds chose."""
     _require_candidate(trial)
     objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
@@ -145,6 +215,7 @@ def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int,
     result = objective.evaluate(candidate, seed, at=TrialRecord.of(trial).best_step)
     files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
     files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)
+    return hash_of_weights(result.delta)
 
 
 def _require_candidate(trial: FrozenTrial) -> None:

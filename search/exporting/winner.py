@@ -51,6 +51,7 @@ from promptgraft.search.storage import (
     Opening,
     RunFolder,
     StudyRecord,
+    own_folder,
     write_study,
 )
 from promptgraft.search.study import Study
@@ -134,10 +135,12 @@ def export_winner(
         say: Shows a line before each step that takes long.
 
     Raises:
-        InvalidInputError: If the test rows aren't those that the study was started with.
+        InvalidInputError: If the test rows aren't those that the study was started with, or the weights not those that
+            the trial trained.
         NothingToExportError: If there is no such trial, or nothing of ours has run it and kept its weights.
     """
     options = options or ExportOptions()
+    folder = own_folder(optuna_study, folder)
     check_same(optuna_study, study.target.test)
     quiet_transformers()
     if options.trial is None and not options.anyway:

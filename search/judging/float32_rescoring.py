@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import optuna
@@ -18,7 +18,9 @@ from promptgraft.search.storage import (
     FLOAT32_LOGITS_FILE,
     LOGITS_FILE,
     Float32Score,
+    StudyRecord,
     TrialRecord,
+    hash_of_weights,
     trial_file,
     write_study,
 )
@@ -27,6 +29,9 @@ from promptgraft.search.trials import KEPT_DELTAS, float32_scores, pareto_front,
 from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
+
+# Number, candidate, and the hash of the weights if it is known.
+RescoringJob: TypeAlias = tuple[int, dict[str, Any], str | None]
 
 
 def trials_to_rescore(optuna_study: optuna.Study, study: Study, also: Sequence[FrozenTrial] = ()) -> list[FrozenTrial]:
@@ -63,12 +68,14 @@ def record_float32_scores(optuna_study: optuna.Study, scores: Mapping[int, Float
         write_study(optuna_study, f"{FLOAT32}{number}", score)
 
 
-def rescoring_jobs(trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
-    """Return trials as `score_in_float32` takes them: number and candidate."""
-    return [(trial.number, TrialRecord.of(trial).values) for trial in trials]
+def rescoring_jobs(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[RescoringJob]:
+    """Return trials as `score_in_float32` takes them."""
+    record = StudyRecord.of(study)
+    own = [(trial.number, TrialRecord.of(trial)) for trial in trials]
+    return [(number, trial.values, record.weights_hash(number) or trial.weights_hash) for number, trial in own]
 
 
-def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, Any]]]) -> dict[int, Float32Score]:
+def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dict[int, Float32Score]:
     """Score the validation rows with the kept weights of some trials, on the backbone in float32.
 
     What calibration takes off stays as the search computed it: production has no training rows to compute it from, and
@@ -76,10 +83,10 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, 
 
     Args:
         spec: The study's fixed part, with its files.
-        trials: Number and candidate of each.
+        trials: Number, candidate and hash of the weights of each.
 
     Returns:
-        The score of each trial whose weights are there, by its number.
+        The score of each trial whose own weights are there, by its number.
     """
     import torch
     from scipy.special import softmax
@@ -90,12 +97,15 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[tuple[int, dict[str, 
     files = FileStore(spec.files)
     objective = Objective(replace(spec, backbone=spec.backbone.in_float32(), files=None))
     found: dict[int, Float32Score] = {}
-    for number, values in trials:
+    for number, values, expected in trials:
         try:
             delta = files.read_tensors(trial_file(number, DELTA_FILE))
             before = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].numpy()
         except FileNotFoundError:
             logger.warning("the weights of trial %d are gone, so it is not scored in float32", number)
+            continue
+        if expected not in (None, hash_of_weights(delta)):
+            logger.warning("the weights of trial %d are not its own, so it is not scored in float32", number)
             continue
         rows = objective.target.validation
         logits = objective.score(Candidate.from_values(values), delta, rows)

@@ -26,9 +26,8 @@ NOTES = 300
 
 def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
     """Return where a study's artifacts are: on the machine of the driver, beside the study."""
-    path = folder.path / "dashboard"
-    path.mkdir(parents=True, exist_ok=True)
-    return FileSystemArtifactStore(path)
+    folder.dashboard.mkdir(parents=True, exist_ok=True)
+    return FileSystemArtifactStore(folder.dashboard)
 
 
 def describe_trial(

@@ -23,7 +23,7 @@ from promptgraft.search.judging import (
     transfer_lines,
     verdict_lines,
 )
-from promptgraft.search.storage import Float32Score, Pool, StudyRecord, TrialRecord, is_alive
+from promptgraft.search.storage import Float32Score, Pool, StudyRecord, TrialRecord, is_alive, own_files
 from promptgraft.search.trials import (
     FINISHED,
     Forecast,
@@ -38,6 +38,7 @@ from promptgraft.search.trials import (
     metric_of,
 )
 from promptgraft.search.wording import duration, size
+from promptgraft.spaces import MASK, InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +317,12 @@ def _total(trials: list[FrozenTrial], attr: str) -> float:
     return sum(float(TrialRecord.of(trial).figure(attr) or 0) for trial in trials)
 
 
-def _disk_use(url: str) -> Disk:
-    files = FileStore(url)
-    return Disk(sum(file.size_bytes for file in files.files()), files.free_bytes())
+def _disk_use(url: str) -> Disk | None:
+    """Return what a study takes up; None where its files can't be reached from here."""
+    if MASK in url:
+        return None
+    try:
+        files = FileStore(url)
+        return Disk(sum(file.size_bytes for file in own_files(files)), files.free_bytes())
+    except (InvalidInputError, OSError):
+        return None

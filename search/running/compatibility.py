@@ -24,7 +24,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study, flattened, study_identity
 from promptgraft.search.trials import Limits
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, masked_url
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], fingerprint: 
 def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
     """Store how the present run is limited, for `status` in another process."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    write_study(optuna_study, RUN, RunRecord(limits.record(), concurrent, files, versions))
+    write_study(optuna_study, RUN, RunRecord(limits.record(), concurrent, masked_url(files), versions))
 
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -3,12 +3,9 @@
 import logging
 import tempfile
 import time
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
@@ -24,7 +21,7 @@ from promptgraft.search.judging import (
     verdict_lines,
 )
 from promptgraft.search.reporting import DashboardPlots, describe_trial, save_plots, save_study_note
-from promptgraft.search.running.compatibility import record_run, record_study
+from promptgraft.search.running.compatibility import record_run
 from promptgraft.search.running.finals import Confirmation
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
@@ -36,12 +33,8 @@ from promptgraft.search.running.ray_session import (
     trial_slots,
 )
 from promptgraft.search.running.retries import Loss
-from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState, SearchSettings
+from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState
 from promptgraft.search.sampling import (
-    baseline_candidates,
-    queue_baselines,
-    queue_start_points,
-    start_points,
     with_pool,
 )
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
@@ -50,7 +43,6 @@ from promptgraft.search.storage import (
     Heartbeat,
     Outcome,
     StudyRecord,
-    open_storage,
     until_storage_answers,
     wait_for_storage,
     write_study,
@@ -65,47 +57,6 @@ logger = logging.getLogger(__name__)
 
 # Times in a row that a local Ray that died is started again without a trial being finished in between.
 MAX_RAY_RESTARTS = 3
-
-
-def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> RunOutcome:
-    """Run trials until the budget is spent, continuing what earlier runs left.
-
-    Args:
-        study: The checked study.
-        options: Where and how long.
-        progress: Shows what happens, if given.
-
-    Raises:
-        InvalidInputError: If the stored study was started with another search space or other data.
-        StorageLostError: If the study's storage is away for too long.
-    """
-    folder = options.folder
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = open_storage(options.storage_url or folder.storage_url())
-    gpus = study.file.resources.gpu
-    limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
-    ledger = until_storage_answers(lambda: _started_ledger(study, storage, limits))
-    for caution in study.cautions:
-        logger.warning("%s", caution)
-    orphans = ledger.adopt_orphans()
-    if orphans:
-        logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
-    progress = progress or Progress(study.name, study.file.metric, limits.trials)
-    return Driver(study, options, ledger, progress, limits).run()
-
-
-def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyLedger:
-    """Start the study in its storage, or go on with the one that is there."""
-    stored = optuna.create_study(
-        storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
-    )
-    record_study(stored, study, limits.trials)
-    ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
-    if not ledger.finished:
-        queue_baselines(stored, storage, baseline_candidates(study))
-        queue_start_points(stored, storage, start_points(study))
-    return ledger
 
 
 class Driver:

@@ -311,7 +311,7 @@ class Confirmation:
             return
         spec = replace(self.study.objective, files=self.files)
         task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-        scores = ray.get(task.remote(spec, resources.cpu, rescoring_jobs(pending)))
+        scores = ray.get(task.remote(spec, resources.cpu, rescoring_jobs(self.stored, pending)))
         until_storage_answers(lambda: record_float32_scores(self.stored, scores))
         self.say(f"finalists: {len(pending)} trials scored again in float32")
 

@@ -15,7 +15,7 @@ import psutil
 
 from promptgraft.search.study import ResourcesSection
 from promptgraft.search.trials import cause_of
-from promptgraft.spaces import InvalidInputError, PromptgraftError
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def ray_error_in_words(error: Exception) -> str:
     """Say in one line why Ray gave up: in the words of what a worker raised, if it did."""
     cause = getattr(error, "cause", None)
     text = cause_of(cause) if isinstance(cause, Exception) else str(error)
-    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return masked(first.rstrip("."))
 
 
 class RaySession:

@@ -18,6 +18,7 @@ from promptgraft.search.storage import (
     trial_id_of,
     write_trial,
 )
+from promptgraft.spaces import masked
 
 
 class Loss(Enum):
@@ -57,7 +58,7 @@ def lost_worker(error: str) -> tuple[Loss, str]:
     if "running low on memory" in error:
         return Loss.WORKER_DIED, "the worker was killed by Ray because its node ran out of memory"
     if "creation task" in error:
-        return Loss.WORKER_DIED, f"the worker could not start: {error.strip().splitlines()[-1]}"
+        return Loss.WORKER_DIED, masked(f"the worker could not start: {error.strip().splitlines()[-1]}")
     return Loss.WORKER_DIED, "the worker died: killed, out of memory, or crashed"
 
 

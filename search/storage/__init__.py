@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.attributes import UNTRAINED_SCORES as UNTRAINED_SCORES
     from promptgraft.search.storage.attributes import VALIDATION as VALIDATION
     from promptgraft.search.storage.attributes import WANTED as WANTED
+    from promptgraft.search.storage.attributes import WEIGHTS as WEIGHTS
     from promptgraft.search.storage.attributes import StudyRecord as StudyRecord
     from promptgraft.search.storage.attributes import TrialRecord as TrialRecord
     from promptgraft.search.storage.attributes import baseline_attrs as baseline_attrs
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.database import first_line as first_line
     from promptgraft.search.storage.database import load_existing as load_existing
     from promptgraft.search.storage.database import open_storage as open_storage
-    from promptgraft.search.storage.database import safe_url as safe_url
     from promptgraft.search.storage.database import upgrade_storage as upgrade_storage
     from promptgraft.search.storage.folder import RunFolder as RunFolder
     from promptgraft.search.storage.heartbeats import Heartbeat as Heartbeat
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.parameter_names import distributions_of as distributions_of
     from promptgraft.search.storage.parameter_names import present_parameters as present_parameters
     from promptgraft.search.storage.parameter_names import stored_names as stored_names
+    from promptgraft.search.storage.places import own_files as own_files
+    from promptgraft.search.storage.places import own_folder as own_folder
     from promptgraft.search.storage.records import Edit as Edit
     from promptgraft.search.storage.records import Ensemble as Ensemble
     from promptgraft.search.storage.records import Float32Score as Float32Score
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.trial_files import FLOAT32_LOGITS_FILE as FLOAT32_LOGITS_FILE
     from promptgraft.search.storage.trial_files import LOGITS_FILE as LOGITS_FILE
     from promptgraft.search.storage.trial_files import REFIT_LOGITS_FILE as REFIT_LOGITS_FILE
+    from promptgraft.search.storage.trial_files import hash_of_weights as hash_of_weights
     from promptgraft.search.storage.trial_files import keep_result as keep_result
     from promptgraft.search.storage.trial_files import trial_file as trial_file
     from promptgraft.search.storage.waiting import StorageLostError as StorageLostError

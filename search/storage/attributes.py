@@ -30,13 +30,14 @@ from promptgraft.spaces import Candidate
 
 # Of the study. The definition is the study file; `identity` holds hashes of rows and weights, and fingerprints.
 DEFINITION, IDENTITY, STUDY_FILE, WANTED = "definition", "identity", "study_file", "wanted"
-EDITS, RUN, PARAMETERS, ENSEMBLE = "edits", "run", "parameters", "ensemble"
+EDITS, RUN, PARAMETERS, ENSEMBLE, TOKEN = "edits", "run", "parameters", "ensemble", "token"
 TEMPLATE_POOL, UNTRAINED_SCORES = "template_pool", "untrained_scores"
 # Of the study, with the number of a trial and more appended.
 REPEAT, CONTROL, CURVE = "repeat_trial_", "control_trial_", "curve_trial_"
 # In place of the number: controls that are the same for every trial.
 SHARED = "shared"
 FLOAT32, TEST_SET, PROMPT_AS_TOKENS = "float32_trial_", "held_out_trial_", "reading_trial_"
+WEIGHTS = "weights_trial_"
 # Of a trial.
 CANDIDATE, CANDIDATE_KEY, OWNER = "candidate", "candidate_key", "owner"
 BASELINE, START_POINT = "baseline", "start_point"
@@ -102,6 +103,11 @@ class StudyRecord:
     def study_file(self) -> str | None:
         """Path of the study file."""
         return self.attrs.get(STUDY_FILE)
+
+    @property
+    def token(self) -> str | None:
+        """A random name that tells it from every other study; None before a run that gave it one."""
+        return self.attrs.get(TOKEN)
 
     @property
     def wanted(self) -> int | None:
@@ -198,6 +204,10 @@ class StudyRecord:
         """Return the ensemble that ships in the winner's place; None if the winner ships alone."""
         found = self.ensemble
         return found if found and found.chosen and found.members[0] == winner else None
+
+    def weights_hash(self, trial: int) -> str | None:
+        """Return the hash of the weights that an export trained anew for a trial; None if it used the trial's own."""
+        return self.attrs.get(f"{WEIGHTS}{trial}")
 
     def reading(self, trial: int) -> PromptAsTokens | None:
         """Return a trial's soft prompt read as tokens; None before the trial was exported."""
@@ -303,6 +313,11 @@ class TrialRecord:
     def metrics(self) -> dict[str, float]:
         """Its validation metrics."""
         return {name.removeprefix(VALIDATION): v for name, v in self.attrs.items() if name.startswith(VALIDATION)}
+
+    @property
+    def weights_hash(self) -> str | None:
+        """Hash of the weights that it kept; None if it has none of its own, or was run before they were hashed."""
+        return self.attrs.get("weights_hash")
 
     @property
     def load_report(self) -> str | None:

@@ -12,19 +12,11 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from promptgraft.search.storage.heartbeats import GRACE_S, HEARTBEAT_S
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, masked, masked_url
 
 _ATTEMPTS = 20
 # What `postgresql://` means: SQLAlchemy's own choice, psycopg2, is no longer developed.
 _POSTGRESQL = "postgresql+psycopg"
-
-
-def safe_url(url: str) -> str:
-    """Return a storage URL without its password, for people to read."""
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return f"{url.split('://')[0]}://..." if "://" in url else url
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -46,7 +38,7 @@ def open_storage(url: str) -> RDBStorage:
     except RuntimeError as error:
         raise InvalidInputError(_schema_message(url, error)) from error
     except (ValueError, OSError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InvalidInputError(f"can't open the storage {safe_url(url)}: {first_line(error)}") from error
+        raise InvalidInputError(f"can't open the storage {masked_url(url)}: {first_line(error)}") from error
     if storage.engine.dialect.name == "sqlite":
         sqlalchemy.event.listen(storage.engine, "connect", _tune_sqlite)
         storage.engine.dispose()  # So that the connection that created the tables is opened anew.
@@ -54,7 +46,7 @@ def open_storage(url: str) -> RDBStorage:
             mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
         if mode != "wal":
             raise InvalidInputError(
-                f"{safe_url(url)} can't be put into WAL mode (it is in mode {mode!r}), so readers and drivers would "
+                f"{masked_url(url)} can't be put into WAL mode (it is in mode {mode!r}), so readers and drivers would "
                 "block each other; put it on a local disk, or use PostgreSQL"
             )
     return storage
@@ -96,7 +88,7 @@ def upgrade_storage(url: str) -> tuple[str, str]:
     before, head = storage.get_current_version(), storage.get_head_version()
     if before not in storage.get_all_versions():
         raise InvalidInputError(
-            f"{safe_url(url)} has schema {before}, which the installed Optuna {optuna.__version__} doesn't know; "
+            f"{masked_url(url)} has schema {before}, which the installed Optuna {optuna.__version__} doesn't know; "
             "it was written by a newer one: pip install --upgrade optuna"
         )
     if before != head:
@@ -114,7 +106,7 @@ def _settings(url: str) -> tuple[dict[str, Any], str]:
         parsed = sqlalchemy.engine.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise InvalidInputError(
-            f"{safe_url(url)} is no storage URL; expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+            f"{masked_url(url)} is no storage URL; expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
         ) from error
     kind = parsed.get_backend_name()
     if kind == "sqlite":
@@ -136,20 +128,20 @@ def first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(getattr(error, "orig", error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return masked(lines[0]) if lines else type(error).__name__
 
 
 def _schema_message(url: str, error: RuntimeError) -> str:
     if "no longer compatible" not in str(error):
-        return f"can't open the storage {safe_url(url)}: {first_line(error)}"
+        return f"can't open the storage {masked_url(url)}: {first_line(error)}"
     if "updating optuna" in str(error):
         return (
-            f"{safe_url(url)} was written by a newer Optuna than the installed {optuna.__version__}: "
+            f"{masked_url(url)} was written by a newer Optuna than the installed {optuna.__version__}: "
             "pip install --upgrade optuna"
         )
     return (
-        f"{safe_url(url)} was written by another version of Optuna than the installed {optuna.__version__}; bring its "
-        f"schema up to date with: promptgraft upgrade --storage {safe_url(url)}"
+        f"{masked_url(url)} was written by another version of Optuna than the installed {optuna.__version__}; bring "
+        f"its schema up to date with: promptgraft upgrade --storage {masked_url(url)}"
     )
 
 

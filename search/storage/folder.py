@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, masked_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,12 @@ class RunFolder:
     Attributes:
         path: Local folder, by default `runs/<study name>`: the database and the bundle.
         url: Where the files of trials, stages and checkpoints are, if not in `path`: any URL that fsspec knows.
+        shared: Folder of the database and of the dashboard's artifacts, if not `path`; see `own_folder`.
     """
 
     path: Path
     url: str | None = None
+    shared: Path | None = None
 
     @classmethod
     def of(cls, name: str, workdir: str | None) -> "RunFolder":
@@ -34,7 +36,12 @@ class RunFolder:
     @property
     def database(self) -> Path:
         """The study's SQLite file, unless another storage is named."""
-        return self.path / "study.db"
+        return (self.shared or self.path) / "study.db"
+
+    @property
+    def dashboard(self) -> Path:
+        """Artifacts of Optuna Dashboard, which serves all studies of a database; each has a random name."""
+        return (self.shared or self.path) / "dashboard"
 
     @property
     def bundle(self) -> Path:
@@ -58,7 +65,7 @@ class RunFolder:
         """
         if self.url is not None:
             raise InvalidInputError(
-                f"the files are at {self.url}, where a database can't be; name one with --storage "
+                f"the files are at {masked_url(self.url)}, where a database can't be; name one with --storage "
                 "(postgresql://... if several machines share the study)"
             )
         return f"sqlite:///{self.database.resolve()}"

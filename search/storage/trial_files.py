@@ -1,10 +1,15 @@
 """The files that a finished trial leaves among the study's."""
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from promptgraft.objectives.file_store import FileStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from promptgraft.objectives.trial import Result
 
 DELTA_FILE = "delta.safetensors"
@@ -18,10 +23,28 @@ def trial_file(number: int, name: str) -> str:
     return f"artifacts/trial-{number}/{name}"
 
 
-def keep_result(files: FileStore, number: int, result: "Result") -> None:
-    """Write the validation logits of a finished trial, and its weights if it has any of its own."""
+def hash_of_weights(tensors: "Mapping[str, Tensor]") -> str:
+    """Return a hash of names, types, shapes and every bit of some weights."""
+    import torch
+
+    found = sha256()
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {content.dtype} {tuple(content.shape)}\n".encode())
+        found.update(content.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
+
+
+def keep_result(files: FileStore, number: int, result: "Result") -> str | None:
+    """Write the validation logits of a finished trial, and its weights if it has any of its own.
+
+    Returns:
+        Hash of the weights, None if there are none.
+    """
     import torch
 
     files.write_tensors(trial_file(number, LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
-    if result.delta:
-        files.write_tensors(trial_file(number, DELTA_FILE), result.delta)
+    if not result.delta:
+        return None
+    files.write_tensors(trial_file(number, DELTA_FILE), result.delta)
+    return hash_of_weights(result.delta)

@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 
-from promptgraft.spaces import PromptgraftError
+from promptgraft.spaces import PromptgraftError, masked
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def until_storage_answers(call: Callable[[], R]) -> R:
         try:
             return call()
         except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
+            cause = masked(str(error.__cause__ or error).splitlines()[0])
             if time.monotonic() + pause > deadline:
                 raise StorageLostError(
                     f"the study's storage has not answered for {PATIENCE_S:.0f} s ({cause}); what is finished is "

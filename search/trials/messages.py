@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
 from promptgraft.search.storage import Outcome
-from promptgraft.spaces import Candidate, PromptgraftError, Template, Verbalizer
+from promptgraft.spaces import Candidate, PromptgraftError, Template, Verbalizer, masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ class TrialSummary:
         demonstrations: How many a row was shown on average; None where there are none.
         fold_values: The metric of each fold, whose mean the value is; None where there is but one.
         standard_error: That of the mean.
+        weights_hash: Hash of the weights that it kept; None if it has none of its own.
     """
 
     value: float
@@ -118,6 +119,7 @@ class TrialSummary:
     demonstrations: float | None = None
     fold_values: tuple[float, ...] | None = None
     standard_error: float | None = None
+    weights_hash: str | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Return what is stored of it, as JSON types; the value is the trial's own."""
@@ -201,4 +203,4 @@ Message: TypeAlias = Evaluated | Failed | SideJobDone
 
 def cause_of(error: Exception) -> str:
     """Say why something failed: our own errors speak for themselves."""
-    return str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}"
+    return masked(str(error) if isinstance(error, PromptgraftError) else f"{type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.file_store import FileStore, StoredFile
-from promptgraft.search.storage import DELTA_FILE
+from promptgraft.search.storage import DELTA_FILE, own_files
 from promptgraft.search.trials.ranking import candidate_key
 from promptgraft.search.wording import size
 
@@ -59,7 +59,7 @@ def tidy(
     unfinished = (TrialState.RUNNING, TrialState.WAITING)
     going_on = {candidate_key(trial) for trial in trials if trial.state in unfinished}
     left: list[StoredFile] = []
-    for file in files.files():
+    for file in own_files(files):
         if _is_abandoned(file) or _is_spent(file.name, states, best, going_on):
             files.delete(file.name)
         else:
@@ -104,5 +104,5 @@ def _full(files: FileStore, used: int, free: int | None, quota_bytes: int | None
             "checkpoints; raise budget.disk"
         )
     if free is not None and free < files.min_free_bytes:
-        return f"the disk of {files.root} is nearly full: {size(free)} are free; make room and run the same command"
+        return f"the disk of {files.shown} is nearly full: {size(free)} are free; make room and run the same command"
     return None

@@ -25,7 +25,7 @@ from promptgraft.search.trials import (
     cause_of,
 )
 from promptgraft.search.workers.repeats import Repeats
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, mask_logs
 
 if TYPE_CHECKING:
     from promptgraft.objectives.growth import Growth
@@ -45,6 +45,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         from promptgraft.objectives.runtime import quiet_transformers
         from promptgraft.objectives.trial import Objective
 
+        mask_logs()
         quiet_transformers()
         torch.set_num_threads(threads)
         assert spec.files is not None
@@ -119,8 +120,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         assert self._cycle is not None
         evaluation = next(self._cycle)
         result = evaluation.result
-        if result is not None:
-            keep_result(self._files, job.number, result)
+        weights_hash = None if result is None else keep_result(self._files, job.number, result)
         shown = result or evaluation
         return Evaluated(
             step=evaluation.step,
@@ -133,7 +133,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             example=self._cycle.example(),
             figures=self._figures,
             cost=self._cost(evaluation),
-            summary=self._summary(job.candidate, result) if result else None,
+            summary=self._summary(job.candidate, result, weights_hash) if result else None,
             scores=self._scores(evaluation.so_far) if evaluation.so_far else None,
         )
 
@@ -145,8 +145,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         true = self._scored_labels[: len(likely)]
         return FoldScores(result.value, tuple(float(own[label]) for own, label in zip(likely, true, strict=True)))
 
-    def _summary(self, candidate: Candidate, result: "Result") -> TrialSummary:
+    def _summary(self, candidate: Candidate, result: "Result", weights_hash: str | None) -> TrialSummary:
         return TrialSummary(
+            weights_hash=weights_hash,
             value=result.value,
             best_step=result.step,
             fold_values=result.fold_values or None,
@@ -190,6 +191,7 @@ class RepeatRunner(Repeats):
         from promptgraft.objectives.runtime import quiet_transformers
         from promptgraft.objectives.trial import Objective
 
+        mask_logs()
         quiet_transformers()
         torch.set_num_threads(threads)
         assert spec.files is not None
@@ -197,7 +199,7 @@ class RepeatRunner(Repeats):
 
 
 def score_finalists(
-    spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any]]]
+    spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any], str | None]]
 ) -> dict[int, Float32Score]:
     """Score trials again in float32; see `search.judging.float32_rescoring`."""
     import torch
@@ -205,6 +207,7 @@ def score_finalists(
     from promptgraft.objectives.runtime import quiet_transformers
     from promptgraft.search.judging import score_in_float32
 
+    mask_logs()
     quiet_transformers()
     torch.set_num_threads(threads)
     return score_in_float32(spec, trials)

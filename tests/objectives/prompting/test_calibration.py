@@ -213,7 +213,7 @@ def test_finalists_keep_the_calibration_of_the_search(spec: ObjectiveSpec, tmp_p
     files = FileStore(str(tmp_path))
     files.write_tensors(trial_file(0, TRIAL_DELTA), result.delta)
     files.write_tensors(trial_file(0, LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
-    (found,) = score_in_float32(low, [(0, candidate.to_dict())]).values()
+    (found,) = score_in_float32(low, [(0, candidate.to_dict(), None)]).values()
     wide = replace(spec, backbone=spec.backbone.in_float32())
     objective = Objective(wide)
     plain = objective.score(replace(candidate, calibration="none"), without_bias(result), objective.target.validation)

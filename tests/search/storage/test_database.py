@@ -12,8 +12,8 @@ from optuna.storages import RDBStorage
 from typer.testing import CliRunner
 
 from promptgraft.search.cli.studies import app
-from promptgraft.search.storage import open_storage, safe_url
-from promptgraft.spaces import InvalidInputError
+from promptgraft.search.storage import open_storage
+from promptgraft.spaces import InvalidInputError, masked_url
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_storage_that_can_t_do_the_job_is_refused(url: str, named: str) -> Non
 
 
 def test_passwords_are_hidden() -> None:
-    assert safe_url("postgresql://graft:hunter2@db/x") == "postgresql://graft:***@db/x"
+    assert masked_url("postgresql://graft:hunter2@db/x") == "postgresql://graft:***@db/x"
 
 
 @pytest.fixture

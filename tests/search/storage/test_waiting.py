@@ -12,11 +12,12 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import create_trial
 
-from promptgraft.search.running.driver import _started_ledger
 from promptgraft.search.running.finals import Confirmation
 from promptgraft.search.running.repeat_workers import Job
+from promptgraft.search.running.starting import _started_ledger
 from promptgraft.search.storage import (
     Outcome,
+    RunFolder,
     StorageLostError,
     open_storage,
     until_storage_answers,
@@ -57,11 +58,12 @@ def stored_in(folder: Path) -> RDBStorage:
 
 def attrs_of(storage: RDBStorage) -> dict[str, Any]:
     attrs = optuna.load_study(study_name="tiny", storage=storage).user_attrs
-    return attrs | {"edits": [entry["edits"] for entry in attrs.get("edits", [])]}
+    return attrs | {"edits": [entry["edits"] for entry in attrs.get("edits", [])], "token": None}
 
 
 def start(study: Study, storage: RDBStorage) -> None:
-    until_storage_answers(lambda: _started_ledger(study, storage, Limits(3, None, None)))
+    folder = RunFolder(Path(str(storage.engine.url.database)).parent)
+    until_storage_answers(lambda: _started_ledger(study, storage, folder, Limits(3, None, None)))
 
 
 def test_a_run_starts_though_the_storage_goes_away_at_any_statement(write_study: WriteStudy, tmp_path: Path) -> None:
