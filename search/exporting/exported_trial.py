@@ -8,6 +8,7 @@ from functools import cached_property
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
 from torch import Tensor
 
 from promptgraft.objectives.data import WHOLE, Task
@@ -33,7 +34,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study
 from promptgraft.search.trials import float32_scores, metric_of
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, InvalidInputError
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,29 @@ def load_trial(
         files=files,
         trial=trial,
         score=float32_scores(optuna_study).get(trial.number),
-        delta=files.read_tensors(trial_file(trial.number, DELTA_FILE)),
+        delta=_read_weights(files, trial.number),
     )
+
+
+def _read_weights(files: FileStore, number: int) -> Mapping[str, Tensor]:
+    """Read the weights of a trial.
+
+    Raises:
+        InvalidInputError: If they are damaged.
+    """
+    name = trial_file(number, DELTA_FILE)
+    try:
+        delta = files.read_tensors(name)
+        broken = [key for key, tensor in delta.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        reason = f"{broken[0]} holds numbers that aren't finite" if broken else ""
+    except SafetensorError as error:
+        reason = str(error)
+    if reason:
+        raise InvalidInputError(
+            f"the weights of trial {number} are damaged: {files.path(name)}: {reason}; delete that file, and the next "
+            "export trains it again"
+        )
+    return delta
 
 
 def as_shipped(target: Task) -> Task:
