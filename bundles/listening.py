@@ -51,7 +51,9 @@ class _Bounded(H11Protocol):
         if len(self.connections) > self.limits.connections:
             silent = [other for other in self.connections if isinstance(other, _Bounded) and other.owes]
             if silent:
-                min(silent, key=lambda other: other.since).transport.abort()
+                oldest = min(silent, key=lambda other: other.since)
+                oldest.transport.abort()
+                self.connections.discard(oldest)  # It would count until the loop gets to it.
         self._watch(None)
 
     @property
