@@ -2,13 +2,11 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from promptgraft.objectives.file_store import DiskFullError
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import InvalidInputError
 from tests.support.bundles import export_small
+from tests.support.disks import largest_file
 from tests.support.waiting import wait_until
 
 
@@ -57,17 +56,6 @@ def replace(bundle: Path, *, source: Path | None = None, backbone: Path | None =
 def content(folder: Path) -> dict[str, bytes]:
     """Return all files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, in bytes: what a full disk does, and a quota."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_earlier_bundle_stays_if_its_successor_cannot_be_completed(
