@@ -44,6 +44,9 @@ class ServingLimits:
         text_characters: Longest value of a field, in characters.
         body_bytes: Largest request body.
         waiting_rows: Most rows that may wait, over all requests.
+        bodies_bytes: Most bytes of all request bodies together, not counting the first 64 KiB of each.
+        connections: Most open connections; one more closes the one that has been silent longest.
+        read_seconds: Longest time for a request to arrive.
     """
 
     batch_rows: int = 64
@@ -51,6 +54,9 @@ class ServingLimits:
     text_characters: int = 100_000
     body_bytes: int = 16 * 2**20
     waiting_rows: int = 4096
+    bodies_bytes: int = 128 * 2**20
+    connections: int = 512
+    read_seconds: float = 20
 
 
 class ServedModel(Protocol):

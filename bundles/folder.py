@@ -1,4 +1,4 @@
-"""A bundle's folder: written as a whole, read back, and every byte of it checked.
+"""A bundle's folder, read back, and every byte of it checked.
 
 The files are hashed by the manifest, the manifest by itself. That finds damage and mistakes; it can't find a forger,
 who would hash anew.
@@ -7,99 +7,36 @@ who would hash anew.
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import ValidationError
-from torch import Tensor
 
 from promptgraft.bundles.manifest import (
     BACKBONE_FOLDER,
-    CARD_FILE,
     EXAMPLES_FILE,
-    LOCK_FILE,
     MANIFEST_FILE,
     SCHEMA_VERSION,
     Examples,
     Manifest,
 )
-from promptgraft.objectives.file_store import FileStore
-from promptgraft.spaces import InvalidInputError, plugin_versions
+from promptgraft.spaces import InvalidInputError
 
-_VERSIONED = ("promptgraft", "torch", "transformers", "tokenizers", "peft", "safetensors", "scikit-learn")
+# Locked by an export that can't write beside the bundle's folder.
+TURN_FILE = ".lock"
+# What git and the hub's clients keep in a folder that they fetch; no part of a bundle, and nothing reads it.
+_BOOKKEEPING = (TURN_FILE, ".git", ".gitattributes", ".gitignore", ".cache")
 
 
 def file_sha256(path: Path) -> str:
     """Hash a file; hexadecimal SHA-256."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_bundle(
-    folder: Path,
-    manifest: Manifest,
-    deltas: Sequence[Mapping[str, Tensor]],
-    card: str,
-    examples: Examples | None = None,
-    backbone: Path | None = None,
-) -> Manifest:
-    """Write a bundle.
-
-    It is written as a whole beside an earlier one in the folder, and then takes its place: whatever goes wrong before,
-    such as a full disk, the earlier bundle stays. Other files in the folder stay, too.
-
-    Args:
-        folder: Where to; an earlier bundle there is replaced.
-        manifest: Its manifest, without `files` and `versions`.
-        deltas: Of each model, the weights that differ from the backbone's, and the attached ones.
-        card: The model card, in Markdown.
-        examples: Rows with the trial's logits; none if the rows must not leave the study.
-        backbone: Folder of the pretrained model, if the bundle is to bring it along.
-
-    Returns:
-        The manifest as written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, so that renaming works even if the folder is a mount point.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as name:
-        partial = Path(name)
-        partial.chmod(folder.stat().st_mode)  # Who may read the folder may read its files.
-        weights = dict(zip((member.file for member in manifest.models), deltas, strict=True))
-        for name, delta in weights.items():
-            FileStore(str(partial)).write_tensors(name, delta)
-        texts = {CARD_FILE: card, LOCK_FILE: "\n".join(locked_requirements()) + "\n"}
-        if examples is not None:
-            texts[EXAMPLES_FILE] = examples.model_dump_json() + "\n"
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        if backbone is not None:
-            (partial / BACKBONE_FOLDER).mkdir()
-            for name in manifest.backbone.files:
-                shutil.copyfile(backbone / name, partial / BACKBONE_FOLDER / name)
-        reference = manifest.backbone.model_copy(update={"bundled": backbone is not None})
-        files = {name: file_sha256(partial / name) for name in (*weights, *texts)}
-        versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
-        written = manifest.model_copy(update={"files": files, "versions": versions, "backbone": reference})
-        text = written.to_json()
-        (partial / MANIFEST_FILE).write_text(text, encoding="utf-8")
-        _put_in_place(partial, folder)
-    return Manifest.model_validate_json(text)
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Move a bundle's files into the folder, the manifest last: it tells a bundle that was replaced in part only."""
-    if (folder / BACKBONE_FOLDER).exists():
-        (folder / BACKBONE_FOLDER).rename(partial / "earlier")
-    deltas = sorted({path.name for own in (partial, folder) for path in own.glob("delta*.safetensors")})
-    for name in (BACKBONE_FOLDER, *deltas, CARD_FILE, EXAMPLES_FILE, LOCK_FILE, MANIFEST_FILE):
-        if (partial / name).exists():
-            (partial / name).replace(folder / name)
-        elif name != BACKBONE_FOLDER:
-            (folder / name).unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -153,13 +90,79 @@ def changed_files(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield name
 
 
+def listed_files(manifest: Manifest) -> list[str]:
+    """Return the names of all files of a bundle, its manifest and its backbone's included."""
+    backbone = [f"{BACKBONE_FOLDER}/{name}" for name in manifest.backbone.files] if manifest.backbone.bundled else []
+    return [MANIFEST_FILE, *manifest.files, *backbone]
+
+
+def check_no_links(folder: Path, manifest: Manifest) -> None:
+    """Refuse a bundle of which a file lies elsewhere.
+
+    Raises:
+        InvalidInputError: If a file of it, or its backbone's folder, is a link.
+    """
+    for name in (*([BACKBONE_FOLDER] if manifest.backbone.bundled else []), *listed_files(manifest)):
+        if (folder / name).is_symlink():
+            raise InvalidInputError(f"{folder / name} is a link, and what it leads to may change; copy the file there")
+
+
+def copy_bundle(folder: Path, target: Path) -> None:
+    """Copy what a bundle's manifest lists, and nothing else, and check the copy.
+
+    Args:
+        folder: The bundle.
+        target: Where to; a new folder.
+
+    Raises:
+        InvalidInputError: If it isn't what was exported, or a file of it is a link.
+    """
+    manifest = read_manifest(folder)
+    check_no_links(folder, manifest)
+    target.mkdir(parents=True)
+    for name in listed_files(manifest):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, target / name, follow_symlinks=False)
+    check_intact(target, manifest.digest)
+
+
+def check_intact(folder: Path, digest: str) -> None:
+    """Refuse a folder that isn't, to the byte, the bundle of a digest.
+
+    Raises:
+        InvalidInputError: If it is another one, isn't whole, or is made of links.
+    """
+    manifest = read_manifest(folder)
+    check_no_links(folder, manifest)
+    if manifest.digest != digest:
+        raise InvalidInputError(f"{folder} is another bundle: its digest is {manifest.digest:.12}, not {digest:.12}")
+    if manifest.backbone.bundled:
+        for name, expected in manifest.backbone.files.items():
+            file = folder / BACKBONE_FOLDER / name
+            if not file.is_file() or file_sha256(file) != expected:
+                raise InvalidInputError(f"{file} is missing or was changed after the export")
+
+
+def unlisted_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield the names of files that a bundle's manifest doesn't list, but for those of git and the hub."""
+    listed = set(listed_files(manifest))
+    for place, folders, names in os.walk(folder):
+        inner = Path(place).relative_to(folder)
+        if inner == Path():
+            folders[:] = [name for name in folders if name not in _BOOKKEEPING]
+            names = [name for name in names if name not in _BOOKKEEPING]
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        yield from sorted(name for name in ((inner / own).as_posix() for own in (*names, *links)) if name not in listed)
+
+
 def read_examples(folder: Path) -> Examples | None:
     """Read a bundle's examples, checked before; None if it has none."""
     path = folder / EXAMPLES_FILE
     return Examples.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
-def locked_requirements() -> list[str]:
+@cache
+def locked_requirements() -> tuple[str, ...]:
     """List what is installed of promptgraft and all that it needs to predict, in pip's format."""
     waiting, found = ["promptgraft"], dict[str, str]()
     while waiting:
@@ -175,4 +178,4 @@ def locked_requirements() -> list[str]:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))

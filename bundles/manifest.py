@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting import DemonstrationPool
@@ -13,6 +13,22 @@ from promptgraft.spaces import DIMENSIONS, Candidate, InvalidInputError, Templat
 SCHEMA_VERSION = 2
 MANIFEST_FILE, DELTA_FILE, CARD_FILE = "manifest.json", "delta.safetensors", "README.md"
 EXAMPLES_FILE, LOCK_FILE, BACKBONE_FOLDER = "examples.json", "requirements.txt", "backbone"
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name is that of a file in its own folder, and leads nowhere else."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _plain_names(files: dict[str, str]) -> dict[str, str]:
+    for name in files:
+        if not is_plain(name):
+            raise ValueError(f"{name!r} is no name of a file in the bundle")
+    return files
+
+
+# File name -> SHA-256 of its content.
+FileHashes = Annotated[dict[str, str], AfterValidator(_plain_names)]
 
 
 class _Part(BaseModel):
@@ -37,7 +53,7 @@ class BackboneReference(_Part):
     bundled: bool = False
     family: str
     max_tokens: int = Field(ge=8)
-    files: dict[str, str]
+    files: FileHashes
     trust_remote_code: bool = False
     dtype: Literal["float32"] = "float32"
     attn_implementation: str | None = None
@@ -210,7 +226,7 @@ class Manifest(_Part):
     members: tuple[MemberPart, ...] = ()
     temperature: float = Field(1.0, gt=0)
     coverage: tuple[CoveragePoint, ...] = ()
-    files: dict[str, str] = {}
+    files: FileHashes = {}
     versions: dict[str, str] = {}
     digest: str = ""
 

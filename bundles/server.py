@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -16,9 +18,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, Probabilities, ServedModel, ServingLimits
+from promptgraft.bundles.doors import why_refused
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
+
+# So much of each body doesn't count towards what all may have together: small requests get through in any case.
+_FREE_BYTES = 64 * 2**10
 
 # A character that is neither white space nor a control character: text without any would be empty once stripped.
 _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
@@ -61,9 +67,13 @@ class About(BaseModel):
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "Request body is not valid JSON."},
+    403: {"model": Problem, "description": "Request comes from a page of another site."},
+    408: {"model": Problem, "description": "Request did not arrive in time."},
     413: {"model": Problem, "description": "Request body is too large."},
+    415: {"model": Problem, "description": "Request body is not of the type application/json."},
     422: {"model": Problem, "description": "Rows are not valid."},
     429: {"model": Problem, "description": "Too many rows are waiting; try again later."},
+    503: {"model": Problem, "description": "Too many large requests arrive at once; try again later."},
 }
 
 
@@ -80,7 +90,12 @@ def _bodies(fields: Sequence[str], limits: ServingLimits) -> tuple[Any, Any]:
 
 
 def create_app(
-    predictors: Sequence[ServedModel], fields: Sequence[str], about: Mapping[str, Any], limits: ServingLimits
+    predictors: Sequence[ServedModel],
+    fields: Sequence[str],
+    about: Mapping[str, Any],
+    limits: ServingLimits,
+    *,
+    local: bool = False,
 ) -> FastAPI:
     """Build the server.
 
@@ -89,6 +104,7 @@ def create_app(
         fields: Fields of a row.
         about: `study`, `trial` and `digest` of the bundle.
         limits: What the server accepts.
+        local: Whether it is for this machine only, and refuses requests that are meant for another host.
     """
     metrics = Metrics()
     batcher, labels = Batcher(limits, metrics), predictors[0].labels
@@ -102,9 +118,12 @@ def create_app(
         for task in working:
             task.cancel()
 
-    app = FastAPI(title="promptgraft", version=str(about["digest"])[:12], lifespan=lifespan, docs_url="/docs")
+    # What has no content type is read as JSON: pages of other sites, which could send that, are turned away before.
+    version = str(about["digest"])[:12]
+    app = FastAPI(title="promptgraft", version=version, lifespan=lifespan, docs_url="/docs", strict_content_type=False)
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
-    app.add_middleware(_Bounded, body_bytes=limits.body_bytes)
+    app.add_middleware(_Bounded, limits=limits)
+    app.add_middleware(_Guarded, local=local)
     _add_predictions(app, batcher, labels, metrics, _bodies(fields, limits))
     _add_status(app, About(**about, labels=list(labels), fields=list(fields)), metrics)
     _add_error_handlers(app)
@@ -202,39 +221,95 @@ def _problem(status: int, message: str, headers: Mapping[str, str] | None = None
     return JSONResponse(content, status, headers=dict(headers or {}))
 
 
-class _Bounded:
-    """Refuses bodies that are too large, whatever their headers claim."""
+class _Guarded:
+    """Turns away pages of other sites, and bodies that are no JSON."""
 
-    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
-        self._app, self._body_bytes = app, body_bytes
+    def __init__(self, app: ASGIApp, *, local: bool) -> None:
+        self._app, self._local = app, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = None
+        if scope["type"] == "http":
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            reason = why_refused(headers, local=self._local)
+            if reason is not None:
+                refusal = _problem(403, reason)
+            elif scope["method"] == "POST" and kind and kind != "application/json" and not kind.endswith("+json"):
+                refusal = _problem(
+                    415, f"the body is {kind}; send JSON, with the header content-type: application/json"
+                )
+        await (refusal or self._app)(scope, receive, send)
+
+
+class _Bounded:
+    """Refuses bodies that are too large or too slow, or that are too much together, whatever their headers claim."""
+
+    def __init__(self, app: ASGIApp, limits: ServingLimits) -> None:
+        self._app, self._limits = app, limits
+        self._held = 0  # Bytes of all bodies whose requests aren't answered yet.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        claimed = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if claimed.isdigit() and int(claimed) > self._body_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        messages: list[Message] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message.get("more_body", False)
-            if size > self._body_bytes:
-                await self._refuse(scope, receive, send)
+        body = _Body()
+        try:
+            try:
+                async with asyncio.timeout(self._limits.read_seconds):
+                    refusal = await self._read(scope, receive, body)
+            except TimeoutError:
+                seconds = f"{self._limits.read_seconds:g} s"
+                refusal = _problem(408, f"the request didn't arrive within {seconds}", {"Connection": "close"})
+            if body.gone:
+                return
+            if refusal is not None:
+                body.messages.clear()
+                await refusal(scope, receive, send)
                 return
 
-        async def again() -> Message:
-            return messages.pop(0) if messages else await receive()
+            async def again() -> Message:
+                return body.messages.popleft() if body.messages else await receive()
 
-        await self._app(scope, again, send)
+            await self._app(scope, again, send)
+        finally:
+            self._held -= body.held
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = _problem(413, f"the request body is larger than {self._body_bytes} bytes")
-        await response(scope, receive, send)
+    async def _read(self, scope: Scope, receive: Receive, body: "_Body") -> Response | None:
+        """Read a body as far as it may come; return the answer if it is refused."""
+        most = self._limits.body_bytes
+        claimed = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        size, more = 0, True
+        too_large = claimed.isdigit() and int(claimed) > most
+        while more and not too_large:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                body.gone = True
+                return None
+            body.messages.append(message)
+            size += len(message.get("body", b""))
+            held = max(0, size - _FREE_BYTES)
+            self._held += held - body.held
+            body.held = held
+            if held and self._held > self._limits.bodies_bytes:
+                return _problem(503, "too many large requests arrive at once; try again later", {"Retry-After": "1"})
+            more, too_large = message.get("more_body", False), size > most
+        return _problem(413, f"the request body is larger than {most} bytes") if too_large else None
+
+
+@dataclass(slots=True)
+class _Body:
+    """What has come of a request's body.
+
+    Attributes:
+        messages: As the server handed it over.
+        held: Its bytes, as far as they count.
+        gone: Whether the client hung up.
+    """
+
+    messages: deque[Message] = field(default_factory=deque)
+    held: int = 0
+    gone: bool = False
 
 
 class _Observed:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from promptgraft.bundles.folder import changed_files, parse_manifest, read_examples
-from promptgraft.bundles.manifest import BACKBONE_FOLDER, MANIFEST_FILE
+from promptgraft.bundles.folder import changed_files, parse_manifest, read_examples, unlisted_files
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, MANIFEST_FILE, Examples
 from promptgraft.bundles.predictor import Predictor
 from promptgraft.objectives.backbones import file_hashes
 from promptgraft.spaces import InvalidInputError
@@ -22,6 +22,7 @@ class Verification:
 
     Attributes:
         problems: File, and what is wrong with it; none if the bundle is the exported one.
+        unlisted: Files in the bundle's folder that its manifest doesn't list.
         rows: Number of example rows that were predicted.
         agreeing: How many of them got the label that the trial gave them.
         difference: Largest difference to the trial's logits, as a share of the largest of these; None if none was
@@ -29,23 +30,32 @@ class Verification:
     """
 
     problems: tuple[tuple[str, str], ...]
+    unlisted: tuple[str, ...] = ()
     rows: int = 0
     agreeing: int = 0
     difference: float | None = None
 
     @property
-    def passed(self) -> bool:
-        """Whether everything is as it was exported."""
+    def intact(self) -> bool:
+        """Whether all that the manifest lists is as it was exported, whatever lies beside it."""
         same = self.difference is None or self.difference <= TOLERANCE
         return not self.problems and self.agreeing == self.rows and same
 
+    @property
+    def passed(self) -> bool:
+        """Whether everything in the folder is as it was exported, and nothing else is in it."""
+        return self.intact and not self.unlisted
 
-def verify(folder: Path, backbone: str | None = None, *, trust_remote_code: bool = False) -> Verification:
+
+def verify(
+    folder: Path, backbone: str | None = None, examples: Examples | None = None, *, trust_remote_code: bool = False
+) -> Verification:
     """Check every hash of a bundle and of its backbone, then its logits of the example rows.
 
     Args:
         folder: The bundle.
         backbone: See `Predictor`.
+        examples: Rows to predict, with their logits; those in the bundle if None.
         trust_remote_code: See `Predictor`.
 
     Returns:
@@ -56,23 +66,24 @@ def verify(folder: Path, backbone: str | None = None, *, trust_remote_code: bool
     except InvalidInputError as error:
         return Verification(((MANIFEST_FILE, str(error)),))
     problems = [(name, "is missing or was changed after the export") for name in changed_files(folder, manifest)]
+    unlisted = tuple(unlisted_files(folder, manifest))
     bundled = manifest.backbone.bundled and backbone is None
     path = str(folder / BACKBONE_FOLDER) if bundled else backbone or manifest.backbone.path
     try:
         found = file_hashes(path)
     except InvalidInputError as error:
-        return Verification((*problems, (path, str(error))))
+        return Verification((*problems, (path, str(error))), unlisted)
     for name, expected in manifest.backbone.files.items():
         if found.get(name) != expected:
             where = f"{BACKBONE_FOLDER}/{name}" if bundled else f"{path}/{name}"
             problems.append((where, "is not the file that the trial was trained with"))
     if problems:
-        return Verification(tuple(problems))
-    examples = read_examples(folder)
+        return Verification(tuple(problems), unlisted)
+    examples = examples or read_examples(folder)
     if examples is None:
-        return Verification(())
+        return Verification((), unlisted)
     predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)
     logits, expected_logits = predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)
     agreeing = int((logits.argmax(1) == expected_logits.argmax(1)).sum())
     difference = float(np.abs(logits - expected_logits).max() / np.abs(expected_logits).max())
-    return Verification((), len(examples.rows), agreeing, difference)
+    return Verification((), unlisted, len(examples.rows), agreeing, difference)

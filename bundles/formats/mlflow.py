@@ -1,11 +1,12 @@
 """A bundle as an MLflow model (pyfunc); MLflow calls this module to load it, and nothing is pickled."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from promptgraft.bundles import LOCK_FILE, Manifest, Predictor
+from promptgraft.bundles import LOCK_FILE, Manifest, Predictor, copy_bundle
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -61,14 +62,17 @@ def save_bundle(bundle: Path, manifest: Manifest, folder: Path) -> None:
     import mlflow.pyfunc
 
     locked = (bundle / LOCK_FILE).read_text(encoding="utf-8").splitlines()
-    mlflow.pyfunc.save_model(
-        folder,
-        loader_module=__name__,
-        data_path=str(bundle),
-        signature=_signature(manifest),
-        pip_requirements=locked,
-        metadata=manifest.origin,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / (bundle.resolve().name or "bundle")
+        copy_bundle(bundle, copy)  # MLflow would take all that is in the folder, and follow links.
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module=__name__,
+            data_path=str(copy),
+            signature=_signature(manifest),
+            pip_requirements=locked,
+            metadata=manifest.origin,
+        )
 
 
 def _signature(manifest: Manifest) -> "ModelSignature":

@@ -1,5 +1,6 @@
 """What every registry of bundles does: numbered versions, one champion, a history."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from promptgraft.bundles import current_user, timestamp
 from promptgraft.spaces import InvalidInputError
 
-if TYPE_CHECKING:  # Only a promotion loads models: history and rolling back need no torch.
+if TYPE_CHECKING:  # A history needs no torch.
     from promptgraft.bundles import Manifest, Verification
+
+logger = logging.getLogger(__name__)
 
 # How MLflow's own URIs of registered models begin.
 MODELS = "models:/"
@@ -38,6 +41,14 @@ class BundleRegistry(ABC):
         """Take a bundle in, under this number if it may choose; return the number."""
 
     @abstractmethod
+    def _check(self, version: int, digest: str) -> None:
+        """Refuse a version that isn't, to the byte, the bundle of this digest.
+
+        Raises:
+            InvalidInputError: With what is wrong with it.
+        """
+
+    @abstractmethod
     def _record(self, entry: dict[str, Any]) -> None:
         """Write down what is about to happen: cut short, the same command does it again."""
 
@@ -62,7 +73,7 @@ class BundleRegistry(ABC):
             Its version; that which it has already, if it was promoted before.
 
         Raises:
-            InvalidInputError: If it doesn't pass `verify`.
+            InvalidInputError: If it doesn't pass `verify`; files that its manifest doesn't list stay behind.
         """
         from promptgraft.bundles import read_manifest, verify
 
@@ -71,8 +82,9 @@ class BundleRegistry(ABC):
         with self._locked():
             known = {entry["digest"]: entry["version"] for entry in self.history()}
             version = known.get(manifest.digest)
-            if version is None:
+            if version is None or not self._holds(version, manifest.digest):
                 version = self._add(bundle, manifest, 1 + max(known.values(), default=0))
+                self._check(version, manifest.digest)
             if self._stack()[-1:] != [version]:
                 self._record(_entry(version, "promote") | manifest.origin)
             self._point(version)
@@ -82,16 +94,32 @@ class BundleRegistry(ABC):
         """Make the champion what it was before the last promotion that still counts; return its version.
 
         Raises:
-            InvalidInputError: If there was none before.
+            InvalidInputError: If there was none before, or it isn't what was promoted any more.
         """
         with self._locked():
             stack = self._stack()
             if len(stack) < 2:
                 raise InvalidInputError(f"{self} has no earlier champion to go back to")
             before = next(entry for entry in self.history() if entry["version"] == stack[-2])
+            try:
+                self._check(stack[-2], before["digest"])
+            except InvalidInputError as error:
+                raise InvalidInputError(
+                    f"{self} can't go back to version {stack[-2]}, and the champion stays: {error}; promote a good "
+                    "bundle in its place"
+                ) from error
             self._record(before | _entry(stack[-2], "roll back"))
             self._point(stack[-2])
             return stack[-2]
+
+    def _holds(self, version: int, digest: str) -> bool:
+        """Tell whether a version is the bundle of this digest; one that is damaged is replaced by a new version."""
+        try:
+            self._check(version, digest)
+        except InvalidInputError as error:
+            logger.warning("version %d is passed over: %s", version, error)
+            return False
+        return True
 
     def _stack(self) -> list[int]:
         """Return the promotions that weren't rolled back."""
@@ -99,7 +127,7 @@ class BundleRegistry(ABC):
         for entry in self.history():
             if entry["action"] == "promote":
                 stack.append(entry["version"])
-            else:
+            elif stack:
                 stack.pop()
         return stack
 
@@ -114,7 +142,7 @@ def check(bundle: Path, found: "Verification") -> None:
     Raises:
         InvalidInputError: With what was found.
     """
-    if not found.passed:
+    if not found.intact:
         problems = "; ".join(f"{name} {problem}" for name, problem in found.problems)
         raise InvalidInputError(
             f"{bundle} is not what was exported: "

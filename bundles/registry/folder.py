@@ -1,7 +1,8 @@
 """A registry of bundles in a folder.
 
 `champion` in a folder is a link to the bundle that production is to load, so that every tool that takes a bundle takes
-`REGISTRY/champion`. Bundles stay under `versions`, each under a number, and nothing in them is ever changed.
+`REGISTRY/champion`. Bundles stay under `versions`, each under a number, and nothing in them is ever changed. Apart from
+`champion`, no link is followed.
 """
 
 import json
@@ -15,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from promptgraft.bundles.registry.base import CHAMPION, HISTORY, VERSIONS, BundleRegistry
+from promptgraft.spaces import InvalidInputError
 
-if TYPE_CHECKING:  # Only a promotion loads models: history and rolling back need no torch.
+if TYPE_CHECKING:  # A history needs no torch.
     from promptgraft.bundles import Manifest
+
+_KEYS = {"version", "action", "when", "who", "study", "trial", "digest"}
+_LOCK, _PARTIAL = ".lock", f"{VERSIONS}.partial"
 
 
 class FolderRegistry(BundleRegistry):
@@ -39,27 +44,55 @@ class FolderRegistry(BundleRegistry):
         return self.folder / CHAMPION
 
     def history(self) -> list[dict[str, Any]]:
-        """List what became champion; see `Registry`."""
+        """List what became champion; see `BundleRegistry`.
+
+        A last line that was cut short counts for nothing: what it was to record hadn't been done yet.
+
+        Raises:
+            InvalidInputError: If another line is damaged.
+        """
         path = self.folder / HISTORY
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        entries = [_entry_in(line) for line in lines if line.strip("\0 ")]
+        if entries and entries[-1] is None:
+            entries.pop()
+        if None in entries:
+            raise InvalidInputError(
+                f"{path}: line {entries.index(None) + 1} is damaged; restore the file, or remove that line"
+            )
+        return [entry for entry in entries if entry is not None]
 
     def _add(self, bundle: Path, manifest: "Manifest", version: int) -> int:  # noqa: ARG002
-        place, partial = self._place(version), self.folder / f"{VERSIONS}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(bundle, partial)
-        shutil.rmtree(place, ignore_errors=True)  # Of a promotion that was cut short.
-        place.parent.mkdir(exist_ok=True)
-        partial.replace(place)
+        from promptgraft.bundles import copy_bundle
+
+        partial = self.folder / _PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)  # Of a promotion that was cut short.
+        copy_bundle(bundle, partial)
+        while self._place(version).exists():  # It isn't on record, but may be the champion all the same.
+            version += 1
+        self._place(version).parent.mkdir(exist_ok=True)
+        partial.replace(self._place(version))
         return version
 
     def _place(self, version: int) -> Path:
         return self.folder / VERSIONS / f"{version:04d}"
 
+    def _check(self, version: int, digest: str) -> None:
+        from promptgraft.bundles import check_intact
+
+        _refuse_link(self._place(version))
+        check_intact(self._place(version), digest)
+
     def _record(self, entry: dict[str, Any]) -> None:
-        with (self.folder / HISTORY).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        partial = self.folder / f"{HISTORY}.partial"
+        partial.unlink(missing_ok=True)
+        with partial.open("x", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(known) + "\n" for known in (*self.history(), entry))
             stream.flush()
             os.fsync(stream.fileno())
+        partial.replace(self.folder / HISTORY)
 
     def _point(self, version: int) -> None:
         partial = self.folder / f"{CHAMPION}.partial"
@@ -69,6 +102,35 @@ class FolderRegistry(BundleRegistry):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
-            yield
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in (_LOCK, HISTORY, VERSIONS, _PARTIAL):
+                _refuse_link(self.folder / name)
+            if self.champion.exists() and not self.champion.is_symlink():
+                raise InvalidInputError(
+                    f"{self.champion} is not the link of a registry; name a folder that is none yet"
+                )
+            with FileLock(self.folder / _LOCK):
+                yield
+        except OSError as error:
+            raise InvalidInputError(
+                f"{self}: the registry can't be changed, and the champion stays: {error.strerror or error}"
+                + (f" ({error.filename})" if error.filename else "")
+            ) from error
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise InvalidInputError(f"{path} is a link, which a registry doesn't follow; put what it leads to in its place")
+
+
+def _entry_in(line: str) -> dict[str, Any] | None:
+    """Read an entry; of one that was appended to another that had been cut short, the latter part. None if damaged."""
+    for text in (line, line[line.rfind("{") :]):
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["version"], int):
+            return entry
+    return None

@@ -83,6 +83,20 @@ class MlflowRegistry(BundleRegistry):
         source = f"{client.get_run(run).info.artifact_uri}/{_MODEL}"
         return int(client.create_model_version(self.name, source, run, tags=about).version)
 
+    def _check(self, version: int, digest: str) -> None:
+        from promptgraft.bundles import MANIFEST_FILE, check_intact
+
+        with _asking(), tempfile.TemporaryDirectory() as scratch:
+            found = self._client.get_model_version(self.name, str(version))
+            try:
+                path = Path(mlflow.artifacts.download_artifacts(found.source, dst_path=scratch))
+            except OSError as error:
+                raise InvalidInputError(f"{self} version {version} can't be fetched: {error}") from error
+            bundles = [file.parent for file in path.rglob(MANIFEST_FILE)]
+            if len(bundles) != 1:
+                raise InvalidInputError(f"{self} version {version} holds {len(bundles)} bundles in place of one")
+            check_intact(bundles[0], digest)
+
     def _record(self, entry: dict[str, Any]) -> None:
         number = len(self.history())
         with _asking():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from promptgraft.search.cli.checks import check_file, check_folder, check_port
+from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, console, reported
 from promptgraft.search.cli.outputs import VerifyOutput
@@ -33,7 +34,6 @@ FormulasOption = Annotated[
     typer.Option("--escape-formulas", help="Put ' before cells that a spreadsheet would take for formulas."),
 ]
 CHANGED = 1
-GRACE_S = 30  # For open requests when the server shuts down.
 DISAGREEMENTS = 10  # Rows shown on the terminal.
 # Exit codes of `compare`, for a pipeline.
 OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
@@ -85,6 +85,8 @@ def verify(
     else:
         for name, problem in found.problems:
             typer.echo(f"{name}: {problem}")
+        for name in found.unlisted:
+            typer.echo(f"{name}: is no file of the bundle, its manifest doesn't list it")
         if found.difference is not None:
             typer.echo(f"{found.agreeing} of {found.rows} example rows get the trial's label; logits differ by at most")
             typer.echo(f"{found.difference:.1e} of the largest (allowed: {TOLERANCE:.0e})")
@@ -143,13 +145,12 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP until Ctrl-C or SIGTERM; /docs describes the paths."""
     import torch
-    import uvicorn
 
-    from promptgraft.bundles import Predictor, ServingLimits, create_app
+    from promptgraft.bundles import Predictor, ServingLimits, bound_socket, create_app, is_loopback, listen, url_of
     from promptgraft.objectives.runtime import choose_device, quiet_transformers
 
-    check_port(host, port)
     quiet_transformers()
+    taken = bound_socket(host, port)
     threads = torch.get_num_threads()
     replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)
     torch.set_num_threads(max(1, threads // replicas))
@@ -158,9 +159,9 @@ def serve(
         predictor.share_weights(predictors[0])
     manifest = predictors[0].manifest
     limits = ServingLimits(batch_rows=batch_rows, waiting_rows=waiting_rows)
-    application = create_app(predictors, list(manifest.columns), manifest.origin, limits)
-    typer.echo(f"{bundle}: http://{host}:{port}/docs (stop with Ctrl-C)")
-    uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S)
+    address, port = taken.getsockname()[:2]
+    application = create_app(predictors, list(manifest.columns), manifest.origin, limits, local=is_loopback(address))
+    listen(application, taken, limits, partial(typer.echo, f"{bundle}: {url_of(host, port)}/docs (stop with Ctrl-C)"))
 
 
 @app.command()

@@ -1,7 +1,6 @@
-"""Places that a command is to write to or to listen on, looked at before anything is computed."""
+"""Places that a command is to write to, looked at before anything is computed."""
 
 import os
-import socket
 from pathlib import Path
 
 from promptgraft.spaces import InvalidInputError
@@ -41,22 +40,3 @@ def _check_parent(path: Path, option: str) -> None:
         raise InvalidInputError(f"{option}: {folder} is a file, so nothing can be written below it; name another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InvalidInputError(f"{option}: {folder} can't be written; check its permissions, or name another place")
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse an address that can't be listened on.
-
-    Raises:
-        InvalidInputError: If the port is taken or reserved, or the host is not this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As servers do: a port just left is free.
-            listener.bind(address)
-            listener.listen()
-    except (OSError, UnicodeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InvalidInputError(
-            f"can't listen on {host}, port {port}: {reason}; name another one with --port"
-        ) from error

@@ -19,9 +19,10 @@ class VerifyOutput:
     """What `verify` found.
 
     Attributes:
-        passed: Whether everything is as it was exported.
+        passed: Whether everything is as it was exported, and nothing else is in the folder.
         tolerance: Largest `difference` that is allowed.
         problems: File, and what is wrong with it; none if the bundle is the exported one.
+        unlisted: Files in the bundle's folder that its manifest doesn't list.
         rows: Number of example rows that were predicted.
         agreeing: Number of them that got the label that the trial gave them.
         difference: Largest difference to the trial's logits, as a share of the largest of these; null if none was
@@ -31,6 +32,7 @@ class VerifyOutput:
     passed: bool
     tolerance: float
     problems: tuple[tuple[str, str], ...]
+    unlisted: tuple[str, ...]
     rows: int
     agreeing: int
     difference: float | None

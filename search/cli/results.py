@@ -70,6 +70,7 @@ def export(
     examples: Annotated[
         int, typer.Option(min=0, help="Number of validation rows to store in the bundle in clear text, for verify.")
     ] = 32,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle of another study in that folder.")] = False,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
 ) -> None:
@@ -86,7 +87,13 @@ def export(
     check_folder(output or own_folder(optuna_study, reference.folder).bundle, "--output")
     loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
     options = ExportOptions(
-        output=output, trial=trial, anyway=anyway, reopen=reopen, with_backbone=with_backbone, examples=examples
+        output=output,
+        trial=trial,
+        anyway=anyway,
+        reopen=reopen,
+        with_backbone=with_backbone,
+        examples=examples,
+        force=force,
     )
     exported = export_winner(loaded, optuna_study, reference.folder, options, partial(typer.echo, err=True))
     metric = loaded.file.metric

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
-from promptgraft.search.cli import results
-from promptgraft.search.cli.checks import check_folder, check_port
-from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
+from promptgraft.search.cli import dashboard, results
+from promptgraft.search.cli.checks import check_folder
+from promptgraft.search.cli.options import JsonOption, StorageOption, WorkdirOption, console, reported
 from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
 INTERRUPTED = 130
@@ -235,29 +235,6 @@ def upgrade(
         typer.echo(f"{masked_url(storage)}: {before} -> {after}")
 
 
-@app.command()
-@reported
-def dashboard(
-    study: StudyArgument,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
-    storage: StorageOption = None,
-    workdir: WorkdirOption = None,
-) -> None:
-    """Serve Optuna Dashboard to this machine only."""
-    from optuna.storages import get_storage
-    from optuna_dashboard import run_server
-
-    from promptgraft.search.reporting import artifact_store
-    from promptgraft.search.storage import StudyReference, open_storage
-
-    reference = StudyReference.resolve(study, storage, workdir)
-    check_port("127.0.0.1", port)
-    reference.load()
-    typer.echo(f"Optuna Dashboard: http://127.0.0.1:{port}/dashboard (stop with Ctrl-C)")
-    store = artifact_store(reference.folder)
-    cached = get_storage(open_storage(reference.storage_url))  # Finished trials are read once, not at each request.
-    run_server(cached, host="127.0.0.1", port=port, artifact_store=store)
-
-
+app.add_typer(dashboard.app)
 app.add_typer(results.app)
 app.add_typer(bundle_commands.app)

@@ -115,8 +115,8 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None) ->
         label: Name of the label column, if it is known.
 
     Raises:
-        InvalidInputError: If the table can't be read, has no such column, or it isn't clear which column is the label or
-            the text; the message lists the columns.
+        InvalidInputError: If the table can't be read, has no such column, or no column looks like a label or a text;
+            the message lists the columns.
     """
     given = [*text, *([label] if label else [])]
     _, whole = read_rows(path, given)
@@ -134,9 +134,9 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None) ->
 
 def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], doubts: list[str]) -> str:
     possible = [column for column in columns if column.may_be_label and column.name not in text]
-    named = sorted((found, place) for place, column in enumerate(possible) if (found := _label_name(column)) is not None)
+    named = [column for column in possible if _label_name(column) is not None]
     if named:
-        return possible[named[0][1]].name
+        return min(named, key=lambda column: _label_name(column) or 0).name
     plain = [column for column in possible if not column.may_be_text]
     if len(plain) == 1:
         return plain[0].name
@@ -160,14 +160,15 @@ def _label_name(column: Column) -> int | None:
 def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[str]) -> tuple[str, ...]:
     found = [column for column in columns if column.may_be_text and column.name != label]
     if not found:  # Short texts, such as queries of a word or two.
-        found = [c for c in columns if c.name != label and c.filled and c.distinct >= TEXT_DISTINCT and not c.is_numeric]
-        found = [column for column in found if not column.is_link][:1]
+        short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
+        found = [column for column in short if not column.is_numeric and not column.is_link][:1]
     if not found:
         raise InvalidInputError(
             f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}"
         )
     if len(found) > 1:
-        doubts.append(f"the text is {' and '.join(column.name for column in found)}; for one of them alone: --text NAME")
+        shown = " and ".join(column.name for column in found)
+        doubts.append(f"the text is {shown}; for one of them alone: --text NAME")
     return tuple(column.name for column in found)
 
 

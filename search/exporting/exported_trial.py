@@ -159,9 +159,16 @@ def _own_weights(study: Study, stored: optuna.Study, files: FileStore, trial: Fr
     expected = StudyRecord.of(stored).weights_hash(trial.number) or TrialRecord.of(trial).weights_hash
     try:
         delta = files.read_tensors(name)
-        found = hash_of_weights(delta)
+        broken = [key for key, tensor in delta.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        reason = f"{broken[0]} holds numbers that aren't finite" if broken else ""
     except SafetensorError as error:
-        found = f"unreadable: {error}"
+        reason = str(error)
+    if reason:
+        raise InvalidInputError(
+            f"the weights of trial {trial.number} are damaged: {files.shown}/{name}: {reason}; delete that file, and "
+            "the next export trains it again"
+        )
+    found = hash_of_weights(delta)
     if expected not in (None, found):
         raise InvalidInputError(
             f"{files.shown}/{name} doesn't hold the weights that trial {trial.number} trained (hash {expected} -> "

@@ -4,6 +4,9 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from safetensors import SafetensorError
+
 from promptgraft.bundles import (
     BackboneReference,
     CoveragePoint,
@@ -24,7 +27,6 @@ from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, REFIT_L
 from promptgraft.search.study import row_hashes
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,11 @@ class Shipped:
     def winner(self) -> ExportedTrial:
         """The trial itself, or the first one of an ensemble."""
         return self.trials[0]
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Numbers of the trials of an ensemble; none if the trial ships alone."""
+        return tuple(entry.trial.number for entry in self.trials) if len(self.trials) > 1 else ()
 
 
 def _member(entry: ExportedTrial, weight: float, place: int) -> MemberPart:
@@ -115,8 +122,13 @@ def examples_of(shipped: Shipped, count: int) -> Examples | None:
         number = entry.trial.number
         try:
             found.append(entry.files.read_tensors(trial_file(number, name))["logits"].float()[: len(rows)].numpy())
-        except FileNotFoundError:
-            logger.warning("the logits of trial %d are gone, so the bundle holds no examples to verify it by", number)
+        except (FileNotFoundError, SafetensorError, KeyError):
+            logger.warning(
+                "the logits of trial %d are gone or damaged, so the bundle holds no examples to verify it by", number
+            )
             return None
     logits = mean_logits(found, shipped.weights)
+    if not np.isfinite(logits).all():
+        logger.warning("the recorded logits are not finite, so the bundle holds no examples to verify it by")
+        return None
     return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))

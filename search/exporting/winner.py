@@ -11,7 +11,7 @@ import numpy.typing as npt
 import optuna
 import torch
 
-from promptgraft.bundles import write_bundle
+from promptgraft.bundles import TOLERANCE, Examples, Manifest, Staging, staged_bundle, verify
 from promptgraft.objectives.backbones import model_folder
 from promptgraft.objectives.data import WHOLE, Split
 from promptgraft.objectives.measures import (
@@ -46,6 +46,7 @@ from promptgraft.search.judging import (
     transfer_on_test,
 )
 from promptgraft.search.storage import (
+    DELTA_FILE,
     PROMPT_AS_TOKENS,
     NothingToExportError,
     Opening,
@@ -55,11 +56,14 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import Study
+from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
 # Validation rows that a bundle holds, if nothing else is asked for.
 EXAMPLES = 32
+# Up to this, as a share of the largest logit, another machine may compute something else with a trial's own weights.
+UNLIKE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class ExportOptions:
         reopen: Whether to open the test rows though they were opened for another trial.
         with_backbone: Whether the bundle brings the backbone along.
         examples: Validation rows that the bundle holds in clear text, for `verify`.
+        force: Whether the bundle may take the place of another study's.
     """
 
     output: Path | None = None
@@ -112,6 +117,7 @@ class ExportOptions:
     reopen: bool = False
     with_backbone: bool = False
     examples: int = EXAMPLES
+    force: bool = False
 
 
 def export_winner(
@@ -135,9 +141,10 @@ def export_winner(
         say: Shows a line before each step that takes long.
 
     Raises:
-        InvalidInputError: If the test rows aren't those that the study was started with, or the weights not those that
-            the trial trained.
+        InvalidInputError: If the test rows aren't those that the study was started with, something else is in the
+            folder, or the weights aren't those that the trial recorded.
         NothingToExportError: If there is no such trial, or nothing of ours has run it and kept its weights.
+        BundleNotWrittenError: If the bundle can't be written; an earlier one is whole then.
     """
     options = options or ExportOptions()
     folder = own_folder(optuna_study, folder)
@@ -145,55 +152,96 @@ def export_winner(
     quiet_transformers()
     if options.trial is None and not options.anyway:
         _refuse_what_is_worse(optuna_study)
-    winner = load_trial(study, optuna_study, folder, options.trial, say)
-    number = winner.trial.number
-    ensemble = StudyRecord.of(optuna_study).shipped_ensemble(number) if options.trial is None else None
-    others = [load_trial(study, optuna_study, folder, own, say) for own in ensemble.members[1:]] if ensemble else []
-    shipped = Shipped((winner, *others), ensemble.weights if ensemble else (1.0,))
-    confidence = measure_confidence(
-        study.target, winner.files, [entry.trial.number for entry in shipped.trials], shipped.weights
-    )
-    manifest, examples = manifest_of(shipped, confidence), examples_of(shipped, options.examples)
-    backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
-    _read_prompt(winner)
-    members = ensemble.members if ensemble else ()
-    before = StudyRecord.of(optuna_study).opening(number)
-    # Another ensemble that the same trial leads is another system.
-    is_another = before is not None and bool(before.members) and members not in ((), before.members)
-    found = None
-    if not is_another or options.reopen:
-        found = opened_for(
-            optuna_study,
-            number,
-            study.target.test,
-            lambda: _compare(shipped, say),
-            reopen=options.reopen,
-            again=lambda record: members not in ((), record.members) or _misses_controls(record, optuna_study),
+    with staged_bundle(options.output or folder.bundle, study.name, force=options.force) as staging:
+        shipped = _load_shipped(study, optuna_study, folder, options.trial, say)
+        number = shipped.winner.trial.number
+        confidence = measure_confidence(
+            study.target, shipped.winner.files, [entry.trial.number for entry in shipped.trials], shipped.weights
         )
-    if found and not others:
-        found = found.alone()
-    held_out = tuple(HeldOut(name, dict(metrics)) for name, metrics in found.table or ()) if found else ()
-    interval, transfer = (found.interval, found.transfer) if found else (None, None)
-    if held_out:
-        metrics = {**manifest.metrics, "test": held_out[0].metrics}
-        intervals = {"test": {study.file.metric: interval}} if interval else {}
-        manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
-    target = options.output or folder.bundle
-    card = render_model_card(study, manifest, found, confidence)
-    write_bundle(target, manifest, [entry.delta for entry in shipped.trials], card, examples, backbone)
+        manifest, examples = manifest_of(shipped, confidence), examples_of(shipped, options.examples or EXAMPLES)
+        backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
+        card = render_model_card(study, manifest, None, confidence)
+        deltas, shown = [entry.delta for entry in shipped.trials], examples if options.examples else None
+        manifest = staging.write(manifest, deltas, card, shown, backbone)
+        _check_staged(staging, manifest, examples)
+        _read_prompt(shipped.winner)
+        found = _open_test_set(shipped, say, reopen=options.reopen)
+        held_out = tuple(HeldOut(name, dict(metrics)) for name, metrics in found.table or ()) if found else ()
+        interval, transfer = (found.interval, found.transfer) if found else (None, None)
+        if held_out:
+            metrics = {**manifest.metrics, "test": held_out[0].metrics}
+            intervals = {"test": {study.file.metric: interval}} if interval else {}
+            manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
+        staging.describe(manifest, render_model_card(study, manifest, found, confidence))
+        staging.put_in_place()
     return Export(
-        folder=target,
+        folder=options.output or folder.bundle,
         trial=number,
-        validation=winner.validation,
+        validation=shipped.winner.validation,
         held_out=held_out,
         test_rows=len(study.target.test),
         openings=tuple(record.trial for record in openings(optuna_study)),
         repeats=next((entry for entry in reach_verdict(optuna_study).finalists if entry.number == number), None),
         interval=interval,
         transfer=TransferGain.from_json(transfer) if transfer else None,
-        members=members,
+        members=shipped.members,
         confidence=confidence,
     )
+
+
+def _load_shipped(
+    study: Study, optuna_study: optuna.Study, folder: RunFolder, trial: int | None, say: Callable[[str], None]
+) -> Shipped:
+    """Load the trial that was asked for, or the winner and the others of its ensemble."""
+    winner = load_trial(study, optuna_study, folder, trial, say)
+    ensemble = StudyRecord.of(optuna_study).shipped_ensemble(winner.trial.number) if trial is None else None
+    others = [load_trial(study, optuna_study, folder, own, say) for own in ensemble.members[1:]] if ensemble else []
+    return Shipped((winner, *others), ensemble.weights if ensemble else (1.0,))
+
+
+def _check_staged(staging: Staging, manifest: Manifest, examples: Examples | None) -> None:
+    """Refuse weights that aren't those that gave the recorded logits, before anything irrevocable is done.
+
+    Raises:
+        InvalidInputError: If the bundle, loaded as production will, gives others.
+    """
+    found = verify(staging.path, examples=examples, trust_remote_code=manifest.backbone.trust_remote_code)
+    if found.problems:
+        problems = "; ".join(f"{name} {problem}" for name, problem in found.problems)
+        raise InvalidInputError(f"trial {manifest.trial} can't be exported: {problems}")
+    trials = ", ".join(str(member.trial) for member in manifest.models)
+    if found.difference is not None and not found.difference <= UNLIKE:
+        raise InvalidInputError(
+            f"the weights of trial {trials} don't give the scores that were recorded for it: logits differ by "
+            f"{found.difference:.1e} of the largest, so they are damaged or another trial's; delete {DELTA_FILE} in "
+            "its folder of the study's artifacts, and the next export trains it again"
+        )
+    if not found.passed:
+        logger.warning(
+            "the logits of trial %s differ by %.1e of the largest from those recorded (verify allows %.0e): this "
+            "machine computes otherwise than the one that ran it",
+            *(trials, found.difference, TOLERANCE),
+        )
+
+
+def _open_test_set(shipped: Shipped, say: Callable[[str], None], *, reopen: bool) -> Opening | None:
+    """Return what ships and the controls score on the test rows, opened now or before; None if these stay sealed."""
+    winner, members = shipped.winner, shipped.members
+    number, stored = winner.trial.number, winner.stored
+    before = StudyRecord.of(stored).opening(number)
+    # Another ensemble that the same trial leads is another system.
+    is_another = before is not None and bool(before.members) and members not in ((), before.members)
+    if is_another and not reopen:
+        return None
+    found = opened_for(
+        stored,
+        number,
+        winner.study.target.test,
+        lambda: _compare(shipped, say),
+        reopen=reopen,
+        again=lambda record: members not in ((), record.members) or _misses_controls(record, stored),
+    )
+    return found.alone() if found and not members else found
 
 
 def _refuse_what_is_worse(optuna_study: optuna.Study) -> None:
@@ -232,8 +280,8 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     say(f"opening the test rows: the winner scores {len(task.test)}")
     own = [winner.objective.score(entry.candidate, entry.delta, task.test, study.file.seed) for entry in shipped.trials]
     logits = mean_logits(own, shipped.weights)
-    members = tuple(entry.trial.number for entry in shipped.trials)
-    named = [(f"ensemble of trials {', '.join(map(str, members))}", logits)] if len(members) > 1 else []
+    members = shipped.members
+    named = [(f"ensemble of trials {', '.join(map(str, members))}", logits)] if members else []
     winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
@@ -255,7 +303,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
         tuple((name, task.measure(found, task.test)) for name, found in rows),
         (interval.low, interval.high),
         transfer_on_test(winner.stored, number, winner.files, measure),
-        members if named else (),
+        members,
     )
 
 

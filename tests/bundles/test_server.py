@@ -23,6 +23,7 @@ from schemathesis import GenerationMode
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
 from promptgraft.objectives.spec import ObjectiveSpec
 from tests.support.bundles import export_small
+from tests.support.commands import typed
 from tests.support.waiting import wait_until
 
 FUZZED = int(os.environ.get("PROMPTGRAFT_FUZZED", "40"))
@@ -198,6 +199,21 @@ def test_requests_at_work_are_answered_before_it_ends(bundle: Path) -> None:
         server.post("/predict", {"text": "good"})
 
 
+def test_what_it_cannot_have_is_one_sentence(server: Server, bundle: Path, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    for arguments, why in (
+        ((str(bundle), "--port", port), f"port {port} of 127.0.0.1 is taken by another program; choose another one"),
+        ((str(bundle), "--host", "203.0.113.1", "--port", "0"), "can't listen on '203.0.113.1', port 0"),
+        ((str(tmp_path), "--port", "0"), f"{tmp_path} is not a bundle: it holds no manifest.json"),
+        ((str(bundle / "README.md"), "--port", "0"), "README.md is not a bundle"),
+        ((str(bundle), "--port", "0", "--backbone", str(tmp_path / "gone")), "no such folder"),
+    ):
+        result = typed("serve", *arguments)
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert why in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
 def test_predictors_share_weights(bundle: Path) -> None:
     first, second = Predictor(bundle), Predictor(bundle)
     expected = second.logits(["good", "so slow"])
@@ -230,4 +246,4 @@ def test_whatever_is_sent_is_answered_as_the_page_says(
         seen.add(case.call_and_validate().status_code)
 
     check()
-    assert seen <= ({200} if mode == GenerationMode.POSITIVE else {400, 413, 422})
+    assert seen <= ({200} if mode == GenerationMode.POSITIVE else {400, 413, 415, 422})

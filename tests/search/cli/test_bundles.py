@@ -158,6 +158,13 @@ def test_mlflow_is_a_registry_too(bundles: Bundles, tmp_path: Path, monkeypatch:
         return mlflow.pyfunc.load_model("models:/reviews@champion").predict(rows)["label"].tolist()
 
     assert answers() == Predictor(new).predict(["good", "so slow"])
+    (stored,) = (path for path in tmp_path.rglob(DELTA_FILE) if path.read_bytes() == (old / DELTA_FILE).read_bytes())
+    with stored.open("ab") as stream:
+        stream.write(b"0")
+    damaged = typed("registry", "rollback", where)
+    assert (damaged.exit_code, "can't go back to version 1, and the champion stays" in damaged.stderr) == (2, True)
+    assert answers() == Predictor(new).predict(["good", "so slow"])
+    shutil.copyfile(old / DELTA_FILE, stored)
     assert typed("registry", "rollback", where).stdout.endswith("version 1\n")
     assert answers() == Predictor(old).predict(["good", "so slow"])
     history = printed("history", typed("registry", "history", where, "--json").stdout)["history"]
@@ -198,3 +205,24 @@ def test_verify_exits_with_1_if_anything_was_changed(bundles: Bundles, tmp_path:
     assert (bad.exit_code, bad.stdout.splitlines()[0]) == (1, "README.md: is missing or was changed after the export")
     told = printed("verify", typed("verify", str(copy), "--json").stdout)
     assert (told["passed"], told["problems"][0][0]) == (False, "README.md")
+
+
+def test_verify_names_what_the_manifest_does_not_list(bundles: Bundles, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundles[1], tmp_path / "copy"))
+    (copy / ".git").mkdir()
+    (copy / ".git" / "config").write_text("a checkout's own")
+    assert typed("verify", str(copy)).exit_code == 0
+    (copy / "backbone").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "more").symlink_to(tmp_path / "elsewhere")
+    for name in ("adapter_model.bin", ".hidden", "backbone/modeling.py"):
+        (copy / name).write_text("anything")
+    found = typed("verify", str(copy))
+    assert found.exit_code == 1
+    names = [".hidden", "adapter_model.bin", "more", "backbone/modeling.py"]
+    assert found.stdout.splitlines()[:4] == [
+        f"{name}: is no file of the bundle, its manifest doesn't list it" for name in names
+    ]
+    assert "16 of 16 example rows get the trial's label" in found.stdout
+    told = printed("verify", typed("verify", str(copy), "--json").stdout)
+    assert (told["passed"], told["problems"], told["unlisted"]) == (False, [], names)
