@@ -175,7 +175,7 @@ def _decoded(content: bytes) -> str:
 def _read_csv(content: bytes, columns: Sequence[str]) -> _Table:
     text = _decoded(content)
     headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
-    fitting = [delimiter for delimiter, names in headers.items() if set(columns) <= set(names)]
+    fitting = [delimiter for delimiter, names in headers.items() if columns and set(columns) <= set(names)]
     return _parse(text, fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter])))
 
 

@@ -11,7 +11,7 @@ import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
 from promptgraft.search.cli import dashboard, results
-from promptgraft.search.cli.checks import check_folder
+from promptgraft.search.cli.checks import check_file, check_folder
 from promptgraft.search.cli.options import JsonOption, StorageOption, WorkdirOption, console, reported
 from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
@@ -37,6 +37,42 @@ def main(
     ] = False,
 ) -> None:
     """Take the options that apply without a command."""
+
+
+@app.command()
+@reported
+def init(
+    table: Annotated[str, typer.Argument(help="Table of the target's labelled rows: CSV, TSV, JSONL or Parquet.")],
+    backbone: Annotated[str, typer.Option(help="Folder or hub id of the pretrained model.")],
+    source: Annotated[str | None, typer.Option(help="Table of a task with more labels, to transfer from.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text column of the table; may be repeated.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column of the table.")] = None,
+    source_text: Annotated[list[str] | None, typer.Option(help="Text column of the source.")] = None,
+    source_label: Annotated[str | None, typer.Option(help="Label column of the source.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Family of the model.  [default: what its config.json says]")
+    ] = None,
+    effort: Annotated[str, typer.Option(help="quick, balanced or best.")] = "balanced",
+    output: Annotated[
+        Path | None, typer.Option(help="Study file to write.  [default: the table's name with .yaml]")
+    ] = None,
+) -> None:
+    """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
+    from promptgraft.objectives.backbones import guess_family
+    from promptgraft.search.drafting import draft_study, view_table, write_draft
+
+    file = output or Path(f"{Path(table).stem}.yaml")
+    check_file(file, "--output")
+    target = view_table(table, text or (), label)
+    other = view_table(source, source_text or (), source_label) if source else None
+    model = (backbone, family or guess_family(backbone))
+    draft = draft_study(target, other, model, file.resolve().parent, effort)
+    for line in draft.lines:
+        typer.echo(line)
+    loaded = write_draft(draft, file)
+    for caution in (*draft.cautions, *loaded.cautions):
+        typer.echo(f"caution: {caution}", err=True)
+    typer.echo(f"{file}: {loaded.target.sizes}, {loaded.file.budget.trials} trials; next: promptgraft run {file}")
 
 
 @app.command()

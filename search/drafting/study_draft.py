@@ -1,7 +1,7 @@
 """A first study file: the data, the labels and the backbone; all else has a default."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -11,25 +11,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from promptgraft.search.drafting.columns import TableView
+from promptgraft.search.study import Study, load_study
+from promptgraft.search.wording import one_line
 from promptgraft.spaces import InvalidInputError
 
 # Test rows are a fifth of the table, and no more than this: 1,000 tell accuracies apart that differ by 3 points.
 TEST_SHARE, MOST_TEST_ROWS = 5, 1000
 # Tokens a word, about; and a backbone's tokens at most.
 TOKENS_A_WORD, MOST_TOKENS = 1.5, 256
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What was found in the tables, for people.
-
-    Attributes:
-        lines: A sentence a line.
-        cautions: What may be wrong.
-    """
-
-    lines: tuple[str, ...]
-    cautions: tuple[str, ...]
+SHOWN_LABELS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +29,33 @@ class Draft:
     Attributes:
         name: Its name.
         text: The study file.
-        findings: What it rests on.
+        lines: What was found in the tables, for people.
+        cautions: What may be wrong.
     """
 
     name: str
     text: str
-    findings: Findings
+    lines: tuple[str, ...]
+    cautions: tuple[str, ...]
 
 
 def draft_study(
-    target: TableView, source: TableView | None, backbone: str, family: str, folder: Path, effort: str = "balanced"
+    target: TableView,
+    source: TableView | None,
+    backbone: tuple[str, str],
+    folder: Path,
+    effort: str = "balanced",
+    name: str | None = None,
 ) -> Draft:
     """Write a study file for a table.
 
     Args:
         target: The table with few labels.
         source: That with many.
-        backbone: The model's folder or name.
-        family: Its family.
+        backbone: The model's folder or name, and its family.
         folder: Where the study file is to be; paths of files are relative to it.
         effort: `effort` of the study.
+        name: Name of the study; that of the target's table if None.
 
     Raises:
         InvalidInputError: If source and target have no field in common.
@@ -66,22 +63,46 @@ def draft_study(
     fields = _fields(target, source)
     tokens = _max_tokens(target, source)
     content: dict[str, Any] = {
-        "study": _name_of(target.path),
+        "study": name or _name_of(target.path),
         "effort": effort,
-        "backbone": {"path": _relative(backbone, folder), "family": family, "max_tokens": tokens},
+        "backbone": {"path": _relative(backbone[0], folder), "family": backbone[1], "max_tokens": tokens},
     }
     if source is not None:
-        texts = dict(zip(fields, source.text, strict=True))
-        content["source"] = {"train": _relative(source.path, folder), "text": texts, "label": source.label}
-    texts = dict(zip(fields, target.text, strict=True))
+        content["source"] = {
+            "train": _relative(source.path, folder),
+            "text": _columns(fields, source),
+            "label": source.label,
+        }
     test_rows = max(2, min(MOST_TEST_ROWS, target.rows // TEST_SHARE))
     content["target"] = {
         "train": _relative(target.path, folder),
-        "text": texts,
+        "text": _columns(fields, target),
         "label": target.label,
         "test_rows": test_rows,
     }
-    return Draft(content["study"], _yaml(content), _findings(target, source, test_rows))
+    tables = {"target": target} | ({"source": source} if source is not None else {})
+    lines = [line for role, table in tables.items() for line in _described(role, table)]
+    lines.append(f"kept for the test: {test_rows} rows of the target")
+    return Draft(content["study"], _yaml(content), tuple(lines), tuple(_cautions(target, source)))
+
+
+def write_draft(draft: Draft, file: Path) -> Study:
+    """Write a study file, and load it.
+
+    Args:
+        draft: What to write.
+        file: Where; there must be none yet.
+
+    Raises:
+        InvalidInputError: If the file exists.
+        StudyFileError: If the study can't run as it is; the file is there then, to be edited.
+    """
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(draft.text)
+    except FileExistsError as error:
+        raise InvalidInputError(f"{file} exists; name another file with --output, or edit that one") from error
+    return load_study(file)
 
 
 def _fields(target: TableView, source: TableView | None) -> list[str]:
@@ -91,8 +112,12 @@ def _fields(target: TableView, source: TableView | None) -> list[str]:
             f"{target.path} has {_count(target.text)} ({', '.join(target.text)}), {source.path} has "
             f"{_count(source.text)} ({', '.join(source.text)}); name as many for both, with --text and --source-text"
         )
-    usable = [name if name.isidentifier() and name != "label" else f"text_{n}" for n, name in enumerate(target.text, 1)]
-    return ["text"] if len(usable) == 1 and usable[0].startswith("text_") else usable
+    return [name if name.isidentifier() and name != "label" else f"text_{n}" for n, name in enumerate(target.text, 1)]
+
+
+def _columns(fields: Sequence[str], table: TableView) -> str | dict[str, str]:
+    """Map fields to columns; a single column is enough, its field is called `text`."""
+    return dict(zip(fields, table.text, strict=True)) if len(fields) > 1 else table.text[0]
 
 
 def _count(names: tuple[str, ...]) -> str:
@@ -149,22 +174,21 @@ def _yaml(content: Mapping[str, Any]) -> str:
     return f"{written.getvalue()}{end}"
 
 
-def _findings(target: TableView, source: TableView | None, test_rows: int) -> Findings:
-    lines, cautions = [], []
-    for role, table in (("target", target), ("source", source)):
-        if table is None:
-            continue
-        shown = [f"{label} ({count})" for label, count in list(table.labels.items())[:8]]
-        more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
-        lines.append(f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}")
-        lines.append(f"  labels: {', '.join(shown)}{more}")
-        words = ", ".join(f"{name} {table.column(name).words:.0f}" for name in table.text)
-        lines.append(f"  words in the middle: {words}; repeated texts: {table.repeated}")
-        cautions += [f"{table.path}: {doubt}" for doubt in table.doubts]
-        rare = [label for label, count in table.labels.items() if count < 4]
-        if rare:
-            cautions.append(f"{table.path}: fewer than 4 rows have the label {', '.join(rare[:5])}; see `labels`")
-    lines.append(f"kept for the test: {test_rows} rows of the target")
+def _described(role: str, table: TableView) -> list[str]:
+    """Say what a table holds."""
+    shown = [f"{one_line(label)} ({count})" for label, count in list(table.labels.items())[:SHOWN_LABELS]]
+    more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
+    words = ", ".join(f"{name} {table.column(name).words:.0f}" for name in table.text)
+    return [
+        f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}",
+        f"  labels: {', '.join(shown)}{more}",
+        f"  median number of words: {words}; repeated texts: {table.repeated}",
+    ]
+
+
+def _cautions(target: TableView, source: TableView | None) -> list[str]:
+    """Say what may be wrong with the tables, or with what was guessed."""
+    found = [f"{table.path}: {doubt}" for table in (target, source) if table is not None for doubt in table.doubts]
     if source is not None and not set(target.labels) <= set(source.labels):
-        cautions.append("source and target have other labels, so that alpha, which mixes their losses, is 0")
-    return Findings(tuple(lines), tuple(cautions))
+        found.append("the source lacks labels of the target, so their losses aren't mixed: alpha is 0")
+    return found

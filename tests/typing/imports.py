@@ -29,6 +29,7 @@ from promptgraft.plugins import Draft as Draft
 from promptgraft.plugins import TrainingSettings as TrainingSettings
 from promptgraft.plugins import custom_parameter as custom_parameter
 from promptgraft.search.cli import app as app
+from promptgraft.search.drafting import view_table as view_table
 from promptgraft.search.exporting import export_winner as export_winner
 from promptgraft.search.judging import reach_verdict as reach_verdict
 from promptgraft.search.reporting import collect_facts as collect_facts

@@ -13,6 +13,7 @@ from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent.parent
 ROOT = BENCH.parent.parent
+OURS = os.pathsep.join((str(ROOT), str(ROOT / ".package")))  # This checkout, whatever is installed.
 REFERENCE = "setfit"  # Its CPU-seconds are the unit of all budgets.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -45,9 +46,7 @@ def peer(name: str, title: str, budget: float | None = None, environment: str = 
 
 
 def ours(name: str, title: str, budget: float) -> System:
-    return System(
-        name, title, (sys.executable, "-P", "-m", "tests.bench.quality.ours"), budget, {"PYTHONPATH": str(ROOT)}
-    )
+    return System(name, title, (sys.executable, "-P", "-m", "tests.bench.quality.ours"), budget, {"PYTHONPATH": OURS})
 
 
 SYSTEMS = {

@@ -1,0 +1,107 @@
+"""Which columns of a table are taken for its texts and its label."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from promptgraft.search.drafting import view_table
+from promptgraft.spaces import InvalidInputError
+
+TEXTS = [
+    f"the {noun} was {word} all day" for noun in ("room", "food", "staff", "pool") for word in ("fine", "bad", "so")
+]
+
+
+def write(folder: Path, rows: list[dict[str, object]], delimiter: str = ",") -> str:
+    path = folder / "table.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        table.writeheader()
+        table.writerows(rows)
+    return str(path)
+
+
+def rows(**more: object) -> list[dict[str, object]]:
+    """Texts with a label; `more` are further columns: a list of cells, or one for all."""
+    found = []
+    for n, text in enumerate(TEXTS):
+        extra = {name: cells[n % len(cells)] if isinstance(cells, list) else cells for name, cells in more.items()}
+        found.append({"id": n, "text": text, "label": "yes" if n % 2 else "no", **extra})
+    return found
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_text_and_label_are_found_whatever_the_delimiter(tmp_path: Path, delimiter: str) -> None:
+    view = view_table(write(tmp_path, rows(), delimiter))
+    assert (view.text, view.label, view.rows, view.doubts) == (("text",), "label", 12, ())
+    assert view.labels == {"no": 6, "yes": 6}
+
+
+def test_numbers_dates_addresses_and_constants_are_neither(tmp_path: Path) -> None:
+    more = {
+        "score": [str(n) for n in range(12)],
+        "day": [f"2026-01-{n:02d}" for n in range(1, 13)],
+        "page": [f"https://example.org/{n} a b c" for n in range(12)],
+        "language": "en",
+    }
+    view = view_table(write(tmp_path, rows(**more)))
+    assert (view.text, view.label) == (("text",), "label")
+
+
+def test_a_label_without_a_usual_name(tmp_path: Path) -> None:
+    table = [{"comment": row["text"], "spam": row["label"]} for row in rows()]
+    assert view_table(write(tmp_path, table)).label == "spam"
+
+
+def test_two_possible_labels_are_a_doubt(tmp_path: Path) -> None:
+    table = [
+        {"comment": row["text"], "spam": row["label"], "shop": ["a", "b", "c"][n % 3]} for n, row in enumerate(rows())
+    ]
+    view = view_table(write(tmp_path, table))
+    assert view.label == "spam"
+    assert "shop may be meant" in view.doubts[0]
+
+
+def test_the_user_knows_better(tmp_path: Path) -> None:
+    path = write(tmp_path, rows(shop=["a", "b", "c"], answer=[f"thank you for reason {n}" for n in range(12)]))
+    assert view_table(path).text == ("text", "answer")
+    view = view_table(path, ["answer"], "shop")
+    assert (view.text, view.label, view.doubts) == (("answer",), "shop", ())
+
+
+def test_pairs_of_texts_are_both_taken_and_said(tmp_path: Path) -> None:
+    view = view_table(write(tmp_path, rows(other=[f"an answer of sort {n}" for n in range(12)])))
+    assert view.text == ("text", "other")
+    assert "text and other" in view.doubts[0]
+
+
+def test_short_and_chinese_texts_and_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    texts = ["房间很干净，服务也好", "不好", "早餐很差，不会再来了", "很好"] * 3
+    lines = [{"review": f"{text}{n}", "stars": n % 2} for n, text in enumerate(texts)]
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+    view = view_table(str(path))
+    assert (view.text, view.label, set(view.labels)) == (("review",), "stars", {"0", "1"})
+
+
+def test_where_no_column_is_a_label_the_columns_are_listed(tmp_path: Path) -> None:
+    table = [{"id": row["id"], "text": row["text"]} for row in rows()]
+    with pytest.raises(InvalidInputError, match=r"--label; the columns are id \(12 values\), text \(12 values\)"):
+        view_table(write(tmp_path, table))
+
+
+def test_where_no_column_is_a_text_too(tmp_path: Path) -> None:
+    table = [{"id": row["id"], "label": row["label"]} for row in rows()]
+    with pytest.raises(InvalidInputError, match="--text"):
+        view_table(write(tmp_path, table))
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no column 'txt'"):
+        view_table(write(tmp_path, rows()), ["txt"])
+
+
+def test_repeated_texts_are_counted(tmp_path: Path) -> None:
+    assert view_table(write(tmp_path, rows() + rows()[:3])).repeated == 3

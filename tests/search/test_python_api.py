@@ -1,0 +1,75 @@
+"""The Python API, over real workers and a tiny model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import promptgraft
+from promptgraft.search.cli.studies import app
+from promptgraft.search.python_api import Winner, fit, winner_of
+from promptgraft.spaces import InvalidInputError
+from tests.support.models import TinyModels
+
+Fitted = tuple[Winner, Path]
+
+
+@pytest.fixture(scope="module")
+def frame(data: Path) -> pd.DataFrame:
+    """Labelled rows in memory, with a column that is neither text nor label."""
+    table = pd.read_csv(data / "amazon.csv", keep_default_na=False).head(60)
+    return table.assign(id=[f"row-{n}" for n in range(len(table))])
+
+
+@pytest.fixture(scope="module")
+def fitted(frame: pd.DataFrame, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """A small search, and the folder of its study file."""
+    folder = tmp_path_factory.mktemp("runs")
+    return fit(frame, backbone=tiny_models["encoder"], effort="quick", trials=2, name="mine", folder=folder), folder
+
+
+def test_it_says_what_to_ship_predicts_and_reports(fitted: Fitted, frame: pd.DataFrame) -> None:
+    winner, folder = fitted
+    assert "accuracy" in winner.verdict
+    assert "<html" in winner.report(folder / "page.html").read_text(encoding="utf-8")
+    bundle = winner.export(anyway=True)
+    predictor = winner.predictor()
+    assert predictor.folder == bundle
+    texts = frame.text.head(3).tolist()
+    assert winner.predict(texts) == winner.predict(frame.head(3)) == predictor.predict(texts)
+
+
+def test_commands_know_the_same_study(fitted: Fitted) -> None:
+    winner, folder = fitted
+    found = CliRunner().invoke(app, ["best", "mine", "--workdir", str(folder / "mine")])
+    assert found.exit_code == 0
+    assert found.output.splitlines()[0] == winner.verdict
+    assert winner_of("mine", folder=folder / "mine").verdict == winner.verdict
+
+
+def test_another_table_under_the_same_name_is_refused(
+    fitted: Fitted, frame: pd.DataFrame, tiny_models: TinyModels
+) -> None:
+    _, folder = fitted
+    with pytest.raises(InvalidInputError, match="another `name`"):
+        fit(frame.tail(50), backbone=tiny_models["encoder"], name="mine", folder=folder)
+    with pytest.raises(InvalidInputError, match="is another study"):
+        fit(frame, backbone=tiny_models["encoder"], effort="best", name="mine", folder=folder)
+
+
+def test_what_is_no_table_and_no_study(tmp_path: Path, tiny_models: TinyModels) -> None:
+    with pytest.raises(InvalidInputError, match="got dict"):
+        fit({"text": ["a"]}, backbone=tiny_models["encoder"], folder=tmp_path)
+    with pytest.raises(InvalidInputError):
+        winner_of("nothing", folder=tmp_path / "nothing")
+
+
+def test_importing_it_loads_neither_torch_nor_an_engine() -> None:
+    heavy = "[name for name in ('torch', 'ray', 'optuna', 'pandas', 'transformers') if name in sys.modules]"
+    code = f"import sys, promptgraft; print({heavy})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    assert promptgraft.fit is fit
