@@ -1,4 +1,4 @@
-"""What the README's backbone and parameter do, against the same by hand."""
+"""What the documented backbone and parameter do, against the same by hand."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The README's plugins in a whole search: found by their entry points in driver, workers, export and prediction."""
+"""The documented plugins in a whole search: found by their entry points in driver, workers, export and prediction."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
 from tests.support.commands import PROMPTGRAFT
-from tests.support.plugins import install, loaded, readme_plugins
+from tests.support.plugins import documented_plugins, install, loaded
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
 GROW = {"sources": ["questions"], "every": 2, "size": 1, "limit": 3}
@@ -35,8 +35,8 @@ SPACE: dict[str, Any] = {
 def test_a_search_with_a_plugin_of_each_kind(
     write_study: Callable[..., Path], tiny_models: dict[str, str], data: Path, tmp_path: Path
 ) -> None:
-    assert len(readme_plugins()) == 4
-    assert all(len(code.splitlines()) < 30 for code in readme_plugins().values())
+    assert len(documented_plugins()) == 4
+    assert all(len(code.splitlines()) < 30 for code in documented_plugins().values())
     backbone = {"path": tiny_models["encoder"], "family": "first_token", "max_tokens": 48}
     path = write_study(backbone=backbone, space=SPACE, budget={"trials": 4}, pruner="none")
     environment, folder = install(tmp_path / "site"), RunFolder(tmp_path / "runs")
@@ -65,7 +65,7 @@ def test_a_search_with_a_plugin_of_each_kind(
     export = promptgraft("export", str(path), "--trial", str(number), "--workdir", str(folder.path))
     assert f"bundle of trial {number}" in export
     assert read_manifest(folder.bundle).versions["my-backbone"] == "1.0"
-    for name in set(readme_plugins()) - {"my_backbone"}:
+    for name in set(documented_plugins()) - {"my_backbone"}:
         (tmp_path / "site" / f"{name}.py").unlink()
         shutil.rmtree(tmp_path / "site" / f"{name}-1.0.dist-info")  # A bundle can do without these.
     out = tmp_path / "out.csv"

@@ -1,4 +1,4 @@
-"""The plugins of the README and of `docs/extending.md`: what stands there is what is run."""
+"""The plugins of `docs/extending.md`: what stands there is what is run."""
 
 import os
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from promptgraft.objectives.growth import TEMPLATE_SOURCES, VERBALIZER_SOURCES
 from promptgraft.spaces import CUSTOM_PARAMETERS
 from tests.support.paths import ROOT
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "extending.md")
+PAGE = ROOT / "docs" / "extending.md"
 
 
-def readme_plugins() -> dict[str, str]:
+def documented_plugins() -> dict[str, str]:
     """Module -> its code; each block begins with the name of its file."""
-    blocks = [block.split("```")[0] for page in PAGES for block in page.read_text().split("```python\n")[1:]]
+    blocks = [block.split("```")[0] for block in PAGE.read_text().split("```python\n")[1:]]
     return {block.split("\n")[0].removeprefix("# ").removesuffix(".py"): block for block in blocks}
 
 
 def install(site: Path) -> dict[str, str]:
-    """Install packages with the pages' plugins, as pip would lay them out; return the environment that sees them."""
-    for name, code in readme_plugins().items():
+    """Install packages with the page's plugins, as pip would lay them out; return the environment that sees them."""
+    for name, code in documented_plugins().items():
         info = site / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
         (site / f"{name}.py").write_text(code)
@@ -32,11 +32,11 @@ def install(site: Path) -> dict[str, str]:
 
 @contextmanager
 def loaded(name: str) -> Iterator[None]:
-    """Run one of the pages' plugins in this process, and forget what it registers."""
+    """Run one of the page's plugins in this process, and forget what it registers."""
     from promptgraft.objectives.backbones import BACKBONES
 
     with ExitStack() as stack:
         for registry in (TEMPLATE_SOURCES, VERBALIZER_SOURCES, FAMILIES, BACKBONES, CUSTOM_PARAMETERS):
             stack.enter_context(registry.temporarily())
-        exec(compile(readme_plugins()[name], f"{name}.py", "exec"), {"__name__": name})
+        exec(compile(documented_plugins()[name], f"{name}.py", "exec"), {"__name__": name})
         yield
