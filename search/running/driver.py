@@ -55,7 +55,7 @@ from promptgraft.search.storage import (
     wait_for_storage,
     write_study,
 )
-from promptgraft.search.study import GrowSection, Study, model_path
+from promptgraft.search.study import GrowSection, Study, model_path, with_recorded_rows
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     storage = open_storage(options.storage_url or folder.storage_url())
     gpus = study.file.resources.gpu
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
-    ledger = until_storage_answers(lambda: _started_ledger(study, storage, limits))
+    study, ledger = until_storage_answers(lambda: _started_ledger(study, storage, limits))
     for caution in study.cautions:
         logger.warning("%s", caution)
     orphans = ledger.adopt_orphans()
@@ -95,17 +95,18 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     return Driver(study, options, ledger, progress, limits).run()
 
 
-def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> StudyLedger:
-    """Start the study in its storage, or go on with the one that is there."""
+def _started_ledger(study: Study, storage: RDBStorage, limits: Limits) -> tuple[Study, StudyLedger]:
+    """Start the study in its storage, or go on with the one that is there, and with its rows."""
     stored = optuna.create_study(
         storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
     )
+    study = with_recorded_rows(study, StudyRecord.of(stored).identity)
     record_study(stored, study, limits.trials)
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
         queue_baselines(stored, storage, baseline_candidates(study))
         queue_start_points(stored, storage, start_points(study))
-    return ledger
+    return study, ledger
 
 
 class Driver:
