@@ -96,7 +96,7 @@ class _Field:
     Attributes:
         shingles: Which shingles a row has, shape (rows, shingles).
         marks: Which marks it has, shape (rows, marks).
-        allowed: Number of marks that may differ, shape (rows,).
+        allowed: Number of marks that only one of two texts may have, shape (rows,): 2 where one is another.
     """
 
     shingles: sparse.csr_array
@@ -113,7 +113,7 @@ class _Field:
         cleaned = [_IGNORED.sub(" ", text).strip() or text for text in cleaned]
         words = [_WORD.findall(text) for text in cleaned]
         marks = _which(_MARK.findall(text) for text in cleaned)
-        allowed = np.array([len(own) // WORDS_PER_MARK for own in words], dtype=np.int64)
+        allowed = np.array([2 * (len(own) // WORDS_PER_MARK) for own in words], dtype=np.int64)
         return cls(_without_forms(_which(_shingles(own) for own in words)), marks, allowed)
 
     def alike(self, pairs: _Pairs, common: npt.NDArray[np.int64] | None = None) -> _Pairs:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ def _dates(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     times = np.array([_seconds(clock) for clock in clocks])
     fitting: dict[str, npt.NDArray[np.float64]] = {}
     most, odd = -1, texts[0]
-    for form in _FORMATS:
+    for form in filter(_may_fit(days[0]), _FORMATS):
         parsed = pd.to_datetime(days, utc=True, format=form, errors="coerce")
         missing = parsed.isna().to_numpy() | np.isnan(times)
         if not missing.any():
@@ -94,6 +94,12 @@ def _dates(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     if not fitting:
         raise InvalidInputError(f"{odd!r} is no number and no date in the format of the other cells; {_REMEDY}")
     return next(iter(fitting.values()))
+
+
+def _may_fit(day: str) -> Callable[[str], bool]:
+    """Return a quick test that each format which fits a cell passes: the same punctuation, letters if it has some."""
+    marks, named = set(re.findall(r"[-/.,]", day)), any(map(str.isalpha, day))
+    return lambda form: set(re.findall(r"[-/.,]", form)) == marks and ("%b" in form.lower()) == named
 
 
 def _seconds(clock: "re.Match[str] | None") -> float:

@@ -80,12 +80,13 @@ def export(
     from promptgraft.search.reporting import reading_line
     from promptgraft.search.sampling import with_pool
     from promptgraft.search.storage import StudyRecord, StudyReference, own_folder
-    from promptgraft.search.study import load_study
+    from promptgraft.search.study import load_study, with_recorded_rows
 
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     check_folder(output or own_folder(optuna_study, reference.folder).bundle, "--output")
-    loaded = with_pool(load_study(reference.study_file(optuna_study), reference.name), optuna_study)
+    loaded = load_study(reference.study_file(optuna_study), reference.name)
+    loaded = with_pool(with_recorded_rows(loaded, StudyRecord.of(optuna_study).identity), optuna_study)
     options = ExportOptions(
         output=output,
         trial=trial,

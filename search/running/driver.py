@@ -47,7 +47,7 @@ from promptgraft.search.storage import (
     wait_for_storage,
     write_study,
 )
-from promptgraft.search.study import GrowSection, Study, model_path
+from promptgraft.search.study import GrowSection, Study, model_path, with_recorded_rows
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
 if TYPE_CHECKING:

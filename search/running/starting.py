@@ -14,8 +14,8 @@ from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, SearchSettings
 from promptgraft.search.sampling import baseline_candidates, queue_baselines, queue_start_points, start_points
-from promptgraft.search.storage import RunFolder, open_storage, own_folder, until_storage_answers
-from promptgraft.search.study import Study
+from promptgraft.search.storage import RunFolder, StudyRecord, open_storage, own_folder, until_storage_answers
+from promptgraft.search.study import Study, with_recorded_rows
 from promptgraft.search.trials import Limits
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     storage = open_storage(options.storage_url or options.folder.storage_url())
     gpus = study.file.resources.gpu
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
-    ledger, folder = until_storage_answers(lambda: _started_ledger(study, storage, options.folder, limits))
+    study, ledger, folder = until_storage_answers(lambda: _started_ledger(study, storage, options.folder, limits))
     if folder != options.folder:
         logger.warning(
             "%s is the folder of another study; this one's files are in %s", options.folder.path, folder.path
@@ -54,15 +54,16 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
 
 def _started_ledger(
     study: Study, storage: RDBStorage, folder: RunFolder, limits: Limits
-) -> tuple[StudyLedger, RunFolder]:
-    """Start the study in its storage, or go on with the one that is there; say where in a folder its files are."""
+) -> tuple[Study, StudyLedger, RunFolder]:
+    """Start the study in its storage, or go on with the one that is there and with its rows; find its place."""
     stored = optuna.create_study(
         storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
     )
     folder = own_folder(stored, folder)  # First, since it has to tell a new study from an older one.
+    study = with_recorded_rows(study, StudyRecord.of(stored).identity)
     record_study(stored, study, limits.trials)
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
         queue_baselines(stored, storage, baseline_candidates(study))
         queue_start_points(stored, storage, start_points(study))
-    return ledger, folder
+    return study, ledger, folder

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from promptgraft.search.study.fingerprints import flattened as flattened
     from promptgraft.search.study.fingerprints import row_hashes as row_hashes
     from promptgraft.search.study.fingerprints import study_identity as study_identity
+    from promptgraft.search.study.fingerprints import with_recorded_rows as with_recorded_rows
     from promptgraft.search.study.json_schema import manifest_schema as manifest_schema
     from promptgraft.search.study.json_schema import study_reference as study_reference
     from promptgraft.search.study.json_schema import study_schema as study_schema

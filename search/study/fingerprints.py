@@ -7,7 +7,7 @@ from typing import Any
 
 from promptgraft.objectives.backbones import weights_hash
 from promptgraft.objectives.data import rows_hash
-from promptgraft.search.study.loading import Study
+from promptgraft.search.study.loading import Study, load_study
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,26 @@ def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
         "source rows": _source_rows(study),
         "test rows": rows_hash(study.target.test),
     }
+
+
+def with_recorded_rows(study: Study, recorded: Mapping[str, Any]) -> Study:
+    """Return a study with the rows that it was started with, if near duplicates were found otherwise then.
+
+    Args:
+        study: The study, as its file is read today.
+        recorded: The identity of the stored study; empty if there is none yet.
+    """
+    if not recorded or _same_rows(study, recorded):
+        return study
+    earlier = load_study(study.path, study.name, comparison="words")
+    if not _same_rows(earlier, recorded):
+        return study
+    logger.info("study %s goes on with the rows of an earlier version", study.name)
+    return earlier
+
+
+def _same_rows(study: Study, recorded: Mapping[str, Any]) -> bool:
+    return all(recorded.get(part) == found for part, found in row_hashes(study).items())
 
 
 def study_identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class BackboneSection(Section):
 class TaskSection(Section):
     """A table of labelled rows."""
 
-    train: str = Field(description="CSV, JSONL or Parquet file, relative to the study file.")
+    train: str = Field(description="CSV, TSV, JSONL or Parquet file, relative to the study file.")
     text: Annotated[
         dict[str, str],
         BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),
@@ -99,7 +99,9 @@ class TaskSection(Section):
     ] = Field(description="Column of the text, or a mapping of template fields to columns.")
     label: str = Field(description="Column of the label.")
     kind: str = Field("text_classification", description="Kind of task.")
-    labels: tuple[str, ...] | None = Field(None, description="Labels to keep; all labels of the table if left out.")
+    labels: tuple[str, ...] | None = Field(
+        None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
+    )
     train_rows: int | None = Field(None, ge=2, description="Number of training rows; all remaining rows if left out.")
 
     @field_validator("label")
@@ -149,7 +151,7 @@ class TargetSection(TaskSection):
     )
     group: str | None = Field(None, description="Column of a group, such as the author; splits never divide a group.")
     time: str | None = Field(
-        None, description="Column of a time; validation and test rows are newer than training rows."
+        None, description="Column of numbers or dates; validation and test rows are newer than training rows."
     )
 
     @field_validator("shots")

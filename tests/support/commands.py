@@ -33,8 +33,8 @@ def promptgraft(*arguments: str, absent: str = "nothing", cwd: Path | None = Non
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
 
 
-def typed(*arguments: str) -> Result:
-    """Run a command in this process, which has torch already."""
+def typed(*arguments: str, stdin: str | None = None) -> Result:
+    """Run a command in this process, which has torch already; `stdin` is what stands on its standard input."""
     from promptgraft.search.cli.studies import app
 
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, arguments, input=stdin)
