@@ -108,15 +108,15 @@ def test_positions_that_are_reserved(tmp_path: Path) -> None:
 
 
 def test_a_template_without_room_for_a_text(tmp_path: Path) -> None:
-    templates = {"long": "word " * 60 + "{{ text }} {{ label }}", "short": "{{ text }} {{ label }}"}
+    templates = {"long": "word " * 60 + "{{ text }} {{ label }}", "brief": "{{ text }} {{ label }}"}
     said = refusal(tmp_path, templates=templates)
     assert "space.templates.long: template 'long' leaves no room for 'text' in max_tokens = 48" in said
-    assert "short" not in said
+    assert "'brief'" not in said
 
 
 @pytest.mark.parametrize("place", ["prefix", "suffix", "layer 1", "deep"])
 def test_a_soft_prompt_without_positions(tmp_path: Path, place: str) -> None:
-    said = refusal(tmp_path, soft_prompt={"length": [2, 20], "place": ["prefix", place]})
+    said = refusal(tmp_path, soft_prompt={"length": [2, 20], "place": place})
     assert "soft_prompt.length 20 and backbone.max_tokens 48 make 68 positions, but the backbone has 66" in said
 
 
