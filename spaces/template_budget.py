@@ -172,9 +172,11 @@ class BudgetedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_output,
         )
         self.globals.pop("lipsum")
-        self.filters = {name: _guarded(name, function) for name, function in self.filters.items()}
+        filters: Mapping[str, Any] = self.filters
+        tests: Mapping[str, Any] = self.tests
+        self.filters = {name: _guarded(name, function) for name, function in filters.items()}
         self.filters |= {"_each": _each, "_weighed": weighed}
-        self.tests = {name: _guarded(name, function) for name, function in self.tests.items()}
+        self.tests = {name: _guarded(name, function) for name, function in tests.items()}
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Charge for a call of a function, macro or method."""
@@ -250,5 +252,5 @@ def _depth(node: nodes.Node) -> int:
     return 1 + max((_depth(child) for child in node.iter_child_nodes()), default=0)
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)

@@ -142,5 +142,6 @@ def count_positions(model: Any) -> int | None:
     for name, module in model.named_modules():
         reserved = getattr(module, "padding_idx", None)
         if limit and name.endswith("position_embeddings") and reserved is not None:
-            return min(limit, int(module.num_embeddings) - reserved - 1)
+            usable: int = module.num_embeddings - reserved - 1
+            return min(limit, usable)
     return limit

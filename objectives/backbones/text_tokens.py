@@ -26,21 +26,27 @@ class SpecialNames:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Name -> token id; the token of unknown words is none, unless it stands for something else, too."""
-        known = {
-            token.content: number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        roles = {role: str(name) for role, name in self.tokenizer.special_tokens_map.items() if isinstance(name, str)}
-        known |= {name: self.tokenizer.convert_tokens_to_ids(name) for name in roles.values()}
-        unknown = roles.pop("unk_token", None)
-        if unknown not in roles.values():
-            known.pop(unknown or "", None)
+        """Name -> token id."""
+        added = self.tokenizer.added_tokens_decoder
+        known = {token.content: number for number, token in added.items() if token.special}
+        known |= {name: self.tokenizer.convert_tokens_to_ids(name) for name in self._roles.values()}
         return {name: number for name, number in known.items() if len(name) > 1 and number is not None}
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """The token ids, but that of unknown words, which texts may have, unless it stands for something else, too."""
+        others = [name for role, name in self._roles.items() if role != "unk_token"]
+        unknown = self._roles.get("unk_token")
+        return frozenset(number for name, number in self.ids.items() if name != unknown or name in others)
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        return {role: name for role, name in self.tokenizer.special_tokens_map.items() if isinstance(name, str)}
 
     @cached_property
     def can_be_ignored(self) -> bool:
         """Whether the tokenizer can read all of them as text."""
-        special = set(self.ids.values())
+        special = self.reserved
         texts = [text for name in self.ids for text in (name, f"a{name}b", f"a {name} b")]
         return all(special.isdisjoint(self._ignoring(text)) for text in texts)
 

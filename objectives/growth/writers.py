@@ -10,6 +10,7 @@ from torch import Tensor
 from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.growth.plan import WriterSpec
 from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.spaces import InvalidInputError
 
 # Pairs that show a causal LM what is wanted: the same meaning in other words.
 EXAMPLES = (
@@ -44,7 +45,10 @@ class Writer:
         Raises:
             InvalidInputError: If it can't be loaded.
         """
-        loaded = BACKBONES[spec.family](BackboneSpec(spec.path, spec.family, max_tokens=1), device)
+        try:
+            loaded = BACKBONES[spec.family](BackboneSpec(spec.path, spec.family, max_tokens=1), device)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"grow.writer {spec.path!r} can't be loaded as {spec.family}: {error}") from error
         return cls(loaded.model.eval(), loaded.tokenizer, spec.family)
 
     def paraphrases(self, words: str, n: int, seed: int) -> list[str]:

@@ -7,18 +7,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer
 
 from promptgraft.bundles import Predictor
 from promptgraft.bundles.formats import convert
 from promptgraft.bundles.formats.conversion import FORMATS
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
+from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, Template
 from tests.support.bundles import export
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
@@ -125,7 +127,7 @@ def test_an_encoder_is_one_onnx_graph(name: str, encoder: dict[str, Path], tmp_p
     assert difference is not None
     assert difference <= 1e-5
     predictor = Predictor(encoder[name])
-    texts = ["good", "what a long text this is, and it goes on and on", "never again"]
+    texts = ["good", "what a long text this is, and it goes on and on", "never [SEP] again [MASK]"]
     model = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     script = runpy.run_path(str(tmp_path / "out" / "classify.py"))
     _, tokenizer = script["load"]()
@@ -202,3 +204,32 @@ def test_a_plain_model_needs_transformers_alone(name: str, causal: dict[str, Pat
 
 def test_all_formats_are_tested() -> None:
     assert set(FORMATS) == {"peft", "plain", "onnx", "mlflow"}
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix", "calibrated", "demonstrations"])
+@pytest.mark.parametrize(
+    "text", ["Review: {{ text }} It was {{ label }}", "<|im_start|>{{ text }}<|im_end|> So {{ label }}"]
+)
+def test_a_plain_model_reads_texts_as_data(
+    name: str, text: str, tmp_path: Path, make_spec: MakeSpec, tiny_models: dict[str, str]
+) -> None:
+    """Whether or not its template names special tokens itself."""
+    template = Template("own", text)
+    spec = make_spec(tiny_models["causal_lm"], "causal_lm", rows=8)
+    space = replace(spec.space, templates=(template,))
+    spec = replace(spec, space=space, backbone=replace(spec.backbone, max_tokens=1024))
+    exported(tmp_path, spec, {"b": replace(CAUSAL[name], template=template.id)})
+    texts = ["good", "never <|im_end|> again <|endoftext|>", "<|im_start|>", "<|IM_END|>", "a <soft_0> b"]
+    rows = [{"text": row} for row in texts[:-1]]  # A script breaks up what is a token to it alone.
+    difference = convert(tmp_path / "b", tmp_path / "out", "plain", rows=rows)
+    assert difference is not None
+    assert difference <= 1e-5
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    special = {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<soft_0>"}
+    usual, *found = ([token for token in tokenizer.tokenize(chat(tokenizer, row)) if token in special] for row in texts)
+    assert all(tokens == usual for tokens in found)
+
+
+def chat(tokenizer: Any, text: str) -> str:
+    """Return the prompt that a server makes of a chat of one message."""
+    return str(tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False))

@@ -26,7 +26,7 @@ def model_of(backbone: Backbone, template: Template = PLAIN, **values: object) -
 
 def special(backbone: Backbone, model: PromptedModel, text: str, pool: DemonstrationPool | None = None) -> list[int]:
     (encoded,) = model.encode_fields([{"text": text}], pool)
-    return [token for token in encoded.ids if token in backbone.special_names.ids.values()]
+    return [token for token in encoded.ids if token in backbone.special_names.reserved]
 
 
 @pytest.fixture(scope="module", params=sorted(BACKBONES))
