@@ -213,8 +213,12 @@ class Predictor:
                 raise InvalidInputError(f"{wanted}, each a text that isn't empty, got {row.get(name)!r} for {name!r}")
         return {name: row[name].strip() for name in names}
 
-    def predict_table(self, path: str) -> pd.DataFrame:
+    def predict_table(self, path: str, abstain_below: float = 0.0) -> pd.DataFrame:
         """Predict every row of a CSV, TSV, JSONL or Parquet file, or of such a table on standard input (`-`).
+
+        Args:
+            path: The file.
+            abstain_below: See `predict_rows`.
 
         Returns:
             All columns of the table, `label`, and one column `probability_<label>` a label; columns of the table with
@@ -226,7 +230,7 @@ class Predictor:
         columns = self.manifest.columns
         texts, whole = read_rows(path, list(columns.values()))
         rows = [{name: record[column] for name, column in columns.items()} for record in texts.to_dict("records")]
-        predictions = self.predict_rows(rows)
+        predictions = self.predict_rows(rows, abstain_below)
         names = [str(name) for name in whole.columns]
         for place, name in enumerate(names):
             if name in predictions.columns:
@@ -236,11 +240,12 @@ class Predictor:
         whole.columns = pd.Index(names)
         return pd.concat([whole, predictions], axis=1)
 
-    def predict_rows(self, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    def predict_rows(self, rows: Sequence[Mapping[str, object]], abstain_below: float = 0.0) -> pd.DataFrame:
         """Predict rows of which some may lack a text.
 
         Args:
             rows: Template field -> value, one mapping a row.
+            abstain_below: Smallest probability at which a row gets a label; `Manifest.coverage` says what that brings.
 
         Returns:
             `label`, and one column `probability_<label>` a label; empty where a field is missing or is no text.
@@ -252,7 +257,7 @@ class Predictor:
         probabilities = np.full((len(rows), len(self.labels)), np.nan)
         if places:
             found = self.predict_proba([{name: str(value) for name, value in rows[place].items()} for place in places])
-            labels[places] = [self.labels[index] for index in found.argmax(axis=1)]
+            labels[places] = [self.labels[own.argmax()] if own.max() >= abstain_below else None for own in found]
             probabilities[places] = found
         frame = pd.DataFrame(probabilities, columns=[f"probability_{label}" for label in self.labels])
         frame.insert(0, "label", labels)

@@ -33,7 +33,7 @@ _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
 class Prediction(BaseModel):
     """Prediction for one row."""
 
-    label: str = Field(description="Most probable label.")
+    label: str | None = Field(description="Most probable label; null if it is less probable than the server requires.")
     probabilities: dict[str, float] = Field(description="Probability of each label; they add up to 1.")
 
 
@@ -63,6 +63,7 @@ class About(BaseModel):
     digest: str = Field(description="SHA-256 of the bundle's manifest.")
     labels: list[str] = Field(description="Labels that can be predicted.")
     fields: list[str] = Field(description="Fields of a row.")
+    abstain_below: float = Field(description="Smallest probability at which a row gets a label.")
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -96,6 +97,7 @@ def create_app(
     limits: ServingLimits,
     *,
     local: bool = False,
+    abstain_below: float = 0.0,
 ) -> FastAPI:
     """Build the server.
 
@@ -105,6 +107,7 @@ def create_app(
         about: `study`, `trial` and `digest` of the bundle.
         limits: What the server accepts.
         local: Whether it is for this machine only, and refuses requests that are meant for another host.
+        abstain_below: Smallest probability at which a row gets a label.
     """
     metrics = Metrics()
     batcher, labels = Batcher(limits, metrics), predictors[0].labels
@@ -124,15 +127,14 @@ def create_app(
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
     app.add_middleware(_Bounded, limits=limits)
     app.add_middleware(_Guarded, local=local)
-    _add_predictions(app, batcher, labels, metrics, _bodies(fields, limits))
-    _add_status(app, About(**about, labels=list(labels), fields=list(fields)), metrics)
+    _add_predictions(app, batcher, _Answers(labels, abstain_below, metrics), _bodies(fields, limits))
+    bundle = About(**about, labels=list(labels), fields=list(fields), abstain_below=abstain_below)
+    _add_status(app, bundle, metrics)
     _add_error_handlers(app)
     return app
 
 
-def _add_predictions(
-    app: FastAPI, batcher: Batcher, labels: Sequence[str], metrics: Metrics, bodies: tuple[Any, Any]
-) -> None:
+def _add_predictions(app: FastAPI, batcher: Batcher, answers: "_Answers", bodies: tuple[Any, Any]) -> None:
     """Add the paths that predict rows."""
     row, batch = bodies
 
@@ -143,10 +145,7 @@ def _add_predictions(
             raise HTTPException(429, "too many rows are waiting; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
-        answers = [_prediction(labels, probabilities) for probabilities in found]
-        for entry in answers:
-            metrics.predictions.labels(entry.label).inc()
-        return answers
+        return [answers.of(probabilities) for probabilities in found]
 
     @app.post("/predict", responses=_PROBLEMS)
     async def predict(body: row) -> Prediction:  # type: ignore[valid-type]
@@ -204,9 +203,18 @@ def _plain(body: BaseModel) -> Any:
     return body.model_dump(by_alias=True)
 
 
-def _prediction(labels: Sequence[str], probabilities: Probabilities) -> Prediction:
-    by_label = dict(zip(labels, probabilities.tolist(), strict=True))
-    return Prediction(label=labels[int(probabilities.argmax())], probabilities=by_label)
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Turns probabilities into answers, and counts these."""
+
+    labels: Sequence[str]
+    abstain_below: float
+    metrics: Metrics
+
+    def of(self, probabilities: Probabilities) -> Prediction:
+        label = self.labels[int(probabilities.argmax())] if probabilities.max() >= self.abstain_below else None
+        self.metrics.predictions.labels(label or "").inc()
+        return Prediction(label=label, probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)))
 
 
 def _message(entry: Mapping[str, Any]) -> str:

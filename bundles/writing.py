@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from promptgraft.bundles.folder import TURN_FILE, file_sha256, locked_requirements
@@ -32,7 +33,7 @@ from promptgraft.bundles.manifest import (
     Manifest,
     is_plain,
 )
-from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.file_store import share
 from promptgraft.spaces import InvalidInputError, PromptgraftError, plugin_versions
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,11 @@ class Staging:
 
         Raises:
             BundleNotWrittenError: If it can't be written, as on a full disk.
-            DiskFullError: If there is no room for its weights.
         """
         with _told(self.folder, "can't be written"):
             for member, delta in zip(manifest.models, deltas, strict=True):
-                FileStore(str(self.path), min_free_bytes=0).write_tensors(member.file, delta)
+                save_file({name: tensor.contiguous() for name, tensor in delta.items()}, self.path / member.file)
+                share(self.path / member.file)
             self._write_text(LOCK_FILE, "\n".join(locked_requirements()) + "\n")
             if examples is not None:
                 self._write_text(EXAMPLES_FILE, examples.model_dump_json() + "\n")

@@ -96,21 +96,31 @@ class BundleRegistry(ABC):
         Raises:
             InvalidInputError: If there was none before, or it isn't what was promoted any more.
         """
+        self._earlier()  # Before anything is written there, such as a lock.
         with self._locked():
-            stack = self._stack()
-            if len(stack) < 2:
-                raise InvalidInputError(f"{self} has no earlier champion to go back to")
-            before = next(entry for entry in self.history() if entry["version"] == stack[-2])
+            version = self._earlier()
+            before = next(entry for entry in self.history() if entry["version"] == version)
             try:
-                self._check(stack[-2], before["digest"])
+                self._check(version, before["digest"])
             except InvalidInputError as error:
                 raise InvalidInputError(
-                    f"{self} can't go back to version {stack[-2]}, and the champion stays: {error}; promote a good "
+                    f"{self} can't go back to version {version}, and the champion stays: {error}; promote a good "
                     "bundle in its place"
                 ) from error
-            self._record(before | _entry(stack[-2], "roll back"))
-            self._point(stack[-2])
-            return stack[-2]
+            self._record(before | _entry(version, "roll back"))
+            self._point(version)
+            return version
+
+    def _earlier(self) -> int:
+        """Return the version before the champion.
+
+        Raises:
+            InvalidInputError: If there is none.
+        """
+        stack = self._stack()
+        if len(stack) < 2:
+            raise InvalidInputError(f"{self} has no earlier champion to go back to")
+        return stack[-2]
 
     def _holds(self, version: int, digest: str) -> bool:
         """Tell whether a version is the bundle of this digest; one that is damaged is replaced by a new version."""

@@ -49,8 +49,10 @@ class FolderRegistry(BundleRegistry):
         A last line that was cut short counts for nothing: what it was to record hadn't been done yet.
 
         Raises:
-            InvalidInputError: If another line is damaged.
+            InvalidInputError: If there is no such folder, or another line is damaged.
         """
+        if not self.folder.is_dir():
+            raise InvalidInputError(f"{self}: no registry is there; the first promotion makes one")
         path = self.folder / HISTORY
         if not path.is_file():
             return []

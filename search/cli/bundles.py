@@ -28,6 +28,9 @@ BackboneOption = Annotated[str | None, typer.Option(help="Folder or hub id of th
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that is stored with the backbone's weights.")
 ]
+AbstainOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Smallest probability of a label; rows below it get none.")
+]
 RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry, or models:/NAME in MLflow.")]
 FormulasOption = Annotated[
     bool,
@@ -48,6 +51,7 @@ def predict(
         typer.Option("--input", help="CSV, TSV, JSONL or Parquet file with the text columns; - for standard input."),
     ],
     output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],
+    abstain_below: AbstainOption = 0.0,
     escape_formulas: FormulasOption = False,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
@@ -58,10 +62,13 @@ def predict(
 
     check_output(output, table)
     quiet_transformers()
-    predictions = Predictor(bundle, backbone, trust_remote_code=trust_remote_code).predict_table(table)
+    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+    predictions = predictor.predict_table(table, abstain_below)
     write_csv(predictions, output, escape_formulas=escape_formulas)
-    skipped = int(predictions["label"].isna().sum())
+    without = predictions[f"probability_{predictor.labels[0]}"].isna()
+    skipped, unsure = int(without.sum()), int((predictions["label"].isna() & ~without).sum())
     note = f"; {skipped} rows have no prediction, since a text is missing or is no text" if skipped else ""
+    note += f"; {unsure} rows have no label, since none has a probability of {abstain_below:g}" if unsure else ""
     typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
 
 
@@ -140,6 +147,7 @@ def serve(
             help="Batches predicted at the same time; they share weights and cores.  [default: 2 on a CPU, else 1]",
         ),
     ] = None,
+    abstain_below: AbstainOption = 0.0,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
@@ -160,7 +168,14 @@ def serve(
     manifest = predictors[0].manifest
     limits = ServingLimits(batch_rows=batch_rows, waiting_rows=waiting_rows)
     address, port = taken.getsockname()[:2]
-    application = create_app(predictors, list(manifest.columns), manifest.origin, limits, local=is_loopback(address))
+    application = create_app(
+        predictors,
+        list(manifest.columns),
+        manifest.origin,
+        limits,
+        local=is_loopback(address),
+        abstain_below=abstain_below,
+    )
     listen(application, taken, limits, partial(typer.echo, f"{bundle}: {url_of(host, port)}/docs (stop with Ctrl-C)"))
 
 

@@ -176,8 +176,8 @@ def _own_weights(study: Study, stored: optuna.Study, files: FileStore, trial: Fr
         )
     if expected is None and not _left_by(study, files, trial):
         raise InvalidInputError(
-            f"the files of trial {trial.number} in {files.shown} are another study's: they don't give the trial's "
-            "scores; with another --workdir (and this study's --storage) the trial is trained again there"
+            f"the files of trial {trial.number} in {files.shown} are another study's, or damaged: they don't give "
+            "the trial's scores; with another --workdir (and this study's --storage) the trial is trained again there"
         )
     return delta
 
@@ -189,6 +189,8 @@ def _left_by(study: Study, files: FileStore, trial: FrozenTrial) -> bool:
         logits = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy()
     except FileNotFoundError:
         return True
+    except (SafetensorError, KeyError):
+        return False
     rows, folds = task.scored(), np.array(task.scored_folds())
     if logits.shape != (len(rows), len(task.labels)):
         return False

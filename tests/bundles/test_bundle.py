@@ -22,6 +22,7 @@ from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
 from tests.support.bundles import export, export_small
+from tests.support.commands import typed
 from tests.support.models import REAL, real_model
 from tests.support.prompted_models import is_refused
 from tests.support.specs import TEMPLATES, VERBALIZERS
@@ -131,16 +132,55 @@ def bundle(
     return export_small(tmp_path_factory.mktemp("bundle"), make_spec(tiny_models["encoder"], "encoder"), steps=2)
 
 
-def test_tables_are_predicted_row_by_row(bundle: Path, tmp_path: Path) -> None:
+def test_tables_are_predicted_row_by_row_and_keep_what_else_they_hold(bundle: Path, tmp_path: Path) -> None:
     from promptgraft.bundles import Predictor
 
-    table = tmp_path / "in.csv"
-    pd.DataFrame({"text": ["good", None, "{{ label }} bad"], "other": [1, 2, 3]}).to_csv(table, index=False)
-    found = Predictor(bundle).predict_table(str(table))
-    assert list(found.columns) == ["text", "label", "probability_negative", "probability_positive"]
-    assert found["label"].notna().tolist() == [True, False, True]
-    total = found[["probability_negative", "probability_positive"]].sum(axis=1)
-    assert total[0] == pytest.approx(1.0)
+    table = tmp_path / "in.jsonl"
+    rows = [
+        {"id": "007", "text": "good", "label": "mine", "input_label": "mine, too"},
+        {"id": "1e5", "text": None},
+        {"id": None, "text": "{{ label }} bad", "note": "a\nb"},
+        {"id": "3", "text": "\u200b"},
+        {"id": "4", "text": "half \ud83d"},
+        {"id": "5", "text": ["a", "list"]},
+        {"id": "6", "text": " \t"},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predictor = Predictor(bundle)
+    found = predictor.predict_table(str(table))
+    probabilities = ["probability_negative", "probability_positive"]
+    assert list(found.columns) == ["id", "text", "input_input_label", "input_label", "note", "label", *probabilities]
+    predicted = [0, 2]
+    assert found.index[found["label"].notna()].tolist() == predicted
+    assert found[probabilities].notna().all(axis=1).tolist() == [row in predicted for row in range(7)]
+    alone = predictor.predict_proba(["good", "{{ label }} bad"])
+    np.testing.assert_allclose(found.loc[predicted, probabilities].to_numpy(dtype=float), alone, atol=1e-5)
+    assert found["id"].tolist() == ["007", "1e5", None, "3", "4", "5", "6"]
+    assert (found["input_input_label"][0], found["input_label"][0]) == ("mine", "mine, too")
+
+
+def test_what_is_not_likely_enough_gets_no_label(bundle: Path, tmp_path: Path) -> None:
+    from promptgraft.bundles import Predictor
+
+    table, out = tmp_path / "in.csv", tmp_path / "out" / "out.csv"
+    texts = ["good", "bad", "so slow", "broke at once", "worth every penny"]
+    pd.DataFrame({"text": [*texts, ""]}).to_csv(table, index=False)
+    likeliest = Predictor(bundle).predict_proba(texts).max(axis=1)
+    threshold = float(np.sort(likeliest)[2])
+    arguments = ("predict", str(bundle), "--input", str(table), "--output", str(out))
+    result = typed(*arguments, "--abstain-below", str(threshold))
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(out)
+    assert found["label"].notna().tolist() == [*(likeliest >= threshold), False]
+    assert found["probability_negative"].notna().tolist() == [True] * 5 + [False]
+    assert (
+        "; 1 rows have no prediction, since a text is missing or is no text; 2 rows have no label, since"
+        in result.stdout
+    )
+    assert typed(*arguments, "--abstain-below", "1.5").exit_code == 2
+    table.write_text("text,id\n,1\n")
+    assert "1 rows -> " in typed(*arguments).stdout
+    assert pd.read_csv(out).shape == (1, 5)
 
 
 def test_who_may_read_the_folder_may_read_the_bundle(spec: ObjectiveSpec, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from fastapi.testclient import TestClient
 
 from promptgraft.bundles import ServingLimits, bound_socket, create_app, is_loopback, listen
 from promptgraft.bundles.batcher import Probabilities
@@ -181,6 +182,15 @@ def test_a_body_without_a_content_type_is_json_and_another_type_is_named(served:
         refused = served.post(content_type=kind)
         assert refused.status_code == 415
         assert refused.json()["error"].startswith(f"the body is {kind.partition(';')[0]}; send JSON, with the header")
+
+
+def test_a_label_that_is_not_likely_enough_is_null() -> None:
+    application = create_app([Even()], ["text"], ABOUT, LIMITS, abstain_below=0.6)
+    with TestClient(application) as client:
+        answer = client.post("/predict", json={"text": "good"}).json()
+        assert answer == {"label": None, "probabilities": {"a": 0.5, "b": 0.5}}
+        assert client.get("/about").json()["abstain_below"] == 0.6
+        assert 'promptgraft_predictions_total{label=""} 1.0' in client.get("/metrics").text
 
 
 def test_a_port_that_cannot_be_had_is_one_sentence(served: Served) -> None:

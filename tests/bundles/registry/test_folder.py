@@ -113,3 +113,12 @@ def test_a_full_disk_leaves_the_champion(bundles: Bundles, tmp_path: Path) -> No
     assert registry.history() == history
     assert verify(registry.champion).passed
     assert registry.promote(bundles[1]) == 2
+
+
+def test_looking_at_a_registry_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "nowhere", tmp_path / "file"):
+        for command in ("history", "rollback"):
+            refused = typed("registry", command, str(place))
+            assert (refused.exit_code, f"{place}: no registry is there" in refused.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -53,7 +53,7 @@ def test_weights_that_are_not_the_trials_are_refused_before_the_test_rows_are_op
     ):
         files.write_tensors(name, kept)
         damage()
-        with pytest.raises(InvalidInputError, match=r"trial 0 trained .*delete the file and run the same command"):
+        with pytest.raises(InvalidInputError, match=r"trial 0 (trained .*delete the file|are damaged: .*delete that)"):
             export_winner(study, stored, folder)
         assert not folder.bundle.exists()
         assert not [attr for attr in stored.user_attrs if attr.startswith("held_out")]
@@ -76,6 +76,9 @@ def test_files_that_another_study_wrote_over_an_older_ones_are_noticed(
     logits = files.read_tensors(name)["logits"]
     for others in (-logits, logits[:-1]):
         files.write_tensors(name, {"logits": others.contiguous()})
-        with pytest.raises(InvalidInputError, match="are another study's"):
+        with pytest.raises(InvalidInputError, match="are another study's, or damaged"):
             export_winner(study, stored, folder, ExportOptions(output=tmp_path / "other"))
+    (folder.path / name).write_bytes(b"torn")
+    with pytest.raises(InvalidInputError, match="are another study's, or damaged"):
+        export_winner(study, stored, folder, ExportOptions(output=tmp_path / "other"))
     assert not (tmp_path / "other").exists()
