@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -113,22 +114,17 @@ class FileStore:
         Returns:
             Whether it was written.
         """
-        with self.lock(name):
-            if self.exists(name):
-                return False
-            if self.is_local:
-                path = Path(self.path(name))
-                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-                partial.write_text(text)
-                partial.replace(path)
-                return True
-            try:
-                self.fs.pipe_file(self.path(name), text.encode(), mode="create")
-            except FileExistsError:
-                return False
-            except (NotImplementedError, TypeError, ValueError):  # Some file systems can't create exclusively.
-                self.fs.pipe_file(self.path(name), text.encode())
-            return True
+        if self.exists(name):
+            return False
+        if self.is_local:
+            return _create(Path(self.path(name)), text)
+        try:
+            self.fs.pipe_file(self.path(name), text.encode(), mode="create")
+        except FileExistsError:
+            return False
+        except (NotImplementedError, TypeError, ValueError):  # Some file systems can't create exclusively.
+            self.fs.pipe_file(self.path(name), text.encode())
+        return True
 
     def read_tensors(self, name: str) -> "dict[str, Tensor]":
         """Read a safetensors file.
@@ -217,6 +213,22 @@ def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except (ValueError, ImportError) as error:  # It isn't known, or needs another package.
         raise InvalidInputError(f"can't keep files at {masked_url(url)}: {masked(str(error))}") from error
     return found
+
+
+def _create(path: Path, text: str) -> bool:
+    """Write a local file whole, unless somebody else has; return whether it was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    partial.write_text(text)
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    except OSError:  # The disk has no hard links.
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
 
 
 def share(path: Path) -> None:

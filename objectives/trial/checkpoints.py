@@ -79,6 +79,10 @@ class Checkpoint:
             logger.warning("checkpoint %s is damaged (%s); starting at step 0", self.name, error)
             return None
 
+    def delete(self) -> None:
+        """Delete what is saved, if anything is."""
+        self.files.delete(self.name)
+
     @property
     def is_due(self) -> bool:
         """Whether it is time for another checkpoint."""

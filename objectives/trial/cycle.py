@@ -1,7 +1,6 @@
 """One run of the method, its steps in their order: source stage, migration, training on both tasks, evaluation."""
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
@@ -21,8 +20,12 @@ from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
+from promptgraft.objectives.trial.stage_training import StageTraining
 from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
 from promptgraft.spaces import Adapter, Candidate, TrialError
+
+# Seconds between two checkpoints of a stage, where the cycle itself is not saved.
+STAGE_CHECKPOINT_S = 300.0
 
 
 class Cycle(Evaluations):
@@ -60,6 +63,7 @@ class Cycle(Evaluations):
         self._resources = resources
         self._rows = RowEncoder(resources)
         self._checkpoint = checkpoint
+        self._stages = StageTraining(resources.stages, checkpoint.every_s if checkpoint else STAGE_CHECKPOINT_S)
         self._at = at
         self._started = time.perf_counter()
         self._state = CycleState()
@@ -92,26 +96,28 @@ class Cycle(Evaluations):
         settings = resources.spec.training_on(candidate.source)
         on_source = self._on_source()
 
-        def train() -> dict[str, Tensor]:
+        plan = TrainingSettings(
+            steps=candidate.source_steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            prompt_learning_rate=settings.head_learning_rate,
+            alpha=1.0,
+            micro_batch_size=resources.spec.backbone.micro_batch_size,
+            contrastive=candidate.source_objective == "contrastive",
+        )
+
+        def build_model() -> PromptedModel:
             resources.backbone.restore()
             model = resources.build_model(on_source, seed)
             self._rows.share_activations(model)
-            plan = TrainingSettings(
-                steps=candidate.source_steps,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                prompt_learning_rate=settings.head_learning_rate,
-                alpha=1.0,
-                micro_batch_size=resources.spec.backbone.micro_batch_size,
-                contrastive=candidate.source_objective == "contrastive",
-            )
+            return model
+
+        def start(model: PromptedModel, step: int) -> Trainer:
             torch.manual_seed(seed)
             rows = TrainingData(self._rows.encode(model, "source", seed), resources.tasks.source(candidate).labels)
-            deque(Trainer(model, rows, None, plan, seed).updates(), maxlen=0)
-            head = model.heads() if plan.contrastive else ()  # Which had no part in it.
-            return model.snapshot([name for name in model.trainable() if name not in head])
+            return Trainer(model, rows, None, plan, seed, step)
 
-        return resources.stages.get(StageKey.of(resources.source_key(candidate)), train)
+        return self._stages.weights(StageKey.of(resources.source_key(candidate)), build_model, start)
 
     def _migrate(self, source_weights: dict[str, Tensor]) -> tuple[PromptedModel, LoadReport]:
         """Carry the source's weights over to a model of the target, with frozen layers, soft prompt and adapters."""
@@ -138,14 +144,13 @@ class Cycle(Evaluations):
         """Return the weights after contrastive training on both tasks, from the store if another trial has them."""
         candidate, seed = self.candidate, self.seed
 
-        def train() -> dict[str, Tensor]:
-            plan = TrainingSettings.of_contrast(candidate, self._resources.spec.backbone.micro_batch_size)
-            torch.manual_seed(seed)
-            deque(Trainer(model, self._source_data(model), self._target_data(model), plan, seed).updates(), maxlen=0)
-            head = model.heads()
-            return model.snapshot([name for name in model.trainable() if name not in head])
+        plan = TrainingSettings.of_contrast(candidate, self._resources.spec.backbone.micro_batch_size)
 
-        return self._resources.stages.get(StageKey.of(self._resources.embedding_key(candidate, seed)), train)
+        def start(model: PromptedModel, step: int) -> Trainer:
+            torch.manual_seed(seed)
+            return Trainer(model, self._source_data(model), self._target_data(model), plan, seed, step)
+
+        return self._stages.weights(StageKey.of(self._resources.embedding_key(candidate, seed)), lambda: model, start)
 
     def _fit_head(self, model: PromptedModel) -> None:
         """Fit the probe to its optimum on the embeddings as they are now."""

@@ -74,14 +74,18 @@ class CycleState:
             "best": steps.index(self.best.evaluation.step),
             "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
         }
-        parts = {
-            "model": model.snapshot(list(model.trainable())),
-            "best": self.best.weights,
-            "optimizer": trainer.state(),
-            "random": random_state(model.backbone.device),
-        }
-        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-        return content, tensors | {"logits": torch.from_numpy(np.stack(self.logits))}
+        best = {f"best/{name}": value for name, value in self.best.weights.items()}
+        return content, state_of(model, trainer) | best | {"logits": torch.from_numpy(np.stack(self.logits))}
+
+
+def state_of(model: PromptedModel, trainer: Trainer) -> dict[str, Tensor]:
+    """Return what `take_up` needs to go on training."""
+    parts = {
+        "model": model.snapshot(list(model.trainable())),
+        "optimizer": trainer.state(),
+        "random": random_state(model.backbone.device),
+    }
+    return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
 def take_up(saved: Saved, model: PromptedModel, trainer: Trainer) -> None:

@@ -179,10 +179,17 @@ def status(
     from promptgraft.search.reporting import summarize as summarise
     from promptgraft.search.storage import StudyReference, started_studies, to_json
 
-    names = [study] if study is not None else started_studies(Path("runs"))
-    if not names:
-        raise InvalidInputError("no study was started here; start one with: promptgraft run STUDY.yaml")
-    found = [summarise(StudyReference.resolve(name, storage, workdir).load()) for name in names]
+    if study is None:
+        references, odd = started_studies(Path("runs"))
+    else:
+        references, odd = [StudyReference.resolve(study, storage, workdir)], []
+    for folder in odd:
+        typer.echo(f"left out: {folder}", err=True)
+    if not references:
+        raise InvalidInputError(
+            f"no study was started in {Path('runs').resolve()}; start one with: promptgraft run STUDY.yaml"
+        )
+    found = [summarise(reference.load()) for reference in references]
     if as_json:
         typer.echo(json.dumps(to_json(found[0] if study is not None else found)))
         return

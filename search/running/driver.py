@@ -43,11 +43,12 @@ from promptgraft.search.storage import (
     Heartbeat,
     Outcome,
     StudyRecord,
+    TrialRecord,
     until_storage_answers,
     wait_for_storage,
     write_study,
 )
-from promptgraft.search.study import GrowSection, Study, model_path, with_recorded_rows
+from promptgraft.search.study import GrowSection, Study, model_path
 from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Driver:
         self._rank()
         prepare_environment(self.options.address)
         if self.ledger.finished >= self.limits.trials:
-            return self._outcome(*self._judge(f"all {self.limits.trials} trials are finished"))
+            return self._outcome(*self._judge(self.limits.all_finished(self.ledger.finished)))
         from promptgraft.search.running.searcher import StudySearcher
 
         searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed, self.state, self._tidy)
@@ -340,8 +341,22 @@ class Driver:
         lines += verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
         ensemble = StudyRecord.of(ledger.study).ensemble
         lines += [ensemble_line(ensemble, metric)] if ensemble else []
-        counts = (ledger.counts(), ledger.finished, self.limits.trials)
+        failure = None if ended_because is None else self._nothing_completed()
+        if failure:
+            ended_because, needs_help = f"{ended_because}, but {failure}", True
+        counts = (ledger.counts(), ledger.finished, max(self.limits.trials, ledger.finished))
         return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
+
+    def _nothing_completed(self) -> str | None:
+        """Say why there is nothing to ship, if no trial is COMPLETE; None if one is."""
+        trials = self.ledger.trials
+        if any(trial.state == TrialState.COMPLETE for trial in trials):
+            return None
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        if not failed:
+            return "no trial is complete"
+        last = failed[-1]
+        return f"no trial is complete; {len(failed)} failed, trial {last.number} with: {TrialRecord.of(last).cause}"
 
     def _wanted_cpus(self) -> int:
         return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu

@@ -26,6 +26,7 @@ from promptgraft.search.running.run_state import SearchSettings
 from promptgraft.search.sampling import Proposal, Proposals, Pruning, record_growth
 from promptgraft.search.storage import (
     Pool,
+    Pulses,
     StorageLostError,
     StudyRecord,
     TrialRecord,
@@ -34,8 +35,8 @@ from promptgraft.search.storage import (
     enqueued_parameters,
     failure_attrs,
     is_alive,
+    last_beats,
     new_owner,
-    stale_trial_ids,
     start_heartbeat,
     stored_names,
     study_lock,
@@ -105,7 +106,7 @@ class StudyLedger:
         self.states: Counter[TrialState] = Counter()
         self.exhausted = False
         self.lost: StorageLostError | None = None
-        self._owner = new_owner()
+        self._owner, self._pulses = new_owner(), Pulses()
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self.pool = Pool()
         self.space = self._file_space = space
@@ -271,7 +272,7 @@ class StudyLedger:
     def adopt_orphans(self) -> int:
         """Record the trials of dead drivers as FAIL and queue them again.
 
-        A driver on this host is dead if its process is; one on another host if its heartbeat has stopped.
+        A driver on this machine is dead if its process is; one elsewhere if its heart has stopped; see `Pulses`.
 
         Returns:
             The number of orphans found.
@@ -279,20 +280,20 @@ class StudyLedger:
         with study_lock(self.storage, self.study.study_name):
             self.refresh()
             running = [t for t in self.trials if t.state == TrialState.RUNNING and t.number not in self.live]
-            stale = stale_trial_ids(self.storage, self._study_id) if running else set()
-            orphans = [trial for trial in running if self._is_orphan(trial, stale)]
+            silent = self._pulses.stopped(last_beats(self.storage, self._study_id)) if running else set()
+            orphans = [trial for trial in running if self._is_orphan(trial, silent)]
             for trial in orphans:
                 self._fail_and_queue(trial, Loss.ORPHANED, "the driver that ran this trial ended without a word")
             if orphans:
                 self.refresh()
         return len(orphans)
 
-    def _is_orphan(self, trial: FrozenTrial, stale: set[int]) -> bool:
+    def _is_orphan(self, trial: FrozenTrial, silent: set[int]) -> bool:
         owner = TrialRecord.of(trial).owner
         alive = False if owner == self._owner else is_alive(owner)
         if alive is None:
             start_heartbeat(self.storage, trial_id_of(trial))
-            return trial_id_of(trial) in stale
+            return trial_id_of(trial) in silent
         return not alive
 
     def _fail_and_queue(self, trial: FrozenTrial, loss: Loss, cause: str) -> bool:

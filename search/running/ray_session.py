@@ -15,7 +15,7 @@ import psutil
 
 from promptgraft.search.study import ResourcesSection
 from promptgraft.search.trials import cause_of
-from promptgraft.spaces import InvalidInputError, PromptgraftError, masked
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +155,22 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     Args:
         address: Cluster to join; a local Ray is started if None.
         cpus: Logical CPUs of a local Ray.
+
+    Raises:
+        InvalidInputError: If no cluster answers at the address.
     """
     import ray
 
     with StopSignals() as stop:
         quiet = {"log_to_driver": False, "configure_logging": False}
         if address is not None:
-            ray.init(address=address, **quiet)
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, AssertionError) as error:
+                raise InvalidInputError(
+                    f"no Ray cluster answers at {masked_url(address)}: {ray_error_in_words(error)}; start one with "
+                    "`ray start --head`, or leave out --address for a Ray on this machine"
+                ) from error
         else:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         try:

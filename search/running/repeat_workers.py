@@ -13,7 +13,7 @@ from typing import Any
 
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.running.ray_session import RayLostError
-from promptgraft.search.running.retries import lost_worker
+from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.study import ResourcesSection
 from promptgraft.spaces import PromptgraftError
@@ -173,6 +173,8 @@ class RepeatWorkers:
     def _note_loss(self, task: _Task, error: str) -> None:
         """Count a worker that died, against its repeat if that may have been the cause."""
         job, (loss, cause) = task.job, lost_worker(error)
+        if loss is Loss.CANNOT_START:
+            raise WorkersLostError(cause)
         if not (loss.counts and task.has_begun):
             self._lost_in_a_row += 1
             if self._lost_in_a_row > MAX_LOST:

@@ -28,6 +28,7 @@ class Loss(Enum):
     PREEMPTED = "pre-empted"  # The node is gone, or the worker was asked to go.
     ORPHANED = "orphaned"  # The driver died.
     WORKER_DIED = "worker died"  # Killed, out of memory, crashed.
+    CANNOT_START = "cannot start"  # Whatever it runs: a file is missing, a model can't be read.
 
     @property
     def counts(self) -> bool:
@@ -37,7 +38,22 @@ class Loss(Enum):
     @property
     def interrupted(self) -> bool:
         """Whether it is left out of the study's failure rate."""
-        return self is not Loss.WORKER_DIED
+        return self not in (Loss.WORKER_DIED, Loss.CANNOT_START)
+
+
+# What may be over by the next try, where a worker could not start; anything else will be the same again.
+_PASSING = (
+    "emory",
+    "CUDA",
+    "HIP",
+    "NCCL",
+    "Connection",
+    "Timeout",
+    "timed out",
+    "Stale file",
+    "Input/output",
+    "open files",
+)
 
 
 def lost_worker(error: str) -> tuple[Loss, str]:
@@ -58,7 +74,9 @@ def lost_worker(error: str) -> tuple[Loss, str]:
     if "running low on memory" in error:
         return Loss.WORKER_DIED, "the worker was killed by Ray because its node ran out of memory"
     if "creation task" in error:
-        return Loss.WORKER_DIED, masked(f"the worker could not start: {error.strip().splitlines()[-1]}")
+        last = error.strip().splitlines()[-1]
+        loss = Loss.WORKER_DIED if any(sign in last for sign in _PASSING) else Loss.CANNOT_START
+        return loss, masked(f"the worker could not start: {last}")
     return Loss.WORKER_DIED, "the worker died: killed, out of memory, or crashed"
 
 
@@ -73,7 +91,7 @@ def retry_of_lost(trial: FrozenTrial, loss: Loss, max_retries: int) -> FrozenTri
     Its history is kept the way Optuna's `RetryHeartbeatStaleTrialCallback` does, which can read it.
     """
     losses = TrialRecord.of(trial).times_lost + loss.counts
-    if losses > max_retries:
+    if losses > max_retries or loss is Loss.CANNOT_START:
         return None
     return create_trial(
         state=TrialState.WAITING,

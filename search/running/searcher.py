@@ -54,7 +54,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def ended_because(self) -> str | None:
         """Why no further trial starts, if so."""
         if self.ledger.finished >= self.limits.trials:
-            return f"all {self.limits.trials} trials are finished"
+            return self.limits.all_finished(self.ledger.finished)
         reached = self.limits.reached(self.ledger.trials, time.time())
         if reached is not None:
             return reached

@@ -14,9 +14,16 @@ from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, SearchSettings
 from promptgraft.search.sampling import baseline_candidates, queue_baselines, queue_start_points, start_points
-from promptgraft.search.storage import RunFolder, StudyRecord, open_storage, own_folder, until_storage_answers
+from promptgraft.search.storage import (
+    RunFolder,
+    StudyRecord,
+    keep_copy,
+    open_storage,
+    own_folder,
+    until_storage_answers,
+)
 from promptgraft.search.study import Study, with_recorded_rows
-from promptgraft.search.trials import Limits
+from promptgraft.search.trials import FINISHED, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +42,9 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = open_storage(options.storage_url or options.folder.storage_url())
+    url = options.storage_url or options.folder.storage_url()
+    storage = until_storage_answers(lambda: open_storage(url))
+    keep_copy(url)
     gpus = study.file.resources.gpu
     limits = Limits.of(study.file.budget, options.trials, options.timeout_s, time.time(), gpus)
     study, ledger, folder = until_storage_answers(lambda: _started_ledger(study, storage, options.folder, limits))
@@ -61,7 +70,8 @@ def _started_ledger(
     )
     folder = own_folder(stored, folder)  # First, since it has to tell a new study from an older one.
     study = with_recorded_rows(study, StudyRecord.of(stored).identity)
-    record_study(stored, study, limits.trials)
+    finished = sum(trial.state in FINISHED for trial in stored.get_trials(deepcopy=False))
+    record_study(stored, study, max(limits.trials, finished))
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
         queue_baselines(stored, storage, baseline_candidates(study))

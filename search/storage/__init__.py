@@ -39,22 +39,25 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.attributes import write_study as write_study
     from promptgraft.search.storage.attributes import write_trial as write_trial
     from promptgraft.search.storage.database import first_line as first_line
+    from promptgraft.search.storage.database import keep_copy as keep_copy
     from promptgraft.search.storage.database import load_existing as load_existing
     from promptgraft.search.storage.database import open_storage as open_storage
+    from promptgraft.search.storage.database import stored_studies as stored_studies
     from promptgraft.search.storage.database import upgrade_storage as upgrade_storage
     from promptgraft.search.storage.folder import RunFolder as RunFolder
     from promptgraft.search.storage.heartbeats import Heartbeat as Heartbeat
+    from promptgraft.search.storage.heartbeats import Pulses as Pulses
     from promptgraft.search.storage.heartbeats import is_alive as is_alive
     from promptgraft.search.storage.heartbeats import new_owner as new_owner
     from promptgraft.search.storage.heartbeats import start_heartbeat as start_heartbeat
     from promptgraft.search.storage.locks import lock_of as lock_of
     from promptgraft.search.storage.locks import study_lock as study_lock
     from promptgraft.search.storage.optuna_private import enqueued_parameters as enqueued_parameters
+    from promptgraft.search.storage.optuna_private import last_beats as last_beats
     from promptgraft.search.storage.optuna_private import retry_attrs as retry_attrs
     from promptgraft.search.storage.optuna_private import retry_history as retry_history
     from promptgraft.search.storage.optuna_private import share_search_space as share_search_space
     from promptgraft.search.storage.optuna_private import silent_seconds as silent_seconds
-    from promptgraft.search.storage.optuna_private import stale_trial_ids as stale_trial_ids
     from promptgraft.search.storage.optuna_private import storage_of as storage_of
     from promptgraft.search.storage.optuna_private import study_over as study_over
     from promptgraft.search.storage.optuna_private import trial_for_note as trial_for_note

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.search.storage.database import sqlite_url
 from promptgraft.spaces import InvalidInputError, masked_url
 
 
@@ -68,4 +69,4 @@ class RunFolder:
                 f"the files are at {masked_url(self.url)}, where a database can't be; name one with --storage "
                 "(postgresql://... if several machines share the study)"
             )
-        return f"sqlite:///{self.database.resolve()}"
+        return sqlite_url(self.database)

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
 
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 
+from promptgraft.search.storage.database import sqlite_file
 from promptgraft.search.storage.optuna_private import database_of
 from promptgraft.spaces import PromptgraftError
 
@@ -33,7 +33,8 @@ def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
         StudyLockedError: If it isn't free within `LOCK_TIMEOUT_S`.
     """
     if storage.engine.dialect.name == "sqlite":
-        path = Path(str(storage.engine.url.database))
+        path = sqlite_file(storage.url)
+        assert path is not None
         try:
             with FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_TIMEOUT_S):
                 yield

@@ -39,9 +39,14 @@ def trial_id_of(trial: FrozenTrial) -> int:
     return trial._trial_id
 
 
-def stale_trial_ids(storage: RDBStorage, study_id: int) -> set[int]:
-    """Return the ids of the running trials whose heartbeat has stopped."""
-    return set(storage._get_stale_trial_ids(study_id))
+def last_beats(storage: RDBStorage, study_id: int) -> dict[int, str]:
+    """Return the last heartbeat of each running trial, by its id: a text that changes with every beat."""
+    query = sqlalchemy.text(
+        "SELECT h.trial_id, h.heartbeat FROM trial_heartbeats h JOIN trials t ON t.trial_id = h.trial_id "
+        "WHERE t.study_id = :study_id AND t.state = 'RUNNING'"
+    )
+    with storage.engine.connect() as connection:
+        return {trial_id: str(beat) for trial_id, beat in connection.execute(query, {"study_id": study_id})}
 
 
 def has_heartbeat(storage: RDBStorage, trial_id: int) -> bool:

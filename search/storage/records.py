@@ -154,13 +154,17 @@ class Owner:
         driver: A random name of the driver.
         host: Its machine.
         pid: Its process there.
-        started: When the process started, seconds since the epoch.
+        started: When the driver started, seconds since the epoch.
+        machine: Boot of the machine and namespaces, in which `pid` and `ticks` mean something; empty if unknown.
+        ticks: When the process started, in ticks since that boot.
     """
 
     driver: str
     host: str
     pid: int
     started: float
+    machine: str = ""
+    ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

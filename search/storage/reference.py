@@ -1,12 +1,13 @@
 """Which study a command means: by its file or by its name."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 
 from promptgraft.search.storage.attributes import StudyRecord
-from promptgraft.search.storage.database import load_existing
+from promptgraft.search.storage.database import NotStartedError, load_existing, stored_studies
 from promptgraft.search.storage.folder import RunFolder
 from promptgraft.search.study import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
@@ -46,7 +47,7 @@ class StudyReference:
         Raises:
             InvalidInputError: If the file isn't there or names no study.
         """
-        file = Path(study) if study.endswith((".yaml", ".yml")) else None
+        file = Path(study) if study.lower().endswith((".yaml", ".yml")) or os.sep in study else None
         name = study if file is None else str(LinedYaml(file).plain().get("study", ""))
         if not name:
             raise InvalidInputError(f"{file}: the key `study` is missing; it names the study")
@@ -54,8 +55,21 @@ class StudyReference:
         return cls(name, file, folder, storage or folder.storage_url())
 
     def load(self) -> optuna.Study:
-        """Load the stored study."""
-        return load_existing(self.name, self.storage_url)
+        """Load the stored study.
+
+        Raises:
+            InvalidInputError: If it was not started here.
+        """
+        try:
+            return load_existing(self.name, self.storage_url)
+        except NotStartedError as error:
+            runs = Path("runs").resolve()
+            names = [entry.name for entry in started_studies(Path("runs"))[0]]
+            here = f"{runs} holds {', '.join(names)}" if names else f"there is no study in {runs}"
+            raise InvalidInputError(
+                f"{error}; {here}. Start it with: promptgraft run STUDY.yaml; or run this in the folder where it was "
+                "started, or say with --workdir or --storage where it is"
+            ) from error
 
     def study_file(self, study: optuna.Study) -> Path:
         """Return the study file, the recorded one if the command named none.
@@ -69,6 +83,21 @@ class StudyReference:
         return self.file or Path(str(recorded))
 
 
-def started_studies(runs: Path) -> list[str]:
-    """Return the names of the studies below a folder of runs."""
-    return sorted(folder.parent.name for folder in runs.glob("*/study.db"))
+def started_studies(runs: Path) -> tuple[list[StudyReference], list[str]]:
+    """Find the studies below a folder of runs.
+
+    Returns:
+        The studies; and of each folder that can't be read, which and why.
+    """
+    found: list[StudyReference] = []
+    odd: list[str] = []
+    for database in sorted(runs.glob("*/study.db")):
+        folder = RunFolder(database.parent)
+        try:
+            names = stored_studies(folder.storage_url())
+        except (InvalidInputError, OSError) as error:
+            odd.append(f"{folder.path}: {error}")
+            continue
+        found += [StudyReference(name, None, folder, folder.storage_url()) for name in names]
+        odd += [] if names else [f"{folder.path}: no study is in its database"]
+    return found, odd

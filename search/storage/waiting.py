@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-import sqlalchemy
 from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
+from promptgraft.search.storage.database import StorageAwayError
 from promptgraft.spaces import PromptgraftError, masked
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def until_storage_answers(call: Callable[[], R]) -> R:
     while True:
         try:
             return call()
-        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
+        except (StorageAwayError, StorageInternalError, OperationalError, InterfaceError) as error:
             cause = masked(str(error.__cause__ or error).splitlines()[0])
             if time.monotonic() + pause > deadline:
                 raise StorageLostError(

@@ -1,6 +1,7 @@
 """From a study file to a study: every error at once, with its line."""
 
 import logging
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +30,8 @@ from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler
-from promptgraft.search.study.schema import SourceSection, StudyFile, TaskSection
-from promptgraft.search.study.space_loading import SpaceLoader
+from promptgraft.search.study.schema import STUDY_NAME, SourceSection, StudyFile, TaskSection, name_advice
+from promptgraft.search.study.space_loading import SpaceLoader, local_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
 from promptgraft.spaces import (
     InvalidInputError,
@@ -97,8 +98,10 @@ def load_study(
 
     Raises:
         StudyFileError: With every problem found.
-        InvalidInputError: If the file isn't there.
+        InvalidInputError: If the file isn't there, or the name can't be one.
     """
+    if name is not None and not re.fullmatch(STUDY_NAME, name):
+        raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
     return StudyLoader(LinedYaml(path), name, comparison).read(rehearsed=rehearsed)
 
 
@@ -220,6 +223,8 @@ class StudyLoader(ProblemCollector):
             return self.yaml.problem(location, f"unknown key {location[-1]!r}; {hint}")
         if entry["type"] == "missing":
             return self.yaml.problem(location, "is required but missing")
+        if location == ("study",):
+            return self.yaml.problem(location, f"{name_advice(entry['input'])}, in quotes if it is a number or a date")
         message = str(entry["msg"]).removeprefix("Value error, ")
         return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, got {entry['input']!r}")
 
@@ -309,9 +314,9 @@ class StudyLoader(ProblemCollector):
         for name in ("test", "validation"):
             path = values[name]
             if path:
-                values[name] = str(self.folder / path)
+                values[name] = local_path(self.folder, path)
         return TaskSpec(
-            train=str(self.folder / section.train),
+            train=local_path(self.folder, section.train),
             fields=dict(section.text),
             label=section.label,
             kind=section.kind,
@@ -327,9 +332,9 @@ class StudyLoader(ProblemCollector):
 
 def model_path(folder: Path, path: str) -> str:
     """Return an absolute local folder, relative to the study file's, or the hub id as it is."""
-    local = folder / path
+    local = Path(local_path(folder, path))
     looks_local = path.startswith((".", "/", "~")) or local.exists()
-    return str(local.expanduser().resolve()) if looks_local else path
+    return str(local.resolve()) if looks_local else path
 
 
 def _source_at(name: str) -> Location:

@@ -1,6 +1,8 @@
 """The schema of a study file; that of its search space is in `space_schema`."""
 
 import os
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,6 +11,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from promptgraft.search.study.space_schema import GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
 from promptgraft.spaces import LABEL_FIELD
+
+STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+def name_advice(name: object) -> str:
+    """Say what a study's name may hold, and suggest one that is like it."""
+    plain = unicodedata.normalize("NFKD", str(name)).encode("ascii", "ignore").decode()
+    like = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-._") or "study-1"
+    return (
+        "may hold letters (a to z), digits, '-', '_' and '.', and begins with a letter or a digit, since it names a "
+        f"folder; for instance {like!r}"
+    )
 
 
 def _fields(value: Any) -> Any:
@@ -296,9 +310,7 @@ class ResourcesSection(Section):
 class StudyFile(Section):
     """A whole study."""
 
-    study: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study; its state is stored in runs/NAME."
-    )
+    study: str = Field(pattern=STUDY_NAME, description="Name of the study; its state is stored in runs/NAME.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed for splits, trials and sampler.")
     effort: EffortName = Field(
         "balanced", description="Size of the search: sets defaults of budget, folds, judging, baselines and space."

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import Task, all_labels
@@ -89,7 +90,7 @@ class SpaceLoader(ProblemCollector):
     def _imported(self, answered: Answered, fields: list[str]) -> Iterator[Imported]:
         for index, name in enumerate(self.section.promptsource):
             with self.collecting(("space", "promptsource", index)):
-                imported = read_promptsource(self.folder / name, answered, fields)
+                imported = read_promptsource(Path(local_path(self.folder, name)), answered, fields)
                 if FAMILIES[self.file.backbone.family].label_last:
                     imported = imported.that_end_with_the_label()
                 if not (imported.verbalizers or self.section.verbalizers):
@@ -160,3 +161,11 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[s
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer
+
+
+def local_path(folder: Path, path: str) -> str:
+    """Return a path that is relative to the study file's folder, or begins with `~`."""
+    try:
+        return str(folder / Path(path).expanduser())
+    except RuntimeError:  # There is no such user: it is the name of a file.
+        return str(folder / path)

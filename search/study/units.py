@@ -5,33 +5,42 @@ import time
 from datetime import datetime
 from datetime import time as time_of_day
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_NUMBER = r"\d+(?:\.\d+)?"
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1, "sec": 1}
+_BYTES = {"": 1, "b": 1} | {
+    f"{prefix}{unit}": base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for unit, base in (("b", 1000), ("ib", 1024))
+}
 
 
 def parse_seconds(value: object) -> float:
-    """Read `90`, `90s`, `30m`, `8h` or `2d` as seconds.
+    """Read `90`, `90s`, `30m`, `8h`, `2d` or `1h30m` as seconds.
 
     Raises:
         ValueError: If it is nothing of the kind.
     """
-    return _parse(value, _SECONDS, "a time such as 90s, 30m or 8h")
+    text = str(value).strip()
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    parts = re.findall(rf"({_NUMBER})\s*([A-Za-z]+)\s*", text)
+    units = [unit.lower() for _, unit in parts]
+    in_order = [unit for unit in _SECONDS if unit in units] == units
+    if not parts or not in_order or re.sub(rf"({_NUMBER})\s*[A-Za-z]+\s*", "", text):
+        raise ValueError("expected a time such as 90s, 30m, 1h30m or 2d")
+    return sum(float(number) * _SECONDS[unit] for (number, _), unit in zip(parts, units, strict=True))
 
 
 def parse_bytes(value: object) -> int:
-    """Read `500MB` or `20GB` as bytes.
+    """Read `500MB`, `20GB` or `16GiB` as bytes.
 
     Raises:
         ValueError: If it is nothing of the kind.
     """
-    return int(_parse(value, _BYTES, "a size such as 500MB or 20GB"))
-
-
-def _parse(value: object, units: dict[str, int], expected: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value).strip())
-    if match is None or match.group(2) not in units:
-        raise ValueError(f"expected {expected}")
-    return float(match.group(1)) * units[match.group(2)]
+    match = re.fullmatch(rf"({_NUMBER})\s*([A-Za-z]*)", str(value).strip())
+    if match is None or match.group(2).lower() not in _BYTES:
+        raise ValueError("expected a size such as 500MB, 20GB or 16GiB")
+    return int(float(match.group(1)) * _BYTES[match.group(2).lower()])
 
 
 def next_moment(deadline: str, now: float) -> float:

@@ -108,7 +108,7 @@ class Limits:
         """
         finished = sum(trial.state in FINISHED for trial in trials)
         if finished >= self.trials:
-            return f"all {self.trials} trials are finished"
+            return self.all_finished(finished)
         kept = f", of which {self.reserve:.0%} are kept for judging the winner" if self.reserve else ""
         if self.ends_at is None and self.total_compute_s is None:
             return None
@@ -123,6 +123,14 @@ class Limits:
             if used + to_come > self.search_compute_s:
                 return f"{self._compute_in_words(used)}{kept}"
         return None
+
+    def all_finished(self, finished: int) -> str:
+        """Say that no more trials are wanted."""
+        if finished > self.trials:
+            return (
+                f"{finished} trials are finished, more than the {self.trials} asked for; name a larger number for more"
+            )
+        return f"all {self.trials} trials are finished"
 
     def _compute_in_words(self, used_s: float) -> str:
         if self.compute_s is not None and self.compute_s == self.total_compute_s:

@@ -1,5 +1,6 @@
 """A cycle that goes on from a checkpoint ends as if it had never stopped: 0.0 apart."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, Result, checkpoint_name, checkpoints
+from promptgraft.objectives.trial.training import Trainer, Update
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.support.prompted_models import is_refused
 from tests.support.specs import TEMPLATES, VERBALIZERS
@@ -128,3 +130,45 @@ def test_checkpoints_are_sparing(spec: ObjectiveSpec, tmp_path: Path, monkeypatc
     for _ in Objective(spec).run(BASE, 0, point):
         pass
     assert not point.is_due
+
+
+@pytest.mark.parametrize("objective", ["labels", "contrastive"])
+def test_a_source_stage_goes_on_at_its_last_checkpoint(
+    spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Whoever needs it next: what was trained before a kill is not trained again, and the weights are the same."""
+    if objective == "contrastive" and spec.backbone.family != "encoder":
+        pytest.skip("one family is enough")
+    candidate = replace(BASE, source_steps=6, steps=2)
+    if objective == "contrastive":
+        candidate = replace(candidate, source_objective="contrastive")
+    whole = Objective(replace(spec, files=str(tmp_path / "whole"))).evaluate(candidate, 0)
+    spec = replace(spec, files=str(tmp_path / "killed"))
+
+    class KilledError(Exception):
+        pass
+
+    steps: list[int] = []
+    updates = Trainer.updates
+
+    def counted(trainer: Trainer, until: int) -> Iterator[Update]:
+        for update in updates(trainer):
+            steps.append(trainer.step)
+            if len(steps) == until:
+                raise KilledError
+            yield update
+
+    monkeypatch.setattr(Trainer, "updates", lambda trainer: counted(trainer, 4))
+    with pytest.raises(KilledError):
+        Objective(spec).run(candidate, 0, checkpoint(tmp_path / "killed")).__next__()
+    assert steps == [1, 2, 3, 4]
+    steps.clear()
+    monkeypatch.setattr(Trainer, "updates", lambda trainer: counted(trainer, 100))
+    other = replace(candidate, learning_rate=2e-3)  # Another trial has the same source stage.
+    assert Objective(spec).evaluate(other, 0).step in (0, 2)
+    assert steps[:3] == [4, 5, 6], "saved behind update 3"
+    assert not list((tmp_path / "killed" / "stages").glob("*.checkpoint.safetensors")), "it is done"
+    resumed = Objective(spec).evaluate(candidate, 0)
+    assert same(resumed, whole)
+    (stage, *_) = (tmp_path / "whole" / "stages").glob("*.safetensors")
+    assert stage.name in {path.name for path in (tmp_path / "killed" / "stages").iterdir()}

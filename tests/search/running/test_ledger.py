@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -15,7 +15,7 @@ from promptgraft.search.running import StudyLedger
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import FINISHED, StudySearcher
-from promptgraft.search.storage import open_storage
+from promptgraft.search.storage import Pulses, heartbeats, open_storage
 from promptgraft.search.trials import Limits, best_trial, compute_seconds
 from promptgraft.spaces import Candidate, Categorical, SearchSpace
 from tests.support.studies import WIDE, four_templates, open_ledger, sqlite_url
@@ -134,7 +134,7 @@ def test_orphans_of_a_dead_driver_are_found_and_live_ones_are_left(ledger: OpenL
     assert orphan is not None
     assert alive is not None
     owner = book.frozen(orphan.number).user_attrs["owner"]
-    book.set_attrs(orphan.number, {"owner": {**owner, "started": owner["started"] - 100}})
+    book.set_attrs(orphan.number, {"owner": {**owner, "ticks": owner["ticks"] - 100}})
     other = ledger(tmp_path)
     assert other.adopt_orphans() == 1
     states = [trial.state for trial in other.study.get_trials()]
@@ -209,11 +209,13 @@ def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(ledger: OpenL
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
-    hand_over(book, asked.number, host="elsewhere")
-    other = ledger(tmp_path)
+    hand_over(book, asked.number, machine="elsewhere")
+    other, now = ledger(tmp_path), [0.0]
+    other._pulses = Pulses(lambda: now[0])
     assert other.adopt_orphans() == 0
-    with other.storage.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2026-01-01 00:00:00'")
+    now[0] = heartbeats.GRACE_S - 1
+    assert other.adopt_orphans() == 0
+    now[0] = heartbeats.GRACE_S
     assert other.adopt_orphans() == 1
     assert other.counts() == {"FAIL": 1, "WAITING": 1}
     # The driver was only asleep: it lets go of the trial, and what it found is found again by the retry.
@@ -222,11 +224,43 @@ def test_a_trial_of_another_host_is_an_orphan_once_its_heart_stops(ledger: OpenL
     assert book.counts() == {"FAIL": 1, "WAITING": 1}
 
 
+def adopt_the_silent(book: StudyLedger) -> None:
+    """Adopt orphans as a driver does that has heard nothing of them for long enough."""
+    now = [0.0]
+    book._pulses = Pulses(lambda: now[0])
+    assert book.adopt_orphans() == 0
+    now[0] = heartbeats.GRACE_S
+    assert book.adopt_orphans() == 1
+
+
+@pytest.mark.parametrize("step", [timedelta(days=-1), timedelta(minutes=-10), timedelta(days=1)], ids=str)
+def test_a_clock_that_is_set_makes_no_orphan_of_a_live_trial(
+    ledger: OpenLedger, tmp_path: Path, step: timedelta
+) -> None:
+    """Between two looks the driver elsewhere has beaten, by whatever clock: it lives."""
+    book = ledger(tmp_path)
+    asked = book.ask()
+    assert asked is not None
+    hand_over(book, asked.number, machine="elsewhere")
+    other, now = ledger(tmp_path), [0.0]
+    other._pulses = Pulses(lambda: now[0])
+    for beat in range(4):
+        moment = sqlalchemy.bindparam(
+            "moment", datetime.now(UTC) + step + timedelta(seconds=20 * beat), sqlalchemy.DateTime
+        )
+        with other.storage.engine.begin() as connection:  # The database's clock is set, and goes on from there.
+            connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = :moment").bindparams(moment))
+        assert other.adopt_orphans() == 0
+        now[0] += heartbeats.GRACE_S - 1
+    now[0] += 2
+    assert other.adopt_orphans() == 1, "now it is silent"
+
+
 def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(ledger: OpenLedger, tmp_path: Path) -> None:
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
-    hand_over(book, asked.number, host="elsewhere")
+    hand_over(book, asked.number, machine="elsewhere")
     started = book.frozen(asked.number).datetime_start
     assert started is not None
     with book.storage.engine.begin() as connection:
@@ -239,7 +273,7 @@ def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(ledger: OpenLed
             change = sqlalchemy.text(f"UPDATE {table} SET {column} = :moment")
             connection.execute(change.bindparams(sqlalchemy.bindparam("moment", moment, sqlalchemy.DateTime)))
     other = ledger(tmp_path)
-    assert other.adopt_orphans() == 1
+    adopt_the_silent(other)
     used = compute_seconds(other.trials, time.time())
     assert used == pytest.approx(40, abs=2), "to the second of the database's clock"
 
@@ -264,7 +298,7 @@ def test_a_trial_whose_driver_died_before_its_first_heartbeat_becomes_an_orphan_
     book = ledger(tmp_path)
     asked = book.ask()
     assert asked is not None
-    hand_over(book, asked.number, host="elsewhere")
+    hand_over(book, asked.number, machine="elsewhere")
     with book.storage.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM trial_heartbeats")
     other = ledger(tmp_path)

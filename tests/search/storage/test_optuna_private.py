@@ -22,7 +22,7 @@ from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 from packaging.requirements import Requirement
 
-from promptgraft.search.storage import heartbeats, open_storage, optuna_private
+from promptgraft.search.storage import open_storage, optuna_private
 from tests.support.paths import ROOT
 
 
@@ -43,19 +43,22 @@ def trial_id_of(study: optuna.Study, database: RDBStorage) -> None:
     assert database.get_trial_number_from_id(optuna_private.trial_id_of(study.get_trials()[number])) == number
 
 
-def stale_trial_ids(study: optuna.Study, database: RDBStorage) -> None:
-    """A trial is stale from `GRACE_S` after its last beat on, and only while it runs; one that never beat isn't."""
+def last_beats(study: optuna.Study, database: RDBStorage) -> None:
+    """Only trials that run and have a heart are listed, and a beat changes what is listed of them."""
     study_id, ids = database.get_study_id_from_name("s"), []
-    for _ in range(4):
+    for _ in range(3):
         study.ask()
         ids.append(optuna_private.trial_id_of(study.get_trials()[-1]))
-    fresh, silent, ended, _ = ids
-    for trial_id in (fresh, silent, ended):
+    alive, ended, _ = ids
+    for trial_id in (alive, ended):
         database.record_heartbeat(trial_id)
-    for trial_id in (silent, ended):
-        _silence(database, trial_id, heartbeats.GRACE_S + 60)
     database.set_trial_state_values(ended, TrialState.FAIL)
-    assert optuna_private.stale_trial_ids(database, study_id) == {silent}
+    _silence(database, alive, 60)
+    before = optuna_private.last_beats(database, study_id)
+    assert list(before) == [alive]
+    assert optuna_private.last_beats(database, study_id) == before
+    database.record_heartbeat(alive)
+    assert optuna_private.last_beats(database, study_id)[alive] != before[alive]
 
 
 def has_heartbeat(study: optuna.Study, database: RDBStorage) -> None:
@@ -171,7 +174,7 @@ CONTRACTS: tuple[Callable[[optuna.Study, RDBStorage], None], ...] = (
     storage_of,
     database_of,
     trial_id_of,
-    stale_trial_ids,
+    last_beats,
     has_heartbeat,
     silent_seconds,
     contains,
@@ -212,7 +215,7 @@ def test_every_part_has_its_contract() -> None:
 
 def test_nothing_private_of_optuna_is_used_elsewhere() -> None:
     """No attribute with an underscore of anything but one's own, and no private module or key."""
-    private = ("_storage", "_study_id", "_trial_id", "_backend", "_search_space", "_contains", "_get_stale_trial_ids")
+    private = ("_storage", "_study_id", "_trial_id", "_backend", "_search_space", "_contains")
     keys = ("fixed_params", "failed_trial", "retry_history", "trial_heartbeats")
     wrong = []
     for file in (ROOT / "search").rglob("*.py"):

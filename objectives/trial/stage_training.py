@@ -1,0 +1,75 @@
+"""Training that trials share: saved every now and then, and gone on with after a kill, the same bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from promptgraft.objectives.caching import StageKey, StageStore
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.trial.checkpoints import Checkpoint
+from promptgraft.objectives.trial.cycle_state import state_of, take_up
+from promptgraft.objectives.trial.training import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class StageTraining:
+    """How the weights of a stage are found: in the store, or by training from the last checkpoint on.
+
+    Attributes:
+        stages: The store.
+        every_s: Seconds between two checkpoints, at least.
+    """
+
+    stages: StageStore
+    every_s: float
+
+    def weights(
+        self, key: StageKey, build_model: Callable[[], PromptedModel], start: Callable[[PromptedModel, int], Trainer]
+    ) -> dict[str, Tensor]:
+        """Return what a stage trains but for the head, where that has no part in it.
+
+        Args:
+            key: Everything that decides the outcome.
+            build_model: Returns the model to train, in the state before the first update.
+            start: Returns its trainer, after as many updates as it is told.
+        """
+        checkpoint = self._checkpoint(key)
+        is_trained = False
+
+        def train() -> dict[str, Tensor]:
+            nonlocal is_trained
+            is_trained = True
+            model = build_model()
+            trainer = _trained(model, start, key, checkpoint)
+            head = model.heads() if trainer.settings.contrastive else ()
+            return model.snapshot([name for name in model.trainable() if name not in head])
+
+        found = self.stages.get(key, train)
+        if is_trained and checkpoint is not None:
+            checkpoint.delete()
+        return found
+
+    def _checkpoint(self, key: StageKey) -> Checkpoint | None:
+        if self.stages.files is None:
+            return None
+        name = key.name.removesuffix(".safetensors")
+        return Checkpoint(self.stages.files, f"{name}.checkpoint.safetensors", self.every_s)
+
+
+def _trained(
+    model: PromptedModel,
+    start: Callable[[PromptedModel, int], Trainer],
+    key: StageKey,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
+    """Train to the last step, from the last checkpoint on."""
+    identity = {"stage": key.content}
+    saved = checkpoint.load(identity) if checkpoint else None
+    trainer = start(model, saved.content["step"] if saved else 0)
+    if saved is not None:
+        take_up(saved, model, trainer)
+    for _ in trainer.updates():
+        if checkpoint is not None and checkpoint.is_due and trainer.step < trainer.settings.steps:
+            checkpoint.save(identity, {"step": trainer.step}, state_of(model, trainer))
+    return trainer
