@@ -89,6 +89,7 @@ def test_a_repeat_that_kills_its_workers_fails_and_the_others_are_run() -> None:
     assert found.outcomes["a"].metrics == found.outcomes["b"].metrics, "a worker stays"
 
 
+@pytest.mark.slow
 def test_losses_are_counted_for_each_repeat_whatever_succeeds_in_between() -> None:
     names = [name for number in range(MAX_LOST - 1) for name in (f"good {number}", f"deadly {number}")]
     found = run(workers(), *names)
@@ -99,6 +100,7 @@ def test_the_last_repeat_that_is_left_fails_though_none_has_succeeded() -> None:
     assert run(workers(), "deadly").outcomes["deadly"].failure
 
 
+@pytest.mark.slow
 def test_where_nothing_works_no_repeat_is_failed() -> None:
     with pytest.raises(WorkersLostError, match=r"nothing could be judged: the worker died.* at deadly 0, deadly 1, d"):
         run(workers(), *(f"deadly {number}" for number in range(MAX_LOST)))
