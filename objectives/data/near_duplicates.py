@@ -15,8 +15,8 @@ from promptgraft.objectives.data.tasks import Comparison, Row
 
 # Words in a shingle, and the share of shingles that two texts have in common from which on they are nearly the same.
 SHINGLE_WORDS, THRESHOLD = 3, 0.7
-# Among so many words one number, symbol or emoticon may differ.
-WORDS_PER_MARK = 50
+# Among so many words one number, symbol or emoticon may differ; a character of a script without spaces is half a word.
+WORDS_PER_MARK = 100
 # Shingles that stand in more than this share of the rows, and in more than so many, are a form's, not a row's.
 FORM_SHARE, FORM_ROWS = 0.05, 10
 # Of a longer field the beginning is compared.
@@ -27,6 +27,7 @@ _CHUNK = 1024
 _Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 # Each character of a script without spaces counts as a word.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_CHARACTER = regex.compile(rf"[{_UNSPACED}]\p{{M}}*")
 _WORD = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[\p{{L}}\p{{M}}--[{_UNSPACED}]]+", regex.V1)
 _MARK = regex.compile(
     r"\p{N}+(?:[.,:/]\p{N}+)*"  # Numbers.
@@ -45,9 +46,9 @@ def find_near_duplicates(
 
     Two rows are if each of their fields is. Two texts are if the Jaccard similarity of their sets of three words in a
     row (shingles; Broder 1997, doi:10.1109/SEQUEN.1997.666900) is at least 0.7, whatever case, white space and
-    punctuation; phrases that a tenth of the rows share, such as those of a form, don't count. Numbers, symbols, emoji,
-    emoticons and question marks must be the same ones, but for one in 50 words. In short texts one other word is enough
-    to tell them apart, as it may be to change the label. Labels aren't looked at. Every pair is compared.
+    punctuation; phrases that one row in twenty has, such as those of a form, don't count. Numbers, symbols, emoji,
+    emoticons and question marks must be the same ones, but for one in 100 words. In short texts one other word is
+    enough to tell them apart, as it may be to change the label. Labels aren't looked at. Every pair is compared.
 
     Args:
         rows: The rows to look through.
@@ -113,7 +114,8 @@ class _Field:
         cleaned = [_IGNORED.sub(" ", text).strip() or text for text in cleaned]
         words = [_WORD.findall(text) for text in cleaned]
         marks = _which(_MARK.findall(text) for text in cleaned)
-        allowed = np.array([2 * (len(own) // WORDS_PER_MARK) for own in words], dtype=np.int64)
+        lengths = [sum(0.5 if _CHARACTER.fullmatch(word) else 1.0 for word in own) for own in words]
+        allowed = np.array([2 * (length // WORDS_PER_MARK) for length in lengths], dtype=np.int64)
         return cls(_without_forms(_which(_shingles(own) for own in words)), marks, allowed)
 
     def alike(self, pairs: _Pairs, common: npt.NDArray[np.int64] | None = None) -> _Pairs:

@@ -22,7 +22,7 @@ from promptgraft.objectives.data.near_duplicates import find_near_duplicates
 
 Edit = Callable[[str, random.Random], str | None]
 DOMAINS = ("tweets", "movie", "nyt", "hotel", "computer", "citations", "restaurants")
-ROWS = 500
+ROWS = 200
 CHINESE = ("hotel", "computer")
 
 

@@ -11,7 +11,7 @@ from promptgraft.objectives.data.near_duplicates import clusters, find_near_dupl
 from promptgraft.objectives.data.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
-LONG = " ".join(f"{start}{end}" for start in ("am", "bi", "ce", "de", "fi", "go") for end in "bcdfghklmnpr")
+LONG = " ".join(f"{start}{end}" for start in ("am", "bi", "ce", "de", "fi", "go") for end in "bcdfghklmnprstvwz")
 OWN = ("lamp", "chair", "broke", "late", "red", "blue", "sent", "back", "again", "shop", "door")
 
 
@@ -33,7 +33,7 @@ def alike(one: str | dict[str, str], other: str | dict[str, str]) -> bool:
         ("यह फिल्म बहुत अच्छी है और मुझे पसंद आई", "यह फिल्म बहुत अच्छी है, और मुझे पसंद आई।"),
         ("หนังเรื่องนี้สนุกมากและฉันชอบมันมาก", "หนังเรื่องนี้สนุกมากและฉันชอบมันมาก!"),
         ("👍", "👍👍"),
-        (f"{LONG} and paid 20 for it", f"{LONG} and paid 25 for it"),  # One number among 70 words.
+        (f"{LONG} and paid 20 for it", f"{LONG} and paid 25 for it"),  # One number among 106 words.
         (
             {"premise": "A man rides his horse along the shore.", "hypothesis": "The man is riding a horse today."},
             {"premise": "a man rides his horse along the shore", "hypothesis": "the man is riding a horse today"},
@@ -58,6 +58,10 @@ def test_copies(one: str | dict[str, str], other: str | dict[str, str]) -> None:
         ("この映画は面白い", "この映画は面白くない"),
         ("यह फिल्म बहुत अच्छी है", "यह फिल्म बहुत बुरी है"),
         ("👍", "👎"),
+        (
+            "房间很干净，离地铁站也不远，前台的服务态度非常好，早餐的种类很多，下次来这里出差的时候还会再住😀",
+            "房间很干净，离地铁站也不远，前台的服务态度非常好，早餐的种类很多，下次来这里出差的时候还会再住😡",
+        ),
         ("http://a.b/c", "http://x.y/z"),
         ("I do like this movie at all costs", "I do not like this movie at all costs"),
         (
