@@ -1,7 +1,6 @@
 """`promptgraft run`: the driver that joins the study and Ray Tune."""
 
 import logging
-import tempfile
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from promptgraft.search.running.ray_session import (
 )
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState
+from promptgraft.search.running.scratch import scratch_folder
 from promptgraft.search.sampling import (
     with_pool,
 )
@@ -206,7 +206,7 @@ class Driver:
         while True:
             with (
                 ray_session(options.address, self._wanted_cpus()) as session,
-                tempfile.TemporaryDirectory(prefix="promptgraft-") as scratch,
+                scratch_folder() as scratch,
             ):
                 try:
                     self._fit(searcher, session, scratch)

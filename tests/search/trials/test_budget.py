@@ -236,5 +236,5 @@ def test_a_full_disk_keeps_old_files_whole(small_disk: Path) -> None:
 
 def test_sizes_are_read() -> None:
     assert parse_bytes("20GB") == 20 * 10**9
-    with pytest.raises(ValueError, match="expected a size such as 500MB or 20GB"):
+    with pytest.raises(ValueError, match="expected a size such as 500MB, 20GB or 16GiB"):
         parse_bytes("much")
