@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.database import keep_copy as keep_copy
     from promptgraft.search.storage.database import load_existing as load_existing
     from promptgraft.search.storage.database import open_storage as open_storage
-    from promptgraft.search.storage.database import stored_studies as stored_studies
     from promptgraft.search.storage.database import upgrade_storage as upgrade_storage
     from promptgraft.search.storage.folder import RunFolder as RunFolder
     from promptgraft.search.storage.heartbeats import Heartbeat as Heartbeat

@@ -243,7 +243,10 @@ def _tune_sqlite(connection: Any, record: Any) -> None:  # noqa: ARG001
 def sqlite_url(path: Path) -> str:
     """Return the storage URL of an SQLite file, whatever signs are in its name."""
     place = str(path.resolve())
-    return f"sqlite:///file:{quote(place)}?uri=true" if "?" in place else f"sqlite:///{place}"
+    url = sqlalchemy.URL.create("sqlite", database=place).render_as_string()
+    if sqlalchemy.engine.make_url(url).database == place:
+        return url
+    return f"sqlite:///file:{quote(place)}?uri=true"  # Before version 2.1, SQLAlchemy can't have a question mark in it.
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -287,7 +290,11 @@ def stored_studies(url: str) -> list[str]:
     path = sqlite_file(_settings(url)[1])
     if path is not None and not (path.is_file() and path.stat().st_size):
         return []  # Opening it would create its tables.
-    return sorted(optuna.get_all_study_names(open_storage(url)))
+    storage = open_storage(url)
+    try:
+        return sorted(optuna.get_all_study_names(storage))
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _opening_error(url, path, error) from error
 
 
 def load_existing(name: str, url: str) -> optuna.Study:

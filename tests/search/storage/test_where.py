@@ -110,7 +110,7 @@ def test_one_odd_folder_does_not_hide_the_others(tmp_path: Path, monkeypatch: py
     shutil.copytree(runs / "good", runs / "copy")
     shown = CliRunner().invoke(app, ["status"])
     assert shown.exit_code == 0, shown.output
-    assert shown.output.count("study good") == 2  # The copy is shown as what it is.
+    assert shown.output.count("good: 1/") == 2  # The copy is shown as what it is.
     for name in ("empty", "text", "folder", "torn", "older"):
         assert f"left out: runs/{name}: " in shown.output, name
     assert "Traceback" not in shown.output
