@@ -266,12 +266,16 @@ class PromptedModel:
         ends = {name: self._token_ends(value) for name, value in fields.items() if name in self.template.fields}
         longest = max(ends, key=lambda name: len(ends[name]))
         kept = max(len(ends[longest]) - excess, len(ends[longest]) // 2 if excess >= len(ends[longest]) else 0)
-        if kept < 1:
+        text = fields[longest]
+        end = ends[longest][kept - 1] if kept else 0
+        if end == len(text):  # The last character, such as an emoji, is several tokens.
+            end = max((place for place in ends[longest] if place < end), default=0)
+        if not end:
             raise InvalidInputError(
                 f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
                 f"{self.backbone.spec.max_tokens}; raise max_tokens or shorten the template"
             )
-        return {**fields, longest: fields[longest][: ends[longest][kept - 1]]}
+        return {**fields, longest: text[:end]}
 
     def _token_ends(self, text: str) -> list[int]:
         """Return where in a text each of its tokens ends; about there, if the tokenizer doesn't say."""
