@@ -72,7 +72,12 @@ def encode(tokenizer, fields):
         }
         longest = max(ends, key=lambda name: len(ends[name]))
         kept = len(ends[longest]) - excess if excess < len(ends[longest]) else len(ends[longest]) // 2
-        fields = fields | {longest: fields[longest][: ends[longest][kept - 1] if kept else 0]}
+        end = ends[longest][kept - 1] if kept else 0
+        if end == len(fields[longest]):
+            end = max((place for place in ends[longest] if place < end), default=0)
+        if not end:
+            raise ValueError(f"there is no room for {longest}")
+        fields = fields | {longest: fields[longest][:end]}
 
 
 @torch.inference_mode()

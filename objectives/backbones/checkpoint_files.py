@@ -12,6 +12,8 @@ _POINTER = b"version https://git-lfs"
 # Beginnings and ends of the names of files that hold a vocabulary.
 _VOCABULARY = ("tokenizer.json", "vocab", "spiece", "sentencepiece", "bpe", "tekken", "merges")
 _VOCABULARY_ENDS = (".model", ".spm", ".tiktoken", ".bpe")
+# Tokenizers whose vocabulary is bytes, for which there is no file.
+_WITHOUT_FILE = ("ByT5Tokenizer", "PerceiverTokenizer")
 _READ_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX_FILE)
 
 
@@ -35,7 +37,7 @@ def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
             f"{folder} holds adapter_config.json: transformers would put that adapter on the weights; merge it "
             "into them (PeftModel.merge_and_unload), or move its files elsewhere"
         )
-    if not custom_code and not any(_has_vocabulary(file.name) for file in folder.iterdir()):
+    if not custom_code and not _has_tokenizer(folder):
         raise InvalidInputError(
             f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
             "the model's other files, too"
@@ -87,6 +89,13 @@ def _refuse_pointer(file: Path, begin: bytes) -> None:
         raise InvalidInputError(
             f"{file} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull (in the model's repository)"
         )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and read_object(config).get("tokenizer_class") in _WITHOUT_FILE:
+        return True
+    return any(_has_vocabulary(file.name) for file in folder.iterdir())
 
 
 def _has_vocabulary(name: str) -> bool:

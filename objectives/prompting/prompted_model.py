@@ -263,20 +263,28 @@ class PromptedModel:
 
     def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
         """Cut tokens off the end of the field that has most of them: half, where all it has isn't enough."""
-        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
-        spans = {
-            name: self.backbone.tokenizer(value, **options)["offset_mapping"]
-            for name, value in fields.items()
-            if name in self.template.fields
-        }
-        longest = max(spans, key=lambda name: len(spans[name]))
-        kept = max(len(spans[longest]) - excess, len(spans[longest]) // 2 if excess >= len(spans[longest]) else 0)
-        if kept < 1:
+        ends = {name: self._token_ends(value) for name, value in fields.items() if name in self.template.fields}
+        longest = max(ends, key=lambda name: len(ends[name]))
+        kept = max(len(ends[longest]) - excess, len(ends[longest]) // 2 if excess >= len(ends[longest]) else 0)
+        text = fields[longest]
+        end = ends[longest][kept - 1] if kept else 0
+        if end == len(text):  # The last character, such as an emoji, is several tokens.
+            end = max((place for place in ends[longest] if place < end), default=0)
+        if not end:
             raise InvalidInputError(
                 f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
                 f"{self.backbone.spec.max_tokens}; raise max_tokens or shorten the template"
             )
-        return {**fields, longest: fields[longest][: spans[longest][kept - 1][1]]}
+        return {**fields, longest: text[:end]}
+
+    def _token_ends(self, text: str) -> list[int]:
+        """Return where in a text each of its tokens ends; about there, if the tokenizer doesn't say."""
+        tokenizer = self.backbone.tokenizer
+        if not tokenizer.is_fast:
+            count = len(self.backbone.special_names.as_text(text))
+            return [len(text) * place // count for place in range(1, count + 1)]
+        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+        return [end for _, end in tokenizer(text, **options)["offset_mapping"]]
 
     def batch(self, rows: Sequence[EncodedPrompt]) -> Batch:
         """Pad encoded prompts to the longest of them."""

@@ -11,7 +11,6 @@ EVIL = [
     "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}{{ text }}{{ label }}",
     "{{ 'a' * 4000000000 }}{{ text }}{{ label }}",
     "{{ text.center(4000000000) }}{{ label }}",
-    "{% if text | length > 1 %}{{ 'a' | center(4000000000) }}{% endif %}{{ text | default('', true) }}{{ label",
     "../../../etc/passwd",
     "/dev/zero",
     "\x00",

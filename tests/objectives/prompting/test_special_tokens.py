@@ -1,5 +1,6 @@
 """What a row says is data: in no family does it become a special token."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from promptgraft.objectives.backbones import BACKBONES, Backbone
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
-from promptgraft.spaces import Candidate, Demonstrations, Template, Verbalizer
+from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, Template, Verbalizer
+from tests.support.checkpoints import write_checkpoint
 from tests.support.models import TinyModels
 from tests.support.tokenizers import write_tokenizer
 
@@ -102,3 +104,24 @@ def test_two_long_fields_are_both_cut(tiny_models: TinyModels, tmp_path: Path) -
     model = model_of(backbone, Template("pair", "{{ a }} and {{ b }} {{ label }}"))
     (encoded,) = model.encode_fields([{"a": "lamp " * 40, "b": "book " * 38}])
     assert 16 < len(encoded.ids) <= 32
+
+
+@pytest.mark.parametrize("excess", [1, 2, 3, 5])
+def test_a_text_that_ends_with_characters_of_several_tokens_is_cut(excess: int, tmp_path: Path) -> None:
+    """All tokens of such a character end where it ends."""
+    folder = write_checkpoint("causal_lm", "byte pairs", tmp_path / "model")
+    backbone = BACKBONES["causal_lm"](BackboneSpec(str(folder), "causal_lm", 64), torch.device("meta"))
+    model = model_of(backbone)
+    text = "fine \U0001f600\U0001f600"
+    (whole,) = model.encode_fields([{"text": text}])
+    limit = len(whole.ids) - excess
+    model.backbone.spec = replace(backbone.spec, max_tokens=limit)
+    (cut,) = model.encode_fields([{"text": text}])
+    assert 0 < len(cut.ids) <= limit
+
+
+def test_a_text_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint("causal_lm", "unigrams", tmp_path / "model")
+    backbone = BACKBONES["causal_lm"](BackboneSpec(str(folder), "causal_lm", 8), torch.device("meta"))
+    with pytest.raises(InvalidInputError, match="leaves no room for 'text'"):
+        model_of(backbone, Template("long", "word " * 9 + "{{ text }} {{ label }}")).encode_fields([{"text": "w"}])

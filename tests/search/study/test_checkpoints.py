@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ByT5Tokenizer
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.trial import Objective
@@ -131,3 +132,11 @@ def test_weights_that_are_no_numbers_end_a_trial_by_name(tmp_path: Path) -> None
     save_file(weights | {name: weights[name] * float("nan")}, folder / WEIGHTS, {"format": "pt"})
     with pytest.raises(InvalidInputError, match="holds values that are not finite"):
         train(study_over(folder, "encoder", tmp_path / "study.yaml"))
+
+
+def test_a_tokenizer_of_bytes_has_no_file(tmp_path: Path) -> None:
+    """Nor does it say where in a text its tokens end, by which long texts are cut."""
+    folder = write_checkpoint("seq2seq", "byte pairs", tmp_path / "model", vocab_size=384)
+    (folder / "tokenizer.json").unlink()
+    ByT5Tokenizer().save_pretrained(folder)
+    train(study_over(folder, "seq2seq", tmp_path / "study.yaml", max_tokens=64))
