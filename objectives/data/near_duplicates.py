@@ -115,7 +115,7 @@ class _Field:
         cleaned = [unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold() for text in texts]
         cleaned = [_IGNORED.sub(" ", text).strip() or text for text in cleaned]
         words = [_WORD.findall(text) for text in cleaned]
-        marks = _which(_MARK.findall(text) for text in cleaned)
+        marks = _which(_marks(text) for text in cleaned)
         lengths = [sum(0.5 if _CHARACTER.fullmatch(word) else 1.0 for word in own) for own in words]
         allowed = np.array([2 * (length // WORDS_PER_MARK) for length in lengths], dtype=np.int64)
         return cls(_without_forms(_which(_shingles(own) for own in words)), marks, allowed)
@@ -172,6 +172,12 @@ def _which(rows: Iterable[Iterable[str]]) -> sparse.csr_array:
         ends.append(len(items))
     ones = np.ones(len(items), dtype=np.int32)
     return sparse.csr_array((ones, np.array(items, dtype=np.int64), ends), shape=(len(ends) - 1, max(1, len(known))))
+
+
+def _marks(text: str) -> list[str]:
+    """Return the marks of a text; of negations, which are words, each once more for each time that it occurs."""
+    found = _MARK.findall(text)
+    return [f"{mark} {found[:place].count(mark)}" if mark.isalpha() else mark for place, mark in enumerate(found)]
 
 
 def _shingles(words: Sequence[str]) -> list[str]:
