@@ -34,6 +34,7 @@ _MARK = regex.compile(
     r"|[:;=x8][-'^o~]*[)(\]\[dpos3$|/\\*@}{<>](?!\w)|[)(\]\[][-'^o~]*[:;=](?!\w)|<3"  # :-) :'( (: xD <3
     r"|(?<!\w)[o^>t;-][_.]+[o^<t;-](?!\w)"  # o_O ^_^ T_T
     r"|[\p{S}?%]|\#(?!\w)"  # Emoji and other symbols; what makes a question.
+    r"|n['\u2019]t\b|\b(?:not?|never|nothing|nobody|cannot)\b|[\u4e0d\u6ca1\u65e0\u672a]"  # Negation.
 )
 # Copies of a tweet differ in these.
 _IGNORED = regex.compile(r"https?://\S+|www\.\S+|\brt\b(?=\s*@)|@\w+")
@@ -47,8 +48,9 @@ def find_near_duplicates(
     Two rows are if each of their fields is. Two texts are if the Jaccard similarity of their sets of three words in a
     row (shingles; Broder 1997, doi:10.1109/SEQUEN.1997.666900) is at least 0.7, whatever case, white space and
     punctuation; phrases that one row in twenty has, such as those of a form, don't count. Numbers, symbols, emoji,
-    emoticons and question marks must be the same ones, but for one in 100 words. In short texts one other word is
-    enough to tell them apart, as it may be to change the label. Labels aren't looked at. Every pair is compared.
+    emoticons, question marks and negations (English, Chinese) must be the same ones, but for one in 100 words. In short
+    texts one other word is enough to tell them apart, as it may be to change the label. Labels aren't looked at. Every
+    pair is compared.
 
     Args:
         rows: The rows to look through.
@@ -113,7 +115,7 @@ class _Field:
         cleaned = [unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold() for text in texts]
         cleaned = [_IGNORED.sub(" ", text).strip() or text for text in cleaned]
         words = [_WORD.findall(text) for text in cleaned]
-        marks = _which(_MARK.findall(text) for text in cleaned)
+        marks = _which(_marks(text) for text in cleaned)
         lengths = [sum(0.5 if _CHARACTER.fullmatch(word) else 1.0 for word in own) for own in words]
         allowed = np.array([2 * (length // WORDS_PER_MARK) for length in lengths], dtype=np.int64)
         return cls(_without_forms(_which(_shingles(own) for own in words)), marks, allowed)
@@ -170,6 +172,12 @@ def _which(rows: Iterable[Iterable[str]]) -> sparse.csr_array:
         ends.append(len(items))
     ones = np.ones(len(items), dtype=np.int32)
     return sparse.csr_array((ones, np.array(items, dtype=np.int64), ends), shape=(len(ends) - 1, max(1, len(known))))
+
+
+def _marks(text: str) -> list[str]:
+    """Return the marks of a text; of negations, which are words, each once more for each time that it occurs."""
+    found = _MARK.findall(text)
+    return [f"{mark} {found[:place].count(mark)}" if mark.isalpha() else mark for place, mark in enumerate(found)]
 
 
 def _shingles(words: Sequence[str]) -> list[str]:

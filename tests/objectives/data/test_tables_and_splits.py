@@ -233,3 +233,15 @@ def test_shots_are_rows_of_each_label(whole_data: Path) -> None:
     assert keys(other.train) != keys(task.train)
     with pytest.raises(InvalidInputError, match=r"shots is 5000, but only \d+ rows of a label are left"):
         TextClassification.load_target(spec(str(whole_data / "amazon.csv"), shots=5000, test_rows=200), seed=0)
+
+
+def test_texts_that_show_nothing_or_are_broken_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"own words {i} here {i * 7}", "label": "yn"[i % 2]} for i in range(40)]
+    rows += [{"text": "half a pair \ud83d", "label": "y"}, {"text": "fine", "label": "n\udc00"}]
+    rows += [{"text": "\u200b\ufeff", "label": "y"}, {"text": " \u2060 ", "label": "n"}]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = TextClassification.load_target(spec(str(path)), 0)
+    assert (task.cleaning.broken_text, task.cleaning.missing_text) == (2, 2)
+    assert str(task.cleaning) == "44 rows read; dropped: 2 missing text, 2 broken text"
+    assert task.labels == ("n", "y")
