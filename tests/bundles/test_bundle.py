@@ -97,7 +97,9 @@ def test_a_fresh_process_without_the_engines_predicts_the_same(
     for family in FAMILIES:
         export_small(tmp_path / family, make_spec(tiny_models[family], family), steps=2)
     subprocess.run(
-        [sys.executable, "-c", PREDICT, json.dumps(rows), *map(str, tmp_path.iterdir())], check=True, timeout=120
+        [sys.executable, "-c", PREDICT, json.dumps(rows), *(str(tmp_path / family) for family in FAMILIES)],
+        check=True,
+        timeout=120,
     )
     for family in FAMILIES:
         found = np.load(tmp_path / family / "found.npy")
