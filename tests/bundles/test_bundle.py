@@ -264,6 +264,7 @@ def test_a_bundle_shows_what_the_trial_showed_even_to_training_rows(
     spec = make_spec(tiny_models["causal_lm"], "causal_lm")
     objective = Objective(spec)
     candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[1].id, demonstrations=settings, steps=0)
+    candidate = candidate.canonical(spec.space.facts)
     export(tmp_path / "bundle", spec, objective, candidate)
     predictor = Predictor(tmp_path / "bundle")
     rows = (*objective.target.train, *objective.target.test)

@@ -121,6 +121,7 @@ def test_every_command_of_the_pages_runs(
     folder = tmp_path / "here"
     (folder / "studies").mkdir(parents=True)
     (folder / "studies" / "data").symlink_to(data)
+    (folder / "studies" / "models").symlink_to(STUDIES / "models")
     # Without baselines: one may well beat a random model, and `export` would refuse it.
     file = write_study(study="demo", judging={"finalists": 2, "repeats": 2, "controls": []})
     file.rename(folder / "studies" / "demo.yaml")

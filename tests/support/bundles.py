@@ -25,7 +25,6 @@ from tests.support.specs import TEMPLATES, VERBALIZERS
 
 def export(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate) -> npt.NDArray[np.float32]:
     """Run a candidate to its last step, write its bundle, and return its validation logits."""
-    candidate = candidate.canonical(spec.space.facts)
     result = objective.evaluate(candidate, 0, at=candidate.steps)  # Trained, whether or not that helped.
     write_result(folder, spec, objective, candidate, result)
     return result.logits
