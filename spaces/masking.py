@@ -34,8 +34,8 @@ def masked(text: str) -> str:
 def masked_url(url: str) -> str:
     """Return a URL with its scheme, user, host, path, and those parts of its query that can't be secret."""
     place, mark, query = url.partition("?")
-    if "@" in query and ":" in place.partition("://")[2] and "@" not in place:
-        place, mark, query = url, "", ""  # The password holds a question mark.
+    if "@" in query and ":" in place.partition("://")[2]:
+        place, mark, query = url, "", ""  # The password may hold a question mark.
     place = _LOGIN.sub(rf"\g<scheme>\g<user>:{MASK}@", place)
     return _TOKEN.sub(rf"\g<scheme>{MASK}@", place) + mark + _PAIR.sub(_masked_pair, query)
 

@@ -142,8 +142,10 @@ class _Texts:
     """Rows, ready to be compared with each other."""
 
     def __init__(self, rows: Sequence[Row], comparison: Comparison) -> None:
-        names = sorted(rows[0].fields)
+        names = sorted(set(rows[0].fields).intersection(*(row.fields for row in rows)))
         columns = [[row.fields[name] for row in rows] for name in names]
+        if not columns:  # Rows of tasks that have no field in common.
+            columns = [["\n".join(row.fields.values()) for row in rows]]
         if comparison == "words":
             columns = [[" ".join(texts) for texts in zip(*columns, strict=True)]]
         fields = [_Field.of(texts, comparison) for texts in columns]

@@ -194,7 +194,10 @@ class Pool:
         words = [(entry.name, entry.words.items()) for entry in self.verbalizers]
         return {
             "rounds": self.rounds,
-            "templates": [asdict(template) for template in self.templates],
+            "templates": [
+                {"name": own.name, "text": own.text, "source": own.source, "parents": own.parents}
+                for own in self.templates
+            ],
             "verbalizers": [
                 {"name": name, "words": {label: list(own) for label, own in labels}} for name, labels in words
             ],

@@ -103,8 +103,9 @@ def test_a_database_that_fails_is_told_in_one_line(finished: Path, tmp_path: Pat
         source.backup(target)
         target.execute("ALTER TABLE study_user_attributes RENAME COLUMN value_json TO gone")
     result = promptgraft("status", "small", "--storage", f"sqlite:///{broken}", absent="torch,ray")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: the study's storage failed: no such column: ")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: can't open the storage sqlite:///")
+    assert "no such column: " in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

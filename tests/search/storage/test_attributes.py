@@ -152,7 +152,8 @@ def test_what_later_versions_add_is_left_alone() -> None:
 def test_a_trial_has_its_candidate_and_its_end() -> None:
     candidate, owner = Candidate("a-1", "", frozen_layers=1), Owner("d", "host", 12, 1.5)
     attrs = candidate_attrs(candidate, owner) | failure_attrs("lost", interrupted=True)
-    assert attrs["owner"] == {"driver": "d", "host": "host", "pid": 12, "started": 1.5}
+    machine = {"machine": "", "ticks": 0}  # As of drivers of earlier versions.
+    assert attrs["owner"] == {"driver": "d", "host": "host", "pid": 12, "started": 1.5} | machine
     trial = create_trial(state=TrialState.FAIL, user_attrs=attrs | {"validation_loss": 0.5, "seconds": 3.0})
     record = TrialRecord.of(trial)
     assert (record.candidate, record.owner, record.cause) == (candidate, owner, "lost")
