@@ -21,11 +21,11 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
+# Compiled on all cores, and whatever PYTHONDONTWRITEBYTECODE says: without it each process takes twice as long to start.
+# Some packages bring templates that can't be compiled.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS)]'
-	# On all cores, and whatever PYTHONDONTWRITEBYTECODE says: without it each process takes twice as long to start. Some
-	# packages bring templates that can't be compiled.
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 	touch $@
 
