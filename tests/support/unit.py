@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 MODEL_FIXTURES = {"tiny_models", "make_spec"}
-RAY = ("test_repeat_workers.py",)  # These start Ray though they need no model.
+LEFT_OUT = ("test_repeat_workers.py", "test_dashboard.py")  # These start Ray or a server though they need no model.
 HEAVY = {"ray": "Ray", "transformers.modeling_utils": "a model"}
 
 
@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files that start Ray."""
-    return True if config.getoption("--unit") and collection_path.name in RAY else None
+    """Leave out files that start Ray or a server."""
+    return True if config.getoption("--unit") and collection_path.name in LEFT_OUT else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,4 +44,4 @@ def _nothing_heavy(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch)
     before = set(sys.modules)
     yield
     found = [what for module, what in HEAVY.items() if module in sys.modules.keys() - before]
-    assert not found, f"a unit test needs no {' and no '.join(found)}; let it ask for a fixture of a model, or see RAY"
+    assert not found, f"a unit test needs no {' and no '.join(found)}; let it ask for a fixture of a model, or see LEFT_OUT"
