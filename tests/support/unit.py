@@ -44,4 +44,6 @@ def _nothing_heavy(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch)
     before = set(sys.modules)
     yield
     found = [what for module, what in HEAVY.items() if module in sys.modules.keys() - before]
-    assert not found, f"a unit test needs no {' and no '.join(found)}; let it ask for a fixture of a model, or see LEFT_OUT"
+    assert not found, (
+        f"a unit test needs no {' and no '.join(found)}; let it ask for a model's fixture, or see LEFT_OUT"
+    )
