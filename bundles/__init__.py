@@ -38,6 +38,5 @@ if TYPE_CHECKING:
     from promptgraft.bundles.verification import verify as verify
     from promptgraft.bundles.writing import Staging as Staging
     from promptgraft.bundles.writing import staged_bundle as staged_bundle
-    from promptgraft.bundles.writing import write_bundle as write_bundle
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -16,7 +16,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         port: The port; any free one if 0.
 
     Raises:
-        InvalidInputError: If it can't be had.
+        InvalidInputError: If it can't be opened, for instance because another program uses it.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -34,7 +34,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def port_error(host: str, port: int, error: Exception) -> InvalidInputError:
-    """Say why a port can't be had, and what to do about it."""
+    """Explain why a port can't be opened, and what to do about it."""
     code = getattr(error, "errno", None)
     if code == errno.EADDRINUSE:
         return InvalidInputError(f"port {port} of {host} is taken by another program; choose another one with --port")

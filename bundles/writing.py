@@ -67,12 +67,22 @@ class Staging:
         examples: Examples | None = None,
         backbone: Path | None = None,
     ) -> Manifest:
-        """Write the whole bundle aside; see `write_bundle`.
+        """Write the whole bundle aside.
+
+        Args:
+            manifest: Its manifest, without `files` and `versions`.
+            deltas: Of each model, the weights that differ from the backbone's, and the attached ones.
+            card: The model card, in Markdown.
+            examples: Rows with the trial's logits; none if the rows must not leave the study.
+            backbone: Folder of the pretrained model, if the bundle is to bring it along.
+
+        Returns:
+            The manifest as written.
 
         Raises:
             BundleNotWrittenError: If it can't be written, as on a full disk.
         """
-        with _told(self.folder, "can't be written"):
+        with _explained(self.folder, "can't be written"):
             for member, delta in zip(manifest.models, deltas, strict=True):
                 save_file({name: tensor.contiguous() for name, tensor in delta.items()}, self.path / member.file)
                 share(self.path / member.file)
@@ -99,7 +109,7 @@ class Staging:
         Raises:
             BundleNotWrittenError: If they can't be written.
         """
-        with _told(self.folder, "can't be written"):
+        with _explained(self.folder, "can't be written"):
             self._write_text(CARD_FILE, card)
             names = [member.file for member in manifest.models] + [CARD_FILE, LOCK_FILE]
             names += [EXAMPLES_FILE] if (self.path / EXAMPLES_FILE).exists() else []
@@ -119,7 +129,7 @@ class Staging:
         Raises:
             BundleNotWrittenError: If it can't be moved there.
         """
-        with _told(self.folder, "can't be put in place"):
+        with _explained(self.folder, "can't be put in place"):
             _flush(self.path)
             if self.path.parent != self.folder and self._swapped():
                 return
@@ -163,7 +173,7 @@ def staged_bundle(folder: Path, study: str, *, force: bool = False) -> Iterator[
     Raises:
         InvalidInputError: If something else is in the folder, or it can't be written to.
     """
-    with _told(folder, "can't be written to", InvalidInputError):
+    with _explained(folder, "can't be written to", InvalidInputError):
         folder = folder.resolve()
         _check_folder(folder, study, force=force)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +185,7 @@ def staged_bundle(folder: Path, study: str, *, force: bool = False) -> Iterator[
             logger.warning("another export writes to %s: waiting for it", folder)
             turn.acquire()
     try:
-        with _told(folder, "can't be written to", InvalidInputError):
+        with _explained(folder, "can't be written to", InvalidInputError):
             _check_folder(folder, study, force=force)  # Another one may have written there meanwhile.
             # A folder that is a mount point, or where this process works, must stay the one that it is.
             fixed = os.path.ismount(folder) or Path.cwd().is_relative_to(folder)
@@ -190,37 +200,6 @@ def staged_bundle(folder: Path, study: str, *, force: bool = False) -> Iterator[
             shutil.rmtree(path, ignore_errors=True)
     finally:
         turn.release()
-
-
-def write_bundle(
-    folder: Path,
-    manifest: Manifest,
-    deltas: Sequence[Mapping[str, Tensor]],
-    card: str,
-    examples: Examples | None = None,
-    backbone: Path | None = None,
-) -> Manifest:
-    """Write a bundle.
-
-    Args:
-        folder: Where to; an earlier bundle of the same study there is replaced.
-        manifest: Its manifest, without `files` and `versions`.
-        deltas: Of each model, the weights that differ from the backbone's, and the attached ones.
-        card: The model card, in Markdown.
-        examples: Rows with the trial's logits; none if the rows must not leave the study.
-        backbone: Folder of the pretrained model, if the bundle is to bring it along.
-
-    Returns:
-        The manifest as written.
-
-    Raises:
-        InvalidInputError: If something else is in the folder.
-        BundleNotWrittenError: If it can't be written; the earlier bundle is whole then.
-    """
-    with staged_bundle(folder, manifest.study) as staging:
-        written = staging.write(manifest, deltas, card, examples, backbone)
-        staging.put_in_place()
-    return written
 
 
 def own_files(folder: Path) -> set[str]:
@@ -313,7 +292,7 @@ def _flush(folder: Path) -> None:
 
 
 @contextmanager
-def _told(folder: Path, what: str, kind: type[PromptgraftError] = BundleNotWrittenError) -> Iterator[None]:
+def _explained(folder: Path, what: str, kind: type[PromptgraftError] = BundleNotWrittenError) -> Iterator[None]:
     """Turn the system's errors into one sentence about the bundle's folder."""
     try:
         yield

@@ -20,9 +20,9 @@ from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import headline_of
 from promptgraft.search.reporting import collect_facts, render_page, study_with_rows
 from promptgraft.search.running import Progress, RunOptions, RunOutcome, run_study
-from promptgraft.search.sampling import with_pool
-from promptgraft.search.storage import StudyRecord, StudyReference, own_folder
-from promptgraft.search.study import load_study, parse_seconds, with_recorded_rows
+from promptgraft.search.sampling import study_as_run
+from promptgraft.search.storage import StudyReference, own_folder
+from promptgraft.search.study import load_study, parse_seconds
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
@@ -66,8 +66,7 @@ class Winner:
             PromptgraftError: As the command `export`.
         """
         stored = self.reference.load()
-        loaded = load_study(self.reference.study_file(stored), self.reference.name)
-        loaded = with_pool(with_recorded_rows(loaded, StudyRecord.of(stored).identity), stored)
+        loaded = study_as_run(self.reference, stored)
         options = ExportOptions(output=Path(folder) if folder is not None else None, anyway=anyway, force=force)
         return export_winner(loaded, stored, self.reference.folder, options).folder
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
+from promptgraft.bundles.formats.script_parts import TEXTS
 from promptgraft.objectives.backbones import Batch, EncoderScorer
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.spaces import InvalidInputError
@@ -17,7 +18,8 @@ MODEL_FILE, PROMPT_FILE, SCRIPT_FILE = "model.onnx", "prompt.json", "classify.py
 # Two rows of different lengths, so that nothing of them is taken for a constant.
 _TRACED = ("a text", "another text, which is longer")
 
-_SCRIPT = '''"""Classify texts with onnxruntime and tokenizers alone: python classify.py "a text" "another text"."""
+_SCRIPT = (
+    '''"""Classify texts with onnxruntime and tokenizers alone: python classify.py "a text" "another text"."""
 
 import json
 import re
@@ -43,16 +45,9 @@ def load():
     return onnxruntime.InferenceSession(FOLDER / "model.onnx"), tokenizer
 
 
-def as_data(text):
-    """Break up the names of special tokens in a row's text."""
-    if not PROMPT["special"]:
-        return text  # The tokenizer doesn't look for them.
-    names = sorted(PROMPT["special"], key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
-    text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-    normal = unicodedata.normalize("NFKC", text)
-    return as_data(normal) if pattern.search(normal) else text
-
+'''
+    + TEXTS
+    + '''
 
 def encode(tokenizer, fields):
     """Render a row's prompt and tokenize it; a text that is too long loses its end."""
@@ -67,14 +62,7 @@ def encode(tokenizer, fields):
             name: [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
             for name, text in fields.items()
         }
-        longest = max(ends, key=lambda name: len(ends[name]))
-        kept = len(ends[longest]) - excess if excess < len(ends[longest]) else len(ends[longest]) // 2
-        end = ends[longest][kept - 1] if kept else 0
-        if end == len(fields[longest]):
-            end = max((place for place in ends[longest] if place < end), default=0)
-        if not end:
-            raise ValueError(f"there is no room for {longest}")
-        fields = fields | {longest: fields[longest][:end]}
+        fields = shortened(fields, ends, excess)
 
 
 def score(model, tokenizer, fields):
@@ -90,6 +78,7 @@ if __name__ == "__main__":
         found = np.exp(score(MODEL, TOKENIZER, {PROMPT["fields"][0]: text}))
         sys.stdout.write(f"{PROMPT['labels'][int(found.argmax())]} {found.max() / found.sum():.4f} {text}\\n")
 '''
+)
 
 
 class _Graph(nn.Module):

@@ -15,13 +15,15 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
+from promptgraft.bundles.formats.script_parts import TEXTS
 from promptgraft.objectives.backbones import CausalScorer
 from promptgraft.spaces import InvalidInputError
 
 PROMPT_FILE, SCRIPT_FILE = "prompt.json", "classify.py"
 _LABEL = re.compile(r"\{\{-?\s*label\s*-?\}\}")
 
-_SCRIPT = '''"""Classify texts with transformers alone: python classify.py "a text" "another text"."""
+_SCRIPT = (
+    '''"""Classify texts with transformers alone: python classify.py "a text" "another text"."""
 
 import json
 import re
@@ -44,16 +46,9 @@ def load():
     return model, AutoTokenizer.from_pretrained(FOLDER)
 
 
-def as_data(text):
-    """Break up the names of special tokens in a row's text."""
-    if not PROMPT["special"]:
-        return text  # The tokenizer doesn't look for them.
-    names = sorted(PROMPT["special"], key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
-    text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-    normal = unicodedata.normalize("NFKC", text)
-    return as_data(normal) if pattern.search(normal) else text
-
+'''
+    + TEXTS
+    + '''
 
 def encode(tokenizer, fields):
     """Render a row's prompt, behind which comes the label, and tokenize it; a text that is too long loses its end."""
@@ -70,14 +65,7 @@ def encode(tokenizer, fields):
             name: [end for _, end in tokenizer(text, return_offsets_mapping=True, **AS_TEXT)["offset_mapping"]]
             for name, text in fields.items()
         }
-        longest = max(ends, key=lambda name: len(ends[name]))
-        kept = len(ends[longest]) - excess if excess < len(ends[longest]) else len(ends[longest]) // 2
-        end = ends[longest][kept - 1] if kept else 0
-        if end == len(fields[longest]):
-            end = max((place for place in ends[longest] if place < end), default=0)
-        if not end:
-            raise ValueError(f"there is no room for {longest}")
-        fields = fields | {longest: fields[longest][:end]}
+        fields = shortened(fields, ends, excess)
 
 
 @torch.inference_mode()
@@ -101,6 +89,7 @@ if __name__ == "__main__":
         found = score(MODEL, TOKENIZER, {PROMPT["fields"][0]: text}).softmax(0)
         sys.stdout.write(f"{PROMPT['labels'][int(found.argmax())]} {float(found.max()):.4f} {text}\\n")
 '''
+)
 
 
 def write_plain_model(predictor: Predictor, folder: Path) -> None:

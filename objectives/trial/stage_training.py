@@ -32,7 +32,7 @@ class StageTraining:
         Args:
             key: Everything that decides the outcome.
             build_model: Returns the model to train, in the state before the first update.
-            start: Returns its trainer, after as many updates as it is told.
+            start: Takes the model and a number of updates; returns the trainer in the state after them.
         """
         checkpoint = self._checkpoint(key)
         is_trained = False

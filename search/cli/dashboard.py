@@ -50,7 +50,7 @@ def local_server(application: "WSGIApplication", port: int) -> WSGIServer:
         port: The port to listen on; any free one if 0.
 
     Raises:
-        InvalidInputError: If the port can't be had.
+        InvalidInputError: If the port can't be opened.
     """
     from promptgraft.bundles import port_error
 

@@ -78,15 +78,13 @@ def export(
     from promptgraft.search.exporting import ExportOptions, confidence_lines, export_winner
     from promptgraft.search.judging import headline_of, transfer_lines
     from promptgraft.search.reporting import reading_line
-    from promptgraft.search.sampling import with_pool
+    from promptgraft.search.sampling import study_as_run
     from promptgraft.search.storage import StudyRecord, StudyReference, own_folder
-    from promptgraft.search.study import load_study, with_recorded_rows
 
     reference = StudyReference.resolve(study, storage, workdir)
     optuna_study = reference.load()
     check_folder(output or own_folder(optuna_study, reference.folder).bundle, "--output")
-    loaded = load_study(reference.study_file(optuna_study), reference.name)
-    loaded = with_pool(with_recorded_rows(loaded, StudyRecord.of(optuna_study).identity), optuna_study)
+    loaded = study_as_run(reference, optuna_study)
     options = ExportOptions(
         output=output,
         trial=trial,

@@ -26,9 +26,9 @@ from promptgraft.search.reporting.history import (
 from promptgraft.search.reporting.importances import Importances, measure_importances
 from promptgraft.search.reporting.provenance import Cost, Provenance, TableFacts, cost_of, data_of, provenance_of
 from promptgraft.search.reporting.status import Summary, summarize
-from promptgraft.search.sampling import with_pool
+from promptgraft.search.sampling import study_as_run
 from promptgraft.search.storage import NothingToExportError, Opening, StudyRecord, StudyReference, TrialRecord
-from promptgraft.search.study import Study, load_study, with_recorded_rows
+from promptgraft.search.study import Study
 from promptgraft.search.trials import metric_of
 from promptgraft.spaces import InvalidInputError, Scalar
 
@@ -40,8 +40,7 @@ _IDS = ("template", "verbalizer")
 def study_with_rows(reference: StudyReference, stored: optuna.Study) -> tuple[Study | None, str | None]:
     """Load a study with its rows and the templates that joined; if that can't be done, say why."""
     try:
-        study = load_study(reference.study_file(stored), reference.name)
-        return with_pool(with_recorded_rows(study, StudyRecord.of(stored).identity), stored), None
+        return study_as_run(reference, stored), None
     except (InvalidInputError, OSError) as error:
         return None, str(error)
 

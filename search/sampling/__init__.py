@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from promptgraft.search.sampling.fold_race import FoldRace as FoldRace
     from promptgraft.search.sampling.pool import ranked_templates as ranked_templates
     from promptgraft.search.sampling.pool import record_growth as record_growth
+    from promptgraft.search.sampling.pool import study_as_run as study_as_run
     from promptgraft.search.sampling.pool import with_pool as with_pool
     from promptgraft.search.sampling.pool import wording_of as wording_of
     from promptgraft.search.sampling.proposals import Proposal as Proposal

@@ -7,18 +7,24 @@ from its text, so that a trial means the same whatever joins. See docs/decisions
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.objectives.growth import Growth
 from promptgraft.objectives.measures import UntrainedScore
-from promptgraft.search.storage import TEMPLATE_POOL, UNTRAINED_SCORES, Pool, StudyRecord, TrialRecord, write_study
+from promptgraft.search.storage import (
+    TEMPLATE_POOL,
+    UNTRAINED_SCORES,
+    Pool,
+    StudyRecord,
+    StudyReference,
+    TrialRecord,
+    write_study,
+)
+from promptgraft.search.study import Study, load_study, with_recorded_rows
 from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
-
-if TYPE_CHECKING:
-    from promptgraft.search.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +45,24 @@ def wording_of(space: SearchSpace, candidate: Candidate) -> Wording:
     return {"templates": (space.template(candidate.template),), "verbalizers": words}
 
 
-def with_pool(study: "Study", optuna_study: optuna.Study) -> "Study":
+def with_pool(study: Study, optuna_study: optuna.Study) -> Study:
     """Return a study with the templates that joined while it ran."""
     space = StudyRecord.of(optuna_study).pool.added_to(study.objective.space)
     return replace(study, objective=replace(study.objective, space=space))
+
+
+def study_as_run(reference: StudyReference, optuna_study: optuna.Study) -> Study:
+    """Load a study with the rows that it was started with, and the templates that joined.
+
+    Args:
+        reference: Which study.
+        optuna_study: Its record.
+
+    Raises:
+        InvalidInputError: If its file isn't there, or isn't valid any more.
+    """
+    study = load_study(reference.study_file(optuna_study), reference.name)
+    return with_pool(with_recorded_rows(study, StudyRecord.of(optuna_study).identity), optuna_study)
 
 
 def ranked_templates(

@@ -51,7 +51,7 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         InvalidInputError: If it can't be opened, or can't do the job.
         StorageAwayError: If it can't be opened now.
-        DamagedDatabaseError: If it is damaged; whoever reads or writes it later gets this error, too.
+        DamagedDatabaseError: If it is damaged; later reads and writes raise this error, too.
     """
     engine_kwargs, url = _settings(url)
     path = sqlite_file(url)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptgraft.bundles import LOCK_FILE, Predictor, read_examples, read_manifest, verification, verify, write_bundle
+from promptgraft.bundles import LOCK_FILE, Predictor, read_examples, read_manifest, verification, verify
 from promptgraft.bundles.folder import locked_requirements
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, EXAMPLES_FILE, MANIFEST_FILE
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
-from tests.support.bundles import export
+from tests.support.bundles import export, write_bundle
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]

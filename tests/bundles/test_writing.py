@@ -21,13 +21,12 @@ from promptgraft.bundles import (
     read_manifest,
     staged_bundle,
     verify,
-    write_bundle,
 )
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, CARD_FILE, DELTA_FILE, EXAMPLES_FILE
 from promptgraft.bundles.writing import BundleNotWrittenError
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import InvalidInputError
-from tests.support.bundles import export_small
+from tests.support.bundles import export_small, write_bundle
 from tests.support.disks import largest_file
 from tests.support.waiting import wait_until
 
@@ -125,7 +124,7 @@ def test_a_kill_at_any_moment_leaves_one_bundle_whole(bundle: Path, inside: bool
     assert moments > 20
     assert whole == moments or (inside and whole > moments / 2)
     assert read_manifest(place).trial == 7
-    assert replace(place, source=source, trial=8).trial == 8  # What the last kill left behind is in nobody's way.
+    assert replace(place, source=source, trial=8).trial == 8  # Files that the last kill left don't get in the way.
     assert verify(place).passed, verify(place)
 
 

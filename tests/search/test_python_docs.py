@@ -22,8 +22,12 @@ CALLS = [
 def test_a_documented_call_is_possible(page: str, call: ast.Call) -> None:
     owner, name = ast.unparse(call.func).split(".")
     function = getattr(promptgraft if owner == "pg" else promptgraft.Winner, name)
-    arguments = [None] * (len(call.args) + (owner == "winner"))
-    inspect.signature(function).bind(*arguments, **{str(keyword.arg): None for keyword in call.keywords})
+    parameters = list(inspect.signature(function).parameters.values())[owner == "winner" :]
+    positional = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+    given = [parameter.name for parameter in positional[: len(call.args)]] + [str(own.arg) for own in call.keywords]
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    assert len(call.args) <= len(positional)
+    assert set(required) <= set(given) <= {parameter.name for parameter in parameters}
 
 
 def test_both_pages_show_a_fit() -> None:

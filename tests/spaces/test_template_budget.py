@@ -1,4 +1,4 @@
-"""A template has a budget of time and memory: whoever wrote it, it ends at once or is refused."""
+"""A template has a budget of time and memory: it ends at once or is refused."""
 
 import jinja2
 import pytest

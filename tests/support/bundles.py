@@ -13,7 +13,7 @@ from promptgraft.bundles import (
     TemplatePart,
     VerbalizerPart,
     demonstration_rows,
-    write_bundle,
+    staged_bundle,
 )
 from promptgraft.objectives.backbones import file_hashes
 from promptgraft.objectives.prompting import DemonstrationPools
@@ -35,6 +35,14 @@ def export_small(folder: Path, spec: ObjectiveSpec, **changes: Any) -> Path:
     candidate = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, **{"batch_size": 4, **changes})
     export(folder, spec, Objective(spec), candidate)
     return folder
+
+
+def write_bundle(folder: Path, manifest: Manifest, *parts: Any, **more: Any) -> Manifest:
+    """Write a bundle and put it in place, as an export does; arguments are those of `Staging.write`."""
+    with staged_bundle(folder, manifest.study) as staging:
+        written = staging.write(manifest, *parts, **more)
+        staging.put_in_place()
+    return written
 
 
 def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:

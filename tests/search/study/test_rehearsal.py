@@ -1,5 +1,6 @@
 """What `validate` passes, trials can run: it refuses what none could."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,12 @@ def draw_study(family: str, chance: random.Random, folder: Path) -> Path:
     return write_study_file(folder / "study.yaml", backbone, space=space, source=None)
 
 
-def run_what_is_valid(family: str, folder: Path, wanted: int, each: int) -> None:
-    """Draw studies until as many candidates of valid ones were run as are wanted."""
+def run_what_is_valid(family: str, folder: Path, wanted: int, each: int) -> tuple[list[float], int]:
+    """Draw studies until enough candidates of valid ones ran; return their losses, and how many were refused."""
     chance = random.Random(family)
-    refused = ran = 0
-    while ran < wanted:
+    losses: list[float] = []
+    refused = 0
+    while len(losses) < wanted:
         study_file = draw_study(family, chance, folder)
         try:
             study = load_study(study_file, rehearsed=True)
@@ -68,23 +70,27 @@ def run_what_is_valid(family: str, folder: Path, wanted: int, each: int) -> None
             refused += 1
             continue
         objective = Objective(study.objective, torch.device("cpu"))
-        drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=ran))
+        drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(losses)))
         for _ in range(each):
             candidate = study.objective.space.suggest(drawn.ask())
-            objective.evaluate(candidate, seed=0)
-            ran += 1
-    assert refused or wanted < 100
+            losses.append(objective.evaluate(candidate, seed=0).metrics["loss"])
+    return losses, refused
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm"])
 def test_some_candidates_of_valid_studies_run(family: str, tmp_path: Path) -> None:
-    run_what_is_valid(family, tmp_path, wanted=8, each=2)
+    losses, _ = run_what_is_valid(family, tmp_path, wanted=8, each=2)
+    assert len(losses) >= 8
+    assert all(map(math.isfinite, losses))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_hundreds_of_candidates_of_valid_studies_run(family: str, tmp_path: Path) -> None:
-    run_what_is_valid(family, tmp_path, wanted=300, each=5)
+    losses, refused = run_what_is_valid(family, tmp_path, wanted=300, each=5)
+    assert len(losses) >= 300
+    assert all(map(math.isfinite, losses))
+    assert refused, "no drawn study was invalid, so nothing shows that invalid ones are refused"
 
 
 def refusal(tmp_path: Path, family: str = "encoder", style: str = "word pieces", **changes: Any) -> str:
@@ -151,7 +157,10 @@ def test_a_head_that_reads_no_words_minds_none(tmp_path: Path) -> None:
     content = {**prompts(), "verbalizers": {"v": {"negative": "Bad", "positive": "bad"}}, "head": "linear"}
     content |= {"frozen_layers": [1], "steps": [1], "batch_size": 4}
     backbone = {"path": str(model), "family": "encoder", "max_tokens": 48}
-    load_study(write_study_file(tmp_path / "study.yaml", backbone, space=content, source=None), rehearsed=True)
+    file = write_study_file(tmp_path / "study.yaml", backbone, space=content, source=None)
+    study = load_study(file, rehearsed=True)
+    candidate = study.objective.space.suggest(optuna.create_study().ask())
+    assert math.isfinite(Objective(study.objective, torch.device("cpu")).evaluate(candidate, seed=0).metrics["loss"])
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm", "masked_lm"])
