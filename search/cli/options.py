@@ -3,8 +3,11 @@
 import errno
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
@@ -117,6 +120,24 @@ def _storage_errors() -> tuple[type[Exception], ...]:
     """
     known = {"sqlalchemy.exc": "DBAPIError", "optuna.exceptions": "StorageInternalError"}
     return tuple(getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, while there is nothing to tidy up: modules are imported, files are read.
+
+    Python would raise KeyboardInterrupt, which is lost where it can't be raised, such as in a `__del__` that an import
+    runs: the command would go on.
+    """
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def console() -> "Console":

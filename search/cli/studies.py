@@ -12,7 +12,7 @@ import typer
 from promptgraft.search.cli import bundles as bundle_commands
 from promptgraft.search.cli import dashboard, results
 from promptgraft.search.cli.checks import check_file, check_folder
-from promptgraft.search.cli.options import JsonOption, StorageOption, WorkdirOption, console, reported
+from promptgraft.search.cli.options import JsonOption, StorageOption, WorkdirOption, console, ended_by_ctrl_c, reported
 from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
 INTERRUPTED = 130
@@ -134,12 +134,13 @@ def run(
     workdir: WorkdirOption = None,
 ) -> None:
     """Run a study; the same command continues a run that was stopped."""
-    from promptgraft.search.running import Progress, RunOptions, run_study
-    from promptgraft.search.storage import StudyReference
-    from promptgraft.search.study import load_study, parse_seconds
+    with ended_by_ctrl_c():
+        from promptgraft.search.running import Progress, RunOptions, run_study
+        from promptgraft.search.storage import StudyReference
+        from promptgraft.search.study import load_study, parse_seconds
 
-    mask_logs()
-    loaded = load_study(study, new_study, rehearsed=True)
+        mask_logs()
+        loaded = load_study(study, new_study, rehearsed=True)
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
         timeout_s = parse_seconds(timeout) if timeout else None

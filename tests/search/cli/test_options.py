@@ -1,0 +1,29 @@
+"""What commands share."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Signals the process where Python can only print an exception, as when Ctrl-C comes while an import tidies up.
+SCRIPT = """
+import signal
+from contextlib import nullcontext
+from promptgraft.search.cli.options import ended_by_ctrl_c
+
+class Tidied:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+with {context}():
+    Tidied()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(("context", "ended"), [("nullcontext", False), ("ended_by_ctrl_c", True)])
+def test_ctrl_c_is_not_lost_while_a_command_starts(context: str, ended: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(context=context)], capture_output=True, text=True)
+    assert (done.returncode == -signal.SIGINT) == ended, done.stderr
+    assert ("went on" in done.stdout) != ended
