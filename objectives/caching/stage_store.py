@@ -6,9 +6,10 @@ import logging
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Part of every key: raise it when the code that computes a stage changes its outcome.
 STAGE_VERSION = 4
 FOLDER = "stages"
+_Progress = TypeVar("_Progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,20 @@ class StageStore:
         Returns:
             Name -> tensor on the CPU, equal bit for bit whether computed or read.
         """
+
+        def computed() -> Generator[None, None, dict[str, Tensor]]:
+            yield from ()
+            return compute()
+
+        return _returned(self.get_in_steps(key, computed))
+
+    def get_in_steps(
+        self, key: StageKey, compute: Callable[[], Generator[_Progress, None, dict[str, Tensor]]]
+    ) -> Generator[_Progress, None, dict[str, Tensor]]:
+        """Do as `get` does, for a stage that takes long: pass on how far it has come.
+
+        Others that need the stage wait until it is computed, or the generator is closed.
+        """
         name, is_new = key.name, key.name not in self._asked
         self._asked.add(name)
         found = self._remembered(name) or self._read(name, key.content)
@@ -120,16 +136,19 @@ class StageStore:
             with self.files.lock(name) if self.files else nullcontext():
                 found = self._read(name, key.content)
                 if found is None:
-                    return self._compute(name, key.content, compute)
+                    return (yield from self._compute(name, key.content, compute))
         tensors, seconds = found
         if is_new:
             use = self.use
             self.use = StageUse(use.hits + 1, use.misses, use.saved_s + seconds, use.spent_s)
         return tensors
 
-    def _compute(self, name: str, content: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _compute(
+        self, name: str, content: str, compute: Callable[[], Generator[_Progress, None, dict[str, Tensor]]]
+    ) -> Generator[_Progress, None, dict[str, Tensor]]:
         before, started = self.use.spent_s, time.perf_counter()
-        tensors = {key: value.detach().to("cpu").contiguous() for key, value in compute().items()}
+        computed = yield from compute()
+        tensors = {key: value.detach().to("cpu").contiguous() for key, value in computed.items()}
         # A stage may be computed from another one, whose time counts once.
         seconds = time.perf_counter() - started - (self.use.spent_s - before)
         use = self.use
@@ -173,6 +192,15 @@ class StageStore:
         while self._in_memory_bytes > self.memory_bytes:
             _, (_, freed, _) = self._memory.popitem(last=False)
             self._in_memory_bytes -= freed
+
+
+def _returned(steps: Generator[object, None, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Run a generator to its end; return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,8 @@
 Stone (1974), Cross-Validatory Choice and Assessment of Statistical Predictions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 
@@ -15,7 +16,7 @@ from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle import Cycle
 from promptgraft.objectives.trial.migration import LoadReport
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, StageProgress, max_rss_bytes
 from promptgraft.spaces import Candidate
 
 # Where a checkpoint has the outcome of a fold that is over.
@@ -118,11 +119,14 @@ class CrossValidation(Evaluations):
         """Render the present fold's first validation row; see `Cycle.example`."""
         return self._cycle.example() if self._cycle else self._example
 
-    def _run(self) -> Iterator[Evaluation]:
+    def _run(self) -> Generator[Evaluation | StageProgress, None, None]:
         outcomes: list[FoldOutcome] = []
         for fold, resources in enumerate(self._folds):
-            for evaluation, outcome in self._run_fold(fold, resources):
-                shown = replace(evaluation, step=fold * (self.candidate.steps + 1) + evaluation.step, fold=fold)
+            for report, outcome in self._run_fold(fold, resources):
+                if isinstance(report, StageProgress):
+                    yield report
+                    continue
+                shown = replace(report, step=fold * (self.candidate.steps + 1) + report.step, fold=fold)
                 if outcome is None:
                     yield replace(shown, result=None)
                     continue
@@ -130,7 +134,9 @@ class CrossValidation(Evaluations):
                 found = self._result(outcomes)
                 yield replace(shown, so_far=found, result=found if len(outcomes) == len(self._folds) else None)
 
-    def _run_fold(self, fold: int, resources: Resources) -> Iterator[tuple[Evaluation, FoldOutcome | None]]:
+    def _run_fold(
+        self, fold: int, resources: Resources
+    ) -> Generator[tuple[Evaluation | StageProgress, FoldOutcome | None], None, None]:
         """Hand out a fold's evaluations, with the last one what it leaves; once more, if it was over before."""
         checkpoint = self._checkpoint.of_fold(fold) if self._checkpoint else None
         cycle = Cycle(resources, self.candidate, self.seed, checkpoint, self._at)
@@ -143,15 +149,16 @@ class CrossValidation(Evaluations):
             yield last, ended
             return
         self._cycle = cycle
-        for evaluation in cycle:
-            if evaluation.result is None:
-                yield evaluation, None
-                continue
-            outcome = FoldOutcome.of(cycle, evaluation.result)
-            self._resumed_at += evaluation.result.resumed_at
-            if checkpoint is not None:
-                outcome.save(checkpoint, cycle.identity())
-            yield evaluation, outcome
+        with closing(cycle):
+            for report in iter(cycle.advance, None):
+                if isinstance(report, StageProgress) or report.result is None:
+                    yield report, None
+                    continue
+                outcome = FoldOutcome.of(cycle, report.result)
+                self._resumed_at += report.result.resumed_at
+                if checkpoint is not None:
+                    outcome.save(checkpoint, cycle.identity())
+                yield report, outcome
 
     def _result(self, outcomes: Sequence[FoldOutcome]) -> Result:
         """Choose the step by the mean over the folds, and put their outcomes together."""

@@ -1,7 +1,7 @@
 """One run of the method, its steps in their order: source stage, migration, training on both tasks, evaluation."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take
 from promptgraft.objectives.trial.migration import LoadReport, migrate
 from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, StageProgress, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
 from promptgraft.objectives.trial.stage_training import StageTraining
 from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
@@ -70,13 +70,13 @@ class Cycle(Evaluations):
         self._model: PromptedModel | None = None
         super().__init__(self._run())
 
-    def _run(self) -> Iterator[Evaluation]:
+    def _run(self) -> Generator[Evaluation | StageProgress, None, None]:
         forget_gpu_peak(self._resources.backbone.device)
         saved = self._load_checkpoint()
-        source_weights = self._train_on_source() if self.candidate.source_steps else {}
+        source_weights = (yield from self._train_on_source()) if self.candidate.source_steps else {}
         model, load_report = self._migrate(source_weights)
         if self.candidate.contrastive_steps:
-            model.load(self._train_embeddings(model))
+            model.load((yield from self._train_embeddings(model)))
         if self.candidate.head == "probe":
             self._fit_head(model)
         torch.manual_seed(self.seed)  # Dropout starts from the same number, whatever was computed or read before.
@@ -90,7 +90,7 @@ class Cycle(Evaluations):
             yield evaluation
             self._save_checkpoint(model, trainer)
 
-    def _train_on_source(self) -> dict[str, Tensor]:
+    def _train_on_source(self) -> Generator[StageProgress, None, dict[str, Tensor]]:
         """Return the weights after training on the source alone, from the store if another trial has computed them."""
         resources, candidate, seed = self._resources, self.candidate, self._resources.source_seed
         settings = resources.spec.training_on(candidate.source)
@@ -117,7 +117,8 @@ class Cycle(Evaluations):
             rows = TrainingData(self._rows.encode(model, "source", seed), resources.tasks.source(candidate).labels)
             return Trainer(model, rows, None, plan, seed, step)
 
-        return self._stages.weights(StageKey.of(resources.source_key(candidate)), build_model, start)
+        key = StageKey.of(resources.source_key(candidate))
+        return (yield from self._stages.weights("source stage", key, build_model, start))
 
     def _migrate(self, source_weights: dict[str, Tensor]) -> tuple[PromptedModel, LoadReport]:
         """Carry the source's weights over to a model of the target, with frozen layers, soft prompt and adapters."""
@@ -140,7 +141,7 @@ class Cycle(Evaluations):
             alpha=1.0,
         )
 
-    def _train_embeddings(self, model: PromptedModel) -> dict[str, Tensor]:
+    def _train_embeddings(self, model: PromptedModel) -> Generator[StageProgress, None, dict[str, Tensor]]:
         """Return the weights after contrastive training on both tasks, from the store if another trial has them."""
         candidate, seed = self.candidate, self.seed
 
@@ -150,7 +151,8 @@ class Cycle(Evaluations):
             torch.manual_seed(seed)
             return Trainer(model, self._source_data(model), self._target_data(model), plan, seed, step)
 
-        return self._stages.weights(StageKey.of(self._resources.embedding_key(candidate, seed)), lambda: model, start)
+        key = StageKey.of(self._resources.embedding_key(candidate, seed))
+        return (yield from self._stages.weights("contrastive stage", key, lambda: model, start))
 
     def _fit_head(self, model: PromptedModel) -> None:
         """Fit the probe to its optimum on the embeddings as they are now."""

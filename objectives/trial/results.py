@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import stdev
 
@@ -100,6 +100,21 @@ class Evaluation:
         return (sign * self.value, -self.metrics["loss"]) > (sign * other.value, -other.metrics["loss"])
 
 
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """How far a stage is that takes long, ahead of the evaluations.
+
+    Attributes:
+        stage: What is trained, in words.
+        step: Updates done.
+        steps: Updates to do.
+    """
+
+    stage: str
+    step: int
+    steps: int
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that there are; None if there are none."""
     numbers = [value for value in values if value is not None]
@@ -116,22 +131,30 @@ class Evaluations(Iterator[Evaluation]):
     """Evaluations that are made one by one, while a caller asks for the next one.
 
     Args:
-        evaluations: Makes them.
+        reports: Makes them, and tells of long stages on the way.
 
     Raises:
         TrialError: While iterating, once they were closed.
     """
 
-    def __init__(self, evaluations: Iterator[Evaluation]) -> None:
-        self._evaluations = evaluations
+    def __init__(self, reports: Generator[Evaluation | StageProgress, None, None]) -> None:
+        self._reports = reports
         self._is_open = True
 
     def __next__(self) -> Evaluation:
         """Go on to the next evaluation."""
+        while True:
+            report = self.advance()
+            if isinstance(report, Evaluation):
+                return report
+
+    def advance(self) -> Evaluation | StageProgress:
+        """Go on to the next evaluation, or for a while within a stage that takes long."""
         if not self._is_open:
             raise TrialError("another cycle was started on this objective, so this one can't go on")
-        return next(self._evaluations)
+        return next(self._reports)
 
     def close(self) -> None:
-        """End them, since their backbone is needed by others."""
+        """End them, since their backbone is needed by others; let go of a stage that they are in."""
         self._is_open = False
+        self._reports.close()

@@ -1,6 +1,7 @@
 """Training that trials share: saved every now and then, and gone on with after a kill, the same bit for bit."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,7 +10,11 @@ from promptgraft.objectives.caching import StageKey, StageStore
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle_state import state_of, take_up
+from promptgraft.objectives.trial.results import StageProgress
 from promptgraft.objectives.trial.training import Trainer
+
+# Seconds between two reports of a stage.
+REPORT_EVERY_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,16 @@ class StageTraining:
     every_s: float
 
     def weights(
-        self, key: StageKey, build_model: Callable[[], PromptedModel], start: Callable[[PromptedModel, int], Trainer]
-    ) -> dict[str, Tensor]:
-        """Return what a stage trains but for the head, where that has no part in it.
+        self,
+        stage: str,
+        key: StageKey,
+        build_model: Callable[[], PromptedModel],
+        start: Callable[[PromptedModel, int], Trainer],
+    ) -> Generator[StageProgress, None, dict[str, Tensor]]:
+        """Return what a stage trains but for the head, where that has no part in it; report every now and then.
 
         Args:
+            stage: What it is, in words.
             key: Everything that decides the outcome.
             build_model: Returns the model to train, in the state before the first update.
             start: Takes the model and a number of updates; returns the trainer in the state after them.
@@ -37,15 +47,16 @@ class StageTraining:
         checkpoint = self._checkpoint(key)
         is_trained = False
 
-        def train() -> dict[str, Tensor]:
+        def train() -> Generator[StageProgress, None, dict[str, Tensor]]:
             nonlocal is_trained
             is_trained = True
             model = build_model()
-            trainer = _trained(model, start, key, checkpoint)
+            trainer = _resumed(model, start, key, checkpoint)
+            yield from _train(stage, model, trainer, key, checkpoint)
             head = model.heads() if trainer.settings.contrastive else ()
             return model.snapshot([name for name in model.trainable() if name not in head])
 
-        found = self.stages.get(key, train)
+        found = yield from self.stages.get_in_steps(key, train)
         if is_trained and checkpoint is not None:
             checkpoint.delete()
         return found
@@ -57,19 +68,33 @@ class StageTraining:
         return Checkpoint(self.stages.files, f"{name}.checkpoint.safetensors", self.every_s)
 
 
-def _trained(
+def _resumed(
     model: PromptedModel,
     start: Callable[[PromptedModel, int], Trainer],
     key: StageKey,
     checkpoint: Checkpoint | None,
 ) -> Trainer:
-    """Train to the last step, from the last checkpoint on."""
-    identity = {"stage": key.content}
-    saved = checkpoint.load(identity) if checkpoint else None
+    """Return the trainer in the state of the last checkpoint, or before the first update."""
+    saved = checkpoint.load(_identity(key)) if checkpoint else None
     trainer = start(model, saved.content["step"] if saved else 0)
     if saved is not None:
         take_up(saved, model, trainer)
-    for _ in trainer.updates():
-        if checkpoint is not None and checkpoint.is_due and trainer.step < trainer.settings.steps:
-            checkpoint.save(identity, {"step": trainer.step}, state_of(model, trainer))
     return trainer
+
+
+def _train(
+    stage: str, model: PromptedModel, trainer: Trainer, key: StageKey, checkpoint: Checkpoint | None
+) -> Generator[StageProgress, None, None]:
+    """Train to the last step; save the state and report every now and then."""
+    steps = trainer.settings.steps
+    report_at = time.monotonic() + REPORT_EVERY_S
+    for _ in trainer.updates():
+        if checkpoint is not None and checkpoint.is_due and trainer.step < steps:
+            checkpoint.save(_identity(key), {"step": trainer.step}, state_of(model, trainer))
+        if time.monotonic() >= report_at:
+            report_at = time.monotonic() + REPORT_EVERY_S
+            yield StageProgress(stage, trainer.step, steps)
+
+
+def _identity(key: StageKey) -> dict[str, str]:
+    return {"stage": key.content}

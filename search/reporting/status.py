@@ -138,6 +138,7 @@ class Summary:
         front: With several objectives, the trials that no other one dominates.
         test_openings: Openings of the test set.
         finalists: Trial -> value in float32.
+        stages: Live trial -> the stage that it is in, if that takes long.
         drivers: Drivers that have live trials.
         orphans: Trials left RUNNING by a dead driver.
         interrupted: Trials that were cut off through no fault of theirs.
@@ -165,6 +166,7 @@ class Summary:
     front: tuple[FrontTrial, ...]
     test_openings: tuple[OpenedTestSet, ...]
     finalists: Mapping[int, float]
+    stages: Mapping[int, str]
     drivers: int
     orphans: int
     interrupted: int
@@ -219,6 +221,7 @@ def summarize(study: optuna.Study) -> Summary:
         front=front_table(study),
         test_openings=tuple(OpenedTestSet(own.trial, own.opened, own.who, own.rows) for own in record.openings),
         finalists={number: score.value for number, score in sorted(scores.items())},
+        stages={t.number: stage for t in running if t.number not in dead and (stage := TrialRecord.of(t).stage)},
         drivers=len(drivers),
         orphans=len(dead),
         interrupted=sum(TrialRecord.of(trial).is_interrupted for trial in trials),
@@ -270,6 +273,7 @@ def status_lines(summary: Summary) -> list[str]:
     if summary.forecast:
         lines.append(f"  forecast  {summary.forecast}")
     lines.append(f"  drivers   {summary.drivers or 'none'} at work" + _left_by_dead(summary.orphans))
+    lines += [f"  trial {number:<4}{stage}" for number, stage in summary.stages.items()]
     if summary.interrupted:
         lines.append(f"  cut off   {summary.interrupted} trials; {summary.retries} queued again")
     return lines

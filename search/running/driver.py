@@ -49,7 +49,16 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import GrowSection, Study, model_path
-from promptgraft.search.trials import Evaluated, Limits, float32_scores, forecast, metric_of, ranked_trials, tidy
+from promptgraft.search.trials import (
+    Evaluated,
+    InStage,
+    Limits,
+    float32_scores,
+    forecast,
+    metric_of,
+    ranked_trials,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from promptgraft.search.running.searcher import StudySearcher
@@ -281,6 +290,10 @@ class Driver:
             checkpoint_every_s=self.study.file.checkpoint.every,
             threads=self.study.file.resources.cpu,
         )
+
+    def on_stage(self, number: int, message: InStage) -> None:
+        """Show where a trial is before its next evaluation."""
+        self.progress.in_stage(number, message)
 
     def on_evaluated(self, number: int, message: Evaluated) -> None:
         """Show a trial's value."""

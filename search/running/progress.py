@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from promptgraft.search.trials import Evaluated, Forecast
+from promptgraft.search.trials import Evaluated, Forecast, InStage
 from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -43,6 +43,7 @@ class Progress:
     states: dict[str, int] = field(default_factory=dict)
     best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
     curves: dict[int, list[float]] = field(default_factory=dict)
+    stages: dict[int, InStage] = field(default_factory=dict)
     finished: int = 0
     forecast: Forecast | None = None
 
@@ -54,15 +55,24 @@ class Progress:
         """Take over the study's counts."""
         self.states, self.finished = states, finished
 
+    def in_stage(self, number: int, message: InStage) -> None:
+        """Show where a live trial is before its next evaluation."""
+        with self._lock:
+            self.stages[number] = message
+        if not self.console.is_terminal:
+            self.say(f"trial {number}  {message}")
+
     def evaluated(self, number: int, message: Evaluated) -> None:
         """Extend a live trial's curve."""
         with self._lock:
+            self.stages.pop(number, None)
             self.curves.setdefault(number, []).append(message.value)
 
     def ended(self, number: int, state: str, value: float | None, note: str = "") -> None:
         """Close a trial's curve; print a line where there is no live table."""
         with self._lock:
             self.curves.pop(number, None)
+            self.stages.pop(number, None)
         if not self.console.is_terminal:
             shown = "" if value is None else f"{self.metric} {value:.4f}"
             best = "" if self.best is None else f"best {self.best[1]:.4f} (trial {self.best[0]})"
@@ -92,8 +102,9 @@ class Progress:
                 Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {values[-1]:.4f}")
                 for number, values in sorted(self.curves.items())
             ]
+            stages = [Text(f"  trial {number:>4}  {message}") for number, message in sorted(self.stages.items())]
         end = [Text(f"  {self.forecast}")] if self.forecast else []
-        return Group(head, *end, *curves)
+        return Group(head, *end, *stages, *curves)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -20,8 +20,8 @@ from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import JOB
 from promptgraft.search.sampling import FoldRace
-from promptgraft.search.storage import CONFUSION, LOSSES, VALIDATION
-from promptgraft.search.trials import Evaluated, Failed, Job, Message, SideJobDone, TrialJob
+from promptgraft.search.storage import CONFUSION, LOSSES, STAGE, VALIDATION
+from promptgraft.search.trials import Evaluated, Failed, InStage, Job, Message, SideJobDone, TrialJob
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ MESSAGE = "message"
 
 class RunCallback(Protocol):
     """What a run calls as trials go on, to show it and to write notes."""
+
+    def on_stage(self, number: int, message: InStage) -> None:
+        """A live trial is in a stage that takes long."""
 
     def on_evaluated(self, number: int, message: Evaluated) -> None:
         """A live trial was evaluated."""
@@ -53,6 +56,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Attributes:
         evaluations: What live trials have reported, by number.
+        stages: Where live trials were in a stage that takes long, by number, when they last reported that.
         race: The race between folds.
     """
 
@@ -62,6 +66,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.state = state
         self.callback = callback
         self.evaluations: dict[int, list[Evaluated]] = {}
+        self.stages: dict[int, InStage] = {}
         self.race = FoldRace(maximize=ledger.study.directions[0] == StudyDirection.MAXIMIZE)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,6 +84,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             tune_controller.request_stop_experiment()
         if not goes_on and isinstance(job, TrialJob):
             self.evaluations.pop(job.number, None)
+            self.stages.pop(job.number, None)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP  # type: ignore[no-any-return]
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -98,6 +104,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         if not isinstance(job, TrialJob):
             self._record_side_job(job, message)
             return False
+        if isinstance(message, InStage):
+            # It goes on in any case: a worker that is stopped here keeps the stage from all others until its next job.
+            self._record_stage(job.number, message)
+            return True
         if job.number not in self.ledger.live:
             return False
         if isinstance(message, Failed):
@@ -124,10 +134,28 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.callback.on_trial_ended(number, TrialState.FAIL, None, f"{message.cause}; queued again")
         raise DiskFullError(f"{message.cause}. Make room and run the same command")
 
+    def _record_stage(self, number: int, message: InStage) -> None:
+        if number in self.ledger.live:
+            self.ledger.set_attrs(number, {STAGE: str(message)})
+        if number in self.ledger.live:
+            self.stages[number] = message
+            self.callback.on_stage(number, message)
+
+    def where(self, number: int) -> str:
+        """Say what a live trial reported last."""
+        if number in self.stages:
+            return f"in its {self.stages[number]}"
+        seen = self.evaluations.get(number)
+        return f"after its report at step {seen[-1].step}" if seen else "before its first report"
+
     def _record_evaluation(self, number: int, message: Evaluated) -> bool:
         """Tell the study of an evaluation; return whether the trial goes on."""
         messages = self.evaluations.setdefault(number, [])
         messages.append(message)
+        if self.stages.pop(number, None) is not None:
+            self.ledger.set_attrs(number, {STAGE: None})
+            if number not in self.ledger.live:
+                return False
         if len(messages) == 1:
             # What it costs decides which trials the pruner compares it with.
             self.ledger.set_attrs(number, message.figures)
@@ -152,6 +180,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def _record_loss(self, number: int, trial: Trial) -> None:
         self.evaluations.pop(number, None)
+        self.stages.pop(number, None)
         if number not in self.ledger.live:
             return
         if number in self.state.overdue:

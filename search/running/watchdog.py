@@ -102,8 +102,7 @@ class StudyWatchdog(tune.Callback):  # type: ignore[misc]
         for number, (started, trial) in self._running.items():
             actor = trial.temporary_state.ray_actor
             if now - started > self.trial_timeout_s and number not in self.state.overdue and actor is not None:
-                seen = self.scheduler.evaluations.get(number)
-                where = f"after its report at step {seen[-1].step}" if seen else "before its first report"
+                where = self.scheduler.where(number)
                 self.state.overdue[number] = (
                     f"longer than budget.trial_timeout ({self.trial_timeout_s:g} s); killed {where}"
                 )

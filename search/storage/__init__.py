@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.attributes import REPEAT as REPEAT
     from promptgraft.search.storage.attributes import RUN as RUN
     from promptgraft.search.storage.attributes import SHARED as SHARED
+    from promptgraft.search.storage.attributes import STAGE as STAGE
     from promptgraft.search.storage.attributes import STUDY_FILE as STUDY_FILE
     from promptgraft.search.storage.attributes import TEMPLATE_POOL as TEMPLATE_POOL
     from promptgraft.search.storage.attributes import TEST_SET as TEST_SET

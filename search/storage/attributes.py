@@ -42,7 +42,7 @@ WEIGHTS = "weights_trial_"
 CANDIDATE, CANDIDATE_KEY, OWNER = "candidate", "candidate_key", "owner"
 BASELINE, START_POINT = "baseline", "start_point"
 CAUSE, INTERRUPTED, RETRY_OF, TIMES_LOST, RAN_S = "cause", "interrupted", "retry_of", "times_lost", "ran_s"
-VALIDATION, CONFUSION, LOSSES = "validation_", "confusion", "losses"
+VALIDATION, CONFUSION, LOSSES, STAGE = "validation_", "confusion", "losses", "stage"
 
 
 def repeat_attr(trial: int, repeat: int) -> str:
@@ -328,6 +328,11 @@ class TrialRecord:
     def gpus(self) -> Sequence[str]:
         """Ray's ids of its GPUs."""
         return self.attrs.get("gpus") or ()
+
+    @property
+    def stage(self) -> str | None:
+        """Where it was, in words, when it last reported from a stage that takes long; None after its evaluation."""
+        return self.attrs.get(STAGE)
 
     def figure(self, name: str) -> float | None:
         """Return something that was measured of it, such as `seconds` or `prompt_tokens`; None if it wasn't."""

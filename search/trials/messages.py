@@ -175,6 +175,24 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class InStage:
+    """A trial is in a stage that takes long, ahead of its evaluations.
+
+    Attributes:
+        stage: What is trained, in words.
+        step: Updates done.
+        steps: Updates to do.
+    """
+
+    stage: str
+    step: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}, update {self.step} of {self.steps}"
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A job failed.
 
@@ -198,7 +216,7 @@ class SideJobDone:
     found: Growth | Outcome
 
 
-Message: TypeAlias = Evaluated | Failed | SideJobDone
+Message: TypeAlias = Evaluated | InStage | Failed | SideJobDone
 
 
 def cause_of(error: Exception) -> str:

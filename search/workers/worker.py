@@ -16,6 +16,7 @@ from promptgraft.search.trials import (
     Failed,
     FoldScores,
     GrowthJob,
+    InStage,
     Job,
     Message,
     RepeatJob,
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
-    """Runs one cycle at a time; a step of Ray's is the training up to the next evaluation."""
+    """Runs one cycle at a time; a step of Ray's is the training up to the next report."""
 
     def setup(self, config: dict[str, Any], spec: ObjectiveSpec, checkpoint_every_s: float, threads: int) -> None:
         """Load the study's fixed part once; Ray then reuses this actor for many trials."""
@@ -66,7 +67,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Go on to the trial's next evaluation, or do a side job."""
+        """Go on to the trial's next report, or do a side job."""
         return {"message": self._message()}
 
     def _message(self) -> Message:
@@ -75,7 +76,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             if isinstance(job, TrialJob):
                 if self._cycle is None:
                     self._begin(job)
-                return self._evaluated(job)
+                return self._reported(job)
             if isinstance(job, GrowthJob):
                 return SideJobDone(self._grow(job))
             return SideJobDone(self._repeat(job))
@@ -115,10 +116,19 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """Close the cycle."""
         self._cycle = None
 
-    def _evaluated(self, job: TrialJob) -> Evaluated:
-        """Go on to the next evaluation, and describe it."""
+    def _reported(self, job: TrialJob) -> Evaluated | InStage:
+        """Go on to the next evaluation, or for a while within a long stage."""
+        from promptgraft.objectives.trial import StageProgress
+
         assert self._cycle is not None
-        evaluation = next(self._cycle)
+        report = self._cycle.advance()
+        if isinstance(report, StageProgress):
+            return InStage(report.stage, report.step, report.steps)
+        return self._evaluated(job, report)
+
+    def _evaluated(self, job: TrialJob, evaluation: "Evaluation") -> Evaluated:
+        """Describe an evaluation."""
+        assert self._cycle is not None
         result = evaluation.result
         weights_hash = None if result is None else keep_result(self._files, job.number, result)
         shown = result or evaluation

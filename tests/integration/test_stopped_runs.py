@@ -185,6 +185,31 @@ def test_a_trial_that_hangs_is_killed_at_its_deadline(write_study: WriteStudy, t
 
 
 @pytest.mark.slow
+def test_a_source_stage_reports_and_has_a_deadline(write_study: WriteStudy, tmp_path: Path) -> None:
+    """A trial that takes too long is ended there, too; its successor goes on with the stage where it was."""
+    from promptgraft.search.reporting import status_lines, summarize
+
+    endless = space(learning_rate=[1e-4, 1e-3], source_steps=10**6, steps=8, alpha=0.0)
+    path = write_study(
+        space=endless, pruner="none", checkpoint={"every": 0.001}, budget={"trials": 9, "trial_timeout": "45s"}
+    )
+    process, folder = _start(path, tmp_path, trials=9)
+    _wait_for(folder, process, lambda trials: any("stage" in trial.user_attrs for trial in trials))
+    study = load_existing("tiny", folder.storage_url())
+    (shown, *_) = summarize(study).stages.values()
+    assert shown.startswith("source stage, update ")
+    assert f"{shown}\n" in "\n".join(status_lines(summarize(study))) + "\n"
+    _wait_for(folder, process, lambda trials: any(trial.state == TrialState.FAIL for trial in trials))
+    assert list((folder.path / "stages").glob("*.checkpoint.safetensors"))
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    causes = [trial.user_attrs.get("cause", "") for trial in study.get_trials()]
+    assert any("(45 s); killed in its source stage, update " in cause for cause in causes), causes
+    assert "source stage, update " in output
+
+
+@pytest.mark.slow
 def test_what_runs_at_the_end_of_the_time_is_stopped_and_queued_again(write_study: WriteStudy, tmp_path: Path) -> None:
     endless = space(learning_rate=[1e-4, 1e-3], steps=10**6)
     path = write_study(space=endless, pruner="none", budget={"trials": 9, "timeout": "40s", "reserve": 0})

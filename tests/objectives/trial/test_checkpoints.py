@@ -10,7 +10,15 @@ import torch
 
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.objectives.trial import Checkpoint, Objective, Result, checkpoint_name, checkpoints
+from promptgraft.objectives.trial import (
+    Checkpoint,
+    Objective,
+    Result,
+    StageProgress,
+    checkpoint_name,
+    checkpoints,
+    stage_training,
+)
 from promptgraft.objectives.trial.training import Trainer, Update
 from promptgraft.spaces import Candidate, SoftPrompt
 from tests.support.prompted_models import is_refused
@@ -172,3 +180,28 @@ def test_a_source_stage_goes_on_at_its_last_checkpoint(
     assert same(resumed, whole)
     (stage, *_) = (tmp_path / "whole" / "stages").glob("*.safetensors")
     assert stage.name in {path.name for path in (tmp_path / "killed" / "stages").iterdir()}
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_long_source_stage_reports_and_is_let_go(
+    spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int
+) -> None:
+    """A trial that is stopped within its source stage keeps it from nobody, and reports change no weights."""
+    if spec.backbone.family != "encoder":
+        pytest.skip("one family is enough")
+    target = replace(spec.target, validation_rows=None, folds=folds) if folds > 1 else spec.target
+    spec = replace(spec, target=target, files=str(tmp_path / "stopped"))
+    candidate = replace(BASE, source_steps=5, steps=2, contrastive_steps=2)
+    whole = Objective(replace(spec, files=str(tmp_path / "whole"))).evaluate(candidate, 0)
+    monkeypatch.setattr(stage_training, "REPORT_EVERY_S", 0.0)
+    stopped = Objective(spec).run(candidate, 0, checkpoint(tmp_path / "stopped"))
+    assert [stopped.advance() for _ in range(3)] == [StageProgress("source stage", step, 5) for step in (1, 2, 3)]
+    stopped.close()
+    going_on = Objective(spec).run(candidate, 0, checkpoint(tmp_path / "stopped"))
+    reports = list(iter(going_on.advance, None))
+    stages = [report for report in reports if isinstance(report, StageProgress)]
+    expected = [StageProgress("source stage", step, 5) for step in (4, 5)]
+    expected += [StageProgress("contrastive stage", step, 2) for step in (1, 2)] * folds
+    assert stages == expected, "saved behind update 3"
+    assert reports[-1].result is not None  # type: ignore[union-attr]
+    assert same(reports[-1].result, whole)  # type: ignore[union-attr]
