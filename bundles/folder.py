@@ -156,9 +156,33 @@ def unlisted_files(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def read_examples(folder: Path) -> Examples | None:
-    """Read a bundle's examples, checked before; None if it has none."""
+    """Read a bundle's examples; None if it has none.
+
+    Raises:
+        InvalidInputError: If they aren't rows with the templates' fields, and a finite logit a label each.
+    """
     path = folder / EXAMPLES_FILE
-    return Examples.model_validate_json(path.read_bytes()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    manifest = parse_manifest(folder)
+    try:
+        examples = Examples.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise _no_examples(path, f"{place}: {first['msg']}") from error
+    if len(examples.logits) != len(examples.rows):
+        raise _no_examples(path, f"{len(examples.rows)} rows have {len(examples.logits)} rows of logits")
+    for number, (row, logits) in enumerate(zip(examples.rows, examples.logits, strict=True)):
+        if len(logits) != len(manifest.labels):
+            raise _no_examples(path, f"row {number} has {len(logits)} logits for {len(manifest.labels)} labels")
+        if missing := sorted(manifest.columns.keys() - row.keys()):
+            raise _no_examples(path, f"row {number} lacks the field {missing[0]!r}")
+    return examples
+
+
+def _no_examples(path: Path, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"{path} doesn't hold example rows with their logits: {problem}; export the trial again")
 
 
 @cache

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.prompting import DemonstrationPool
@@ -103,8 +103,8 @@ class Examples(_Part):
         logits: Shape (rows, labels).
     """
 
-    rows: tuple[dict[str, str], ...]
-    logits: tuple[tuple[float, ...], ...]
+    rows: tuple[dict[str, str], ...] = Field(min_length=1)
+    logits: tuple[tuple[FiniteFloat, ...], ...]
 
 
 class MemberPart(_Part):

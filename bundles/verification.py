@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from promptgraft.bundles.folder import changed_files, parse_manifest, read_examples, unlisted_files
-from promptgraft.bundles.manifest import BACKBONE_FOLDER, MANIFEST_FILE, Examples
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, EXAMPLES_FILE, MANIFEST_FILE, Examples
 from promptgraft.bundles.predictor import Predictor
 from promptgraft.objectives.backbones import file_hashes
 from promptgraft.spaces import InvalidInputError
@@ -79,7 +79,10 @@ def verify(
             problems.append((where, "is not the file that the trial was trained with"))
     if problems:
         return Verification(tuple(problems), unlisted)
-    examples = examples or read_examples(folder)
+    try:
+        examples = examples or read_examples(folder)
+    except InvalidInputError as error:
+        return Verification(((EXAMPLES_FILE, str(error)),), unlisted)
     if examples is None:
         return Verification((), unlisted)
     predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)

@@ -1,16 +1,18 @@
 """`verify` finds every changed byte and names its file, and passes what was exported, wherever it was moved to."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from promptgraft.bundles import LOCK_FILE, Predictor, read_examples, read_manifest, verification, verify
-from promptgraft.bundles.folder import locked_requirements
+from promptgraft.bundles.folder import file_sha256, locked_requirements
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, EXAMPLES_FILE, MANIFEST_FILE
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
@@ -108,6 +110,38 @@ def test_other_outputs_are_found_though_all_hashes_are_right(bundle: Path, tmp_p
     other = rewritten(-logits)
     assert (other.passed, other.agreeing) == (False, 0)
     assert rewritten(logits).passed
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda held: held["logits"][1].append(0.5), "row 1 has 3 logits for 2 labels"),
+        (lambda held: held["logits"].pop(), "8 rows have 7 rows of logits"),
+        (lambda held: held["logits"][2].__setitem__(0, float("nan")), "logits.2.0: Input should be a finite number"),
+        (lambda held: held["logits"][0].__setitem__(1, float("inf")), "logits.0.1: Input should be a finite number"),
+        (lambda held: held["logits"][0].__setitem__(1, "much"), "logits.0.1: Input should be a valid number"),
+        (lambda held: held["rows"][3].clear(), "row 3 lacks the field 'text'"),
+        (lambda held: held["rows"][3].update(text=7), "rows.3.text: Input should be a valid string"),
+        (lambda held: held.update(rows=[], logits=[]), "rows: Tuple should have at least 1 item"),
+        (lambda held: held.pop("logits"), "logits: Field required"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_examples_that_are_none_are_one_problem(
+    bundle: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    """With all hashes right: someone wrote them so."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    held = json.loads((copy / EXAMPLES_FILE).read_bytes())
+    damage(held)
+    (copy / EXAMPLES_FILE).write_text(json.dumps(held))
+    manifest = read_manifest(bundle)
+    hashed = manifest.files | {EXAMPLES_FILE: file_sha256(copy / EXAMPLES_FILE)}
+    (copy / MANIFEST_FILE).write_text(manifest.model_copy(update={"files": hashed}).to_json())
+    ((name, said),) = verify(copy).problems
+    assert name == EXAMPLES_FILE
+    assert f"doesn't hold example rows with their logits: {problem}" in said
+    assert said.endswith("; export the trial again")
 
 
 def test_a_backbone_beside_the_bundle_is_checked_too(
