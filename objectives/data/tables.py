@@ -25,10 +25,17 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+# Marks of ISO-2022-JP and its kin, whose bytes are all ASCII; and the line by which Excel names a delimiter.
+_ESCAPES = re.compile(r"\x1b\$(?:[@AB]|\([A-D]|\)[ACG])")
+_NAMED_DELIMITER = re.compile('"?sep=(.)"?\r?\n', re.IGNORECASE)
 # Characters that show nothing: white space, control characters, and what Unicode calls default ignorable.
 INVISIBLE = (
     r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+)
+_SAVE_AS_UTF_8 = (
+    "save the file as UTF-8: in Excel as 'CSV UTF-8', elsewhere with iconv -f ENCODING -t UTF-8, which is that of "
+    "the program that wrote it, such as WINDOWS-1252, SHIFT_JIS, GB18030 or KOI8-R"
 )
 _VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -163,9 +170,12 @@ def _decoded(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line} is not {encoding} text (byte 0x{content[error.start]:02x}); save the file as UTF-8: in Excel "
-            "as 'CSV UTF-8', elsewhere with iconv -f WINDOWS-1252 -t UTF-8, or whatever its encoding is"
+            f"line {line} is not {encoding} text (byte 0x{content[error.start]:02x}); {_SAVE_AS_UTF_8}"
         ) from error
+    escape = _ESCAPES.search(text)
+    if escape is not None:
+        line = text.count("\n", 0, escape.start()) + 1
+        raise ValueError(f"line {line} is ISO-2022 text, as mail programs write it; {_SAVE_AS_UTF_8}")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"line {line} holds a NUL character, as in UTF-16 or a damaged file; save it as UTF-8")
@@ -174,6 +184,8 @@ def _decoded(content: bytes) -> str:
 
 def _read_csv(content: bytes, columns: Sequence[str]) -> _Table:
     text = _decoded(content)
+    if named := _NAMED_DELIMITER.match(text):
+        return _parse(text[named.end() :], named[1])
     headers = {delimiter: _header(text, delimiter) for delimiter in _DELIMITERS}
     fitting = [delimiter for delimiter, names in headers.items() if columns and set(columns) <= set(names)]
     return _parse(text, fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter])))

@@ -60,6 +60,7 @@ def init(
     """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
     from promptgraft.objectives.backbones import guess_family
     from promptgraft.search.drafting import draft_study, view_table, write_draft
+    from promptgraft.search.study import load_study
 
     file = output or Path(f"{Path(table).stem}.yaml")
     check_file(file, "--output")
@@ -69,7 +70,8 @@ def init(
     draft = draft_study(target, other, model, file.resolve().parent, effort)
     for line in draft.lines:
         typer.echo(line)
-    loaded = write_draft(draft, file)
+    write_draft(draft, file)
+    loaded = load_study(file, rehearsed=True)
     for caution in (*draft.cautions, *loaded.cautions):
         typer.echo(f"caution: {caution}", err=True)
     typer.echo(f"{file}: {loaded.target.sizes}, {loaded.file.budget.trials} trials; next: promptgraft run {file}")

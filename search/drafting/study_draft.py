@@ -11,7 +11,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from promptgraft.search.drafting.columns import TableView
-from promptgraft.search.study import Study, load_study
 from promptgraft.search.wording import one_line
 from promptgraft.spaces import InvalidInputError
 
@@ -86,8 +85,8 @@ def draft_study(
     return Draft(content["study"], _yaml(content), tuple(lines), tuple(_cautions(target, source)))
 
 
-def write_draft(draft: Draft, file: Path) -> Study:
-    """Write a study file, and load it.
+def write_draft(draft: Draft, file: Path) -> None:
+    """Write a study file.
 
     Args:
         draft: What to write.
@@ -95,14 +94,12 @@ def write_draft(draft: Draft, file: Path) -> Study:
 
     Raises:
         InvalidInputError: If the file exists.
-        StudyFileError: If the study can't run as it is; the file is there then, to be edited.
     """
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(draft.text)
     except FileExistsError as error:
         raise InvalidInputError(f"{file} exists; name another file with --output, or edit that one") from error
-    return load_study(file)
 
 
 def _fields(target: TableView, source: TableView | None) -> list[str]:
