@@ -118,18 +118,20 @@ def check_tokenizer(spec: BackboneSpec, model: Any, tokenizer: Any) -> None:
         InvalidInputError: If it knows no words, or writes token ids for which the model has no embedding.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    special = set(tokenizer.added_tokens_decoder)
-    words = [number for number in tokenizer.get_vocab().values() if number not in special]
+    added = tokenizer.added_tokens_decoder
+    words = [number for number in tokenizer.get_vocab().values() if number not in added]
     if not words:
         raise InvalidInputError(
             f"{spec.path}: its tokenizer knows no words; copy tokenizer.json or the vocabulary again"
         )
     written = [*tokenizer("a")["input_ids"], *([] if tokenizer.mask_token_id is None else [tokenizer.mask_token_id])]
-    largest = max(*words, *written)
+    # Added tokens that aren't special may be written for any text.
+    largest = max(*words, *written, *(number for number, token in added.items() if not token.special))
     if largest >= rows:
         raise InvalidInputError(
             f"{spec.path}: its tokenizer has token ids up to {largest}, but the model has embeddings for {rows} "
-            "tokens; they belong to different models"
+            "tokens; they belong to different models, or the model wasn't enlarged for added tokens: "
+            "model.resize_token_embeddings(len(tokenizer))"
         )
 
 

@@ -9,6 +9,8 @@ from decimal import Decimal
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
+# White space, underscores, and hyphens that aren't the sign of a number.
+_BETWEEN_WORDS = re.compile(r"(?:[\s_]|-(?!\d)|(?<=\w)-)+")
 # Control characters, other separators of lines, and characters that turn the direction of writing.
 _FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -88,10 +90,16 @@ def check_label_names(labels: Iterable[str]) -> None:
 
 
 def alike_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
-    """Find different labels that are probably meant to be one: but for case, white space or how a number is written."""
+    """Find different labels that are probably meant to be one.
+
+    They differ in case, white space or characters that show nothing, in how a number is written, or are a number and a
+    truth value.
+    """
     found: dict[str, dict[str, None]] = {}
     for label in labels:
-        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", _value(label)).casefold())
+        value = {"true": "1", "false": "0"}.get(_value(label), _value(label))
+        plain = _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", value).casefold())
+        plain = "".join(character for character in plain if unicodedata.category(character) != "Cf").strip()
         found.setdefault(plain, {})[label] = None
     return [tuple(own) for own in found.values() if len(own) > 1]
 

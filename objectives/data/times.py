@@ -61,7 +61,10 @@ def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64]:
         fitting = [form for form in _SOLID if _fits(texts, form)]
         if fitting:
             raise InvalidInputError(f"{texts[0]!r} looks like a date that begins with its day or month; {_REMEDY}")
-    return np.array([float(text) for text in texts])
+    numbers = np.array([float(text) for text in texts])
+    if not np.isfinite(numbers).all():
+        raise InvalidInputError(f"{texts[int(np.argmin(np.isfinite(numbers)))]!r} is too large a number; {_REMEDY}")
+    return numbers
 
 
 def _fits(texts: Sequence[str], form: str) -> bool:

@@ -150,7 +150,8 @@ class CrossValidation(Evaluations):
             return
         self._cycle = cycle
         with closing(cycle):
-            for report in iter(cycle.advance, None):
+            while True:
+                report = cycle.advance()
                 if isinstance(report, StageProgress) or report.result is None:
                     yield report, None
                     continue
@@ -159,6 +160,7 @@ class CrossValidation(Evaluations):
                 if checkpoint is not None:
                     outcome.save(checkpoint, cycle.identity())
                 yield report, outcome
+                return
 
     def _result(self, outcomes: Sequence[FoldOutcome]) -> Result:
         """Choose the step by the mean over the folds, and put their outcomes together."""

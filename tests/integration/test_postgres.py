@@ -1,13 +1,17 @@
 """One study in PostgreSQL, two drivers with a Ray each: `make test-postgres`."""
 
+import contextlib
 import os
 import subprocess
+import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 
 from promptgraft.search.judging import reach_verdict
@@ -23,6 +27,14 @@ from tests.support.faults import Driver, Figures
 from tests.support.postgres import Server
 from tests.support.studies import CHEAP, WIDE
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder for the sessions of Ray whose name is short enough for its sockets."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
 
@@ -60,21 +72,54 @@ def test_two_drivers_share_a_study_and_one_is_killed(
 
 
 def test_the_password_is_nowhere(
-    write_study: Callable[..., Path], tmp_path: Path, postgres_url: Callable[[Path], str]
+    write_study: Callable[..., Path], tmp_path: Path, postgres_url: Callable[[Path], str], ray_folder: Path
 ) -> None:
+    """Not in what is printed, stored or logged, by Ray too, nor in a command line; wherever the URL has it."""
     url = postgres_url(tmp_path)
-    password = url.split(":")[2].split("@")[0]
-    command = [*PROMPTGRAFT, "run", str(write_study(budget={"trials": 2})), "--workdir", str(tmp_path / "run")]
-    environment = {**os.environ, "PROMPTGRAFT_STORAGE": url}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    export = [*PROMPTGRAFT, "export", str(tmp_path / "study.yaml"), "--workdir", str(tmp_path / "run")]
-    exported = subprocess.run(export, env=environment, capture_output=True, text=True, check=True)
-    texts = [process.stdout, process.stderr, exported.stdout, exported.stderr]
-    study = load_existing("tiny", url)
-    texts += [repr(study.user_attrs), repr(study.get_trials())]
-    texts += [file.read_bytes().decode(errors="replace") for file in (tmp_path / "run").rglob("*") if file.is_file()]
-    assert len(texts) > 8
-    assert not [text[:200] for text in texts if password in text]
+    user, _, place = url.rpartition("@")
+    password = user.rpartition(":")[2]
+    of_files = "Zx9files9xZ"
+    command = [*PROMPTGRAFT, "run", str(write_study(budget={"trials": 2}))]
+    environment = {**os.environ, "RAY_TMPDIR": str(ray_folder)}
+    texts: list[str] = []
+    for name, storage in (("user", url), ("query", f"{user.rpartition(':')[0]}@{place}?password={password}")):
+        workdir = f"file://{tmp_path}/{name}?token={of_files}"
+        where = ["--workdir", workdir, "--new-study", name]
+        with subprocess.Popen(
+            [*command, *where],
+            env=environment | {"PROMPTGRAFT_STORAGE": storage},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+        ) as process:
+            lines: set[str] = set()
+            while process.poll() is None:
+                children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+                for child in children:
+                    with contextlib.suppress(psutil.Error):
+                        lines.add(" ".join(child.cmdline()))
+                time.sleep(0.2)  # How often command lines are looked at.
+            output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert any("raylet" in line for line in lines)
+        status = [*PROMPTGRAFT, "status", name, "--workdir", workdir]
+        told = subprocess.run(
+            status,
+            env=environment | {"PROMPTGRAFT_STORAGE": storage},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        )
+        study = load_existing(name, storage)
+        texts += [output, *lines, told.stdout, told.stderr, repr(study.user_attrs), repr(study.get_trials())]
+        texts += [repr(open_storage(storage).get_study_system_attrs(study._study_id))]
+    written = [file for file in (*tmp_path.rglob("*"), *ray_folder.rglob("*")) if file.is_file()]
+    texts += [file.read_bytes().decode(errors="replace") for file in written]
+    assert [file for file in written if file.name.startswith(("gcs_server", "raylet"))], "the logs of Ray"
+    assert [text[:300] for text in texts if password in text] == []
+    assert [text[:300] for text in texts if of_files in text] == []
 
 
 def test_what_is_wrong_with_a_server_is_said_without_the_password(postgres_url: Callable[[Path], str]) -> None:

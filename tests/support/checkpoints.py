@@ -105,6 +105,15 @@ def _lose_layer(folder: Path) -> None:
     save_file(kept, folder / WEIGHTS, {"format": "pt"})
 
 
+def _add_word(folder: Path) -> None:
+    """Teach the tokenizer a word that the model has no embedding for."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<brandname>"])
+    tokenizer.save_pretrained(folder)
+
+
 def _of_another(folder: Path) -> None:
     """Put the tokenizer of a model with more tokens in the folder."""
     content = json.loads((folder / "tokenizer.json").read_text())
@@ -130,6 +139,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 # These are tried in fewer places.
 MORE_DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "words added to the tokenizer alone": (_add_word, r"the model wasn't enlarged for added tokens"),
     "a pointer for the tokenizer": (_pointer("tokenizer.json"), "tokenizer.json is a Git LFS pointer"),
     "a pointer for the config": (_pointer("config.json"), "config.json is a Git LFS pointer"),
     "a tokenizer cut off": (_cut("tokenizer.json"), "tokenizer.json is no JSON"),

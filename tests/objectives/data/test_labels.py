@@ -61,7 +61,12 @@ def test_labels_that_are_probably_one() -> None:
         ("very_good", "very good"),
         ("1", "1.0"),
     ]
-    assert alike_labels(["a", "b", "0", "1", "10"]) == []
+    assert alike_labels(["good", "good\u200b", "caf\u00e9", "cafe\u0301", "true", "1", "0", "ham\u00ad"]) == [
+        ("good", "good\u200b"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("true", "1"),
+    ]
+    assert alike_labels(["a", "b", "0", "1", "10", "-1", "\U0001f44d", "\U0001f44e"]) == []
 
 
 NUMBERS = {"3": 3, "10": 10, "3.0": 3, "True": 1, "false": 0, "03": None, "a": None, "-1": None}
