@@ -68,6 +68,8 @@ def convert(
         raise InvalidInputError(f"unknown format {name!r}; {did_you_mean(name, FORMATS)}")
     if folder.exists():
         raise InvalidInputError(f"{folder} is there already; name a new folder")
+    if folder.resolve().is_relative_to(bundle.resolve()):
+        raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
     if rows is None:
         examples = read_examples(bundle)

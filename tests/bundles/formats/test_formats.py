@@ -149,6 +149,8 @@ def test_an_encoder_is_no_plain_model_and_no_adapter(encoder: dict[str, Path], t
         convert(encoder["prefix"], tmp_path / "c", "onx")
     with pytest.raises(InvalidInputError, match="is there already"):
         convert(encoder["prefix"], tmp_path, "onnx")
+    with pytest.raises(InvalidInputError, match="is in the bundle"):
+        convert(encoder["prefix"], encoder["prefix"] / "onnx", "onnx")
 
 
 def test_an_mlflow_model_has_a_signature_and_predicts_the_same(encoder: dict[str, Path], tmp_path: Path) -> None:
