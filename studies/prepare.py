@@ -20,6 +20,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from promptgraft.objectives.progress import report_progress
+from promptgraft.search.cli.bars import bar
+
 logger = logging.getLogger("prepare")
 
 HERE = Path(__file__).resolve().parent
@@ -139,10 +142,13 @@ def main() -> None:
     parser.add_argument("--smollm2", action="store_true", help="prepare SmolLM2 as well")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prepare_data()
-    prepare_minilm()
+    steps = {"data": prepare_data, "MiniLM": prepare_minilm}
     if arguments.smollm2:
-        prepare_smollm2()
+        steps["SmolLM2"] = prepare_smollm2
+    with bar("fetching"):
+        for done, (name, prepare) in enumerate(steps.items()):
+            report_progress(f"fetching {name}", done, len(steps))
+            prepare()
 
 
 if __name__ == "__main__":

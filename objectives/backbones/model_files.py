@@ -6,6 +6,7 @@ from typing import Any
 
 from promptgraft.objectives.backbones.checkpoint_files import read_object
 from promptgraft.objectives.backbones.families import FAMILIES, RECURRENT
+from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
 
 # What transformers' configurations call the number of layers.
@@ -36,7 +37,8 @@ def file_hashes(path: str) -> dict[str, str]:
         if file.suffix in (".safetensors", ".json", ".txt", ".model", ".py") or file.name.startswith("pytorch_model")
     )
     hashes = {}
-    for name in names:
+    for done, name in enumerate(names):
+        report_progress("hashing files", done, len(names))
         with (folder / name).open("rb") as stream:
             hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

@@ -12,6 +12,7 @@ from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, Embeddin
 from promptgraft.objectives.caching import Activations, Reuse
 from promptgraft.objectives.data import Row
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
+from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
@@ -363,6 +364,9 @@ class PromptedModel:
         result = torch.empty(len(rows), len(labels))
         self.backbone.model.eval()
         with torch.inference_mode():
+            scored = 0
             for chosen in self.split(rows, batch_size):
                 result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
+                scored += len(chosen)
+                report_progress("scoring rows", scored, len(rows))
         return result if self.bias is None else result - self.bias

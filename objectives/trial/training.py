@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel
 from promptgraft.objectives.trial.losses import contrastive_loss, mixed_loss, task_weights
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, TrialError
@@ -180,6 +181,7 @@ class Trainer:
             optimizer.step()
             schedule.step()
             self.step += 1
+            report_progress("training", self.step, self.settings.steps)
             yield Update(source_nll, target_nll)
 
     def _accumulate(self, source: list[EncodedRow], target: list[EncodedRow]) -> tuple[float | None, float | None]:

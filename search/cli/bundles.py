@@ -10,9 +10,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
-from promptgraft.search.cli.options import JsonOption, console, reported
+from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
 from promptgraft.search.cli.outputs import VerifyOutput
 from promptgraft.search.wording import one_line
 
@@ -55,6 +56,7 @@ def predict(
     escape_formulas: FormulasOption = False,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Predict the rows of a table, and add the predictions to its columns."""
     from promptgraft.bundles import Predictor
@@ -62,8 +64,9 @@ def predict(
 
     check_output(output, table)
     quiet_transformers()
-    predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    predictions = predictor.predict_table(table, abstain_below)
+    with bar("loading the model", quiet=quiet):
+        predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+        predictions = predictor.predict_table(table, abstain_below)
     write_csv(predictions, output, escape_formulas=escape_formulas)
     without = predictions[f"probability_{predictor.labels[0]}"].isna()
     skipped, unsure = int(without.sum()), int((predictions["label"].isna() & ~without).sum())
@@ -79,6 +82,7 @@ def verify(
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check that a bundle is unchanged and predicts what its trial did; exit with 1 if not."""
     from promptgraft.bundles import TOLERANCE
@@ -86,7 +90,8 @@ def verify(
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
-    found = check(bundle, backbone, trust_remote_code=trust_remote_code)
+    with bar("verifying", quiet=quiet):
+        found = check(bundle, backbone, trust_remote_code=trust_remote_code)
     if as_json:
         typer.echo(json.dumps(asdict(VerifyOutput(found.passed, TOLERANCE, **asdict(found)))))
     else:
@@ -114,6 +119,7 @@ def convert(
     ],
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Convert a bundle to another format, and check that it predicts the same."""
     from promptgraft.bundles.formats import convert as write
@@ -121,7 +127,8 @@ def convert(
 
     check_folder(folder, "FOLDER")
     quiet_transformers()
-    difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
+    with bar(f"writing {to}", quiet=quiet):
+        difference = write(bundle, folder, to, backbone, trust_remote_code=trust_remote_code)
     checked = "not checked: the bundle holds no example rows"
     if difference is not None:
         checked = f"log-probabilities of its example rows differ by at most {difference:.1e} of the largest logit"
@@ -195,6 +202,7 @@ def compare(
     escape_formulas: FormulasOption = False,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Test whether a challenger beats the champion; exit codes: 0 it does, 4 not shown, 5 it is worse."""
     import pandas as pd
@@ -205,9 +213,10 @@ def compare(
     quiet_transformers()
     if output is not None:
         check_output(output, str(data))
-    old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
-    rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
-    found = compare_bundles(old, new, rows, labels, level)
+    with bar("loading the models", quiet=quiet):
+        old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
+        rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
+        found = compare_bundles(old, new, rows, labels, level)
     if output is not None:
         records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
         frame = pd.DataFrame(records).drop(columns="fields", errors="ignore")

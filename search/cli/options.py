@@ -58,6 +58,7 @@ StorageOption = Annotated[
 WorkdirOption = Annotated[
     str | None, typer.Option(help="Folder of the study, or URL of its files (s3://...).  [default: runs/NAME]")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -140,8 +141,8 @@ def ended_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def console() -> "Console":
+def console(*, quiet: bool = False) -> "Console":
     """Return a console for tables: as wide as the terminal, or 120 columns where output goes to a file."""
     from rich.console import Console
 
-    return Console(width=None if os.isatty(1) else 120)
+    return Console(width=None if os.isatty(1) else 120, quiet=quiet)

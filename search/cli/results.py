@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_file, check_folder
-from promptgraft.search.cli.options import JsonOption, StorageOption, StudyArgument, WorkdirOption, console, reported
+from promptgraft.search.cli.options import (
+    JsonOption,
+    QuietOption,
+    StorageOption,
+    StudyArgument,
+    WorkdirOption,
+    console,
+    reported,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,12 +36,13 @@ def best(
     workdir: WorkdirOption = None,
 ) -> None:
     """Show the winner, or the best trial so far."""
-    from promptgraft.search.judging import verdict_lines
+    from promptgraft.search.judging import ensemble_line, transfer_lines, verdict_lines
     from promptgraft.search.reporting import front_lines
     from promptgraft.search.reporting import summarize as summarise
-    from promptgraft.search.storage import NothingToExportError, StudyReference, to_json
+    from promptgraft.search.storage import NothingToExportError, StudyRecord, StudyReference, to_json
 
-    summary = summarise(StudyReference.resolve(study, storage, workdir).load())
+    stored = StudyReference.resolve(study, storage, workdir).load()
+    summary = summarise(stored)
     found = summary.best_trial
     if found is None:
         raise NothingToExportError(f"study {summary.study!r} has no COMPLETE trial yet")
@@ -45,8 +55,11 @@ def best(
         typer.echo(f"  scored again in float32: {found.float32.value:.4f}")
     for name, value in (found.candidate or {}).items():
         typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
-    for line in verdict_lines(summary.verdict, summary.metric):
+    for line in verdict_lines(summary.verdict, summary.metric) + transfer_lines(summary.transfer, summary.metric):
         typer.echo(line)
+    ensemble = StudyRecord.of(stored).ensemble
+    if ensemble is not None:
+        typer.echo(ensemble_line(ensemble, summary.metric))
     if summary.front:
         typer.echo("Pareto front; export any of these trials with --trial N")
         typer.echo("\n".join(front_lines(summary.front)))
@@ -73,6 +86,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle of another study in that folder.")] = False,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Write the winner as a bundle, and compare it with baselines on the test set."""
     from promptgraft.search.exporting import ExportOptions, confidence_lines, export_winner
@@ -94,7 +108,9 @@ def export(
         examples=examples,
         force=force,
     )
-    exported = export_winner(loaded, optuna_study, reference.folder, options, partial(typer.echo, err=True))
+    say = partial(typer.echo, err=True) if not quiet else _nothing
+    with bar("exporting", quiet=quiet):
+        exported = export_winner(loaded, optuna_study, reference.folder, options, say)
     metric = loaded.file.metric
     typer.echo(headline_of(optuna_study))
     if not exported.held_out:
@@ -129,6 +145,10 @@ def export(
     typer.echo(f"bundle of {trials}: {exported.folder}")
 
 
+def _nothing(_: str) -> None:
+    """Say nothing."""
+
+
 def _test_set_table(exported: "Export", metric: str) -> "Table":
     from rich.table import Table
 
@@ -153,6 +173,7 @@ def report(
     csv: Annotated[Path | None, typer.Option(help="Folder to write the tables to, as CSV files.")] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Write the results of a study as one HTML page; a sealed test set stays sealed."""
     from promptgraft.search.reporting import collect_facts as collect
@@ -166,8 +187,9 @@ def report(
     check_folder(csv, "--csv")
     if not as_json:
         check_file(path, "--output")
-    loaded, reason = study_with_rows(reference, stored)
-    facts = collect(stored, loaded, folder.files(), reason)
+    with bar("collecting the facts", quiet=quiet):
+        loaded, reason = study_with_rows(reference, stored)
+        facts = collect(stored, loaded, folder.files(), reason)
     if csv is not None:
         csv.mkdir(parents=True, exist_ok=True)
         for name, table in fact_tables(facts).items():

@@ -1,6 +1,7 @@
 """Commands about studies. Commands are thin, and import what they need when they run."""
 
 import json
+import shlex
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -10,9 +11,17 @@ from typing import Annotated
 import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
-from promptgraft.search.cli import dashboard, results
+from promptgraft.search.cli import dashboard, results, watching
 from promptgraft.search.cli.checks import check_file, check_folder
-from promptgraft.search.cli.options import JsonOption, StorageOption, WorkdirOption, console, ended_by_ctrl_c, reported
+from promptgraft.search.cli.options import (
+    JsonOption,
+    QuietOption,
+    StorageOption,
+    WorkdirOption,
+    console,
+    ended_by_ctrl_c,
+    reported,
+)
 from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
 INTERRUPTED = 130
@@ -134,6 +143,7 @@ def run(
     ] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a study; the same command continues a run that was stopped."""
     with ended_by_ctrl_c():
@@ -152,21 +162,27 @@ def run(
         raise InvalidInputError(f"--timeout: {error}, got {timeout!r}") from error
     check_folder(reference.folder.path, "--workdir" if workdir else "the study's folder")
     wanted = trials or loaded.file.budget.trials
-    progress = Progress(loaded.name, loaded.file.metric, wanted, console=console())
+    progress = Progress(loaded.name, loaded.file.metric, wanted, console=console(quiet=quiet))
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
     outcome = run_study(loaded, options, progress)
     states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
-    typer.echo(f"study {loaded.name}: {outcome.finished} of {outcome.wanted} trials finished ({states})")
+    counts = f"{outcome.finished} of {outcome.wanted} trials finished ({states})"
     if outcome.ended_because is None:
-        typer.echo("stopped; the same command goes on")
+        typer.echo(f"study {loaded.name}: {counts}; stopped; the same command goes on")
         raise typer.Exit(INTERRUPTED)
-    typer.echo(f"ended: {outcome.ended_because}")
-    if progress.best is not None:
-        typer.echo(f"best: trial {progress.best[0]}, validation {loaded.file.metric} {progress.best[1]:.4f}")
-    if outcome.verdict:
-        typer.echo("\n".join(outcome.verdict))
+    typer.echo(f"study {loaded.name}: {counts}; ended: {outcome.ended_because}")
+    typer.echo("".join(f"{line}\n" for line in outcome.verdict), nl=False)
+    if len(outcome.verdict) == 1:
+        where = _arguments(new_study or str(study), storage, workdir)
+        typer.echo(f"details: promptgraft best {where}; the bundle: promptgraft export {where}")
     if outcome.needs_help:
         raise typer.Exit(1)
+
+
+def _arguments(study: str, storage: str | None, workdir: str | None) -> str:
+    """Return what to type behind another command to mean the same study; a password is left out."""
+    named = {"--storage": storage and masked_url(storage), "--workdir": workdir and masked_url(workdir)}
+    return shlex.join([study, *(word for option, value in named.items() if value for word in (option, value))])
 
 
 @app.command()
@@ -281,6 +297,7 @@ def upgrade(
         typer.echo(f"{masked_url(storage)}: {before} -> {after}")
 
 
+app.add_typer(watching.app)
 app.add_typer(dashboard.app)
 app.add_typer(results.app)
 app.add_typer(bundle_commands.app)

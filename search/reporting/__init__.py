@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.facts import collect_facts as collect_facts
     from promptgraft.search.reporting.facts import study_with_rows as study_with_rows
     from promptgraft.search.reporting.page import render_page as render_page
+    from promptgraft.search.reporting.run_view import RunView as RunView
+    from promptgraft.search.reporting.run_view import view_run as view_run
     from promptgraft.search.reporting.sources import MEANING as MEANING
     from promptgraft.search.reporting.sources import RankedSources as RankedSources
     from promptgraft.search.reporting.sources import ranked_sources as ranked_sources

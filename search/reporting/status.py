@@ -23,7 +23,8 @@ from promptgraft.search.judging import (
     transfer_lines,
     verdict_lines,
 )
-from promptgraft.search.storage import Float32Score, Pool, StudyRecord, TrialRecord, is_alive, own_files
+from promptgraft.search.reporting.run_view import orphans_and_owners, run_goes_on
+from promptgraft.search.storage import Float32Score, Pool, StudyRecord, TrialRecord, own_files
 from promptgraft.search.trials import (
     FINISHED,
     Forecast,
@@ -140,6 +141,7 @@ class Summary:
         finalists: Trial -> value in float32.
         stages: Live trial -> the stage that it is in, if that takes long.
         drivers: Drivers that have live trials.
+        running: Whether a run goes on: its trials, or the judging of its winner.
         orphans: Trials left RUNNING by a dead driver.
         interrupted: Trials that were cut off through no fault of theirs.
         retries: Trials that run lost ones again.
@@ -168,6 +170,7 @@ class Summary:
     finalists: Mapping[int, float]
     stages: Mapping[int, str]
     drivers: int
+    running: bool
     orphans: int
     interrupted: int
     retries: int
@@ -190,15 +193,12 @@ def summarize(study: optuna.Study) -> Summary:
     now = time.time()
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    owners = {trial.number: TrialRecord.of(trial).owner for trial in running}
-    dead = {number for number, owner in owners.items() if is_alive(owner) is False}
-    live = [owner for number, owner in owners.items() if owner is not None and number not in dead]
+    record, run = StudyRecord.of(study), StudyRecord.of(study).run
+    dead, live = orphans_and_owners(trials)
     drivers = {(owner.host, owner.pid) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
     scores, best, judged = float32_scores(study), best_trial(study), reach_verdict(study)
-    record, run = StudyRecord.of(study), StudyRecord.of(study).run
     limits = Limits(**run.limits) if run else Limits(record.wanted or 0)
     if not drivers:
         limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
@@ -221,8 +221,11 @@ def summarize(study: optuna.Study) -> Summary:
         front=front_table(study),
         test_openings=tuple(OpenedTestSet(own.trial, own.opened, own.who, own.rows) for own in record.openings),
         finalists={number: score.value for number, score in sorted(scores.items())},
-        stages={t.number: stage for t in running if t.number not in dead and (stage := TrialRecord.of(t).stage)},
+        stages={
+            t.number: stage for t in trials if t.state == TrialState.RUNNING and (stage := TrialRecord.of(t).stage)
+        },
         drivers=len(drivers),
+        running=bool(drivers) or run_goes_on(run),
         orphans=len(dead),
         interrupted=sum(TrialRecord.of(trial).is_interrupted for trial in trials),
         retries=sum(TrialRecord.of(trial).retry_of is not None for trial in trials),
@@ -272,7 +275,9 @@ def status_lines(summary: Summary) -> list[str]:
         lines += ["  front     trials that no other one dominates:", *front_lines(summary.front)]
     if summary.forecast:
         lines.append(f"  forecast  {summary.forecast}")
-    lines.append(f"  drivers   {summary.drivers or 'none'} at work" + _left_by_dead(summary.orphans))
+    is_judging = summary.running and not summary.drivers
+    at_work = "judging the winner" if is_judging else f"{summary.drivers or 'none'} at work"
+    lines.append(f"  drivers   {at_work}" + _left_by_dead(summary.orphans))
     lines += [f"  trial {number:<4}{stage}" for number, stage in summary.stages.items()]
     if summary.interrupted:
         lines.append(f"  cut off   {summary.interrupted} trials; {summary.retries} queued again")

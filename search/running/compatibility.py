@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from promptgraft.search.storage import (
     STUDY_FILE,
     WANTED,
     Edit,
+    Owner,
     RunRecord,
     StudyRecord,
     write_study,
@@ -67,10 +68,17 @@ def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], fingerprint: 
     return [*known, asdict(edit)]
 
 
-def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str) -> None:
-    """Store how the present run is limited, for `status` in another process."""
+def record_run(optuna_study: optuna.Study, limits: Limits, concurrent: int, files: str, driver: Owner) -> None:
+    """Store how the present run is limited and who runs it, for `status` and `watch` in another process."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    write_study(optuna_study, RUN, RunRecord(limits.record(), concurrent, masked_url(files), versions))
+    write_study(optuna_study, RUN, RunRecord(limits.record(), concurrent, masked_url(files), versions, driver))
+
+
+def record_end(optuna_study: optuna.Study, driver: Owner, reason: str) -> None:
+    """Store why a run has ended, unless another driver has begun one since."""
+    run = StudyRecord.of(optuna_study).run
+    if run is not None and run.driver == driver:
+        write_study(optuna_study, RUN, replace(run, ended=reason))
 
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:

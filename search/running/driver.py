@@ -10,17 +10,14 @@ from optuna.trial import TrialState
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
 from promptgraft.search.judging import (
     choose_ensemble,
-    ensemble_line,
     headline_of,
     outcome_line,
     reach_verdict,
     transfer,
-    transfer_lines,
     trials_to_keep,
-    verdict_lines,
 )
 from promptgraft.search.reporting import DashboardPlots, describe_trial, save_plots, save_study_note
-from promptgraft.search.running.compatibility import record_run
+from promptgraft.search.running.compatibility import record_end, record_run
 from promptgraft.search.running.finals import Confirmation
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
@@ -42,6 +39,7 @@ from promptgraft.search.storage import (
     ENSEMBLE,
     Heartbeat,
     Outcome,
+    StorageLostError,
     StudyRecord,
     TrialRecord,
     until_storage_answers,
@@ -101,6 +99,22 @@ class Driver:
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
+        try:
+            outcome = self._run()
+        except StorageLostError:
+            raise
+        except BaseException:
+            self._record_end("the run failed")
+            raise
+        self._record_end(outcome.ended_because or "it was stopped")
+        return outcome
+
+    @wait_for_storage
+    def _record_end(self, reason: str) -> None:
+        record_end(self.ledger.study, self.ledger.owner, reason)
+
+    def _run(self) -> RunOutcome:
+        self._record_run()
         self._show()
         self._rank()
         prepare_environment(self.options.address)
@@ -135,10 +149,12 @@ class Driver:
         stored, options = self.ledger.study, self.options
         study, files = until_storage_answers(lambda: with_pool(self.study, stored)), options.folder.files_url
         confirmation = Confirmation(study, stored, files, self.limits, options.concurrent, self.progress.say)
+        confirmation.show = self.progress.judging
         failure = None
         if confirmation.is_needed():
             try:
-                failure = confirmation.judge(options.address, self._wanted_cpus())
+                with self.progress.shown():
+                    failure = confirmation.judge(options.address, self._wanted_cpus())
             except KeyboardInterrupt:
                 return None, False
             self._note_verdict()
@@ -246,8 +262,7 @@ class Driver:
         for side_jobs in self.state.side_jobs:
             side_jobs.reset()
         self.concurrent = self._slots(session)
-        files = self.options.folder.files_url
-        until_storage_answers(lambda: record_run(self.ledger.study, self.limits, self.concurrent, files))
+        self._record_run()
         scheduler = StudyScheduler(self.ledger, self.state, self)
         watchdog = StudyWatchdog(
             self.state,
@@ -277,6 +292,11 @@ class Driver:
             ),
         )
         tuner.fit()
+
+    def _record_run(self) -> None:
+        files = self.options.folder.files_url
+        run = (self.ledger.study, self.limits, self.concurrent, files, self.ledger.owner)
+        until_storage_answers(lambda: record_run(*run))
 
     def trainable(self) -> object:
         """Return what Ray runs for a trial."""
@@ -347,13 +367,9 @@ class Driver:
 
     @wait_for_storage
     def _outcome(self, ended_because: str | None, needs_help: bool = False) -> RunOutcome:
-        ledger, metric = self.ledger, self.study.file.metric
-        judged = reach_verdict(ledger.study)
-        first = headline_of(ledger.study)
-        lines = [first] if first else []
-        lines += verdict_lines(judged.table(), metric) + transfer_lines(transfer(ledger.study, judged.winner), metric)
-        ensemble = StudyRecord.of(ledger.study).ensemble
-        lines += [ensemble_line(ensemble, metric)] if ensemble else []
+        ledger = self.ledger
+        found = transfer(ledger.study, reach_verdict(ledger.study).winner)
+        lines = [line for line in (headline_of(ledger.study), found.warning if found else None) if line]
         failure = None if ended_because is None else self._nothing_completed()
         if failure:
             ended_because, needs_help = f"{ended_because}, but {failure}", True

@@ -92,6 +92,8 @@ class Confirmation:
         self.limits = limits
         self.at_most = at_most
         self.say = say
+        # Gets how many repeats are done, and how many are left.
+        self.show: Callable[[int, int], None] = _unseen
 
     @wait_for_storage
     def jobs(self) -> list[Job]:
@@ -115,6 +117,16 @@ class Confirmation:
             or self._controls(winner, fresh)
             or self._curves(winner, fresh)
         )
+
+    @wait_for_storage
+    def count_left(self) -> int:
+        """Count what is left as things stand: of the race, the controls and the learning curves."""
+        judged = reach_verdict(self.stored)
+        found, winner = self._finalists(judged.missing), judged.winner
+        if winner is not None:
+            fresh = fresh_repeats(self.stored, winner.number)
+            found += self._controls(winner, fresh) + self._curves(winner, fresh)
+        return len({job.attr for job in found})
 
     def _finalists(self, missing: Sequence[tuple[FrozenTrial, int]]) -> list[Job]:
         """Return repeats of the race; those that are compared with controls, too, predict the test rows."""
@@ -286,7 +298,9 @@ class Confirmation:
         spec = replace(self.study.objective, files=self.files)
         runners = repeat_runners(spec, resources, self.study.file.seed)
         workers = RepeatWorkers(runners, lambda: session.is_alive)
+        done = 0
         while True:
+            self.show(done, self.count_left())
             left = [job for job in self.jobs() if not workers.has(job)]
             while left and workers.running < room and not self._is_spent():
                 workers.begin(left.pop(0))
@@ -295,6 +309,7 @@ class Confirmation:
             ended = workers.failed() if is_idle else workers.next_outcomes()
             for job, outcome in ended:
                 self._record(job, outcome)
+            done += len(ended)
             if is_idle and not ended:
                 if left:
                     self.say(f"time or compute is used up: {len(left)} repeats were not run")
@@ -336,6 +351,10 @@ class Confirmation:
             return False
         used = compute_seconds(self.stored.get_trials(deepcopy=False), now) + sum(seconds)
         return used + usual > self.limits.total_compute_s
+
+
+def _unseen(_done: int, _left: int) -> None:
+    """Show nothing."""
 
 
 def _arm(trial: FrozenTrial) -> "TrainedControl":

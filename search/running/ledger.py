@@ -106,7 +106,7 @@ class StudyLedger:
         self.states: Counter[TrialState] = Counter()
         self.exhausted = False
         self.lost: StorageLostError | None = None
-        self._owner, self._pulses = new_owner(), Pulses()
+        self.owner, self._pulses = new_owner(), Pulses()
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self.pool = Pool()
         self.space = self._file_space = space
@@ -290,7 +290,7 @@ class StudyLedger:
 
     def _is_orphan(self, trial: FrozenTrial, silent: set[int]) -> bool:
         owner = TrialRecord.of(trial).owner
-        alive = False if owner == self._owner else is_alive(owner)
+        alive = False if owner == self.owner else is_alive(owner)
         if alive is None:
             start_heartbeat(self.storage, trial_id_of(trial))
             return trial_id_of(trial) in silent
@@ -333,7 +333,7 @@ class StudyLedger:
             params, distributions = self._stored(proposal)
             for name, distribution in distributions.items():
                 self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(params[name]), distribution)
-        write_trial(self.storage, trial_id, candidate_attrs(proposal.candidate, self._owner))
+        write_trial(self.storage, trial_id, candidate_attrs(proposal.candidate, self.owner))
         self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self._started(trial_id, waiting.number, proposal)
 
@@ -348,7 +348,7 @@ class StudyLedger:
             state=TrialState.RUNNING,
             params=params,
             distributions=distributions,
-            user_attrs=candidate_attrs(proposal.candidate, self._owner),
+            user_attrs=candidate_attrs(proposal.candidate, self.owner),
         )
         trial_id = self.storage.create_new_trial(self._study_id, template)
         return self._started(trial_id, self.storage.get_trial_number_from_id(trial_id), proposal)

@@ -1,8 +1,8 @@
-"""What `run` shows: a live table in a terminal, plain lines elsewhere."""
+"""What `run` and `watch` show: a live table in a terminal, plain lines elsewhere."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from promptgraft.search.trials import Evaluated, Forecast, InStage
 from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_BAR = 24  # Columns.
 
 
 def sparkline(values: list[float]) -> str:
@@ -34,6 +35,7 @@ class Progress:
         name: The study's name.
         metric: What is optimised.
         wanted: Finished trials to reach.
+        ran_s: Seconds for which the run had gone on when it began to be shown.
     """
 
     name: str
@@ -46,9 +48,12 @@ class Progress:
     stages: dict[int, InStage] = field(default_factory=dict)
     finished: int = 0
     forecast: Forecast | None = None
+    ran_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
+        self._started = time.monotonic() - self.ran_s
+        self._judging: tuple[int, int] | None = None
+        self._judging_since = 0.0
         self._lock = threading.Lock()
 
     def update(self, states: dict[str, int], finished: int) -> None:
@@ -68,6 +73,11 @@ class Progress:
             self.stages.pop(number, None)
             self.curves.setdefault(number, []).append(message.value)
 
+    def set_curves(self, curves: Mapping[int, Sequence[float]]) -> None:
+        """Take over the curves of all trials that run, as a study has them."""
+        with self._lock:
+            self.curves = {number: list(values) for number, values in curves.items()}
+
     def ended(self, number: int, state: str, value: float | None, note: str = "") -> None:
         """Close a trial's curve; print a line where there is no live table."""
         with self._lock:
@@ -79,6 +89,12 @@ class Progress:
             counts = f"{self.finished}/{self.wanted} finished"
             parts = [f"trial {number}", state, shown, note, counts, best, f"left {self.left()}"]
             self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
+
+    def judging(self, done: int, left: int) -> None:
+        """Take over how many reruns of the finalists and the baselines are done, and how many are left."""
+        if self._judging is None:
+            self._judging_since = time.monotonic()
+        self._judging = (done, left)
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -96,15 +112,25 @@ class Progress:
         best = "-" if self.best is None else f"{self.best[1]:.4f} (trial {self.best[0]})"
         counts = [str(self.states.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
         elapsed = duration(time.monotonic() - self._started)
-        head.add_row(f"{self.finished}/{self.wanted}", *counts, best, elapsed, self.left())
+        left = "judging" if self._judging else self.left()
+        head.add_row(f"{self.finished}/{self.wanted}", *counts, best, elapsed, left)
         with self._lock:
             curves = [
                 Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {values[-1]:.4f}")
                 for number, values in sorted(self.curves.items())
             ]
             stages = [Text(f"  trial {number:>4}  {message}") for number, message in sorted(self.stages.items())]
+        if self._judging:
+            return Group(head, Text(f"  {self._judged(*self._judging)}"))
         end = [Text(f"  {self.forecast}")] if self.forecast else []
         return Group(head, *end, *stages, *curves)
+
+    def _judged(self, done: int, left: int) -> str:
+        """Say how far the judging is; the first reruns tell how long the others take."""
+        took = time.monotonic() - self._judging_since
+        bar = "━" * round(_BAR * done / max(1, done + left))
+        ahead = f", about {duration(took / done * left)}" if done else ""
+        return f"judging the winner  {bar.ljust(_BAR, '─')}  {done} reruns done, {left} left{ahead}"
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -89,7 +89,7 @@ class RunOutcome:
         wanted: How many were wanted.
         ended_because: Why no further trial started; None if the run was interrupted.
         needs_help: Whether someone has to look into it: the search gave up, or the finalists could not be judged.
-        verdict: What to ship, in a sentence; then which trial won, which tie with it and what the source is worth.
+        verdict: What to ship, in a sentence; and a warning if a baseline is shown to be better.
     """
 
     states: dict[str, int]

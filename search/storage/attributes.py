@@ -123,7 +123,7 @@ class StudyRecord:
     def run(self) -> RunRecord | None:
         """The last run."""
         content = self.attrs.get(RUN)
-        return parsed(RunRecord, content) if content else None
+        return RunRecord.from_json(content) if content else None
 
     @property
     def untrained(self) -> list[UntrainedScore]:

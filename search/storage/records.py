@@ -138,17 +138,27 @@ class RunRecord:
         concurrent: Trials at a time.
         files: URL of its files.
         versions: Library -> version.
+        driver: Who runs it; None in a record of an older version.
+        ended: Why it ended; None while it goes on, or if its driver died.
     """
 
     limits: Mapping[str, Any]
     concurrent: int
     files: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    driver: "Owner | None" = None
+    ended: str | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "RunRecord":
+        """Read it as it is stored."""
+        driver = content.get("driver")
+        return parsed(cls, {**content, "driver": parsed(Owner, driver) if driver else None})
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who runs a trial.
+    """Who runs a trial, or a study.
 
     Attributes:
         driver: A random name of the driver.

@@ -45,9 +45,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
         YAML().dump(content, stream)
     result = promptgraft("run", "study.yaml", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "study small: 3 of 3 trials finished" in result.stdout
     number = json.loads(promptgraft("best", "small", "--json", cwd=folder).stdout)["number"]
-    assert f"best: trial {number}, validation accuracy" in result.stdout
+    counts, headline, end = result.stdout.splitlines()[-3:]
+    assert counts == "study small: 3 of 3 trials finished (3 COMPLETE); ended: all 3 trials are finished"
+    assert headline.startswith(f"Ship trial {number}: accuracy ")
+    assert end == "details: promptgraft best study.yaml; the bundle: promptgraft export study.yaml"
     assert "Traceback" not in result.stderr
     return folder
 

@@ -353,7 +353,7 @@ def test_a_crash_between_a_retry_and_the_end_of_the_lost_trial_makes_no_second_r
         book.lose(asked.number, Loss.WORKER_DIED, "killed")
     other = ledger(tmp_path)
     assert other.counts() == {"RUNNING": 1, "WAITING": 1}
-    owner = asdict(book._owner) | {"started": 0.0, "ticks": 1}
+    owner = asdict(book.owner) | {"started": 0.0, "ticks": 1}
     other.storage.set_trial_user_attr(book.frozen(asked.number)._trial_id, "owner", owner)
     assert other.adopt_orphans() == 1
     assert other.counts() == {"FAIL": 1, "WAITING": 1}
