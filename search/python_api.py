@@ -15,7 +15,7 @@ from rich.console import Console
 
 from promptgraft.bundles import Predictor
 from promptgraft.objectives.backbones import guess_family
-from promptgraft.search.drafting import draft_study, view_table, write_draft
+from promptgraft.search.drafting import DraftOptions, draft_study, view_table, write_draft
 from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import headline_of
 from promptgraft.search.reporting import collect_facts, render_page, study_with_rows
@@ -153,7 +153,7 @@ def fit(
     other = None
     if source is not None:
         other = view_table(_as_file(source, place / f"{name}-source.jsonl"), source_text, source_label)
-    draft = draft_study(target, other, (backbone, family or guess_family(backbone)), place, effort, name)
+    draft = draft_study(target, other, (backbone, family or guess_family(backbone)), place, DraftOptions(effort, name))
     file = place / f"{name}.yaml"
     if not file.exists():
         write_draft(draft, file)

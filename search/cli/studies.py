@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from promptgraft.search.cli import bundles as bundle_commands
-from promptgraft.search.cli import dashboard, results, watching
-from promptgraft.search.cli.checks import check_file, check_folder
+from promptgraft.search.cli import dashboard, drafting, results, watching
+from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.options import (
     JsonOption,
     QuietOption,
@@ -46,44 +46,6 @@ def main(
     ] = False,
 ) -> None:
     """Take the options that apply without a command."""
-
-
-@app.command()
-@reported
-def init(
-    table: Annotated[str, typer.Argument(help="Table of the target's labelled rows: CSV, TSV, JSONL or Parquet.")],
-    backbone: Annotated[str, typer.Option(help="Folder or hub id of the pretrained model.")],
-    source: Annotated[str | None, typer.Option(help="Table of a task with more labels, to transfer from.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Text column of the table; may be repeated.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column of the table.")] = None,
-    source_text: Annotated[list[str] | None, typer.Option(help="Text column of the source.")] = None,
-    source_label: Annotated[str | None, typer.Option(help="Label column of the source.")] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Family of the model.  [default: what its config.json says]")
-    ] = None,
-    effort: Annotated[str, typer.Option(help="quick, balanced or best.")] = "balanced",
-    output: Annotated[
-        Path | None, typer.Option(help="Study file to write.  [default: the table's name with .yaml]")
-    ] = None,
-) -> None:
-    """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
-    from promptgraft.objectives.backbones import guess_family
-    from promptgraft.search.drafting import draft_study, view_table, write_draft
-    from promptgraft.search.study import load_study
-
-    file = output or Path(f"{Path(table).stem}.yaml")
-    check_file(file, "--output")
-    target = view_table(table, text or (), label)
-    other = view_table(source, source_text or (), source_label) if source else None
-    model = (backbone, family or guess_family(backbone))
-    draft = draft_study(target, other, model, file.resolve().parent, effort)
-    for line in draft.lines:
-        typer.echo(line)
-    write_draft(draft, file)
-    loaded = load_study(file, rehearsed=True)
-    for caution in (*draft.cautions, *loaded.cautions):
-        typer.echo(f"caution: {caution}", err=True)
-    typer.echo(f"{file}: {loaded.target.sizes}, {loaded.file.budget.trials} trials; next: promptgraft run {file}")
 
 
 @app.command()
@@ -297,6 +259,7 @@ def upgrade(
         typer.echo(f"{masked_url(storage)}: {before} -> {after}")
 
 
+app.add_typer(drafting.app)
 app.add_typer(watching.app)
 app.add_typer(dashboard.app)
 app.add_typer(results.app)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from promptgraft.objectives.data import read_rows
+from promptgraft.search.drafting.languages import language_of
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 # Names that label columns have, likelier ones first; a column that ends in one is a candidate, too.
@@ -16,6 +17,18 @@ MOST_LABELS, ROWS_A_LABEL = 150, 2
 # A text column's values have so many words in the middle, and rarely repeat.
 TEXT_WORDS, TEXT_DISTINCT = 3, 0.3
 _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
+
+
+class UnclearColumnError(InvalidInputError):
+    """No column of a table looks like what is needed; somebody has to name it.
+
+    Attributes:
+        role: What it is needed for: `label` or `text`.
+    """
+
+    def __init__(self, message: str, role: str) -> None:
+        super().__init__(message)
+        self.role = role
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,11 @@ class TableView:
         """Label -> number of rows, the most frequent first."""
         return dict(sorted(self.column(self.label).values.items(), key=lambda entry: (-entry[1], entry[0])))
 
+    @property
+    def language(self) -> str:
+        """What most texts are in; see `language_of`."""
+        return language_of(value for name in self.text for value in self.column(name).values)
+
 
 def view_table(path: str, text: Sequence[str] = (), label: str | None = None) -> TableView:
     """Read a table, and find its text and its label.
@@ -141,9 +159,10 @@ def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], dou
     if len(plain) == 1:
         return plain[0].name
     if not plain:
-        raise InvalidInputError(
+        raise UnclearColumnError(
             f"{path}: no column looks like a label (2 to {MOST_LABELS} values, several rows of each); name it with "
-            f"--label; the columns are {_described(columns)}"
+            f"--label; the columns are {_described(columns)}",
+            "label",
         )
     fewest = min(plain, key=lambda column: len(column.values))
     others = ", ".join(column.name for column in plain if column is not fewest)
@@ -163,8 +182,8 @@ def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[
         short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
         found = [column for column in short if not column.is_numeric and not column.is_link][:1]
     if not found:
-        raise InvalidInputError(
-            f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}"
+        raise UnclearColumnError(
+            f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}", "text"
         )
     if len(found) > 1:
         shown = " and ".join(column.name for column in found)

@@ -22,6 +22,21 @@ SHOWN_LABELS = 8
 
 
 @dataclass(frozen=True, slots=True)
+class DraftOptions:
+    """What is decided beside the tables and the backbone.
+
+    Attributes:
+        effort: `effort` of the study.
+        name: Name of the study; that of the target's table if None.
+        timeout: Time limit of a run, such as `8h`; none if None.
+    """
+
+    effort: str = "balanced"
+    name: str | None = None
+    timeout: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A drafted study.
 
@@ -43,8 +58,7 @@ def draft_study(
     source: TableView | None,
     backbone: tuple[str, str],
     folder: Path,
-    effort: str = "balanced",
-    name: str | None = None,
+    options: DraftOptions | None = None,
 ) -> Draft:
     """Write a study file for a table.
 
@@ -53,17 +67,17 @@ def draft_study(
         source: That with many.
         backbone: The model's folder or name, and its family.
         folder: Where the study file is to be; paths of files are relative to it.
-        effort: `effort` of the study.
-        name: Name of the study; that of the target's table if None.
+        options: What else was decided; the defaults if None.
 
     Raises:
         InvalidInputError: If source and target have no field in common.
     """
+    options = options or DraftOptions()
     fields = _fields(target, source)
     tokens = _max_tokens(target, source)
     content: dict[str, Any] = {
-        "study": name or _name_of(target.path),
-        "effort": effort,
+        "study": options.name or _name_of(target.path),
+        "effort": options.effort,
         "backbone": {"path": _relative(backbone[0], folder), "family": backbone[1], "max_tokens": tokens},
     }
     if source is not None:
@@ -79,6 +93,8 @@ def draft_study(
         "label": target.label,
         "test_rows": test_rows,
     }
+    if options.timeout is not None:
+        content["budget"] = {"timeout": options.timeout}
     tables = {"target": target} | ({"source": source} if source is not None else {})
     lines = [line for role, table in tables.items() for line in _described(role, table)]
     lines.append(f"kept for the test: {test_rows} rows of the target")
@@ -156,6 +172,7 @@ _COMMENTS = {
     "effort": "quick, balanced or best: sets trials, folds, judging and the size of the space.",
     "backbone": "family: encoder, masked_lm, causal_lm, seq2seq or recurrent; texts are cut to max_tokens.",
     "source": "The task with many labels; its model is carried over to the target.",
+    "budget": "A run ends by then, a share for judging the winner kept.",
     "target": "The task with few labels. test_rows stay sealed until the winner is exported.",
 }
 
@@ -179,7 +196,7 @@ def _described(role: str, table: TableView) -> list[str]:
     return [
         f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}",
         f"  labels: {', '.join(shown)}{more}",
-        f"  median number of words: {words}; repeated texts: {table.repeated}",
+        f"  language: {table.language}; median number of words: {words}; repeated texts: {table.repeated}",
     ]
 
 

@@ -284,6 +284,11 @@ def status_lines(summary: Summary) -> list[str]:
     return lines
 
 
+def _stages(trials: Sequence[FrozenTrial]) -> dict[int, str]:
+    stages = {own.number: TrialRecord.of(own).stage for own in trials if own.state == TrialState.RUNNING}
+    return {number: stage for number, stage in stages.items() if stage}
+
+
 def _transfer(study: optuna.Study, winner: FrozenTrial | None) -> TransferGain | None:
     """Return what the source is worth, by the test rows if they were opened for the winner."""
     opening = StudyRecord.of(study).opening(winner.number) if winner is not None else None

@@ -1,5 +1,6 @@
 """`promptgraft watch`, and the bars of long commands."""
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -83,10 +84,8 @@ def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capf
 
     def seen() -> bool:
         nonlocal shown
-        try:
+        with contextlib.suppress(BlockingIOError):
             shown += os.read(master, 65536)
-        except BlockingIOError:
-            pass
         return b"scoring rows" in shown
 
     with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patched:

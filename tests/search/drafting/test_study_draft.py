@@ -64,3 +64,53 @@ def test_a_model_that_is_not_there(tmp_path: Path, data: Path) -> None:
     assert code == 2
     assert "no such folder" in output
     assert not (tmp_path / "first.yaml").exists()
+
+
+def test_it_says_what_the_search_will_cost(tmp_path: Path, data: Path, tiny_models: TinyModels) -> None:
+    file = tmp_path / "first.yaml"
+    arguments = (data / "amazon.csv", "--backbone", tiny_models["encoder"], "--output", file, "--time", "8h")
+    code, output = init(*arguments, "--effort", "quick")
+    assert code == 0, output
+    # One finalist twice, and the baseline that wasn't a trial; without a source there is none to leave out.
+    assert "cost: 12 trials of 4 folds, then up to 4 reruns to judge the winner, " in output
+    assert "at most 8h 00m" in output
+    assert load_study(file).file.budget.timeout == 8 * 3600
+
+
+def test_a_missing_model_is_an_error_that_names_some(tmp_path: Path, data: Path) -> None:
+    for more in ((), ("--yes",)):
+        code, output = init(data / "amazon.csv", "--output", tmp_path / "first.yaml", *more)
+        assert code == 2
+        assert "error: --backbone is missing" in output
+        assert "texts in English: sentence-transformers/all-MiniLM-L6-v2" in output
+
+
+def test_in_a_terminal_it_asks_for_what_it_cannot_know(
+    tmp_path: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"Das Zimmer war gut und das Essen kalt, sagt Gast {n}" for n in range(30)]
+    lines = "".join(f'"{text}",A{n % 2},\n' for n, text in enumerate(texts))
+    (tmp_path / "rooms.csv").write_text(f"notiz,sorte,leer\n{lines}")
+    monkeypatch.setattr("promptgraft.search.cli.drafting.is_terminal", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["init", "rooms.csv", "--effort", "quick"], input=f"{tiny_models['encoder']}\n")
+    assert found.exit_code == 0, found.output
+    assert "The texts are in German." in found.output
+    assert "paraphrase-multilingual-MiniLM-L12-v2" in found.output
+    assert "next: promptgraft run rooms.yaml" in found.output
+    assert load_study(tmp_path / "rooms.yaml").file.backbone.path == tiny_models["encoder"]
+
+
+def test_it_asks_which_column_is_the_label(
+    tmp_path: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "".join(f"the room was fine on day {n},{n}\n" for n in range(20))
+    (tmp_path / "rooms.csv").write_text(f"note,number\n{lines}")
+    monkeypatch.setattr("promptgraft.search.cli.drafting.is_terminal", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["init", "rooms.csv", "--backbone", tiny_models["encoder"]]
+    found = CliRunner().invoke(app, arguments, input="nothing\n")
+    assert found.exit_code == 2
+    assert "Which column is the label?" in found.output
+    assert "no column 'nothing'" in found.output
+    assert "Which column" not in CliRunner().invoke(app, [*arguments, "--yes"]).output
