@@ -225,6 +225,15 @@ def _raise_if_failed(outcome: RunOutcome) -> None:
         raise PromptgraftError(f"the search needs help: {'; '.join(line for line in said if line)}")
 
 
+def _with_class_names(frame: Any, features: Any) -> Any:
+    """Return a frame with the names of its classes, which a `datasets.Dataset` holds as numbers."""
+    if not isinstance(frame, pd.DataFrame) or not isinstance(features, Mapping):
+        return frame
+    names = {column: own for column, feature in features.items() if (own := getattr(feature, "names", None))}
+    numbered = {column: dict(enumerate(own)) for column, own in names.items() if column in frame.columns}
+    return frame.assign(**{column: frame[column].map(own) for column, own in numbered.items()})
+
+
 def _as_file(table: Table, file: Path) -> str:
     """Return the path of a table; one that is in memory is written, once.
 
@@ -234,6 +243,7 @@ def _as_file(table: Table, file: Path) -> str:
     if isinstance(table, str | Path):
         return str(table)
     frame = table if isinstance(table, pd.DataFrame) else getattr(table, "to_pandas", lambda: None)()
+    frame = _with_class_names(frame, getattr(table, "features", None))
     if not isinstance(frame, pd.DataFrame):
         raise InvalidInputError(f"expected a path, a DataFrame or a datasets.Dataset, got {type(table).__name__}")
     content = frame.to_json(orient="records", lines=True, force_ascii=False)

@@ -1,4 +1,4 @@
-"""Reading CSV, JSONL and Parquet files as text: what is read is what was written, or the file is refused."""
+"""Reading tables of any kind as text: what is read is what was written, or the file is refused."""
 
 import codecs
 import csv
@@ -13,6 +13,18 @@ from typing import Any
 
 import pandas as pd
 
+from promptgraft.objectives.data.table_files import (
+    COMPRESSIONS,
+    decompressed,
+    fetch,
+    is_url,
+    read_arrow,
+    read_excel,
+    read_folder,
+    shown_path,
+    suffixes_of,
+    tables_in,
+)
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 STANDARD_INPUT = ("-", "/dev/stdin")
@@ -50,7 +62,9 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read columns of a table, every value as text.
 
     Args:
-        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.parquet` file.
+        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather` or `.xlsx` file, also with `.gz`
+            or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a folder of `.txt`
+            files for each class.
         columns: The columns to read.
 
     Returns:
@@ -61,7 +75,7 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
         InvalidInputError: If the file is missing, empty, damaged, or lacks a column; if a cell holds a list, an object
             or bytes; or if it isn't known which of two columns is meant.
     """
-    table = _read(path, *_file_content(path), columns)
+    table = _read_path(path, columns)
     values: dict[str, list[str | None]] = {}
     for name in columns:
         try:
@@ -90,7 +104,7 @@ def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataF
         content = sys.stdin.buffer.read() if path in STANDARD_INPUT else Path(path).read_bytes()
         table = _read(path, content, _looks_like(content), columns)
     else:
-        table = _read(path, *_file_content(path), columns)
+        table = _read_path(path, columns)
     wanted = {name: [None if _kind_of(v) else _text(v) for v in table.column(name)] for name in columns}
     whole = pd.DataFrame(dict(enumerate([_shown(v) for v in column] for column in table.columns)), dtype=object)
     whole.columns = pd.Index(table.names)
@@ -118,13 +132,52 @@ class _Table:
         return self.columns[self.names.index(name)]
 
 
+def _read_path(path: str, columns: Sequence[str]) -> _Table:
+    """Read a file, a URL, or a folder that is a table."""
+    kind = "".join(suffixes_of(path))
+    if is_url(path):
+        _check_kind(path)
+        return _read(shown_path(path), fetch(path), kind, columns)
+    if Path(path).is_dir():
+        found = read_folder(path)
+        if found is None:
+            tables = tables_in(path, list(_READERS))
+            hint = f"name one of its tables: {', '.join(tables)}" if tables else "expected one table"
+            raise InvalidInputError(
+                f"{path}: is a folder; {hint}, or one that `datasets` has saved, or with a folder of .txt files for "
+                "each class"
+            )
+        return _checked(path, _Table(*found), columns)
+    if not Path(path).is_file():
+        raise InvalidInputError(f"{path}: no such file")
+    _check_kind(path)
+    return _read(path, Path(path).read_bytes(), kind, columns)
+
+
+def _check_kind(path: str) -> None:
+    kind = suffixes_of(path)[0]
+    if kind not in _READERS:
+        raise InvalidInputError(
+            f"{shown_path(path)}: unknown kind of table {kind!r}; expected one of {', '.join(_READERS)}, or one of "
+            f"them with {' or '.join(COMPRESSIONS)} behind it; convert the file"
+        )
+
+
 def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Table:
     if not content:
         raise InvalidInputError(f"{path}: the file is empty; expected a table with the columns {', '.join(columns)}")
+    compression = next((name for name in COMPRESSIONS if kind.endswith(name)), "")
+    kind = kind.removesuffix(compression)
     try:
-        table = _READERS[kind](content, columns)
+        content = decompressed(content, compression)
+        table = _READERS[kind or _looks_like(content)](content, columns)
     except (ValueError, OSError, csv.Error, RecursionError) as error:
-        raise InvalidInputError(f"{path}: can't be read as {kind[1:]}: {error}") from error
+        raise InvalidInputError(f"{path}: can't be read as {kind[1:] or 'a table'}: {error}") from error
+    return _checked(path, table, columns)
+
+
+def _checked(path: str, table: _Table, columns: Sequence[str]) -> _Table:
+    """Return a table that has rows, and each of the columns once."""
     if not table.columns or not len(table.columns[0]):
         raise InvalidInputError(f"{path}: the table has no rows")
     for column in columns:
@@ -138,23 +191,11 @@ def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Tabl
     return table
 
 
-def _file_content(path: str) -> tuple[bytes, str]:
-    """Return what a file holds, and its kind by its name."""
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder; expected one table" if file.is_dir() else "no such file"
-        raise InvalidInputError(f"{path}: {what}")
-    if file.suffix.lower() not in _READERS:
-        raise InvalidInputError(
-            f"{path}: unknown kind of table {file.suffix!r}; expected one of {', '.join(_READERS)}; convert the file"
-        )
-    return file.read_bytes(), file.suffix.lower()
-
-
 def _looks_like(content: bytes) -> str:
-    """Return the kind of a table that its first characters show."""
-    if content.startswith(b"PAR1"):
-        return ".parquet"
+    """Return the kind of a table that its first characters show; of a compressed one, the compression alone."""
+    for kind, mark in {".parquet": b"PAR1", ".arrow": b"ARROW1", ".xlsx": b"PK\x03\x04", **COMPRESSIONS}.items():
+        if content.startswith(mark):
+            return kind
     return ".jsonl" if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".csv"
 
 
@@ -286,6 +327,9 @@ _READERS: Mapping[str, Callable[[bytes, Sequence[str]], _Table]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".parquet": _read_parquet,
+    ".arrow": lambda content, _: _Table(*read_arrow(content)),
+    ".feather": lambda content, _: _Table(*read_arrow(content)),
+    ".xlsx": lambda content, _: _Table(*read_excel(content)),
 }
 
 

@@ -49,7 +49,9 @@ def predict(
     bundle: BundleArgument,
     table: Annotated[
         str,
-        typer.Option("--input", help="CSV, TSV, JSONL or Parquet file with the text columns; - for standard input."),
+        typer.Option(
+            "--input", help="Table with the text columns: CSV, JSONL, Parquet, Excel, ...; - for standard input."
+        ),
     ],
     output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],
     abstain_below: AbstainOption = 0.0,

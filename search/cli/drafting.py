@@ -21,7 +21,12 @@ app = typer.Typer()
 @app.command()
 @reported
 def init(
-    table: Annotated[str, typer.Argument(help="Table of the target's labelled rows: CSV, TSV, JSONL or Parquet.")],
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="Table of the target's labelled rows: CSV, JSONL, Parquet, Excel, ...; a file, URL or folder."
+        ),
+    ],
     backbone: Annotated[
         str | None, typer.Option(help="Folder or hub id of the pretrained model; asked for if left out.")
     ] = None,
@@ -42,11 +47,11 @@ def init(
 ) -> None:
     """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
     from promptgraft.objectives.backbones import guess_family
-    from promptgraft.search.drafting import DraftOptions, cost_line, draft_study, write_draft
+    from promptgraft.search.drafting import DraftOptions, cost_line, draft_study, study_name_of, write_draft
     from promptgraft.search.study import load_study
 
     asks = not yes and is_terminal()
-    file = output or Path(f"{_stem(table)}.yaml")
+    file = output or Path(f"{study_name_of(table)}.yaml")
     check_file(file, "--output")
     target = _view(table, text or (), label, asks=asks)
     other = _view(source, source_text or (), source_label, asks=asks, prefix="source-") if source else None
@@ -100,10 +105,6 @@ def _ask_backbone(target: "TableView", *, asks: bool) -> str:
     for model in models:
         typer.echo(f"  {model}")
     return str(typer.prompt("Model to start from (folder or hub id)", default=models[0]))
-
-
-def _stem(table: str) -> str:
-    return Path(table).stem
 
 
 def is_terminal() -> bool:

@@ -76,7 +76,7 @@ def draft_study(
     fields = _fields(target, source)
     tokens = _max_tokens(target, source)
     content: dict[str, Any] = {
-        "study": options.name or _name_of(target.path),
+        "study": options.name or study_name_of(target.path),
         "effort": options.effort,
         "backbone": {"path": _relative(backbone[0], folder), "family": backbone[1], "max_tokens": tokens},
     }
@@ -137,8 +137,10 @@ def _count(names: tuple[str, ...]) -> str:
     return f"{len(names)} text column{'s' if len(names) > 1 else ''}"
 
 
-def _name_of(path: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-_") or "study"
+def study_name_of(path: str) -> str:
+    """Return a study's name, after that of its table without what says its kind."""
+    name = Path(path.partition("?")[0] if "://" in path else path).resolve().name
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name.split(".")[0] or name).strip("-_") or "study"
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -105,7 +105,11 @@ class BackboneSection(Section):
 class TaskSection(Section):
     """A table of labelled rows."""
 
-    train: str = Field(description="CSV, TSV, JSONL or Parquet file, relative to the study file.")
+    train: str = Field(
+        description="Table, relative to the study file: CSV, TSV, JSONL, Parquet, Arrow or Excel, also compressed "
+        "(.gz, .zst); a URL of one (https://, s3://, hf://datasets/...); a folder that `datasets` has saved; or a "
+        "folder with a folder of .txt files for each class."
+    )
     text: Annotated[
         dict[str, str],
         BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),

@@ -164,7 +164,9 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[s
 
 
 def local_path(folder: Path, path: str) -> str:
-    """Return a path that is relative to the study file's folder, or begins with `~`."""
+    """Return a path that is relative to the study file's folder, or begins with `~`; a URL as it is."""
+    if "://" in path:
+        return path
     try:
         return str(folder / Path(path).expanduser())
     except RuntimeError:  # There is no such user: it is the name of a file.

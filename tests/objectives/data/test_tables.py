@@ -93,7 +93,9 @@ def test_valid_tables_are_read(tmp_path: Path, name: str, content: str | bytes, 
         ("headless.csv", "I loved it,y\nI hated it,n\n", "no column 'text'; expected one of: I loved it, y"),
         ("forged.csv", '"a\nerror: b",label\nx,y\n', r"expected one of: 'a\\nerror: b', label"),
         ("folder.csv", None, "is a folder"),
-        ("book.xlsx", b"PK", "unknown kind of table '.xlsx'; expected one of .csv, .tsv, .jsonl"),
+        ("book.xls", b"PK", "unknown kind of table '.xls'; expected one of .csv, .tsv, .jsonl"),
+        ("book.xlsx", b"PK", "can't be read as xlsx"),
+        ("half.csv.gz", b"\x1f\x8b\x08", "no whole gzip file"),
     ],
 )  # fmt: skip
 def test_others_are_refused_with_the_place_and_a_remedy(

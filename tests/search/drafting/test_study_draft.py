@@ -1,7 +1,9 @@
 """`promptgraft init`: from a table to a study file that runs."""
 
+import gzip
 from pathlib import Path
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
@@ -114,3 +116,17 @@ def test_it_asks_which_column_is_the_label(
     assert "Which column is the label?" in found.output
     assert "no column 'nothing'" in found.output
     assert "Which column" not in CliRunner().invoke(app, [*arguments, "--yes"]).output
+
+
+def test_a_compressed_table_and_a_url_make_studies(
+    tmp_path: Path, data: Path, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (data / "amazon.csv").read_bytes()
+    (tmp_path / "reviews.2026.csv.gz").write_bytes(gzip.compress(content))
+    fsspec.filesystem("memory").pipe_file("/shop/reviews.csv", content)
+    monkeypatch.chdir(tmp_path)
+    for table, output in (("reviews.2026.csv.gz", "reviews.yaml"), ("memory://shop/reviews.csv", "other.yaml")):
+        code, shown = init(table, "--backbone", tiny_models["encoder"], "--output", output)
+        assert code == 0, shown
+        study = load_study(tmp_path / output)
+        assert (study.name, study.file.target.train) == ("reviews", table)
