@@ -108,7 +108,7 @@ class Backbone(ABC):
                 **options,
             )
             tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
-        check_weights(spec, model, found["missing_keys"])
+        check_weights(spec, model, found["missing_keys"], found["unexpected_keys"])
         check_tokenizer(spec, model, tokenizer)
         if self.causal:
             check_direction(spec, model)

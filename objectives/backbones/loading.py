@@ -1,5 +1,6 @@
 """What can be wrong with a model that transformers has read: weights that would be random, a tokenizer of another."""
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from promptgraft.spaces import InvalidInputError
 
 # Outputs that are not read: weights for them may be missing.
 _UNREAD = ("pooler.", "position_ids")
+# The number of a layer in the name of a weight.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @contextmanager
@@ -62,17 +65,30 @@ def _explained(spec: BackboneSpec, error: Exception) -> InvalidInputError:
     return InvalidInputError(f"{spec.path} can't be loaded as {spec.family}: {type(error).__name__}: {text[:300]}")
 
 
-def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str]) -> None:
-    """Refuse a checkpoint without some of the weights that are read: they would be random, and others each time.
+def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str], unexpected: Collection[str] = ()) -> None:
+    """Refuse a checkpoint that isn't the configured model's.
+
+    Without some of the weights that are read, these would be random, and others each time; with layers that
+    config.json doesn't know of, the model would end too early.
 
     Args:
         spec: The model.
         model: As it was loaded.
         missing: Names of weights that the checkpoint doesn't have.
+        unexpected: Names of weights that only the checkpoint has, such as those of another head.
 
     Raises:
         InvalidInputError: With the first ones, or with one that isn't finite.
     """
+    prefix = f"{model.base_model_prefix}."
+    known = {_NUMBER.sub("0", name).removeprefix(prefix) for name in model.state_dict()}
+    numbered = filter(_NUMBER.search, sorted(unexpected))
+    deeper = [name for name in numbered if _NUMBER.sub("0", name).removeprefix(prefix) in known]
+    if deeper:
+        raise InvalidInputError(
+            f"{spec.path}: the checkpoint has layers that its config.json doesn't know of, with {len(deeper)} weights "
+            f"({deeper[0]}, ...); put the number of layers in config.json right"
+        )
     absent = sorted(name for name in missing if not any(part in name for part in _UNREAD))
     if absent:
         stack = f"{model.base_model_prefix}."

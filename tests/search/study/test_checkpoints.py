@@ -121,6 +121,18 @@ def test_shapes_are_those_of_the_config(tmp_path: Path) -> None:
         load_study(study_over(folder, "encoder", tmp_path / "study.yaml"), rehearsed=True)
 
 
+@pytest.mark.parametrize("family", ["encoder", "masked_lm", "causal_lm", "seq2seq"])
+def test_layers_are_those_of_the_config(family: str, tmp_path: Path) -> None:
+    """With fewer in the config, the model would end below its top without a word."""
+    folder = write_checkpoint(family, "word pieces", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    depth = next(name for name in ("num_layers", "num_hidden_layers") if name in config)
+    config |= {depth: LAYERS - 1} | ({"layer_types": config["layer_types"][:1]} if config.get("layer_types") else {})
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInputError, match=r"layers that its config.json doesn't know of"):
+        load_study(study_over(folder, family, tmp_path / "study.yaml", frozen_layers=[0]), rehearsed=True)
+
+
 def test_weights_that_are_no_numbers_end_a_trial_by_name(tmp_path: Path) -> None:
     """Headers don't tell; the trial does."""
     folder = write_checkpoint("encoder", "word pieces", tmp_path / "model")
