@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from promptgraft.bundles.manifest import VerbalizerPart as VerbalizerPart
     from promptgraft.bundles.manifest import demonstration_rows as demonstration_rows
     from promptgraft.bundles.predictor import Predictor as Predictor
+    from promptgraft.bundles.publishing import plan_upload as plan_upload
+    from promptgraft.bundles.publishing import push as push
     from promptgraft.bundles.server import create_app as create_app
     from promptgraft.bundles.verification import TOLERANCE as TOLERANCE
     from promptgraft.bundles.verification import Verification as Verification

@@ -14,8 +14,7 @@ from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
-from promptgraft.search.cli.outputs import VerifyOutput
-from promptgraft.search.wording import one_line
+from promptgraft.search.wording import one_line, size
 
 if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison
@@ -90,6 +89,7 @@ def verify(
     from promptgraft.bundles import TOLERANCE
     from promptgraft.bundles import verify as check
     from promptgraft.objectives.runtime import quiet_transformers
+    from promptgraft.search.cli.outputs import VerifyOutput
 
     quiet_transformers()
     with bar("verifying", quiet=quiet):
@@ -135,6 +135,32 @@ def convert(
     if difference is not None:
         checked = f"log-probabilities of its example rows differ by at most {difference:.1e} of the largest logit"
     typer.echo(f"{folder}: {to}; {checked}")
+
+
+@app.command()
+@reported
+def push(
+    bundle: BundleArgument,
+    place: Annotated[str, typer.Argument(metavar="hf:USER/NAME", help="Model on the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new model private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be uploaded, and send nothing.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Upload a bundle to the Hugging Face hub, with its model card."""
+    from promptgraft.bundles import plan_upload
+    from promptgraft.bundles import push as upload
+
+    planned = plan_upload(bundle, place)
+    if planned.rows and not private:
+        typer.echo(f"caution: the bundle holds {planned.rows} rows of the study in clear text", err=True)
+    if dry_run:
+        for name, n_bytes in planned.files.items():
+            typer.echo(f"{name}  {size(n_bytes)}")
+        typer.echo(f"{len(planned.files)} files, {size(sum(planned.files.values()))} -> {place}; nothing was sent")
+        return
+    with bar("uploading", quiet=quiet):
+        address = upload(planned, private=private)
+    typer.echo(f"{bundle}: {address}")
 
 
 @app.command()
