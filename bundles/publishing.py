@@ -1,5 +1,6 @@
 """A bundle as a model on the Hugging Face hub."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from promptgraft.bundles.folder import check_no_links, listed_files, read_exampl
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 HUB = "hf:"
+_PLACE = re.compile(rf"{HUB}(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +39,15 @@ def plan_upload(folder: Path, place: str) -> Upload:
     Raises:
         InvalidInputError: If the place isn't one, or the folder isn't what was exported.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    repository = place.removeprefix(HUB)
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise InvalidInputError(f"expected {HUB}USER/NAME, got {place!r}: {error}") from error
-    if not place.startswith(HUB) or "/" not in repository:
+    found = _PLACE.fullmatch(place)
+    if found is None:
         raise InvalidInputError(f"expected {HUB}USER/NAME, got {place!r}")
     manifest = read_manifest(folder)
     check_no_links(folder, manifest)
     files = {name: (folder / name).stat().st_size for name in sorted(listed_files(manifest))}
     examples = read_examples(folder)
     rows = len(manifest.demonstrations) + (len(examples.rows) if examples else 0)
-    return Upload(folder, repository, files, rows)
+    return Upload(folder, found[1], files, rows)
 
 
 def push(upload: Upload, *, private: bool = False) -> str:

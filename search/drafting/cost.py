@@ -24,8 +24,8 @@ def count_reruns(study: Study) -> int:
     judging = study.file.judging
     if not judging.finalists:
         return 0
-    # Twice as many trials as finalists get one rerun to qualify.
-    race = judging.finalists * (judging.repeats + 1) if judging.finalists > 1 else judging.repeats
+    # Twice as many trials as finalists get one rerun to qualify; a single finalist has one more than it is compared on.
+    race = judging.finalists * (judging.repeats + 1)
     needs_source = ("target_only", "source_only")
     controls = [name for name in judging.controls if study.sources or name not in needs_source]
     known = [name for name in controls if name not in study.file.baselines]
