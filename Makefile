@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smollm2 test test-unit test-shuffled coverage test-slow test-postgres test-faults test-gpu newest bench quality docs lint types wheel clean
+.PHONY: help demo smollm2 test test-unit test-shuffled coverage test-slow test-postgres test-faults test-gpu newest bench quality docs site lint types wheel clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -129,6 +129,16 @@ docs: .venv/.installed  ## Regenerate what docs/ takes from the schemas (seconds
 	for command in sources status best report verify compare history; do \
 	  $(BIN)/promptgraft schema $$command > docs/outputs/$$command.schema.json || exit; done
 
+# mkdocs reads the sources without importing them, so that its environment has nothing of promptgraft's.
+.docs-venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .docs-venv
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" > .docs-venv/requirements.txt
+	.docs-venv/bin/pip install --quiet --requirement .docs-venv/requirements.txt
+	touch $@
+
+site: .docs-venv/.installed  ## The documents as a site, in build/site; a broken link is an error (seconds)
+	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --strict --quiet
+
 lint: .venv/.installed  ## Style, import contracts and spelling (seconds)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -165,4 +175,4 @@ newest:  ## Unit tests with the newest Optuna, Ray, transformers and PEFT, in .n
 	.newest-venv/bin/pytest $(QUICK) -p no:randomly --ignore tests/integration $(TESTS)
 
 clean:  ## Remove environments and builds; studies/ and runs/ stay
-	rm -rf .venv .peers-venv .autointent-venv .wheel-venv .newest-venv build dist .package/*.egg-info
+	rm -rf .venv .peers-venv .autointent-venv .wheel-venv .newest-venv .docs-venv build dist .package/*.egg-info

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import optuna
 from optuna.study import StudyDirection
 from safetensors import SafetensorError
-from scipy.special import softmax
 
 from promptgraft.objectives.data import Task
 from promptgraft.objectives.file_store import FileStore
@@ -82,6 +81,8 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
 
 def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int]) -> dict[int, Probabilities]:
     """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels)."""
+    from scipy.special import softmax  # Here, since `status` is quick.
+
     found: dict[int, Probabilities] = {}
     for trial in ranked_trials(stored)[:_CANDIDATES]:
         if TrialRecord.of(trial).best_step is None:

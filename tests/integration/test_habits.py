@@ -40,3 +40,17 @@ def test_forms_of_issues_ask_for_something() -> None:
         form = YAML(typ="safe").load(path)
         assert {"name", "description", "body"} <= form.keys()
         assert all(entry["attributes"]["label"] for entry in form["body"])
+
+
+def test_the_site_has_every_page_once() -> None:
+    def pages(entries: list[object]) -> list[str]:
+        found = []
+        for entry in entries:
+            ((_, value),) = entry.items()  # type: ignore[attr-defined]
+            found += pages(value) if isinstance(value, list) else [value]
+        return found
+
+    named = pages(YAML(typ="safe").load(ROOT / "mkdocs.yml")["nav"])
+    docs = ROOT / "docs"
+    there = {file.relative_to(docs).as_posix() for file in docs.rglob("*.md")} - {"README.md"}
+    assert sorted(named) == sorted(there)
