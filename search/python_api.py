@@ -149,10 +149,10 @@ def fit(
     """
     place = Path(folder).resolve()
     place.mkdir(parents=True, exist_ok=True)
-    target = view_table(_as_file(table, place / f"{name}-target.jsonl"), text, label)
+    target = view_table(as_file(table, place / f"{name}-target.jsonl"), text, label)
     other = None
     if source is not None:
-        other = view_table(_as_file(source, place / f"{name}-source.jsonl"), source_text, source_label)
+        other = view_table(as_file(source, place / f"{name}-source.jsonl"), source_text, source_label)
     draft = draft_study(target, other, (backbone, family or guess_family(backbone)), place, DraftOptions(effort, name))
     file = place / f"{name}.yaml"
     if not file.exists():
@@ -234,7 +234,7 @@ def _with_class_names(frame: Any, features: Any) -> Any:
     return frame.assign(**{column: frame[column].map(own) for column, own in numbered.items()})
 
 
-def _as_file(table: Table, file: Path) -> str:
+def as_file(table: Table, file: Path) -> str:
     """Return the path of a table; one that is in memory is written, once.
 
     Raises:

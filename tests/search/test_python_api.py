@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 import promptgraft
 from promptgraft.search.cli.studies import app
-from promptgraft.search.python_api import Winner, fit, winner_of
+from promptgraft.search.python_api import Winner, as_file, fit, winner_of
 from promptgraft.spaces import InvalidInputError
 from tests.support.models import TinyModels
 
@@ -65,6 +66,14 @@ def test_what_is_no_table_and_no_study(tmp_path: Path, tiny_models: TinyModels) 
         fit({"text": ["a"]}, backbone=tiny_models["encoder"], folder=tmp_path)
     with pytest.raises(InvalidInputError):
         winner_of("nothing", folder=tmp_path / "nothing")
+
+
+def test_classes_of_a_dataset_are_written_by_their_names(tmp_path: Path) -> None:
+    """A `datasets.Dataset` as far as it is used: its frame, and its features."""
+    features = {"text": SimpleNamespace(dtype="string"), "label": SimpleNamespace(names=["neg", "pos"])}
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [1, 0]})
+    path = as_file(SimpleNamespace(features=features, to_pandas=lambda: frame), tmp_path / "t.jsonl")
+    assert pd.read_json(path, lines=True).to_dict("list") == {"text": ["a", "b"], "label": ["pos", "neg"]}
 
 
 def test_importing_it_loads_neither_torch_nor_an_engine() -> None:
