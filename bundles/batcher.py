@@ -14,6 +14,7 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from promptgraft.bundles.predictor import Input
+from promptgraft.objectives.data import Task
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ class ServedModel(Protocol):
     """A model that can be served."""
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the order of the probabilities."""
+    def task(self) -> Task:
+        """The task, which says what is expected of rows; its rows aren't needed."""
         ...
 
-    def predict_proba(self, rows: Sequence[Input]) -> Probabilities:
-        """Return each label's probability, shape (len(rows), len(labels))."""
+    def expected(self, rows: Sequence[Input]) -> Probabilities:
+        """Return each label's probability, or the numbers; shape (len(rows), len(labels))."""
         ...
 
 
@@ -145,7 +146,7 @@ class Batcher:
             return
         self._metrics.batch_rows.observe(len(rows))
         try:
-            found = await asyncio.get_running_loop().run_in_executor(thread, predictor.predict_proba, rows)
+            found = await asyncio.get_running_loop().run_in_executor(thread, predictor.expected, rows)
         except Exception as error:  # noqa: BLE001  # Whatever it is, it belongs to the request that caused it.
             if len(chosen) > 1:
                 for waiting in chosen:  # One of them is to blame.

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from promptgraft.bundles.predictor import Input
-from promptgraft.objectives.data import has_text, match_labels, read_table
+from promptgraft.objectives.data import Prediction, has_text, match_labels, read_table
 from promptgraft.spaces import InvalidInputError
 
 Outcome = Literal["better", "worse", "no difference shown"]
@@ -22,7 +22,7 @@ class ComparedModel(Protocol):
         """The labels that it knows."""
         ...
 
-    def predict(self, rows: Sequence[Input]) -> list[str]:
+    def predict(self, rows: Sequence[Input]) -> Sequence[Prediction]:
         """Return the likeliest label of each row."""
         ...
 
@@ -131,7 +131,7 @@ def compare_bundles(
             f"{', '.join(map(repr, known))}"
         )
     labels = [meant[label] for label in labels]
-    old, new = champion.predict(rows), challenger.predict(rows)
+    old, new = (list(map(str, model.predict(rows))) for model in (champion, challenger))
     right = np.array(labels)
     right_old, right_new = np.array(old) == right, np.array(new) == right
     won, lost = right_new & ~right_old, right_old & ~right_new

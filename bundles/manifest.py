@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from promptgraft.objectives.data import Row
+from promptgraft.objectives.data import TASK_KINDS, Row, Task
 from promptgraft.objectives.prompting import DemonstrationPool
 from promptgraft.spaces import DIMENSIONS, Candidate, InvalidInputError, Template, Verbalizer
 
@@ -161,7 +161,13 @@ class MemberPart(_Part):
 
 
 # Fields that came after version 2 was released; they are left out where they say nothing, which keeps older digests.
-_LATER: Mapping[str, object] = {"members": (), "temperature": 1.0, "coverage": ()}
+_LATER: Mapping[str, object] = {
+    "kind": "text_classification",
+    "members": (),
+    "temperature": 1.0,
+    "thresholds": (),
+    "coverage": (),
+}
 
 
 class CoveragePoint(_Part):
@@ -184,12 +190,13 @@ class Manifest(_Part):
     Attributes:
         schema_version: Version of this layout.
         study: Name of the study.
+        kind: Kind of task.
         trial: Number of the winning trial.
         seed: Seed of that trial.
         candidate: The candidate, by parameter name.
         template: The template.
         verbalizer: The verbalizer; None if the head uses none.
-        labels: The target's labels, in the order of the logits.
+        labels: The target's labels, in the order of the logits; or the name of the number.
         head_labels: Labels that the head was built for: the target's and the source's.
         columns: Template field -> column of the input table.
         backbone: The pretrained model.
@@ -201,6 +208,7 @@ class Manifest(_Part):
             each prompt is shown those nearest to it.
         members: The other models of an ensemble, which the trial leads; the trial has what their weights leave of 1.
         temperature: What logits are divided by before they become probabilities.
+        thresholds: Smallest probability at which each label is predicted, of kinds of task with several labels a row.
         coverage: What it is right about, by how sure it must be; on rows out of their fold.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it; `requirements.txt` has all that these need.
@@ -209,6 +217,7 @@ class Manifest(_Part):
 
     schema_version: int = SCHEMA_VERSION
     study: str
+    kind: str = "text_classification"
     trial: int
     seed: int = Field(ge=0, lt=2**31)
     candidate: dict[str, Any]
@@ -225,6 +234,7 @@ class Manifest(_Part):
     demonstrations: tuple[DemonstrationRow, ...] = ()
     members: tuple[MemberPart, ...] = ()
     temperature: float = Field(1.0, gt=0)
+    thresholds: tuple[float, ...] = ()
     coverage: tuple[CoveragePoint, ...] = ()
     files: FileHashes = {}
     versions: dict[str, str] = {}
@@ -232,8 +242,15 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Manifest":
-        if len(set(self.labels)) < max(2, len(self.labels)) or len(set(self.head_labels)) < len(self.head_labels):
+        if self.kind not in TASK_KINDS:
+            raise ValueError(
+                f"there is no task kind {self.kind!r} here; install the package that the study was run with"
+            )
+        least = 2 if TASK_KINDS[self.kind].has_labels else 1
+        if len(set(self.labels)) < max(least, len(self.labels)) or len(set(self.head_labels)) < len(self.head_labels):
             raise ValueError("labels must be two or more, each once")
+        if len(self.thresholds) not in (0, len(self.labels)):
+            raise ValueError("thresholds must be as many as labels")
         if not set(self.labels) <= set(self.head_labels):
             raise ValueError("labels must be among head_labels")
         rows = [*self.demonstrations, *(entry for member in self.members for entry in member.demonstrations)]
@@ -243,6 +260,11 @@ class Manifest(_Part):
         if sum(member.weight for member in self.members) >= 1:
             raise ValueError("weights of members must leave some for the trial itself")
         return self
+
+    @property
+    def task(self) -> Task:
+        """The task, without any rows: it says what outputs mean."""
+        return TASK_KINDS[self.kind](labels=self.labels, train=(), thresholds=self.thresholds)
 
     @property
     def origin(self) -> dict[str, Any]:

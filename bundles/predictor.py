@@ -11,13 +11,11 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from scipy.special import softmax
 
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, file_hashes
-from promptgraft.objectives.data import has_text, read_rows
-from promptgraft.objectives.measures import mean_logits
+from promptgraft.objectives.data import Prediction, Task, has_text, read_rows
 from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -63,6 +61,7 @@ class Predictor:
     Attributes:
         folder: The bundle.
         manifest: What it says of itself.
+        task: The kind of task, which says what outputs mean.
         members: Its models: more than one if it holds an ensemble. They share the weights that none has changed.
 
     Raises:
@@ -104,6 +103,7 @@ class Predictor:
             dtype=reference.dtype,
             attn_implementation=reference.attn_implementation,
         )
+        self.task = self.manifest.task
         self._lock = Lock()
         members: list[LoadedModel] = []
         for part in self.manifest.models:
@@ -134,6 +134,10 @@ class Predictor:
             raise InvalidInputError(
                 f"{file} has no calibration.bias, but the candidate's calibration is {candidate.calibration!r}; "
                 "export the trial again"
+            )
+        if not self.task.has_labels and model.scaling is None:
+            raise InvalidInputError(
+                f"{file} has no tensor `scaling`, which numbers are computed by; export the trial again"
             )
         return LoadedModel(model, manifest.pool(part), part.weight, frozenset(delta))
 
@@ -167,15 +171,23 @@ class Predictor:
         """Label names, in the order of the logits."""
         return self.manifest.labels
 
-    def predict(self, rows: Sequence[Input]) -> list[str]:
-        """Return the likeliest label of each row; see `logits`."""
-        return [self.labels[index] for index in self.logits(rows).argmax(axis=1)]
+    def predict(self, rows: Sequence[Input]) -> list[Prediction]:
+        """Return the likeliest label of each row, all labels that apply, or a number, by the kind of task."""
+        return self.task.predict(self.expected(rows))
 
     def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
-        """Return each label's probability, shape (len(rows), len(labels)); see `logits`."""
-        logits = self.logits(rows).astype(np.float64) / self.manifest.temperature
-        probabilities: npt.NDArray[np.float64] = softmax(logits, axis=1)
-        return probabilities
+        """Return each label's probability, shape (len(rows), len(labels)); see `logits`.
+
+        Raises:
+            InvalidInputError: If the bundle predicts numbers, which have no probability, or as `logits`.
+        """
+        if not self.task.has_labels:
+            raise InvalidInputError(f"{self.folder} predicts numbers, which have no probabilities; use predict")
+        return self.expected(rows)
+
+    def expected(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
+        """Return each label's probability, or the numbers, shape (len(rows), len(labels)); see `logits`."""
+        return self.task.expected(self.logits(rows).astype(np.float64) / self.manifest.temperature)
 
     def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
         """Score rows; one that is too long is cut as it was in training.
@@ -185,7 +197,7 @@ class Predictor:
 
         Returns:
             Logits before the temperature, shape (len(rows), len(labels)); those of an ensemble are the logarithms of
-            the mean probabilities.
+            the mean probabilities. Where the kind of task is of numbers, these.
 
         Raises:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
@@ -193,7 +205,7 @@ class Predictor:
         checked = [self._fields(number, row) for number, row in enumerate(rows)]
         with self._lock:
             scores = [self._score(member, checked) for member in self.members]
-        return mean_logits(scores, [member.weight for member in self.members])
+        return self.task.combine(scores, [member.weight for member in self.members])
 
     def _score(self, member: LoadedModel, rows: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
         encoded = member.model.encode_fields(rows, member.pool)
@@ -221,8 +233,8 @@ class Predictor:
             abstain_below: See `predict_rows`.
 
         Returns:
-            All columns of the table, `label`, and one column `probability_<label>` a label; columns of the table with
-            such a name are called `input_...`. A row whose text is missing, or is no text, has no prediction.
+            All columns of the table, and those of `predict_rows`; columns of the table with such a name are called
+            `input_...`. A row whose text is missing, or is no text, has no prediction.
 
         Raises:
             InvalidInputError: If the file can't be read or lacks a column.
@@ -248,17 +260,36 @@ class Predictor:
             abstain_below: Smallest probability at which a row gets a label; `Manifest.coverage` says what that brings.
 
         Returns:
-            `label`, and one column `probability_<label>` a label; empty where a field is missing or is no text.
+            `label` (or `labels`, `value`, by the kind of task), and one column `probability_<label>` a label where
+            there are labels; empty where a field is missing or is no text.
+
+        Raises:
+            InvalidInputError: If rows are to get no label though the kind of task has no single one.
         """
+        check_abstaining(self.task, abstain_below)
         places = [
             place for place, row in enumerate(rows) if all(has_text(row.get(name)) for name in self.manifest.columns)
         ]
-        labels = np.full(len(rows), None, dtype=object)
-        probabilities = np.full((len(rows), len(self.labels)), np.nan)
+        expected = np.zeros((0, len(self.labels)))
         if places:
-            found = self.predict_proba([{name: str(value) for name, value in rows[place].items()} for place in places])
-            labels[places] = [self.labels[own.argmax()] if own.max() >= abstain_below else None for own in found]
-            probabilities[places] = found
-        frame = pd.DataFrame(probabilities, columns=[f"probability_{label}" for label in self.labels])
-        frame.insert(0, "label", labels)
+            expected = self.expected([{name: str(value) for name, value in rows[place].items()} for place in places])
+        (name, predicted), *others = self.task.columns(expected).items()
+        first = np.full(len(rows), None, dtype=object)
+        for place, value, own in zip(places, predicted, expected, strict=True):
+            first[place] = value if not abstain_below or own.max() >= abstain_below else None
+        frame = pd.DataFrame({name: first if self.task.has_labels else first.astype(np.float64)})
+        for name, values in others:
+            column = np.full(len(rows), np.nan)
+            column[places] = values
+            frame[name] = column
         return frame
+
+
+def check_abstaining(task: Task, abstain_below: float) -> None:
+    """Refuse a smallest probability of a label where rows have no single label.
+
+    Raises:
+        InvalidInputError: If it is given for such a kind of task.
+    """
+    if abstain_below and not task.one_label:
+        raise InvalidInputError(f"--abstain-below is {abstain_below:g}, but this bundle's rows have no single label")

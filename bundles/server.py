@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, Probabilities, ServedModel, ServingLimits
 from promptgraft.bundles.doors import why_refused
+from promptgraft.bundles.predictor import check_abstaining
+from promptgraft.objectives.data import Task
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -37,10 +39,17 @@ class Prediction(BaseModel):
     probabilities: dict[str, float] = Field(description="Probability of each label; they add up to 1.")
 
 
-class Predictions(BaseModel):
-    """Predictions for several rows, in the order of the request."""
+class LabelsPrediction(BaseModel):
+    """Prediction for one row, where any number of labels may apply."""
 
-    predictions: list[Prediction]
+    labels: list[str] = Field(description="Labels that apply: those whose probability reaches their threshold.")
+    probabilities: dict[str, float] = Field(description="Probability of each label, each by itself.")
+
+
+class NumberPrediction(BaseModel):
+    """Prediction for one row, where it is a number."""
+
+    value: float = Field(description="Predicted number.")
 
 
 class Problem(BaseModel):
@@ -61,7 +70,7 @@ class About(BaseModel):
     study: str = Field(description="Name of the study.")
     trial: int = Field(description="Number of the trial.")
     digest: str = Field(description="SHA-256 of the bundle's manifest.")
-    labels: list[str] = Field(description="Labels that can be predicted.")
+    labels: list[str] = Field(description="Labels that can be predicted, or the name of the number.")
     fields: list[str] = Field(description="Fields of a row.")
     abstain_below: float = Field(description="Smallest probability at which a row gets a label.")
 
@@ -109,8 +118,9 @@ def create_app(
         local: Whether it is for this machine only, and refuses requests that are meant for another host.
         abstain_below: Smallest probability at which a row gets a label.
     """
-    metrics = Metrics()
-    batcher, labels = Batcher(limits, metrics), predictors[0].labels
+    metrics, task = Metrics(), predictors[0].task
+    check_abstaining(task, abstain_below)
+    batcher, answers = Batcher(limits, metrics), _Answers(task, abstain_below, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -127,8 +137,8 @@ def create_app(
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
     app.add_middleware(_Bounded, limits=limits)
     app.add_middleware(_Guarded, local=local)
-    _add_predictions(app, batcher, _Answers(labels, abstain_below, metrics), _bodies(fields, limits))
-    bundle = About(**about, labels=list(labels), fields=list(fields), abstain_below=abstain_below)
+    _add_predictions(app, batcher, answers, _bodies(fields, limits))
+    bundle = About(**about, labels=list(task.labels), fields=list(fields), abstain_below=abstain_below)
     _add_status(app, bundle, metrics)
     _add_error_handlers(app)
     return app
@@ -138,25 +148,31 @@ def _add_predictions(app: FastAPI, batcher: Batcher, answers: "_Answers", bodies
     """Add the paths that predict rows."""
     row, batch = bodies
 
-    async def answer(rows: Sequence[Mapping[str, str]]) -> list[Prediction]:
+    async def answer(rows: Sequence[Mapping[str, str]]) -> list[BaseModel]:
         try:
             found = await batcher.predict(rows)
         except OverloadedError as error:
             raise HTTPException(429, "too many rows are waiting; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
-        return [answers.of(probabilities) for probabilities in found]
+        return [answers.of(expected) for expected in found]
 
-    @app.post("/predict", responses=_PROBLEMS)
-    async def predict(body: row) -> Prediction:  # type: ignore[valid-type]
+    several = create_model(
+        "Predictions",
+        __doc__="Predictions for several rows, in the order of the request.",
+        predictions=(list[answers.model], ...),  # type: ignore[name-defined]
+    )
+
+    @app.post("/predict", responses=_PROBLEMS, response_model=answers.model)
+    async def predict(body: row) -> Any:  # type: ignore[valid-type]
         """Predict one row."""
         (found,) = await answer([_plain(body)])
         return found
 
-    @app.post("/predict/batch", responses=_PROBLEMS)
-    async def predict_batch(body: batch) -> Predictions:  # type: ignore[valid-type]
+    @app.post("/predict/batch", responses=_PROBLEMS, response_model=several)
+    async def predict_batch(body: batch) -> Any:  # type: ignore[valid-type]
         """Predict several rows."""
-        return Predictions(predictions=await answer(_plain(body)["rows"]))
+        return {"predictions": await answer(_plain(body)["rows"])}
 
 
 def _add_status(app: FastAPI, bundle: About, metrics: Metrics) -> None:
@@ -205,16 +221,32 @@ def _plain(body: BaseModel) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """Turns probabilities into answers, and counts these."""
+    """Turns probabilities, or numbers, into answers, and counts these by label."""
 
-    labels: Sequence[str]
+    task: Task
     abstain_below: float
     metrics: Metrics
 
-    def of(self, probabilities: Probabilities) -> Prediction:
-        label = self.labels[int(probabilities.argmax())] if probabilities.max() >= self.abstain_below else None
+    @property
+    def model(self) -> type[BaseModel]:
+        """What answers are."""
+        if self.task.one_label:
+            return Prediction
+        return LabelsPrediction if self.task.has_labels else NumberPrediction
+
+    def of(self, expected: Probabilities) -> BaseModel:
+        (found,) = self.task.predict(expected[None])
+        if isinstance(found, float):
+            self.metrics.predictions.labels("").inc()
+            return NumberPrediction(value=found)
+        probabilities = dict(zip(self.task.labels, expected.tolist(), strict=True))
+        if isinstance(found, tuple):
+            for own in found or ("",):
+                self.metrics.predictions.labels(own).inc()
+            return LabelsPrediction(labels=list(found), probabilities=probabilities)
+        label = found if expected.max() >= self.abstain_below else None
         self.metrics.predictions.labels(label or "").inc()
-        return Prediction(label=label, probabilities=dict(zip(self.labels, probabilities.tolist(), strict=True)))
+        return Prediction(label=label, probabilities=probabilities)
 
 
 def _message(entry: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ class Verification:
         problems: File, and what is wrong with it; none if the bundle is the exported one.
         unlisted: Files in the bundle's folder that its manifest doesn't list.
         rows: Number of example rows that were predicted.
-        agreeing: How many of them got the label that the trial gave them.
+        agreeing: How many of them got the label, or labels, that the trial gave them, or nearly the same number.
         difference: Largest difference to the trial's logits, as a share of the largest of these; None if none was
             computed.
     """
@@ -87,6 +87,12 @@ def verify(
         return Verification((), unlisted)
     predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)
     logits, expected_logits = predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)
-    agreeing = int((logits.argmax(1) == expected_logits.argmax(1)).sum())
-    difference = float(np.abs(logits - expected_logits).max() / np.abs(expected_logits).max())
+    apart = np.abs(logits - expected_logits) / np.abs(expected_logits).max()
+    difference = float(apart.max())
+    task = predictor.task
+    if task.has_labels:
+        ours, theirs = (task.predict(task.expected(own)) for own in (logits, expected_logits))
+        agreeing = sum(own == other for own, other in zip(ours, theirs, strict=True))
+    else:
+        agreeing = int((apart.max(1) <= TOLERANCE).sum())
     return Verification((), unlisted, len(examples.rows), agreeing, difference)

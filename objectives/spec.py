@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from promptgraft.objectives.data import DIRECTIONS, Direction, TaskSpec
+from promptgraft.objectives.data import TASK_KINDS, Direction, TaskSpec
 from promptgraft.spaces import SearchSpace
 
 # Attention of transformers that takes any mask; the others know only causality and padding.
@@ -103,7 +103,7 @@ class ObjectiveSpec:
         target: The target task.
         source: The source task of a study that names but one.
         space: The search space; the objective looks templates and verbalizers up in it.
-        metric: Name of the metric to optimise; see `objectives.data.metrics.DIRECTIONS`.
+        metric: Name of the metric to optimise; see `metrics` of the task kinds.
         minimize: What a candidate costs that is minimised beside the metric; see `objectives.measures.costs`.
         evaluate_every: Updates between two evaluations.
         evaluation_batch_size: Rows a batch in evaluation.
@@ -146,7 +146,7 @@ class ObjectiveSpec:
     @property
     def direction(self) -> Direction:
         """`maximize` or `minimize`: which way the metric is better."""
-        return DIRECTIONS[self.metric]
+        return TASK_KINDS[self.target.kind].metrics[self.metric]
 
     @property
     def directions(self) -> list[Direction]:

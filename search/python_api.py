@@ -15,6 +15,7 @@ from rich.console import Console
 
 from promptgraft.bundles import Predictor
 from promptgraft.objectives.backbones import guess_family
+from promptgraft.objectives.data import Prediction
 from promptgraft.search.drafting import DraftOptions, draft_study, view_table, write_draft
 from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import headline_of
@@ -89,8 +90,8 @@ class Winner:
         bundle = own_folder(self.reference.load(), self.reference.folder).bundle
         return Predictor(bundle if bundle.is_dir() else self.export())
 
-    def predict(self, rows: Sequence[str] | Sequence[Mapping[str, str]] | pd.DataFrame) -> list[str]:
-        """Return the likeliest label of each row; for more than one call, keep `predictor()`.
+    def predict(self, rows: Sequence[str] | Sequence[Mapping[str, str]] | pd.DataFrame) -> list[Prediction]:
+        """Return the likeliest label of each row, its labels, or a number; for more than one call, keep `predictor()`.
 
         Args:
             rows: Texts; or mappings, or a frame, with the columns that the study was fitted to.

@@ -6,7 +6,7 @@ import re
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Metrics that aren't shares of 1, and what they are in; differences of all others are said in points.
-UNITS = {"loss": "nats"}
+UNITS = {"loss": "nats", "rmse": "units", "mae": "units"}
 
 
 def duration(seconds: float) -> str:

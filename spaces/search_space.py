@@ -23,14 +23,15 @@ class SearchSpace:
 
     Attributes:
         templates: The pool of templates.
-        verbalizers: The pool of verbalizers.
+        verbalizers: The pool of verbalizers; may be empty where no head reads label words.
         parameters: The searched or fixed fields of a candidate, in the order in which they are suggested; other fields
             keep their defaults.
         facts: What decides which hyperparameters can have an effect.
 
     Raises:
-        InvalidInputError: If a pool is empty or contains the same text twice, a condition names an unknown or later
-            parameter, a value is not supported by the study, or two values are not supported together.
+        InvalidInputError: If there is no template, or no verbalizer though a head needs one; if a pool contains the
+            same text twice, a condition names an unknown or later parameter, a value is not supported by the study, or
+            two values are not supported together.
     """
 
     templates: tuple[Template, ...]
@@ -39,9 +40,11 @@ class SearchSpace:
     facts: StudyFacts
 
     def __post_init__(self) -> None:
-        for what, pool in (("template", self.templates), ("verbalizer", self.verbalizers)):
-            if not pool:
-                raise InvalidInputError(f"the space has no {what}; give at least one")
+        if not self.templates:
+            raise InvalidInputError("the space has no template; give at least one")
+        heads = next((extremes(parameter) for parameter in self.parameters if parameter.name == "head"), ())
+        if not self.verbalizers and not (heads and "label_words" not in heads):
+            raise InvalidInputError("the space has no verbalizer; give at least one")
         for first, second in _pairs(self.templates):
             if first.text == second.text:
                 raise InvalidInputError(f"templates {first.name!r} and {second.name!r} have the same text; remove one")
@@ -92,6 +95,11 @@ class SearchSpace:
     def verbalizer(self, verbalizer_id: str) -> Verbalizer:
         """Return a verbalizer by its id."""
         return _by_id("verbalizer", self.verbalizers, verbalizer_id)
+
+    @property
+    def first_verbalizer(self) -> str:
+        """Id of the first verbalizer; empty if there is none."""
+        return self.verbalizers[0].id if self.verbalizers else ""
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +155,7 @@ def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
 
 
 def _pool(name: str, ids: tuple[str, ...]) -> Parameter:
-    return Constant(name, ids[0]) if len(ids) == 1 else Categorical(name, ids)
+    return Categorical(name, ids) if len(ids) > 1 else Constant(name, ids[0] if ids else "")
 
 
 def _pairs(templates: tuple[Template, ...]) -> list[tuple[Template, Template]]:

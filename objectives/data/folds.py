@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from promptgraft.objectives.data.tasks import Row, TaskSpec
+from promptgraft.objectives.data.rows import Row, TaskSpec
+from promptgraft.objectives.data.tasks import TASK_KINDS, Task
 
 # Folds by number of labelled rows, most rows first: above the last limit one part is held out instead.
 FOLDS = ((5000, 1), (1000, 3), (0, 4))
@@ -30,15 +31,17 @@ class Split:
 WHOLE = Split(whole=True)
 
 
-def count_folds(rows: Sequence[Row], wanted: int | None) -> int:
+def count_folds(rows: Sequence[Row], spec: TaskSpec) -> int:
     """Return how many folds the labelled rows allow: no more than the rarest label has rows.
 
     Args:
         rows: The labelled rows.
-        wanted: What the study asks for; by their number if None.
+        spec: The task, which may say how many it wants.
     """
-    rarest = min(Counter(row.label for row in rows).values())
-    return max(1, min(wanted_folds(len(rows), wanted), rarest))
+    labels_of = TASK_KINDS[spec.kind].labels_of
+    counts = Counter(label for row in rows for label in labels_of(row.answer))
+    rarest = min(counts.values(), default=len(rows))
+    return max(1, min(wanted_folds(len(rows), spec.folds), rarest))
 
 
 def wanted_folds(rows: int, wanted: int | None) -> int:
@@ -49,8 +52,9 @@ def wanted_folds(rows: int, wanted: int | None) -> int:
 def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec, clusters: Sequence[int] = ()) -> list[int]:
     """Assign rows to folds.
 
-    Folds are stratified by label. Rows of one group, and rows that are nearly the same, are in one fold. Where the task
-    names a column of time, a fold's training rows are all older than its own: the oldest rows are in no fold.
+    Folds are stratified by label, or as the kind of task says. Rows of one group, and rows that are nearly the same,
+    are in one fold. Where the task names a column of time, a fold's training rows are all older than its own: the
+    oldest rows are in no fold.
 
     Args:
         rows: The labelled rows.
@@ -64,7 +68,7 @@ def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec, clu
     """
     if spec.time is not None:
         return _by_time(rows, folds)
-    labels = [row.label for row in rows]
+    labels = TASK_KINDS[spec.kind].strata(rows)
     if len(set(clusters)) == len(rows):
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)
     else:
@@ -99,3 +103,35 @@ def part_of(rows: Sequence[Row], numbers: Sequence[int], fold: int, spec: TaskSp
     groups = {row.group for row in own} if spec.group else set[str]()
     older = [row for row, number in zip(rows, numbers, strict=True) if number < fold and row.group not in groups]
     return older, own
+
+
+def absent_labels(task: Task, metric: str) -> list[str]:
+    """Say which labels are absent from the rows to choose by, fold by fold, and from the test rows.
+
+    Args:
+        task: A target task.
+        metric: The metric that is optimised.
+
+    Returns:
+        A sentence for each part that lacks labels.
+
+    Raises:
+        InvalidInputError: If the training rows of a fold lack one: no model can be trained on them.
+    """
+    if not task.has_labels:
+        return []
+    parts = {"validation": task.validation}
+    if task.folds > 1:
+        parts = {f"fold {fold + 1}": task.on(Split(0, fold)).validation for fold in range(task.folds)}
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for part, rows in (parts | {"test": task.test}).items():
+        present = {label for row in rows for label in task.labels_of(row.answer)}
+        absent = tuple(repr(label) for index, label in enumerate(task.labels) if index not in present)
+        if rows and absent:
+            lacking.setdefault(absent, []).append(f"{part} ({len(rows)} rows)")
+    effect = f"{metric} counts it as 0 there" if metric.endswith("_macro") else f"{metric} says nothing of it there"
+    return [
+        f"no row has the label {', '.join(labels)} in {', '.join(names)}, so {effect}; label more rows of it, or ask "
+        "for more rows"
+        for labels, names in lacking.items()
+    ]

@@ -4,7 +4,7 @@ Held-out rows can't show such a leak: they have it too, and every score is too g
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from scipy.stats import hypergeom
@@ -56,18 +56,21 @@ def find_label_leaks(task: Task) -> list[LabelLeak]:
     """
     rows = (*task.train, *task.validation)
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(task.labels))
-    for row in rows:
+    together: Counter[str] = Counter()
+    for row in rows if task.has_labels else ():
         for word in {word for text in row.fields.values() for word in _WORD.findall(text.lower())}:
-            counts[word][row.label] += 1
+            for place in task.labels_of(row.answer):
+                counts[word][place] += 1
+            together[word] += 1
     found = []
-    for index, label in enumerate(task.labels):
-        of = sum(row.label == index for row in rows)
+    for index, label in enumerate(task.labels if task.has_labels else ()):
+        of = sum(index in task.labels_of(row.answer) for row in rows)
         own = [
-            LabelLeak(word, label, sum(by_label), by_label[index], of)
+            LabelLeak(word, label, together[word], by_label[index], of)
             for word, by_label in counts.items()
             if by_label[index] >= max(MIN_ROWS, COVERED * of)
-            and by_label[index] >= RIGHT * sum(by_label)
-            and _by_chance(by_label[index], sum(by_label), of, len(rows)) < CHANCE / len(counts)
+            and by_label[index] >= RIGHT * together[word]
+            and _by_chance(by_label[index], together[word], of, len(rows)) < CHANCE / len(counts)
         ]
         found += sorted(own, key=lambda word: (-word.right, word.word))[:1]
     return found

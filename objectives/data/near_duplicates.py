@@ -11,7 +11,7 @@ import regex
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from promptgraft.objectives.data.tasks import Comparison, Row
+from promptgraft.objectives.data.rows import Comparison, Row
 
 # Words in a shingle, and the share of shingles that two texts have in common from which on they are nearly the same.
 SHINGLE_WORDS, THRESHOLD = 3, 0.7

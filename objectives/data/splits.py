@@ -1,10 +1,12 @@
 """Taking a sample of rows apart from the rest: at random, by groups, or the newest."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from promptgraft.objectives.data.tasks import CleaningReport, Row, TaskSpec
+from promptgraft.objectives.data.rows import CleaningReport, Row, TaskSpec
+from promptgraft.objectives.data.tasks import TASK_KINDS
 from promptgraft.spaces import InvalidInputError
 
 Parts = tuple[list[Row], list[Row]]
@@ -58,17 +60,23 @@ def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name:
 
 
 def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str, dropped: CleaningReport) -> None:
-    classes = len({row.label for row in rows})
+    kind = TASK_KINDS[spec.kind]
+    classes = len(set(kind.strata(rows))) if kind.one_label else 1
     if size < classes or (name != "train" and size > len(rows) - classes) or size > len(rows):
         raise InvalidInputError(
             f"{spec.train}: {name}_rows is {size}, but {len(rows)} rows are left for it after cleaning and the "
-            f"splits before it ({dropped}); it must be at least {classes} (one a label) and leave rows to train on"
+            f"splits before it ({dropped}); it must be at least {classes}"
+            f"{' (one a label)' if kind.one_label else ''} and leave rows to train on"
         )
 
 
 def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
+    kind = TASK_KINDS[spec.kind]
+    strata: list[int] | None = kind.strata(rows)
+    if not kind.one_label and min(size, len(rows) - size) < len(set(strata or ())):
+        strata = None  # Too few rows for one of each part; no label is lost by it that isn't looked for later.
     try:
-        rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=[row.label for row in rows])
+        rest, sample = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)
     except ValueError as error:
         raise InvalidInputError(
             f"{spec.train}: can't split off {size} {name} rows of every label: {error}; label more rows of the rarest "
@@ -95,16 +103,32 @@ def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Parts:
 
 def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take whole groups with at least so many rows in all, and of their rows a stratified sample."""
-    labels, groups = [row.label for row in rows], [row.group for row in rows]
+    labels, groups = TASK_KINDS[spec.kind].strata(rows), [row.group for row in rows]
     folds = min(len(rows) // size, len(set(groups)))
     for count in range(folds, 1, -1):
         splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         for outside, inside in splitter.split(rows, labels, groups):
             sample = [rows[index] for index in inside]
-            if len(sample) >= size and len({row.label for row in sample}) == len(set(labels)):
+            if len(sample) >= size and len({labels[index] for index in inside}) == len(set(labels)):
                 _, kept = _stratified(sample, size, seed, spec, name) if len(sample) > size else ([], sample)
                 return [rows[index] for index in outside], kept
     raise InvalidInputError(
         f"{spec.train}: no groups by {spec.group!r} hold {size} {name} rows of every label and leave rows to train on; "
         f"lower {name}_rows"
     )
+
+
+def merged(strata: Sequence[int], least: int = 2) -> list[int]:
+    """Put the rows of parts that are too small to be divided into one part, or into the largest of the others.
+
+    Args:
+        strata: Number of each row's part, none below 0.
+        least: Rows that a part must have.
+    """
+    counts = Counter(strata)
+    found = [own if counts[own] >= least else -1 for own in strata]
+    counts = Counter(found)
+    if 0 < counts[-1] < least and len(counts) > 1:
+        largest = max((own for own in counts if own >= 0), key=lambda own: counts[own])
+        found = [largest if own < 0 else own for own in found]
+    return found

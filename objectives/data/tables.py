@@ -52,13 +52,14 @@ _SAVE_AS_UTF_8 = (
 _VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REMEDIES: dict[type, str] = {
-    list: "a list; write one text or one label in each cell, for instance its words joined by spaces",
+    list: "a list; write one text or one label in each cell, for instance its words joined by spaces; several labels "
+    "a row are of the task kind multi_label",
     dict: "an object; write its text in a column of its own",
     bytes: "bytes; decode them to text",
 }
 
 
-def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> pd.DataFrame:
     """Read columns of a table, every value as text.
 
     Args:
@@ -66,6 +67,7 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
             or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a folder of `.txt`
             files for each class.
         columns: The columns to read.
+        lists: Those of them that may hold lists, which become JSON.
 
     Returns:
         A frame of shape (rows, columns) of strings, with None where a value is missing. In a CSV file only
@@ -79,7 +81,10 @@ def read_table(path: str, columns: Sequence[str]) -> pd.DataFrame:
     values: dict[str, list[str | None]] = {}
     for name in columns:
         try:
-            values[name] = [_text(value) for value in table.column(name)]
+            values[name] = [
+                _shown(value) if name in lists and isinstance(value, list) else _text(value)
+                for value in table.column(name)
+            ]
         except TypeError as error:
             row = next(row for row, value in enumerate(table.column(name), 1) if _kind_of(value) is not None)
             raise InvalidInputError(f"{path}: column {name!r} holds, in row {row}, {error}") from error

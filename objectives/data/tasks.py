@@ -1,137 +1,49 @@
 """What a task is to the migrate-and-evaluate cycle, whatever its kind."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from promptgraft.spaces import Registry
+from promptgraft.objectives.data.rows import (
+    Answer,
+    CleaningReport,
+    Direction,
+    Expected,
+    Outputs,
+    Row,
+    TaskSpec,
+)
+from promptgraft.spaces import InvalidInputError, Registry
 
 if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import Split
 
-# How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
-# versions, by the words of all fields together.
-Comparison = Literal["fields", "words"]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """Where a task's rows come from and how many are used.
-
-    Attributes:
-        train: Path of the table with the labelled rows.
-        fields: Template field -> column.
-        label: Column of the label.
-        kind: Name of the task kind.
-        labels: The labels in the order of the logits; rows with others are dropped and counted. Taken
-            from the data, sorted, if None.
-        test: Path of a separate table to hold out; part of `train` is held out if None.
-        validation: Path of a separate table to choose by, in place of folds.
-        train_rows: Labelled rows to use, beside those to choose by where there are any; all that remain if None.
-        validation_rows: Further rows to choose by, in place of folds.
-        test_rows: Rows of the test set; all that remain if None.
-        shots: Labelled rows of each label, in place of `train_rows`.
-        folds: Parts that the labelled rows are divided into for cross-validation; by their number if None.
-        group: Column of what rows have in common, such as their author: a group is on one side of each split.
-        time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
-        comparison: How near duplicates are found; see `objectives.data.near_duplicates`.
-    """
-
-    train: str
-    fields: Mapping[str, str]
-    label: str
-    kind: str = "text_classification"
-    labels: tuple[str, ...] | None = None
-    test: str | None = None
-    validation: str | None = None
-    train_rows: int | None = None
-    validation_rows: int | None = None
-    test_rows: int | None = None
-    shots: int | None = None
-    folds: int | None = None
-    group: str | None = None
-    time: str | None = None
-    comparison: Comparison = "fields"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One labelled example.
-
-    Attributes:
-        fields: Template field -> value.
-        label: Index of the label among the task's labels.
-        group: What it has in common with other rows, where the task names a column for it.
-        time: When it was made, in seconds or the column's own unit, where the task names a column for it.
-    """
-
-    fields: Mapping[str, str]
-    label: int
-    group: str = ""
-    time: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CleaningReport:
-    """How many rows were read and why some were dropped.
-
-    Attributes:
-        read: Rows in the file or files.
-        missing_text: Rows with an empty field, or one of which nothing shows, such as zero-width characters.
-        broken_text: Rows with half of a surrogate pair in a field or the label, which no tokenizer takes.
-        missing_label: Rows without a label.
-        invalid_label: Rows whose label is not among the task's.
-        duplicate: Further copies of a row that stands already (white space and case aside).
-        conflicting: Rows whose text occurs with different labels; all copies are dropped.
-        missing_group: Rows without a group, where the task names a column of groups.
-        missing_time: Rows without a time, where it names one of times.
-        overlap: Rows removed since the same text is held out.
-        near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
-        near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
-        set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
-    """
-
-    read: int = 0
-    missing_text: int = 0
-    broken_text: int = 0
-    missing_label: int = 0
-    invalid_label: int = 0
-    duplicate: int = 0
-    conflicting: int = 0
-    missing_group: int = 0
-    missing_time: int = 0
-    overlap: int = 0
-    near_duplicate: int = 0
-    near_duplicate_of_other_label: int = 0
-    set_aside: int = 0
-
-    def __add__(self, other: "CleaningReport") -> "CleaningReport":
-        mine, theirs = asdict(self), asdict(other)
-        return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
-
-    def __str__(self) -> str:
-        """Say how many rows were read, and how many were dropped for which reason."""
-        apart = ("read", "near_duplicate_of_other_label")
-        reasons = {name: count for name, count in asdict(self).items() if count and name not in apart}
-        words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
-        if self.near_duplicate_of_other_label:
-            words += f" ({self.near_duplicate_of_other_label} near duplicates have another label than the held-out row)"
-        return f"{self.read} rows read; dropped: {words or 'none'}"
+# What a model says of a row: a label, several labels, or a number.
+Prediction: TypeAlias = str | tuple[str, ...] | float
+LossName = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
 
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A task with its rows cleaned and split.
+    """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
+
+    Outputs are what a model computes for each row, one number a label: logits, or in kinds of numbers the number
+    itself. `docs/task-kinds.md` shows how to add a kind; `objectives.measures.kind_checks` tests one.
 
     Attributes:
-        labels: Label names, in the order of the logits.
+        loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
+        metrics: Metric -> the direction in which it is better; `loss` must be among them.
+        default_metric: The metric that is optimised if a study names none.
+        has_labels: Whether answers are labels, which outputs then are logits of.
+        one_label: Whether each row has exactly one label. What needs that doesn't apply to other kinds: label words,
+            and with them language models, growth and zero-shot baselines; calibration, contrastive training,
+            demonstrations, class weights, label smoothing; confusion, temperature, abstaining.
+        baseline_names: Names of baselines that are called otherwise than in text classification.
+        labels: Names of the outputs, in their order: the labels, or what the number is.
         train: Rows to train on.
         validation: Rows to choose by; empty for a source task.
         test: Rows of the test set; empty for a source task.
@@ -142,7 +54,15 @@ class Task(ABC):
         folds: Parts that these are divided into; 1 where a part, or a table of its own, is held out to choose by.
         spec: What the task was loaded from.
         seed: Seed of its splits.
+        thresholds: Smallest probability of each label at which a row gets it, where a kind chooses that.
     """
+
+    loss: ClassVar[LossName] = "cross_entropy"
+    metrics: ClassVar[Mapping[str, Direction]]
+    default_metric: ClassVar[str]
+    has_labels: ClassVar[bool] = True
+    one_label: ClassVar[bool] = False
+    baseline_names: ClassVar[Mapping[str, str]] = {}
 
     labels: tuple[str, ...]
     train: tuple[Row, ...]
@@ -154,6 +74,7 @@ class Task(ABC):
     folds: int = 1
     spec: TaskSpec | None = None
     seed: int = 0
+    thresholds: tuple[float, ...] = ()
 
     @property
     def sizes(self) -> str:
@@ -204,22 +125,167 @@ class Task(ABC):
             InvalidInputError: If the data can't serve, with the reason and the remedy.
         """
 
+    @classmethod
     @abstractmethod
-    def measure(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> dict[str, float]:
+    def strata(cls, rows: Sequence[Row]) -> list[int]:
+        """Number the parts of rows that splits and folds are to have in the same shares; shape (rows,)."""
+
+    @classmethod
+    def labels_of(cls, answer: Answer) -> tuple[int, ...]:
+        """Return the labels of an answer; none where answers aren't labels."""
+        return (answer,) if isinstance(answer, int) else answer if isinstance(answer, tuple) else ()
+
+    @property
+    def scaling(self) -> tuple[float, float] | None:
+        """Centre and scale of the training rows' numbers, by which models are trained; None where there are none."""
+        return None
+
+    @abstractmethod
+    def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Score outputs against the rows they belong to.
 
         Args:
-            logits: Outputs, shape (rows, labels).
+            outputs: Shape (rows, labels).
             rows: The rows.
 
         Returns:
-            Metric name -> value.
+            Every name of `metrics` with its value.
         """
 
     @abstractmethod
-    def confusion(self, logits: npt.NDArray[np.float32], rows: Sequence[Row]) -> list[list[int]]:
-        """Count true labels (rows) against predicted ones (columns)."""
+    def expected(self, outputs: Outputs | Expected) -> Expected:
+        """Return what outputs stand for, which can be averaged over models: probabilities, or numbers.
 
+        Args:
+            outputs: Shape (rows, labels).
+
+        Returns:
+            The same shape.
+        """
+
+    @abstractmethod
+    def outputs_of(self, expected: Expected) -> Outputs:
+        """Undo `expected`."""
+
+    @abstractmethod
+    def row_losses(self, expected: Expected, rows: Sequence[Row]) -> Expected:
+        """Return each row's loss, in the unit of the metric `loss`, shape (rows,).
+
+        Args:
+            expected: From `expected`.
+            rows: The rows.
+        """
+
+    @abstractmethod
+    def row_scores(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
+        """Return how good the outputs of each row are, by which models are compared row by row; shape (rows,)."""
+
+    @abstractmethod
+    def predict(self, expected: Expected) -> list[Prediction]:
+        """Return what is said of each row.
+
+        Args:
+            expected: From `expected`, shape (rows, labels).
+        """
+
+    @abstractmethod
+    def columns(self, expected: Expected) -> dict[str, Sequence[Any]]:
+        """Return the columns of a table of predictions; the first has what `predict` says, as a cell.
+
+        Args:
+            expected: From `expected`, shape (rows, labels).
+        """
+
+    @abstractmethod
+    def show(self, answer: Answer) -> str:
+        """Write a row's answer as text, as it may stand in a table."""
+
+    @abstractmethod
+    def constant(self, rows: int) -> Outputs:
+        """Return the best outputs that are the same for all rows, by the training rows; shape (rows, labels)."""
+
+    @abstractmethod
+    def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
+        """Fit scikit-learn's linear model of this kind, and apply it to other rows.
+
+        Args:
+            known: Features of the training rows, dense or sparse; shape (training rows, features).
+            train: These rows.
+            others: Features of the other rows.
+            c: Inverse strength of the penalty.
+
+        Returns:
+            Shape (other rows, labels).
+        """
+
+    @property
+    @abstractmethod
+    def purpose(self) -> str:
+        """What a model of the task does, as the beginning of a sentence; labels are in backquotes."""
+
+    def combine(self, members: Sequence[Outputs], weights: Sequence[float]) -> Outputs:
+        """Average models.
+
+        Args:
+            members: Outputs of each, shape (rows, labels).
+            weights: Share of each; they add up to 1.
+
+        Returns:
+            The outputs that stand for the weighted mean; a single model's as they are.
+        """
+        if len(members) == 1:
+            return members[0]
+        pairs = zip(members, weights, strict=True)
+        return self.outputs_of(np.sum([weight * self.expected(member) for member, weight in pairs], axis=0))
+
+    def decided(self, outputs: Outputs, rows: Sequence[Row]) -> "Task":
+        """Return the task with what a kind chooses by rows that the model wasn't trained on, such as thresholds.
+
+        Args:
+            outputs: The model's, shape (rows, labels).
+            rows: The rows.
+        """
+        del outputs, rows
+        return self
+
+    def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
+        """Count true labels (rows) against predicted ones (columns); nothing in kinds that have no such table."""
+        del outputs, rows
+        return []
+
+    @classmethod
+    def refuses(cls, name: str, value: object) -> str | None:
+        """Say why the kind can't use a value of a candidate's parameter; None if it can.
+
+        Args:
+            name: The parameter, such as `soft_prompt.init`.
+            value: The value.
+        """
+        allowed = _WITHOUT_ONE_LABEL.get(name)
+        if cls.one_label or allowed is None or value in allowed:
+            return None
+        choices = ", ".join(map(repr, allowed))
+        return (
+            f"{name} {value!r} needs rows with exactly one label each, which this kind of task has not; use {choices}"
+        )
+
+    @classmethod
+    def refuses_baseline(cls, name: str) -> bool:
+        """Whether a baseline, by its name in a study file, doesn't apply to the kind."""
+        return not cls.one_label and name in ("zero_shot", "contrastive", "contrastive_source")
+
+
+# What kinds may use whose rows have no single label.
+_WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
+    "head": ("linear", "probe"),
+    "demonstrations.count": (0,),
+    "soft_prompt.init": ("vocabulary", "template", "source"),
+    "source_objective": ("classification",),
+    "contrastive_steps": (0,),
+    "label_smoothing": (0.0,),
+    "class_weights": ("none",),
+    "calibration": ("none",),
+}
 
 T = TypeVar("T", bound=Task)
 
@@ -229,7 +295,10 @@ def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*target.labels, *chain.from_iterable(source.labels for source in sources))))
 
 
-TASK_KINDS: Registry[type[Task]] = Registry("task kind", ["promptgraft.objectives.data.text_classification"])
+TASK_KINDS: Registry[type[Task]] = Registry(
+    "task kind",
+    [f"promptgraft.objectives.data.{kind}" for kind in ("text_classification", "multi_label", "regression")],
+)
 
 
 def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> tuple[Task, dict[str, Task]]:
@@ -246,40 +315,38 @@ def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> 
     Raises:
         InvalidInputError: If the data can't serve.
     """
+    for name, spec in sources.items():
+        check_same_kind(target, spec, f"source {name}".rstrip())
     loaded = TASK_KINDS[target.kind].load_target(target, seed)
     return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
 
 
-def fields_key(fields: Mapping[str, str]) -> str:
-    """Return what makes two rows the same: their fields' text, white space and case aside."""
-    return json.dumps({name: normalise(value) for name, value in sorted(fields.items())})
+def check_same_kind(target: TaskSpec, source: TaskSpec, name: str) -> None:
+    """Refuse a source of another kind than the target, whose losses can't be mixed.
+
+    Raises:
+        InvalidInputError: If it is one.
+    """
+    if source.kind != target.kind:
+        raise InvalidInputError(
+            f"{name} is of kind {source.kind!r}, but the target is of kind {target.kind!r}; use tables of one kind"
+        )
 
 
-def row_key(row: Row) -> str:
-    """Return the `fields_key` of a row."""
-    return fields_key(row.fields)
+def by_turns(rows: Sequence[Row], strata: Sequence[int] | None = None) -> list[Row]:
+    """Order rows so that labels, or other parts of the rows, take turns: every round has some of each.
 
-
-def normalise(text: str) -> str:
-    """Fold case and white space."""
-    return " ".join(text.casefold().split())
-
-
-def rows_hash(rows: Sequence[Row]) -> str:
-    """Hash rows in their order; 16 hexadecimal digits."""
-    content = json.dumps([[sorted(row.fields.items()), row.label] for row in rows])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def by_turns(rows: Sequence[Row]) -> list[Row]:
-    """Order rows so that labels take turns: every round has some of each."""
+    Args:
+        rows: The rows.
+        strata: Number of each row's part; its label if None.
+    """
     by_label: dict[int, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(row.label, []).append(row)
+    for row, label in zip(rows, [row.label for row in rows] if strata is None else strata, strict=True):
+        by_label.setdefault(label, []).append(row)
     turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
     return [row for row in chain.from_iterable(turns) if row is not None]
 
 
 def with_fewer(task: T, count: int | None) -> T:
     """Keep so many of a task's training rows, labels taking turns; all of them if None."""
-    return task if count is None else replace(task, train=tuple(by_turns(task.train)[:count]))
+    return task if count is None else replace(task, train=tuple(by_turns(task.train, task.strata(task.train))[:count]))

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.controls import Logits as Logits
     from promptgraft.objectives.measures.controls import TrainedControl as TrainedControl
     from promptgraft.objectives.measures.controls import best_words as best_words
-    from promptgraft.objectives.measures.controls import majority as majority
     from promptgraft.objectives.measures.controls import tfidf as tfidf
     from promptgraft.objectives.measures.controls import trained_controls as trained_controls
     from promptgraft.objectives.measures.controls import written_templates as written_templates
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.probabilities import calibration_error as calibration_error
     from promptgraft.objectives.measures.probabilities import choose_members as choose_members
     from promptgraft.objectives.measures.probabilities import coverage_curve as coverage_curve
-    from promptgraft.objectives.measures.probabilities import log_loss as log_loss
-    from promptgraft.objectives.measures.probabilities import mean_logits as mean_logits
     from promptgraft.objectives.measures.prompt_reading import is_readable as is_readable
     from promptgraft.objectives.measures.prompt_reading import prompt_as_tokens as prompt_as_tokens
     from promptgraft.objectives.measures.records import PromptAsTokens as PromptAsTokens

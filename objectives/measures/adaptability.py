@@ -24,11 +24,11 @@ class Adaptability:
     """How well a prompt adapts to a task.
 
     Attributes:
-        content: How far what it says fits the task; see `content`.
+        content: How far what it says fits the task; see `content`. None where the study has no label words.
         form: How short and plain it is; see `spaces.template_form`.
     """
 
-    content: float
+    content: float | None
     form: float
 
 
@@ -56,7 +56,7 @@ class PromptMeter:
         pairs: list[Pair] = [(candidate.template, name) for name in names]
         tokenizer = self.objective.backbone.tokenizer
         return Adaptability(
-            max(self._content(pair) for pair in pairs),
+            max((self._content(pair) for pair in pairs), default=None),
             form_score(
                 space.template(candidate.template),
                 lambda text: tokenizer.encode(text, add_special_tokens=False),

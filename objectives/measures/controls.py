@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from promptgraft.objectives.backbones import Encoder
@@ -22,9 +20,6 @@ from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
 
 Logits = npt.NDArray[np.float32]
-
-# Log-probability of a label that no training row has.
-NEVER = -30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +62,8 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
     return {name: TrainedControl(arm.candidate.canonical(space.facts), arm.step) for name, arm in found.items()}
 
 
-def majority(task: Task, rows: Sequence[Row]) -> Logits:
-    """Predict the most frequent label of the training rows; shape (rows, labels)."""
-    counts = np.bincount([row.label for row in task.train], minlength=len(task.labels)).astype(np.float32)
-    return np.tile(np.log(np.maximum(counts, 1e-9) / counts.sum()), (len(rows), 1))
-
-
 def tfidf(task: Task, rows: Sequence[Row], train: Sequence[Row] | None = None) -> Logits:
-    """Fit logistic regression on TF-IDF of words and word pairs; shape (rows, labels).
+    """Fit logistic regression, or what the kind of task has for it, on TF-IDF of words and pairs; shape (rows, labels).
 
     C is 10: on few rows cross-validation picks the strongest regularisation, which predicts the majority
     class, and this control must not be weaker than it needs to be.
@@ -84,23 +73,21 @@ def tfidf(task: Task, rows: Sequence[Row], train: Sequence[Row] | None = None) -
         rows: What is predicted.
         train: What it is fitted on; the task's training rows if None.
     """
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
-    )
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     fitted = train or task.train
-    model.fit([_text(row) for row in fitted], [row.label for row in fitted])
-    return _over_all(task, model.classes_, model.predict_log_proba([_text(row) for row in rows]))
+    known = vectorizer.fit_transform([_text(row) for row in fitted])
+    return task.fit_linear(known, fitted, vectorizer.transform([_text(row) for row in rows]), c=10.0)
 
 
 def linear_probe(objective: Objective, rows: Sequence[Row]) -> Logits:
-    """Fit logistic regression on the frozen backbone's features of the first template; shape (rows, labels).
+    """Fit a linear model to the frozen backbone's features of the first template; shape (rows, labels).
 
     A row's features are the mean of the last hidden states of its tokens, standardised over the training rows.
     """
     task = objective.target
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(features(objective, task.train), [row.label for row in task.train])
-    return _over_all(task, model.classes_, model.predict_log_proba(features(objective, rows)))
+    scaler = StandardScaler()
+    known = scaler.fit_transform(features(objective, task.train))
+    return task.fit_linear(known, task.train, scaler.transform(features(objective, rows)), c=0.1)
 
 
 def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
@@ -134,7 +121,7 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
     "linear_probe": linear_probe,
     "tfidf": lambda objective, rows: tfidf(objective.target, rows),
     "zero_shot": zero_shot,
-    "majority": lambda objective, rows: majority(objective.target, rows),
+    "majority": lambda objective, rows: objective.target.constant(len(rows)),
 }
 
 
@@ -147,7 +134,7 @@ def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float3
     places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
     wanted = [places.get(fields_key(row.fields), -1) for row in rows]
     together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
-    first = Candidate(written_templates(space)[0].id, space.verbalizers[0].id, steps=0).canonical(space.facts)
+    first = Candidate(written_templates(space)[0].id, space.first_verbalizer, steps=0).canonical(space.facts)
     key = {
         "stage": "features",
         "template": written_templates(space)[0].text,
@@ -172,13 +159,6 @@ def _embed(objective: Objective, first: Candidate, rows: Sequence[Row]) -> npt.N
             hidden = model.stack(batch.input_ids, batch.lengths, batch.lengths)
             found[chosen] = Encoder.pool(hidden.float(), batch.lengths, 0).cpu().numpy()
     return found
-
-
-def _over_all(task: Task, classes: Sequence[int], log_probabilities: npt.NDArray[np.float64]) -> Logits:
-    """Give labels that no training row has their place."""
-    logits = np.full((len(log_probabilities), len(task.labels)), NEVER, dtype=np.float32)
-    logits[:, classes] = log_probabilities
-    return logits
 
 
 def _text(row: Row) -> str:

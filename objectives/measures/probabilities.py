@@ -1,12 +1,12 @@
 """Probabilities of rows that a model hasn't seen: averaged over models, and made to mean what they say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import softmax
 
 Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
@@ -17,39 +17,14 @@ _LOG_TEMPERATURE = 3.4
 _POINTS = 10
 
 
-def mean_logits(members: Sequence[Logits], weights: Sequence[float]) -> Logits:
-    """Average models.
-
-    Args:
-        members: Logits of each, shape (rows, labels).
-        weights: Share of each; they add up to 1.
-
-    Returns:
-        The logarithm of the weighted mean of their probabilities, shape (rows, labels); a single model's logits as they
-        are.
-    """
-    if len(members) == 1:
-        return members[0]
-    shares = np.log(np.asarray(weights, dtype=np.float64))[:, None, None]
-    return np.asarray(
-        logsumexp(log_softmax(np.stack(members).astype(np.float64), axis=2) + shares, axis=0), dtype=np.float32
-    )
-
-
-def log_loss(probabilities: Probabilities, labels: npt.NDArray[np.int64]) -> Probabilities:
-    """Return each row's negative log-likelihood in nats, shape (rows,)."""
-    chances = probabilities[np.arange(len(labels)), labels]
-    return -np.log(np.maximum(chances, np.finfo(np.float64).tiny))
-
-
 def choose_members(
-    chances: Mapping[int, Probabilities], labels: npt.NDArray[np.int64], first: int, picks: int
+    chances: Mapping[int, Probabilities], losses_of: Callable[[Probabilities], Probabilities], first: int, picks: int
 ) -> list[int]:
-    """Choose an ensemble: step by step the model that lowers the mean log loss of all so far most, with replacement.
+    """Choose an ensemble: step by step the model that lowers the mean loss of all so far most, with replacement.
 
     Args:
-        chances: Number of a model -> its probabilities of rows that it wasn't trained on, shape (rows, labels).
-        labels: Index of each row's label, shape (rows,).
+        chances: Number of a model -> what it expects of rows that it wasn't trained on; see `Task.expected`.
+        losses_of: Returns each row's loss, such as the log loss; see `Task.row_losses`.
         first: The model that it starts with.
         picks: How many are picked, the first among them, unless no further one helps; some may be the same.
 
@@ -60,11 +35,9 @@ def choose_members(
     """
     chosen, total = [first], chances[first]
     while len(chosen) < picks:
-        losses = {
-            number: float(log_loss((total + own) / (len(chosen) + 1), labels).mean()) for number, own in chances.items()
-        }
+        losses = {number: float(losses_of((total + own) / (len(chosen) + 1)).mean()) for number, own in chances.items()}
         best = min(losses, key=lambda number: (losses[number], number))
-        if losses[best] >= float(log_loss(total / len(chosen), labels).mean()):
+        if losses[best] >= float(losses_of(total / len(chosen)).mean()):
             break
         chosen.append(best)
         total = total + chances[best]
@@ -80,6 +53,8 @@ def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
     """
+    from promptgraft.objectives.data import log_loss  # Here, since it brings scikit-learn, and `status` is quick.
+
     wide = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:

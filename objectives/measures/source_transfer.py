@@ -69,9 +69,11 @@ def rank_sources(objective: Objective) -> list[SourceScore]:
         The sources, the most promising first: by transfer, then by prompt similarity.
 
     Raises:
-        InvalidInputError: If a source is nothing but rows of the target.
+        InvalidInputError: If a source is nothing but rows of the target, or rows don't have one label each.
     """
     target = objective.target
+    if not target.one_label:
+        raise InvalidInputError("sources are ranked by the label of each row, which this kind of task has not")
     rows = by_turns(target.train)[:ROWS]
     labels = np.array([row.label for row in rows])
     found = features(objective, rows)

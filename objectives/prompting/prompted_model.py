@@ -20,6 +20,8 @@ from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Tem
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 CALIBRATION_BIAS = "calibration.bias"
+# Centre and scale of the numbers that outputs are standardised by, shape (2,).
+SCALING = "scaling"
 # Texts are cut to so many characters before they are tokenized: many times what a prompt has room for.
 CHARACTERS_PER_TOKEN = 200
 
@@ -27,12 +29,12 @@ CHARACTERS_PER_TOKEN = 200
 class Loss(Protocol):
     """A loss, such as torch's `cross_entropy`."""
 
-    def __call__(self, logits: Tensor, labels: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
         """Return the mean loss, shape ().
 
         Args:
             logits: Shape (rows, labels).
-            labels: Index of each row's label, shape (rows,).
+            targets: Index of each row's label, shape (rows,); or what is right of each label, shape (rows, labels).
             weight: What a row of each label counts, shape (labels,); all the same if None.
         """
 
@@ -60,6 +62,8 @@ class PromptedModel:
     Attributes:
         activations: What is known of rows that were encoded; everything is computed if None.
         bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
+        scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), on the CPU; None where
+            they are logits.
 
     Raises:
         InvalidInputError: If the backbone can't do what the candidate asks.
@@ -80,6 +84,7 @@ class PromptedModel:
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
+        self.scaling: Tensor | None = None
         check_candidate(candidate.to_dict(), backbone.architecture)
         self.scorer = backbone.label_scorer(candidate, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
@@ -156,18 +161,19 @@ class PromptedModel:
         return len(self.scorer.encode(empty)) + self.candidate.soft_prompt.length + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Copy weights to the CPU, and with them what calibration takes off their scores."""
+        """Copy weights to the CPU, and with them calibration and scaling of their scores."""
         weights = self.weights()
         state = {name: weights[name].detach().to("cpu", copy=True) for name in names}
-        return state if self.bias is None else state | {CALIBRATION_BIAS: self.bias.clone()}
+        scores = {CALIBRATION_BIAS: self.bias, SCALING: self.scaling}
+        return state | {name: value.clone() for name, value in scores.items() if value is not None}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set weights and calibration from a snapshot; names and shapes must be the model's own."""
+        """Set weights, calibration and scaling from a snapshot; names and shapes must be the model's own."""
         weights = self.weights()
-        self.bias = state.get(CALIBRATION_BIAS)
+        self.bias, self.scaling = state.get(CALIBRATION_BIAS), state.get(SCALING)
         with torch.no_grad():
             for name, value in state.items():
-                if name != CALIBRATION_BIAS:
+                if name not in (CALIBRATION_BIAS, SCALING):
                     weights[name].copy_(value)
 
     def load_all(self, state: Mapping[str, Tensor], labels: int) -> None:
@@ -184,6 +190,8 @@ class PromptedModel:
         needed = self.trainable().keys() | self.attached().keys()
         if CALIBRATION_BIAS in state:
             weights[CALIBRATION_BIAS] = torch.empty(labels)
+        if SCALING in state:
+            weights[SCALING] = torch.empty(2)
         for name in sorted(needed - state.keys()):
             raise InvalidInputError(f"the tensor {name} is missing")
         for name, value in state.items():
@@ -203,7 +211,7 @@ class PromptedModel:
         """Render and tokenize labelled rows; see `encode_fields`."""
         prompts = self.encode_fields([row.fields for row in rows], pool)
         return [
-            EncodedRow(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, label=row.label)
+            EncodedRow(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, answer=row.answer)
             for prompt, row in zip(prompts, rows, strict=True)
         ]
 
@@ -351,7 +359,7 @@ class PromptedModel:
         return found.clone()  # Outside inference mode, so that gradients of what is computed from it can be had.
 
     def score(self, rows: Sequence[EncodedPrompt], labels: Sequence[str], batch_size: int) -> Tensor:
-        """Score rows without gradients or dropout, in batches of similar length; calibrated if there is a bias.
+        """Score rows without gradients or dropout, in batches of similar length; calibrated and scaled, if so.
 
         Args:
             rows: Encoded prompts.
@@ -369,4 +377,5 @@ class PromptedModel:
                 result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
-        return result if self.bias is None else result - self.bias
+        result = result if self.bias is None else result - self.bias
+        return result if self.scaling is None else result * self.scaling[1] + self.scaling[0]

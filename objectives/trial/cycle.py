@@ -15,6 +15,7 @@ from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrat
 from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
 from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
 from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take_up
+from promptgraft.objectives.trial.losses import LOSSES
 from promptgraft.objectives.trial.migration import LoadReport, migrate
 from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
@@ -103,6 +104,7 @@ class Cycle(Evaluations):
             prompt_learning_rate=settings.head_learning_rate,
             alpha=1.0,
             micro_batch_size=resources.spec.backbone.micro_batch_size,
+            loss=LOSSES[resources.tasks.target.loss],
             contrastive=candidate.source_objective == "contrastive",
         )
 
@@ -114,7 +116,7 @@ class Cycle(Evaluations):
 
         def start(model: PromptedModel, step: int) -> Trainer:
             torch.manual_seed(seed)
-            rows = TrainingData(self._rows.encode(model, "source", seed), resources.tasks.source(candidate).labels)
+            rows = TrainingData.of(resources.tasks.source(candidate), self._rows.encode(model, "source", seed))
             return Trainer(model, rows, None, plan, seed, step)
 
         key = StageKey.of(resources.source_key(candidate))
@@ -163,32 +165,36 @@ class Cycle(Evaluations):
             len(self._resources.tasks.labels),
             self.candidate.alpha,
             self.candidate.probe_c,
+            self._resources.tasks.target.loss,
         )
         model.load_head(weight, bias)
 
     def _embedded(self, model: PromptedModel, data: TrainingData) -> EmbeddedRows:
         embeddings = model.embeddings(data.rows, self._resources.spec.evaluation_batch_size)
-        labels = torch.tensor([row.label for row in data.rows])
         places = [self._resources.tasks.labels.index(label) for label in data.labels]
-        return EmbeddedRows(functional.normalize(embeddings, dim=-1), labels, places)
+        return EmbeddedRows(functional.normalize(embeddings, dim=-1), data.targets(data.rows), places)
 
     def _target_data(self, model: PromptedModel) -> TrainingData:
-        return TrainingData(self._rows.encode(model, "target", self.seed + 1), self._resources.tasks.target.labels)
+        return TrainingData.of(self._resources.tasks.target, self._rows.encode(model, "target", self.seed + 1))
 
     def _source_data(self, model: PromptedModel) -> TrainingData | None:
         """Return the source's rows, if they take part after the migration."""
         if not self.candidate.alpha:
             return None
-        labels = self._resources.tasks.source(self.candidate).labels
-        return TrainingData(self._rows.encode(model, "source", self.seed), labels)
+        return TrainingData.of(
+            self._resources.tasks.source(self.candidate), self._rows.encode(model, "source", self.seed)
+        )
 
     def _target_trainer(self, model: PromptedModel, saved: Saved | None) -> Trainer:
         """Build what trains on alpha * L_s + (1 - alpha) * L_t, in the saved state if there is one."""
         target, source = self._target_data(model), self._source_data(model)
-        plan = TrainingSettings.of(self.candidate, self._resources.spec.backbone.micro_batch_size)
+        micro_batch_size = self._resources.spec.backbone.micro_batch_size
+        plan = TrainingSettings.of(self.candidate, micro_batch_size, self._resources.tasks.target.loss)
         trainer = Trainer(model, source, target, plan, self.seed, self._state.resumed_at)
         if saved is not None:
             take_up(saved, model, trainer)
+        scaling = self._resources.tasks.target.scaling
+        model.scaling = None if scaling is None else torch.tensor(scaling)
         return trainer
 
     def _train_on_target(
@@ -280,7 +286,7 @@ class Cycle(Evaluations):
         assert model is not None, "the cycle must run"
         row = target.validation[0]
         shown = self._resources.demonstrations.get(self.candidate, "validation", self.seed)
-        return model.render(row.fields, shown).with_label(f"[{target.labels[row.label]}]")
+        return model.render(row.fields, shown).with_label(f"[{target.show(row.answer)}]")
 
     def _seconds(self) -> float:
         return self._state.seconds_before + time.perf_counter() - self._started

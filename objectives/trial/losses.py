@@ -1,8 +1,70 @@
-"""Losses: the mixed one of the migration, and the contrastive one of text embeddings."""
+"""Losses: those of the task kinds, the mixed one of the migration, and the contrastive one of text embeddings."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from promptgraft.objectives.data import Answer, LossName
+from promptgraft.objectives.prompting import Loss
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over rows and labels of the negative log-likelihood, in nats; shape ().
+
+    Args:
+        logits: Shape (rows, labels).
+        targets: 1 for labels that apply and 0 for others, same shape.
+        weight: What each label counts, shape (labels,); all the same if None.
+    """
+    return functional.binary_cross_entropy_with_logits(logits, targets.to(logits), weight)
+
+
+def squared_error(outputs: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+    """Return half the mean squared error: the negative log-likelihood of normal errors of variance 1, but a constant.
+
+    Args:
+        outputs: Shape (rows, labels).
+        targets: Standardised numbers, same shape.
+        weight: What each label counts, shape (labels,); all the same if None.
+    """
+    squares = (outputs - targets.to(outputs)).square() / 2
+    return squares.mean() if weight is None else (squares * weight).mean()
+
+
+# By the name that a task kind has for it.
+LOSSES: Mapping[LossName, Loss] = {
+    "cross_entropy": functional.cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+    "squared_error": squared_error,
+}
+
+
+def targets_of(
+    loss: LossName, answers: Sequence[Answer], n_labels: int, scaling: tuple[float, float] | None = None
+) -> Tensor:
+    """Return rows' answers as a loss takes them.
+
+    Args:
+        loss: Name of the loss.
+        answers: Of each row.
+        n_labels: Labels of the task.
+        scaling: Centre and scale of numbers; as they are if None.
+
+    Returns:
+        Indices of labels, shape (rows,); or indicators or numbers, shape (rows, n_labels).
+    """
+    if loss == "cross_entropy":
+        return torch.tensor(answers)
+    if loss == "squared_error":
+        centre, scale = scaling or (0.0, 1.0)
+        return ((torch.tensor(answers, dtype=torch.float64) - centre) / scale).float()[:, None]
+    found = torch.zeros(len(answers), n_labels)
+    for row, own in enumerate(answers):
+        assert isinstance(own, tuple), "rows have any number of labels"
+        found[row, list(own)] = 1.0
+    return found
 
 
 def task_weights(alpha: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.training import TrainingSettings
 from promptgraft.objectives.trial.trial_data import StudyTasks
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import Candidate, InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,15 @@ class Resources:
         return self.spec.split_seed
 
     def build_model(self, candidate: Candidate, seed: int) -> PromptedModel:
-        """Attach what a candidate asks for to the backbone, in the state that this is in."""
+        """Attach what a candidate asks for to the backbone, in the state that this is in.
+
+        Raises:
+            InvalidInputError: If the backbone or the kind of task can't do it.
+        """
         space = self.spec.space
+        for name, value in candidate.to_dict().items():
+            if reason := self.tasks.target.refuses(name, value):
+                raise InvalidInputError(reason)
         verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
         template = space.template(candidate.template)
         if verbalizer is not None and not self.backbone.has_head:  # Heads can learn to tell such labels apart.

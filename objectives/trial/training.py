@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptgraft.objectives.data import LossName, Task
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel
-from promptgraft.objectives.trial.losses import contrastive_loss, mixed_loss, task_weights
+from promptgraft.objectives.trial.losses import LOSSES, contrastive_loss, mixed_loss, targets_of, task_weights
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, TrialError
 
 logger = logging.getLogger(__name__)
@@ -56,13 +57,20 @@ class TrainingSettings:
     max_gradient_norm: float = 1.0
 
     @classmethod
-    def of(cls, candidate: Candidate, micro_batch_size: int | None) -> "TrainingSettings":
+    def of(
+        cls, candidate: Candidate, micro_batch_size: int | None, loss_name: LossName = "cross_entropy"
+    ) -> "TrainingSettings":
         """Return how a candidate is trained on the target.
+
+        Args:
+            candidate: The candidate.
+            micro_batch_size: See `TrainingSettings`.
+            loss_name: That of the task kind.
 
         Raises:
             InvalidInputError: If a custom parameter is brought by no installed package.
         """
-        loss: Loss = functional.cross_entropy
+        loss = LOSSES[loss_name]
         if candidate.label_smoothing:
             loss = partial(functional.cross_entropy, label_smoothing=candidate.label_smoothing)
         settings = cls(
@@ -91,10 +99,28 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Encoded rows of one task, and its labels in the order of the logits."""
+    """Encoded rows of one task.
+
+    Attributes:
+        rows: The rows.
+        labels: The task's labels, in the order of the logits.
+        loss: Name of the loss, which decides the form of `targets`.
+        scaling: Centre and scale by which numbers are standardised; None if the answers are labels.
+    """
 
     rows: Sequence[EncodedRow]
     labels: Sequence[str]
+    loss: LossName = "cross_entropy"
+    scaling: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, task: Task, rows: Sequence[EncodedRow]) -> "TrainingData":
+        """Take a task's encoded training rows."""
+        return cls(rows, task.labels, task.loss, task.scaling)
+
+    def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the answers of some rows, as the loss takes them; see `targets_of`."""
+        return targets_of(self.loss, [row.answer for row in rows], len(self.labels), self.scaling)
 
     def label_weights(self) -> Tensor:
         """Return what each label's rows count, by the inverse of their number, 1 on average over rows; (labels,)."""
@@ -242,10 +268,10 @@ class Trainer:
         """Return the mean loss of some rows, shape ()."""
         if self.settings.contrastive:
             return contrastive_loss(self.model.embed(self.model.batch(rows)), self.model.targets(rows))
-        if not self.settings.class_weights:
-            return self.model.nll(rows, data.labels, self.settings.loss)
-        weight = data.label_weights().to(self.model.backbone.device)
-        return self.model.nll(rows, data.labels, partial(self.settings.loss, weight=weight))
+        loss, targets = self.settings.loss, data.targets(rows).to(self.model.backbone.device)
+        if self.settings.class_weights:
+            loss = partial(loss, weight=data.label_weights().to(self.model.backbone.device))
+        return loss(self.model.logits(self.model.batch(rows), data.labels), targets)
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state, `<parameter>.<name>` -> tensor on the CPU."""

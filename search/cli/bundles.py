@@ -15,6 +15,7 @@ from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
 from promptgraft.search.wording import one_line, size
+from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison
@@ -60,6 +61,8 @@ def predict(
     quiet: QuietOption = False,
 ) -> None:
     """Predict the rows of a table, and add the predictions to its columns."""
+    import numpy as np
+
     from promptgraft.bundles import Predictor
     from promptgraft.objectives.runtime import quiet_transformers
 
@@ -69,8 +72,9 @@ def predict(
         predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
         predictions = predictor.predict_table(table, abstain_below)
     write_csv(predictions, output, escape_formulas=escape_formulas)
-    without = predictions[f"probability_{predictor.labels[0]}"].isna()
-    skipped, unsure = int(without.sum()), int((predictions["label"].isna() & ~without).sum())
+    first, *others = predictor.task.columns(np.zeros((0, len(predictor.labels))))
+    without = predictions[others[0] if others else first].isna()
+    skipped, unsure = int(without.sum()), int((predictions[first].isna() & ~without).sum())
     note = f"; {skipped} rows have no prediction, since a text is missing or is no text" if skipped else ""
     note += f"; {unsure} rows have no label, since none has a probability of {abstain_below:g}" if unsure else ""
     typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
@@ -243,6 +247,12 @@ def compare(
         check_output(output, str(data))
     with bar("loading the models", quiet=quiet):
         old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
+        for predictor in (old, new):
+            if not predictor.task.one_label:
+                raise InvalidInputError(
+                    f"{predictor.folder} is of the task kind {predictor.manifest.kind!r}; only bundles with one label "
+                    "a row can be compared"
+                )
         rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
         found = compare_bundles(old, new, rows, labels, level)
     if output is not None:

@@ -152,7 +152,9 @@ def _nothing(_: str) -> None:
 def _test_set_table(exported: "Export", metric: str) -> "Table":
     from rich.table import Table
 
-    names = list(dict.fromkeys([metric, "accuracy", "f1_macro", "loss"]))
+    known = exported.held_out[0].metrics
+    others = ["accuracy", "f1_macro", "loss"] if "accuracy" in known else list(known)
+    names = list(dict.fromkeys([metric, *others]))
     table = Table(title=f"test set, {exported.test_rows} rows", title_justify="left")
     table.add_column("system")
     for name in names:

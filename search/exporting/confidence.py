@@ -10,14 +10,13 @@ import numpy as np
 from safetensors import SafetensorError
 from scipy.special import softmax
 
-from promptgraft.objectives.data import Task
+from promptgraft.objectives.data import Outputs, Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.measures import (
     Coverage,
     best_temperature,
     calibration_error,
     coverage_curve,
-    mean_logits,
 )
 from promptgraft.search.storage import LOGITS_FILE, trial_file
 
@@ -56,18 +55,14 @@ def measure_confidence(
         weights: Share of each.
 
     Returns:
-        The temperature and what it brings; None if the logits of a trial are gone.
+        The temperature and what it brings; None if the logits of a trial are gone, or rows don't have one label each.
     """
+    if not task.one_label:
+        return None
     rows = task.scored()
     labels = np.array([row.label for row in rows])
-    try:
-        logits = mean_logits(
-            [files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy() for number in trials],
-            weights,
-        )
-    except (OSError, SafetensorError, KeyError):
-        return None
-    if logits.shape != (len(rows), len(task.labels)):
+    logits = scored_outputs(task, files, trials, weights)
+    if logits is None:
         return None
     folds = np.array(task.scored_folds()) if task.folds > 1 else np.arange(len(rows)) % _PARTS
     after = np.empty(logits.shape)
@@ -83,6 +78,23 @@ def measure_confidence(
         coverage=tuple(coverage_curve(after, labels)),
         rows=len(rows),
     )
+
+
+def scored_outputs(task: Task, files: FileStore, trials: Sequence[int], weights: Sequence[float]) -> Outputs | None:
+    """Return what a trial or an ensemble makes of the rows that it was scored by, shape (rows, labels); None if gone.
+
+    Args:
+        task: The target.
+        files: The study's files.
+        trials: Numbers of the trials.
+        weights: Share of each.
+    """
+    try:
+        found = [files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy() for number in trials]
+        logits = task.combine(found, weights)
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return logits if logits.shape == (len(task.scored()), len(task.labels)) else None
 
 
 def confidence_lines(found: Confidence) -> list[str]:

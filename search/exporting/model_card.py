@@ -37,7 +37,7 @@ def render_model_card(
         "",
         f"# {study.name}, trial {manifest.trial}",
         "",
-        f"Classifies text as {', '.join(map(in_markdown, manifest.labels))}. A delta to `{_name(manifest)}` "
+        f"{target.purpose} {', '.join(map(in_markdown, manifest.labels))}. A delta to `{_name(manifest)}` "
         f"({manifest.backbone.family}), found by promptgraft.",
         "",
         "```",
@@ -109,7 +109,7 @@ def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
     return ModelCardData(
         library_name="promptgraft",
         pipeline_tag=_TASK,
-        tags=["prompt-tuning", "transfer-learning"],
+        tags=["prompt-tuning", "transfer-learning", *([] if study.target.one_label else [study.file.target.kind])],
         base_model=_name(manifest),
         model_name=f"{study.name}-trial-{manifest.trial}" if results else None,
         eval_results=results or None,

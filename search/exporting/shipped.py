@@ -19,7 +19,6 @@ from promptgraft.bundles import (
 )
 from promptgraft.objectives.backbones import file_hashes
 from promptgraft.objectives.data import all_labels
-from promptgraft.objectives.measures import mean_logits
 from promptgraft.objectives.prompting import DemonstrationPools
 from promptgraft.search.exporting.confidence import Confidence
 from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped
@@ -39,10 +38,12 @@ class Shipped:
     Attributes:
         trials: The trial, or those of an ensemble, the winner first.
         weights: Share of each.
+        thresholds: Smallest probability at which each label is predicted, where the kind of task chooses that.
     """
 
     trials: tuple[ExportedTrial, ...]
     weights: tuple[float, ...]
+    thresholds: tuple[float, ...] = ()
 
     @property
     def winner(self) -> ExportedTrial:
@@ -83,6 +84,7 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
     coverage = confidence.coverage if confidence else ()
     return Manifest(
         study=study.name,
+        kind=study.file.target.kind,
         trial=trial.number,
         seed=study.file.seed,
         candidate=first.candidate,
@@ -105,6 +107,7 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
         demonstrations=first.demonstrations,
         members=tuple(others),
         temperature=confidence.temperature if confidence else 1.0,
+        thresholds=shipped.thresholds,
         coverage=tuple(CoveragePoint(**asdict(point)) for point in coverage),
     )
 
@@ -127,7 +130,7 @@ def examples_of(shipped: Shipped, count: int) -> Examples | None:
                 "the logits of trial %d are gone or damaged, so the bundle holds no examples to verify it by", number
             )
             return None
-    logits = mean_logits(found, shipped.weights)
+    logits = shipped.winner.study.target.combine(found, shipped.weights)
     if not np.isfinite(logits).all():
         logger.warning("the recorded logits are not finite, so the bundle holds no examples to verify it by")
         return None

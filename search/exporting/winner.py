@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,27 @@ import torch
 
 from promptgraft.bundles import TOLERANCE, Examples, Manifest, Staging, staged_bundle, verify
 from promptgraft.objectives.backbones import model_folder
-from promptgraft.objectives.data import WHOLE, Split
+from promptgraft.objectives.data import WHOLE, Outputs, Split, Task
 from promptgraft.objectives.measures import (
     best_words,
     is_readable,
-    majority,
-    mean_logits,
     prompt_as_tokens,
     tfidf,
     written_templates,
 )
 from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
-from promptgraft.search.exporting.confidence import Confidence, measure_confidence
+from promptgraft.search.exporting.confidence import Confidence, measure_confidence, scored_outputs
 from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped, load_trial
 from promptgraft.search.exporting.model_card import render_model_card
 from promptgraft.search.exporting.shipped import Shipped, examples_of, manifest_of
 from promptgraft.search.judging import (
-    NAMES,
     Finalist,
     HeldOut,
     OpenedScores,
     TransferGain,
     check_same,
+    control_names,
     control_outcomes,
     logits_of_test_set,
     opened_for,
@@ -155,9 +153,9 @@ def export_winner(
     with staged_bundle(options.output or folder.bundle, study.name, force=options.force) as staging:
         shipped = _load_shipped(study, optuna_study, folder, options.trial, say)
         number = shipped.winner.trial.number
-        confidence = measure_confidence(
-            study.target, shipped.winner.files, [entry.trial.number for entry in shipped.trials], shipped.weights
-        )
+        scored = study.target, shipped.winner.files, [entry.trial.number for entry in shipped.trials], shipped.weights
+        confidence = measure_confidence(*scored)
+        shipped = replace(shipped, thresholds=_thresholds(study.target, scored_outputs(*scored)))
         manifest, examples = manifest_of(shipped, confidence), examples_of(shipped, options.examples or EXAMPLES)
         backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
         card = render_model_card(study, manifest, None, confidence)
@@ -197,6 +195,11 @@ def _load_shipped(
     ensemble = StudyRecord.of(optuna_study).shipped_ensemble(winner.trial.number) if trial is None else None
     others = [load_trial(study, optuna_study, folder, own, say) for own in ensemble.members[1:]] if ensemble else []
     return Shipped((winner, *others), ensemble.weights if ensemble else (1.0,))
+
+
+def _thresholds(task: Task, outputs: Outputs | None) -> tuple[float, ...]:
+    """Let the kind of task choose thresholds by the rows that what ships was scored by; none if outputs are gone."""
+    return () if outputs is None else task.decided(outputs, task.scored()).thresholds
 
 
 def _check_staged(staging: Staging, manifest: Manifest, examples: Examples | None) -> None:
@@ -266,8 +269,9 @@ def _misses_controls(record: Opening, optuna_study: optuna.Study) -> bool:
     recorded: Sequence[Mapping[str, Any]] = record.transfer["controls"] if record.transfer else ()
     known = {entry["name"]: entry["repeats"] for entry in recorded}
     outcomes = control_outcomes(optuna_study, record.trial)
+    names = control_names(optuna_study)
     return known != {
-        NAMES[name]: sum(entry.value is not None for entry in own.values()) for name, own in outcomes.items()
+        names[name]: sum(entry.value is not None for entry in own.values()) for name, own in outcomes.items()
     }
 
 
@@ -279,28 +283,39 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     winner.objective.use_split(WHOLE if task.folds > 1 else Split())
     say(f"opening the test rows: the winner scores {len(task.test)}")
     own = [winner.objective.score(entry.candidate, entry.delta, task.test, study.file.seed) for entry in shipped.trials]
-    logits = mean_logits(own, shipped.weights)
+    logits = task.combine(own, shipped.weights)
     members = shipped.members
+    decided = replace(task, thresholds=shipped.thresholds)
     named = [(f"ensemble of trials {', '.join(map(str, members))}", logits)] if members else []
+    if shipped.thresholds:
+        named = [(f"{named[0][0] if named else f'winner (trial {number})'}, thresholds as shipped", logits)]
     winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return task.measure(found, [task.test[index] for index in kept])[metric]
 
     level = StudyRecord.of(winner.stored).judging.level
-    interval = score_interval(logits, measure, metric, level)
+
+    def measure_decided(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
+        return decided.measure(found, [task.test[index] for index in kept])[metric]
+
+    interval = score_interval(logits, measure_decided, metric, level)
+    names = control_names(winner.stored)
     rows = [
         *named,
         (f"winner (trial {number})", own[0]),
-        ("majority class", majority(task, task.test)),
+        (names["majority"], task.constant(len(task.test))),
         (
-            f"TF-IDF + logistic regression, all labelled rows ({len(task.labelled)} rows)",
+            f"{names['tfidf']}, all labelled rows ({len(task.labelled)} rows)",
             tfidf(task, task.test, task.labelled),
         ),
-        *_zero_shot(winner.objective, say),
+        *(_zero_shot(winner.objective, say) if task.one_label else ()),
     ]
     return OpenedScores(
-        tuple((name, task.measure(found, task.test)) for name, found in rows),
+        tuple(
+            (name, (decided if place == 0 else task).measure(found, task.test))
+            for place, (name, found) in enumerate(rows)
+        ),
         (interval.low, interval.high),
         transfer_on_test(winner.stored, number, winner.files, measure),
         members,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.transfer_gain import ControlRow as ControlRow
     from promptgraft.search.judging.transfer_gain import TransferGain as TransferGain
     from promptgraft.search.judging.transfer_gain import control_logits_file as control_logits_file
+    from promptgraft.search.judging.transfer_gain import control_names as control_names
     from promptgraft.search.judging.transfer_gain import control_outcomes as control_outcomes
     from promptgraft.search.judging.transfer_gain import fresh_repeats as fresh_repeats
     from promptgraft.search.judging.transfer_gain import transfer as transfer

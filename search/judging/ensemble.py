@@ -5,6 +5,7 @@ an ensemble costs no training before it ships. To be fair, each fold is scored b
 """
 
 import logging
+from functools import partial
 from statistics import mean, stdev
 
 import numpy as np
@@ -13,9 +14,9 @@ import optuna
 from optuna.study import StudyDirection
 from safetensors import SafetensorError
 
-from promptgraft.objectives.data import Task
+from promptgraft.objectives.data import Expected, Task
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.objectives.measures import choose_members, log_loss
+from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 # Members are chosen among so many of the best trials.
 _CANDIDATES = 30
-_TINY = 1e-12
-
-Probabilities = npt.NDArray[np.float64]
 
 
 def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ensemble | None:
@@ -48,24 +46,24 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     winner, task = winning_trial(stored), study.target
     if study.file.judging.ensemble < 2 or task.folds < 2 or winner is None:
         return None
-    chances = _out_of_fold(stored, files, (len(task.scored()), len(task.labels)))
+    chances = _out_of_fold(stored, files, task)
     if winner.number not in chances:
         return None
     folds, rows = np.array(task.scored_folds()), task.scored()
-    labels = np.array([row.label for row in rows])
     picks = study.file.judging.ensemble
     together = np.empty_like(chances[winner.number])
     for fold in range(task.folds):
         inside = folds == fold
         others = {number: own[~inside] for number, own in chances.items()}
-        chosen = choose_members(others, labels[~inside], winner.number, picks)
+        known = [row for row, own in zip(rows, inside, strict=True) if not own]
+        chosen = choose_members(others, partial(task.row_losses, rows=known), winner.number, picks)
         together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
-    members = choose_members(chances, labels, winner.number, picks)
+    members = choose_members(chances, partial(task.row_losses, rows=rows), winner.number, picks)
     metric, sign = study.file.metric, 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
     ours, alone = (_by_fold(task, found, folds, metric) for found in (together, chances[winner.number]))
     differences = [sign * (a - b) for a, b in zip(ours, alone, strict=True)]
     error = stdev(differences) / len(differences) ** 0.5
-    losses = [float(log_loss(found, labels).mean()) for found in (together, chances[winner.number])]
+    losses = [float(task.row_losses(found, rows).mean()) for found in (together, chances[winner.number])]
     distinct = list(dict.fromkeys(members))
     return Ensemble(
         members=tuple(distinct),
@@ -79,11 +77,10 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     )
 
 
-def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int]) -> dict[int, Probabilities]:
+def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task) -> dict[int, Expected]:
     """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels)."""
-    from scipy.special import softmax  # Here, since `status` is quick.
-
-    found: dict[int, Probabilities] = {}
+    found: dict[int, Expected] = {}
+    shape = len(task.scored()), len(task.labels)
     for trial in ranked_trials(stored)[:_CANDIDATES]:
         if TrialRecord.of(trial).best_step is None:
             continue
@@ -93,13 +90,13 @@ def _out_of_fold(stored: optuna.Study, files: FileStore, shape: tuple[int, int])
             logger.warning("the logits of trial %d are gone, so it can't be a member of an ensemble", trial.number)
             continue
         if logits.shape == shape:
-            found[trial.number] = softmax(logits, axis=1)
+            found[trial.number] = task.expected(logits)
     return found
 
 
-def _by_fold(task: Task, chances: Probabilities, folds: npt.NDArray[np.int64], metric: str) -> list[float]:
+def _by_fold(task: Task, chances: Expected, folds: npt.NDArray[np.int64], metric: str) -> list[float]:
     """Return the metric of each fold."""
-    logits, rows = np.log(np.maximum(chances, _TINY)).astype(np.float32), task.scored()
+    logits, rows = task.outputs_of(chances), task.scored()
     parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
     return [task.measure(logits[own], [rows[place] for place in own])[metric] for own in parts]
 

@@ -89,7 +89,6 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
         The score of each trial whose own weights are there, by its number.
     """
     import torch
-    from scipy.special import softmax
 
     from promptgraft.objectives.trial import Objective
 
@@ -111,6 +110,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
         logits = objective.score(Candidate.from_values(values), delta, rows)
         files.write_tensors(trial_file(number, FLOAT32_LOGITS_FILE), {"logits": torch.from_numpy(logits)})
         metrics = objective.target.measure(logits, rows)
-        difference = np.abs(softmax(logits, axis=1) - softmax(before, axis=1)).max()
+        chances, chances_before = (objective.target.expected(own) for own in (logits, before))
+        difference = np.abs(chances - chances_before).max()
         found[number] = Float32Score(metrics[spec.metric], metrics, float(difference))
     return found

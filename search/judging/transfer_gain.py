@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS
@@ -40,6 +41,8 @@ NAMES: Mapping[str, str] = {
     "zero_shot": "zero-shot, first template",
     "majority": "majority class",
 }
+# What studies are of that say nothing else.
+_USUAL_KIND = "text_classification"
 _UNKNOWN = {
     "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
     "no source": "The study names no source, so there was nothing to transfer from.",
@@ -105,6 +108,12 @@ class TransferGain:
         """Read it as an opening of the test set stores it; older versions didn't compare controls with the winner."""
         controls = [{"behind": None, **entry} for entry in content["controls"]]
         return TypeAdapter(cls).validate_python({"warning": None, **content, "controls": controls})
+
+
+def control_names(study: optuna.Study) -> Mapping[str, str]:
+    """Return what the winner and its controls are called in a study, some of them by its kind of task."""
+    kind = StudyRecord.of(study).definition.get("target", {}).get("kind", _USUAL_KIND)
+    return NAMES if kind == _USUAL_KIND else {**NAMES, **TASK_KINDS[kind].baseline_names}
 
 
 def control_logits_file(trial: int | str, control: str, repeat: int) -> str:
@@ -236,6 +245,7 @@ class Comparison:
         rival: Rival | None = None,
     ) -> None:
         self.found, self.values, self.rows = found, values, rows
+        self.names = control_names(study)
         repeats = _values(found).get(BEST_TARGET_ONLY, ())
         self.rival = rival if len(repeats) < MIN_REPEATS else None  # Older versions have repeated it.
         record = StudyRecord.of(study)
@@ -260,7 +270,7 @@ class Comparison:
         kind = "helped" if gain.low > 0 else "hurt" if gain.high < 0 else "made no difference"
         said = "made no difference that could be shown" if kind == "made no difference" else kind
         sentence = (
-            f"Transfer {said}: {NAMES[ours]} against {NAMES[theirs]}, {self.metric} better by "
+            f"Transfer {said}: {self.names[ours]} against {self.names[theirs]}, {self.metric} better by "
             f"{self._said(gain, self.level)} ({over})."
         )
         return TransferGain(*shown, kind, sentence, len(common), gain.value, gain.low, gain.high)
@@ -301,7 +311,7 @@ class Comparison:
     def _controls(self) -> tuple[ControlRow, ...]:
         rows = [
             ControlRow(
-                name=NAMES[name],
+                name=self.names[name],
                 mean=mean(own.values()) if own else None,
                 standard_error=stdev(own.values()) / len(own) ** 0.5 if len(own) > 1 else None,
                 repeats=len(own),
@@ -312,7 +322,7 @@ class Comparison:
         ]
         rival = self.rival
         if rival is not None and self.rows == "validation":
-            name = f"{NAMES[BEST_TARGET_ONLY]} (folds of the search)"
+            name = f"{self.names[BEST_TARGET_ONLY]} (folds of the search)"
             rows.append(ControlRow(name, rival.mean, rival.standard_error, rival.folds, 0, rival.gain))
         return tuple(rows)
 
@@ -326,7 +336,7 @@ class Comparison:
         level = self.level / max(1, len(names))
         means = {name: self.sign * mean(self.values[name].values()) for name in (*names, WINNER) if name in self.values}
         ahead = {name: self._better(name, WINNER, level) for name in names if means[name] > means[WINNER]}
-        shown = [f"{NAMES[name]} ({self._said(gain, level)})" for name, gain in ahead.items() if gain.low > 0]
+        shown = [f"{self.names[name]} ({self._said(gain, level)})" for name, gain in ahead.items() if gain.low > 0]
         if not shown:
             return None
         return f"Better than the winner on {self.rows} rows: {', '.join(shown)}. Widen the space, or ship that."

@@ -61,7 +61,8 @@ def study_note(study: Study) -> str:
     lines += ["", "### Templates", ""]
     for template in space.templates:
         lines += [f"`{template.id}`{_lineage(template)}", "", *fenced(template.text), ""]
-    lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
+    if space.verbalizers:
+        lines += ["### Label words", "", "| verbalizer | label | words |", "| --- | --- | --- |"]
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
     return "\n".join(lines)
@@ -181,15 +182,7 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
         "| --- | ---: |",
         *[f"| {name} | {value:.4f} |" for name, value in last.metrics.items()],
         "",
-        "### Confusion (rows: true, columns: predicted)",
-        "",
-        "| | " + " | ".join(labels) + " |",
-        "| --- |" + " ---: |" * len(labels),
-        *[
-            f"| **{label}** | " + " | ".join(map(str, row)) + " |"
-            for label, row in zip(labels, last.confusion, strict=True)
-        ],
-        "",
+        *_confusion(labels, last.confusion),
         "### Curve",
         "",
         f"| step | {study.file.metric} | L_s | L_t |",
@@ -199,6 +192,20 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
     if last.summary:
         lines += ["", f"Migration: {last.summary.load_report}."]
     return "\n".join(lines)
+
+
+def _confusion(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[str]:
+    """Write the table of true and predicted labels; nothing in task kinds without one."""
+    if not confusion:
+        return []
+    return [
+        "### Confusion (rows: true, columns: predicted)",
+        "",
+        "| | " + " | ".join(labels) + " |",
+        "| --- |" + " ---: |" * len(labels),
+        *[f"| **{label}** | " + " | ".join(map(str, row)) + " |" for label, row in zip(labels, confusion, strict=True)],
+        "",
+    ]
 
 
 def _demonstrations(candidate: Candidate, last: Evaluated) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RDBStorage
-from scipy.special import softmax
 
 from promptgraft.objectives.data import Task
 from promptgraft.search.reporting.dashboard_notes import save_trial_note, trial_note
@@ -76,7 +75,7 @@ def _tables(reports: Sequence[Evaluated], task: Task, folder: RunFolder, number:
         "curve": [{"step": r.step, "value": r.value, "L_s": r.source_loss, "L_t": r.target_loss} for r in reports],
         "confusion": [
             {"true": label, **{f"predicted {name}": count for name, count in zip(task.labels, counts, strict=True)}}
-            for label, counts in zip(task.labels, last.confusion, strict=True)
+            for label, counts in zip(task.labels if last.confusion else (), last.confusion, strict=True)
         ],
     }
     if last.summary is not None:
@@ -90,14 +89,15 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
         logits = folder.files().read_tensors(trial_file(number, LOGITS_FILE))["logits"].double().numpy()
     except FileNotFoundError:
         return []
+    (_, predicted), *others = task.columns(task.expected(logits)).items()
     return [
         {
             **row.fields,
-            "label": task.labels[row.label],
-            "predicted": task.labels[int(chances.argmax())],
-            **{f"probability {label}": f"{chance:.4f}" for label, chance in zip(task.labels, chances, strict=True)},
+            "label": task.show(row.answer),
+            "predicted": predicted[place],
+            **{name.replace("_", " ", 1): f"{values[place]:.4f}" for name, values in others},
         }
-        for row, chances in zip(task.scored(), softmax(logits, axis=1), strict=True)
+        for place, row in enumerate(task.scored())
     ]
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from safetensors import SafetensorError
-from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
@@ -17,8 +16,8 @@ from promptgraft.search.judging import logits_of_test_set
 from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRecord, trial_file
 
 BINS = 10
-# Examples shown of each class, those that the model was surest of.
-EXAMPLES = 3
+# Examples shown of each class, those that the model was surest of; and of the worst rows, where there are no classes.
+EXAMPLES, WORST = 3, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,30 @@ class WrongExample:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstRow:
+    """A row that a model did worst on, of a kind of task without a single label a row.
+
+    Attributes:
+        fields: Template field -> value.
+        answer: What is right.
+        predicted: What the model says.
+        loss: The row's loss.
+    """
+
+    fields: Mapping[str, str]
+    answer: str
+    predicted: str
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClassErrors:
     """A model's errors on the rows of a label.
 
     Attributes:
         label: The label.
         rows: Rows that have it.
-        wrong: Those of them that were predicted otherwise.
+        wrong: Those of them that were predicted otherwise, or without it where a row may have several.
         precision: Of the label.
         recall: Of the label.
         f1: Of the label.
@@ -118,10 +134,11 @@ class Errors:
         hash: Their hash.
         file: Where the logits lie in the study's files.
         labels: The task's labels.
-        confusion: True labels (rows) against predicted ones (columns).
-        classes: Errors by true label.
+        confusion: True labels (rows) against predicted ones (columns); empty where rows have no single label.
+        classes: Errors by true label; empty where answers aren't labels.
         metrics: All metrics.
-        calibration: Whether the model is as sure as it should be.
+        calibration: Whether the model is as sure as it should be; None where rows have no single label.
+        worst: The rows with the largest loss, where they have no single label.
     """
 
     rows: str
@@ -132,7 +149,8 @@ class Errors:
     confusion: Sequence[Sequence[int]]
     classes: tuple[ClassErrors, ...]
     metrics: Mapping[str, float]
-    calibration: Calibration
+    calibration: Calibration | None
+    worst: tuple[WorstRow, ...] = ()
 
 
 def analyze_errors(
@@ -150,6 +168,9 @@ def analyze_errors(
         What was found, the test rows first, and why anything is missing.
     """
     found, missing = [], []
+    _, scored = _read(files, _scored_files(trial))
+    if scored is not None and len(scored) == len(task.scored()):
+        task = task.decided(scored, task.scored())
     for outputs in _sources(stored, task, trial):
         rows: Sequence[Row] = task.test if outputs.rows == "test" else task.scored()
         if outputs.expected not in (None, outputs.present):
@@ -172,7 +193,7 @@ def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
     record = StudyRecord.of(stored)
     chosen_by = Outputs(
         "validation",
-        [trial_file(trial, name) for name in (FLOAT32_LOGITS_FILE, LOGITS_FILE)],
+        _scored_files(trial),
         record.identity.get("target rows"),
         rows_hash(task.labelled),
     )
@@ -180,6 +201,11 @@ def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:
     if opening is None or not opening.table:
         return [chosen_by]
     return [Outputs("test", [logits_of_test_set(trial)], opening.rows, rows_hash(task.test)), chosen_by]
+
+
+def _scored_files(trial: int) -> list[str]:
+    """Return where a trial's outputs on the rows that it was scored by may lie."""
+    return [trial_file(trial, name) for name in (FLOAT32_LOGITS_FILE, LOGITS_FILE)]
 
 
 def _read(files: FileStore, names: Sequence[str]) -> tuple[str, npt.NDArray[np.float32] | None]:
@@ -202,7 +228,9 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         part: Which they are.
         file: Where the logits lie.
     """
-    chances = softmax(logits.astype(np.float64), axis=1)
+    if not task.one_label:
+        return _other_errors(task, logits, rows, part, file)
+    chances = task.expected(logits)
     predicted, sure = chances.argmax(1), chances.max(1)
     labels = np.array([row.label for row in rows])
     figures = precision_recall_fscore_support(labels, predicted, labels=range(len(task.labels)), zero_division=0)
@@ -225,6 +253,40 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         classes=tuple(by_class),
         metrics=task.measure(logits, rows),
         calibration=calibration(sure, predicted == labels),
+    )
+
+
+def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], part: str, file: str) -> Errors:
+    """Show the worst rows, and errors by label where there are labels; see `_errors`."""
+    expected = task.expected(logits)
+    (_, cells), *_ = task.columns(expected).items()
+    losses = task.row_losses(expected, rows)
+    by_class: list[ClassErrors] = []
+    if task.has_labels:
+        said = [set(own) if isinstance(own, tuple) else {own} for own in task.predict(expected)]
+        predicted = np.array([[label in own for label in task.labels] for own in said])
+        true = np.array([[place in task.labels_of(row.answer) for place in range(len(task.labels))] for row in rows])
+        figures = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
+        missed = (true & ~predicted).sum(axis=0)
+        for place, name in enumerate(task.labels):
+            precision, recall, f1, count = (column[place] for column in figures)
+            scores = float(precision), float(recall), float(f1)
+            by_class.append(ClassErrors(name, int(count), int(missed[place]), *scores, ()))
+    worst = [
+        WorstRow(dict(rows[i].fields), task.show(rows[i].answer), str(cells[i]), float(losses[i]))
+        for i in np.argsort(-losses, kind="stable")[:WORST]
+    ]
+    return Errors(
+        rows=part,
+        count=len(rows),
+        hash=rows_hash(rows),
+        file=file,
+        labels=tuple(task.labels),
+        confusion=(),
+        classes=tuple(by_class),
+        metrics=task.measure(logits, rows),
+        calibration=None,
+        worst=tuple(worst),
     )
 
 

@@ -76,7 +76,8 @@ def drawn(facts: Facts) -> dict[str, Any]:
         ),
         "knobs": _knobs(facts),
         "reliability": [
-            charts.reliability(f"reliability-{entry.rows}", entry.calibration.bins) for entry in facts.predictions
+            charts.reliability(f"reliability-{entry.rows}", entry.calibration.bins) if entry.calibration else ""
+            for entry in facts.predictions
         ],
     }
     found |= {"learning": _learning(facts), "fronts": _fronts(facts)}

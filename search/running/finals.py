@@ -19,11 +19,11 @@ from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
     FRESH,
     MIN_REPEATS,
-    NAMES,
     TARGET_ONLY,
     WINNER,
     WITH_SOURCE,
     control_logits_file,
+    control_names,
     fewer_rows,
     fresh_repeats,
     is_compared_on_folds,
@@ -164,10 +164,11 @@ class Confirmation:
             own = control_attr(number, name, repeat)  # Where older versions recorded those of all winners, too.
             return own if name in trained or record.outcome(own) else control_attr(SHARED, name, repeat)
 
+        names = control_names(self.stored)
         jobs = [
             Job(
                 attr(name, repeat),
-                f"fresh repeat {repeat - repeats.start + 1} of {NAMES[name]}",
+                f"fresh repeat {repeat - repeats.start + 1} of {names[name]}",
                 start(repeat),
                 about.get(name, {}),
             )

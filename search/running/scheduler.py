@@ -214,7 +214,7 @@ def trial_attributes(messages: list[Evaluated]) -> dict[str, Any]:
     attrs: dict[str, Any] = {f"{VALIDATION}{name}": value for name, value in last.metrics.items()}
     attrs |= last.cost
     attrs |= last.summary.attributes() if last.summary else {}
-    attrs[CONFUSION] = last.confusion
+    attrs |= {CONFUSION: last.confusion} if last.confusion else {}
     losses = [{"step": entry.step, "L_s": entry.source_loss, "L_t": entry.target_loss} for entry in messages[1:]]
     attrs[LOSSES] = json.dumps(losses)
     return attrs

@@ -31,7 +31,7 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     """
     space, target = study.objective.space, study.target
     facts = space.facts
-    first = Candidate(space.templates[0].id, space.verbalizers[0].id)
+    first = Candidate(space.templates[0].id, space.first_verbalizer)
     source_name = next(iter(study.sources), "")
     source = study.sources.get(source_name)
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
@@ -53,6 +53,7 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
             )
         if mixed:
             found["linear_probe_with_source"] = replace(probe, alpha=mixed, source=source_name)
+    found = {name: own for name, own in found.items() if not target.refuses_baseline(name)}
     wanted: list[str] = [name for name in BASELINE_NAMES if name in study.file.baselines and name in found]
     candidates = {name: found[name].canonical(facts) for name in wanted}
     if study.constraints is not None:

@@ -97,9 +97,9 @@ def _pairs(space: SearchSpace) -> Iterator[Candidate]:
     first = {parameter.name: extremes(parameter)[0] for parameter in space.all_parameters()}
     heads = [extremes(parameter) for parameter in space.parameters if parameter.name == "head"]
     for template in space.templates:
-        for verbalizer in space.verbalizers:
+        for verbalizer in [entry.id for entry in space.verbalizers] or [space.first_verbalizer]:
             for head in heads[0] if heads else [None]:
-                values = first | {"template": template.id, "verbalizer": verbalizer.id}
+                values = first | {"template": template.id, "verbalizer": verbalizer}
                 yield space.suggest(Fixed(values if head is None else values | {"head": head}))
 
 

@@ -105,7 +105,7 @@ class Constraints:
             yield space.suggest(Fixed(dict(zip(values, chosen, strict=True))))
 
     def _shortest(self, space: SearchSpace, pool: str, ids: Sequence[Scalar]) -> Scalar:
-        pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.verbalizers[0].id}
+        pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.first_verbalizer}
         return min(ids, key=lambda chosen: self._sizes.prompt_tokens(Candidate.from_values({**pair, pool: chosen})))
 
 

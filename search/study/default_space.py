@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from promptgraft.objectives.backbones import FAMILIES
-from promptgraft.objectives.data import Task, all_labels
+from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
 from promptgraft.search.study.effort import EFFORTS, Effort
 from promptgraft.search.study.schema import SourceSection, SourceTrainingSection, StudyFile
 from promptgraft.search.study.space_schema import SpaceSection
@@ -41,6 +41,7 @@ class SpaceFacts:
         has_source: Whether there is a source.
         shares_labels: Whether each source has all labels of the target.
         rows: Number of the target's labelled rows.
+        one_label: Whether each row has exactly one label, so that label words apply; see `Task`.
     """
 
     family: str
@@ -51,6 +52,7 @@ class SpaceFacts:
     has_source: bool
     shares_labels: bool
     rows: int
+    one_label: bool = True
 
     @classmethod
     def of(cls, file: StudyFile, n_layers: int, target: Task | None, sources: Mapping[str, Task]) -> "SpaceFacts":
@@ -66,6 +68,7 @@ class SpaceFacts:
             bool(file.all_sources()),
             bool(sources) and target is not None and all(set(target.labels) <= set(task.labels) for task in known),
             len(target.labelled) if target else 0,
+            TASK_KINDS[file.target.kind].one_label,
         )
 
 
@@ -90,7 +93,7 @@ def with_default_space(file: StudyFile, facts: SpaceFacts) -> StudyFile:
     changes: dict[str, Any] = {}
     if not (file.space.templates or file.space.promptsource):
         changes["templates"] = draft_templates(facts)
-    if not (file.space.verbalizers or file.space.promptsource):
+    if facts.one_label and not (file.space.verbalizers or file.space.promptsource):
         changes["verbalizers"] = draft_verbalizers(facts.labels)
     return file.model_copy(update={"space": file.space.model_copy(update=changes)}) if changes else file
 
@@ -116,7 +119,9 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
     Raises:
         InvalidInputError: If templates can't be drafted from the names of the fields.
     """
-    content: dict[str, Any] = {"templates": draft_templates(facts), "verbalizers": draft_verbalizers(facts.labels)}
+    content: dict[str, Any] = {"templates": draft_templates(facts)}
+    if facts.one_label:
+        content["verbalizers"] = draft_verbalizers(facts.labels)
     family = FAMILIES[facts.family]
     content["frozen_layers"] = sorted({0, facts.n_layers // 2, 3 * facts.n_layers // 4})
     if facts.has_source:
@@ -131,15 +136,18 @@ def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
     recurrent = FAMILIES[facts.family].recurrent
     found: dict[str, Any] = {
         "head": "probe",
-        "contrastive_steps": [0, *CONTRASTIVE_UPDATES],
         "steps": update_numbers(facts.rows, effort.most_updates),
         "learning_rate": _log_range(2e-4, 5e-3) if recurrent else _log_range(2e-5, 2e-4),
         "probe_c": _log_range(0.1, 30.0),
     }
-    if facts.has_source:
+    if facts.one_label:
+        found["contrastive_steps"] = [0, *CONTRASTIVE_UPDATES]
+    else:
+        found["head"] = ["probe", "linear"]
+    if facts.has_source and facts.one_label:
         found["source_objective"] = ["classification", "contrastive"] if recurrent else "contrastive"
     if effort.rich:
-        worded = all(any(map(str.isalpha, label)) for label in facts.labels)
+        worded = facts.one_label and all(any(map(str.isalpha, label)) for label in facts.labels)
         found["head"] = ["probe", "label_words" if worded else "linear"]
         found |= {"prompt_learning_rate": _log_range(1e-3, 3e-2), "layer_decay": [1.0, 0.9, 0.8]}
     return found
@@ -195,6 +203,8 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"
     end = "" if family.label_last or family.encoder_decoder else "."
     statement = f"{joined} It was {label}{end}"
+    if not facts.one_label:
+        return {"plain": f"{joined} {label}"}
     if family.has_head:
         return {"plain": f"{joined} {label}", "statement": statement}
     title = _title(facts.label_column) if facts.label_column.isidentifier() else "Label"

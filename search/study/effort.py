@@ -1,9 +1,10 @@
-"""How much a study spends by default: `effort` sets what its file leaves out."""
+"""What a study file leaves out: `effort` sets how much a study spends, the kind of task what applies to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.search.study.schema import Baseline, Control, EffortName, StudyFile
 
 
@@ -42,14 +43,18 @@ EFFORTS: Mapping[EffortName, Effort] = {
 
 
 def with_effort(file: StudyFile) -> StudyFile:
-    """Set what a study file leaves out to the defaults of its effort; what it states stays."""
-    effort = EFFORTS[file.effort]
+    """Set what a study file leaves out to the defaults of its effort and its kind of task; what it states stays."""
+    effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
+    controls = effort.judging.get("controls", get_args(Control))
+    usable = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
     changes: dict[str, Any] = {
         "budget": _filled(file.budget, {"trials": effort.trials}),
-        "judging": _filled(file.judging, effort.judging),
+        "judging": _filled(file.judging, {**effort.judging, **usable}),
     }
+    if "metric" not in file.model_fields_set:
+        changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
-        changes["baselines"] = tuple(effort.baselines)
+        changes["baselines"] = tuple(name for name in effort.baselines if not kind.refuses_baseline(name))
     target = file.target
     if effort.folds is not None and target.folds is None and not (target.validation or target.validation_rows):
         changes["target"] = target.model_copy(update={"folds": effort.folds})

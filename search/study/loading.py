@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 
 from promptgraft.objectives.backbones import FAMILIES, NUMERICS, check_family, check_numerics, count_layers, model_type
 from promptgraft.objectives.data import (
-    DIRECTIONS,
     TASK_KINDS,
     Comparison,
     Task,
@@ -20,6 +19,7 @@ from promptgraft.objectives.data import (
     absent_labels,
     alike_labels,
     all_labels,
+    check_same_kind,
     find_label_leaks,
     named_by,
     wanted_folds,
@@ -117,11 +117,15 @@ class StudyLoader(ProblemCollector):
 
     def read(self, *, rehearsed: bool = False) -> Study:
         """Build the study, or raise with every problem found; see `load_study`."""
-        file = with_effort(self._parse())
+        parsed = self._parse()
+        if self.attempt(("target", "kind"), lambda: TASK_KINDS[parsed.target.kind]) is None:
+            raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
+        file = with_effort(parsed)
         self._check_engines(file)
         path, family = self._backbone_path(file), file.backbone.family
         if self.attempt(("backbone", "family"), lambda: FAMILIES[family]) is None:
-            raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
+            raise StudyFileError(self.yaml.path, self.problems)
+        self._check_kind(file)
         n_layers = self.attempt(("backbone", "path"), lambda: count_layers(path, family))
         if n_layers is not None:
             self.model_type = model_type(path)
@@ -238,9 +242,10 @@ class StudyLoader(ProblemCollector):
 
     def _check_engines(self, file: StudyFile) -> None:
         with self.collecting(("metric",)):
-            if file.metric not in DIRECTIONS:
-                raise InvalidInputError(f"unknown metric {file.metric!r}; {did_you_mean(file.metric, DIRECTIONS)}")
-            expected = DIRECTIONS[file.metric]
+            known = TASK_KINDS[file.target.kind].metrics
+            if file.metric not in known:
+                raise InvalidInputError(f"unknown metric {file.metric!r}; {did_you_mean(file.metric, known)}")
+            expected = known[file.metric]
             if file.direction not in (None, expected):
                 self.add(("direction",), f"{file.metric} is better the other way: write {expected}")
         with self.collecting(("sampler",)):
@@ -249,6 +254,22 @@ class StudyLoader(ProblemCollector):
             build_pruner(file.pruner.name, file.pruner.options)
         if file.budget.gpu_hours is not None and not file.resources.gpu:
             self.add(("budget", "gpu_hours"), "limits GPUs, but resources.gpu is 0; raise it, or set compute")
+
+    def _check_kind(self, file: StudyFile) -> None:
+        """Refuse what the kind of task has no use for."""
+        name = file.target.kind
+        kind, family = TASK_KINDS[name], file.backbone.family
+        if not kind.one_label and not FAMILIES[family].has_head:
+            heads = " or ".join(sorted(own for own in FAMILIES if FAMILIES[own].has_head))
+            self.add(
+                ("backbone", "family"),
+                f"{family!r} reads label words, of which rows of kind {name!r} have no single one; use {heads}",
+            )
+            raise StudyFileError(self.yaml.path, self.problems)
+        named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
+        for location, names in named.items():
+            for baseline in filter(kind.refuses_baseline, names):
+                self.add(location, f"{baseline} does not apply to tasks of kind {name!r}; leave it out")
 
     def _check_sources(self, file: StudyFile, n_layers: int | None) -> None:
         if file.source is not None and file.sources:
@@ -263,10 +284,11 @@ class StudyLoader(ProblemCollector):
 
     def _load_tasks(self, file: StudyFile) -> tuple[Task | None, dict[str, Task]]:
         def load(section: TaskSection, location: Location, other: Task | None) -> Task:
-            if section.kind not in TASK_KINDS:
-                self.add((*location, "kind"), f"unknown task kind; {did_you_mean(section.kind, TASK_KINDS)}")
-            kind = TASK_KINDS[section.kind]
+            with self.collecting((*location, "kind")):
+                kind = TASK_KINDS[section.kind]
             spec = self._task_spec(section)
+            if other is not None:
+                check_same_kind(self._task_spec(file.target), spec, "the source")
             return kind.load_target(spec, file.seed) if other is None else kind.load_source(spec, file.seed, other)
 
         target = self.attempt(("target",), lambda: load(file.target, ("target",), None))

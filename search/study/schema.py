@@ -115,8 +115,8 @@ class TaskSection(Section):
         BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),
         AfterValidator(_usable_fields),
     ] = Field(description="Column of the text, or a mapping of template fields to columns.")
-    label: str = Field(description="Column of the label.")
-    kind: str = Field("text_classification", description="Kind of task.")
+    label: str = Field(description="Column of the label, of several labels, or of the number.")
+    kind: str = Field("text_classification", description="Kind of task: text_classification, multi_label, regression.")
     labels: tuple[str, ...] | None = Field(
         None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
     )
@@ -319,7 +319,9 @@ class StudyFile(Section):
     effort: EffortName = Field(
         "balanced", description="Size of the search: sets defaults of budget, folds, judging, baselines and space."
     )
-    metric: str = Field("accuracy", description="Metric to optimize, on validation rows.")
+    metric: str = Field(
+        "accuracy", description="Metric to optimize, on validation rows; if left out, the usual one of the task kind."
+    )
     direction: Literal["maximize", "minimize"] | None = Field(
         None, description="Direction of the metric; its own if left out."
     )

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from promptgraft.objectives.backbones import FAMILIES
-from promptgraft.objectives.data import Task, all_labels
+from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
 from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
 from promptgraft.search.study.schema import StudyFile
@@ -23,6 +23,7 @@ from promptgraft.spaces import (
     Verbalizer,
     check_parameter,
     dimension_of,
+    extremes,
 )
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class SpaceLoader(ProblemCollector):
         self.file = file
         self.section = file.space or SpaceSection()
         self.model_type = model_type
+        self.kind = TASK_KINDS[file.target.kind]
         self.folder = yaml.path.resolve().parent
 
     def read(self, facts: StudyFacts, target: Task | None, sources: Mapping[str, Task]) -> SearchSpace | None:
@@ -55,6 +57,7 @@ class SpaceLoader(ProblemCollector):
         """
         file = self.file
         before = len(self.problems)
+        self._check_words()
         fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
         templates = [
             self.attempt(("space", "templates", name), partial(self._template, name, text, fields))
@@ -86,6 +89,15 @@ class SpaceLoader(ProblemCollector):
                 facts,
             ),
         )
+
+    def _check_words(self) -> None:
+        """Refuse label words, and what makes or needs them, where the kind of task has none."""
+        for name in ("verbalizers", "promptsource", "grow") if not self.kind.one_label else ():
+            if getattr(self.section, name):
+                self.add(
+                    ("space", name),
+                    f"needs label words, and rows of kind {self.file.target.kind!r} have no single label; leave it out",
+                )
 
     def _imported(self, answered: Answered, fields: list[str]) -> Iterator[Imported]:
         for index, name in enumerate(self.section.promptsource):
@@ -138,6 +150,8 @@ class SpaceLoader(ProblemCollector):
         described = {".".join(path): (path, section) for path, section in self.section.described().items()}
         if self.file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
+        if not self.kind.one_label:
+            described.setdefault("head", (("head",), ParameterSection(choices=("linear",))))
         parameters, model = [], architecture_of(self.file.backbone, facts.n_layers, self.model_type)
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
@@ -153,6 +167,9 @@ class SpaceLoader(ProblemCollector):
                 )
                 check_parameter(parameter, facts)
                 parameters.append(parameter)
+                for value in extremes(parameter):
+                    if reason := self.kind.refuses(name, value):
+                        raise InvalidInputError(reason)
                 check_served(model, parameter, tasks)
         return parameters
 

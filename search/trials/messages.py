@@ -134,7 +134,8 @@ class FoldScores:
 
     Attributes:
         value: The study's metric, the mean over these folds at its best step.
-        row_scores: Probability of the true label of each of their rows, fold after fold.
+        row_scores: How good the outputs of each of their rows are, fold after fold: the probability of the true label,
+            or what the task kind has in its place.
     """
 
     value: float
@@ -151,7 +152,7 @@ class Evaluated:
         scores: How it did on the folds so far, at the end of each.
         value: The study's metric on validation rows.
         metrics: All validation metrics.
-        confusion: True labels (rows) against predicted ones (columns).
+        confusion: True labels (rows) against predicted ones (columns); empty in task kinds without such a table.
         source_loss: Mean L_s since the report before, in nats.
         target_loss: The same for L_t.
         example: A validation row as the model sees it, demonstrations included, with its label in brackets.

@@ -56,7 +56,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
         self._checkpoint_every_s = checkpoint_every_s
         self._objective: Objective = Objective(spec)
-        self._scored_labels = [row.label for row in self._objective.target.scored()]
+        self._scored = self._objective.target.scored()
         self._meters = PromptMeter(self._objective), CostMeter(self._objective)
         self.reset_config(config)
 
@@ -91,8 +91,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._objective.know(job.templates, job.verbalizers)
         prompt_meter, cost_meter = self._meters
         prompt = prompt_meter.measure(job.candidate)
-        self._figures = {"adaptability_content": round(prompt.content, 4), "adaptability_form": round(prompt.form, 4)}
-        self._figures |= cost_meter.measure(job.candidate)
+        self._figures = {} if prompt.content is None else {"adaptability_content": round(prompt.content, 4)}
+        self._figures |= {"adaptability_form": round(prompt.form, 4)} | cost_meter.measure(job.candidate)
         name = checkpoint_name(job.candidate.key, job.seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
         self._started = time.perf_counter()
@@ -148,12 +148,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         )
 
     def _scores(self, result: "Result") -> FoldScores:
-        """Say how likely the true label of each row is, as far as folds have been run."""
-        from scipy.special import softmax
-
-        likely = softmax(result.logits.astype(float), axis=1)
-        true = self._scored_labels[: len(likely)]
-        return FoldScores(result.value, tuple(float(own[label]) for own, label in zip(likely, true, strict=True)))
+        """Say how good the outputs of each row are, as far as folds have been run."""
+        found = self._objective.target.row_scores(result.logits, self._scored[: len(result.logits)])
+        return FoldScores(result.value, tuple(found.tolist()))
 
     def _summary(self, candidate: Candidate, result: "Result", weights_hash: str | None) -> TrialSummary:
         return TrialSummary(

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from promptgraft.bundles import ServingLimits, bound_socket, create_app, is_loopback, listen
 from promptgraft.bundles.batcher import Probabilities
 from promptgraft.bundles.predictor import Input
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.spaces import InvalidInputError
 from tests.support.hostile_page import CHROMIUM, status_of
 from tests.support.waiting import wait_until
@@ -37,9 +38,9 @@ class Even:
     """Finds all labels equally likely; these tests are about what comes before a model and after it."""
 
     def __init__(self, *labels: str) -> None:
-        self.labels = labels or ("a", "b")
+        self.task = TASK_KINDS["text_classification"](labels or ("a", "b"), ())
 
-    def predict_proba(self, rows: Sequence[Input]) -> Probabilities:
+    def expected(self, rows: Sequence[Input]) -> Probabilities:
         return np.full((len(rows), 2), 0.5)
 
 

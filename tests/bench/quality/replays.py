@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import mean, stdev
@@ -22,7 +23,8 @@ import numpy.typing as npt
 import optuna
 from scipy.special import softmax
 
-from promptgraft.objectives.measures import choose_members, log_loss
+from promptgraft.objectives.data import log_loss
+from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.intervals import score_interval
 from promptgraft.search.sampling import FoldRace
 from promptgraft.search.trials import FoldScores
@@ -263,7 +265,7 @@ def _shipped(pool: Pool, winner: Measured, ran: Sequence[Measured], picks: int) 
     for fold in range(pool.n_folds):
         inside = pool.folds == fold
         others = {number: own[~inside] for number, own in chances.items()}
-        chosen = choose_members(others, pool.labels[~inside], first, picks)
+        chosen = choose_members(others, partial(log_loss, labels=pool.labels[~inside]), first, picks)
         together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
     right = [(found.argmax(1) == pool.labels) for found in (together, winner.chances)]
     gains = [
@@ -272,7 +274,7 @@ def _shipped(pool: Pool, winner: Measured, ran: Sequence[Measured], picks: int) 
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
     if pool.loss(together) >= pool.loss(winner.chances) or mean(gains) < -error:
         return winner.test
-    members = choose_members(chances, pool.labels, first, picks)
+    members = choose_members(chances, partial(log_loss, labels=pool.labels), first, picks)
     return np.asarray(np.mean([numbers[number].test for number in members], axis=0))
 
 

@@ -63,7 +63,7 @@ def test_fitted_controls_know_nothing_of_what_they_predict(
     rows = objective.target.test[:6]
 
     def wrong(own: Sequence[Row]) -> list[Row]:
-        return [replace(row, label=1 - row.label) for row in own]
+        return [replace(row, answer=1 - row.label) for row in own]
 
     for name, control in FITTED.items():
         found = control(objective, rows)

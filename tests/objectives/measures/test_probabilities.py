@@ -1,16 +1,17 @@
 """Averages of models, the choice of an ensemble, temperature and coverage."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from promptgraft.objectives.data import log_loss, mean_logits
 from promptgraft.objectives.measures import (
     best_temperature,
     calibration_error,
     choose_members,
     coverage_curve,
-    log_loss,
-    mean_logits,
 )
 
 
@@ -36,7 +37,7 @@ def test_an_ensemble_takes_models_that_err_on_other_rows_and_leaves_a_poor_one()
     right, wrong = np.eye(2)[labels] * 0.6 + 0.2, np.eye(2)[1 - labels] * 0.6 + 0.2
     halves = np.arange(40)[:, None] < 20
     chances = {0: np.where(halves, right, wrong), 1: np.where(halves, wrong, right), 2: wrong, 3: right * 0.5 + 0.25}
-    chosen = choose_members(chances, labels, 0, 4)
+    chosen = choose_members(chances, partial(log_loss, labels=labels), 0, 4)
     assert chosen[0] == 0
     assert 3 in chosen
     assert 2 not in chosen
@@ -47,7 +48,7 @@ def test_an_ensemble_takes_models_that_err_on_other_rows_and_leaves_a_poor_one()
 def test_nothing_joins_that_does_not_help() -> None:
     labels = np.arange(30) % 3
     best = np.eye(3)[labels] * 0.7 + 0.1
-    assert choose_members({4: best, 5: np.full((30, 3), 1 / 3)}, labels, 4, 5) == [4]
+    assert choose_members({4: best, 5: np.full((30, 3), 1 / 3)}, partial(log_loss, labels=labels), 4, 5) == [4]
 
 
 @pytest.mark.parametrize("planted_at", [0.5, 1.0, 3.0])

@@ -11,10 +11,10 @@ from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
-PLAIN = [EncodedRow((5, 6, 7), label=1), EncodedRow((), label=0), EncodedRow((8,), label=2)]
+PLAIN = [EncodedRow((5, 6, 7), answer=1), EncodedRow((), answer=0), EncodedRow((8,), answer=2)]
 
 
-@pytest.mark.parametrize("rows", [PLAIN, [*PLAIN, EncodedRow((1, 2, 3, 4), 2, 3, label=1)]])
+@pytest.mark.parametrize("rows", [PLAIN, [*PLAIN, EncodedRow((1, 2, 3, 4), 2, 3, answer=1)]])
 def test_rows_come_back_as_they_were_stored(rows: list[EncodedRow]) -> None:
     assert EncodedRow.unpack(EncodedRow.pack(rows)) == rows
 

@@ -12,7 +12,7 @@ import torch
 from optuna.trial import create_trial
 from scipy.stats import t as student
 
-from promptgraft.objectives.data.metrics import classification_metrics
+from promptgraft.objectives.data.text_classification import classification_metrics
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging import (
     NAMES,

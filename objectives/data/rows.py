@@ -1,0 +1,152 @@
+"""Rows and their answers: where they come from, what makes two the same, and what cleaning drops."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Direction = Literal["maximize", "minimize"]
+# What a model computes for rows, and what that stands for, such as probabilities; both of shape (rows, labels).
+Outputs: TypeAlias = npt.NDArray[np.float32]
+Expected: TypeAlias = npt.NDArray[np.float64]
+# What is right for a row: index of its label, indices of its labels in ascending order, or a number.
+Answer: TypeAlias = int | tuple[int, ...] | float
+# How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
+# versions, by the words of all fields together.
+Comparison = Literal["fields", "words"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """Where a task's rows come from and how many are used.
+
+    Attributes:
+        train: Path of the table with the labelled rows.
+        fields: Template field -> column.
+        label: Column of the label.
+        kind: Name of the task kind.
+        labels: The labels in the order of the logits; rows with others are dropped and counted. Taken
+            from the data, sorted, if None.
+        test: Path of a separate table to hold out; part of `train` is held out if None.
+        validation: Path of a separate table to choose by, in place of folds.
+        train_rows: Labelled rows to use, beside those to choose by where there are any; all that remain if None.
+        validation_rows: Further rows to choose by, in place of folds.
+        test_rows: Rows of the test set; all that remain if None.
+        shots: Labelled rows of each label, in place of `train_rows`.
+        folds: Parts that the labelled rows are divided into for cross-validation; by their number if None.
+        group: Column of what rows have in common, such as their author: a group is on one side of each split.
+        time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
+        comparison: How near duplicates are found; see `objectives.data.near_duplicates`.
+    """
+
+    train: str
+    fields: Mapping[str, str]
+    label: str
+    kind: str = "text_classification"
+    labels: tuple[str, ...] | None = None
+    test: str | None = None
+    validation: str | None = None
+    train_rows: int | None = None
+    validation_rows: int | None = None
+    test_rows: int | None = None
+    shots: int | None = None
+    folds: int | None = None
+    group: str | None = None
+    time: str | None = None
+    comparison: Comparison = "fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled example.
+
+    Attributes:
+        fields: Template field -> value.
+        answer: What is right for it; labels by their index among the task's labels.
+        group: What it has in common with other rows, where the task names a column for it.
+        time: When it was made, in seconds or the column's own unit, where the task names a column for it.
+    """
+
+    fields: Mapping[str, str]
+    answer: Answer
+    group: str = ""
+    time: float = 0.0
+
+    @property
+    def label(self) -> int:
+        """Index of the label, in kinds of task where each row has exactly one."""
+        assert isinstance(self.answer, int), "the task's rows have one label each"
+        return self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningReport:
+    """How many rows were read and why some were dropped.
+
+    Attributes:
+        read: Rows in the file or files.
+        missing_text: Rows with an empty field, or one of which nothing shows, such as zero-width characters.
+        broken_text: Rows with half of a surrogate pair in a field or the label, which no tokenizer takes.
+        missing_label: Rows without a label.
+        invalid_label: Rows whose label is not among the task's.
+        duplicate: Further copies of a row that stands already (white space and case aside).
+        conflicting: Rows whose text occurs with different labels; all copies are dropped.
+        missing_group: Rows without a group, where the task names a column of groups.
+        missing_time: Rows without a time, where it names one of times.
+        overlap: Rows removed since the same text is held out.
+        near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
+        near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
+        set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
+    """
+
+    read: int = 0
+    missing_text: int = 0
+    broken_text: int = 0
+    missing_label: int = 0
+    invalid_label: int = 0
+    duplicate: int = 0
+    conflicting: int = 0
+    missing_group: int = 0
+    missing_time: int = 0
+    overlap: int = 0
+    near_duplicate: int = 0
+    near_duplicate_of_other_label: int = 0
+    set_aside: int = 0
+
+    def __add__(self, other: "CleaningReport") -> "CleaningReport":
+        mine, theirs = asdict(self), asdict(other)
+        return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
+
+    def __str__(self) -> str:
+        """Say how many rows were read, and how many were dropped for which reason."""
+        apart = ("read", "near_duplicate_of_other_label")
+        reasons = {name: count for name, count in asdict(self).items() if count and name not in apart}
+        words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
+        if self.near_duplicate_of_other_label:
+            words += f" ({self.near_duplicate_of_other_label} near duplicates have another label than the held-out row)"
+        return f"{self.read} rows read; dropped: {words or 'none'}"
+
+
+def fields_key(fields: Mapping[str, str]) -> str:
+    """Return what makes two rows the same: their fields' text, white space and case aside."""
+    return json.dumps({name: normalise(value) for name, value in sorted(fields.items())})
+
+
+def row_key(row: Row) -> str:
+    """Return the `fields_key` of a row."""
+    return fields_key(row.fields)
+
+
+def normalise(text: str) -> str:
+    """Fold case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Hash rows in their order; 16 hexadecimal digits."""
+    content = json.dumps([[sorted(row.fields.items()), row.answer] for row in rows])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

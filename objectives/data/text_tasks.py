@@ -1,0 +1,340 @@
+"""Tasks whose rows are fields of text and an answer in a column: how they are read, cleaned and split."""
+
+import math
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
+from promptgraft.objectives.data.labels import check_label_names, chosen_labels, match_labels
+from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
+from promptgraft.objectives.data.rows import Answer, CleaningReport, Comparison, Row, TaskSpec, row_key
+from promptgraft.objectives.data.splits import take, take_shots
+from promptgraft.objectives.data.tables import has_text, is_broken, read_table
+from promptgraft.objectives.data.tasks import Task
+from promptgraft.objectives.data.times import read_times
+from promptgraft.spaces import InvalidInputError
+
+T = TypeVar("T", bound="TextTask")
+
+
+class TextTask(Task):
+    """A task whose rows are fields of text and an answer in a column.
+
+    A kind says how cells are read as answers (`read_answers`), which rows are too few (`shortage`), and what `Task`
+    wants of it beside; splits and folds are the same for all.
+    """
+
+    @classmethod
+    @abstractmethod
+    def read_answers(
+        cls, cells: Sequence[str], spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool
+    ) -> tuple[list[Answer | None], tuple[str, ...]]:
+        """Read a column of answers.
+
+        Args:
+            cells: The column, without white space around; empty where there is no answer.
+            spec: The task.
+            labels: The labels to keep; all that occur if None.
+            choosing: Whether each of these labels must occur.
+
+        Returns:
+            The answer of each cell, None where it is none or has another label; and the names of the outputs.
+
+        Raises:
+            InvalidInputError: If the labels don't make sense.
+        """
+
+    @classmethod
+    @abstractmethod
+    def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:
+        """Say what rows must hold at least after cleaning, and what they do; None if they are enough."""
+
+    @classmethod
+    def load_target(cls: type[T], spec: TaskSpec, seed: int) -> T:
+        """Read, clean and split a target task; see `Task`."""
+        if spec.shots is not None and not cls.one_label:
+            raise InvalidInputError(
+                f"shots is {spec.shots}, a number of rows for each label, but rows of kind {spec.kind!r} don't have "
+                "one label each; use train_rows"
+            )
+        rest, whole = cls._hold_out_test(spec, seed)
+        if spec.validation is not None:
+            task = whole._with_table(rest, spec)
+        elif spec.validation_rows is not None:
+            task = whole._with_held_out_part(rest, spec)
+        else:
+            task = whole._with_folds(rest, spec)
+        task._require_labels(task.train, spec)
+        return task
+
+    @classmethod
+    def _hold_out_test(cls: type[T], spec: TaskSpec, seed: int) -> tuple[list[Row], T]:
+        """Read the table and hold the test set out; return the other rows, and the task with its test rows alone."""
+        rows, labels, report = cls.clean(spec.train, spec, spec.labels, choosing=True)
+        if spec.test is None:
+            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test", report)
+            report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
+        else:
+            test, _, own = cls.clean(spec.test, spec, cls._named(labels, spec))
+            report += own
+            if spec.test_rows is not None and spec.test_rows < len(test):
+                _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test", own)
+            groups = {row.group for row in test} if spec.group else set[str]()
+            rest = [row for row in rows if row.group not in groups]
+            report += CleaningReport(set_aside=len(rows) - len(rest))
+        rest, overlap = drop_known(rest, test, spec.comparison)
+        return rest, cls(labels, (), test=tuple(test), cleaning=report + overlap, spec=spec, seed=seed)
+
+    def _with_folds(self: T, rest: list[Row], spec: TaskSpec) -> T:
+        """Take the labelled rows; each is in a fold of its own repeat. Of many rows, a fifth is held out instead."""
+        labelled = _sample(rest, spec, self.seed, self.cleaning)
+        self._require_labels(labelled, spec, least=2)
+        folds = count_folds(labelled, spec)
+        if folds > 1:
+            alike = self._clusters(labelled, spec)
+            folds = min(folds, len(set(alike))) if spec.time is None else folds
+            return replace(self, labelled=tuple(labelled), clusters=tuple(alike), folds=folds).on(Split())
+        others, validation = take(labelled, len(labelled) // 5, self.seed, spec, "validation", self.cleaning)
+        train, dropped = drop_known(others, validation, spec.comparison)
+        return self._divided(train, validation, dropped, labelled)
+
+    @staticmethod
+    def _clusters(labelled: list[Row], spec: TaskSpec) -> list[int]:
+        """Number the labelled rows so that no fold divides those that are nearly the same or of one group."""
+        if spec.time is not None:
+            return []
+        found = clusters(labelled, [row.group for row in labelled] if spec.group else None, spec.comparison)
+        if len(set(found)) < 2:
+            raise InvalidInputError(
+                f"{spec.train}: all {len(labelled)} labelled rows are nearly the same, or of one group, so that none "
+                "can be held out to choose by; add other rows, or give `validation` a table of its own"
+            )
+        return found
+
+    def _with_held_out_part(self: T, rest: list[Row], spec: TaskSpec) -> T:
+        """Hold further rows out to choose by."""
+        assert spec.validation_rows is not None
+        others, validation = take(rest, spec.validation_rows, self.seed, spec, "validation", self.cleaning)
+        train, dropped = drop_known(others, validation, spec.comparison)
+        dropped += CleaningReport(set_aside=len(rest) - len(others) - len(validation))
+        return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
+
+    def _with_table(self: T, rest: list[Row], spec: TaskSpec) -> T:
+        """Choose by the rows of another table."""
+        assert spec.validation is not None
+        validation, _, own = self.clean(spec.validation, spec, self._named(self.labels, spec))
+        validation, of_test = drop_known(validation, self.test, spec.comparison)
+        train, alike = drop_known(rest, validation, spec.comparison)
+        dropped = own + of_test + alike
+        return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
+
+    def _divided(
+        self: T, train: list[Row], validation: list[Row], dropped: CleaningReport, labelled: list[Row] | None = None
+    ) -> T:
+        """Return the task with its rows divided once; its labelled rows are those of both parts if none are given."""
+        return replace(
+            self,
+            train=tuple(train),
+            validation=tuple(validation),
+            labelled=tuple(labelled or (*train, *validation)),
+            cleaning=self.cleaning + dropped,
+        )
+
+    def on(self: T, split: Split) -> T:
+        """Return the task with the rows of a split; see `Task`."""
+        if split.whole:
+            return replace(self, train=self.labelled, validation=self.labelled)
+        spec = self.spec
+        assert spec is not None, "a source has no splits"
+        seed = self.seed + split.repeat
+        if self.folds > 1:
+            numbers = fold_numbers(self.labelled, self.folds, seed, spec, self.clusters)
+            train, validation = part_of(self.labelled, numbers, split.fold or 0, spec)
+            self._require_labels(train, spec)
+        elif split.repeat == 0 or spec.validation is not None or spec.time is not None:
+            return self  # There is but one way to divide them.
+        else:
+            others, validation = take(self.labelled, len(self.validation), seed, spec, "validation", self.cleaning)
+            train, _ = drop_known(others, validation, spec.comparison)
+        return replace(self, train=tuple(train), validation=tuple(validation))
+
+    @classmethod
+    def load_source(cls: type[T], spec: TaskSpec, seed: int, target: Task) -> T:
+        """Read and clean a source task; see `Task`."""
+        rows, labels, report = cls.clean(spec.train, spec, spec.labels)
+        train, overlap = drop_known(rows, (*target.labelled, *target.test), spec.comparison)
+        report += replace(overlap, near_duplicate_of_other_label=0)  # Its labels are other ones.
+        if spec.train_rows is not None:
+            _, train = take(train, spec.train_rows, seed, spec, "train", report)
+        return cls(labels, tuple(train), cleaning=report)
+
+    @classmethod
+    def clean(
+        cls, path: str, spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool = False
+    ) -> tuple[list[Row], tuple[str, ...], CleaningReport]:
+        """Read a table and drop the rows that can't be used.
+
+        Args:
+            path: The table.
+            spec: Names the columns.
+            labels: The labels to keep; all that occur if None.
+            choosing: Whether each of these labels must occur.
+
+        Returns:
+            The rows in file order, the labels, and what was dropped.
+
+        Raises:
+            InvalidInputError: If the table can't be read, a label is missing or can't be printed, or there are too few
+                different answers.
+        """
+        keys = [column for column in (spec.group, spec.time) if column is not None]
+        lists = () if cls.one_label or not cls.has_labels else (spec.label,)
+        frame = read_table(path, [*spec.fields.values(), spec.label, *keys], lists)
+        try:
+            times = read_times(frame[spec.time].tolist()) if spec.time else [0.0] * len(frame)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: column {spec.time!r} must hold dates or numbers: {error}") from error
+        cells = [(cell or "").strip() for cell in frame[spec.label]]
+        try:
+            answers, names = cls.read_answers(cells, spec, labels, choosing=choosing)
+            check_label_names(names)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: column {spec.label!r}: {error}") from error
+        records: list[dict[Any, Any]] = frame.to_dict("records")
+        counts: Counter[str] = Counter(read=len(records))
+        kept: list[Row] = []
+        for record, cell, answer, time in zip(records, cells, answers, times, strict=True):
+            row = {name: (record[column] or "").strip() for name, column in spec.fields.items()}
+            group = (record[spec.group] or "").strip() if spec.group else ""
+            reason = _unusable(row, cell, known=answer is not None)
+            if reason is None and spec.group and not group:
+                reason = "missing_group"
+            elif reason is None and math.isnan(time):
+                reason = "missing_time"
+            if reason is not None:
+                counts[reason] += 1
+            elif answer is not None:
+                kept.append(Row(row, answer, group, time))
+        if labels is None and cls.has_labels:
+            kept, names = _without_unused(kept, names, cls)
+        rows = _drop_duplicates(kept, counts)
+        report = CleaningReport(**counts)
+        lacking = cls.shortage(rows, names)
+        if lacking is not None:
+            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report})")
+        return rows, names, report
+
+    @classmethod
+    def _named(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...] | None:
+        """Return the labels that a further table must keep to."""
+        return names if cls.has_labels else spec.labels
+
+    def _require_labels(self, rows: Sequence[Row], spec: TaskSpec, least: int = 1) -> None:
+        """Refuse rows to train on that lack a label, or have one too rarely."""
+        if not self.has_labels:
+            return
+        counts = Counter(label for row in rows for label in self.labels_of(row.answer))
+        missing = [label for index, label in enumerate(self.labels) if not counts[index]]
+        if missing:
+            raise InvalidInputError(
+                f"{spec.train}: no train row has the label {', '.join(map(repr, missing))}; raise train_rows, label "
+                "more rows of it, or leave the label out with `labels`"
+            )
+        short = [label for index, label in enumerate(self.labels) if counts[index] < least]
+        if short:
+            raise InvalidInputError(
+                f"{spec.train}: only one labelled row has the label {', '.join(map(repr, short))}: it can't be trained "
+                "on and scored by both. Label one more, raise train_rows, or leave the label out with `labels`"
+            )
+
+
+def read_labels(
+    occurring: Sequence[str], labels: tuple[str, ...] | None, *, choosing: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Find out which labels a task has.
+
+    Args:
+        occurring: The labels of a table, each once, sorted.
+        labels: The labels to keep; all that occur if None.
+        choosing: Whether each of these labels must occur.
+
+    Returns:
+        Label as the table writes it -> its index, without labels that aren't kept; and the labels.
+
+    Raises:
+        InvalidInputError: If two names mean one label, or one that must occur doesn't.
+    """
+    names = tuple(occurring) if labels is None else chosen_labels(labels, occurring, complete=choosing)
+    index = {name: position for position, name in enumerate(names)}
+    return {label: index[name] for label, name in match_labels(occurring, names).items()}, names
+
+
+def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | None:
+    """Say why a row can't be used, as `CleaningReport` counts it; None if it can."""
+    if is_broken(label) or any(map(is_broken, fields.values())):
+        return "broken_text"
+    if not all(map(has_text, fields.values())):
+        return "missing_text"
+    if not has_text(label):
+        return "missing_label"
+    return None if known else "invalid_label"
+
+
+def _without_unused(rows: list[Row], names: tuple[str, ...], kind: type[Task]) -> tuple[list[Row], tuple[str, ...]]:
+    """Leave out labels that only dropped rows had."""
+    used = sorted({label for row in rows for label in kind.labels_of(row.answer)})
+    places = {label: place for place, label in enumerate(used)}
+
+    def renumbered(answer: Answer) -> Answer:
+        own = tuple(places[label] for label in kind.labels_of(answer))
+        return own if isinstance(answer, tuple) else own[0]
+
+    return [replace(row, answer=renumbered(row.answer)) for row in rows], tuple(names[label] for label in used)
+
+
+def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
+    answers: dict[str, set[Answer]] = {}
+    for row in rows:
+        answers.setdefault(row_key(row), set()).add(row.answer)
+    unique: dict[str, Row] = {}
+    for row in rows:
+        key = row_key(row)
+        if len(answers[key]) > 1:
+            counts["conflicting"] += 1
+        elif key in unique:
+            counts["duplicate"] += 1
+        else:
+            unique[key] = row
+    return list(unique.values())
+
+
+def drop_known(
+    rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison = "fields"
+) -> tuple[list[Row], CleaningReport]:
+    """Drop the rows whose text is held out, or nearly so; return those that stay, and how many were dropped."""
+    gone = {row_key(row) for row in held_out}
+    kept = [row for row in rows if row_key(row) not in gone]
+    alike = find_near_duplicates(kept, held_out, comparison)
+    pairs = [(kept[row].answer, held_out[other].answer) for row, other in alike.items()]
+    others = sum(own != other for own, other in pairs if not isinstance(own, float))  # Numbers differ a little.
+    report = CleaningReport(
+        overlap=len(rows) - len(kept), near_duplicate=len(alike), near_duplicate_of_other_label=others
+    )
+    return [row for index, row in enumerate(kept) if index not in alike], report
+
+
+def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:
+    """Take the labelled rows that a study asks for; all of them if it doesn't say how many."""
+    if spec.shots is not None:
+        return take_shots(rows, spec.shots, seed, spec, "train")[1]
+    return rows if spec.train_rows is None else take(rows, spec.train_rows, seed, spec, "train", dropped)[1]
+
+
+def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:
+    if spec.train_rows is None or spec.time is not None or spec.group is not None:
+        return max(1, len(rows) // 5)
+    # Some more than are asked for stay, since those that say nearly the same as a test row can't be used.
+    return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)

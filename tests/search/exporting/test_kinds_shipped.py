@@ -1,0 +1,168 @@
+"""Other kinds of task ship as classification does: exported, verified, predicted, served, reported."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+from optuna.trial import create_trial
+
+from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest, verify
+from promptgraft.bundles.formats import convert
+from promptgraft.objectives.data.multi_label import labels_in
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.cli.studies import app
+from promptgraft.search.exporting import export_winner
+from promptgraft.search.judging.ensemble import choose_ensemble
+from promptgraft.search.reporting import collect_facts, render_page
+from promptgraft.search.running.compatibility import record_study
+from promptgraft.search.storage import RunFolder, keep_result
+from promptgraft.search.study import load_study
+from promptgraft.spaces import Candidate, InvalidInputError
+from tests.support.kinds import COLUMNS, write_kinds
+from tests.support.models import TinyModels
+from tests.support.studies import write_study_file
+
+KINDS = ["multi_label", "regression"]
+
+
+class Shipped:
+    """A study of one kind whose two trials have run and whose winner is exported; no Ray is needed for that."""
+
+    def __init__(self, kind: str, folder: Path, encoder: str) -> None:
+        table = write_kinds(folder / "rows.csv")
+        target = {
+            "kind": kind,
+            "train": str(table),
+            "text": "text",
+            "label": COLUMNS[kind],
+            "train_rows": 48,
+            "test_rows": 40,
+            "folds": 2,
+        }
+        file = write_study_file(
+            folder / "study.yaml",
+            {"path": encoder, "family": "encoder", "max_tokens": 48},
+            source=None,
+            target=target,
+            space={"templates": {"plain": "{{ text }} {{ label }}"}, "head": ["linear", "probe"], "steps": [0, 8]},
+            judging={"finalists": 0, "ensemble": 2},
+        )
+        self.study, self.folder = load_study(file, rehearsed=True), RunFolder(folder / "run")
+        self.stored = optuna.create_study(direction=self.study.objective.direction)
+        record_study(self.stored, self.study, 2)
+        objective, template = Objective(self.study.objective), self.study.objective.space.templates[0].id
+        tried = (
+            Candidate(template, "", head="probe", steps=0, probe_c=10.0),
+            Candidate(template, "", head="linear", steps=8, batch_size=16, learning_rate=1e-3),
+        )
+        for number, own in enumerate(tried):
+            candidate = own.canonical(self.study.objective.space.facts)
+            result = objective.evaluate(candidate, self.study.file.seed)
+            keep_result(self.folder.files(), number, result)
+            attrs = {f"validation_{name}": value for name, value in result.metrics.items()}
+            attrs |= {"candidate": candidate.to_dict(), "best_step": result.step, "fold_values": result.fold_values}
+            self.stored.add_trial(create_trial(value=result.value, user_attrs=attrs))
+        self.export = export_winner(self.study, self.stored, self.folder)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shipped(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels
+) -> Shipped:
+    return Shipped(request.param, tmp_path_factory.mktemp(request.param), tiny_models["encoder"])
+
+
+def test_the_bundle_predicts_what_was_scored(shipped: Shipped) -> None:
+    found = verify(shipped.export.folder)
+    assert found.passed
+    assert found.agreeing == found.rows > 0
+    rows = shipped.study.target.test
+    predictor = Predictor(shipped.export.folder)
+    outputs = predictor.logits([row.fields for row in rows])
+    decided = predictor.manifest.task
+    metrics = read_manifest(shipped.export.folder).metrics["test"]
+    own = decided.measure(outputs, rows) if decided.has_labels else shipped.study.target.measure(outputs, rows)
+    assert own == pytest.approx(metrics, abs=1e-5)
+    names = [entry.name for entry in shipped.export.held_out]
+    assert not any(name.startswith("zero-shot") for name in names)
+    assert shipped.export.interval is not None
+    again = Predictor(shipped.export.folder).logits([row.fields for row in rows])
+    assert np.array_equal(outputs, again)
+
+
+def test_thresholds_are_chosen_on_rows_out_of_their_folds(shipped: Shipped) -> None:
+    manifest, task = read_manifest(shipped.export.folder), shipped.study.target
+    if not task.has_labels:
+        assert manifest.thresholds == ()
+        return
+    logits = shipped.folder.files().read_tensors(f"artifacts/trial-{manifest.trial}/validation_logits.safetensors")
+    assert manifest.thresholds == task.decided(logits["logits"].numpy(), task.scored()).thresholds
+    first, second, *_ = shipped.export.held_out
+    assert first.name.endswith("thresholds as shipped")
+    assert first.metrics["average_precision"] == second.metrics["average_precision"]
+
+
+def test_a_table_gets_the_answers(shipped: Shipped, tmp_path: Path) -> None:
+    table, output = tmp_path / "new.csv", tmp_path / "said.csv"
+    texts = ["bread soup item", "ball goal chip code", ""]
+    pd.DataFrame({"text": texts}).to_csv(table, index=False)
+    command = ["predict", str(shipped.export.folder), "--input", str(table), "--output", str(output)]
+    app(command, standalone_mode=False)
+    said = pd.read_csv(output, keep_default_na=False)
+    predictor = Predictor(shipped.export.folder)
+    expected = predictor.predict(texts[:2])
+    if predictor.task.has_labels:
+        assert [tuple(labels_in(cell) or ()) for cell in said["labels"][:2]] == expected
+        assert said["probability_food"].tolist()[2] == said["labels"].tolist()[2] == ""
+    else:
+        assert said["value"][:2].astype(float).tolist() == pytest.approx(expected)
+        assert said["value"][2] == ""
+        with pytest.raises(InvalidInputError, match="have no probabilities"):
+            predictor.predict_proba(texts[:2])
+    with pytest.raises(InvalidInputError, match="no single label"):
+        predictor.predict_rows([{"text": "bread"}], abstain_below=0.5)
+
+
+def test_it_is_served(shipped: Shipped) -> None:
+    predictor = Predictor(shipped.export.folder)
+    about, limits = predictor.manifest.origin, ServingLimits()
+    texts = ["bread soup item", "ball goal chip code"]
+    with TestClient(create_app([predictor], ["text"], about, limits)) as client:
+        answers = client.post("/predict/batch", json={"rows": [{"text": text} for text in texts]}).json()["predictions"]
+        one = client.post("/predict", json={"text": texts[0]}).json()
+    assert one == pytest.approx(answers[0]) if "value" in one else one["labels"] == answers[0]["labels"]
+    if predictor.task.has_labels:
+        assert [tuple(answer["labels"]) for answer in answers] == predictor.predict(texts)
+        assert set(one["probabilities"]) == set(predictor.labels)
+    else:
+        assert [answer["value"] for answer in answers] == pytest.approx(predictor.predict(texts))
+    with pytest.raises(InvalidInputError, match="no single label"):
+        create_app([predictor], ["text"], about, limits, abstain_below=0.5)
+
+
+def test_the_report_shows_the_worst_rows_in_place_of_confusion(shipped: Shipped) -> None:
+    facts = collect_facts(shipped.stored, shipped.study, shipped.folder.files())
+    assert len(facts.predictions) == 2
+    for found in facts.predictions:
+        assert (list(found.confusion), found.calibration) == ([], None)
+        losses = [row.loss for row in found.worst]
+        assert losses == sorted(losses, reverse=True)
+        assert bool(found.classes) == shipped.study.target.has_labels
+    page = render_page(facts)
+    assert "The worst rows" in page
+    assert "Is it as sure as it should be?" not in page
+
+
+def test_an_ensemble_is_chosen_by_the_rows_out_of_their_folds(shipped: Shipped) -> None:
+    found = choose_ensemble(shipped.study, shipped.stored, shipped.folder.files())
+    assert found is not None
+    assert sum(found.weights) == pytest.approx(1.0)
+    assert found.loss <= found.loss_alone or not found.chosen
+
+
+def test_other_formats_are_refused(shipped: Shipped, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="which no other format holds"):
+        convert(shipped.export.folder, tmp_path / "onnx", "onnx")
