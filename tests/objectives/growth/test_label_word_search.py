@@ -164,7 +164,8 @@ def test_what_can_t_be_searched_is_refused(objective: Objective) -> None:
 @pytest.mark.slow
 def test_real_words_of_a_real_model(make_spec: Callable[..., ObjectiveSpec]) -> None:
     """SmolLM2 on 32 reviews: words that tell held-out reviews apart, better than chance by three standard errors."""
-    objective = Objective(make_spec(real_model("causal_lm"), "causal_lm", source=False, rows=32))
+    spec = make_spec(real_model("causal_lm"), "causal_lm", source=False, rows=32)
+    objective = Objective(replace(spec, target=replace(spec.target, test_rows=256)))
     found = search_label_words(objective, TEMPLATES[0], objective.target.train, 4, words=3)
     rows = objective.target.test
     logits = scores(objective, TEMPLATES[0], found[0], rows)
