@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.spec import ObjectiveSpec
@@ -19,6 +20,9 @@ from tests.support.paths import STUDIES
 from tests.support.specs import small_spec
 from tests.support.studies import WriteStudy, write_study_file
 from tests.support.tables import small_tables
+
+settings.register_profile("on_busy_machines", deadline=None)
+settings.load_profile("on_busy_machines")
 
 pytest_plugins = ["tests.support.postgres", "tests.support.unit"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from promptgraft.search.judging import reach_verdict
+from promptgraft.search.judging import reach_verdict, verdict_lines
 from promptgraft.search.running.repeat_workers import MAX_LOST
 from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from tests.support.commands import PROMPTGRAFT
@@ -94,7 +94,7 @@ def test_a_finalist_that_kills_its_worker_is_out_and_the_others_are_judged(study
     assert judged.winner is not None
     assert judged.winner.params["custom.deadly"] in (1, 3)
     assert [len(entry.values) for entry in judged.finalists] == [2, 2]
-    assert "is out: repeat 1 failed: the worker died" in done.stdout
+    assert "is out: repeat 1 failed: the worker died" in "".join(verdict_lines(judged.table(), "accuracy"))
     assert any(name.startswith("control_") for name in stored.user_attrs), "its controls were run, too"
 
 

@@ -184,7 +184,7 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
     assert process.returncode == 0, errors.read_text()
     assert "the study's storage does not answer" in errors.read_text()
     assert "Traceback" not in errors.read_text()
-    assert b"winner: trial " in output
+    assert b"Ship " in output
     after = StudyRecord.of(load_existing("tiny", url)).repeats
     assert sum(map(len, before.values())) < sum(map(len, after.values()))
     assert reach_verdict(load_existing("tiny", url)).winner is not None

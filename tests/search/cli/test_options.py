@@ -12,6 +12,8 @@ import signal
 from contextlib import nullcontext
 from promptgraft.search.cli.options import ended_by_ctrl_c
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
+
 class Tidied:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

@@ -278,7 +278,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     assert len(finalists()) == 2
     assert all({1, 2} <= few[number].keys() for number in finalists())
     shown = capsys.readouterr().out
-    assert "winner: trial" in shown
+    assert shown.splitlines()[-2].startswith("Ship "), "the verdict, then where its details are"
     more = run(3)
     assert all(more[number].keys() == {1, 2, 3} for number in finalists())
     assert all(more[trial][repeat] == outcome for trial, own in few.items() for repeat, outcome in own.items())

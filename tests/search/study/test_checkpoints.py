@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(family: str, style: str, damage
 @pytest.mark.parametrize("form", ["whole", "sharded", "headless"])
 @pytest.mark.parametrize(("family", "style"), product(sorted(FAMILIES), TRIED_STYLES))
 def test_whole_checkpoints_train(family: str, style: str, form: str, tmp_path: Path) -> None:
-    """One without its head does where nothing is read from a head, or it is tied, as always in T5; else it is refused."""
+    """One without its head does where nothing is read from it, or where it is tied, as in T5; else it is refused."""
     folder = write_checkpoint(family, style, tmp_path / "model", headless=form == "headless")
     if form == "sharded":
         shard(folder)
