@@ -49,7 +49,7 @@ test: .venv/.installed  ## All tests but the slow ones, and those for a server o
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) -p no:randomly --durations 30
 
-test-unit: .venv/.installed  ## Those without a model, a network or Ray (45 s)
+test-unit: .venv/.installed  ## Those without a model, a network or Ray (80 s)
 	$(BIN)/pytest $(QUICK) -p no:randomly --unit $(UNIT)
 
 test-shuffled: .venv/.installed  ## What `make test` runs, in an order that SEED decides (8 to 14 min)
@@ -61,7 +61,7 @@ coverage: .venv/.installed  ## Branch coverage of what `make test` runs (11 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest $(QUICK) -p no:randomly --cov --cov-report term
 
-test-slow: .venv/.installed  ## Whole searches, crashes, failures (hours)
+test-slow: .venv/.installed  ## Whole searches, crashes, failures (2 hours)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -p no:randomly -m slow
 
@@ -70,7 +70,7 @@ test-postgres: .venv/.installed  ## Tests on a PostgreSQL server, which is insta
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -p no:randomly -m postgres -s
 
-test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (40 min)
+test-faults: .venv/.installed  ## 200 kills of drivers, workers, nodes and Ray (50 min)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/pytest -p no:randomly -m faults -s
 
