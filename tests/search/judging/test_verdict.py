@@ -295,7 +295,7 @@ def test_a_whole_search_is_judged(write_study: WriteStudy, tmp_path: Path, capsy
     app(["status", "tiny", "--json", *where], standalone_mode=False)
     verdict_shown = json.loads(capsys.readouterr().out)["verdict"]["finalists"]
     assert {entry["number"] for entry in verdict_shown} == finalists()
-    app(["export", str(tmp_path / "study.yaml"), *where], standalone_mode=False)
+    app(["export", str(tmp_path / "study.yaml"), "--anyway", *where], standalone_mode=False)
     exported = capsys.readouterr().out
     assert f"bundle of trial {verdict_shown[0]['number']}" in exported
     assert "its 3 reruns on other seeds and splits: accuracy" in exported
