@@ -14,7 +14,7 @@ _PLACE = re.compile(rf"{HUB}(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What is to be uploaded, and where to.
+    """An upload that is planned.
 
     Attributes:
         folder: The bundle.

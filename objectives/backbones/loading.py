@@ -91,8 +91,7 @@ def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str], unex
         )
     absent = sorted(name for name in missing if not any(part in name for part in _UNREAD))
     if absent:
-        stack = f"{model.base_model_prefix}."
-        is_head = not any(name.startswith(stack) for name in absent)
+        is_head = not any(name.startswith(prefix) for name in absent)
         remedy = "use the checkpoint with its head" if is_head else "copy the whole model"
         named = ", ".join([*absent[:2], *(["..."] if len(absent) > 2 else [])])
         raise InvalidInputError(

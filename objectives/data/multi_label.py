@@ -113,7 +113,7 @@ class MultiLabel(TextTask):
         return np.asarray(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean(axis=1))
 
     def row_scores(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
-        """Return the mean probability of what is right of each label; see `Task`."""
+        """Return the mean over the labels of the right answer's probability; see `Task`."""
         chances = self.expected(outputs)
         return np.asarray(np.where(self._indicators(rows), chances, 1 - chances).mean(axis=1))
 

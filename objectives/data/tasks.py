@@ -182,7 +182,7 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, expected: Expected) -> list[Prediction]:
-        """Return what is said of each row.
+        """Return the prediction for each row.
 
         Args:
             expected: From `expected`, shape (rows, labels).

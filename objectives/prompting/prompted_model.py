@@ -34,7 +34,8 @@ class Loss(Protocol):
 
         Args:
             logits: Shape (rows, labels).
-            targets: Index of each row's label, shape (rows,); or what is right of each label, shape (rows, labels).
+            targets: Index of each row's label, shape (rows,); or 1 for each label that applies and 0 for the others,
+                shape (rows, labels).
             weight: What a row of each label counts, shape (labels,); all the same if None.
         """
 

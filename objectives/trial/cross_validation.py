@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle import Cycle
 from promptgraft.objectives.trial.migration import LoadReport
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, StageProgress, max_rss_bytes
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes
 from promptgraft.spaces import Candidate
 
 # Where a checkpoint has the outcome of a fold that is over.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from promptgraft.objectives.caching import StageKey, source_prompt
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
 from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
 from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
@@ -19,7 +20,7 @@ from promptgraft.objectives.trial.losses import LOSSES
 from promptgraft.objectives.trial.migration import LoadReport, migrate
 from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, StageProgress, max_rss_bytes, mean
+from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
 from promptgraft.objectives.trial.stage_training import StageTraining
 from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update

@@ -23,7 +23,7 @@ class EmbeddedRows:
     Attributes:
         embeddings: Of unit length, shape (rows, hidden).
         targets: Each row's answer, as the loss takes it: index of its label among its task's labels, shape (rows,); or
-            what is right of each label, shape (rows, task labels).
+            1 for each label that applies and 0 for the others, shape (rows, task labels).
         places: Where the task's labels are among the head's, shape (task labels,).
     """
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from promptgraft.objectives.caching import StageUse
 from promptgraft.objectives.data import Direction
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial.migration import LoadReport
 from promptgraft.spaces import TrialError
 
@@ -98,21 +99,6 @@ class Evaluation:
         """Compare by the study's metric, and at equal values by the loss."""
         sign = 1 if direction == "maximize" else -1
         return (sign * self.value, -self.metrics["loss"]) > (sign * other.value, -other.metrics["loss"])
-
-
-@dataclass(frozen=True, slots=True)
-class StageProgress:
-    """How far a stage is that takes long, ahead of the evaluations.
-
-    Attributes:
-        stage: What is trained, in words.
-        step: Updates done.
-        steps: Updates to do.
-    """
-
-    stage: str
-    step: int
-    steps: int
 
 
 def mean(values: Sequence[float | None]) -> float | None:

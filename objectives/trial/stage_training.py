@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from promptgraft.objectives.caching import StageKey, StageStore
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle_state import state_of, take_up
-from promptgraft.objectives.trial.results import StageProgress
 from promptgraft.objectives.trial.training import Trainer
 
 # Seconds between two reports of a stage.

@@ -15,10 +15,10 @@ PATIENCE_S = 2.0
 
 @contextmanager
 def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Show how far the block is, as the library code in it reports; see `objectives.progress.report_progress`.
+    """Show how far the block has come, as the code in it reports by `objectives.progress.report_progress`.
 
     Args:
-        what: What the block does, until it reports what it is at.
+        what: Name of the bar until the code in the block reports one.
         quiet: Whether to show nothing.
         patience_s: Seconds after which the bar appears.
     """

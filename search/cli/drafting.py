@@ -108,5 +108,5 @@ def _ask_backbone(target: "TableView", *, asks: bool) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether somebody can answer."""
+    """Whether a user can answer questions."""
     return sys.stdin.isatty()

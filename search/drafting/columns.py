@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
 
 
 class UnclearColumnError(InvalidInputError):
-    """No column of a table looks like what is needed; somebody has to name it.
+    """No column of a table looks like the one that is needed; the user has to name it.
 
     Attributes:
         role: What it is needed for: `label` or `text`.

@@ -32,7 +32,7 @@ _SCRIPTS = {
 UNKNOWN = "unknown"
 _SAMPLE, _CHARACTERS = 400, 300
 
-# What to try first, on a CPU: small models that are well known, by what they can read.
+# Models to try first, on a CPU: small and well known, by the languages that they read.
 _ENGLISH = ("sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5", "answerdotai/ModernBERT-base")
 _OTHERS = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",

@@ -1,7 +1,7 @@
 """What a trial got wrong, and whether it is as sure as it should be, from the outputs that lie in the study's files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +229,7 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         file: Where the logits lie.
     """
     if not task.one_label:
-        return _other_errors(task, logits, rows, part, file)
+        return _other_errors(task, logits, rows, _overall(task, logits, rows, part, file))
     chances = task.expected(logits)
     predicted, sure = chances.argmax(1), chances.max(1)
     labels = np.array([row.label for row in rows])
@@ -243,21 +243,31 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         precision, recall, f1, count = (column[label] for column in figures)
         scores = float(precision), float(recall), float(f1)
         by_class.append(ClassErrors(name, int(count), len(wrong), *scores, examples))
+    return replace(
+        _overall(task, logits, rows, part, file),
+        confusion=task.confusion(logits, rows),
+        classes=tuple(by_class),
+        calibration=calibration(sure, predicted == labels),
+    )
+
+
+def _overall(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], part: str, file: str) -> Errors:
+    """Measure a model as a whole; see `_errors`."""
     return Errors(
         rows=part,
         count=len(rows),
         hash=rows_hash(rows),
         file=file,
         labels=tuple(task.labels),
-        confusion=task.confusion(logits, rows),
-        classes=tuple(by_class),
+        confusion=(),
+        classes=(),
         metrics=task.measure(logits, rows),
-        calibration=calibration(sure, predicted == labels),
+        calibration=None,
     )
 
 
-def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], part: str, file: str) -> Errors:
-    """Show the worst rows, and errors by label where there are labels; see `_errors`."""
+def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], overall: Errors) -> Errors:
+    """Add the worst rows, and errors by label where there are labels; see `_errors`."""
     expected = task.expected(logits)
     (_, cells), *_ = task.columns(expected).items()
     losses = task.row_losses(expected, rows)
@@ -276,18 +286,7 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
         WorstRow(dict(rows[i].fields), task.show(rows[i].answer), str(cells[i]), float(losses[i]))
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
-    return Errors(
-        rows=part,
-        count=len(rows),
-        hash=rows_hash(rows),
-        file=file,
-        labels=tuple(task.labels),
-        confusion=(),
-        classes=tuple(by_class),
-        metrics=task.measure(logits, rows),
-        calibration=None,
-        worst=tuple(worst),
-    )
+    return replace(overall, classes=tuple(by_class), worst=tuple(worst))
 
 
 def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:

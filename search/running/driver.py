@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from promptgraft.objectives.growth import GrowthPlan, WriterSpec
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.search.judging import (
     choose_ensemble,
     headline_of,
@@ -49,7 +50,6 @@ from promptgraft.search.storage import (
 from promptgraft.search.study import GrowSection, Study, model_path
 from promptgraft.search.trials import (
     Evaluated,
-    InStage,
     Limits,
     float32_scores,
     forecast,
@@ -311,7 +311,7 @@ class Driver:
             threads=self.study.file.resources.cpu,
         )
 
-    def on_stage(self, number: int, message: InStage) -> None:
+    def on_stage(self, number: int, message: StageProgress) -> None:
         """Show where a trial is before its next evaluation."""
         self.progress.in_stage(number, message)
 

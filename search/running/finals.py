@@ -342,7 +342,7 @@ class Confirmation:
 
     @wait_for_storage
     def _is_spent(self) -> bool:
-        """Whether another repeat would end too late, by what those before it took."""
+        """Whether another repeat of the usual length would end too late, or exceed the compute budget."""
         now = time.time()
         seconds = StudyRecord.of(self.stored).seconds(REPEAT, CONTROL, CURVE)
         usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0

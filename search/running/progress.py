@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from promptgraft.search.trials import Evaluated, Forecast, InStage
+from promptgraft.objectives.progress import StageProgress
+from promptgraft.search.trials import Evaluated, Forecast
 from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -45,7 +46,7 @@ class Progress:
     states: dict[str, int] = field(default_factory=dict)
     best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
     curves: dict[int, list[float]] = field(default_factory=dict)
-    stages: dict[int, InStage] = field(default_factory=dict)
+    stages: dict[int, StageProgress] = field(default_factory=dict)
     finished: int = 0
     forecast: Forecast | None = None
     ran_s: float = 0.0
@@ -60,7 +61,7 @@ class Progress:
         """Take over the study's counts."""
         self.states, self.finished = states, finished
 
-    def in_stage(self, number: int, message: InStage) -> None:
+    def in_stage(self, number: int, message: StageProgress) -> None:
         """Show where a live trial is before its next evaluation."""
         with self._lock:
             self.stages[number] = message

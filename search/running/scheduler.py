@@ -15,13 +15,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from promptgraft.objectives.file_store import DiskFullError
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import JOB
 from promptgraft.search.sampling import FoldRace
 from promptgraft.search.storage import CONFUSION, LOSSES, STAGE, VALIDATION
-from promptgraft.search.trials import Evaluated, Failed, InStage, Job, Message, SideJobDone, TrialJob
+from promptgraft.search.trials import Evaluated, Failed, Job, Message, SideJobDone, TrialJob
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ MESSAGE = "message"
 class RunCallback(Protocol):
     """What a run calls as trials go on, to show it and to write notes."""
 
-    def on_stage(self, number: int, message: InStage) -> None:
+    def on_stage(self, number: int, message: StageProgress) -> None:
         """A live trial is in a stage that takes long."""
 
     def on_evaluated(self, number: int, message: Evaluated) -> None:
@@ -66,7 +67,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.state = state
         self.callback = callback
         self.evaluations: dict[int, list[Evaluated]] = {}
-        self.stages: dict[int, InStage] = {}
+        self.stages: dict[int, StageProgress] = {}
         self.race = FoldRace(maximize=ledger.study.directions[0] == StudyDirection.MAXIMIZE)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         if not isinstance(job, TrialJob):
             self._record_side_job(job, message)
             return False
-        if isinstance(message, InStage):
+        if isinstance(message, StageProgress):
             # It goes on in any case: a worker that is stopped here keeps the stage from all others until its next job.
             self._record_stage(job.number, message)
             return True
@@ -134,7 +135,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self.callback.on_trial_ended(number, TrialState.FAIL, None, f"{message.cause}; queued again")
         raise DiskFullError(f"{message.cause}. Make room and run the same command")
 
-    def _record_stage(self, number: int, message: InStage) -> None:
+    def _record_stage(self, number: int, message: StageProgress) -> None:
         if number in self.ledger.live:
             self.ledger.set_attrs(number, {STAGE: str(message)})
         if number in self.ledger.live:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.messages import Failed as Failed
     from promptgraft.search.trials.messages import FoldScores as FoldScores
     from promptgraft.search.trials.messages import GrowthJob as GrowthJob
-    from promptgraft.search.trials.messages import InStage as InStage
     from promptgraft.search.trials.messages import Job as Job
     from promptgraft.search.trials.messages import Message as Message
     from promptgraft.search.trials.messages import RepeatJob as RepeatJob

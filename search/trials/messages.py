@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.search.storage import Outcome
 from promptgraft.spaces import Candidate, PromptgraftError, Template, Verbalizer, masked
 
@@ -176,24 +177,6 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class InStage:
-    """A trial is in a stage that takes long, ahead of its evaluations.
-
-    Attributes:
-        stage: What is trained, in words.
-        step: Updates done.
-        steps: Updates to do.
-    """
-
-    stage: str
-    step: int
-    steps: int
-
-    def __str__(self) -> str:
-        return f"{self.stage}, update {self.step} of {self.steps}"
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """A job failed.
 
@@ -217,7 +200,7 @@ class SideJobDone:
     found: Growth | Outcome
 
 
-Message: TypeAlias = Evaluated | InStage | Failed | SideJobDone
+Message: TypeAlias = Evaluated | StageProgress | Failed | SideJobDone
 
 
 def cause_of(error: Exception) -> str:

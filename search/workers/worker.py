@@ -9,6 +9,7 @@ from ray import tune
 
 from promptgraft.objectives.data import Split
 from promptgraft.objectives.file_store import DiskFullError, FileStore
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.storage import Float32Score, Outcome, keep_result
 from promptgraft.search.trials import (
@@ -16,7 +17,6 @@ from promptgraft.search.trials import (
     Failed,
     FoldScores,
     GrowthJob,
-    InStage,
     Job,
     Message,
     RepeatJob,
@@ -116,15 +116,11 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """Close the cycle."""
         self._cycle = None
 
-    def _reported(self, job: TrialJob) -> Evaluated | InStage:
+    def _reported(self, job: TrialJob) -> Evaluated | StageProgress:
         """Go on to the next evaluation, or for a while within a long stage."""
-        from promptgraft.objectives.trial import StageProgress
-
         assert self._cycle is not None
         report = self._cycle.advance()
-        if isinstance(report, StageProgress):
-            return InStage(report.stage, report.step, report.steps)
-        return self._evaluated(job, report)
+        return report if isinstance(report, StageProgress) else self._evaluated(job, report)
 
     def _evaluated(self, job: TrialJob, evaluation: "Evaluation") -> Evaluated:
         """Describe an evaluation."""

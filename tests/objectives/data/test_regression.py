@@ -1,4 +1,4 @@
-"""A number a row: what is one, splits over the scale, and the metrics of scikit-learn and scipy."""
+"""A number a row: which cells hold one, splits over the scale, and the metrics of scikit-learn and scipy."""
 
 from collections import Counter
 from pathlib import Path

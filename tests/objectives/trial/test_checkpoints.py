@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import (
     Checkpoint,
     Objective,
     Result,
-    StageProgress,
     checkpoint_name,
     checkpoints,
     stage_training,
@@ -186,7 +186,7 @@ def test_a_source_stage_goes_on_at_its_last_checkpoint(
 def test_a_long_source_stage_reports_and_is_let_go(
     spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int
 ) -> None:
-    """A trial that is stopped within its source stage keeps it from nobody, and reports change no weights."""
+    """A trial that is stopped within its source stage lets others compute it, and reports change no weights."""
     if spec.backbone.family != "encoder":
         pytest.skip("one family is enough")
     target = replace(spec.target, validation_rows=None, folds=folds) if folds > 1 else spec.target

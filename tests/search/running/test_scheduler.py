@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 from optuna.trial import TrialState
 
+from promptgraft.objectives.progress import StageProgress
 from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.scheduler import MESSAGE, StudyScheduler
 from promptgraft.search.running.searcher import JOB
-from promptgraft.search.trials import Evaluated, InStage, Message, TrialJob
+from promptgraft.search.trials import Evaluated, Message, TrialJob
 from tests.support.studies import WIDE, open_ledger
 
 
@@ -19,7 +20,7 @@ class Seen:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def on_stage(self, number: int, message: InStage) -> None:
+    def on_stage(self, number: int, message: StageProgress) -> None:
         self.calls.append(f"{number}: {message}")
 
     def on_evaluated(self, number: int, message: Evaluated) -> None:
@@ -33,7 +34,7 @@ class Seen:
 
 
 def test_a_trial_in_its_source_stage_is_seen_and_not_judged(tmp_path: Path) -> None:
-    """By its driver, by `status`, and by whoever says where it was when it was killed; its curve is left alone."""
+    """By its driver, by `status`, and in the cause of a timeout; its curve is left alone."""
     book, callback = open_ledger(tmp_path, WIDE), Seen()
     scheduler = StudyScheduler(book, RunState(), callback)
     asked = book.ask()
@@ -44,17 +45,17 @@ def test_a_trial_in_its_source_stage_is_seen_and_not_judged(tmp_path: Path) -> N
         return scheduler.on_trial_result(None, ray_trial, {MESSAGE: message})  # type: ignore[arg-type]
 
     assert scheduler.where(0) == "before its first report"
-    assert says(InStage("source stage", 120, 10_000)) == "CONTINUE"
+    assert says(StageProgress("source stage", 120, 10_000)) == "CONTINUE"
     assert scheduler.where(0) == "in its source stage, update 120 of 10000"
     assert "  trial 0   source stage, update 120 of 10000" in status_lines(summarize(book.study))
     assert not book.frozen(0).intermediate_values
     assert says(Evaluated(0, 0.5)) == "CONTINUE"
     assert scheduler.where(0) == "after its report at step 0"
     assert summarize(book.study).stages == {}
-    assert says(InStage("contrastive stage", 1, 2)) == "CONTINUE"
+    assert says(StageProgress("contrastive stage", 1, 2)) == "CONTINUE"
     assert summarize(book.study).stages == {0: "contrastive stage, update 1 of 2"}
     book.fail(0, "another driver took it for an orphan")
-    assert says(InStage("contrastive stage", 2, 2)) == "CONTINUE", "to keep the stage from nobody"
+    assert says(StageProgress("contrastive stage", 2, 2)) == "CONTINUE", "to keep the stage from nobody"
     assert says(Evaluated(2, 0.5)) == "STOP"
     assert callback.calls == [
         "0: source stage, update 120 of 10000",
