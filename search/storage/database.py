@@ -287,14 +287,7 @@ def stored_studies(url: str) -> list[str]:
     Raises:
         InvalidInputError: If it can't be opened.
     """
-    path = sqlite_file(_settings(url)[1])
-    if path is not None and not (path.is_file() and path.stat().st_size):
-        return []  # Opening it would create its tables.
-    storage = open_storage(url)
-    try:
-        return sorted(optuna.get_all_study_names(storage))
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _opening_error(url, path, error) from error
+    return _open_stored(url)[1]
 
 
 def load_existing(name: str, url: str) -> optuna.Study:
@@ -303,10 +296,22 @@ def load_existing(name: str, url: str) -> optuna.Study:
     Raises:
         NotStartedError: If there is none.
     """
-    known = stored_studies(url)
-    if name in known:
-        return optuna.load_study(study_name=name, storage=open_storage(url))
+    storage, known = _open_stored(url)
+    if storage is not None and name in known:
+        return optuna.load_study(study_name=name, storage=storage)
     path = sqlite_file(_settings(url)[1])
     where = masked_url(url) if path is None else path.resolve()
     there = f"it holds {', '.join(known)}; {did_you_mean(name, known)}" if known else "there is no study in it"
     raise NotStartedError(f"study {name!r} has not been started in {where}: {there}")
+
+
+def _open_stored(url: str) -> tuple[RDBStorage | None, list[str]]:
+    """Open a storage, unless there is no database, and list its studies."""
+    path = sqlite_file(_settings(url)[1])
+    if path is not None and not (path.is_file() and path.stat().st_size):
+        return None, []  # Opening it would create its tables.
+    storage = open_storage(url)
+    try:
+        return storage, sorted(optuna.get_all_study_names(storage))
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _opening_error(url, path, error) from error
