@@ -299,6 +299,8 @@ def load_existing(name: str, url: str) -> optuna.Study:
     storage, known = _open_stored(url)
     if storage is not None and name in known:
         return optuna.load_study(study_name=name, storage=storage)
+    if storage is not None:
+        storage.engine.dispose()  # A server has few connections, and a study may be looked for again and again.
     path = sqlite_file(_settings(url)[1])
     where = masked_url(url) if path is None else path.resolve()
     there = f"it holds {', '.join(known)}; {did_you_mean(name, known)}" if known else "there is no study in it"

@@ -171,13 +171,11 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
     errors = tmp_path / "errors"
     with errors.open("w") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
 
-        def is_judging() -> bool:
-            assert process.poll() is None, errors.read_text()
-            has_begun = faults.trials_of(RunFolder(tmp_path / "run"), url)
-            return bool(has_begun and StudyRecord.of(load_existing("tiny", url)).repeats)
-
-        wait_until(is_judging, 600)
-        before = StudyRecord.of(load_existing("tiny", url)).repeats
+        wait_until(lambda: process.poll() is not None or faults.trials_of(RunFolder(tmp_path / "run"), url), 600)
+        stored = load_existing("tiny", url)  # One for all looks, as a server has few connections.
+        wait_until(lambda: process.poll() is not None or StudyRecord.of(stored).repeats, 600)
+        assert process.poll() is None, errors.read_text()
+        before = StudyRecord.of(stored).repeats
         with postgres_server.down():
             wait_until(lambda: "does not answer" in errors.read_text(), 60)
         output, _ = process.communicate(timeout=600)
