@@ -25,6 +25,7 @@ from promptgraft.bundles.manifest import (
     Examples,
     Manifest,
 )
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.spaces import InvalidInputError
 
 # Locked by an export that can't write beside the bundle's folder.
@@ -174,8 +175,11 @@ def read_examples(folder: Path) -> Examples | None:
     if len(examples.logits) != len(examples.rows):
         raise _no_examples(path, f"{len(examples.rows)} rows have {len(examples.logits)} rows of logits")
     for number, (row, logits) in enumerate(zip(examples.rows, examples.logits, strict=True)):
-        if len(logits) != len(manifest.labels):
-            raise _no_examples(path, f"row {number} has {len(logits)} logits for {len(manifest.labels)} labels")
+        per_word = TASK_KINDS[manifest.kind].words() is not None
+        for own in logits if per_word else (logits,):
+            if not isinstance(own, tuple) or len(own) != len(manifest.labels):
+                found = len(own) if isinstance(own, tuple) else "single"
+                raise _no_examples(path, f"row {number} has {found} logits for {len(manifest.labels)} labels")
         if missing := sorted(manifest.columns.keys() - row.keys()):
             raise _no_examples(path, f"row {number} lacks the field {missing[0]!r}")
     return examples

@@ -100,11 +100,11 @@ class Examples(_Part):
 
     Attributes:
         rows: Template field -> value, a mapping a row.
-        logits: Shape (rows, labels).
+        logits: Shape (rows, labels), or (rows, words, labels), padded with zeros.
     """
 
     rows: tuple[dict[str, str], ...] = Field(min_length=1)
-    logits: tuple[tuple[FiniteFloat, ...], ...]
+    logits: tuple[tuple[FiniteFloat | tuple[FiniteFloat, ...], ...], ...]
 
 
 class MemberPart(_Part):

@@ -120,6 +120,8 @@ class Predictor:
         candidate, template, verbalizer = part.parts(manifest.head_labels, manifest.columns)
         backbone = BACKBONES[spec.family](spec, device)
         model = PromptedModel(backbone, candidate, template, verbalizer, manifest.head_labels, manifest.seed)
+        if words := self.task.words():
+            model.read_words(words)
         try:
             delta = load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
@@ -172,11 +174,11 @@ class Predictor:
         return self.manifest.labels
 
     def predict(self, rows: Sequence[Input]) -> list[Prediction]:
-        """Return the likeliest label of each row, all labels that apply, or a number, by the kind of task."""
-        return self.task.predict(self.expected(rows))
+        """Return the likeliest label of each row, all labels that apply, a number, or spans, by the kind of task."""
+        return self.task.predict(self.expected(rows), self.texts(rows))
 
     def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
-        """Return each label's probability, shape (len(rows), len(labels)); see `logits`.
+        """Return each label's probability, shape (len(rows), len(labels)), or of each word; see `logits`.
 
         Raises:
             InvalidInputError: If the bundle predicts numbers, which have no probability, or as `logits`.
@@ -186,7 +188,7 @@ class Predictor:
         return self.expected(rows)
 
     def expected(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
-        """Return each label's probability, or the numbers, shape (len(rows), len(labels)); see `logits`."""
+        """Return each label's probability, or the numbers; see `logits`."""
         return self.task.expected(self.logits(rows).astype(np.float64) / self.manifest.temperature)
 
     def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
@@ -197,7 +199,8 @@ class Predictor:
 
         Returns:
             Logits before the temperature, shape (len(rows), len(labels)); those of an ensemble are the logarithms of
-            the mean probabilities. Where the kind of task is of numbers, these.
+            the mean probabilities. Where the kind of task is of numbers, these. Where each word has an output, shape
+            (len(rows), words, len(labels)), with zeros behind the last word of a row.
 
         Raises:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
@@ -212,6 +215,10 @@ class Predictor:
         scores = member.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
         found: npt.NDArray[np.float32] = scores.numpy()
         return found
+
+    def texts(self, rows: Sequence[Input]) -> list[Mapping[str, str]]:
+        """Return rows as mappings, as they were given."""
+        return [dict.fromkeys(self.manifest.columns, row) if isinstance(row, str) else row for row in rows]
 
     def _fields(self, number: int, row: Input) -> Mapping[str, str]:
         names = list(self.manifest.columns)
@@ -260,8 +267,8 @@ class Predictor:
             abstain_below: Smallest probability at which a row gets a label; `Manifest.coverage` says what that brings.
 
         Returns:
-            `label` (or `labels`, `value`, by the kind of task), and one column `probability_<label>` a label where
-            there are labels; empty where a field is missing or is no text.
+            `label` (or `labels`, `value`, `spans`, by the kind of task), and one column `probability_<label>` a label
+            where rows have labels; empty where a field is missing or is no text.
 
         Raises:
             InvalidInputError: If rows are to get no label though the kind of task has no single one.
@@ -271,9 +278,10 @@ class Predictor:
             place for place, row in enumerate(rows) if all(has_text(row.get(name)) for name in self.manifest.columns)
         ]
         expected = np.zeros((0, len(self.labels)))
+        texts = [{name: str(rows[place][name]) for name in self.manifest.columns} for place in places]
         if places:
-            expected = self.expected([{name: str(value) for name, value in rows[place].items()} for place in places])
-        (name, predicted), *others = self.task.columns(expected).items()
+            expected = self.expected(texts)
+        (name, predicted), *others = self.task.columns(expected, texts).items()
         first = np.full(len(rows), None, dtype=object)
         for place, value, own in zip(places, predicted, expected, strict=True):
             first[place] = value if not abstain_below or own.max() >= abstain_below else None

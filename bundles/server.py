@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, Probabilities, ServedModel, ServingLimits
 from promptgraft.bundles.doors import why_refused
 from promptgraft.bundles.predictor import check_abstaining
-from promptgraft.objectives.data import Task
+from promptgraft.objectives.data import Span, Task
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,21 @@ class NumberPrediction(BaseModel):
     """Prediction for one row, where it is a number."""
 
     value: float = Field(description="Predicted number.")
+
+
+class LabelledSpan(BaseModel):
+    """Part of a row's text with a label."""
+
+    start: int = Field(description="Where it begins, in characters.")
+    end: int = Field(description="Where it ends.")
+    label: str = Field(description="Its label.")
+    text: str = Field(description="The part itself.")
+
+
+class SpansPrediction(BaseModel):
+    """Prediction for one row, where parts of its text have labels."""
+
+    spans: list[LabelledSpan] = Field(description="Labelled parts, in the order of the text.")
 
 
 class Problem(BaseModel):
@@ -155,7 +170,7 @@ def _add_predictions(app: FastAPI, batcher: Batcher, answers: "_Answers", bodies
             raise HTTPException(429, "too many rows are waiting; try again later", {"Retry-After": "1"}) from error
         except InvalidInputError as error:
             raise HTTPException(422, str(error)) from error
-        return [answers.of(expected) for expected in found]
+        return [answers.of(expected, text) for expected, text in zip(found, rows, strict=True)]
 
     several = create_model(
         "Predictions",
@@ -230,23 +245,35 @@ class _Answers:
     @property
     def model(self) -> type[BaseModel]:
         """What answers are."""
+        if self.task.words() is not None:
+            return SpansPrediction
         if self.task.one_label:
             return Prediction
         return LabelsPrediction if self.task.has_labels else NumberPrediction
 
-    def of(self, expected: Probabilities) -> BaseModel:
-        (found,) = self.task.predict(expected[None])
+    def of(self, expected: Probabilities, text: Mapping[str, str]) -> BaseModel:
+        (found,) = self.task.predict(expected[None], [text])
         if isinstance(found, float):
             self.metrics.predictions.labels("").inc()
             return NumberPrediction(value=found)
+        if isinstance(found, tuple) and self.task.words() is not None:
+            (value,), spans = text.values(), [own for own in found if isinstance(own, Span)]
+            self._count([own.label for own in spans])
+            said = [LabelledSpan(**asdict(own), text=value[own.start : own.end]) for own in spans]
+            return SpansPrediction(spans=said)
         probabilities = dict(zip(self.task.labels, expected.tolist(), strict=True))
         if isinstance(found, tuple):
-            for own in found or ("",):
-                self.metrics.predictions.labels(own).inc()
-            return LabelsPrediction(labels=list(found), probabilities=probabilities)
+            labels = [own for own in found if isinstance(own, str)]
+            self._count(labels)
+            return LabelsPrediction(labels=labels, probabilities=probabilities)
         label = found if expected.max() >= self.abstain_below else None
-        self.metrics.predictions.labels(label or "").inc()
+        self._count([label] if label else [])
         return Prediction(label=label, probabilities=probabilities)
+
+    def _count(self, labels: Sequence[str]) -> None:
+        """Count a row's labels, or that it has none."""
+        for label in labels or ("",):
+            self.metrics.predictions.labels(label).inc()
 
 
 def _message(entry: Mapping[str, Any]) -> str:

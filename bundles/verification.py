@@ -9,6 +9,7 @@ from promptgraft.bundles.folder import changed_files, parse_manifest, read_examp
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, EXAMPLES_FILE, MANIFEST_FILE, Examples
 from promptgraft.bundles.predictor import Predictor
 from promptgraft.objectives.backbones import file_hashes
+from promptgraft.objectives.data import joined
 from promptgraft.spaces import InvalidInputError
 
 # Largest difference of a logit, as a share of the largest logit. The same machine gives 0.0, or 5e-6 where the trial
@@ -86,13 +87,15 @@ def verify(
     if examples is None:
         return Verification((), unlisted)
     predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)
-    logits, expected_logits = predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)
+    count = len(examples.rows)
+    both = joined([predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)])
+    logits, expected_logits = both[:count], both[count:]
     apart = np.abs(logits - expected_logits) / np.abs(expected_logits).max()
     difference = float(apart.max())
     task = predictor.task
     if task.has_labels:
-        ours, theirs = (task.predict(task.expected(own)) for own in (logits, expected_logits))
+        ours, theirs = (task.predict(task.expected(own), examples.rows) for own in (logits, expected_logits))
         agreeing = sum(own == other for own, other in zip(ours, theirs, strict=True))
     else:
         agreeing = int((apart.max(1) <= TOLERANCE).sum())
-    return Verification((), unlisted, len(examples.rows), agreeing, difference)
+    return Verification((), unlisted, count, agreeing, difference)

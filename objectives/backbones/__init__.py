@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
     from promptgraft.objectives.backbones.encoder import EncoderScorer as EncoderScorer
+    from promptgraft.objectives.backbones.encoder import at_words as at_words
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
     from promptgraft.objectives.backbones.families import Architecture as Architecture
@@ -26,5 +27,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.model_files import model_type as model_type
     from promptgraft.objectives.backbones.model_files import weights_hash as weights_hash
     from promptgraft.objectives.backbones.recurrent import write_recurrent as write_recurrent
+    from promptgraft.objectives.backbones.text_tokens import PromptTokens as PromptTokens
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

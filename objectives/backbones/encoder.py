@@ -59,8 +59,10 @@ class EncoderScorer(EmbeddingScorer):
         return features @ weight.T + self.bias[rows]
 
     def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
-        """Pool the text's hidden states into an embedding; shape (rows, hidden)."""
+        """Pool the text's hidden states into an embedding, shape (rows, hidden); or take those of its words."""
         hidden = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
+        if batch.words is not None:
+            return at_words(hidden, batch.words, stack.shift)
         return self.pool(hidden, self._pooled(stack, batch), stack.shift)
 
     def places(self, labels: Sequence[str]) -> Tensor:
@@ -137,6 +139,18 @@ class Encoder(Backbone):
             hidden = self.stack(input_ids=ids, attention_mask=mask)
         pooled = pool(hidden.last_hidden_state, lengths, 0)
         return functional.normalize(pooled, dim=-1).mean(0)
+
+
+def at_words(hidden: Tensor, words: Tensor, shift: int) -> Tensor:
+    """Take the hidden states of words' first tokens, and zeros for words without any; shape (rows, words, hidden).
+
+    Args:
+        hidden: Shape (rows, tokens, hidden).
+        words: Places of the tokens, -1 for none, shape (rows, words).
+        shift: Position of the text's first token.
+    """
+    places = (words.clamp(min=0) + shift)[..., None].expand(-1, -1, hidden.shape[2])
+    return hidden.gather(1, places) * (words >= 0).to(hidden.dtype)[..., None]
 
 
 def first_token(hidden: Tensor, lengths: Tensor, shift: int) -> Tensor:  # noqa: ARG001

@@ -20,11 +20,14 @@ class Batch:
         input_ids: Token ids, shape (rows, tokens).
         lengths: Tokens of each row, shape (rows,).
         known: What the frozen layers make of the prompts, if that was computed before.
+        words: Place of the first token of each word that is scored, -1 for none, shape (rows, words); None where rows
+            are scored as a whole.
     """
 
     input_ids: Tensor
     lengths: Tensor
     known: Known | None = None
+    words: Tensor | None = None
 
 
 class LabelScorer(nn.Module, ABC):
@@ -52,7 +55,7 @@ class LabelScorer(nn.Module, ABC):
             labels: The labels to score.
 
         Returns:
-            Logits, shape (rows, len(labels)).
+            Logits, shape (rows, len(labels)), or (rows, words, len(labels)).
         """
 
 
@@ -84,7 +87,7 @@ class EmbeddingScorer(LabelScorer):
             batch: Encoded prompts.
 
         Returns:
-            Embeddings, shape (rows, hidden).
+            Embeddings, shape (rows, hidden), or (rows, words, hidden).
         """
 
 

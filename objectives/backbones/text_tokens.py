@@ -100,6 +100,28 @@ class PromptTokens:
             return ids
         return [*self.begin, *self._names.as_text(text), *self.end]
 
+    @property
+    def has_offsets(self) -> bool:
+        """Whether the tokenizer says where in a text its tokens are."""
+        return bool(self._names.tokenizer.is_fast)
+
+    def seen(self, text: str) -> str:
+        """Return a prompt's text as it is tokenized, with the names in it broken up that have to be."""
+        whole = self._named or self._names.can_be_ignored
+        return text if whole else break_up(tuple(self._names.ids), text)
+
+    def offsets(self, seen: str) -> list[tuple[int, int]]:
+        """Return where each token of a prompt begins and ends in its text; of those around it that is (0, 0).
+
+        Args:
+            seen: The text, from `seen`.
+        """
+        options = {} if self._named else {"add_special_tokens": False, "split_special_tokens": True}
+        found: list[tuple[int, int]] = self._names.tokenizer(seen, return_offsets_mapping=True, **options)[
+            "offset_mapping"
+        ]
+        return found if self._named else [*[(0, 0)] * len(self.begin), *found, *[(0, 0)] * len(self.end)]
+
     def around(self, texts: Iterable[str], between: list[int]) -> list[int]:
         """Tokenize the parts of a prompt, in which no name stands for a special token, and put tokens between them."""
         before, after = (self._names.as_text(text) for text in texts)

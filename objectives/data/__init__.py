@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import label_number as label_number
     from promptgraft.objectives.data.labels import match_labels as match_labels
     from promptgraft.objectives.data.labels import named_by as named_by
+    from promptgraft.objectives.data.rows import IGNORED as IGNORED
     from promptgraft.objectives.data.rows import Answer as Answer
     from promptgraft.objectives.data.rows import Comparison as Comparison
     from promptgraft.objectives.data.rows import Direction as Direction
     from promptgraft.objectives.data.rows import Expected as Expected
+    from promptgraft.objectives.data.rows import LabelScores as LabelScores
     from promptgraft.objectives.data.rows import Outputs as Outputs
     from promptgraft.objectives.data.rows import Row as Row
+    from promptgraft.objectives.data.rows import Span as Span
     from promptgraft.objectives.data.rows import TaskSpec as TaskSpec
+    from promptgraft.objectives.data.rows import WordSplitter as WordSplitter
     from promptgraft.objectives.data.rows import fields_key as fields_key
+    from promptgraft.objectives.data.rows import joined as joined
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
+    from promptgraft.objectives.data.splits import by_rarest as by_rarest
     from promptgraft.objectives.data.tables import has_text as has_text
     from promptgraft.objectives.data.tables import read_rows as read_rows
     from promptgraft.objectives.data.tables import read_table as read_table
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import LossName as LossName
     from promptgraft.objectives.data.tasks import Prediction as Prediction
     from promptgraft.objectives.data.tasks import Task as Task
+    from promptgraft.objectives.data.tasks import Texts as Texts
     from promptgraft.objectives.data.tasks import all_labels as all_labels
     from promptgraft.objectives.data.tasks import by_turns as by_turns
     from promptgraft.objectives.data.tasks import check_same_kind as check_same_kind
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import with_fewer as with_fewer
     from promptgraft.objectives.data.text_classification import log_loss as log_loss
     from promptgraft.objectives.data.text_classification import mean_logits as mean_logits
+    from promptgraft.objectives.data.text_tasks import TextTask as TextTask
     from promptgraft.objectives.data.text_tasks import drop_known as drop_known
+    from promptgraft.objectives.data.text_tasks import read_labels as read_labels
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

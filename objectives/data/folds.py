@@ -126,7 +126,7 @@ def absent_labels(task: Task, metric: str) -> list[str]:
     lacking: dict[tuple[str, ...], list[str]] = {}
     for part, rows in (parts | {"test": task.test}).items():
         present = {label for row in rows for label in task.labels_of(row.answer)}
-        absent = tuple(repr(label) for index, label in enumerate(task.labels) if index not in present)
+        absent = tuple(repr(task.labels[index]) for index in task.needed_labels if index not in present)
         if rows and absent:
             lacking.setdefault(absent, []).append(f"{part} ({len(rows)} rows)")
     effect = f"{metric} counts it as 0 there" if metric.endswith("_macro") else f"{metric} says nothing of it there"

@@ -1,7 +1,6 @@
 """Multi-label classification: rows with text fields and any number of labels, each of which applies or not."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -10,12 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+)
 
-from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
-from promptgraft.objectives.data.splits import merged
+from promptgraft.objectives.data.rows import Answer, Direction, Expected, LabelScores, Outputs, Row, TaskSpec
+from promptgraft.objectives.data.splits import by_rarest
 from promptgraft.objectives.data.tables import has_text
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction
+from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
 from promptgraft.objectives.data.text_tasks import TextTask, read_labels
 
 # Stands between the labels of a cell.
@@ -50,9 +54,10 @@ class MultiLabel(TextTask):
         labels: tuple[str, ...] | None,
         *,
         choosing: bool,
+        texts: Texts,
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Take each cell for several labels: a JSON list, or labels with `|` between them; see `TextTask`."""
-        del spec
+        del spec, texts
         found = [labels_in(cell) for cell in cells]
         occurring = sorted({label for own in found for label in own or ()})
         index, names = read_labels(occurring, labels, choosing=choosing)
@@ -75,10 +80,7 @@ class MultiLabel(TextTask):
     @classmethod
     def strata(cls, rows: Sequence[Row]) -> list[int]:
         """Number rows by their rarest label, since it is the rare ones that a split may miss; see `Task`."""
-        counts = Counter(label for row in rows for label in cls.labels_of(row.answer))
-        none = max(counts, default=0) + 1
-        own = [min(cls.labels_of(row.answer), key=lambda label: (counts[label], label), default=none) for row in rows]
-        return merged(own)
+        return by_rarest([cls.labels_of(row.answer) for row in rows])
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Compute scikit-learn's average precision and F1, and the loss; see `Task`.
@@ -117,21 +119,30 @@ class MultiLabel(TextTask):
         chances = self.expected(outputs)
         return np.asarray(np.where(self._indicators(rows), chances, 1 - chances).mean(axis=1))
 
-    def predict(self, expected: Expected) -> list[Prediction]:
+    def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:  # noqa: ARG002
         """Return the labels whose probability is at least their threshold; see `Task`."""
         return [
             tuple(label for label, over in zip(self.labels, own, strict=True) if over)
             for own in self._is_over(expected)
         ]
 
-    def columns(self, expected: Expected) -> dict[str, Sequence[Any]]:
+    def columns(self, expected: Expected, texts: Texts) -> dict[str, Sequence[Any]]:
         """Return the labels, as a cell that can be read again, and each label's probability; see `Task`."""
         chances = {f"probability_{label}": expected[:, place].tolist() for place, label in enumerate(self.labels)}
-        return {"labels": [in_cell(own) for own in self.predict(expected) if isinstance(own, tuple)], **chances}
+        said = [[str(label) for label in own] for own in self.predict(expected, texts) if isinstance(own, tuple)]
+        return {"labels": [in_cell(own) for own in said], **chances}
 
-    def show(self, answer: Answer) -> str:
+    def show(self, row: Row) -> str:
         """Return the labels as a cell; see `Task`."""
-        return in_cell([self.labels[label] for label in self.labels_of(answer)])
+        return in_cell([self.labels[label] for label in self.labels_of(row.answer)])
+
+    def by_label(self, expected: Expected, rows: Sequence[Row]) -> list[LabelScores]:
+        """Compute scikit-learn's precision, recall and F1; see `Task`."""
+        true, predicted = self._indicators(rows), self._is_over(expected)
+        figures = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
+        missed = (true & ~predicted).sum(axis=0)
+        columns = [column.tolist() for column in (figures[3], missed, *figures[:3])]
+        return [LabelScores(*own) for own in zip(self.labels, *columns, strict=True)]
 
     def decided(self, outputs: Outputs, rows: Sequence[Row]) -> "MultiLabel":
         """Choose the threshold of each label that gives its best F1 on rows that the model wasn't trained on.
@@ -141,10 +152,10 @@ class MultiLabel(TextTask):
         true, chances = self._indicators(rows), self.expected(outputs)
         return replace(self, thresholds=tuple(_best_threshold(true[:, i], chances[:, i]) for i in range(true.shape[1])))
 
-    def constant(self, rows: int) -> Outputs:
+    def constant(self, rows: Sequence[Row]) -> Outputs:
         """Predict each label by its share of the training rows; see `Task`."""
         shares = self._indicators(self.train).mean(axis=0, keepdims=True)
-        return np.tile(self.outputs_of(shares), (rows, 1))
+        return np.tile(self.outputs_of(shares), (len(rows), 1))
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit logistic regression to each label; see `Task`."""

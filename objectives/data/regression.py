@@ -11,7 +11,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
 from promptgraft.objectives.data.splits import merged
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction
+from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
 from promptgraft.objectives.data.text_tasks import TextTask
 from promptgraft.spaces import InvalidInputError
 
@@ -48,6 +48,7 @@ class Regression(TextTask):
         labels: tuple[str, ...] | None,
         *,
         choosing: bool,  # noqa: ARG003
+        texts: Texts,  # noqa: ARG003
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Take each cell for a number; see `TextTask`. The output is called as the column."""
         if labels is not None:
@@ -110,22 +111,22 @@ class Regression(TextTask):
         """Return each row's squared error, negative; see `Task`."""
         return -((self.expected(outputs)[:, 0] - _numbers(rows)) ** 2)
 
-    def predict(self, expected: Expected) -> list[Prediction]:
+    def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:  # noqa: ARG002
         """Return the number of each row; see `Task`."""
         return [float(own) for own in expected[:, 0]]
 
-    def columns(self, expected: Expected) -> dict[str, Sequence[Any]]:
+    def columns(self, expected: Expected, texts: Texts) -> dict[str, Sequence[Any]]:  # noqa: ARG002
         """Return the number; see `Task`."""
         return {"value": expected[:, 0].tolist()}
 
-    def show(self, answer: Answer) -> str:
+    def show(self, row: Row) -> str:
         """Return the number; see `Task`."""
-        assert isinstance(answer, float)
-        return f"{answer:g}"
+        assert isinstance(row.answer, float)
+        return f"{row.answer:g}"
 
-    def constant(self, rows: int) -> Outputs:
+    def constant(self, rows: Sequence[Row]) -> Outputs:
         """Predict the mean of the training rows; see `Task`."""
-        return np.full((rows, 1), _numbers(self.train).mean(), dtype=np.float32)
+        return np.full((len(rows), 1), _numbers(self.train).mean(), dtype=np.float32)
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit ridge regression; see `Task`."""

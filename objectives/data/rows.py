@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
@@ -10,11 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 Direction = Literal["maximize", "minimize"]
-# What a model computes for rows, and what that stands for, such as probabilities; both of shape (rows, labels).
+# What a model computes for rows, and what that stands for, such as probabilities; both of shape (rows, labels), or, in
+# kinds of task with an output for each word, (rows, words, labels), with zeros behind a row's last word.
 Outputs: TypeAlias = npt.NDArray[np.float32]
 Expected: TypeAlias = npt.NDArray[np.float64]
-# What is right for a row: index of its label, indices of its labels in ascending order, or a number.
+# What is right for a row: index of its label, indices of its labels in ascending order, that of each word, or a number.
 Answer: TypeAlias = int | tuple[int, ...] | float
+# Finds the words of a text: where each begins and ends.
+WordSplitter: TypeAlias = Callable[[str], list[tuple[int, int]]]
+# In the place of a word's label where there is nothing to learn from it, as in transformers.
+IGNORED = -100
 # How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
 # versions, by the words of all fields together.
 Comparison = Literal["fields", "words"]
@@ -84,6 +89,42 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a text with a label.
+
+    Attributes:
+        start: Where it begins, in characters.
+        end: Where it ends.
+        label: The label.
+    """
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """How well a label is found, in rows or in spans.
+
+    Attributes:
+        label: The label.
+        count: How many have it.
+        missed: How many of them were predicted without it.
+        precision: Share of its predictions that are right.
+        recall: Share of those that have it that were found.
+        f1: Harmonic mean of both.
+    """
+
+    label: str
+    count: int
+    missed: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
 class CleaningReport:
     """How many rows were read and why some were dropped.
 
@@ -150,3 +191,11 @@ def rows_hash(rows: Sequence[Row]) -> str:
     """Hash rows in their order; 16 hexadecimal digits."""
     content = json.dumps([[sorted(row.fields.items()), row.answer] for row in rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """Put outputs of several rows behind each other; those of words are padded with zeros to the longest row."""
+    if parts[0].ndim == 2:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0))) for part in parts])

@@ -118,6 +118,18 @@ def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str
     )
 
 
+def by_rarest(labels: Sequence[Sequence[int]], least: int = 2) -> list[int]:
+    """Number rows by their rarest label, since it is the rare ones that a split may miss; those without have a part.
+
+    Args:
+        labels: Those of each row.
+        least: Rows that a part must have; see `merged`.
+    """
+    counts = Counter(label for own in labels for label in own)
+    none = max(counts, default=0) + 1
+    return merged([min(own, key=lambda label: (counts[label], label), default=none) for own in labels], least)
+
+
 def merged(strata: Sequence[int], least: int = 2) -> list[int]:
     """Put the rows of parts that are too small to be divided into one part, or into the largest of the others.
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ _NAMES = {".gz": "gzip", ".zst": "zstd"}
 # Of a folder that `datasets.Dataset.save_to_disk` wrote, and of one with several such folders.
 _DATASET_FILE, _STATE_FILE, _SPLITS_FILE = "dataset_info.json", "state.json", "dataset_dict.json"
 _SHOWN = 8
+# A word's tag in a file of words: B, I and O, or with E (or L) for the last and S (or U) for an only one.
+_TAG = re.compile(r"O|(?P<part>[BIESLU])-(?P<label>.+)")
 
 Columns = tuple[list[str], list[Sequence[object]]]
 
@@ -184,3 +187,45 @@ def _text_of(file: Path) -> str:
 def tables_in(path: str, kinds: Sequence[str]) -> list[str]:
     """List some tables in a local folder, for messages."""
     return sorted(file.name for file in Path(path).iterdir() if suffixes_of(str(file))[0] in kinds)[:_SHOWN]
+
+
+def read_conll(text: str) -> Columns:
+    """Read sentences whose words stand in lines of their own: the word in the first column, its tag in the last.
+
+    Tags are `O`, or a letter of the BIO or BIOES scheme, `-` and a label, as in `B-PER`. Blank lines stand between
+    sentences; lines that begin with `#` or `-DOCSTART-` and have no such tag are left out.
+
+    Returns:
+        The columns `text`, the words with spaces between them, and `spans`, as `token_classification` reads them.
+
+    Raises:
+        ValueError: If a line has no word and tag.
+    """
+    texts: list[str] = []
+    spans: list[list[dict[str, Any]]] = []
+    words: list[str] = []
+    is_open = False  # Whether the word before is in the last span.
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        cells = line.split("\t") if "\t" in line else line.split()
+        if not line.strip():
+            texts += [" ".join(words)] * bool(words)
+            words, is_open = [], False
+            continue
+        tag = _TAG.fullmatch(cells[-1].strip()) if len(cells) > 1 else None
+        if line.startswith(("#", "-DOCSTART-")) and (tag is None or cells[0] == "-DOCSTART-"):
+            continue
+        if tag is None or not cells[0].strip():
+            raise ValueError(
+                f"line {number} is {line!r}; expected a word, and in the last column its tag, such as O, B-PER or I-PER"
+            )
+        if not words:
+            spans.append([])
+        start = len(" ".join(words)) + bool(words)
+        words.append(cells[0].strip())
+        end, label = len(" ".join(words)), tag["label"]
+        if label and is_open and tag["part"] in "IEL" and spans[-1][-1]["label"] == label:
+            spans[-1][-1]["end"] = end
+        elif label:
+            spans[-1].append({"start": start, "end": end, "label": label})
+        is_open = bool(label)
+    return ["text", "spans"], [texts, spans]

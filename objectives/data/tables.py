@@ -19,6 +19,7 @@ from promptgraft.objectives.data.table_files import (
     fetch,
     is_url,
     read_arrow,
+    read_conll,
     read_excel,
     read_folder,
     shown_path,
@@ -63,9 +64,9 @@ def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> 
     """Read columns of a table, every value as text.
 
     Args:
-        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather` or `.xlsx` file, also with `.gz`
-            or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a folder of `.txt`
-            files for each class.
+        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather`, `.xlsx` or `.conll` file, also
+            with `.gz` or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a folder of
+            `.txt` files for each class.
         columns: The columns to read.
         lists: Those of them that may hold lists, which become JSON.
 
@@ -335,6 +336,7 @@ _READERS: Mapping[str, Callable[[bytes, Sequence[str]], _Table]] = {
     ".arrow": lambda content, _: _Table(*read_arrow(content)),
     ".feather": lambda content, _: _Table(*read_arrow(content)),
     ".xlsx": lambda content, _: _Table(*read_excel(content)),
+    ".conll": lambda content, _: _Table(*read_conll(_decoded(content))),
 }
 
 

@@ -13,26 +13,31 @@ from promptgraft.objectives.data.rows import (
     CleaningReport,
     Direction,
     Expected,
+    LabelScores,
     Outputs,
     Row,
+    Span,
     TaskSpec,
+    WordSplitter,
 )
-from promptgraft.spaces import InvalidInputError, Registry
+from promptgraft.spaces import InvalidInputError, Registry, Template
 
 if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import Split
 
-# What a model says of a row: a label, several labels, or a number.
-Prediction: TypeAlias = str | tuple[str, ...] | float
-LossName = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
+# What a model says of a row: a label, several labels, a number, or labelled parts of its text.
+Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
+# Template field -> value of each row.
+Texts: TypeAlias = Sequence[Mapping[str, str]]
+LossName = Literal["cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy"]
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
-    Outputs are what a model computes for each row, one number a label: logits, or in kinds of numbers the number
-    itself. `docs/task-kinds.md` shows how to add a kind; `objectives.measures.kind_checks` tests one.
+    Outputs are what a model computes for each row, or each word of it, one number a label: logits, or in kinds of
+    numbers the number itself. `docs/task-kinds.md` shows how to add one; `objectives.measures.kind_checks` tests it.
 
     Attributes:
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
@@ -136,6 +141,19 @@ class Task(ABC):
         return (answer,) if isinstance(answer, int) else answer if isinstance(answer, tuple) else ()
 
     @property
+    def needed_labels(self) -> tuple[int, ...]:
+        """Labels that the rows to train on must have."""
+        return tuple(range(len(self.labels))) if self.has_labels else ()
+
+    @classmethod
+    def words(cls) -> WordSplitter | None:
+        """Return what finds the words of a text, in kinds with an output for each of them; None in others.
+
+        Predictions are spans then, and each word is read where its first piece stands in the prompt.
+        """
+        return None
+
+    @property
     def scaling(self) -> tuple[float, float] | None:
         """Centre and scale of the training rows' numbers, by which models are trained; None where there are none."""
         return None
@@ -145,7 +163,7 @@ class Task(ABC):
         """Score outputs against the rows they belong to.
 
         Args:
-            outputs: Shape (rows, labels).
+            outputs: Shape (rows, labels), or (rows, words, labels).
             rows: The rows.
 
         Returns:
@@ -181,41 +199,56 @@ class Task(ABC):
         """Return how good the outputs of each row are, by which models are compared row by row; shape (rows,)."""
 
     @abstractmethod
-    def predict(self, expected: Expected) -> list[Prediction]:
+    def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:
         """Return the prediction for each row.
 
         Args:
-            expected: From `expected`, shape (rows, labels).
+            expected: From `expected`.
+            texts: Template field -> value of each row.
         """
 
     @abstractmethod
-    def columns(self, expected: Expected) -> dict[str, Sequence[Any]]:
+    def columns(self, expected: Expected, texts: Texts) -> dict[str, Sequence[Any]]:
         """Return the columns of a table of predictions; the first has what `predict` says, as a cell.
 
         Args:
-            expected: From `expected`, shape (rows, labels).
+            expected: From `expected`.
+            texts: Template field -> value of each row.
         """
 
     @abstractmethod
-    def show(self, answer: Answer) -> str:
+    def show(self, row: Row) -> str:
         """Write a row's answer as text, as it may stand in a table."""
 
     @abstractmethod
-    def constant(self, rows: int) -> Outputs:
-        """Return the best outputs that are the same for all rows, by the training rows; shape (rows, labels)."""
+    def constant(self, rows: Sequence[Row]) -> Outputs:
+        """Return the best outputs that are the same for all rows, or words, by the training rows."""
+
+    @abstractmethod
+    def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
+        """Fit what a user without a pretrained model would, by the words of the texts.
+
+        Args:
+            train: Rows that it is fitted on.
+            rows: Rows that are predicted.
+
+        Returns:
+            Outputs for `rows`.
+        """
 
     @abstractmethod
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit scikit-learn's linear model of this kind, and apply it to other rows.
 
         Args:
-            known: Features of the training rows, dense or sparse; shape (training rows, features).
+            known: Features of the training rows, dense or sparse; shape (training rows, features), or of their words,
+                shape (training rows, words, features).
             train: These rows.
             others: Features of the other rows.
             c: Inverse strength of the penalty.
 
         Returns:
-            Shape (other rows, labels).
+            Outputs for the other rows.
         """
 
     @property
@@ -248,6 +281,11 @@ class Task(ABC):
         del outputs, rows
         return self
 
+    def by_label(self, expected: Expected, rows: Sequence[Row]) -> list[LabelScores]:
+        """Say how well each label is found; nothing in kinds without labels, or with a confusion table."""
+        del expected, rows
+        return []
+
     def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
         """Count true labels (rows) against predicted ones (columns); nothing in kinds that have no such table."""
         del outputs, rows
@@ -268,6 +306,12 @@ class Task(ABC):
         return (
             f"{name} {value!r} needs rows with exactly one label each, which this kind of task has not; use {choices}"
         )
+
+    @classmethod
+    def refuses_template(cls, template: Template) -> str | None:
+        """Say why the kind can't use a template; None if it can."""
+        del template
+        return None
 
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
@@ -297,7 +341,10 @@ def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
 
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind",
-    [f"promptgraft.objectives.data.{kind}" for kind in ("text_classification", "multi_label", "regression")],
+    [
+        *(f"promptgraft.objectives.data.{kind}" for kind in ("text_classification", "multi_label", "regression")),
+        "promptgraft.objectives.kinds.token_classification",
+    ],
 )
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
 from promptgraft.objectives.data.tables import has_text
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction
+from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
 from promptgraft.objectives.data.text_tasks import TextTask, read_labels
 
 # Metric name -> the direction in which it is better, in Optuna's words.
@@ -46,9 +46,10 @@ class TextClassification(TextTask):
         labels: tuple[str, ...] | None,
         *,
         choosing: bool,
+        texts: Texts,
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Take each cell for a label; see `TextTask`."""
-        del spec
+        del spec, texts
         index, names = read_labels(sorted({cell for cell in cells if has_text(cell)}), labels, choosing=choosing)
         return [index.get(cell) for cell in cells], names
 
@@ -89,28 +90,27 @@ class TextClassification(TextTask):
         """Return the probability of each row's label; see `Task`."""
         return self.expected(outputs)[np.arange(len(rows)), [row.label for row in rows]]
 
-    def predict(self, expected: Expected) -> list[Prediction]:
+    def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:  # noqa: ARG002
         """Return the likeliest label of each row; see `Task`."""
         return [self.labels[index] for index in expected.argmax(axis=1)]
 
-    def columns(self, expected: Expected) -> dict[str, Sequence[Any]]:
+    def columns(self, expected: Expected, texts: Texts) -> dict[str, Sequence[Any]]:
         """Return the likeliest label, and each label's probability; see `Task`."""
         chances = {f"probability_{label}": expected[:, place].tolist() for place, label in enumerate(self.labels)}
-        return {"label": self.predict(expected), **chances}
+        return {"label": self.predict(expected, texts), **chances}
 
-    def show(self, answer: Answer) -> str:
+    def show(self, row: Row) -> str:
         """Return the label; see `Task`."""
-        assert isinstance(answer, int)
-        return self.labels[answer]
+        return self.labels[row.label]
 
     def combine(self, members: Sequence[Outputs], weights: Sequence[float]) -> Outputs:
         """Average probabilities; see `Task`."""
         return mean_logits(members, weights)
 
-    def constant(self, rows: int) -> Outputs:
+    def constant(self, rows: Sequence[Row]) -> Outputs:
         """Predict the most frequent label; see `Task`."""
         counts = np.bincount([row.label for row in self.train], minlength=len(self.labels)).astype(np.float32)
-        return np.tile(np.log(np.maximum(counts, 1e-9) / counts.sum()), (rows, 1))
+        return np.tile(np.log(np.maximum(counts, 1e-9) / counts.sum()), (len(rows), 1))
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit logistic regression; see `Task`."""

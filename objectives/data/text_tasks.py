@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
 from promptgraft.objectives.data.labels import check_label_names, chosen_labels, match_labels
 from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
-from promptgraft.objectives.data.rows import Answer, CleaningReport, Comparison, Row, TaskSpec, row_key
+from promptgraft.objectives.data.rows import Answer, CleaningReport, Comparison, Outputs, Row, TaskSpec, row_key
 from promptgraft.objectives.data.splits import take, take_shots
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
-from promptgraft.objectives.data.tasks import Task
+from promptgraft.objectives.data.tasks import Task, Texts
 from promptgraft.objectives.data.times import read_times
 from promptgraft.spaces import InvalidInputError
 
@@ -30,7 +30,7 @@ class TextTask(Task):
     @classmethod
     @abstractmethod
     def read_answers(
-        cls, cells: Sequence[str], spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool
+        cls, cells: Sequence[str], spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool, texts: Texts
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Read a column of answers.
 
@@ -39,6 +39,7 @@ class TextTask(Task):
             spec: The task.
             labels: The labels to keep; all that occur if None.
             choosing: Whether each of these labels must occur.
+            texts: Template field -> value of each row, as the table has it.
 
         Returns:
             The answer of each cell, None where it is none or has another label; and the names of the outputs.
@@ -51,6 +52,21 @@ class TextTask(Task):
     @abstractmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:
         """Say what rows must hold at least after cleaning, and what they do; None if they are enough."""
+
+    def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
+        """Fit `fit_linear` on TF-IDF of words and pairs; see `Task`.
+
+        C is 10: on few rows cross-validation picks the strongest regularisation, which predicts the majority class, and
+        this baseline must not be weaker than it needs to be.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        def texts(rows: Sequence[Row]) -> list[str]:
+            return ["\n".join(row.fields[name] for name in sorted(row.fields)) for row in rows]
+
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        known = vectorizer.fit_transform(texts(train))
+        return self.fit_linear(known, train, vectorizer.transform(texts(rows)), c=10.0)
 
     @classmethod
     def load_target(cls: type[T], spec: TaskSpec, seed: int) -> T:
@@ -198,16 +214,17 @@ class TextTask(Task):
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: column {spec.time!r} must hold dates or numbers: {error}") from error
         cells = [(cell or "").strip() for cell in frame[spec.label]]
+        records: list[dict[Any, Any]] = frame.to_dict("records")
+        texts = [{name: record[column] or "" for name, column in spec.fields.items()} for record in records]
         try:
-            answers, names = cls.read_answers(cells, spec, labels, choosing=choosing)
+            answers, names = cls.read_answers(cells, spec, labels, choosing=choosing, texts=texts)
             check_label_names(names)
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: column {spec.label!r}: {error}") from error
-        records: list[dict[Any, Any]] = frame.to_dict("records")
         counts: Counter[str] = Counter(read=len(records))
         kept: list[Row] = []
-        for record, cell, answer, time in zip(records, cells, answers, times, strict=True):
-            row = {name: (record[column] or "").strip() for name, column in spec.fields.items()}
+        for record, text, cell, answer, time in zip(records, texts, cells, answers, times, strict=True):
+            row = {name: value.strip() for name, value in text.items()}
             group = (record[spec.group] or "").strip() if spec.group else ""
             reason = _unusable(row, cell, known=answer is not None)
             if reason is None and spec.group and not group:
@@ -219,7 +236,7 @@ class TextTask(Task):
             elif answer is not None:
                 kept.append(Row(row, answer, group, time))
         if labels is None and cls.has_labels:
-            kept, names = _without_unused(kept, names, cls)
+            kept, names = cls._without_unused(kept, names)
         rows = _drop_duplicates(kept, counts)
         report = CleaningReport(**counts)
         lacking = cls.shortage(rows, names)
@@ -228,22 +245,32 @@ class TextTask(Task):
         return rows, names, report
 
     @classmethod
+    def _without_unused(cls, rows: list[Row], names: tuple[str, ...]) -> tuple[list[Row], tuple[str, ...]]:
+        """Leave out labels that only dropped rows had."""
+        used = sorted({label for row in rows for label in cls.labels_of(row.answer)})
+        places = {label: place for place, label in enumerate(used)}
+
+        def renumbered(answer: Answer) -> Answer:
+            own = tuple(places[label] for label in cls.labels_of(answer))
+            return own if isinstance(answer, tuple) else own[0]
+
+        return [replace(row, answer=renumbered(row.answer)) for row in rows], tuple(names[label] for label in used)
+
+    @classmethod
     def _named(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...] | None:
         """Return the labels that a further table must keep to."""
         return names if cls.has_labels else spec.labels
 
     def _require_labels(self, rows: Sequence[Row], spec: TaskSpec, least: int = 1) -> None:
         """Refuse rows to train on that lack a label, or have one too rarely."""
-        if not self.has_labels:
-            return
         counts = Counter(label for row in rows for label in self.labels_of(row.answer))
-        missing = [label for index, label in enumerate(self.labels) if not counts[index]]
+        missing = [self.labels[index] for index in self.needed_labels if not counts[index]]
         if missing:
             raise InvalidInputError(
                 f"{spec.train}: no train row has the label {', '.join(map(repr, missing))}; raise train_rows, label "
                 "more rows of it, or leave the label out with `labels`"
             )
-        short = [label for index, label in enumerate(self.labels) if counts[index] < least]
+        short = [self.labels[index] for index in self.needed_labels if counts[index] < least]
         if short:
             raise InvalidInputError(
                 f"{spec.train}: only one labelled row has the label {', '.join(map(repr, short))}: it can't be trained "
@@ -281,18 +308,6 @@ def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | No
     if not has_text(label):
         return "missing_label"
     return None if known else "invalid_label"
-
-
-def _without_unused(rows: list[Row], names: tuple[str, ...], kind: type[Task]) -> tuple[list[Row], tuple[str, ...]]:
-    """Leave out labels that only dropped rows had."""
-    used = sorted({label for row in rows for label in kind.labels_of(row.answer)})
-    places = {label: place for place, label in enumerate(used)}
-
-    def renumbered(answer: Answer) -> Answer:
-        own = tuple(places[label] for label in kind.labels_of(answer))
-        return own if isinstance(answer, tuple) else own[0]
-
-    return [replace(row, answer=renumbered(row.answer)) for row in rows], tuple(names[label] for label in used)
 
 
 def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
-from promptgraft.objectives.backbones import Encoder
+from promptgraft.objectives.backbones import Encoder, at_words
 from promptgraft.objectives.caching import StageKey
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.objectives.trial import Objective
@@ -63,31 +62,28 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
 
 
 def tfidf(task: Task, rows: Sequence[Row], train: Sequence[Row] | None = None) -> Logits:
-    """Fit logistic regression, or what the kind of task has for it, on TF-IDF of words and pairs; shape (rows, labels).
-
-    C is 10: on few rows cross-validation picks the strongest regularisation, which predicts the majority
-    class, and this control must not be weaker than it needs to be.
+    """Fit logistic regression on TF-IDF of words and pairs, or what the kind of task has for it.
 
     Args:
         task: The task.
         rows: What is predicted.
         train: What it is fitted on; the task's training rows if None.
     """
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    fitted = train or task.train
-    known = vectorizer.fit_transform([_text(row) for row in fitted])
-    return task.fit_linear(known, fitted, vectorizer.transform([_text(row) for row in rows]), c=10.0)
+    return task.fit_by_words(train or task.train, rows)
 
 
 def linear_probe(objective: Objective, rows: Sequence[Row]) -> Logits:
-    """Fit a linear model to the frozen backbone's features of the first template; shape (rows, labels).
+    """Fit a linear model to the frozen backbone's features of the first template.
 
-    A row's features are the mean of the last hidden states of its tokens, standardised over the training rows.
+    A row's features are the mean of the last hidden states of its tokens, a word's that of its first token;
+    standardised over the training rows.
     """
     task = objective.target
     scaler = StandardScaler()
-    known = scaler.fit_transform(features(objective, task.train))
-    return task.fit_linear(known, task.train, scaler.transform(features(objective, rows)), c=0.1)
+    known, others = features(objective, task.train), features(objective, rows)
+    is_read, is_other = known.any(-1), others.any(-1)
+    known[is_read], others[is_other] = scaler.fit_transform(known[is_read]), scaler.transform(others[is_other])
+    return task.fit_linear(known, task.train, others, c=0.1)
 
 
 def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
@@ -121,14 +117,17 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
     "linear_probe": linear_probe,
     "tfidf": lambda objective, rows: tfidf(objective.target, rows),
     "zero_shot": zero_shot,
-    "majority": lambda objective, rows: objective.target.constant(len(rows)),
+    "majority": lambda objective, rows: objective.target.constant(rows),
 }
 
 
 def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-    """Average the frozen backbone's last hidden states over the first template's tokens; shape (rows, hidden).
+    """Average the frozen backbone's last hidden states over the first template's tokens, or take those of words.
 
     Those of the labelled rows are computed together, once for all folds, repeats and workers.
+
+    Returns:
+        Shape (rows, hidden), or (rows, words, hidden) with zeros for words that aren't read.
     """
     labelled, space = objective.target.labelled, objective.spec.space
     places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
@@ -141,25 +140,26 @@ def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float3
         "verbalizer": first.verbalizer,
         "batch_size": objective.spec.evaluation_batch_size,
         "rows": rows_hash(together),
+        **({"words": "first token"} if objective.target.words() else {}),
     }
     stage = StageKey.of(objective.backbone_key() | key)
     found = objective.stages.get(stage, lambda: {"features": torch.from_numpy(_embed(objective, first, together))})
     features = found["features"].numpy()
-    return features[wanted] if together is labelled else features
+    return features[wanted] if together is labelled else features.copy()
 
 
 def _embed(objective: Objective, first: Candidate, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
     (model,) = objective.untrained([first])
     encoded = model.encode(rows)
-    found = np.empty((len(rows), objective.backbone.embeddings.shape[1]), dtype=np.float32)
+    width = [max(len(own.words or ()) for own in encoded)] if model.words else []
+    found = np.zeros((len(rows), *width, objective.backbone.embeddings.shape[1]), dtype=np.float32)
     model.backbone.model.eval()
     with torch.inference_mode():
         for chosen in model.split(encoded, objective.spec.evaluation_batch_size):
             batch = model.batch([encoded[index] for index in chosen])
             hidden = model.stack(batch.input_ids, batch.lengths, batch.lengths)
-            found[chosen] = Encoder.pool(hidden.float(), batch.lengths, 0).cpu().numpy()
+            if batch.words is None:
+                found[chosen] = Encoder.pool(hidden.float(), batch.lengths, 0).cpu().numpy()
+            else:
+                found[chosen, : batch.words.shape[1]] = at_words(hidden.float(), batch.words, 0).cpu().numpy()
     return found
-
-
-def _text(row: Row) -> str:
-    return "\n".join(row.fields[name] for name in sorted(row.fields))

@@ -33,7 +33,7 @@ def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
     task = kind.load_target(spec, seed=0)
     assert task == kind.load_target(spec, seed=0), "the same table and seed must give the same task"
     _check_splits(task)
-    outputs = np.random.default_rng(0).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
+    outputs = np.random.default_rng(0).normal(size=task.constant(task.test).shape).astype(np.float32)
     _check_outputs(task, outputs)
     _check_outputs(task.decided(outputs, task.test), outputs)
     _check_trials(spec, backbone)
@@ -66,10 +66,11 @@ def _check_outputs(task: Task, outputs: Outputs) -> None:
     assert task.combine([outputs], [1.0]) is outputs, "a single model's outputs stay as they are"
     both = task.measure(task.combine([outputs, outputs], [0.25, 0.75]), rows)
     assert abs(both["loss"] - found["loss"]) < CLOSE, "the mean of a model with itself is the model"
-    (_, cells), *_ = task.columns(expected).items()
-    assert len(task.predict(expected)) == len(cells) == len(rows), "each row has a prediction"
-    assert all(map(task.show, (row.answer for row in rows))), "each answer can be shown"
-    constant = task.measure(task.constant(len(rows)), rows)
+    texts = [row.fields for row in rows]
+    (_, cells), *_ = task.columns(expected, texts).items()
+    assert len(task.predict(expected, texts)) == len(cells) == len(rows), "each row has a prediction"
+    assert all(map(task.show, rows)), "each answer can be shown"
+    constant = task.measure(task.constant(rows), rows)
     assert found["loss"] > constant["loss"] - 1, "the best constant must not be far worse than chance"
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.data import Answer
+from promptgraft.objectives.data import IGNORED, Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,14 @@ class EncodedPrompt:
         ids: Token ids.
         demonstrations: How many stand in front of the row's own prompt.
         demonstration_tokens: How many of the tokens are theirs.
+        words: Where the first token of each word of the row's text is, -1 for one that the prompt has no room for; in
+            kinds of task with an output for each word.
     """
 
     ids: tuple[int, ...]
     demonstrations: int = 0
     demonstration_tokens: int = 0
+    words: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class EncodedRow(EncodedPrompt):
     """The prompt of a labelled row.
 
     Attributes:
-        answer: The row's; see `Row`.
+        answer: The row's, see `Row`; `IGNORED` for a word that the prompt has no room for.
     """
 
     answer: Answer
@@ -42,10 +45,18 @@ class EncodedRow(EncodedPrompt):
         return self.answer
 
     @classmethod
+    def of(cls, prompt: EncodedPrompt, answer: Answer) -> "EncodedRow":
+        """Put a row's answer to its prompt."""
+        if isinstance(answer, tuple) and prompt.words is not None:
+            answer = tuple(own if at >= 0 else IGNORED for own, at in zip(answer, prompt.words, strict=True))
+        return cls(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, prompt.words, answer=answer)
+
+    @classmethod
     def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
         """Put rows into tensors: `ids` of all rows in one, the others of shape (rows,).
 
-        Of rows with several labels, `labels` holds those of all, and `label_counts` how many each row has.
+        Of rows with several labels, `labels` holds those of all, and `label_counts` how many each row has; `words` as
+        many places.
         """
         numbers = {"ids": [token for row in rows for token in row.ids], "lengths": [len(row.ids) for row in rows]}
         if any(row.demonstrations for row in rows):
@@ -56,7 +67,8 @@ class EncodedRow(EncodedPrompt):
         if several:
             found["labels"] = torch.tensor([label for own in several for label in own], dtype=torch.int32)
             found["label_counts"] = torch.tensor([len(own) for own in several], dtype=torch.int32)
-            return found
+            words = [place for row in rows for place in row.words or ()]
+            return found | ({"words": torch.tensor(words, dtype=torch.int32)} if words else {})
         answers = [row.answer for row in rows]
         is_number = any(isinstance(answer, float) for answer in answers)
         return found | {"labels": torch.tensor(answers, dtype=torch.float64 if is_number else torch.int32)}
@@ -70,11 +82,21 @@ class EncodedRow(EncodedPrompt):
             *(tensors.get(name, none).tolist() for name in ("demonstrations", "demonstration_tokens")), strict=True
         )
         answers: list[Answer] = tensors["labels"].tolist()
+        words: list[tuple[int, ...] | None] = [None] * len(ends)
         if "label_counts" in tensors:
             stops = [0, *tensors["label_counts"].cumsum(0).tolist()]
             labels = tensors["labels"].tolist()
             answers = [tuple(labels[start:end]) for start, end in pairwise(stops)]
+            if "words" in tensors:
+                places = tensors["words"].tolist()
+                words = [tuple(places[start:end]) for start, end in pairwise(stops)]
+        parts = zip(pairwise([0, *ends]), shown, words, answers, strict=True)
         return [
-            cls(tuple(ids[start:end]), *demonstrations, answer=answer)
-            for (start, end), demonstrations, answer in zip(pairwise([0, *ends]), shown, answers, strict=True)
+            cls(tuple(ids[start:end]), number, tokens, own, answer=answer)
+            for (start, end), (number, tokens), own, answer in parts
         ]
+
+
+def count_answers(rows: Sequence[EncodedRow]) -> int:
+    """Return how many answers there are to learn from: one a row, or one a word that is read."""
+    return sum(1 if row.words is None else sum(place >= 0 for place in row.words) for row in rows)

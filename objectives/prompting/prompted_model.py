@@ -7,14 +7,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_candidate
+from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, PromptTokens, check_candidate
 from promptgraft.objectives.caching import Activations, Reuse
-from promptgraft.objectives.data import Row
+from promptgraft.objectives.data import Row, WordSplitter
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
+from promptgraft.objectives.prompting.word_places import WordPlaces
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
@@ -33,9 +35,9 @@ class Loss(Protocol):
         """Return the mean loss, shape ().
 
         Args:
-            logits: Shape (rows, labels).
-            targets: Index of each row's label, shape (rows,); or 1 for each label that applies and 0 for the others,
-                shape (rows, labels).
+            logits: Shape (rows, labels), or (rows, words, labels).
+            targets: Index of each row's label, shape (rows,), or of each word's, shape (rows, words); or 1 for each
+                label that applies and 0 for the others, shape (rows, labels).
             weight: What a row of each label counts, shape (labels,); all the same if None.
         """
 
@@ -46,6 +48,7 @@ class _Fitted:
 
     prompt: RenderedPrompt
     ids: list[int]
+    fields: Mapping[str, str]
     demonstrations: int = 0
 
 
@@ -61,6 +64,7 @@ class PromptedModel:
         seed: Seed of what is initialised at random.
 
     Attributes:
+        words: Finds the words of a row's text, each of which is scored; None where rows are scored as a whole.
         activations: What is known of rows that were encoded; everything is computed if None.
         bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
         scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), on the CPU; None where
@@ -82,6 +86,7 @@ class PromptedModel:
         self.backbone = backbone
         self.candidate = candidate
         self.template = template = backbone.guard(template, verbalizer)
+        self.words: WordPlaces | None = None
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
@@ -101,6 +106,10 @@ class PromptedModel:
         backbone.freeze(candidate.frozen_layers)
         self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
+
+    def read_words(self, split: WordSplitter) -> None:
+        """Score each word of a row's text, as `split` finds them, in place of the row as a whole."""
+        self.words = WordPlaces(split, self.template, PromptTokens(self.backbone.special_names, self.template))
 
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
@@ -211,10 +220,7 @@ class PromptedModel:
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
         """Render and tokenize labelled rows; see `encode_fields`."""
         prompts = self.encode_fields([row.fields for row in rows], pool)
-        return [
-            EncodedRow(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, answer=row.answer)
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
+        return [EncodedRow.of(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
 
     def encode_fields(
         self, fields: Sequence[Mapping[str, str]], pool: DemonstrationPool | None = None
@@ -236,7 +242,8 @@ class PromptedModel:
 
     def _encoded(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> EncodedPrompt:
         whole, own = self._fit(fields, pool)
-        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids))
+        words = self.words.of(fields, own.fields, own.prompt) if self.words else None
+        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids), words)
 
     def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
         """Return the whole prompt, and the row's own part of it."""
@@ -260,7 +267,7 @@ class PromptedModel:
 
     def _behind(self, pool: DemonstrationPool, chosen: Sequence[Demonstration], own: _Fitted) -> _Fitted:
         prompt = replace(own.prompt, before=pool.text(chosen) + own.prompt.before)
-        return _Fitted(prompt, self.scorer.encode(prompt), len(chosen))
+        return _Fitted(prompt, self.scorer.encode(prompt), own.fields, len(chosen))
 
     def _fit_own(self, fields: Mapping[str, str]) -> _Fitted:
         limit = self.backbone.spec.max_tokens
@@ -268,7 +275,7 @@ class PromptedModel:
             prompt = self.template.render(fields)
             ids = self.scorer.encode(prompt)
             if len(ids) <= limit:
-                return _Fitted(prompt, ids)
+                return _Fitted(prompt, ids, fields)
             fields = self._shorten(fields, len(ids) - limit)
 
     def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
@@ -304,7 +311,9 @@ class PromptedModel:
         for index, row in enumerate(rows):
             input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
         known = self.activations.known([row.ids for row in rows]) if self.activations else None
-        return Batch(input_ids.to(device), lengths.to(device), known)
+        places = [torch.tensor(row.words) for row in rows if row.words is not None]
+        words = pad_sequence(places, batch_first=True, padding_value=-1).to(device) if places else None
+        return Batch(input_ids.to(device), lengths.to(device), known, words)
 
     def split(self, rows: Sequence[EncodedPrompt], max_rows: int) -> list[list[int]]:
         """Split rows into batches, so that little is run on padding.
@@ -325,9 +334,12 @@ class PromptedModel:
         return split_by_length(lengths, max_rows, self.backbone.device.type)
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score a batch, without calibration; shape (rows, len(labels))."""
+        """Score a batch, without calibration; shape (rows, len(labels)), or (rows, words, len(labels)).
+
+        Words that the prompt has no room for score 0.
+        """
         scores: Tensor = self.scorer(self.stack, batch, labels)
-        return scores
+        return scores if batch.words is None else scores * (batch.words >= 0).to(scores.dtype)[..., None]
 
     def nll(self, rows: Sequence[EncodedRow], labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
         """Mean negative log-likelihood of the rows' labels, in nats, or another loss in its place; shape ()."""
@@ -338,26 +350,29 @@ class PromptedModel:
         return torch.tensor([row.label for row in rows], device=self.backbone.device)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Embed a batch's texts; encoders only; shape (rows, hidden)."""
+        """Embed a batch's texts, or their words; encoders only; shape (rows, hidden), or (rows, words, hidden)."""
         assert isinstance(self.scorer, EmbeddingScorer), "the candidate's family has text embeddings"
         return self.scorer.embed(self.stack, batch)
 
     def embeddings(self, rows: Sequence[EncodedPrompt], batch_size: int) -> Tensor:
-        """Embed rows without gradients or dropout, in batches of similar length; shape (len(rows), hidden), on the CPU.
+        """Embed rows, or the words that are read, without gradients or dropout, in batches of similar length.
 
         Args:
             rows: Encoded prompts.
             batch_size: Largest number of rows in a batch.
+
+        Returns:
+            Shape (len(rows), hidden), or (words of all rows, hidden), on the CPU.
         """
-        found: Tensor | None = None
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
         self.backbone.model.eval()
         with torch.inference_mode():
             for chosen in self.split(rows, batch_size):
-                own = self.embed(self.batch([rows[i] for i in chosen])).float().cpu()
-                found = torch.empty(len(rows), own.shape[1]) if found is None else found
-                found[chosen] = own
-        assert found is not None, "there are rows"
-        return found.clone()  # Outside inference mode, so that gradients of what is computed from it can be had.
+                batch = self.batch([rows[i] for i in chosen])
+                for place, own in enumerate(self.embed(batch).float().cpu()):
+                    read = None if batch.words is None else batch.words[place].cpu() >= 0
+                    found[chosen[place]] = own[None] if read is None else own[read]
+        return torch.cat(found)  # Outside inference mode, so that gradients of what is computed from it can be had.
 
     def score(self, rows: Sequence[EncodedPrompt], labels: Sequence[str], batch_size: int) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated and scaled, if so.
@@ -368,14 +383,17 @@ class PromptedModel:
             batch_size: Largest number of rows in a batch.
 
         Returns:
-            Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)).
+            Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)); or (len(rows), words,
+            len(labels)), padded with zeros to the row that has most words.
         """
-        result = torch.empty(len(rows), len(labels))
+        width = [max((len(row.words or ()) for row in rows), default=0)] if self.words else []
+        result = torch.zeros(len(rows), *width, len(labels))
         self.backbone.model.eval()
         with torch.inference_mode():
             scored = 0
             for chosen in self.split(rows, batch_size):
-                result[chosen] = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
+                own = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
+                result[(chosen, slice(own.shape[1])) if width else chosen] = own
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
         result = result if self.bias is None else result - self.bias

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from promptgraft.objectives.data import joined
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial.checkpoints import Checkpoint
 from promptgraft.objectives.trial.cycle import Cycle
@@ -177,7 +178,7 @@ class CrossValidation(Evaluations):
             step=chosen.step,
             metrics=chosen.metrics,
             confusion=chosen.confusion,
-            logits=np.concatenate([outcome.logits[best] for outcome in outcomes]),
+            logits=joined([outcome.logits[best] for outcome in outcomes]),
             delta={},
             load_report=last.load_report,
             trainable_parameters=last.trainable_parameters,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from promptgraft.objectives.caching import StageKey, source_prompt
+from promptgraft.objectives.data import IGNORED
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
 from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
@@ -173,7 +174,10 @@ class Cycle(Evaluations):
     def _embedded(self, model: PromptedModel, data: TrainingData) -> EmbeddedRows:
         embeddings = model.embeddings(data.rows, self._resources.spec.evaluation_batch_size)
         places = [self._resources.tasks.labels.index(label) for label in data.labels]
-        return EmbeddedRows(functional.normalize(embeddings, dim=-1), data.targets(data.rows), places)
+        targets = data.targets(data.rows)
+        if model.words is not None:
+            targets = targets[targets != IGNORED]
+        return EmbeddedRows(functional.normalize(embeddings, dim=-1), targets, places)
 
     def _target_data(self, model: PromptedModel) -> TrainingData:
         return TrainingData.of(self._resources.tasks.target, self._rows.encode(model, "target", self.seed + 1))
@@ -287,7 +291,7 @@ class Cycle(Evaluations):
         assert model is not None, "the cycle must run"
         row = target.validation[0]
         shown = self._resources.demonstrations.get(self.candidate, "validation", self.seed)
-        return model.render(row.fields, shown).with_label(f"[{target.show(row.answer)}]")
+        return model.render(row.fields, shown).with_label(f"[{target.show(row)}]")
 
     def _seconds(self) -> float:
         return self._state.seconds_before + time.perf_counter() - self._started

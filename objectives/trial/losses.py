@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from promptgraft.objectives.data import Answer, LossName
+from promptgraft.objectives.data import IGNORED, Answer, LossName
 from promptgraft.objectives.prompting import Loss
 
 
@@ -33,11 +34,25 @@ def squared_error(outputs: Tensor, targets: Tensor, /, *, weight: Tensor | None 
     return squares.mean() if weight is None else (squares * weight).mean()
 
 
+def word_cross_entropy(logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over words of the negative log-likelihood of their labels, in nats; shape ().
+
+    Args:
+        logits: Shape (rows, words, labels), or (words, labels).
+        targets: Index of each word's label, or `IGNORED`; shape (rows, words), or (words,).
+        weight: What a word of each label counts, shape (labels,); all the same if None.
+    """
+    flat, labels = logits.flatten(0, -2), targets.flatten()
+    total = functional.cross_entropy(flat, labels, weight, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
 # By the name that a task kind has for it.
 LOSSES: Mapping[LossName, Loss] = {
     "cross_entropy": functional.cross_entropy,
     "binary_cross_entropy": binary_cross_entropy,
     "squared_error": squared_error,
+    "word_cross_entropy": word_cross_entropy,
 }
 
 
@@ -53,13 +68,16 @@ def targets_of(
         scaling: Centre and scale of numbers; as they are if None.
 
     Returns:
-        Indices of labels, shape (rows,); or indicators or numbers, shape (rows, n_labels).
+        Indices of labels, shape (rows,), or (rows, words) with `IGNORED` behind the last word of a row; or indicators
+        or numbers, shape (rows, n_labels).
     """
     if loss == "cross_entropy":
         return torch.tensor(answers)
     if loss == "squared_error":
         centre, scale = scaling or (0.0, 1.0)
         return ((torch.tensor(answers, dtype=torch.float64) - centre) / scale).float()[:, None]
+    if loss == "word_cross_entropy":
+        return pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORED)
     found = torch.zeros(len(answers), n_labels)
     for row, own in enumerate(answers):
         assert isinstance(own, tuple), "rows have any number of labels"

@@ -21,7 +21,7 @@ class EmbeddedRows:
     """Rows of one task as embeddings.
 
     Attributes:
-        embeddings: Of unit length, shape (rows, hidden).
+        embeddings: Of unit length, shape (rows, hidden); in kinds with an answer for each word, words are the rows.
         targets: Each row's answer, as the loss takes it: index of its label among its task's labels, shape (rows,); or
             1 for each label that applies and 0 for the others, shape (rows, task labels).
         places: Where the task's labels are among the head's, shape (task labels,).

@@ -62,7 +62,10 @@ class Resources:
         template = space.template(candidate.template)
         if verbalizer is not None and not self.backbone.has_head:  # Heads can learn to tell such labels apart.
             self.backbone.check_label_words(template, verbalizer, self.tasks.labels)
-        return PromptedModel(self.backbone, candidate, template, verbalizer, self.tasks.labels, seed)
+        model = PromptedModel(self.backbone, candidate, template, verbalizer, self.tasks.labels, seed)
+        if words := self.tasks.target.words():
+            model.read_words(words)
+        return model
 
     def backbone_key(self) -> dict[str, object]:
         """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""

@@ -49,6 +49,7 @@ class RowEncoder:
                 "masks": model.scorer.masks,
                 "rows": resources.tasks.hashes(candidate)[part],
                 **({"demonstrations": shown.content} if shown else {}),
+                **({"words": "first token"} if model.words else {}),
             }
         )
         return EncodedRow.unpack(resources.stages.get(key, lambda: EncodedRow.pack(model.encode(rows, shown))))

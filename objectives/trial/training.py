@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from promptgraft.objectives.data import LossName, Task
 from promptgraft.objectives.progress import report_progress
-from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel
+from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel, count_answers
 from promptgraft.objectives.trial.losses import LOSSES, contrastive_loss, mixed_loss, targets_of, task_weights
 from promptgraft.spaces import CUSTOM_PARAMETERS, Candidate, TrialError
 
@@ -253,7 +253,8 @@ class Trainer:
             return None
         parts: list[Tensor] = []
         for chosen in self._cut(rows):
-            loss = self._loss(data, [rows[i] for i in chosen]) * (len(chosen) / len(rows))
+            part = [rows[i] for i in chosen]
+            loss = self._loss(data, part) * (count_answers(part) / max(1, count_answers(rows)))
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return float(torch.stack(parts).sum())

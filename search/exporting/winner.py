@@ -304,7 +304,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     rows = [
         *named,
         (f"winner (trial {number})", own[0]),
-        (names["majority"], task.constant(len(task.test))),
+        (names["majority"], task.constant(task.test)),
         (
             f"{names['tfidf']}, all labelled rows ({len(task.labelled)} rows)",
             tfidf(task, task.test, task.labelled),

@@ -89,7 +89,7 @@ def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task) -> dict[int
         except (OSError, SafetensorError, KeyError):
             logger.warning("the logits of trial %d are gone, so it can't be a member of an ensemble", trial.number)
             continue
-        if logits.shape == shape:
+        if (len(logits), logits.shape[-1]) == shape:
             found[trial.number] = task.expected(logits)
     return found
 

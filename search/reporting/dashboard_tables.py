@@ -89,15 +89,16 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
         logits = folder.files().read_tensors(trial_file(number, LOGITS_FILE))["logits"].double().numpy()
     except FileNotFoundError:
         return []
-    (_, predicted), *others = task.columns(task.expected(logits)).items()
+    rows = task.scored()
+    (_, predicted), *others = task.columns(task.expected(logits), [row.fields for row in rows]).items()
     return [
         {
             **row.fields,
-            "label": task.show(row.answer),
+            "label": task.show(row),
             "predicted": predicted[place],
             **{name.replace("_", " ", 1): f"{values[place]:.4f}" for name, values in others},
         }
-        for place, row in enumerate(task.scored())
+        for place, row in enumerate(rows)
     ]
 
 

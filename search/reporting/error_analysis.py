@@ -75,7 +75,7 @@ class ClassErrors:
 
     Attributes:
         label: The label.
-        rows: Rows that have it.
+        rows: Rows that have it, or spans where each word has a label.
         wrong: Those of them that were predicted otherwise, or without it where a row may have several.
         precision: Of the label.
         recall: Of the label.
@@ -269,21 +269,14 @@ def _overall(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], p
 def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], overall: Errors) -> Errors:
     """Add the worst rows, and errors by label where there are labels; see `_errors`."""
     expected = task.expected(logits)
-    (_, cells), *_ = task.columns(expected).items()
+    (_, cells), *_ = task.columns(expected, [row.fields for row in rows]).items()
     losses = task.row_losses(expected, rows)
-    by_class: list[ClassErrors] = []
-    if task.has_labels:
-        said = [set(own) if isinstance(own, tuple) else {own} for own in task.predict(expected)]
-        predicted = np.array([[label in own for label in task.labels] for own in said])
-        true = np.array([[place in task.labels_of(row.answer) for place in range(len(task.labels))] for row in rows])
-        figures = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
-        missed = (true & ~predicted).sum(axis=0)
-        for place, name in enumerate(task.labels):
-            precision, recall, f1, count = (column[place] for column in figures)
-            scores = float(precision), float(recall), float(f1)
-            by_class.append(ClassErrors(name, int(count), int(missed[place]), *scores, ()))
+    by_class = [
+        ClassErrors(own.label, own.count, own.missed, own.precision, own.recall, own.f1, ())
+        for own in task.by_label(expected, rows)
+    ]
     worst = [
-        WorstRow(dict(rows[i].fields), task.show(rows[i].answer), str(cells[i]), float(losses[i]))
+        WorstRow(dict(rows[i].fields), task.show(rows[i]), str(cells[i]), float(losses[i]))
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
     return replace(overall, classes=tuple(by_class), worst=tuple(worst))

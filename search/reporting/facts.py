@@ -274,7 +274,7 @@ def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
     if template is None or not study.target.validation:
         return None
     row = study.target.validation[0]
-    return template.render(row.fields).with_label(f"[{study.target.show(row.answer)}]")
+    return template.render(row.fields).with_label(f"[{study.target.show(row)}]")
 
 
 def _finite(value: T) -> T:

@@ -142,6 +142,8 @@ class SpaceLoader(ProblemCollector):
     def _template(self, name: str, text: str, fields: set[str]) -> Template:
         template = Template(name, text)
         template.check_fields(sorted(fields))
+        if reason := self.kind.refuses_template(template):
+            raise InvalidInputError(reason)
         if FAMILIES[self.file.backbone.family].label_last:
             template.check_label_last()
         return template

@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from promptgraft.bundles import verify
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import headline_of, transfer
 from promptgraft.search.judging.verdict import winning_trial
@@ -16,7 +17,7 @@ from tests.support.studies import write_study_file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+@pytest.mark.parametrize("kind", ["multi_label", "regression", "token_classification"])
 def test_a_search_from_its_file_to_the_bundle(kind: str, tmp_path: Path, tiny_models: TinyModels) -> None:
     columns = {"kind": kind, "text": "text", "label": COLUMNS[kind]}
     file = write_study_file(
@@ -52,9 +53,8 @@ def test_a_search_from_its_file_to_the_bundle(kind: str, tmp_path: Path, tiny_mo
     assert headline_of(study)
     judged = transfer(study, winning_trial(study))
     assert judged is not None
-    names = {"multi_label": "share of each label", "regression": "mean of the training rows"}
     controls = {entry.name: entry for entry in judged.controls}
-    assert controls[names[kind]].behind is not None
+    assert controls[TASK_KINDS[kind].baseline_names["majority"]].behind is not None
     assert all(entry.failed == 0 for entry in judged.controls)
     app(["export", *where], standalone_mode=False)
     assert verify(folder.bundle).passed

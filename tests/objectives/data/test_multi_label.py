@@ -112,7 +112,8 @@ def test_thresholds_give_the_best_f1_of_each_label_and_decide_what_is_predicted(
     for label, threshold in enumerate(decided.thresholds):
         best = max(f1_score(true[:, label], chances[:, label] >= own) for own in chances[:, label])
         assert f1_score(true[:, label], chances[:, label] >= threshold) == pytest.approx(best)
-    assert set(task.predict(chances)) == {()}
+    texts = [row.fields for row in ROWS]
+    assert set(task.predict(chances, texts)) == {()}
     assert decided.measure(outputs, ROWS)["f1_macro"] > 0.8
-    said = decided.columns(chances)["labels"]
-    assert [labels_in(cell) for cell in said] == [list(own) for own in decided.predict(chances)]  # type: ignore[arg-type]
+    said = decided.columns(chances, texts)["labels"]
+    assert [labels_in(cell) for cell in said] == [list(own) for own in decided.predict(chances, texts)]  # type: ignore[arg-type]

@@ -69,6 +69,6 @@ def test_metrics_equal_those_of_scikit_learn_and_scipy() -> None:
     assert found["spearman"] == pytest.approx(spearmanr(true, predicted).statistic)
     assert found["r2"] == pytest.approx(r2_score(true, predicted))
     assert found["loss"] == pytest.approx(((true - predicted) ** 2).mean() / 2 / true.var())
-    constant = task.measure(task.constant(50), rows)
+    constant = task.measure(task.constant(rows), rows)
     assert (constant["pearson"], constant["spearman"]) == (0.0, 0.0)
     assert constant["loss"] == pytest.approx(0.5)

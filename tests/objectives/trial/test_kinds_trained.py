@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from promptgraft.objectives.data import Split
+from promptgraft.objectives.data import TASK_KINDS, Split
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, checkpoints
@@ -18,7 +19,7 @@ from tests.support.models import TINY_LAYERS, TinyModels
 
 TEMPLATE = Template("plain", "{{ text }} {{ label }}")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", frozen_layers=TINY_LAYERS, steps=2, batch_size=64)
-KINDS = ["multi_label", "regression"]
+KINDS = ["multi_label", "regression", "token_classification"]
 
 
 @pytest.fixture(params=KINDS)
@@ -27,7 +28,7 @@ def spec(request: pytest.FixtureRequest, tmp_path: Path, tiny_models: TinyModels
     source = spec_of_kind(write_kinds(tmp_path / "source.csv", seed=1), request.param, train_rows=80, test_rows=None)
     facts = StudyFacts(TINY_LAYERS, has_head=True, has_source=True)
     space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
-    metric = {"multi_label": "average_precision", "regression": "rmse"}[request.param]
+    metric = TASK_KINDS[request.param].default_metric
     backbone = BackboneSpec(tiny_models["encoder"], "encoder", 32)
     return ObjectiveSpec(backbone, target, source, space, metric=metric, evaluate_every=1)
 
@@ -38,7 +39,9 @@ def test_the_loss_is_that_of_the_reference_libraries(spec: ObjectiveSpec) -> Non
     task = objective.target
     outputs = objective.score(LINEAR, {}, task.train)  # The head as it is before the first update, not scaled.
     _, first, _ = objective.run(LINEAR, spec.split_seed)
-    if task.has_labels:
+    if task.words() is not None:
+        expected = loss_of_transformers(objective)
+    elif task.has_labels:
         true = np.array([[label in row.answer for label in range(3)] for row in task.train])  # type: ignore[operator]
         chances = 1 / (1 + np.exp(-outputs.astype(np.float64)))
         expected = np.mean([log_loss(true[:, label], chances[:, label]) for label in range(3)])
@@ -51,6 +54,27 @@ def test_the_loss_is_that_of_the_reference_libraries(spec: ObjectiveSpec) -> Non
         expected = float(gaussian)
     assert first.target_loss == pytest.approx(expected, abs=1e-5)
     assert first.source_loss is None
+
+
+def loss_of_transformers(objective: Objective) -> float:
+    """Return the loss of transformers' own model, its labels aligned by `word_ids` as its documentation does."""
+    task, path = objective.target, objective.spec.backbone.path
+    (model,) = objective.untrained([LINEAR])
+    head = {name.removeprefix("reader."): weight for name, weight in model.attached().items()}
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    reference = AutoModelForTokenClassification.from_pretrained(path, num_labels=len(task.labels)).eval()
+    reference.classifier.load_state_dict(head)
+    batch = tokenizer(
+        [row.fields["text"].split() for row in task.train], is_split_into_words=True, padding=True, return_tensors="pt"
+    )
+    labels = torch.full(batch["input_ids"].shape, -100)
+    for place, row in enumerate(task.train):
+        words = batch.word_ids(place)
+        for token, word in enumerate(words):
+            if word is not None and word != words[token - 1]:
+                labels[place, token] = row.answer[word]  # type: ignore[index]
+    with torch.no_grad():
+        return float(reference(**batch, labels=labels).loss)
 
 
 def test_source_and_target_are_mixed_and_the_order_does_not_matter(spec: ObjectiveSpec) -> None:
@@ -68,8 +92,8 @@ def test_source_and_target_are_mixed_and_the_order_does_not_matter(spec: Objecti
 def test_training_learns_the_words_that_decide(spec: ObjectiveSpec) -> None:
     objective = Objective(replace(spec, metric="loss", evaluate_every=50))
     tuned = replace(LINEAR, frozen_layers=0, steps=50, batch_size=16, learning_rate=3e-3)
-    found, constant = objective.evaluate(tuned, 0), objective.target.constant(len(objective.target.scored()))
     rows = objective.target.scored()
+    found, constant = objective.evaluate(tuned, 0), objective.target.constant(rows)
     assert found.metrics["loss"] < objective.target.measure(constant, rows)["loss"] - 0.05
 
 

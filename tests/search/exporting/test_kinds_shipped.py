@@ -1,5 +1,6 @@
 """Other kinds of task ship as classification does: exported, verified, predicted, served, reported."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from optuna.trial import create_trial
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.objectives.data import Span
 from promptgraft.objectives.data.multi_label import labels_in
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
@@ -25,7 +27,7 @@ from tests.support.kinds import COLUMNS, write_kinds
 from tests.support.models import TinyModels
 from tests.support.studies import write_study_file
 
-KINDS = ["multi_label", "regression"]
+KINDS = ["multi_label", "regression", "token_classification"]
 
 
 class Shipped:
@@ -95,7 +97,7 @@ def test_the_bundle_predicts_what_was_scored(shipped: Shipped) -> None:
 
 def test_thresholds_are_chosen_on_rows_out_of_their_folds(shipped: Shipped) -> None:
     manifest, task = read_manifest(shipped.export.folder), shipped.study.target
-    if not task.has_labels:
+    if manifest.kind != "multi_label":
         assert manifest.thresholds == ()
         return
     logits = shipped.folder.files().read_tensors(f"artifacts/trial-{manifest.trial}/validation_logits.safetensors")
@@ -114,7 +116,12 @@ def test_a_table_gets_the_answers(shipped: Shipped, tmp_path: Path) -> None:
     said = pd.read_csv(output, keep_default_na=False)
     predictor = Predictor(shipped.export.folder)
     expected = predictor.predict(texts[:2])
-    if predictor.task.has_labels:
+    if predictor.manifest.kind == "token_classification":
+        assert [
+            [(own["start"], own["end"], own["label"]) for own in json.loads(cell)] for cell in said["spans"][:2]
+        ] == [[(own.start, own.end, own.label) for own in spans] for spans in expected]  # type: ignore[union-attr]
+        assert said["spans"][2] == ""
+    elif predictor.task.has_labels:
         assert [tuple(labels_in(cell) or ()) for cell in said["labels"][:2]] == expected
         assert said["probability_food"].tolist()[2] == said["labels"].tolist()[2] == ""
     else:
@@ -133,8 +140,13 @@ def test_it_is_served(shipped: Shipped) -> None:
     with TestClient(create_app([predictor], ["text"], about, limits)) as client:
         answers = client.post("/predict/batch", json={"rows": [{"text": text} for text in texts]}).json()["predictions"]
         one = client.post("/predict", json={"text": texts[0]}).json()
-    assert one == pytest.approx(answers[0]) if "value" in one else one["labels"] == answers[0]["labels"]
-    if predictor.task.has_labels:
+    first = next(iter(one))
+    assert one == pytest.approx(answers[0]) if first == "value" else one[first] == answers[0][first]
+    if first == "spans":
+        said = [tuple(Span(own["start"], own["end"], own["label"]) for own in answer["spans"]) for answer in answers]
+        assert said == predictor.predict(texts)
+        assert all(own["text"] == texts[0][own["start"] : own["end"]] for own in one["spans"])
+    elif predictor.task.has_labels:
         assert [tuple(answer["labels"]) for answer in answers] == predictor.predict(texts)
         assert set(one["probabilities"]) == set(predictor.labels)
     else:

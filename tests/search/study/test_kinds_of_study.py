@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.search.sampling import baseline_candidates
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
@@ -13,7 +14,7 @@ from tests.support.models import TinyModels
 from tests.support.studies import write_study_file
 
 TEMPLATES = {"plain": "{{ text }} {{ label }}"}
-OTHERS = ["multi_label", "regression"]
+OTHERS = ["multi_label", "regression", "token_classification"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_default_space_holds_what_applies(
     kind: str, source: Any, table: Path, tmp_path: Path, tiny_models: TinyModels
 ) -> None:
     study = load_study(write(tmp_path, table, tiny_models, kind, space="auto", source=source), rehearsed=True)
-    assert study.file.metric == {"multi_label": "average_precision", "regression": "rmse"}[kind]
+    assert study.file.metric == TASK_KINDS[kind].default_metric
     assert study.objective.space.verbalizers == ()
     names = {parameter.name for parameter in study.objective.space.parameters}
     assert {"head", "steps", "learning_rate", "probe_c"} <= names

@@ -1,0 +1,78 @@
+"""Spans of a text: how they are written in tables, and as a tag for each word in the BIO scheme.
+
+Tag 0 is that of words in no span; tags 2n + 1 and 2n + 2 are those of the first and of further words in a span of the
+label with number n.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.objectives.data import Span, has_text
+
+# A word: letters and digits, or one character where no spaces are written between words, or any other sign.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+
+# Of a span that is an object.
+_PARTS = ("start", "end", "label")
+
+Tags = npt.NDArray[np.int64]
+
+
+def word_places(text: str) -> list[tuple[int, int]]:
+    """Return where each word of a text begins and ends; white space is in none."""
+    return [found.span() for found in _WORD.finditer(text)]
+
+
+def spans_in(cell: str) -> list[Span] | None:
+    """Read a cell: a JSON list of objects with start, end and label, or of lists of these; None if it is no such."""
+    found: list[Span] = []
+    try:
+        for entry in json.loads(cell):
+            start, end, label = (entry[name] for name in _PARTS) if isinstance(entry, dict) else entry
+            if type(start) is not int or type(end) is not int or not has_text(label):
+                return None
+            found.append(Span(start, end, label.strip()))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return sorted(found, key=lambda span: (span.start, span.end))
+
+
+def in_cell(spans: Iterable[object], text: str) -> str:
+    """Write spans as a cell that `spans_in` reads, with what they say."""
+    found = [asdict(own) | {"text": text[own.start : own.end]} for own in spans if isinstance(own, Span)]
+    return json.dumps(found, ensure_ascii=False)
+
+
+def tags_of(text: str, spans: Sequence[Span], index: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Return the tag of each word; a span has all words that it touches. None if it is outside, or two overlap."""
+    words, last = word_places(text), 0
+    tags = [0] * len(words)
+    for span in spans:
+        inside = [place for place, (first, end) in enumerate(words) if first < span.end and end > span.start]
+        if not last <= span.start < span.end <= len(text) or not inside or tags[inside[0]]:
+            return None
+        last = span.end
+        for place in inside if span.label in index else ():
+            tags[place] = 2 * index[span.label] + (1 if place == inside[0] else 2)
+    return tuple(tags)
+
+
+def spans_of(tags: Tags) -> Tags:
+    """Find the spans in rows of tags, as seqeval does: where the first word has no such tag, too.
+
+    Returns:
+        Row, first word, last word and number of the label, from 1 on, of each span; shape (spans, 4).
+    """
+    labels = (tags + 1) // 2
+    before = np.pad(labels, ((0, 0), (1, 0)))[:, :-1]
+    begins = (labels > 0) & ((tags % 2 == 1) | (labels != before))
+    goes_on = np.pad((labels > 0) & ~begins, ((0, 0), (0, 1)))[:, 1:]
+    rows, first = np.nonzero(begins)
+    _, last = np.nonzero((labels > 0) & ~goes_on)
+    return np.stack([rows, first, last, labels[begins]], axis=1)
