@@ -1,5 +1,6 @@
 """Predictions from a bundle; needs neither Optuna nor Ray."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,20 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
-from promptgraft.objectives.backbones import BACKBONES, file_hashes
+from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
+from promptgraft.objectives.caching import Activations, StageStore
 from promptgraft.objectives.data import Prediction, Task, has_text, read_rows
-from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
+from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError
 
+# Rows whose hidden states the models of an ensemble share at a time, and room for these.
+SHARED_ROWS, SHARED_BYTES = 256, 2**30
 # A row: template field -> value, or the value alone where there is but one field.
 Input = str | Mapping[str, str]
 
@@ -33,13 +38,36 @@ class LoadedModel:
         model: The backbone with all that the bundle puts on it.
         pool: What demonstrations are chosen from; None if prompts show none.
         weight: Its share of an ensemble's probabilities; 1 where it is alone.
-        changed: Names of the weights that its trial trained.
+        changed: The weights that its trial trained: name -> hash of its values.
     """
 
     model: PromptedModel
     pool: DemonstrationPool | None
     weight: float
-    changed: frozenset[str]
+    changed: Mapping[str, str]
+
+    def shares(self) -> int:
+        """Return how many of the lowest layers other models may compute for it: those that it froze."""
+        reuse = self.model.reuse()
+        return 0 if reuse is None or reuse.keys_from < reuse.depth else reuse.depth
+
+    def share(self, stages: StageStore, depth: int) -> None:
+        """Look up in a store what frozen layers make of a prompt, and put there what isn't in it.
+
+        Args:
+            stages: The store that the models of an ensemble share.
+            depth: A number of layers that all of them freeze.
+        """
+        backbone, reuse = self.model.backbone, self.model.reuse()
+        if not self.shares() or reuse is None:
+            return
+
+        def weights_below(layers: int) -> dict[str, object]:
+            names = (BACKBONE + name for name in backbone.names_below(layers))
+            return {name: self.changed[name] for name in names if name in self.changed}
+
+        on_the_way = depth if FAMILIES[backbone.family].in_parts else 0
+        self.model.activations = Activations(stages, backbone.layers, reuse, on_the_way, weights_below)
 
     def take_over(self, other: PromptedModel, names: Sequence[str]) -> None:
         """Give up this one's copy of some weights for those of another model, which have the same values."""
@@ -111,7 +139,7 @@ class Predictor:
             if members:
                 first = members[0]
                 common = first.model.weights().keys() & loaded.model.weights().keys()
-                loaded.take_over(first.model, sorted(common - first.changed - loaded.changed))
+                loaded.take_over(first.model, sorted(common - first.changed.keys() - loaded.changed.keys()))
             members.append(loaded)
         self.members = tuple(members)
 
@@ -141,7 +169,9 @@ class Predictor:
             raise InvalidInputError(
                 f"{file} has no tensor `scaling`, which numbers are computed by; export the trial again"
             )
-        return LoadedModel(model, manifest.pool(part), part.weight, frozenset(delta))
+        # A model that is alone has nobody to share with.
+        changed = {name: "" if len(manifest.models) == 1 else _hash(tensor) for name, tensor in delta.items()}
+        return LoadedModel(model, manifest.pool(part), part.weight, changed)
 
     def share_weights(self, other: "Predictor") -> None:
         """Give up this one's copy of the weights for those of another predictor of the same bundle.
@@ -206,14 +236,31 @@ class Predictor:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
         """
         checked = [self._fields(number, row) for number, row in enumerate(rows)]
+        size = len(checked) if len(self.members) == 1 else SHARED_ROWS
         with self._lock:
-            scores = [self._score(member, checked) for member in self.members]
+            parts = [self._score_all(checked[start : start + size]) for start in range(0, len(checked), size or 1)]
+        scores = [np.concatenate(own) for own in zip(*parts, strict=True)] if parts else self._score_all([])
         return self.task.combine(scores, [member.weight for member in self.members])
 
+    def _score_all(self, rows: Sequence[Mapping[str, str]]) -> list[npt.NDArray[np.float32]]:
+        """Score rows by each model; frozen layers that several have in common are run once for the same prompt."""
+        depth = min((member.shares() for member in self.members if member.shares()), default=0)
+        stages = StageStore(None, SHARED_BYTES)
+        try:
+            for member in self.members if len(self.members) > 1 else ():
+                member.share(stages, depth)
+            return [self._score(member, rows) for member in self.members]
+        finally:
+            for member in self.members:
+                member.model.activations = None
+
     def _score(self, member: LoadedModel, rows: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
-        encoded = member.model.encode_fields(rows, member.pool)
-        scores = member.model.score(encoded, self.labels, self.manifest.evaluation_batch_size)
-        found: npt.NDArray[np.float32] = scores.numpy()
+        model, size = member.model, self.manifest.evaluation_batch_size
+        encoded = model.encode_fields(rows, member.pool)
+        if model.activations is not None:
+            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+            model.activations.add([row.ids for row in encoded], by_length)
+        found: npt.NDArray[np.float32] = model.score(encoded, self.labels, size).numpy()
         return found
 
     def texts(self, rows: Sequence[Input]) -> list[Mapping[str, str]]:
@@ -291,6 +338,10 @@ class Predictor:
             column[places] = values
             frame[name] = column
         return frame
+
+
+def _hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def check_abstaining(task: Task, abstain_below: float) -> None:

@@ -270,6 +270,14 @@ class Backbone(ABC):
             parameter.requires_grad_(frozen_layers < self._frozen_from[name])
         self.weights.widen_trainable()
 
+    def names_below(self, depth: int) -> list[str]:
+        """Name the pretrained weights that decide what comes out of the lowest layers, embeddings included.
+
+        Args:
+            depth: Number of layers, in [1, N].
+        """
+        return [name for name, layer in self._frozen_from.items() if layer <= depth]
+
     def adapt(self, adapter: Adapter, frozen_layers: int, seed: int) -> dict[str, nn.Parameter]:
         """Freeze all weights, and put adapters into the layers above the lowest; until `restore`.
 

@@ -31,6 +31,8 @@ _ENVIRONMENT = {
 _READY_S = 60
 # Processes of a local Ray without which it can't go on.
 _VITAL = ("gcs_server", "raylet")
+# Methods of Ray's node that start processes of which trials need none.
+_NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
 class RayLostError(PromptgraftError):
@@ -172,12 +174,34 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
                     "`ray start --head`, or leave out --address for a Ray on this machine"
                 ) from error
         else:
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            with _only_what_trials_need():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         try:
             stop.install()  # Ray has taken SIGTERM for itself.
             yield _ready_session(address, cpus, stop)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _only_what_trials_need() -> Iterator[None]:
+    """Start no autoscaler, dashboard and log monitor with a local Ray: nothing here asks them, and each costs seconds.
+
+    `ray.init` has no option for that, unlike `ray start`. What another version of Ray calls otherwise is started.
+    """
+    from ray._private.node import Node
+
+    def start_nothing(node: object, **options: object) -> None:
+        """Stand in for a method that starts a process."""
+
+    before = {name: getattr(Node, name) for name in _NEEDLESS if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, start_nothing)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 def _ready_session(address: str | None, cpus: int, stop: "StopSignals") -> RaySession:

@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.predictor import LoadedModel
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.exporting import Export, ExportOptions, export_winner
 from promptgraft.search.judging import choose_ensemble, ensemble_line, headline_of
@@ -195,6 +196,31 @@ def test_members_share_what_none_has_changed(exported: Export) -> None:
     assert shared
     assert all(first[name].data_ptr() == second[name].data_ptr() for name in shared)
     assert any(first[name].data_ptr() != second[name].data_ptr() for name in changed & first.keys() & second.keys())
+
+
+def test_models_run_the_frozen_layers_that_they_have_in_common_once(study: Study, exported: Export) -> None:
+    predictor = Predictor(exported.folder)
+    first, other = predictor.members
+    twin = Predictor(exported.folder).members[0]
+    rows, runs = [row.fields for row in study.target.test], list[int]()
+    for member in (first, twin):
+        lowest = member.model.backbone.model.encoder.layer[0]
+        lowest.register_forward_hook(lambda layer, inputs, output: runs.append(len(inputs[0])))
+
+    def scored(*members: LoadedModel) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
+        runs.clear()
+        predictor.members = members
+        return predictor.logits(rows), sum(runs)
+
+    alone, once = scored(first)
+    same, shared = scored(first, twin)
+    assert np.abs(softmax(same, axis=1) - softmax(alone, axis=1)).max() < 1e-6
+    assert shared == once == len(rows)
+    changed = replace(twin, changed=dict.fromkeys(twin.model.weights(), "others"))
+    assert scored(first, changed)[1] == 2 * len(rows)
+    together, probabilities = scored(first, other)[0], [softmax(scored(own)[0], axis=1) for own in (first, other)]
+    weights = [first.weight, other.weight]
+    assert np.abs(softmax(together, axis=1) - np.average(probabilities, axis=0, weights=weights)).max() < 1e-6
 
 
 def test_a_format_for_one_model_refuses_an_ensemble(exported: Export, tmp_path: Path) -> None:
