@@ -171,6 +171,9 @@ class Candidate:
         calibration: What is subtracted from each label's score in evaluation and prediction: nothing (`none`), or its
             mean over inputs without content (`contextual`) or over the target's training rows without their labels
             (`batch`); see `objectives.prompting.calibration`. The training loss does not include it.
+        self_training: Number of unlabelled target rows of each label that are trained on as if labelled: those of which
+            the same candidate, trained on the labelled rows alone, is most certain (pseudo-labels; Lee 2013,
+            balanced over labels as in Zou et al. 2018, arXiv:1810.07911). 0 for none.
         custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
             parameter that is left out has its neutral value.
     """
@@ -199,6 +202,7 @@ class Candidate:
     probe_c: float = 1.0
     pooling: str = "mean"
     calibration: str = "none"
+    self_training: int = 0
     custom: tuple[tuple[str, Scalar], ...] = ()
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
@@ -248,7 +252,7 @@ class Candidate:
             changes |= _defaults("batch_size", "learning_rate", "prompt_learning_rate", "weight_decay", "warmup")
             changes["frozen_layers"] = facts.n_layers
         if not (trains or embeds or self.head == "probe"):
-            changes |= _defaults("alpha")
+            changes |= _defaults("alpha", "self_training")
         custom = self.custom if trains else ()
         changes["custom"] = tuple((name, value) for name, value in custom if value != CUSTOM_PARAMETERS[name].neutral)
         if not (carried and (trains or embeds)):

@@ -138,6 +138,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("probe_c", float, low=0, open_low=True, when=Condition("head", choices=("probe",))),
         Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),
+        Dimension("self_training", int, low=0),
     )
 }
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
     from promptgraft.objectives.data.splits import by_rarest as by_rarest
+    from promptgraft.objectives.data.splits import with_fewer as with_fewer
     from promptgraft.objectives.data.tables import has_text as has_text
     from promptgraft.objectives.data.tables import read_rows as read_rows
     from promptgraft.objectives.data.tables import read_table as read_table
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import by_turns as by_turns
     from promptgraft.objectives.data.tasks import check_same_kind as check_same_kind
     from promptgraft.objectives.data.tasks import load_tasks as load_tasks
-    from promptgraft.objectives.data.tasks import with_fewer as with_fewer
     from promptgraft.objectives.data.text_classification import log_loss as log_loss
     from promptgraft.objectives.data.text_classification import mean_logits as mean_logits
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask

@@ -23,6 +23,8 @@ IGNORED = -100
 # How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
 # versions, by the words of all fields together.
 Comparison = Literal["fields", "words"]
+# The answer of a row that has none.
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class TaskSpec:
         group: Column of what rows have in common, such as their author: a group is on one side of each split.
         time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
         comparison: How near duplicates are found; see `objectives.data.near_duplicates`.
+        unlabelled: Path of a table of rows without labels, for self-training.
     """
 
     train: str
@@ -63,6 +66,7 @@ class TaskSpec:
     group: str | None = None
     time: str | None = None
     comparison: Comparison = "fields"
+    unlabelled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class CleaningReport:
         near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
         near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
+        beyond_limit: Unlabelled rows beyond the largest number that is used.
     """
 
     read: int = 0
@@ -157,6 +162,7 @@ class CleaningReport:
     near_duplicate: int = 0
     near_duplicate_of_other_label: int = 0
     set_aside: int = 0
+    beyond_limit: int = 0
 
     def __add__(self, other: "CleaningReport") -> "CleaningReport":
         mine, theirs = asdict(self), asdict(other)

@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from promptgraft.objectives.data.rows import CleaningReport, Row, TaskSpec
-from promptgraft.objectives.data.tasks import TASK_KINDS
+from promptgraft.objectives.data.tasks import TASK_KINDS, Task, by_turns
 from promptgraft.spaces import InvalidInputError
 
 Parts = tuple[list[Row], list[Row]]
+T = TypeVar("T", bound=Task)
 
 
 def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str, dropped: CleaningReport) -> Parts:
@@ -144,3 +147,8 @@ def merged(strata: Sequence[int], least: int = 2) -> list[int]:
         largest = max((own for own in counts if own >= 0), key=lambda own: counts[own])
         found = [largest if own < 0 else own for own in found]
     return found
+
+
+def with_fewer(task: T, count: int | None) -> T:
+    """Keep so many of a task's training rows, labels taking turns; all of them if None."""
+    return task if count is None else replace(task, train=tuple(by_turns(task.train, task.strata(task.train))[:count]))

@@ -60,6 +60,8 @@ class Task(ABC):
         spec: What the task was loaded from.
         seed: Seed of its splits.
         thresholds: Smallest probability of each label at which a row gets it, where a kind chooses that.
+        unlabelled: Rows without labels, for self-training; none of them is nearly the same as a labelled or test row.
+        unlabelled_cleaning: What was dropped of these.
     """
 
     loss: ClassVar[LossName] = "cross_entropy"
@@ -80,6 +82,8 @@ class Task(ABC):
     spec: TaskSpec | None = None
     seed: int = 0
     thresholds: tuple[float, ...] = ()
+    unlabelled: tuple[Row, ...] = ()
+    unlabelled_cleaning: CleaningReport = field(default_factory=CleaningReport)
 
     @property
     def sizes(self) -> str:
@@ -327,11 +331,10 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
     "source_objective": ("classification",),
     "contrastive_steps": (0,),
     "label_smoothing": (0.0,),
+    "self_training": (0,),
     "class_weights": ("none",),
     "calibration": ("none",),
 }
-
-T = TypeVar("T", bound=Task)
 
 
 def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
@@ -392,8 +395,3 @@ def by_turns(rows: Sequence[Row], strata: Sequence[int] | None = None) -> list[R
         by_label.setdefault(label, []).append(row)
     turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
     return [row for row in chain.from_iterable(turns) if row is not None]
-
-
-def with_fewer(task: T, count: int | None) -> T:
-    """Keep so many of a task's training rows, labels taking turns; all of them if None."""
-    return task if count is None else replace(task, train=tuple(by_turns(task.train, task.strata(task.train))[:count]))

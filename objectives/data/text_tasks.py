@@ -1,6 +1,7 @@
 """Tasks whose rows are fields of text and an answer in a column: how they are read, cleaned and split."""
 
 import math
+import random
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,16 @@ from typing import Any, TypeVar
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
 from promptgraft.objectives.data.labels import check_label_names, chosen_labels, match_labels
 from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
-from promptgraft.objectives.data.rows import Answer, CleaningReport, Comparison, Outputs, Row, TaskSpec, row_key
+from promptgraft.objectives.data.rows import (
+    UNLABELLED,
+    Answer,
+    CleaningReport,
+    Comparison,
+    Outputs,
+    Row,
+    TaskSpec,
+    row_key,
+)
 from promptgraft.objectives.data.splits import take, take_shots
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
 from promptgraft.objectives.data.tasks import Task, Texts
@@ -18,6 +28,9 @@ from promptgraft.objectives.data.times import read_times
 from promptgraft.spaces import InvalidInputError
 
 T = TypeVar("T", bound="TextTask")
+
+# Of more unlabelled rows a sample is used: every fold of a trial that trains itself scores all of them.
+MOST_UNLABELLED = 2000
 
 
 class TextTask(Task):
@@ -84,7 +97,7 @@ class TextTask(Task):
         else:
             task = whole._with_folds(rest, spec)
         task._require_labels(task.train, spec)
-        return task
+        return task if spec.unlabelled is None else task._with_unlabelled(spec.unlabelled, spec)
 
     @classmethod
     def _hold_out_test(cls: type[T], spec: TaskSpec, seed: int) -> tuple[list[Row], T]:
@@ -158,6 +171,29 @@ class TextTask(Task):
             labelled=tuple(labelled or (*train, *validation)),
             cleaning=self.cleaning + dropped,
         )
+
+    def _with_unlabelled(self: T, path: str, spec: TaskSpec) -> T:
+        """Read the rows without labels; those that are labelled or held out, in any split, are not among them."""
+        frame = read_table(path, list(spec.fields.values()))
+        counts: Counter[str] = Counter(read=len(frame))
+        unique: dict[str, Row] = {}
+        for record in frame.to_dict("records"):
+            row = Row({name: (record[column] or "").strip() for name, column in spec.fields.items()}, UNLABELLED)
+            reason = _unusable(row.fields, "-", known=True) or ("duplicate" if row_key(row) in unique else None)
+            counts[reason or "kept"] += 1
+            if reason is None:
+                unique[row_key(row)] = row
+        del counts["kept"]
+        rows, dropped = drop_known(list(unique.values()), (*self.labelled, *self.test), spec.comparison)
+        kept = random.Random(self.seed).sample(rows, min(len(rows), MOST_UNLABELLED))
+        report = CleaningReport(**counts) + replace(dropped, near_duplicate_of_other_label=0)
+        report += CleaningReport(beyond_limit=len(rows) - len(kept))
+        if not kept:
+            raise InvalidInputError(
+                f"{path}: no unlabelled row can be used, since all are empty, or are among the labelled and test rows "
+                f"({report}); name a table of other rows, or leave `unlabelled` out"
+            )
+        return replace(self, unlabelled=tuple(kept), unlabelled_cleaning=report)
 
     def on(self: T, split: Split) -> T:
         """Return the task with the rows of a split; see `Task`."""

@@ -64,6 +64,7 @@ class Cycle(Evaluations):
         self.candidate = candidate
         self.seed = seed
         self._resources = resources
+        self._tasks = resources.tasks
         self._rows = RowEncoder(resources)
         self._checkpoint = checkpoint
         self._stages = StageTraining(resources.stages, checkpoint.every_s if checkpoint else STAGE_CHECKPOINT_S)
@@ -76,12 +77,9 @@ class Cycle(Evaluations):
     def _run(self) -> Generator[Evaluation | StageProgress, None, None]:
         forget_gpu_peak(self._resources.backbone.device)
         saved = self._load_checkpoint()
-        source_weights = (yield from self._train_on_source()) if self.candidate.source_steps else {}
-        model, load_report = self._migrate(source_weights)
-        if self.candidate.contrastive_steps:
-            model.load((yield from self._train_embeddings(model)))
-        if self.candidate.head == "probe":
-            self._fit_head(model)
+        if self.candidate.self_training:
+            yield from self._label_rows()
+        model, load_report = yield from self._prepare()
         torch.manual_seed(self.seed)  # Dropout starts from the same number, whatever was computed or read before.
         yield from list(self._state.evaluations)  # Those before the checkpoint, once more.
         trainer = self._target_trainer(model, saved)
@@ -92,6 +90,32 @@ class Cycle(Evaluations):
                 return
             yield evaluation
             self._save_checkpoint(model, trainer)
+
+    def _prepare(self) -> Generator[StageProgress, None, tuple[PromptedModel, LoadReport]]:
+        """Return the model as it is before the first update on both tasks, and what the migration did."""
+        source_weights = (yield from self._train_on_source()) if self.candidate.source_steps else {}
+        model, load_report = self._migrate(source_weights)
+        if self.candidate.contrastive_steps:
+            model.load((yield from self._train_embeddings(model)))
+        if self.candidate.head == "probe":
+            self._fit_head(model)
+        return model, load_report
+
+    def _label_rows(self) -> Generator[StageProgress, None, None]:
+        """Train on the labelled rows alone, to the last step; let that model label others, to train on from here on."""
+        model, _ = yield from self._prepare()
+
+        def start(model: PromptedModel, step: int) -> Trainer:
+            torch.manual_seed(self.seed)
+            return self._trainer(model, step)
+
+        def logits(model: PromptedModel, trainer: Trainer) -> dict[str, Tensor]:
+            return {"logits": self._score(model, trainer, self._rows.encode(model, "unlabelled"))}
+
+        key = StageKey.of(self._labelling_key())
+        found = yield from self._stages.weights("self-training", key, lambda: model, start, logits)
+        self._resources = self._resources.labelling(found["logits"].numpy(), self.candidate.self_training)
+        self._rows = RowEncoder(self._resources)
 
     def _train_on_source(self) -> Generator[StageProgress, None, dict[str, Tensor]]:
         """Return the weights after training on the source alone, from the store if another trial has computed them."""
@@ -191,13 +215,18 @@ class Cycle(Evaluations):
         )
 
     def _target_trainer(self, model: PromptedModel, saved: Saved | None) -> Trainer:
-        """Build what trains on alpha * L_s + (1 - alpha) * L_t, in the saved state if there is one."""
+        """Build what trains on both tasks, in the saved state if there is one."""
+        trainer = self._trainer(model, self._state.resumed_at)
+        if saved is not None:
+            take_up(saved, model, trainer)
+        return trainer
+
+    def _trainer(self, model: PromptedModel, step: int) -> Trainer:
+        """Build what trains on alpha * L_s + (1 - alpha) * L_t, at a step whose state is then loaded if it isn't 0."""
         target, source = self._target_data(model), self._source_data(model)
         micro_batch_size = self._resources.spec.backbone.micro_batch_size
         plan = TrainingSettings.of(self.candidate, micro_batch_size, self._resources.tasks.target.loss)
-        trainer = Trainer(model, source, target, plan, self.seed, self._state.resumed_at)
-        if saved is not None:
-            take_up(saved, model, trainer)
+        trainer = Trainer(model, source, target, plan, self.seed, step)
         scaling = self._resources.tasks.target.scaling
         model.scaling = None if scaling is None else torch.tensor(scaling)
         return trainer
@@ -228,10 +257,7 @@ class Cycle(Evaluations):
     ) -> tuple[Evaluation, npt.NDArray[np.float32]]:
         """Score the validation rows; return the evaluation and their logits, shape (rows, labels)."""
         target, spec = self._resources.tasks.target, self._resources.spec
-        shown = self._resources.demonstrations.get(self.candidate, "target", self.seed)
-        own_rows = trainer.target.rows if trainer.target else ()
-        calibrate(model, own_rows, target.labels, spec.evaluation_batch_size, shown)
-        logits = model.score(validation, target.labels, spec.evaluation_batch_size).numpy()
+        logits = self._score(model, trainer, validation).numpy()
         if not np.isfinite(logits).all():
             raise TrialError(f"the validation logits are not finite at step {trainer.step}")
         metrics = target.measure(logits, target.validation)
@@ -244,6 +270,13 @@ class Cycle(Evaluations):
             target_loss=mean([update.target_loss for update in updates]),
         )
         return evaluation, logits
+
+    def _score(self, model: PromptedModel, trainer: Trainer, rows: list[EncodedRow]) -> Tensor:
+        """Score rows, calibrated if the candidate says so; shape (rows, labels)."""
+        labels, batch_size = self._resources.tasks.target.labels, self._resources.spec.evaluation_batch_size
+        shown = self._resources.demonstrations.get(self.candidate, "target", self.seed)
+        calibrate(model, trainer.target.rows if trainer.target else (), labels, batch_size, shown)
+        return model.score(rows, labels, batch_size)
 
     def _note(self, evaluation: Evaluation, logits: npt.NDArray[np.float32], model: PromptedModel) -> None:
         """Remember an evaluation, and the state that it was made with if that is the best."""
@@ -313,9 +346,26 @@ class Cycle(Evaluations):
             **({} if self.seed == source_seed else {"source_seed": source_seed}),
             **self._resources.backbone_key(),
             "version": VERSION,
-            "candidate": candidate.to_dict(),
+            "candidate": _values(candidate),
             "seed": self.seed,
-            "rows": self._resources.tasks.hashes(candidate),
+            "rows": self._tasks.hashes(candidate),
+            **({"unlabelled": self._tasks.unlabelled_hash} if candidate.self_training else {}),
             "source_training": asdict(spec.training_on(candidate.source)),
             "evaluation": [spec.evaluate_every, spec.evaluation_batch_size, spec.metric],
         }
+
+    def _labelling_key(self) -> dict[str, object]:
+        """Return everything that decides which labels the unlabelled rows get."""
+        rows = {part: own for part, own in self._tasks.hashes(self.candidate).items() if part != "validation"}
+        return self.identity() | {
+            "stage": "self-training",
+            "candidate": _values(replace(self.candidate, self_training=0)),
+            "rows": rows,
+            "labels": [list(self._tasks.target.labels), list(self._tasks.labels)],
+            "evaluation": [self._resources.spec.evaluation_batch_size],
+        }
+
+
+def _values(candidate: Candidate) -> dict[str, object]:
+    """Return a candidate as JSON types, without a field that earlier versions did not have, unless it is used."""
+    return {name: value for name, value in candidate.to_dict().items() if name != "self_training" or value}

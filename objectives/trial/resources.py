@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass, replace
 
 from promptgraft.objectives.backbones import Backbone
 from promptgraft.objectives.caching import StageStore, backbone_key, source_key
+from promptgraft.objectives.data import Outputs
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.training import TrainingSettings
-from promptgraft.objectives.trial.trial_data import StudyTasks
+from promptgraft.objectives.trial.trial_data import StudyTasks, most_certain
 from promptgraft.spaces import Candidate, InvalidInputError
 
 
@@ -39,6 +40,15 @@ class Resources:
         found = self.tasks.folds()
         return [self] if len(found) == 1 else [self.on(tasks) for tasks in found]
 
+    def labelling(self, logits: Outputs, count: int) -> "Resources":
+        """Return the same with unlabelled rows to train on; demonstrations are of labelled rows only.
+
+        Args:
+            logits: A model's for the unlabelled rows, shape (rows, labels).
+            count: Largest number of rows of each label.
+        """
+        return replace(self, tasks=self.tasks.labelling(most_certain(self.tasks.target.expected(logits), count)))
+
     @property
     def source_seed(self) -> int:
         """Seed of every source stage, whatever the seed of the cycle.
@@ -58,6 +68,8 @@ class Resources:
         for name, value in candidate.to_dict().items():
             if reason := self.tasks.target.refuses(name, value):
                 raise InvalidInputError(reason)
+        if candidate.self_training and not self.tasks.target.unlabelled:
+            raise InvalidInputError("self_training needs unlabelled rows; name their table as target.unlabelled")
         verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
         template = space.template(candidate.template)
         if verbalizer is not None and not self.backbone.has_head:  # Heads can learn to tell such labels apart.

@@ -22,15 +22,19 @@ class RowEncoder:
 
         Args:
             model: The model that will be run on them.
-            part: `source`, `target` or `validation`.
+            part: `source`, `target`, `validation` or `unlabelled`.
             order_seed: Seed of the batches, for rows that are trained on: activations are laid out in the order in
                 which the rows are drawn. By length if None.
         """
         encoded = self.token_ids(model, part)
         if model.activations is not None:
-            by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-            order = by_length if order_seed is None else first_epoch(len(encoded), order_seed)
-            model.activations.add([row.ids for row in encoded], order)
+            rows = [row.ids for row in encoded]
+            if part == "target" and self._resources.tasks.self_labelled:  # Laid out as where they are unlabelled.
+                self.encode(model, "unlabelled")
+                rows = rows[: -self._resources.tasks.self_labelled]
+            by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+            order = by_length if order_seed is None else first_epoch(len(rows), order_seed)
+            model.activations.add(rows, order)
         return encoded
 
     def token_ids(self, model: PromptedModel, part: str) -> list[EncodedRow]:
@@ -47,7 +51,7 @@ class RowEncoder:
                 "family": resources.spec.backbone.family,
                 "template": model.template.text,
                 "masks": model.scorer.masks,
-                "rows": resources.tasks.hashes(candidate)[part],
+                "rows": resources.tasks.hash_of(part, candidate),
                 **({"demonstrations": shown.content} if shown else {}),
                 **({"words": "first token"} if model.words else {}),
             }

@@ -35,6 +35,7 @@ class StageTraining:
         key: StageKey,
         build_model: Callable[[], PromptedModel],
         start: Callable[[PromptedModel, int], Trainer],
+        take: Callable[[PromptedModel, Trainer], dict[str, Tensor]] | None = None,
     ) -> Generator[StageProgress, None, dict[str, Tensor]]:
         """Return what a stage trains but for the head, where that has no part in it; report every now and then.
 
@@ -43,6 +44,7 @@ class StageTraining:
             key: Everything that decides the outcome.
             build_model: Returns the model to train, in the state before the first update.
             start: Takes the model and a number of updates; returns the trainer in the state after them.
+            take: Takes model and trainer in the state after the last update; returns what is kept in place of weights.
         """
         checkpoint = self._checkpoint(key)
         is_trained = False
@@ -53,8 +55,7 @@ class StageTraining:
             model = build_model()
             trainer = _resumed(model, start, key, checkpoint)
             yield from _train(stage, model, trainer, key, checkpoint)
-            head = model.heads() if trainer.settings.contrastive else ()
-            return model.snapshot([name for name in model.trainable() if name not in head])
+            return (take or _weights)(model, trainer)
 
         found = yield from self.stages.get_in_steps(key, train)
         if is_trained and checkpoint is not None:
@@ -66,6 +67,11 @@ class StageTraining:
             return None
         name = key.name.removesuffix(".safetensors")
         return Checkpoint(self.stages.files, f"{name}.checkpoint.safetensors", self.every_s)
+
+
+def _weights(model: PromptedModel, trainer: Trainer) -> dict[str, Tensor]:
+    head = model.heads() if trainer.settings.contrastive else ()
+    return model.snapshot([name for name in model.trainable() if name not in head])
 
 
 def _resumed(

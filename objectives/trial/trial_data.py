@@ -1,9 +1,13 @@
 """A study's tasks on one split, and which of their rows a candidate reads."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from functools import cached_property
 
-from promptgraft.objectives.data import Row, Split, Task, all_labels, load_tasks, rows_hash, with_fewer
+import numpy as np
+
+from promptgraft.objectives.data import Expected, Row, Split, Task, all_labels, load_tasks, rows_hash, with_fewer
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
 
@@ -22,6 +26,7 @@ class StudyTasks:
         sources: The source tasks.
         labels: The labels of all of them, each once, the target's first.
         split: The split.
+        self_labelled: Number of the last training rows of the target whose labels are a model's.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class StudyTasks:
     ) -> None:
         fewer = fewer or {}
         self.split = split or Split()
+        self.self_labelled = 0
         self.target = with_fewer(target.on(self.split), fewer.get("target"))
         self.sources = {name: with_fewer(task, fewer.get("source")) for name, task in sources.items()}
         self.labels = all_labels(self.target, self.sources.values())
@@ -76,12 +82,51 @@ class StudyTasks:
         return self.sources[candidate.source]
 
     def rows(self, part: str, candidate: Candidate) -> Sequence[Row]:
-        """Return the rows of a part: `target`, `validation`, or `source`, which is the candidate's."""
+        """Return the rows of a part: `target`, `validation`, `unlabelled`, or `source`, which is the candidate's."""
         if part == "source":
             return self.source(candidate).train
+        if part == "unlabelled":
+            return self.target.unlabelled
         return self.target.validation if part == "validation" else self.target.train
 
     def hashes(self, candidate: Candidate) -> dict[str, str]:
         """Return part -> hash of its rows, for the parts that there are for a candidate."""
         own = self._source_hashes.get(candidate.source)
         return self._hashes | ({"source": own} if own is not None else {})
+
+    @cached_property
+    def unlabelled_hash(self) -> str:
+        """Hash of the unlabelled rows."""
+        return rows_hash(self.target.unlabelled)
+
+    def hash_of(self, part: str, candidate: Candidate) -> str:
+        """Return the hash of a part's rows; see `rows`."""
+        return self.unlabelled_hash if part == "unlabelled" else self.hashes(candidate)[part]
+
+    def labelling(self, labels: Mapping[int, int]) -> "StudyTasks":
+        """Return the tasks with unlabelled rows among those that are trained on.
+
+        Args:
+            labels: Index of an unlabelled row -> index of the label that it gets.
+        """
+        rows = [replace(self.target.unlabelled[index], answer=label) for index, label in labels.items()]
+        found = copy(self)
+        found.self_labelled = len(rows)
+        found.target = replace(self.target, train=(*self.target.train, *rows))
+        found._hashes = self._hashes | {"target": rows_hash(found.target.train)}
+        return found
+
+
+def most_certain(chances: Expected, count: int) -> dict[int, int]:
+    """Choose the rows whose label a model is most certain of, as many of each label if there are enough.
+
+    Args:
+        chances: The model's probabilities, shape (rows, labels).
+        count: Largest number of rows of each label.
+
+    Returns:
+        Index of a row -> index of its likeliest label, label by label, the most certain rows first.
+    """
+    order = np.argsort(-chances.max(axis=1), kind="stable")
+    likeliest = chances.argmax(axis=1)
+    return {int(row): label for label in range(chances.shape[1]) for row in order[likeliest[order] == label][:count]}

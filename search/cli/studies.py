@@ -67,6 +67,8 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
         **{f"source {name}".rstrip(): own for name, own in loaded.sources.items()},
     }.items():
         typer.echo(f"{name}: {own.cleaning}")
+    if task.unlabelled:
+        typer.echo(f"unlabelled: {len(task.unlabelled)} rows are kept; {task.unlabelled_cleaning}")
     if len(loaded.sources) > 1:
         typer.echo(f"{len(loaded.sources)} sources; rank them with: promptgraft sources {study}")
     if loaded.drafted != "nothing":

@@ -91,6 +91,9 @@ def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) 
     for name in ("backbone weights", "target rows", "source rows", "test rows"):
         if stored[name] != present[name]:
             unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")
+    name = "unlabelled rows"  # These may join a study that has none: trials so far did without.
+    if stored.get(name) not in (None, present.get(name)):
+        unsafe.append(f"{name} are others (hash {stored[name]} -> {present.get(name)})")
     for kind in ("template", "verbalizer"):
         for name, old_id in stored["space"][kind].items():
             new_id = present["space"][kind].get(name)

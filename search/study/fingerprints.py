@@ -27,16 +27,21 @@ _FREE = (
     "cache",
 )
 # Paths may move: the rows and weights behind them are compared by their hashes.
-_PATHS = ("backbone.path", "source.train", "target.train", "target.test")
+_PATHS = ("backbone.path", "source.train", "target.train", "target.test", "target.unlabelled")
 _SOURCE_PATH = re.compile(r"sources\..+\.train")
 
 
 def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
-    """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`."""
+    """Hash the rows of a study: `target rows`, `source rows`, by name if there are several, and `test rows`.
+
+    Where there are any, `unlabelled rows`, too.
+    """
+    unlabelled = study.target.unlabelled
     return {
         "target rows": rows_hash(study.target.labelled),
         "source rows": _source_rows(study),
         "test rows": rows_hash(study.target.test),
+        **({"unlabelled rows": rows_hash(unlabelled)} if unlabelled else {}),
     }
 
 

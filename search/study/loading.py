@@ -31,7 +31,7 @@ from promptgraft.search.study.default_space import SpaceFacts, with_default_spac
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler
 from promptgraft.search.study.schema import STUDY_NAME, SourceSection, StudyFile, TaskSection, name_advice
-from promptgraft.search.study.space_loading import SpaceLoader, local_path
+from promptgraft.search.study.space_loading import SELF_TRAINING, SpaceLoader, local_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
 from promptgraft.spaces import (
     InvalidInputError,
@@ -171,6 +171,8 @@ class StudyLoader(ProblemCollector):
         wanted = wanted_folds(len(target.labelled), file.target.folds)
         if 1 < target.folds < wanted:
             found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
+        if target.unlabelled and not any(entry.name == SELF_TRAINING for entry in study.objective.space.parameters):
+            found.append(f"target.unlabelled has no effect, since the space has no {SELF_TRAINING}, such as [0, 64]")
         if file.judging.ensemble > 1 and target.folds < 2:
             found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
         return tuple(found)
@@ -266,6 +268,8 @@ class StudyLoader(ProblemCollector):
                 f"{family!r} reads label words, of which rows of kind {name!r} have no single one; use {heads}",
             )
             raise StudyFileError(self.yaml.path, self.problems)
+        if not kind.one_label and file.target.unlabelled:
+            self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():
             for baseline in filter(kind.refuses_baseline, names):
@@ -329,14 +333,10 @@ class StudyLoader(ProblemCollector):
         return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:
-        values = {
-            name: getattr(section, name, None)
-            for name in ("test", "validation", "validation_rows", "test_rows", "shots", "folds", "group", "time")
-        }
-        for name in ("test", "validation"):
-            path = values[name]
-            if path:
-                values[name] = local_path(self.folder, path)
+        paths = ("test", "validation", "unlabelled")
+        options = ("validation_rows", "test_rows", "shots", "folds", "group", "time")
+        values = {name: getattr(section, name, None) for name in (*paths, *options)}
+        values |= {name: local_path(self.folder, path) for name in paths if (path := values[name])}
         return TaskSpec(
             train=local_path(self.folder, section.train),
             fields=dict(section.text),

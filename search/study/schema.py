@@ -156,6 +156,9 @@ class TargetSection(TaskSection):
         None, description="Table of the test set; if left out, the test set is sampled from `train`."
     )
     validation: str | None = Field(None, description="Table of rows to choose by, in place of cross-validation.")
+    unlabelled: str | None = Field(
+        None, description="Table of rows without labels, for `space.self_training`; the text has the same columns."
+    )
     validation_rows: int | None = Field(
         None, ge=2, description="Number of further rows to choose by, in place of cross-validation."
     )

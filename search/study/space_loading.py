@@ -28,6 +28,8 @@ from promptgraft.spaces import (
 
 logger = logging.getLogger(__name__)
 
+SELF_TRAINING = "self_training"
+
 
 class SpaceLoader(ProblemCollector):
     """Builds the search space of a study file.
@@ -172,6 +174,8 @@ class SpaceLoader(ProblemCollector):
                 for value in extremes(parameter):
                     if reason := self.kind.refuses(name, value):
                         raise InvalidInputError(reason)
+                    if name == SELF_TRAINING and value and not self.file.target.unlabelled:
+                        raise InvalidInputError(f"{name} needs unlabelled rows; name their table as target.unlabelled")
                 check_served(model, parameter, tasks)
         return parameters
 

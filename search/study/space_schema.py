@@ -150,6 +150,9 @@ class SpaceSection(Section):
     class_weights: Searched = Field(None, description="Weights of rows by label frequency: none or balanced.")
     probe_c: Searched = Field(None, description="Inverse strength of the probe's ridge penalty.")
     calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
+    self_training: Searched = Field(
+        None, description="Number of unlabelled rows of each label to train on as the model labels them; 0 for none."
+    )
     custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
