@@ -53,6 +53,8 @@ def study_note(study: Study) -> str:
     ]
     for name, section in file.all_sources().items():
         lines.append(_task_row(f"source {name}".rstrip(), section.train, study.sources[name]))
+    if study.target.unlabelled:
+        lines += [f"\n{len(study.target.unlabelled)} unlabelled rows; {study.target.unlabelled_cleaning}."]
     lines += [f"\n**Caution**, {caution}." for caution in study.cautions]
     lines += ["", "### Search space", "", "| parameter | values |", "| --- | --- |"]
     lines += [f"| `{p.name}` | {_values(p)} |" for p in space.parameters]

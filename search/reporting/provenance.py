@@ -141,6 +141,7 @@ def data_of(stored: optuna.Study, study: Study) -> dict[str, TableFacts]:
 
     def described(name: str, file: str, task: Task) -> TableFacts:
         parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
+        parts |= {"unlabelled": task.unlabelled} if task.unlabelled else {}
         return TableFacts(
             file=Path(file).name,
             labels=tuple(task.labels),

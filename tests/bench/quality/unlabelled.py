@@ -2,8 +2,8 @@
 
 python -m tests.bench.quality.unlabelled --pairs movie-amazon --shots 8 --splits 0,1 --out runs/quality
 
-1,000 further rows of the target stand for its unlabelled ones. Each candidate is fitted to all labelled rows, for all of
-its updates. What is measured is kept: a run that was stopped goes on. Without --pairs, the table of what there is.
+1,000 further rows of the target stand for its unlabelled ones. Each candidate is fitted to all labelled rows, for all
+of its updates. What is measured is kept: a run that was stopped goes on. Without --pairs, the table of what there is.
 """
 
 import argparse
