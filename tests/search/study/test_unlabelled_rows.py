@@ -14,7 +14,9 @@ from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.study import load_study, row_hashes
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
-from tests.support.studies import WriteStudy, space
+from tests.support.kinds import COLUMNS, write_kinds
+from tests.support.models import TinyModels
+from tests.support.studies import WriteStudy, space, write_study_file
 
 
 @pytest.fixture
@@ -81,3 +83,21 @@ def test_a_table_may_join_a_study_but_not_change(
     for sections in ({"target": target(data, moved)}, {"target": plain}):
         with pytest.raises(InvalidInputError, match="unlabelled rows are others"):
             record_study(stored, load_study(write_study(**sections)), 4)
+
+
+def test_other_kinds_of_task_have_no_unlabelled_rows(tiny_models: TinyModels, unlabelled: Path, tmp_path: Path) -> None:
+    table = write_kinds(tmp_path / "rows.csv")
+    task = {"kind": "multi_label", "train": str(table), "text": "text", "label": COLUMNS["multi_label"]}
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48}
+    path = write_study_file(
+        tmp_path / "study.yaml",
+        backbone,
+        target=task | {"train_rows": 40, "test_rows": 40, "unlabelled": str(unlabelled)},
+        source=None,
+        space="auto",
+    )
+    with pytest.raises(StudyFileError) as caught:
+        load_study(path)
+    (problem,) = caught.value.problems
+    assert problem.where == "target.unlabelled"
+    assert problem.message == "needs rows with one label each, unlike kind 'multi_label'; leave it out"
