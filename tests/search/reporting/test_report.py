@@ -404,6 +404,19 @@ def test_numbers_are_written_for_people(value: object, shown: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_is_usable_by_keyboard_and_screen_reader(
+    stored: optuna.Study, study: Study, folder: RunFolder
+) -> None:
+    """What axe-core found once: no main landmark, headers without text, and tables that only a mouse could scroll."""
+    judged(stored)
+    html = render_page(collected(stored, study, folder))
+    assert html.count("<main>") == html.count("</main>") == 1
+    assert 'class="wide"' in html
+    assert html.count('class="wide"') == html.count('class="wide" tabindex="0"')
+    assert "<th></th>" not in html
+    assert html.count("<svg") == html.count('<svg role="img" aria-label="') > 0
+
+
 def test_a_phone_needs_no_sideways_scrolling(
     stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path
 ) -> None:
