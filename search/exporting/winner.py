@@ -54,6 +54,7 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import Study
+from promptgraft.search.tracking import Tracking
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,10 @@ def export_winner(
             manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
         staging.describe(manifest, render_model_card(study, manifest, found, confidence))
         staging.put_in_place()
+    if study.file.track:
+        Tracking(study, optuna_study, folder).add_bundle(
+            options.output or folder.bundle, held_out[0].metrics if held_out else {}
+        )
     return Export(
         folder=options.output or folder.bundle,
         trial=number,

@@ -38,7 +38,8 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     Raises:
         InvalidInputError: If an edit would put results under one name that can't be compared.
     """
-    definition = study.file.model_dump(mode="json", exclude_none=True)
+    # Not where it is shown: that is no edit of what is searched, and a webhook's URL is a secret.
+    definition = study.file.model_dump(mode="json", exclude_none=True, exclude={"track", "notify"})
     identity = study_identity(study, definition)
     record = StudyRecord.of(optuna_study)
     attrs: dict[str, Any] = {WANTED: wanted, STUDY_FILE: str(study.path)}

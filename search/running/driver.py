@@ -48,6 +48,7 @@ from promptgraft.search.storage import (
     write_study,
 )
 from promptgraft.search.study import GrowSection, Study, model_path
+from promptgraft.search.tracking import Tracking
 from promptgraft.search.trials import (
     Evaluated,
     Limits,
@@ -96,17 +97,20 @@ class Driver:
         self._forecast_at = 0.0
         self.files = options.folder.files()
         self._plots = DashboardPlots(ledger.study)
+        self._tracking = Tracking(study, ledger.study, options.folder)
 
     def run(self) -> RunOutcome:
         """Run until the searcher has nothing more to start, or a signal comes."""
         try:
             outcome = self._run()
-        except StorageLostError:
+        except BaseException as error:
+            if not isinstance(error, StorageLostError):
+                self._record_end("the run failed")
+            self._tracking.end("failed", str(error) or type(error).__name__)
             raise
-        except BaseException:
-            self._record_end("the run failed")
-            raise
-        self._record_end(outcome.ended_because or "it was stopped")
+        reason = outcome.ended_because or "it was stopped"
+        self._record_end(reason)
+        self._tracking.end("ended" if outcome.ended_because else "stopped", reason, outcome.verdict)
         return outcome
 
     @wait_for_storage
@@ -115,6 +119,7 @@ class Driver:
 
     def _run(self) -> RunOutcome:
         self._record_run()
+        self._tracking.add_earlier()
         self._show()
         self._rank()
         prepare_environment(self.options.address)
@@ -333,6 +338,7 @@ class Driver:
         if state == TrialState.COMPLETE:
             self._rank()
             self._note_front()
+        self._tracking.add_trial(number)
         self.progress.ended(number, state.name, value, cause)
 
     @wait_for_storage

@@ -1,5 +1,6 @@
-"""Samplers and pruners of Optuna, by the names that study files use."""
+"""Samplers and pruners of Optuna, and trackers, by the names that study files use."""
 
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +25,16 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
     "threshold": optuna.pruners.ThresholdPruner,
 }
 
+# Tracker -> the module that it writes with.
+_TRACKER_MODULES = {"mlflow": "mlflow", "tensorboard": "tensorboardX", "wandb": "wandb"}
+
 # Set by promptgraft itself, so that a resumed study doesn't repeat its random numbers.
 _OURS = ("self", "seed")
+
+
+def is_installed(tracker: str) -> bool:
+    """Whether what a tracker writes with is installed."""
+    return importlib.util.find_spec(_TRACKER_MODULES[tracker]) is not None
 
 
 def build_sampler(name: str, options: Mapping[str, Any], seed: int) -> BaseSampler:

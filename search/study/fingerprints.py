@@ -25,6 +25,8 @@ _FREE = (
     "resources",
     "checkpoint",
     "cache",
+    "track",
+    "notify",
 )
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test", "target.unlabelled")

@@ -29,7 +29,7 @@ from promptgraft.search.study.backbone_checks import rehearse
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
-from promptgraft.search.study.engines import build_pruner, build_sampler
+from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
 from promptgraft.search.study.schema import STUDY_NAME, SourceSection, StudyFile, TaskSection, name_advice
 from promptgraft.search.study.space_loading import SELF_TRAINING, SpaceLoader, local_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
@@ -254,6 +254,9 @@ class StudyLoader(ProblemCollector):
             build_sampler(file.sampler.name, file.sampler.options, file.seed)
         with self.collecting(("pruner",)):
             build_pruner(file.pruner.name, file.pruner.options)
+        for name in file.track:
+            if not is_installed(name):
+                self.add(("track",), f"{name} is not installed: pip install 'promptgraft[track]'")
         if file.budget.gpu_hours is not None and not file.resources.gpu:
             self.add(("budget", "gpu_hours"), "limits GPUs, but resources.gpu is 0; raise it, or set compute")
 

@@ -50,6 +50,7 @@ Baseline = Literal[
 ]
 AUTO = "auto"
 EffortName = Literal["quick", "balanced", "best"]
+TrackerName = Literal["mlflow", "tensorboard", "wandb"]
 Cost = Literal["prompt_tokens", "trainable_parameters", "latency_ms"]
 
 
@@ -352,6 +353,12 @@ class StudyFile(Section):
     checkpoint: CheckpointSection = Field(CheckpointSection(), description="Checkpoints of trials.")
     cache: CacheSection = Field(CacheSection(), description="Size of the caches that trials share.")
     resources: ResourcesSection = Field(ResourcesSection(), description="Resources of one trial.")
+    track: Annotated[tuple[TrackerName, ...], OneOrMore] = Field(
+        (), description="Experiment trackers that get every trial and the bundle: mlflow, tensorboard, wandb."
+    )
+    notify: str | None = Field(
+        None, pattern="^https?://", description="URL, such as a webhook, that gets a short JSON when a run has ended."
+    )
 
     @field_validator("judging")
     @classmethod

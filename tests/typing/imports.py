@@ -40,6 +40,7 @@ from promptgraft.search.side_jobs import SideJobs as SideJobs
 from promptgraft.search.storage import RunFolder as RunFolder
 from promptgraft.search.study import Study as Study
 from promptgraft.search.study import load_study as load_study
+from promptgraft.search.tracking import Tracking as Tracking
 from promptgraft.search.trials import TrialJob as TrialJob
 from promptgraft.search.trials import forecast as forecast
 from promptgraft.search.workers import TrialRunner as TrialRunner

@@ -1,0 +1,10 @@
+"""What other tools are told of a study while it runs: trackers of experiments, and a URL at the end."""
+
+from typing import TYPE_CHECKING
+
+from promptgraft.spaces.facade import lazy_exports
+
+if TYPE_CHECKING:
+    from promptgraft.search.tracking.trackers import Tracking as Tracking
+else:
+    __getattr__, __all__ = lazy_exports(__name__, __file__)
