@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM = false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smollm2 test test-unit test-shuffled coverage test-slow test-postgres test-faults test-gpu newest bench quality docs site lint types wheel clean
+.PHONY: help demo smollm2 test test-unit test-shuffled coverage test-slow test-postgres test-faults test-gpu newest bench quality docs notebooks site lint types wheel clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -138,6 +138,12 @@ docs: .venv/.installed  ## Regenerate what docs/ takes from the schemas (seconds
 
 site: .docs-venv/.installed  ## The documents as a site, in build/site; a broken link is an error (seconds)
 	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --strict --quiet
+
+# In order: the second and the fourth use the first one's study. They are run, and not written.
+notebooks: .venv/.installed  ## Run the tutorials of docs/tutorials (5 min)
+	$(BIN)/python studies/prepare.py
+	$(BIN)/pip install --quiet --constraint constraints.txt ipykernel nbclient
+	for notebook in docs/tutorials/*.ipynb; do $(BIN)/jupyter execute --timeout=600 $$notebook || exit; done
 
 lint: .venv/.installed  ## Style, import contracts and spelling (seconds)
 	$(BIN)/ruff check .

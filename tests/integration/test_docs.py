@@ -64,6 +64,21 @@ def test_short_forms_are_in_the_schema() -> None:
     assert list(validator.iter_errors(content)) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_hold_code_and_no_outputs(path: Path) -> None:
+    """`make notebooks` runs them."""
+    cells = json.loads(path.read_text())["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert cells[0]["cell_type"] == "markdown"
+    assert codes
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in codes)
+    for cell in codes:
+        lines = cell["source"]
+        magic = lines[0].startswith("%%writefile")
+        if not magic or lines[0].strip().endswith(".py"):
+            compile("".join(lines[1:] if magic else lines), path.name, "exec")
+
+
 def test_the_readme_is_short_and_begins_with_a_picture() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 150
