@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from promptgraft.objectives.data import TASK_KINDS, Direction, TaskSpec
+from promptgraft.objectives.kinds import directions
 from promptgraft.spaces import SearchSpace
 
 # Attention of transformers that takes any mask; the others know only causality and padding.
@@ -146,7 +147,7 @@ class ObjectiveSpec:
     @property
     def direction(self) -> Direction:
         """`maximize` or `minimize`: which way the metric is better."""
-        return TASK_KINDS[self.target.kind].metrics[self.metric]
+        return directions(TASK_KINDS[self.target.kind])[self.metric]
 
     @property
     def directions(self) -> list[Direction]:

@@ -2,25 +2,28 @@
 
     python studies/prepare.py            # data and MiniLM, for studies/demo.yaml
     python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml
-    python studies/prepare.py --kinds    # data for studies/multi_label.yaml and studies/regression.yaml as well
+    python studies/prepare.py --kinds    # data for studies/{multi_label,regression,token_classification}.yaml as well
 
-Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv and films.csv, and studies/models/{minilm,smollm2}/.
-Nothing of it is committed: the packages keep their own licences (vaderSentiment: MIT; both models: Apache-2.0;
-MovieLens 100K, in recbole: its own, for research).
+Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv and addresses{,_osm}.jsonl, and
+studies/models/{minilm,smollm2}/. Nothing of it is committed: the packages keep their own licences (vaderSentiment and
+usaddress: MIT; both models: Apache-2.0; MovieLens 100K, in recbole: its own, for research).
 """
 
 import argparse
 import csv
 import io
+import json
 import logging
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 from promptgraft.objectives.progress import report_progress
 from promptgraft.search.cli.bars import bar
@@ -36,6 +39,10 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets"}
 RECBOLE = "recbole==1.2.1"
 FILMS = "recbole/dataset_example/ml-100k/ml-100k.item"
+USADDRESS = "usaddress==0.5.16"
+# Addresses that people have labelled, and ones made of OpenStreetMap's by a program.
+ADDRESSES = {"addresses": "labeled", "addresses_osm": "synthetic_osm_data_xml"}
+MOST_ADDRESSES = 3000
 ATTEMPTS = 4
 
 
@@ -127,6 +134,46 @@ def prepare_films() -> None:
     write_table(path, [("title", "year", "genres"), *rows])
 
 
+def prepare_addresses() -> None:
+    """Write the addresses that usaddress is trained with, and their parts, as texts and spans."""
+    if all((DATA / f"{name}.jsonl").exists() for name in ADDRESSES):
+        return
+    logger.info("data: labelled addresses of usaddress")
+    DATA.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        tarfile.open(download(USADDRESS, Path(temporary), source=True)) as archive,
+    ):
+        for name, stem in ADDRESSES.items():
+            file = archive.extractfile(f"{USADDRESS.replace('==', '-')}/training/{stem}.xml")
+            assert file is not None
+            rows = dict(read_addresses(file.read().decode("utf-8", errors="replace")))
+            lines = [json.dumps({"text": text, "spans": spans}) for text, spans in rows.items()]
+            partial = DATA / f"{name}.partial"
+            partial.write_text("\n".join(lines[:MOST_ADDRESSES]) + "\n", encoding="utf-8")
+            partial.rename(DATA / f"{name}.jsonl")
+
+
+def read_addresses(content: str) -> Iterator[tuple[str, list[tuple[int, int, str]]]]:
+    """Yield the text and the spans of each address; broken ones are left out.
+
+    Neighbours of one label are one span, and no comma behind a part belongs to it.
+    """
+    for line in re.findall("<AddressString>.*?</AddressString>", content):
+        try:
+            parts = ElementTree.fromstring(line)
+        except ElementTree.ParseError:
+            continue
+        text, spans = "", list[tuple[int, int, str]]()
+        for part in parts:
+            start, text = len(text), text + (part.text or "")
+            if spans and spans[-1][2] == part.tag:
+                start = spans.pop()[0]
+            spans.append((start, len(text), part.tag))
+            text += part.tail or ""
+        yield text, [(start, len(text[:end].rstrip(",; ")), label) for start, end, label in spans if label != "Null"]
+
+
 def prepare_minilm() -> None:
     """Unpack all-MiniLM-L6-v2 from its wheel."""
     folder = MODELS / "minilm"
@@ -181,7 +228,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     steps: dict[str, Callable[[], None]] = {"data": lambda: prepare_data("", write_labels), "MiniLM": prepare_minilm}
     if arguments.kinds:
-        steps |= {"ratings": lambda: prepare_data("_ratings", write_ratings), "films": prepare_films}
+        steps |= {
+            "ratings": lambda: prepare_data("_ratings", write_ratings),
+            "films": prepare_films,
+            "addresses": prepare_addresses,
+        }
     if arguments.smollm2:
         steps["SmolLM2"] = prepare_smollm2
     with bar("fetching"):

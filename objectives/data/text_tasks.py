@@ -370,11 +370,16 @@ def drop_known(
     kept = [row for row in rows if row_key(row) not in gone]
     alike = find_near_duplicates(kept, held_out, comparison)
     pairs = [(kept[row].answer, held_out[other].answer) for row, other in alike.items()]
-    others = sum(own != other for own, other in pairs if not isinstance(own, float))  # Numbers differ a little.
+    others = sum(_labels(own) != _labels(other) for own, other in pairs)
     report = CleaningReport(
         overlap=len(rows) - len(kept), near_duplicate=len(alike), near_duplicate_of_other_label=others
     )
     return [row for index, row in enumerate(kept) if index not in alike], report
+
+
+def _labels(answer: Answer) -> object:
+    """Return the labels of an answer, each once; None for a number, which may differ a little."""
+    return None if isinstance(answer, float) else frozenset(answer) if isinstance(answer, tuple) else answer
 
 
 def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:

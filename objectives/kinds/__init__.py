@@ -1,1 +1,11 @@
-"""Kinds of task beyond those of `objectives.data`; see `TASK_KINDS`, which loads them by name."""
+"""Kinds of task in files of their own, which `TASK_KINDS` loads by name, and metrics that plugins add."""
+
+from typing import TYPE_CHECKING
+
+from promptgraft.spaces.facade import lazy_exports
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.kinds.metrics import directions as directions
+    from promptgraft.objectives.kinds.metrics import scores as scores
+else:
+    __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures.records import PromptAsTokens
 from promptgraft.objectives.prompting import SOFT_PROMPT
 from promptgraft.objectives.trial import Objective
@@ -55,7 +56,7 @@ def prompt_as_tokens(
 
     def score(prompt: Tensor) -> float:
         logits = objective.score(direct, {**others, f"{SOFT_PROMPT}weight": prompt}, task.validation, seed)
-        return task.measure(logits, task.validation)[objective.spec.metric]
+        return scores(task, logits, task.validation)[objective.spec.metric]
 
     random = torch.Generator().manual_seed(seed)
     draws = [torch.randint(len(embeddings), (soft.length,), generator=random) for _ in range(RANDOM_PROMPTS)]

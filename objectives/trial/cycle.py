@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from promptgraft.objectives.caching import StageKey, source_prompt
 from promptgraft.objectives.data import IGNORED
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
 from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
@@ -260,7 +261,7 @@ class Cycle(Evaluations):
         logits = self._score(model, trainer, validation).numpy()
         if not np.isfinite(logits).all():
             raise TrialError(f"the validation logits are not finite at step {trainer.step}")
-        metrics = target.measure(logits, target.validation)
+        metrics = scores(target, logits, target.validation)
         evaluation = Evaluation(
             step=trainer.step,
             value=metrics[spec.metric],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from promptgraft.objectives.data import WHOLE, Task
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import (
@@ -192,12 +193,13 @@ def _left_by(study: Study, files: FileStore, trial: FrozenTrial) -> bool:
     except (SafetensorError, KeyError):
         return False
     rows, folds = task.scored(), np.array(task.scored_folds())
-    if logits.shape != (len(rows), len(task.labels)):
+    if (len(logits), logits.shape[-1]) != (len(rows), len(task.labels)):
         return False
     parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
-    found = [task.measure(logits[own], [rows[place] for place in own]) for own in parts]
+    found = [scores(task, logits[own], [rows[place] for place in own]) for own in parts]
     recorded = TrialRecord.of(trial).metrics
-    return all(abs(mean(own[name] for own in found) - value) <= SAME for name, value in recorded.items())
+    known = {name: value for name, value in recorded.items() if name in found[0]}  # A plugin may be gone.
+    return all(abs(mean(own[name] for own in found) - value) <= SAME for name, value in known.items())
 
 
 def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from promptgraft.bundles import TOLERANCE, Examples, Manifest, Staging, staged_bundle, verify
 from promptgraft.objectives.backbones import model_folder
 from promptgraft.objectives.data import WHOLE, Outputs, Split, Task
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures import (
     best_words,
     is_readable,
@@ -297,12 +298,12 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
     def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
-        return task.measure(found, [task.test[index] for index in kept])[metric]
+        return scores(task, found, [task.test[index] for index in kept])[metric]
 
     level = StudyRecord.of(winner.stored).judging.level
 
     def measure_decided(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
-        return decided.measure(found, [task.test[index] for index in kept])[metric]
+        return scores(decided, found, [task.test[index] for index in kept])[metric]
 
     interval = score_interval(logits, measure_decided, metric, level)
     names = control_names(winner.stored)
@@ -318,7 +319,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     ]
     return OpenedScores(
         tuple(
-            (name, (decided if place == 0 else task).measure(found, task.test))
+            (name, scores(decided if place == 0 else task, found, task.test))
             for place, (name, found) in enumerate(rows)
         ),
         (interval.low, interval.high),

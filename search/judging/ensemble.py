@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from promptgraft.objectives.data import Expected, Task
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
@@ -98,7 +99,7 @@ def _by_fold(task: Task, chances: Expected, folds: npt.NDArray[np.int64], metric
     """Return the metric of each fold."""
     logits, rows = task.outputs_of(chances), task.scored()
     parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
-    return [task.measure(logits[own], [rows[place] for place in own])[metric] for own in parts]
+    return [scores(task, logits[own], [rows[place] for place in own])[metric] for own in parts]
 
 
 def ensemble_line(found: Ensemble, metric: str) -> str:

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.judging.verdict import reach_verdict
 from promptgraft.search.storage import (
@@ -109,7 +110,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
         rows = objective.target.validation
         logits = objective.score(Candidate.from_values(values), delta, rows)
         files.write_tensors(trial_file(number, FLOAT32_LOGITS_FILE), {"logits": torch.from_numpy(logits)})
-        metrics = objective.target.measure(logits, rows)
+        metrics = scores(objective.target, logits, rows)
         chances, chances_before = (objective.target.expected(own) for own in (logits, before))
         difference = np.abs(chances - chances_before).max()
         found[number] = Float32Score(metrics[spec.metric], metrics, float(difference))

@@ -11,6 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from promptgraft.objectives.data import Row, Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures import calibration_error
 from promptgraft.search.judging import logits_of_test_set
 from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRecord, trial_file
@@ -261,7 +262,7 @@ def _overall(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], p
         labels=tuple(task.labels),
         confusion=(),
         classes=(),
-        metrics=task.measure(logits, rows),
+        metrics=scores(task, logits, rows),
         calibration=None,
     )
 

@@ -24,6 +24,7 @@ from promptgraft.objectives.data import (
     named_by,
     wanted_folds,
 )
+from promptgraft.objectives.kinds import directions
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.backbone_checks import rehearse
 from promptgraft.search.study.constraints import Constraints, constraints_of
@@ -244,7 +245,7 @@ class StudyLoader(ProblemCollector):
 
     def _check_engines(self, file: StudyFile) -> None:
         with self.collecting(("metric",)):
-            known = TASK_KINDS[file.target.kind].metrics
+            known = directions(TASK_KINDS[file.target.kind])
             if file.metric not in known:
                 raise InvalidInputError(f"unknown metric {file.metric!r}; {did_you_mean(file.metric, known)}")
             expected = known[file.metric]

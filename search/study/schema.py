@@ -117,7 +117,10 @@ class TaskSection(Section):
         AfterValidator(_usable_fields),
     ] = Field(description="Column of the text, or a mapping of template fields to columns.")
     label: str = Field(description="Column of the label, of several labels, or of the number.")
-    kind: str = Field("text_classification", description="Kind of task: text_classification, multi_label, regression.")
+    kind: str = Field(
+        "text_classification",
+        description="Kind of task: text_classification, multi_label, regression, token_classification.",
+    )
     labels: tuple[str, ...] | None = Field(
         None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
     )

@@ -71,6 +71,7 @@ class Repeats:
 
     def fit(self, control: str, repeat: int, predictions: str) -> Outcome:
         """Fit a control that is no candidate; see `train` and `objectives.measures.controls`."""
+        from promptgraft.objectives.kinds import scores
         from promptgraft.objectives.measures import FITTED
 
         def scored() -> "Scored":
@@ -78,7 +79,7 @@ class Repeats:
             for fold in range(self._objective.target.folds):
                 self._objective.use_split(Split(repeat, fold))
                 target = self._objective.target
-                found.append(target.measure(FITTED[control](self._objective, target.validation), target.validation))
+                found.append(scores(target, FITTED[control](self._objective, target.validation), target.validation))
             means = {name: mean(own[name] for own in found) for name in found[0]}
             if not self._objective.target.test:
                 return means, None

@@ -17,6 +17,7 @@ from promptgraft.objectives.data import TASK_KINDS as TASK_KINDS
 from promptgraft.objectives.data import Row as Row
 from promptgraft.objectives.data import Task as Task
 from promptgraft.objectives.growth import grow as grow
+from promptgraft.objectives.kinds import scores as scores
 from promptgraft.objectives.layers import LayerStack as LayerStack
 from promptgraft.objectives.measures import Sizes as Sizes
 from promptgraft.objectives.prompting import PromptedModel as PromptedModel

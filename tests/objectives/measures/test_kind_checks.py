@@ -28,7 +28,7 @@ def test_a_kind_keeps_to_the_contract(kind: str, table: Path, tiny_models: TinyM
 def test_the_documented_kind_keeps_to_the_contract(table: Path, tiny_models: TinyModels) -> None:
     """The code of `docs/task-kinds.md` is what is run, with its own test."""
     page = (ROOT / "docs" / "task-kinds.md").read_text()
-    kind, test = (block.split("```")[0] for block in page.split("```python\n")[1:])
+    kind, test, _ = (block.split("```")[0] for block in page.split("```python\n")[1:])
     assert max(len(kind.splitlines()), len(test.splitlines())) < 60
     stars = table.with_name("stars.csv")
     stars.write_text("text,stars\n" + "".join(f"text {n} of so many,{n % 5 + 1}\n" for n in range(80)))
