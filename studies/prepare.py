@@ -48,7 +48,8 @@ ATTEMPTS = 4
 
 def download(requirement: str, folder: Path, *, source: bool = False, options: Sequence[str] = ()) -> Path:
     """Download one package without its dependencies, trying again when the network fails."""
-    kind = ["--no-binary", ":all:", *options] if source else ["--only-binary", ":all:", *options]
+    name = requirement.partition("==")[0]  # What a source distribution is built with comes as wheels.
+    kind = ["--no-binary", name, *options] if source else ["--only-binary", ":all:", *options]
     command = [
         sys.executable,
         "-m",
