@@ -18,7 +18,7 @@ from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
 from promptgraft.objectives.caching import Activations, StageStore
-from promptgraft.objectives.data import Prediction, Task, has_text, read_rows
+from promptgraft.objectives.data import Prediction, Task, has_text, joined, read_rows
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -239,7 +239,7 @@ class Predictor:
         size = len(checked) if len(self.members) == 1 else SHARED_ROWS
         with self._lock:
             parts = [self._score_all(checked[start : start + size]) for start in range(0, len(checked), size or 1)]
-        scores = [np.concatenate(own) for own in zip(*parts, strict=True)] if parts else self._score_all([])
+        scores = [joined(own) for own in zip(*parts, strict=True)] if parts else self._score_all([])
         return self.task.combine(scores, [member.weight for member in self.members])
 
     def _score_all(self, rows: Sequence[Mapping[str, str]]) -> list[npt.NDArray[np.float32]]:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, Probabilities, ServedModel, ServingLimits
+from promptgraft.bundles.answers import Answers
+from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, ServedModel, ServingLimits
 from promptgraft.bundles.doors import why_refused
 from promptgraft.bundles.predictor import check_abstaining
-from promptgraft.objectives.data import Span, Task
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -30,41 +30,6 @@ _FREE_BYTES = 64 * 2**10
 
 # A character that is neither white space nor a control character: text without any would be empty once stripped.
 _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
-
-
-class Prediction(BaseModel):
-    """Prediction for one row."""
-
-    label: str | None = Field(description="Most probable label; null if it is less probable than the server requires.")
-    probabilities: dict[str, float] = Field(description="Probability of each label; they add up to 1.")
-
-
-class LabelsPrediction(BaseModel):
-    """Prediction for one row, where any number of labels may apply."""
-
-    labels: list[str] = Field(description="Labels that apply: those whose probability reaches their threshold.")
-    probabilities: dict[str, float] = Field(description="Probability of each label, each by itself.")
-
-
-class NumberPrediction(BaseModel):
-    """Prediction for one row, where it is a number."""
-
-    value: float = Field(description="Predicted number.")
-
-
-class LabelledSpan(BaseModel):
-    """Part of a row's text with a label."""
-
-    start: int = Field(description="Where it begins, in characters.")
-    end: int = Field(description="Where it ends.")
-    label: str = Field(description="Its label.")
-    text: str = Field(description="The part itself.")
-
-
-class SpansPrediction(BaseModel):
-    """Prediction for one row, where parts of its text have labels."""
-
-    spans: list[LabelledSpan] = Field(description="Labelled parts, in the order of the text.")
 
 
 class Problem(BaseModel):
@@ -135,7 +100,7 @@ def create_app(
     """
     metrics, task = Metrics(), predictors[0].task
     check_abstaining(task, abstain_below)
-    batcher, answers = Batcher(limits, metrics), _Answers(task, abstain_below, metrics)
+    batcher, answers = Batcher(limits, metrics), Answers(task, abstain_below, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -159,7 +124,7 @@ def create_app(
     return app
 
 
-def _add_predictions(app: FastAPI, batcher: Batcher, answers: "_Answers", bodies: tuple[Any, Any]) -> None:
+def _add_predictions(app: FastAPI, batcher: Batcher, answers: Answers, bodies: tuple[Any, Any]) -> None:
     """Add the paths that predict rows."""
     row, batch = bodies
 
@@ -232,48 +197,6 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 def _plain(body: BaseModel) -> Any:
     return body.model_dump(by_alias=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """Turns probabilities, or numbers, into answers, and counts these by label."""
-
-    task: Task
-    abstain_below: float
-    metrics: Metrics
-
-    @property
-    def model(self) -> type[BaseModel]:
-        """What answers are."""
-        if self.task.words() is not None:
-            return SpansPrediction
-        if self.task.one_label:
-            return Prediction
-        return LabelsPrediction if self.task.has_labels else NumberPrediction
-
-    def of(self, expected: Probabilities, text: Mapping[str, str]) -> BaseModel:
-        (found,) = self.task.predict(expected[None], [text])
-        if isinstance(found, float):
-            self.metrics.predictions.labels("").inc()
-            return NumberPrediction(value=found)
-        if isinstance(found, tuple) and self.task.words() is not None:
-            (value,), spans = text.values(), [own for own in found if isinstance(own, Span)]
-            self._count([own.label for own in spans])
-            said = [LabelledSpan(**asdict(own), text=value[own.start : own.end]) for own in spans]
-            return SpansPrediction(spans=said)
-        probabilities = dict(zip(self.task.labels, expected.tolist(), strict=True))
-        if isinstance(found, tuple):
-            labels = [own for own in found if isinstance(own, str)]
-            self._count(labels)
-            return LabelsPrediction(labels=labels, probabilities=probabilities)
-        label = found if expected.max() >= self.abstain_below else None
-        self._count([label] if label else [])
-        return Prediction(label=label, probabilities=probabilities)
-
-    def _count(self, labels: Sequence[str]) -> None:
-        """Count a row's labels, or that it has none."""
-        for label in labels or ("",):
-            self.metrics.predictions.labels(label).inc()
 
 
 def _message(entry: Mapping[str, Any]) -> str:

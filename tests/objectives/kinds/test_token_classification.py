@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from promptgraft.objectives.backbones import PromptTokens
 from promptgraft.objectives.backbones.text_tokens import SpecialNames
-from promptgraft.objectives.data import Row, Span, TaskSpec
+from promptgraft.objectives.data import Row, Span, TaskSpec, joined
 from promptgraft.objectives.kinds.spans import word_places
 from promptgraft.objectives.kinds.token_classification import TokenClassification
 from promptgraft.objectives.prompting.word_places import WordPlaces
@@ -115,6 +115,15 @@ def test_files_of_words_are_read(tmp_path: Path) -> None:
         InvalidInputError, match=r"line 2 is 'met VERB'; expected a word, and in the last column its tag"
     ):
         TokenClassification.clean(str(file), spec, None)
+
+
+def test_outputs_of_rows_with_more_and_fewer_words_are_joined() -> None:
+    task = TokenClassification(NAMES, ())
+    rows = [Row({"text": "Ann met Bo"}, (3, 0, 3)), Row({"text": "Bo"}, (3,)), Row({"text": "in York"}, (0, 1))]
+    outputs = np.random.default_rng(0).normal(size=(3, 3, 5)).astype(np.float32)
+    together = joined([outputs[:1], outputs[1:, :2]])
+    assert together.shape == outputs.shape
+    assert task.measure(together, rows) == task.measure(outputs, rows)
 
 
 def test_words_count_by_their_most_frequent_tag() -> None:

@@ -1,0 +1,93 @@
+"""What a server answers for a row, by the kind of task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pydantic import BaseModel, Field
+
+from promptgraft.bundles.batcher import Metrics, Probabilities
+from promptgraft.objectives.data import Span, Task
+
+
+class Prediction(BaseModel):
+    """Prediction for one row."""
+
+    label: str | None = Field(description="Most probable label; null if it is less probable than the server requires.")
+    probabilities: dict[str, float] = Field(description="Probability of each label; they add up to 1.")
+
+
+class LabelsPrediction(BaseModel):
+    """Prediction for one row, where any number of labels may apply."""
+
+    labels: list[str] = Field(description="Labels that apply: those whose probability reaches their threshold.")
+    probabilities: dict[str, float] = Field(description="Probability of each label, each by itself.")
+
+
+class NumberPrediction(BaseModel):
+    """Prediction for one row, where it is a number."""
+
+    value: float = Field(description="Predicted number.")
+
+
+class LabelledSpan(BaseModel):
+    """Part of a row's text with a label."""
+
+    start: int = Field(description="Where it begins, in characters.")
+    end: int = Field(description="Where it ends.")
+    label: str = Field(description="Its label.")
+    text: str = Field(description="The part itself.")
+
+
+class SpansPrediction(BaseModel):
+    """Prediction for one row, where parts of its text have labels."""
+
+    spans: list[LabelledSpan] = Field(description="Labelled parts, in the order of the text.")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Turns probabilities, or numbers, into answers, and counts these by label.
+
+    Attributes:
+        task: The kind of task.
+        abstain_below: Smallest probability at which a row gets a label.
+        metrics: Told of each label.
+    """
+
+    task: Task
+    abstain_below: float
+    metrics: Metrics
+
+    @property
+    def model(self) -> type[BaseModel]:
+        """What answers are."""
+        if self.task.words() is not None:
+            return SpansPrediction
+        if self.task.one_label:
+            return Prediction
+        return LabelsPrediction if self.task.has_labels else NumberPrediction
+
+    def of(self, expected: Probabilities, text: Mapping[str, str]) -> BaseModel:
+        """Return the answer for a row, by what is expected of it and its text."""
+        (found,) = self.task.predict(expected[None], [text])
+        if isinstance(found, float):
+            self.metrics.predictions.labels("").inc()
+            return NumberPrediction(value=found)
+        if isinstance(found, tuple) and self.task.words() is not None:
+            (value,), spans = text.values(), [own for own in found if isinstance(own, Span)]
+            self._count([own.label for own in spans])
+            said = [LabelledSpan(**asdict(own), text=value[own.start : own.end]) for own in spans]
+            return SpansPrediction(spans=said)
+        probabilities = dict(zip(self.task.labels, expected.tolist(), strict=True))
+        if isinstance(found, tuple):
+            labels = [own for own in found if isinstance(own, str)]
+            self._count(labels)
+            return LabelsPrediction(labels=labels, probabilities=probabilities)
+        label = found if expected.max() >= self.abstain_below else None
+        self._count([label] if label else [])
+        return Prediction(label=label, probabilities=probabilities)
+
+    def _count(self, labels: Sequence[str]) -> None:
+        """Count a row's labels, or that it has none."""
+        for label in labels or ("",):
+            self.metrics.predictions.labels(label).inc()
