@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 
 from promptgraft.search.tracking.base import TrackedStudy, TrackedTrial, Tracker
 
@@ -25,7 +26,12 @@ class TensorboardTracker(Tracker):
             for step, value in trial.curve:
                 writer.add_scalar(f"curve/{self.study.metric}", value, step)
             params = {name: _plain(value) for name, value in trial.params.items() if value is not None}
-            writer.add_hparams(params, {f"final/{name}": v for name, v in trial.metrics.items()}, name=".")
+            final = {f"final/{name}": value for name, value in trial.metrics.items()}
+            # Not by `add_hparams`: within the same second, its file would take the place of this one.
+            for summary in hparams(params, final):
+                writer.file_writer.add_summary(summary)
+            for name, value in final.items():
+                writer.add_scalar(name, value)
             if trial.cause:
                 writer.add_text("cause", trial.cause)
 
@@ -36,7 +42,7 @@ class TensorboardTracker(Tracker):
 
     def add_bundle(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the test scores and the bundle's folder: event files hold no folders."""
-        with SummaryWriter(str(self._folder / "study")) as writer:
+        with SummaryWriter(str(self._folder / "study"), filename_suffix=".bundle") as writer:
             writer.add_text("bundle", str(folder.resolve()))
             for name, value in metrics.items():
                 writer.add_scalar(f"test/{name}", value)

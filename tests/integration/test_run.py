@@ -33,6 +33,7 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, 
         pruner={"name": "median", "n_startup_trials": 3, "n_warmup_steps": 2},
         sampler={"name": "random"},
         budget={"trials": 24, "max_failure_rate": 0.9},
+        track=["tensorboard"],
     )
 
 
@@ -58,6 +59,12 @@ def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:
     if last == candidate.steps and wrote:
         return "COMPLETE"
     return "PRUNED" if last < candidate.steps and not wrote else "inconsistent"
+
+
+def test_every_trial_and_the_end_are_tracked(folder: RunFolder) -> None:
+    trials = load_existing("tiny", folder.storage_url()).get_trials()
+    tracked = {path.name for path in (folder.path / "tensorboard").iterdir()}
+    assert tracked == {f"trial-{trial.number}" for trial in trials} | {"study"}
 
 
 def test_recorded_states_are_what_happened(ran: tuple[RunFolder, RunOutcome]) -> None:
