@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from promptgraft.bundles.audit import timestamp as timestamp
     from promptgraft.bundles.batcher import ServingLimits as ServingLimits
     from promptgraft.bundles.comparison import BundleComparison as BundleComparison
+    from promptgraft.bundles.comparison import Disagreement as Disagreement
+    from promptgraft.bundles.comparison import Outcome as Outcome
     from promptgraft.bundles.comparison import compare_bundles as compare_bundles
     from promptgraft.bundles.comparison import labelled_rows as labelled_rows
     from promptgraft.bundles.doors import bound_socket as bound_socket

@@ -107,7 +107,7 @@ class TextTask(Task):
             rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test", report)
             report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
         else:
-            test, _, own = cls.clean(spec.test, spec, cls._named(labels, spec))
+            test, _, own = cls.clean(spec.test, spec, cls.kept_labels(labels, spec))
             report += own
             if spec.test_rows is not None and spec.test_rows < len(test):
                 _, test = take(test, spec.test_rows, seed, replace(spec, group=None, time=None), "test", own)
@@ -154,7 +154,7 @@ class TextTask(Task):
     def _with_table(self: T, rest: list[Row], spec: TaskSpec) -> T:
         """Choose by the rows of another table."""
         assert spec.validation is not None
-        validation, _, own = self.clean(spec.validation, spec, self._named(self.labels, spec))
+        validation, _, own = self.clean(spec.validation, spec, self.kept_labels(self.labels, spec))
         validation, of_test = drop_known(validation, self.test, spec.comparison)
         train, alike = drop_known(rest, validation, spec.comparison)
         dropped = own + of_test + alike
@@ -293,7 +293,7 @@ class TextTask(Task):
         return [replace(row, answer=renumbered(row.answer)) for row in rows], tuple(names[label] for label in used)
 
     @classmethod
-    def _named(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...] | None:
+    def kept_labels(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...] | None:
         """Return the labels that a further table must keep to."""
         return names if cls.has_labels else spec.labels
 

@@ -86,7 +86,8 @@ class TokenClassification(TextTask):
         return rows, names
 
     @classmethod
-    def _named(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...]:  # noqa: ARG003
+    def kept_labels(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...]:  # noqa: ARG003
+        """Return the labels of spans; see `TextTask`."""
         return tuple(name.removeprefix("B-") for name in names[1::2])
 
     @classmethod

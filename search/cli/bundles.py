@@ -15,10 +15,12 @@ from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
 from promptgraft.search.wording import one_line, size
-from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
-    from promptgraft.bundles import BundleComparison
+    from collections.abc import Sequence
+
+    from promptgraft.bundles import BundleComparison, Disagreement
+    from promptgraft.search.judging import MetricComparison
 
 app = typer.Typer()
 registry = typer.Typer(help="Promote bundles and roll back.", no_args_is_help=True)
@@ -239,30 +241,32 @@ def compare(
     """Test whether a challenger beats the champion; exit codes: 0 it does, 4 not shown, 5 it is worse."""
     import pandas as pd
 
-    from promptgraft.bundles import Predictor, compare_bundles, labelled_rows
+    from promptgraft.bundles import BundleComparison, Predictor, compare_bundles, labelled_rows
     from promptgraft.objectives.runtime import quiet_transformers
+    from promptgraft.search.judging import compare_by_metric, rows_of_kind
 
     quiet_transformers()
     if output is not None:
         check_output(output, str(data))
     with bar("loading the models", quiet=quiet):
         old, new = (Predictor(folder, trust_remote_code=trust_remote_code) for folder in (champion, challenger))
-        for predictor in (old, new):
-            if not predictor.task.one_label:
-                raise InvalidInputError(
-                    f"{predictor.folder} is of the task kind {predictor.manifest.kind!r}; only bundles with one label "
-                    "a row can be compared"
-                )
-        rows, labels = labelled_rows(str(data), old.manifest.columns | new.manifest.columns, label)
-        found = compare_bundles(old, new, rows, labels, level)
+        columns = old.manifest.columns | new.manifest.columns
+        found: BundleComparison | MetricComparison
+        if old.task.one_label and new.task.one_label:
+            found = compare_bundles(old, new, *labelled_rows(str(data), columns, label), level)
+        else:
+            scored, cleaning = rows_of_kind(old.task, str(data), columns, label)
+            found = compare_by_metric(old, new, scored, level, cleaning)
     if output is not None:
         records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
         frame = pd.DataFrame(records).drop(columns="fields", errors="ignore")
         write_csv(frame, output, escape_formulas=escape_formulas)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
-    else:
+    elif isinstance(found, BundleComparison):
         _print_comparison(found)
+    else:
+        _print_metric_comparison(found)
     raise typer.Exit(OUTCOMES[found.outcome])
 
 
@@ -273,9 +277,7 @@ def _print_comparison(found: "BundleComparison") -> None:
     for name, counts in found.by_label.items():
         table.add_row(escape(one_line(name)), str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
     console().print(table)
-    for entry in found.disagreements[:DISAGREEMENTS]:
-        predicted = f"champion {entry.champion}, challenger {entry.challenger}"
-        typer.echo(one_line(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}"))
+    _print_disagreements(found.disagreements)
     percent = f"{100 * (1 - found.level):g} %"
     typer.echo(
         f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
@@ -283,6 +285,23 @@ def _print_comparison(found: "BundleComparison") -> None:
         f"disagree on {len(found.disagreements)} rows"
     )
     typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
+
+
+def _print_metric_comparison(found: "MetricComparison") -> None:
+    _print_disagreements(found.disagreements)
+    typer.echo(found.cleaning)
+    typer.echo(
+        f"{found.metric} ({found.direction}): champion {found.champion:.4f}, challenger {found.challenger:.4f} on "
+        f"{found.rows} rows; difference {found.challenger - found.champion:+.4f}, {100 * (1 - found.level):g} % "
+        f"interval {found.low:+.4f} to {found.high:+.4f}; they disagree on {len(found.disagreements)} rows"
+    )
+    typer.echo(f"challenger: {found.outcome} (jackknife over groups of rows)")
+
+
+def _print_disagreements(found: "Sequence[Disagreement]") -> None:
+    for entry in found[:DISAGREEMENTS]:
+        predicted = f"champion {entry.champion}, challenger {entry.challenger}"
+        typer.echo(one_line(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}"))
 
 
 @registry.command()

@@ -84,9 +84,11 @@ def output_schema(command: str) -> dict[str, Any]:
 
 def _printed(command: str) -> Any:
     from promptgraft.bundles import BundleComparison
+    from promptgraft.search.judging import MetricComparison
     from promptgraft.search.reporting import BestTrial, Facts, RankedSources, Summary
 
-    printed = (RankedSources, Summary | tuple[Summary, ...], BestTrial, Facts, VerifyOutput, BundleComparison)
+    compared = BundleComparison | MetricComparison
+    printed = (RankedSources, Summary | tuple[Summary, ...], BestTrial, Facts, VerifyOutput, compared)
     return dict(zip(COMMANDS, (*printed, HistoryOutput), strict=True))[command]
 
 

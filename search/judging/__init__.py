@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.learning_curves import collect_learning_curves as collect_learning_curves
     from promptgraft.search.judging.learning_curves import curve_lines as curve_lines
     from promptgraft.search.judging.learning_curves import fewer_rows as fewer_rows
+    from promptgraft.search.judging.metric_comparison import MetricComparison as MetricComparison
+    from promptgraft.search.judging.metric_comparison import compare_by_metric as compare_by_metric
+    from promptgraft.search.judging.metric_comparison import rows_of_kind as rows_of_kind
     from promptgraft.search.judging.race import MIN_REPEATS as MIN_REPEATS
     from promptgraft.search.judging.race import TESTED_FROM as TESTED_FROM
     from promptgraft.search.judging.race import Finalist as Finalist

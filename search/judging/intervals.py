@@ -53,8 +53,19 @@ def score_interval(logits: Logits, measure: Measure, metric: str, level: float) 
 
         found = binomtest(round(value * rows), rows).proportion_ci(1 - level, method="wilson")
         return Interval(value, float(found.low), float(found.high))
-    variance, freedom = _row_variance(lambda kept: measure(logits[kept], kept), rows)
-    return _student(value, variance, freedom, level)
+    return interval_on_rows(lambda kept: measure(logits[kept], kept), rows, level)
+
+
+def interval_on_rows(statistic: Callable[[Indices], float], rows: int, level: float) -> Interval:
+    """Return a statistic of held-out rows with Student's interval, by a jackknife over groups of them.
+
+    Args:
+        statistic: Computes it for some of the rows.
+        rows: Number of rows, at least two.
+        level: How often the interval may miss.
+    """
+    variance, freedom = _row_variance(statistic, rows)
+    return _student(statistic(np.arange(rows)), variance, freedom, level)
 
 
 def gain_on_rows(ours: Sequence[Logits], theirs: Sequence[Logits], measure: Measure, level: float) -> Interval:

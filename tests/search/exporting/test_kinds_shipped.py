@@ -1,9 +1,12 @@
 """Other kinds of task ship as classification does: exported, verified, predicted, served, reported."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import pandas as pd
 import pytest
@@ -12,19 +15,22 @@ from optuna.trial import create_trial
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest, verify
 from promptgraft.bundles.formats import convert
-from promptgraft.objectives.data import Span
+from promptgraft.objectives.data import Row, Span, Task
 from promptgraft.objectives.data.multi_label import labels_in
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
 from promptgraft.search.exporting import export_winner
+from promptgraft.search.judging import compare_by_metric, rows_of_kind
 from promptgraft.search.judging.ensemble import choose_ensemble
 from promptgraft.search.reporting import collect_facts, render_page
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import RunFolder, keep_result
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, InvalidInputError
+from tests.support.commands import typed
 from tests.support.kinds import COLUMNS, write_kinds
 from tests.support.models import TinyModels
+from tests.support.outputs import printed
 from tests.support.studies import write_study_file
 
 KINDS = ["multi_label", "regression", "token_classification"]
@@ -173,6 +179,54 @@ def test_an_ensemble_is_chosen_by_the_rows_out_of_their_folds(shipped: Shipped) 
     assert found is not None
     assert sum(found.weights) == pytest.approx(1.0)
     assert found.loss <= found.loss_alone or not found.chosen
+
+
+def test_a_pipeline_compares_bundles_by_the_metric_of_the_kind(shipped: Shipped, tmp_path: Path) -> None:
+    folder, table = str(shipped.export.folder), str(write_kinds(tmp_path / "new.csv", seed=2))
+    column = COLUMNS[shipped.study.file.target.kind]
+    result = typed("compare", folder, folder, "--data", table, "--label", column, "--json")
+    found = printed("compare", result.stdout)
+    assert (result.exit_code, found["outcome"], found["disagreements"]) == (4, "no difference shown", [])
+    assert (found["low"], found["high"]) == (0.0, 0.0)
+    task = read_manifest(shipped.export.folder).task
+    rows, _ = rows_of_kind(task, table, {"text": "text"}, column)
+    outputs = Predictor(shipped.export.folder).logits([row.fields for row in rows])
+    own = replace(task, labelled=tuple(rows))
+    assert found["champion"] == own.measure(outputs, rows)[found["metric"]]
+    assert (
+        "no difference shown (jackknife" in typed("compare", folder, folder, "--data", table, "--label", column).stdout
+    )
+
+    class Answers:
+        """Knows the answers, but for noise."""
+
+        def __init__(self, noise: float) -> None:
+            self.task = task
+            self.noise = noise
+
+        def logits(self, texts: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
+            assert len(texts) == len(rows)
+            random = np.random.default_rng(0).normal(size=outputs.shape)
+            return (known_outputs(task, rows, outputs.shape) + self.noise * random).astype(np.float32)
+
+    good, bad = Answers(0.1), Answers(9.0)
+    better, worse = (compare_by_metric(*pair, rows, 0.05) for pair in ((bad, good), (good, bad)))
+    assert (better.outcome, worse.outcome) == ("better", "worse")
+    assert better.low == pytest.approx(-worse.high)
+
+
+def known_outputs(task: Task, rows: Sequence[Row], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return outputs that say what is right."""
+    found = np.zeros(shape)
+    for place, row in enumerate(rows):
+        if isinstance(row.answer, float):
+            found[place] = row.answer
+        elif task.words() is None:
+            found[place] = [1 if label in task.labels_of(row.answer) else -1 for label in range(len(task.labels))]
+        else:
+            assert isinstance(row.answer, tuple)
+            found[place, np.arange(len(row.answer)), list(row.answer)] = 3
+    return found
 
 
 def test_other_formats_are_refused(shipped: Shipped, tmp_path: Path) -> None:
