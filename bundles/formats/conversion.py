@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from scipy.special import log_softmax
 
@@ -71,10 +72,10 @@ def convert(
     if folder.resolve().is_relative_to(bundle.resolve()):
         raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    if not predictor.task.one_label:
+    if not predictor.task.one_label and name != "mlflow":
         raise InvalidInputError(
-            f"{bundle} is of the task kind {predictor.manifest.kind!r}, which no other format holds; predict or serve "
-            "the bundle itself"
+            f"{bundle} is of the task kind {predictor.manifest.kind!r}, which of other formats only mlflow holds; "
+            "convert it to that, or predict or serve the bundle itself"
         )
     if rows is None:
         examples = read_examples(bundle)
@@ -85,12 +86,16 @@ def convert(
         share(path)
     if not rows:
         return None
-    found = FORMATS[name].read(folder, Predictor(bundle, backbone, trust_remote_code=trust_remote_code), rows)
-    difference = float(np.abs(found - log_softmax(logits, axis=1)).max() / np.abs(logits).max())
+    again = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+    if predictor.task.one_label:
+        found = FORMATS[name].read(folder, again, rows)
+        difference = float(np.abs(found - log_softmax(logits, axis=1)).max() / np.abs(logits).max())
+    else:
+        difference = _difference(_table_by_mlflow(folder, rows), again.predict_rows(rows))
     if difference > TOLERANCE:
         raise InvalidInputError(
             f"{folder} predicts something else than the bundle: log-probabilities differ by {difference:.1e} of the "
-            f"largest logit (allowed: {TOLERANCE:.0e}); don't use it"
+            f"largest logit, or numbers of the largest number (allowed: {TOLERANCE:.0e}); don't use it"
         )
     return difference
 
@@ -133,12 +138,27 @@ def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
 
 def _by_mlflow(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
     """Score rows with the model that MLflow loads."""
-    import mlflow.pyfunc
-    import pandas as pd
-
-    found = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([dict(row) for row in rows]))
+    found = _table_by_mlflow(folder, rows)
     chances = found[[f"probability_{label}" for label in bundle.labels]].to_numpy(dtype=np.float64)
     return np.asarray(log_softmax(np.log(chances) * bundle.manifest.temperature, axis=1))
+
+
+def _table_by_mlflow(folder: Path, rows: Rows) -> pd.DataFrame:
+    """Predict rows with the model that MLflow loads."""
+    import mlflow.pyfunc
+
+    found: pd.DataFrame = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([dict(row) for row in rows]))
+    return found
+
+
+def _difference(found: pd.DataFrame, expected: pd.DataFrame) -> float:
+    """Return the largest difference of a number, as a share of the largest; infinity if any text differs."""
+    numbers = expected.select_dtypes("number").columns
+    if not found.drop(columns=numbers).equals(expected.drop(columns=numbers)):
+        return float("inf")
+    if numbers.empty:
+        return 0.0
+    return float((found[numbers] - expected[numbers]).abs().to_numpy().max() / expected[numbers].abs().to_numpy().max())
 
 
 FORMATS: Mapping[str, Format] = {

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from promptgraft.bundles import LOCK_FILE, Manifest, Predictor, copy_bundle
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BundleModel:
-    """What MLflow calls: a table of texts in, a table of labels and probabilities out.
+    """What MLflow calls: a table of texts in, a table of predictions out.
 
     Args:
         predictor: The loaded bundle.
@@ -30,7 +31,7 @@ class BundleModel:
             params: Not used.
 
         Returns:
-            `label`, and one column `probability_<label>` a label; empty where a row lacks a text.
+            What `Predictor.predict_rows` returns; empty where a row lacks a text.
         """
         rows = model_input[list(self.predictor.manifest.columns)].to_dict("records")
         return self.predictor.predict_rows([{str(name): value for name, value in row.items()} for row in rows])
@@ -79,6 +80,9 @@ def _signature(manifest: Manifest) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label", required=False)]
-    outputs += [ColSpec(DataType.double, f"probability_{label}", required=False) for label in manifest.labels]
+    task = manifest.task
+    first, *others = task.columns(np.zeros((0, len(manifest.labels))), [])
+    kind = DataType.string if task.has_labels else DataType.double
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(kind, first, required=False)]
+    outputs += [ColSpec(DataType.double, name, required=False) for name in others]
     return ModelSignature(Schema([ColSpec(DataType.string, name) for name in manifest.columns]), Schema(outputs))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow.pyfunc
 import numpy as np
 import numpy.typing as npt
 import optuna
@@ -13,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest, verify
+from promptgraft.bundles import TOLERANCE, Predictor, ServingLimits, create_app, read_manifest, verify
 from promptgraft.bundles.formats import convert
 from promptgraft.objectives.data import Row, Span, Task
 from promptgraft.objectives.data.multi_label import labels_in
@@ -229,6 +230,14 @@ def known_outputs(task: Task, rows: Sequence[Row], shape: tuple[int, ...]) -> np
     return found
 
 
-def test_other_formats_are_refused(shipped: Shipped, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="which no other format holds"):
+def test_mlflow_holds_it_and_other_formats_are_refused(shipped: Shipped, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="which of other formats only mlflow holds"):
         convert(shipped.export.folder, tmp_path / "onnx", "onnx")
+    difference = convert(shipped.export.folder, tmp_path / "mlflow", "mlflow")
+    assert difference is not None
+    assert difference <= TOLERANCE
+    rows = pd.DataFrame({"text": ["bread soup item", ""]})
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
+    expected = Predictor(shipped.export.folder).predict_rows(rows.to_dict("records"))  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(loaded.predict(rows), expected)
+    assert loaded.metadata.get_output_schema().input_names() == list(expected.columns)
