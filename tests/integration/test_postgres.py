@@ -170,7 +170,6 @@ def test_a_server_that_restarts_while_the_winner_is_judged_is_waited_for(
     command = [*PROMPTGRAFT, "run", str(study), "--workdir", str(tmp_path / "run"), "--storage", url]
     errors = tmp_path / "errors"
     with errors.open("w") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
-
         wait_until(lambda: process.poll() is not None or faults.trials_of(RunFolder(tmp_path / "run"), url), 600)
         stored = load_existing("tiny", url)  # One for all looks, as a server has few connections.
         wait_until(lambda: process.poll() is not None or StudyRecord.of(stored).repeats, 600)
