@@ -29,6 +29,12 @@ class NumberPrediction(BaseModel):
     value: float = Field(description="Predicted number.")
 
 
+class TextPrediction(BaseModel):
+    """Prediction for one row, where it is a text."""
+
+    answer: str = Field(description="Text that the model writes.")
+
+
 class LabelledSpan(BaseModel):
     """Part of a row's text with a label."""
 
@@ -65,7 +71,9 @@ class Answers:
             return SpansPrediction
         if self.task.one_label:
             return Prediction
-        return LabelsPrediction if self.task.has_labels else NumberPrediction
+        if self.task.has_labels:
+            return LabelsPrediction
+        return NumberPrediction if self.task.has_numbers else TextPrediction
 
     def of(self, expected: Probabilities, text: Mapping[str, str]) -> BaseModel:
         """Return the answer for a row, by what is expected of it and its text."""
@@ -73,6 +81,9 @@ class Answers:
         if isinstance(found, float):
             self.metrics.predictions.labels("").inc()
             return NumberPrediction(value=found)
+        if not self.task.has_labels:
+            self._count([])
+            return TextPrediction(answer=str(found))
         if isinstance(found, tuple) and self.task.words() is not None:
             (value,), spans = text.values(), [own for own in found if isinstance(own, Span)]
             self._count([own.label for own in spans])

@@ -175,11 +175,12 @@ def read_examples(folder: Path) -> Examples | None:
     if len(examples.logits) != len(examples.rows):
         raise _no_examples(path, f"{len(examples.rows)} rows have {len(examples.logits)} rows of logits")
     for number, (row, logits) in enumerate(zip(examples.rows, examples.logits, strict=True)):
-        per_word = TASK_KINDS[manifest.kind].words() is not None
+        kind, width = TASK_KINDS[manifest.kind], manifest.task.width
+        per_word = kind.words() is not None
         for own in logits if per_word else (logits,):
-            if not isinstance(own, tuple) or len(own) != len(manifest.labels):
+            if not isinstance(own, tuple) or len(own) != width:
                 found = len(own) if isinstance(own, tuple) else "single"
-                raise _no_examples(path, f"row {number} has {found} logits for {len(manifest.labels)} labels")
+                raise _no_examples(path, f"row {number} has {found} logits for {width} labels")
         if missing := sorted(manifest.columns.keys() - row.keys()):
             raise _no_examples(path, f"row {number} lacks the field {missing[0]!r}")
     return examples

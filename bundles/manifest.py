@@ -64,7 +64,7 @@ class DemonstrationRow(_Part):
 
     Attributes:
         fields: Template field -> value.
-        label: Its label.
+        label: Its label, or its answer where that is a text.
     """
 
     fields: dict[str, str]
@@ -166,6 +166,8 @@ _LATER: Mapping[str, object] = {
     "members": (),
     "temperature": 1.0,
     "thresholds": (),
+    "signatures": {},
+    "languages": None,
     "coverage": (),
 }
 
@@ -209,6 +211,8 @@ class Manifest(_Part):
         members: The other models of an ensemble, which the trial leads; the trial has what their weights leave of 1.
         temperature: What logits are divided by before they become probabilities.
         thresholds: Smallest probability at which each label is predicted, of kinds of task with several labels a row.
+        signatures: Metric -> how a library of metrics computed it, where it has a signature for that.
+        languages: From which language into which one it translates; None if it doesn't.
         coverage: What it is right about, by how sure it must be; on rows out of their fold.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it; `requirements.txt` has all that these need.
@@ -235,6 +239,8 @@ class Manifest(_Part):
     members: tuple[MemberPart, ...] = ()
     temperature: float = Field(1.0, gt=0)
     thresholds: tuple[float, ...] = ()
+    signatures: dict[str, str] = {}
+    languages: tuple[str, str] | None = None
     coverage: tuple[CoveragePoint, ...] = ()
     files: FileHashes = {}
     versions: dict[str, str] = {}
@@ -255,7 +261,7 @@ class Manifest(_Part):
             raise ValueError("labels must be among head_labels")
         rows = [*self.demonstrations, *(entry for member in self.members for entry in member.demonstrations)]
         shown = {entry.label for entry in rows}
-        if not shown <= set(self.labels):
+        if TASK_KINDS[self.kind].has_labels and not shown <= set(self.labels):
             raise ValueError("labels of demonstrations must be among labels")
         if sum(member.weight for member in self.members) >= 1:
             raise ValueError("weights of members must leave some for the trial itself")
@@ -307,9 +313,12 @@ class Manifest(_Part):
         """
         member = member or self.models[0]
         candidate, template, verbalizer = member.parts(self.head_labels, self.columns)
-        if not candidate.demonstrations.count or verbalizer is None:
+        if not candidate.demonstrations.count:
             return None
-        rows = [Row(entry.fields, self.labels.index(entry.label)) for entry in member.demonstrations]
+        rows = [
+            Row(entry.fields, entry.label if verbalizer is None else self.labels.index(entry.label))
+            for entry in member.demonstrations
+        ]
         return DemonstrationPool(candidate.demonstrations, rows, self.labels, template, verbalizer)
 
 
@@ -321,4 +330,5 @@ def demonstration_rows(pool: DemonstrationPool | None, labels: Sequence[str]) ->
         labels: The target's labels.
     """
     rows = pool.rows if pool else ()
-    return tuple(DemonstrationRow(fields=dict(row.fields), label=labels[row.label]) for row in rows)
+    names = [labels[row.answer] if isinstance(row.answer, int) else str(row.answer) for row in rows]
+    return tuple(DemonstrationRow(fields=dict(row.fields), label=name) for row, name in zip(rows, names, strict=True))

@@ -130,6 +130,7 @@ class Predictor:
             trust_remote_code,
             dtype=reference.dtype,
             attn_implementation=reference.attn_implementation,
+            languages=self.manifest.languages,
         )
         self.task = self.manifest.task
         self._lock = Lock()
@@ -165,7 +166,7 @@ class Predictor:
                 f"{file} has no calibration.bias, but the candidate's calibration is {candidate.calibration!r}; "
                 "export the trial again"
             )
-        if not self.task.has_labels and model.scaling is None:
+        if self.task.has_numbers and model.scaling is None:
             raise InvalidInputError(
                 f"{file} has no tensor `scaling`, which numbers are computed by; export the trial again"
             )
@@ -204,17 +205,18 @@ class Predictor:
         return self.manifest.labels
 
     def predict(self, rows: Sequence[Input]) -> list[Prediction]:
-        """Return the likeliest label of each row, all labels that apply, a number, or spans, by the kind of task."""
+        """Return the likeliest label of each row, all that apply, a number, a text or spans, by the kind of task."""
         return self.task.predict(self.expected(rows), self.texts(rows))
 
     def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
         """Return each label's probability, shape (len(rows), len(labels)), or of each word; see `logits`.
 
         Raises:
-            InvalidInputError: If the bundle predicts numbers, which have no probability, or as `logits`.
+            InvalidInputError: If the bundle predicts numbers or texts, which have no probability, or as `logits`.
         """
         if not self.task.has_labels:
-            raise InvalidInputError(f"{self.folder} predicts numbers, which have no probabilities; use predict")
+            what = "numbers" if self.task.has_numbers else "texts"
+            raise InvalidInputError(f"{self.folder} predicts {what}, which have no probabilities; use predict")
         return self.expected(rows)
 
     def expected(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
@@ -314,8 +316,8 @@ class Predictor:
             abstain_below: Smallest probability at which a row gets a label; `Manifest.coverage` says what that brings.
 
         Returns:
-            `label` (or `labels`, `value`, `spans`, by the kind of task), and one column `probability_<label>` a label
-            where rows have labels; empty where a field is missing or is no text.
+            `label` (or `labels`, `value`, `answer`, `spans`, by the kind of task), and one column `probability_<label>`
+            a label where rows have labels; empty where a field is missing or is no text.
 
         Raises:
             InvalidInputError: If rows are to get no label though the kind of task has no single one.
@@ -324,7 +326,7 @@ class Predictor:
         places = [
             place for place, row in enumerate(rows) if all(has_text(row.get(name)) for name in self.manifest.columns)
         ]
-        expected = np.zeros((0, len(self.labels)))
+        expected = np.zeros((0, self.task.width))
         texts = [{name: str(rows[place][name]) for name in self.manifest.columns} for place in places]
         if places:
             expected = self.expected(texts)
@@ -332,7 +334,7 @@ class Predictor:
         first = np.full(len(rows), None, dtype=object)
         for place, value, own in zip(places, predicted, expected, strict=True):
             first[place] = value if not abstain_below or own.max() >= abstain_below else None
-        frame = pd.DataFrame({name: first if self.task.has_labels else first.astype(np.float64)})
+        frame = pd.DataFrame({name: first.astype(np.float64) if self.task.has_numbers else first})
         for name, values in others:
             column = np.full(len(rows), np.nan)
             column[places] = values

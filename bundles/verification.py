@@ -90,12 +90,12 @@ def verify(
     count = len(examples.rows)
     both = joined([predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)])
     logits, expected_logits = both[:count], both[count:]
-    apart = np.abs(logits - expected_logits) / np.abs(expected_logits).max()
-    difference = float(apart.max())
     task = predictor.task
+    apart = task.distances(logits, expected_logits)
+    difference = float(apart.max())
     if task.has_labels:
         ours, theirs = (task.predict(task.expected(own), examples.rows) for own in (logits, expected_logits))
         agreeing = sum(own == other for own, other in zip(ours, theirs, strict=True))
     else:
-        agreeing = int((apart.max(1) <= TOLERANCE).sum())
+        agreeing = int((apart <= TOLERANCE).sum())
     return Verification((), unlisted, count, agreeing, difference)

@@ -7,6 +7,8 @@ from promptgraft.objectives.data import TASK_KINDS, Direction, TaskSpec
 from promptgraft.objectives.kinds import directions
 from promptgraft.spaces import SearchSpace
 
+# Rows whose answers are written in an evaluation, where answers are texts, unless a study says otherwise.
+SAMPLE = 64
 # Attention of transformers that takes any mask; the others know only causality and padding.
 MASKED_ATTENTION = ("eager", "sdpa")
 
@@ -26,6 +28,8 @@ class BackboneSpec:
         autocast: Type in which the model computes, the same names; that of `dtype` if None.
         attn_implementation: How transformers computes attention; its own choice if None.
         gradient_checkpointing: Whether layers are run again in the backward pass rather than remembered.
+        languages: Names or codes of the language that is read and of the one that is written; None where a task has
+            none.
         device_map: Where transformers puts the parts of the model; all on one device if None.
     """
 
@@ -39,6 +43,7 @@ class BackboneSpec:
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     device_map: str | Mapping[str, int | str] | None = None
+    languages: tuple[str, str] | None = None
 
     @property
     def numerics(self) -> dict[str, object]:
@@ -50,6 +55,7 @@ class BackboneSpec:
             "gradient_checkpointing": self.gradient_checkpointing,
             "micro_batch_size": self.micro_batch_size,
             "device_map": dict(self.device_map) if isinstance(self.device_map, Mapping) else self.device_map,
+            **({"languages": list(self.languages)} if self.languages else {}),
         }
 
     @property
@@ -108,6 +114,8 @@ class ObjectiveSpec:
         minimize: What a candidate costs that is minimised beside the metric; see `objectives.measures.costs`.
         evaluate_every: Updates between two evaluations.
         evaluation_batch_size: Rows a batch in evaluation.
+        evaluation_sample: Validation rows of a fold whose answers are written while candidates are compared, where
+            answers are texts; see `Cycle`.
         source_training: Settings of that one's stage.
         sources: The source tasks of a study that names several, by name; a candidate says which one it uses.
         split_seed: Seed of the splits and of the source stages.
@@ -122,6 +130,7 @@ class ObjectiveSpec:
     metric: str = "accuracy"
     evaluate_every: int = 8
     evaluation_batch_size: int = 32
+    evaluation_sample: int = SAMPLE
     source_training: SourceTraining = SourceTraining()
     sources: Mapping[str, SourceSpec] = field(default_factory=dict)
     split_seed: int = 0

@@ -9,6 +9,10 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 UNITS = {"loss": "nats", "rmse": "units", "mae": "units"}
 
 
+# Metrics that are in points already, from 0 to 100.
+IN_POINTS = ("bleu", "chrf")
+
+
 def duration(seconds: float) -> str:
     """Write a time as `42s`, `3m 10s` or `2h 05m`."""
     whole = int(seconds)
@@ -35,7 +39,9 @@ def unit(metric: str) -> str:
 
 def difference(value: float, metric: str) -> str:
     """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
-    return f"{value:+.3f}" if metric in UNITS else f"{100 * value:+.1f}"
+    if metric in UNITS:
+        return f"{value:+.3f}"
+    return f"{value if metric in IN_POINTS else 100 * value:+.1f}"
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.candidates import DEFAULTS as DEFAULTS
     from promptgraft.spaces.candidates import Adapter as Adapter
     from promptgraft.spaces.candidates import Candidate as Candidate
+    from promptgraft.spaces.candidates import Decoding as Decoding
     from promptgraft.spaces.candidates import Demonstrations as Demonstrations
     from promptgraft.spaces.candidates import SoftPrompt as SoftPrompt
     from promptgraft.spaces.candidates import StudyFacts as StudyFacts

@@ -114,6 +114,23 @@ class Demonstrations:
     order: str = "random"
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a text is written, where answers are texts; it takes no part in training.
+
+    Attributes:
+        beams: Texts that are kept in the search for the likeliest one; 1 takes the likeliest token each time.
+        length_penalty: Power of the length by which a text's log-probability is divided; without effect with 1 beam.
+        no_repeat_ngram_size: Length of the runs of tokens that may not occur twice; 0 for none.
+        max_new_tokens: Most tokens of a text.
+    """
+
+    beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    max_new_tokens: int = 64
+
+
 def parse_place(place: str) -> int | None:
     """Parse a soft prompt's place.
 
@@ -144,7 +161,7 @@ class Candidate:
             words (`label_words`); a `linear` layer, which starts at random; or a `probe`: a linear layer on normalised
             embeddings that is fitted to its optimum by logistic regression on alpha * L_s + (1 - alpha) * L_t, and
             then trained on with all else if `steps` says so (LP-FT; Kumar et al. 2022, arXiv:2202.10054). Language
-            models have `label_words` only.
+            models have `label_words`, or `answer` where answers are texts, which they write.
         demonstrations: In-context examples before the prompt.
         soft_prompt: The soft prompt; with the place `prefix`, it comes before the demonstrations.
         frozen_layers: Number of frozen layers: 0 trains everything; k freezes the embeddings and layers 0..k-1.
@@ -174,6 +191,7 @@ class Candidate:
         self_training: Number of unlabelled target rows of each label that are trained on as if labelled: those of which
             the same candidate, trained on the labelled rows alone, is most certain (pseudo-labels; Lee 2013,
             balanced over labels as in Zou et al. 2018, arXiv:1810.07911). 0 for none.
+        decoding: How answers that are texts are written.
         custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
             parameter that is left out has its neutral value.
     """
@@ -203,6 +221,7 @@ class Candidate:
     pooling: str = "mean"
     calibration: str = "none"
     self_training: int = 0
+    decoding: Decoding = field(default_factory=Decoding)
     custom: tuple[tuple[str, Scalar], ...] = ()
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
@@ -223,8 +242,12 @@ class Candidate:
         elif self.demonstrations.count == 1:
             changes["demonstrations"] = replace(self.demonstrations, order=Demonstrations().order)
         changes["soft_prompt"] = soft = self._canonical_prompt(facts)
-        if self.head in ("linear", "probe") and soft.init != "label_words":
+        if self.head in ("linear", "probe", "answer") and soft.init != "label_words":
             changes["verbalizer"] = ""
+        if self.head != "answer":
+            changes["decoding"] = Decoding()
+        elif self.decoding.beams == 1:
+            changes["decoding"] = replace(self.decoding, length_penalty=Decoding().length_penalty)
         if not facts.has_head:
             changes |= _defaults("source_objective", "contrastive_steps", "pooling", "probe_c")
         if self.head != "probe":
@@ -303,6 +326,8 @@ class Candidate:
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
+        if self.head != "answer":  # It came later, and other records stay as they are.
+            values = {name: value for name, value in values.items() if not name.startswith("decoding.")}
         return values
 
     @classmethod
@@ -327,10 +352,11 @@ class Candidate:
 
 
 # Fields that consist of fields.
-GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter]] = {
+GROUPS: Mapping[str, type[Demonstrations] | type[SoftPrompt] | type[Adapter] | type[Decoding]] = {
     "demonstrations": Demonstrations,
     "soft_prompt": SoftPrompt,
     "adapter": Adapter,
+    "decoding": Decoding,
 }
 
 DEFAULTS: Mapping[str, Scalar] = {
@@ -345,4 +371,6 @@ def _defaults(*names: str) -> dict[str, object]:
 
 
 # Keys as in `to_dict`.
-_DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict()
+_DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict() | {
+    f"decoding.{name}": value for name, value in asdict(Decoding()).items()
+}

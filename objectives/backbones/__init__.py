@@ -28,5 +28,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.model_files import weights_hash as weights_hash
     from promptgraft.objectives.backbones.recurrent import write_recurrent as write_recurrent
     from promptgraft.objectives.backbones.text_tokens import PromptTokens as PromptTokens
+    from promptgraft.objectives.backbones.text_tokens import in_chat_template as in_chat_template
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

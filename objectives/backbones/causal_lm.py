@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from promptgraft.objectives.backbones.answers import CausalAnswers, Limits
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
 from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
-from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 
 class CausalScorer(VocabularyScorer):
@@ -139,8 +140,22 @@ class CausalLM(Backbone):
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words; nothing is trainable here."""
-        verbalizer = self._label_words(candidate, verbalizer)
         template.check_label_last()
+        if candidate.head == "answer":
+            return CausalAnswers(self.special_names, template, self.model, candidate.decoding, self._limits(candidate))
+        verbalizer = self._label_words(candidate, verbalizer)
         words = self.words_behind(template, verbalizer, labels)
         tokens, eos = PromptTokens(self.special_names, template), self.tokenizer.eos_token_id
         return CausalScorer(tokens, eos, self.model.get_output_embeddings(), words)
+
+    def _limits(self, candidate: Candidate) -> Limits:
+        """Return how long answers may be: they share the model's positions with the prompt."""
+        most, soft = self.spec.max_tokens, candidate.soft_prompt.length
+        room = most if self.max_positions is None else self.max_positions - most - soft
+        if room < 1 or (self.max_positions is not None and candidate.decoding.max_new_tokens > room):
+            raise InvalidInputError(
+                f"backbone.max_tokens {most}, soft_prompt.length {soft} and decoding.max_new_tokens "
+                f"{candidate.decoding.max_new_tokens} make more positions than the backbone's {self.max_positions}; "
+                "lower one of them"
+            )
+        return Limits(min(most, room), candidate.decoding.max_new_tokens)

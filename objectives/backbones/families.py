@@ -49,6 +49,7 @@ class Family:
         adapters: Whether PEFT supports adapters in its layers.
         numerics: Whether it supports low precision and a choice of attention.
         encoder_decoder: Whether it has an encoder and a decoder, rather than one stack of layers.
+        writes: Whether it can write answers that are texts.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
     """
 
@@ -58,6 +59,7 @@ class Family:
     adapters: bool = True
     numerics: bool = True
     encoder_decoder: bool = False
+    writes: bool = False
     recurrent: bool = False
 
 
@@ -66,8 +68,8 @@ FAMILIES: Registry[Family] = Registry("backbone family")
 FAMILIES.register("encoder")(Family(has_head=True))
 FAMILIES.register("recurrent")(Family(has_head=True, adapters=False, numerics=False, recurrent=True))
 FAMILIES.register("masked_lm")(Family())
-FAMILIES.register("causal_lm")(Family(label_last=True))
-FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True))
+FAMILIES.register("causal_lm")(Family(label_last=True, writes=True))
+FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True, writes=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,13 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
             raise InvalidInputError(
                 f"frozen_layers must be in [0, {model.n_layers}], the backbone's number of layers, got {value}"
             )
-        if name in ENCODERS_ONLY and not known.has_head and value != DEFAULTS[name]:
+        if name == "head" and value == "answer":
+            if not known.writes:
+                writers = " or ".join(sorted(own for own in FAMILIES if FAMILIES[own].writes))
+                raise InvalidInputError(
+                    f"head 'answer' writes texts, which backbone family {model.family!r} can't; use {writers}"
+                )
+        elif name in ENCODERS_ONLY and not known.has_head and value != DEFAULTS[name]:
             raise InvalidInputError(
                 f"{name} {value!r} is supported only by encoders, got a language model; use {DEFAULTS[name]!r}"
             )

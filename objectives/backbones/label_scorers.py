@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,30 @@ class Batch:
         known: What the frozen layers make of the prompts, if that was computed before.
         words: Place of the first token of each word that is scored, -1 for none, shape (rows, words); None where rows
             are scored as a whole.
+        answers: Token ids of answers that are texts, padded with `IGNORED`; shape (rows, answer tokens). None where
+            answers aren't texts, or aren't known.
     """
 
     input_ids: Tensor
     lengths: Tensor
     known: Known | None = None
     words: Tensor | None = None
+    answers: Tensor | None = None
+
+    @property
+    def known_answers(self) -> Tensor:
+        """The answers, which must be known."""
+        assert self.answers is not None, "rows have their answers"
+        return self.answers
+
+    def of(self, rows: Sequence[int]) -> "Batch":
+        """Return some of the rows, which are scored as a whole; a row may be taken several times."""
+        known = self.known
+        if known is not None:
+            past = {layer: (keys[rows], values[rows]) for layer, (keys, values) in known.past.items()}
+            known = Known(known.depth, known.hidden[rows], past)
+        answers = None if self.answers is None else self.answers[rows]
+        return Batch(self.input_ids[rows], self.lengths[rows], known, answers=answers)
 
 
 class LabelScorer(nn.Module, ABC):
@@ -36,10 +55,12 @@ class LabelScorer(nn.Module, ABC):
     Attributes:
         continues: Whether it lets the stack see tokens of a label word behind the prompt.
         masks: How many mask tokens stand in the label's place.
+        answer_tokens: Most tokens of an answer, where answers are texts; 0 otherwise.
     """
 
     continues = False
     masks = 0
+    answer_tokens = 0
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:
@@ -55,8 +76,33 @@ class LabelScorer(nn.Module, ABC):
             labels: The labels to score.
 
         Returns:
-            Logits, shape (rows, len(labels)), or (rows, words, len(labels)).
+            Logits, shape (rows, len(labels)), or (rows, words, len(labels)); of answers that are texts, those of their
+            tokens, shape (rows, answer tokens, vocabulary).
         """
+
+    def encode_answer(self, answer: Any) -> Any:
+        """Return a row's answer as training takes it: token ids where answers are texts, otherwise as it is."""
+        return answer
+
+    def width(self, labels: Sequence[str]) -> int:
+        """Return how many numbers `outputs` has for each row."""
+        return len(labels)
+
+    def outputs(self, stack: PromptedStack, batch: Batch, labels: Sequence[str], written: Sequence[bool]) -> Tensor:
+        """Compute what is scored and predicted.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+            labels: The labels to score.
+            written: Whether each row's answer is written, where answers are texts.
+
+        Returns:
+            Shape (rows, width(labels)): the logits, unless answers are texts.
+        """
+        del written
+        found: Tensor = self(stack, batch, labels)
+        return found
 
 
 class VocabularyScorer(LabelScorer):

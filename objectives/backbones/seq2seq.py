@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
+from promptgraft.objectives.backbones.answers import Limits, Seq2SeqAnswers
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone, named_blocks
 from promptgraft.objectives.backbones.causal_lm import score_words
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, mean_over_words
 from promptgraft.objectives.backbones.text_tokens import PromptTokens
+from promptgraft.objectives.backbones.writing import language_tokens
 from promptgraft.objectives.layers import PromptedStack, checkpoint_layer
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -97,6 +99,16 @@ class Seq2Seq(Backbone):
         seed: int,  # noqa: ARG002
     ) -> LabelScorer:
         """Tokenize the label words, as the beginning of an output; nothing is trainable here."""
+        if candidate.head == "answer":
+            written = candidate.decoding.max_new_tokens
+            if self.max_positions is not None and written > self.max_positions:
+                raise InvalidInputError(
+                    f"decoding.max_new_tokens must be in [1, {self.max_positions}], the backbone's positions, got "
+                    f"{written}"
+                )
+            limits = Limits(self.spec.max_tokens, written)
+            first = language_tokens(self.tokenizer, self.spec.languages)
+            return Seq2SeqAnswers(self.special_names, template, self.model, candidate.decoding, limits, first)
         verbalizer = self._label_words(candidate, verbalizer)
         start = getattr(self.model.config, "decoder_start_token_id", None)
         if start is None:

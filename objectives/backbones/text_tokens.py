@@ -11,7 +11,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from promptgraft.spaces import Template, Verbalizer, break_up
+from transformers import AutoTokenizer
+
+from promptgraft.objectives.backbones.model_files import model_folder
+from promptgraft.spaces import InvalidInputError, Template, Verbalizer, break_up
 
 
 class SpecialNames:
@@ -52,7 +55,11 @@ class SpecialNames:
 
     def as_text(self, text: str) -> list[int]:
         """Tokenize a text in which no name stands for a special token, and put nothing around it."""
-        return self._ignoring(text if self.can_be_ignored else break_up(tuple(self.ids), text))
+        return self._ignoring(self.apart(text))
+
+    def apart(self, text: str) -> str:
+        """Break up names in a text, where the tokenizer can't be asked to ignore them."""
+        return text if self.can_be_ignored else break_up(tuple(self.ids), text)
 
     def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:
         """Let a template that names special tokens keep such names out of what rows say.
@@ -126,3 +133,26 @@ class PromptTokens:
         """Tokenize the parts of a prompt, in which no name stands for a special token, and put tokens between them."""
         before, after = (self._names.as_text(text) for text in texts)
         return [*self.begin, *before, *between, *after, *self.end]
+
+
+def in_chat_template(path: str, message: str, *, trust_remote_code: bool = False) -> str:
+    """Put a user's message into the chat template of a tokenizer, up to where its answer begins.
+
+    Args:
+        path: Folder or hub id of the model.
+        message: The message, which may be the text of a template.
+        trust_remote_code: Whether Python code that lies beside the weights may be run.
+
+    Raises:
+        InvalidInputError: If the tokenizer has no chat template, or doesn't take the message.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(path), trust_remote_code=trust_remote_code)
+    if not tokenizer.chat_template:
+        raise InvalidInputError(
+            f"the tokenizer of {path} has no chat template; write the template under space.templates"
+        )
+    turn = [{"role": "user", "content": message}]
+    found: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    if message not in found:
+        raise InvalidInputError(f"the chat template of {path} changes the message; write it under space.templates")
+    return found

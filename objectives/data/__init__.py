@@ -8,14 +8,21 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import WHOLE as WHOLE
     from promptgraft.objectives.data.folds import Split as Split
     from promptgraft.objectives.data.folds import absent_labels as absent_labels
+    from promptgraft.objectives.data.folds import check_same_kind as check_same_kind
+    from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
+    from promptgraft.objectives.data.labels import all_labels as all_labels
     from promptgraft.objectives.data.labels import label_number as label_number
     from promptgraft.objectives.data.labels import match_labels as match_labels
     from promptgraft.objectives.data.labels import named_by as named_by
+    from promptgraft.objectives.data.labels import read_labels as read_labels
+    from promptgraft.objectives.data.near_duplicates import clusters as clusters
+    from promptgraft.objectives.data.near_duplicates import find_near_duplicates as find_near_duplicates
     from promptgraft.objectives.data.rows import IGNORED as IGNORED
     from promptgraft.objectives.data.rows import Answer as Answer
+    from promptgraft.objectives.data.rows import CleaningReport as CleaningReport
     from promptgraft.objectives.data.rows import Comparison as Comparison
     from promptgraft.objectives.data.rows import Direction as Direction
     from promptgraft.objectives.data.rows import Expected as Expected
@@ -27,9 +34,12 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import WordSplitter as WordSplitter
     from promptgraft.objectives.data.rows import fields_key as fields_key
     from promptgraft.objectives.data.rows import joined as joined
+    from promptgraft.objectives.data.rows import normalise as normalise
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
     from promptgraft.objectives.data.splits import by_rarest as by_rarest
+    from promptgraft.objectives.data.splits import by_turns as by_turns
+    from promptgraft.objectives.data.splits import merged as merged
     from promptgraft.objectives.data.splits import with_fewer as with_fewer
     from promptgraft.objectives.data.tables import has_text as has_text
     from promptgraft.objectives.data.tables import read_rows as read_rows
@@ -39,14 +49,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import Prediction as Prediction
     from promptgraft.objectives.data.tasks import Task as Task
     from promptgraft.objectives.data.tasks import Texts as Texts
-    from promptgraft.objectives.data.tasks import all_labels as all_labels
-    from promptgraft.objectives.data.tasks import by_turns as by_turns
-    from promptgraft.objectives.data.tasks import check_same_kind as check_same_kind
-    from promptgraft.objectives.data.tasks import load_tasks as load_tasks
     from promptgraft.objectives.data.text_classification import log_loss as log_loss
     from promptgraft.objectives.data.text_classification import mean_logits as mean_logits
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask
     from promptgraft.objectives.data.text_tasks import drop_known as drop_known
-    from promptgraft.objectives.data.text_tasks import read_labels as read_labels
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

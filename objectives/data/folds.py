@@ -1,13 +1,14 @@
 """Cross-validation: which labelled rows a candidate trains on, and which it is scored by, fold by fold."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from promptgraft.objectives.data.rows import Row, TaskSpec
 from promptgraft.objectives.data.tasks import TASK_KINDS, Task
+from promptgraft.spaces import InvalidInputError
 
 # Folds by number of labelled rows, most rows first: above the last limit one part is held out instead.
 FOLDS = ((5000, 1), (1000, 3), (0, 4))
@@ -135,3 +136,35 @@ def absent_labels(task: Task, metric: str) -> list[str]:
         "for more rows"
         for labels, names in lacking.items()
     ]
+
+
+def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> tuple[Task, dict[str, Task]]:
+    """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
+
+    Args:
+        target: The target task.
+        sources: The source tasks, by name.
+        seed: Seed of the splits.
+
+    Returns:
+        The target, and the sources by name.
+
+    Raises:
+        InvalidInputError: If the data can't serve.
+    """
+    for name, spec in sources.items():
+        check_same_kind(target, spec, f"source {name}".rstrip())
+    loaded = TASK_KINDS[target.kind].load_target(target, seed)
+    return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
+
+
+def check_same_kind(target: TaskSpec, source: TaskSpec, name: str) -> None:
+    """Refuse a source of another kind than the target, whose losses can't be mixed.
+
+    Raises:
+        InvalidInputError: If it is one.
+    """
+    if source.kind != target.kind:
+        raise InvalidInputError(
+            f"{name} is of kind {source.kind!r}, but the target is of kind {target.kind!r}; use tables of one kind"
+        )

@@ -5,8 +5,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from promptgraft.spaces import InvalidInputError, did_you_mean
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.data.tasks import Task
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
 # White space, underscores, and hyphens that aren't the sign of a number.
@@ -124,3 +129,29 @@ def _value(label: str) -> str:
         if number == number.to_integral_value() and abs(number) < 10**18
         else str(number.normalize())
     )
+
+
+def all_labels(target: "Task", sources: "Iterable[Task]") -> tuple[str, ...]:
+    """Return the labels of all tasks, each once, the target's first."""
+    return tuple(dict.fromkeys((*target.labels, *chain.from_iterable(source.labels for source in sources))))
+
+
+def read_labels(
+    occurring: Sequence[str], labels: tuple[str, ...] | None, *, choosing: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Find out which labels a task has.
+
+    Args:
+        occurring: The labels of a table, each once, sorted.
+        labels: The labels to keep; all that occur if None.
+        choosing: Whether each of these labels must occur.
+
+    Returns:
+        Label as the table writes it -> its index, without labels that aren't kept; and the labels.
+
+    Raises:
+        InvalidInputError: If two names mean one label, or one that must occur doesn't.
+    """
+    names = tuple(occurring) if labels is None else chosen_labels(labels, occurring, complete=choosing)
+    index = {name: position for position, name in enumerate(names)}
+    return {label: index[name] for label, name in match_labels(occurring, names).items()}, names

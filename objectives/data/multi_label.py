@@ -16,11 +16,12 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from promptgraft.objectives.data.labels import read_labels
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, LabelScores, Outputs, Row, TaskSpec
 from promptgraft.objectives.data.splits import by_rarest
 from promptgraft.objectives.data.tables import has_text
 from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
-from promptgraft.objectives.data.text_tasks import TextTask, read_labels
+from promptgraft.objectives.data.text_tasks import TextTask
 
 # Stands between the labels of a cell.
 SEPARATOR = "|"

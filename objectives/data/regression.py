@@ -34,6 +34,7 @@ class Regression(TextTask):
     }
     default_metric = "rmse"
     has_labels = False
+    has_numbers = True
     baseline_names: ClassVar[Mapping[str, str]] = {
         "tfidf": "TF-IDF + ridge regression",
         "majority": "mean of the training rows",

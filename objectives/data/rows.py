@@ -14,11 +14,12 @@ Direction = Literal["maximize", "minimize"]
 # kinds of task with an output for each word, (rows, words, labels), with zeros behind a row's last word.
 Outputs: TypeAlias = npt.NDArray[np.float32]
 Expected: TypeAlias = npt.NDArray[np.float64]
-# What is right for a row: index of its label, indices of its labels in ascending order, that of each word, or a number.
-Answer: TypeAlias = int | tuple[int, ...] | float
+# What is right for a row: index of its label, indices of its labels in ascending order, that of each word, a number,
+# or a text.
+Answer: TypeAlias = int | tuple[int, ...] | float | str
 # Finds the words of a text: where each begins and ends.
 WordSplitter: TypeAlias = Callable[[str], list[tuple[int, int]]]
-# In the place of a word's label where there is nothing to learn from it, as in transformers.
+# In the place of a word's label, or an answer's token, where there is nothing to learn from it, as in transformers.
 IGNORED = -100
 # How near duplicates are found: by each field's words and by what else may decide a label; or, as in studies of earlier
 # versions, by the words of all fields together.
@@ -138,6 +139,8 @@ class CleaningReport:
         broken_text: Rows with half of a surrogate pair in a field or the label, which no tokenizer takes.
         missing_label: Rows without a label.
         invalid_label: Rows whose label is not among the task's.
+        identical: Pairs whose sides are the same, where one is to be the translation of the other.
+        length_ratio: Pairs of which one side is too much longer than the other.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.
         missing_group: Rows without a group, where the task names a column of groups.
@@ -154,6 +157,8 @@ class CleaningReport:
     broken_text: int = 0
     missing_label: int = 0
     invalid_label: int = 0
+    identical: int = 0
+    length_ratio: int = 0
     duplicate: int = 0
     conflicting: int = 0
     missing_group: int = 0

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, zip_longest
 from typing import TypeVar
 
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from promptgraft.objectives.data.rows import CleaningReport, Row, TaskSpec
-from promptgraft.objectives.data.tasks import TASK_KINDS, Task, by_turns
+from promptgraft.objectives.data.tasks import TASK_KINDS, Task
 from promptgraft.spaces import InvalidInputError
 
 Parts = tuple[list[Row], list[Row]]
@@ -147,6 +148,20 @@ def merged(strata: Sequence[int], least: int = 2) -> list[int]:
         largest = max((own for own in counts if own >= 0), key=lambda own: counts[own])
         found = [largest if own < 0 else own for own in found]
     return found
+
+
+def by_turns(rows: Sequence[Row], strata: Sequence[int] | None = None) -> list[Row]:
+    """Order rows so that labels, or other parts of the rows, take turns: every round has some of each.
+
+    Args:
+        rows: The rows.
+        strata: Number of each row's part; its label if None.
+    """
+    by_label: dict[int, list[Row]] = {}
+    for row, label in zip(rows, [row.label for row in rows] if strata is None else strata, strict=True):
+        by_label.setdefault(label, []).append(row)
+    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return [row for row in chain.from_iterable(turns) if row is not None]
 
 
 def with_fewer(task: T, count: int | None) -> T:

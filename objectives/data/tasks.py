@@ -1,12 +1,12 @@
 """What a task is to the migrate-and-evaluate cycle, whatever its kind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from promptgraft.objectives.data.rows import (
     Answer,
@@ -20,33 +20,43 @@ from promptgraft.objectives.data.rows import (
     TaskSpec,
     WordSplitter,
 )
-from promptgraft.spaces import InvalidInputError, Registry, Template
+from promptgraft.spaces import Registry, Template
 
 if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import Split
 
-# What a model says of a row: a label, several labels, a number, or labelled parts of its text.
+# What a model says of a row: a label, several labels, a number, a text, or labelled parts of its text.
 Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
 # Template field -> value of each row.
 Texts: TypeAlias = Sequence[Mapping[str, str]]
-LossName = Literal["cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy"]
+LossName = Literal[
+    "cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy", "token_cross_entropy"
+]
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
-    Outputs are what a model computes for each row, or each word of it, one number a label: logits, or in kinds of
-    numbers the number itself. `docs/task-kinds.md` shows how to add one; `objectives.measures.kind_checks` tests it.
+    Outputs are what a model computes for each row, or each word of it, one number a label: logits, in kinds of numbers
+    the number itself, or in kinds of texts as many numbers as `width` says. `docs/task-kinds.md` shows how to add one;
+    `objectives.measures.kind_checks` tests it.
 
     Attributes:
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
         metrics: Metric -> the direction in which it is better; `loss` must be among them.
         default_metric: The metric that is optimised if a study names none.
         has_labels: Whether answers are labels, which outputs then are logits of.
+        has_numbers: Whether answers are numbers, which models are trained on standardised.
         one_label: Whether each row has exactly one label. What needs that doesn't apply to other kinds: label words,
             and with them language models, growth and zero-shot baselines; calibration, contrastive training,
             demonstrations, class weights, label smoothing; confusion, temperature, abstaining.
+        one_answer: Whether rows of the same text with different answers contradict each other, so that all are dropped.
+        heads: Heads that read answers, the default first; see `Candidate`.
+        languages: Whether a study names two languages, of texts and answers.
+        blamed_by: What `blame` is, for people.
+        bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
+        ensembles: Whether the outputs of several models have a mean.
         baseline_names: Names of baselines that are called otherwise than in text classification.
         labels: Names of the outputs, in their order: the labels, or what the number is.
         train: Rows to train on.
@@ -68,7 +78,14 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Direction]]
     default_metric: ClassVar[str]
     has_labels: ClassVar[bool] = True
+    has_numbers: ClassVar[bool] = False
     one_label: ClassVar[bool] = False
+    one_answer: ClassVar[bool] = True
+    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
+    ensembles: ClassVar[bool] = True
+    languages: ClassVar[bool] = False
+    bootstrap: ClassVar[bool] = False
+    blamed_by: ClassVar[str] = "loss"
     baseline_names: ClassVar[Mapping[str, str]] = {}
 
     labels: tuple[str, ...]
@@ -145,6 +162,16 @@ class Task(ABC):
         return (answer,) if isinstance(answer, int) else answer if isinstance(answer, tuple) else ()
 
     @property
+    def width(self) -> int:
+        """Numbers of outputs a row, or a word; one for each label where answers are labels."""
+        return len(self.labels)
+
+    @property
+    def signatures(self) -> Mapping[str, str]:
+        """How metrics were computed, by their names, where a library has a signature for that."""
+        return {}
+
+    @property
     def needed_labels(self) -> tuple[int, ...]:
         """Labels that the rows to train on must have."""
         return tuple(range(len(self.labels))) if self.has_labels else ()
@@ -202,6 +229,15 @@ class Task(ABC):
     def row_scores(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
         """Return how good the outputs of each row are, by which models are compared row by row; shape (rows,)."""
 
+    def blame(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
+        """Return how bad each row's outputs are, by which a report shows the worst first; shape (rows,)."""
+        return self.row_losses(self.expected(outputs), rows)
+
+    def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
+        """Return the parts of rows whose scores a report shows apart, by their names."""
+        del rows
+        return {}
+
     @abstractmethod
     def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:
         """Return the prediction for each row.
@@ -226,7 +262,7 @@ class Task(ABC):
 
     @abstractmethod
     def constant(self, rows: Sequence[Row]) -> Outputs:
-        """Return the best outputs that are the same for all rows, or words, by the training rows."""
+        """Return the best outputs without a model: the same for all rows or words, or copies of their texts."""
 
     @abstractmethod
     def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
@@ -239,6 +275,18 @@ class Task(ABC):
         Returns:
             Outputs for `rows`.
         """
+
+    def without_answers(self, outputs: Outputs) -> Outputs:
+        """Return outputs as they are of rows whose answers aren't known."""
+        return outputs
+
+    def complete(self, outputs: Outputs) -> npt.NDArray[np.bool_]:
+        """Return for which rows all was computed, shape (rows,)."""
+        return np.ones(len(outputs), dtype=bool)
+
+    def distances(self, outputs: Outputs, others: Outputs) -> Expected:
+        """Return how far each row's outputs are from others, as a share of the largest of these; shape (rows,)."""
+        return np.asarray(np.abs(outputs - others).reshape(len(outputs), -1).max(axis=1) / np.abs(others).max())
 
     @abstractmethod
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
@@ -303,6 +351,8 @@ class Task(ABC):
             name: The parameter, such as `soft_prompt.init`.
             value: The value.
         """
+        if "answer" not in cls.heads and (name.startswith("decoding.") or (name == "head" and value == "answer")):
+            return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
         allowed = _WITHOUT_ONE_LABEL.get(name)
         if cls.one_label or allowed is None or value in allowed:
             return None
@@ -316,6 +366,12 @@ class Task(ABC):
         """Say why the kind can't use a template; None if it can."""
         del template
         return None
+
+    @classmethod
+    def refuses_family(cls, name: str, *, has_head: bool) -> str | None:
+        """Say why a family of backbones, read by a head or by label words, doesn't apply; None if it does."""
+        reason = f"{name!r} reads label words, of which rows have no single one; use encoder or recurrent"
+        return None if cls.one_label or has_head else reason
 
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
@@ -337,61 +393,7 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def all_labels(target: Task, sources: Iterable[Task]) -> tuple[str, ...]:
-    """Return the labels of all tasks, each once, the target's first."""
-    return tuple(dict.fromkeys((*target.labels, *chain.from_iterable(source.labels for source in sources))))
-
-
-TASK_KINDS: Registry[type[Task]] = Registry(
-    "task kind",
-    [
-        *(f"promptgraft.objectives.data.{kind}" for kind in ("text_classification", "multi_label", "regression")),
-        "promptgraft.objectives.kinds.token_classification",
-    ],
-)
-
-
-def load_tasks(target: TaskSpec, sources: Mapping[str, TaskSpec], seed: int) -> tuple[Task, dict[str, Task]]:
-    """Load a study's tasks, cleaned, split and free of duplicates between them; their kinds must be registered.
-
-    Args:
-        target: The target task.
-        sources: The source tasks, by name.
-        seed: Seed of the splits.
-
-    Returns:
-        The target, and the sources by name.
-
-    Raises:
-        InvalidInputError: If the data can't serve.
-    """
-    for name, spec in sources.items():
-        check_same_kind(target, spec, f"source {name}".rstrip())
-    loaded = TASK_KINDS[target.kind].load_target(target, seed)
-    return loaded, {name: TASK_KINDS[spec.kind].load_source(spec, seed, loaded) for name, spec in sources.items()}
-
-
-def check_same_kind(target: TaskSpec, source: TaskSpec, name: str) -> None:
-    """Refuse a source of another kind than the target, whose losses can't be mixed.
-
-    Raises:
-        InvalidInputError: If it is one.
-    """
-    if source.kind != target.kind:
-        raise InvalidInputError(
-            f"{name} is of kind {source.kind!r}, but the target is of kind {target.kind!r}; use tables of one kind"
-        )
-
-
-def by_turns(rows: Sequence[Row], strata: Sequence[int] | None = None) -> list[Row]:
-    """Order rows so that labels, or other parts of the rows, take turns: every round has some of each.
-
-    Args:
-        rows: The rows.
-        strata: Number of each row's part; its label if None.
-    """
-    by_label: dict[int, list[Row]] = {}
-    for row, label in zip(rows, [row.label for row in rows] if strata is None else strata, strict=True):
-        by_label.setdefault(label, []).append(row)
-    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
-    return [row for row in chain.from_iterable(turns) if row is not None]
+_HERE = ("text_classification", "multi_label", "regression")
+_KINDS = ("token_classification", "text_generation", "translation")
+_MODULES = [*(f"data.{kind}" for kind in _HERE), *(f"kinds.{kind}" for kind in _KINDS)]
+TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.{own}" for own in _MODULES])

@@ -9,10 +9,11 @@ from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
+from promptgraft.objectives.data.labels import read_labels
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
 from promptgraft.objectives.data.tables import has_text
 from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
-from promptgraft.objectives.data.text_tasks import TextTask, read_labels
+from promptgraft.objectives.data.text_tasks import TextTask
 
 # Metric name -> the direction in which it is better, in Optuna's words.
 DIRECTIONS: Mapping[str, Direction] = {
@@ -37,6 +38,7 @@ class TextClassification(TextTask):
     metrics = DIRECTIONS
     default_metric = "accuracy"
     one_label = True
+    heads = ("label_words", "linear", "probe")
 
     @classmethod
     def read_answers(

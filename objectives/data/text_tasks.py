@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
-from promptgraft.objectives.data.labels import check_label_names, chosen_labels, match_labels
+from promptgraft.objectives.data.labels import check_label_names
 from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
 from promptgraft.objectives.data.rows import (
     UNLABELLED,
@@ -82,6 +82,24 @@ class TextTask(Task):
         return self.fit_linear(known, train, vectorizer.transform(texts(rows)), c=10.0)
 
     @classmethod
+    def unusable(cls, row: Row) -> str | None:
+        """Say why a row with text and answer can't be used, as `CleaningReport` counts it; None if it can."""
+        del row
+        return None
+
+    @classmethod
+    def without_known(
+        cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
+    ) -> tuple[list[Row], CleaningReport]:
+        """Drop the rows that held-out ones give away; see `drop_known`."""
+        return drop_known(rows, held_out, comparison)
+
+    @classmethod
+    def alike(cls, rows: Sequence[Row], spec: TaskSpec) -> list[int]:
+        """Number rows so that those that are nearly the same, or of one group, have one number."""
+        return clusters(rows, [row.group for row in rows] if spec.group else None, spec.comparison)
+
+    @classmethod
     def load_target(cls: type[T], spec: TaskSpec, seed: int) -> T:
         """Read, clean and split a target task; see `Task`."""
         if spec.shots is not None and not cls.one_label:
@@ -114,7 +132,7 @@ class TextTask(Task):
             groups = {row.group for row in test} if spec.group else set[str]()
             rest = [row for row in rows if row.group not in groups]
             report += CleaningReport(set_aside=len(rows) - len(rest))
-        rest, overlap = drop_known(rest, test, spec.comparison)
+        rest, overlap = cls.without_known(rest, test, spec.comparison)
         return rest, cls(labels, (), test=tuple(test), cleaning=report + overlap, spec=spec, seed=seed)
 
     def _with_folds(self: T, rest: list[Row], spec: TaskSpec) -> T:
@@ -127,15 +145,15 @@ class TextTask(Task):
             folds = min(folds, len(set(alike))) if spec.time is None else folds
             return replace(self, labelled=tuple(labelled), clusters=tuple(alike), folds=folds).on(Split())
         others, validation = take(labelled, len(labelled) // 5, self.seed, spec, "validation", self.cleaning)
-        train, dropped = drop_known(others, validation, spec.comparison)
+        train, dropped = self.without_known(others, validation, spec.comparison)
         return self._divided(train, validation, dropped, labelled)
 
-    @staticmethod
-    def _clusters(labelled: list[Row], spec: TaskSpec) -> list[int]:
+    @classmethod
+    def _clusters(cls, labelled: list[Row], spec: TaskSpec) -> list[int]:
         """Number the labelled rows so that no fold divides those that are nearly the same or of one group."""
         if spec.time is not None:
             return []
-        found = clusters(labelled, [row.group for row in labelled] if spec.group else None, spec.comparison)
+        found = cls.alike(labelled, spec)
         if len(set(found)) < 2:
             raise InvalidInputError(
                 f"{spec.train}: all {len(labelled)} labelled rows are nearly the same, or of one group, so that none "
@@ -147,7 +165,7 @@ class TextTask(Task):
         """Hold further rows out to choose by."""
         assert spec.validation_rows is not None
         others, validation = take(rest, spec.validation_rows, self.seed, spec, "validation", self.cleaning)
-        train, dropped = drop_known(others, validation, spec.comparison)
+        train, dropped = self.without_known(others, validation, spec.comparison)
         dropped += CleaningReport(set_aside=len(rest) - len(others) - len(validation))
         return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
 
@@ -155,8 +173,8 @@ class TextTask(Task):
         """Choose by the rows of another table."""
         assert spec.validation is not None
         validation, _, own = self.clean(spec.validation, spec, self.kept_labels(self.labels, spec))
-        validation, of_test = drop_known(validation, self.test, spec.comparison)
-        train, alike = drop_known(rest, validation, spec.comparison)
+        validation, of_test = self.without_known(validation, self.test, spec.comparison)
+        train, alike = self.without_known(rest, validation, spec.comparison)
         dropped = own + of_test + alike
         return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
 
@@ -210,14 +228,14 @@ class TextTask(Task):
             return self  # There is but one way to divide them.
         else:
             others, validation = take(self.labelled, len(self.validation), seed, spec, "validation", self.cleaning)
-            train, _ = drop_known(others, validation, spec.comparison)
+            train, _ = self.without_known(others, validation, spec.comparison)
         return replace(self, train=tuple(train), validation=tuple(validation))
 
     @classmethod
     def load_source(cls: type[T], spec: TaskSpec, seed: int, target: Task) -> T:
         """Read and clean a source task; see `Task`."""
         rows, labels, report = cls.clean(spec.train, spec, spec.labels)
-        train, overlap = drop_known(rows, (*target.labelled, *target.test), spec.comparison)
+        train, overlap = cls.without_known(rows, (*target.labelled, *target.test), spec.comparison)
         report += replace(overlap, near_duplicate_of_other_label=0)  # Its labels are other ones.
         if spec.train_rows is not None:
             _, train = take(train, spec.train_rows, seed, spec, "train", report)
@@ -267,13 +285,15 @@ class TextTask(Task):
                 reason = "missing_group"
             elif reason is None and math.isnan(time):
                 reason = "missing_time"
+            whole = Row(row, 0 if answer is None else answer, group, time)
+            reason = reason or cls.unusable(whole)
             if reason is not None:
                 counts[reason] += 1
-            elif answer is not None:
-                kept.append(Row(row, answer, group, time))
+            else:
+                kept.append(whole)
         if labels is None and cls.has_labels:
             kept, names = cls._without_unused(kept, names)
-        rows = _drop_duplicates(kept, counts)
+        rows = _drop_duplicates(kept, counts, one_answer=cls.one_answer)
         report = CleaningReport(**counts)
         lacking = cls.shortage(rows, names)
         if lacking is not None:
@@ -314,27 +334,6 @@ class TextTask(Task):
             )
 
 
-def read_labels(
-    occurring: Sequence[str], labels: tuple[str, ...] | None, *, choosing: bool
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Find out which labels a task has.
-
-    Args:
-        occurring: The labels of a table, each once, sorted.
-        labels: The labels to keep; all that occur if None.
-        choosing: Whether each of these labels must occur.
-
-    Returns:
-        Label as the table writes it -> its index, without labels that aren't kept; and the labels.
-
-    Raises:
-        InvalidInputError: If two names mean one label, or one that must occur doesn't.
-    """
-    names = tuple(occurring) if labels is None else chosen_labels(labels, occurring, complete=choosing)
-    index = {name: position for position, name in enumerate(names)}
-    return {label: index[name] for label, name in match_labels(occurring, names).items()}, names
-
-
 def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | None:
     """Say why a row can't be used, as `CleaningReport` counts it; None if it can."""
     if is_broken(label) or any(map(is_broken, fields.values())):
@@ -346,14 +345,14 @@ def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | No
     return None if known else "invalid_label"
 
 
-def _drop_duplicates(rows: list[Row], counts: Counter[str]) -> list[Row]:
+def _drop_duplicates(rows: list[Row], counts: Counter[str], *, one_answer: bool) -> list[Row]:
     answers: dict[str, set[Answer]] = {}
     for row in rows:
         answers.setdefault(row_key(row), set()).add(row.answer)
     unique: dict[str, Row] = {}
     for row in rows:
         key = row_key(row)
-        if len(answers[key]) > 1:
+        if len(answers[key]) > 1 and one_answer:
             counts["conflicting"] += 1
         elif key in unique:
             counts["duplicate"] += 1
@@ -378,8 +377,8 @@ def drop_known(
 
 
 def _labels(answer: Answer) -> object:
-    """Return the labels of an answer, each once; None for a number, which may differ a little."""
-    return None if isinstance(answer, float) else frozenset(answer) if isinstance(answer, tuple) else answer
+    """Return the labels of an answer, each once; None for a number or a text, which may differ a little."""
+    return None if isinstance(answer, float | str) else frozenset(answer) if isinstance(answer, tuple) else answer
 
 
 def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:

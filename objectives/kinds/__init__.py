@@ -7,5 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.kinds.metrics import directions as directions
     from promptgraft.objectives.kinds.metrics import scores as scores
+    from promptgraft.objectives.kinds.packing import WIDTH as WIDTH
+    from promptgraft.objectives.kinds.packing import pack as pack
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -11,11 +11,18 @@ from typing import Any
 
 import torch
 from peft import IA3Config, IA3Model, LoraConfig, LoraModel
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
 from torch import nn
 
 from promptgraft.spaces import Adapter, InvalidInputError
 
 _NAME = "default"
+# Architectures that PEFT doesn't list, whose layers are called as those of one that it does.
+_ALIKE = {"marian": "bart", "m2m_100": "bart"}
 
 
 class Injected:
@@ -71,7 +78,13 @@ class Injected:
 
 
 def _inject(stack: Any, adapter: Adapter, options: dict[str, Any]) -> Any:
+    alike = _ALIKE.get(stack.config.model_type)
     if adapter.method == "lora":
+        if alike:
+            options["target_modules"] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[alike]
         # Scaled by lora_alpha / r = 1, whatever the rank.
         return LoraModel(stack, LoraConfig(r=adapter.rank, lora_alpha=adapter.rank, **options), _NAME)
+    if alike:
+        options["target_modules"] = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[alike]
+        options["feedforward_modules"] = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[alike]
     return IA3Model(stack, IA3Config(**options), _NAME)

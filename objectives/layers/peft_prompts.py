@@ -55,6 +55,10 @@ class PeftPrompt(PromptedStack):
             hidden: Tensor = self._peft[0](input_ids=input_ids, attention_mask=mask).last_hidden_state
         return hidden
 
+    def embedded(self, input_ids: Tensor, lengths: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return nothing: the prompt enters in every layer; see `PromptedStack`."""
+        return None
+
 
 class PrefixPrompt(PeftPrompt):
     """A soft prompt before the text, by PEFT's prompt tuning or P-tuning.
@@ -84,6 +88,11 @@ class PrefixPrompt(PeftPrompt):
             weight.copy_(vectors)
         if parametrization == "direct":
             self.trained = {"weight": weight}
+
+    def embedded(self, input_ids: Tensor, lengths: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return token embeddings behind the prompt; see `PromptedStack`."""
+        below = self.layers.embed(input_ids)
+        return torch.cat([self.vectors().to(below.dtype).expand(len(below), -1, -1), below], dim=1)
 
     def vectors(self) -> Tensor:
         """Return the prompt as it is now; see `PromptedStack`."""

@@ -109,6 +109,18 @@ class PromptedStack(nn.Module):
         mask = layers.mask(lengths, width)
         return layers.run(known.depth, None, known.hidden, read_at, attention_mask=mask)
 
+    def embedded(self, input_ids: Tensor, lengths: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return token embeddings with the prompt among them, which are all that the stack needs of it.
+
+        Args:
+            input_ids: Token ids, padded on the right, shape (rows, tokens).
+            lengths: Tokens of each row, shape (rows,).
+
+        Returns:
+            Shape (rows, tokens + length, hidden), padded on the right; None where the prompt enters elsewhere.
+        """
+        return self.layers.embed(input_ids)
+
     def past(self, rows: int) -> Any:  # noqa: ARG002
         """Return what a decoder behind the stack takes as `past_key_values`, for so many rows; None for nothing."""
         return None
@@ -207,6 +219,14 @@ class InsertedPrompt(PromptedStack):
             mask = layers.mask(lengths + self.length, width)
             return layers.run(hidden=hidden, read_at=read_at, attention_mask=mask)
         return self._run_late(known.depth if known else 0, hidden, slot, insert_at, lengths + self.length, read_at)
+
+    def embedded(self, input_ids: Tensor, lengths: Tensor) -> Tensor | None:
+        """Return token embeddings with the prompt behind the text; None if it enters at a layer."""
+        if self._late:
+            return None
+        slot, token = self._places(input_ids, lengths)
+        hidden = self.layers.embed(input_ids.gather(1, token).masked_fill(slot, 0))
+        return torch.where(slot[..., None], self._vectors(slot, lengths, hidden.dtype), hidden)
 
     def vectors(self) -> Tensor:
         """Return the prompt as it is now; see `PromptedStack`."""

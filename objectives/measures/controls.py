@@ -49,7 +49,14 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
     """
     updates = winner.candidate.source_steps + winner.step
     alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
-    defaults = Candidate(alone.template, alone.verbalizer, alone.head, steps=updates, batch_size=alone.batch_size)
+    defaults = Candidate(
+        alone.template,
+        alone.verbalizer,
+        alone.head,
+        steps=updates,
+        batch_size=alone.batch_size,
+        decoding=alone.decoding,
+    )
     found: dict[str, TrainedControl] = {}
     if updates:
         tuned = replace(defaults, adapter=Adapter(), soft_prompt=SoftPrompt())
@@ -98,6 +105,9 @@ def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
 def best_words(objective: Objective, template: Template, rows: Sequence[Row]) -> Candidate:
     """Return the untrained candidate of a template and the verbalizer with which it does best on some rows."""
     space, task = objective.spec.space, objective.target
+    if not space.verbalizers:
+        plain = Candidate(template.id, "", head=task.heads[0], steps=0, decoding=space.first_decoding)
+        return plain.canonical(space.facts)
 
     def rank(candidate: Candidate) -> tuple[float, float]:
         metrics = task.measure(objective.score(candidate, {}, rows), rows)

@@ -106,4 +106,5 @@ def _shape(candidate: Candidate) -> Candidate:
         soft_prompt=replace(candidate.soft_prompt, init=SoftPrompt().init),
         frozen_layers=0 if adapter.method == "none" else candidate.frozen_layers,
         adapter=adapter,
+        decoding=candidate.decoding,
     )

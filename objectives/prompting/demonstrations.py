@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
-from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, SearchSpace, Template, Verbalizer
+from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, SearchSpace, Template, Verbalizer, break_up
 
 # Stands behind every demonstration: a blank line.
 SEPARATOR = "\n\n"
@@ -56,7 +56,7 @@ class DemonstrationPool:
         rows: The rows, those to be preferred first.
         labels: The task's labels.
         template: The candidate's template.
-        verbalizer: The candidate's verbalizer.
+        verbalizer: The candidate's verbalizer; None where answers are texts, which are shown as they are.
 
     Attributes:
         template: The template; a model that shows the rows puts its own one here, which is guarded.
@@ -72,15 +72,15 @@ class DemonstrationPool:
         rows: Sequence[Row],
         labels: Sequence[str],
         template: Template,
-        verbalizer: Verbalizer,
+        verbalizer: Verbalizer | None,
     ) -> None:
         self.settings = settings
         self.template = template
         self._rendered: dict[Template, list[str]] = {}
-        self.words = tuple(verbalizer.words[label][0] for label in labels)
+        self.words = tuple(verbalizer.words[label][0] for label in labels) if verbalizer else ()
         by_key: dict[str, Row] = {}
         for row in rows:
-            shown = Row(self._shown(row.fields), row.label)
+            shown = Row(self._shown(row.fields), row.answer)
             by_key.setdefault(fields_key(shown.fields), shown)
         self._places = {key: place for place, key in enumerate(by_key)}
         self.rows = tuple(by_key.values())
@@ -90,7 +90,7 @@ class DemonstrationPool:
                 f"text, none of which is its own demonstration; it must lie in [0, {max(0, len(self.rows) - 1)}]"
             )
         # Fixed for all rows: if it depended on which row is left out, it would tell that row's label.
-        self._turns = list(dict.fromkeys(row.label for row in self.rows))
+        self._turns = list(dict.fromkeys(map(_label, self.rows)))
 
     @classmethod
     def draw(
@@ -99,7 +99,7 @@ class DemonstrationPool:
         rows: Sequence[Row],
         labels: Sequence[str],
         template: Template,
-        verbalizer: Verbalizer,
+        verbalizer: Verbalizer | None,
         seed: int,
     ) -> "DemonstrationPool":
         """Build the pool of a task's training rows: shuffled once, and without those that no row will be shown.
@@ -149,7 +149,7 @@ class DemonstrationPool:
         if self.settings.choice == "nearest":
             ranked = np.argsort(-near, kind="stable")[: self.settings.count + 1].tolist()
         return [
-            Demonstration(self._texts[place], self.rows[place].label, place, float(near[place]))
+            Demonstration(self._texts[place], _label(self.rows[place]), place, float(near[place]))
             for place in self._pick(ranked, self._places.get(fields_key(shown)))
         ]
 
@@ -170,7 +170,7 @@ class DemonstrationPool:
         """Take the first places, but not the row's own; the first ones are to be kept."""
         others = [place for place in ranked if place != own]
         if self.settings.choice == "balanced":
-            others = _by_turns(others, lambda place: self.rows[place].label, self._turns)
+            others = _by_turns(others, lambda place: _label(self.rows[place]), self._turns)
         return others[: self.settings.count]
 
     @cached_property
@@ -186,9 +186,16 @@ class DemonstrationPool:
     @property
     def _texts(self) -> list[str]:
         if self.template not in self._rendered:
-            rendered = (self.template.render(row.fields).with_label(self.words[row.label]) for row in self.rows)
+            rendered = (self.template.render(row.fields).with_label(self._word(row)) for row in self.rows)
             self._rendered = {self.template: [text.rstrip() for text in rendered]}
         return self._rendered[self.template]
+
+    def _word(self, row: Row) -> str:
+        """Return what stands in the label's place: a word of the label, or a text, broken up as the fields are."""
+        if self.words:
+            return self.words[row.label]
+        guarded = self.template.guarded
+        return break_up(guarded, str(row.answer)) if guarded else str(row.answer)
 
     @cached_property
     def _fitted(self) -> tuple[TfidfVectorizer, Any]:
@@ -237,11 +244,16 @@ class DemonstrationPools:
         key = (settings, candidate.template, candidate.verbalizer, of, seed)
         if key not in self._drawn:
             template = self._space.template(candidate.template)
-            verbalizer = self._space.verbalizer(candidate.verbalizer)
+            verbalizer = self._space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
             while len(self._drawn) >= KEPT_POOLS:
                 del self._drawn[next(iter(self._drawn))]
             self._drawn[key] = DemonstrationPool.draw(settings, task.train, task.labels, template, verbalizer, seed)
         return self._drawn[key]
+
+
+def _label(row: Row) -> int:
+    """Return a row's label; the same for all where answers are texts."""
+    return row.answer if isinstance(row.answer, int) else 0
 
 
 def _words(fields: Mapping[str, str]) -> str:

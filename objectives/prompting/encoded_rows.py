@@ -3,11 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from promptgraft.objectives.data import IGNORED, Answer
+
+
+class Loss(Protocol):
+    """A loss, such as torch's `cross_entropy`."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss, shape ().
+
+        Args:
+            logits: Shape (rows, labels), or (rows, words, labels).
+            targets: Index of each row's label, shape (rows,), or of each word's, shape (rows, words); or 1 for each
+                label that applies and 0 for the others, shape (rows, labels).
+            weight: What a row of each label counts, shape (labels,); all the same if None.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +116,14 @@ class EncodedRow(EncodedPrompt):
 def count_answers(rows: Sequence[EncodedRow]) -> int:
     """Return how many answers there are to learn from: one a row, or one a word that is read."""
     return sum(1 if row.words is None else sum(place >= 0 for place in row.words) for row in rows)
+
+
+def answer_tokens(rows: Sequence[EncodedPrompt], device: torch.device) -> Tensor | None:
+    """Return the answers of rows as token ids, padded with `IGNORED`, (rows, tokens); None if they aren't known."""
+    known = [torch.tensor(row.answer, device=device) for row in rows if isinstance(row, EncodedRow)]
+    return pad_sequence(known, batch_first=True, padding_value=IGNORED) if len(known) == len(rows) else None
+
+
+def answer_length(row: EncodedPrompt) -> int:
+    """Return how many tokens of an answer are run behind a prompt."""
+    return len(row.answer) if isinstance(row, EncodedRow) and isinstance(row.answer, tuple) else 0

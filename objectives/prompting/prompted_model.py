@@ -1,8 +1,7 @@
 """A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from promptgraft.objectives.data import Row, WordSplitter
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
-from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow
+from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow, Loss, answer_length, answer_tokens
 from promptgraft.objectives.prompting.word_places import WordPlaces
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
@@ -26,20 +25,6 @@ CALIBRATION_BIAS = "calibration.bias"
 SCALING = "scaling"
 # Texts are cut to so many characters before they are tokenized: many times what a prompt has room for.
 CHARACTERS_PER_TOKEN = 200
-
-
-class Loss(Protocol):
-    """A loss, such as torch's `cross_entropy`."""
-
-    def __call__(self, logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
-        """Return the mean loss, shape ().
-
-        Args:
-            logits: Shape (rows, labels), or (rows, words, labels).
-            targets: Index of each row's label, shape (rows,), or of each word's, shape (rows, words); or 1 for each
-                label that applies and 0 for the others, shape (rows, labels).
-            weight: What a row of each label counts, shape (labels,); all the same if None.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +205,10 @@ class PromptedModel:
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
         """Render and tokenize labelled rows; see `encode_fields`."""
         prompts = self.encode_fields([row.fields for row in rows], pool)
-        return [EncodedRow.of(prompt, row.answer) for prompt, row in zip(prompts, rows, strict=True)]
+        return [
+            EncodedRow.of(prompt, self.scorer.encode_answer(row.answer))
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
 
     def encode_fields(
         self, fields: Sequence[Mapping[str, str]], pool: DemonstrationPool | None = None
@@ -313,7 +301,8 @@ class PromptedModel:
         known = self.activations.known([row.ids for row in rows]) if self.activations else None
         places = [torch.tensor(row.words) for row in rows if row.words is not None]
         words = pad_sequence(places, batch_first=True, padding_value=-1).to(device) if places else None
-        return Batch(input_ids.to(device), lengths.to(device), known, words)
+        answers = answer_tokens(rows, device) if self.candidate.head == "answer" else None
+        return Batch(input_ids.to(device), lengths.to(device), known, words, answers)
 
     def split(self, rows: Sequence[EncodedPrompt], max_rows: int) -> list[list[int]]:
         """Split rows into batches, so that little is run on padding.
@@ -330,7 +319,8 @@ class PromptedModel:
         if whole and FAMILIES[self.backbone.family].in_parts:
             lengths = [1] * len(rows)  # What is run, if anything, stands behind the text: the same for all rows.
         else:
-            lengths = [len(row.ids) + self.stack.length for row in rows]
+            writes = self.candidate.head == "answer"
+            lengths = [len(row.ids) + self.stack.length + (answer_length(row) if writes else 0) for row in rows]
         return split_by_length(lengths, max_rows, self.backbone.device.type)
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
@@ -374,26 +364,34 @@ class PromptedModel:
                     found[chosen[place]] = own[None] if read is None else own[read]
         return torch.cat(found)  # Outside inference mode, so that gradients of what is computed from it can be had.
 
-    def score(self, rows: Sequence[EncodedPrompt], labels: Sequence[str], batch_size: int) -> Tensor:
+    def score(
+        self,
+        rows: Sequence[EncodedPrompt],
+        labels: Sequence[str],
+        batch_size: int,
+        written: Container[int] | None = None,
+    ) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated and scaled, if so.
 
         Args:
             rows: Encoded prompts.
             labels: The labels to score.
             batch_size: Largest number of rows in a batch.
+            written: Places of the rows whose answers are written, where these are texts; all if None.
 
         Returns:
-            Logits on the CPU, in the order of `rows`, shape (len(rows), len(labels)); or (len(rows), words,
-            len(labels)), padded with zeros to the row that has most words.
+            Outputs on the CPU, in the order of `rows`, shape (len(rows), width): logits of the labels, unless answers
+            are texts; or (len(rows), words, len(labels)), padded with zeros to the row that has most words.
         """
-        width = [max((len(row.words or ()) for row in rows), default=0)] if self.words else []
-        result = torch.zeros(len(rows), *width, len(labels))
+        shape = [max((len(row.words or ()) for row in rows), default=0)] if self.words else []
+        result = torch.zeros(len(rows), *shape, self.scorer.width(labels))
         self.backbone.model.eval()
         with torch.inference_mode():
             scored = 0
             for chosen in self.split(rows, batch_size):
-                own = self.logits(self.batch([rows[i] for i in chosen]), labels).float().cpu()
-                result[(chosen, slice(own.shape[1])) if width else chosen] = own
+                batch, own = self.batch([rows[i] for i in chosen]), [written is None or i in written for i in chosen]
+                found = self.scorer.outputs(self.stack, batch, labels, own).float().cpu()
+                result[(chosen, slice(found.shape[1])) if shape else chosen] = found
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
         result = result if self.bias is None else result - self.bias

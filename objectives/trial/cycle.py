@@ -24,9 +24,9 @@ from promptgraft.objectives.trial.probe import EmbeddedRows, fit_probe
 from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
-from promptgraft.objectives.trial.stage_training import StageTraining
+from promptgraft.objectives.trial.stage_training import SharedStates, StageTraining
 from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
-from promptgraft.spaces import Adapter, Candidate, TrialError
+from promptgraft.spaces import Adapter, Candidate, Constant, Decoding, TrialError
 
 # Seconds between two checkpoints of a stage, where the cycle itself is not saved.
 STAGE_CHECKPOINT_S = 300.0
@@ -247,11 +247,28 @@ class Cycle(Evaluations):
 
         if not resumed and at in (None, 0):
             yield evaluate()
+        states = self._shared_states()
+        if states is not None:
+            last = trainer.settings.steps if at is None else at
+            while trainer.step < last:
+                updates += states.train(model, trainer, min(trainer.step + every, last))
+                if at is None or trainer.step == at:
+                    yield evaluate()
+            return
         for update in trainer.updates():
             updates.append(update)
             due = trainer.step % every == 0 or trainer.step == trainer.settings.steps
             if due if at is None else trainer.step == at:
                 yield evaluate()
+
+    def _shared_states(self) -> SharedStates | None:
+        """Return where states of the training are shared, if the study searches how texts are written."""
+        parameters = self._resources.spec.space.parameters
+        if not any(own.name.startswith("decoding.") and not isinstance(own, Constant) for own in parameters):
+            return None
+        content = self.identity() | {"candidate": replace(self.candidate, decoding=Decoding()).to_dict()}
+        del content["evaluation"], content["written"]
+        return SharedStates(self._resources.stages, content)
 
     def _evaluate(
         self, model: PromptedModel, trainer: Trainer, validation: list[EncodedRow], updates: list[Update]
@@ -277,7 +294,17 @@ class Cycle(Evaluations):
         labels, batch_size = self._resources.tasks.target.labels, self._resources.spec.evaluation_batch_size
         shown = self._resources.demonstrations.get(self.candidate, "target", self.seed)
         calibrate(model, trainer.target.rows if trainer.target else (), labels, batch_size, shown)
-        return model.score(rows, labels, batch_size)
+        return model.score(rows, labels, batch_size, self._written(len(rows)))
+
+    def _written(self, rows: int) -> frozenset[int] | None:
+        """Return the places of rows whose answers are written, where these are texts; all if None.
+
+        All are where a single step is evaluated, as in repeats; a sample where steps and candidates are compared, and
+        where the rows are those that it is trained on.
+        """
+        is_final = self._at is not None and not self._resources.tasks.split.whole
+        count = self._resources.spec.evaluation_sample
+        return None if is_final or count >= rows else frozenset(place * rows // count for place in range(count))
 
     def _note(self, evaluation: Evaluation, logits: npt.NDArray[np.float32], model: PromptedModel) -> None:
         """Remember an evaluation, and the state that it was made with if that is the best."""
@@ -353,6 +380,7 @@ class Cycle(Evaluations):
             **({"unlabelled": self._tasks.unlabelled_hash} if candidate.self_training else {}),
             "source_training": asdict(spec.training_on(candidate.source)),
             "evaluation": [spec.evaluate_every, spec.evaluation_batch_size, spec.metric],
+            **({"written": [spec.evaluation_sample, self._at is None]} if candidate.head == "answer" else {}),
         }
 
     def _labelling_key(self) -> dict[str, object]:

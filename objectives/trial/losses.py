@@ -53,6 +53,7 @@ LOSSES: Mapping[LossName, Loss] = {
     "binary_cross_entropy": binary_cross_entropy,
     "squared_error": squared_error,
     "word_cross_entropy": word_cross_entropy,
+    "token_cross_entropy": word_cross_entropy,
 }
 
 
@@ -68,15 +69,15 @@ def targets_of(
         scaling: Centre and scale of numbers; as they are if None.
 
     Returns:
-        Indices of labels, shape (rows,), or (rows, words) with `IGNORED` behind the last word of a row; or indicators
-        or numbers, shape (rows, n_labels).
+        Indices of labels, shape (rows,), or (rows, words) with `IGNORED` behind the last word of a row; indicators or
+        numbers, shape (rows, n_labels); or token ids of answers, padded with `IGNORED`, shape (rows, answer tokens).
     """
     if loss == "cross_entropy":
         return torch.tensor(answers)
     if loss == "squared_error":
         centre, scale = scaling or (0.0, 1.0)
         return ((torch.tensor(answers, dtype=torch.float64) - centre) / scale).float()[:, None]
-    if loss == "word_cross_entropy":
+    if loss in ("word_cross_entropy", "token_cross_entropy"):
         return pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORED)
     found = torch.zeros(len(answers), n_labels)
     for row, own in enumerate(answers):

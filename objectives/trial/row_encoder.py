@@ -42,6 +42,7 @@ class RowEncoder:
         resources, candidate = self._resources, model.candidate
         rows = resources.tasks.rows(part, candidate)
         shown = resources.demonstrations.get(candidate, part, model.seed)
+        length = model.scorer.answer_tokens
         key = StageKey.of(
             {
                 "stage": "encoded",
@@ -52,6 +53,7 @@ class RowEncoder:
                 "template": model.template.text,
                 "masks": model.scorer.masks,
                 "rows": resources.tasks.hash_of(part, candidate),
+                **({"answers": [length, resources.spec.backbone.languages]} if length else {}),
                 **({"demonstrations": shown.content} if shown else {}),
                 **({"words": "first token"} if model.words else {}),
             }

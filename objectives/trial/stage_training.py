@@ -1,17 +1,19 @@
 """Training that trials share: saved every now and then, and gone on with after a kill, the same bit for bit."""
 
+import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import astuple, dataclass
 
+import torch
 from torch import Tensor
 
 from promptgraft.objectives.caching import StageKey, StageStore
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.objectives.trial.checkpoints import Checkpoint
+from promptgraft.objectives.trial.checkpoints import Checkpoint, Saved
 from promptgraft.objectives.trial.cycle_state import state_of, take_up
-from promptgraft.objectives.trial.training import Trainer
+from promptgraft.objectives.trial.training import Trainer, Update
 
 # Seconds between two reports of a stage.
 REPORT_EVERY_S = 20.0
@@ -72,6 +74,41 @@ class StageTraining:
 def _weights(model: PromptedModel, trainer: Trainer) -> dict[str, Tensor]:
     head = model.heads() if trainer.settings.contrastive else ()
     return model.snapshot([name for name in model.trainable() if name not in head])
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStates:
+    """The states of one training, for trials that differ only in what they do with them.
+
+    Attributes:
+        stages: The store.
+        content: Everything that decides the training, as JSON types.
+    """
+
+    stages: StageStore
+    content: Mapping[str, object]
+
+    def train(self, model: PromptedModel, trainer: Trainer, step: int) -> list[Update]:
+        """Put model and trainer into the state after a step, by training or from the store; return the updates' losses.
+
+        Args:
+            model: The model in training.
+            trainer: What trains it, at an earlier step.
+            step: The step.
+        """
+        updates: list[Update] = []
+
+        def compute() -> dict[str, Tensor]:
+            updates.extend(trainer.updates(step))
+            losses = [[math.nan if loss is None else loss for loss in astuple(update)] for update in updates]
+            return state_of(model, trainer) | {"losses": torch.tensor(losses, dtype=torch.float64)}
+
+        found = self.stages.get(StageKey.of({"stage": "trained", **self.content, "step": step}), compute)
+        if updates:
+            return updates
+        trainer.seek(step)
+        take_up(Saved({}, found), model, trainer)
+        return [Update(*(None if math.isnan(loss) else loss for loss in own)) for own in found["losses"].tolist()]
 
 
 def _resumed(

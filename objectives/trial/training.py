@@ -122,6 +122,13 @@ class TrainingData:
         """Return the answers of some rows, as the loss takes them; see `targets_of`."""
         return targets_of(self.loss, [row.answer for row in rows], len(self.labels), self.scaling)
 
+    def share(self, part: Sequence[EncodedRow], rows: Sequence[EncodedRow]) -> float:
+        """Return how much a part of a batch counts in the mean loss: by its rows, or by the tokens of their answers."""
+        if self.loss != "token_cross_entropy":
+            return count_answers(part) / max(1, count_answers(rows))
+        counts = [sum(len(row.answer) for row in own if isinstance(row.answer, tuple)) for own in (part, rows)]
+        return counts[0] / counts[1]
+
     def label_weights(self) -> Tensor:
         """Return what each label's rows count, by the inverse of their number, 1 on average over rows; (labels,)."""
         counts = torch.bincount(torch.tensor([row.label for row in self.rows]), minlength=len(self.labels))
@@ -169,21 +176,33 @@ class Trainer:
         self.settings = settings
         self.step = step
         self.reduced_to: int | None = None
-        use_source, use_target = settings.alpha > 0, settings.alpha < 1
+        self._seed = seed
+        self._source_batches, self._target_batches = self._drawn()
+
+    def _drawn(self) -> tuple[Iterator[list[EncodedRow]] | None, Iterator[list[EncodedRow]] | None]:
+        """Draw the batches of source and target from the next update on; None where a task takes no part."""
+        settings, seed = self.settings, self._seed
         draw = balanced_batches if settings.contrastive else batches
-        self._source_batches = draw(source, settings.batch_size, seed) if use_source and source else None
-        self._target_batches = draw(target, settings.batch_size, seed + 1) if use_target and target else None
-        for drawn in (self._source_batches, self._target_batches):
+        source = draw(self.source, settings.batch_size, seed) if settings.alpha > 0 and self.source else None
+        target = draw(self.target, settings.batch_size, seed + 1) if settings.alpha < 1 and self.target else None
+        for drawn in (source, target):
             if drawn is not None:
-                deque(islice(drawn, step), maxlen=0)
+                deque(islice(drawn, self.step), maxlen=0)
+        return source, target
+
+    def seek(self, step: int) -> None:
+        """Go on from another update, whose `state` is then to be loaded."""
+        self.step = step
+        self._source_batches, self._target_batches = self._drawn()
+        self.__dict__.pop("_engine", None)
 
     @cached_property
     def _engine(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Optimizer and schedule, built when the first update needs them: a candidate may have no steps."""
         return _optimizer(self.model, self.settings, self.step)
 
-    def updates(self) -> Iterator[Update]:
-        """Train up to the last step.
+    def updates(self, until: int | None = None) -> Iterator[Update]:
+        """Train up to a step, the last one if None.
 
         Yields:
             The losses of each update.
@@ -191,7 +210,7 @@ class Trainer:
         Raises:
             TrialError: If a loss is not finite, or the device's memory does not hold the least that can be run at once.
         """
-        while self.step < self.settings.steps:
+        while self.step < (self.settings.steps if until is None else until):
             optimizer, schedule = self._engine
             self.model.backbone.train()
             drawn = (self._source_batches, self._target_batches)
@@ -254,7 +273,7 @@ class Trainer:
         parts: list[Tensor] = []
         for chosen in self._cut(rows):
             part = [rows[i] for i in chosen]
-            loss = self._loss(data, part) * (count_answers(part) / max(1, count_answers(rows)))
+            loss = self._loss(data, part) * data.share(part, rows)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach())
         return float(torch.stack(parts).sum())

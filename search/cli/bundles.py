@@ -74,7 +74,7 @@ def predict(
         predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
         predictions = predictor.predict_table(table, abstain_below)
     write_csv(predictions, output, escape_formulas=escape_formulas)
-    first, *others = predictor.task.columns(np.zeros((0, len(predictor.labels))), [])
+    first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
     without = predictions[others[0] if others else first].isna()
     skipped, unsure = int(without.sum()), int((predictions[first].isna() & ~without).sum())
     note = f"; {skipped} rows have no prediction, since a text is missing or is no text" if skipped else ""

@@ -94,7 +94,7 @@ def scored_outputs(task: Task, files: FileStore, trials: Sequence[int], weights:
         logits = task.combine(found, weights)
     except (OSError, SafetensorError, KeyError):
         return None
-    return logits if (len(logits), logits.shape[-1]) == (len(task.scored()), len(task.labels)) else None
+    return logits if (len(logits), logits.shape[-1]) == (len(task.scored()), task.width) else None
 
 
 def confidence_lines(found: Confidence) -> list[str]:

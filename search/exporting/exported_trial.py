@@ -193,7 +193,7 @@ def _left_by(study: Study, files: FileStore, trial: FrozenTrial) -> bool:
     except (SafetensorError, KeyError):
         return False
     rows, folds = task.scored(), np.array(task.scored_folds())
-    if (len(logits), logits.shape[-1]) != (len(rows), len(task.labels)):
+    if (len(logits), logits.shape[-1]) != (len(rows), task.width):
         return False
     parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
     found = [scores(task, logits[own], [rows[place] for place in own]) for own in parts]

@@ -108,13 +108,16 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
         members=tuple(others),
         temperature=confidence.temperature if confidence else 1.0,
         thresholds=shipped.thresholds,
+        signatures=dict(study.target.signatures),
+        languages=backbone.languages,
         coverage=tuple(CoveragePoint(**asdict(point)) for point in coverage),
     )
 
 
 def examples_of(shipped: Shipped, count: int) -> Examples | None:
     """Take the first rows that it was scored by, or refitted on, with the logits that were computed then."""
-    rows = as_shipped(shipped.winner.study.target).validation[:count]
+    task = shipped.winner.study.target
+    rows = as_shipped(task).validation
     if not rows:
         return None
     found: list[npt.NDArray[np.float32]] = []
@@ -124,14 +127,15 @@ def examples_of(shipped: Shipped, count: int) -> Examples | None:
             name = REFIT_LOGITS_FILE
         number = entry.trial.number
         try:
-            found.append(entry.files.read_tensors(trial_file(number, name))["logits"].float()[: len(rows)].numpy())
+            found.append(entry.files.read_tensors(trial_file(number, name))["logits"].float().numpy())
         except (FileNotFoundError, SafetensorError, KeyError):
             logger.warning(
                 "the logits of trial %d are gone or damaged, so the bundle holds no examples to verify it by", number
             )
             return None
-    logits = shipped.winner.study.target.combine(found, shipped.weights)
+    kept = np.flatnonzero(task.complete(found[0]))[:count]
+    logits = task.without_answers(task.combine([own[kept] for own in found], shipped.weights))
     if not np.isfinite(logits).all():
         logger.warning("the recorded logits are not finite, so the bundle holds no examples to verify it by")
         return None
-    return Examples(rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, logits.tolist())))
+    return Examples(rows=tuple(dict(rows[place].fields) for place in kept), logits=tuple(map(tuple, logits.tolist())))

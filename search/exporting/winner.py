@@ -305,7 +305,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
     def measure_decided(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
         return scores(decided, found, [task.test[index] for index in kept])[metric]
 
-    interval = score_interval(logits, measure_decided, metric, level)
+    interval = score_interval(logits, measure_decided, metric, level, bootstrap=task.bootstrap)
     names = control_names(winner.stored)
     rows = [
         *named,
@@ -315,7 +315,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
             f"{names['tfidf']}, all labelled rows ({len(task.labelled)} rows)",
             tfidf(task, task.test, task.labelled),
         ),
-        *(_zero_shot(winner.objective, say) if task.one_label else ()),
+        *(() if task.refuses_baseline("zero_shot") else _zero_shot(winner.objective, say)),
     ]
     return OpenedScores(
         tuple(
@@ -339,5 +339,5 @@ def _zero_shot(objective: Objective, say: Callable[[str], None]) -> Iterator[tup
     for number, template in enumerate(templates, 1):
         say(f"untrained, for comparison: template {template.name}, {number} of {len(templates)}")
         chosen = best_words(objective, template, task.validation)
-        words = space.verbalizer(chosen.verbalizer).name
-        yield f"zero-shot, template {template.name}, words {words}", objective.score(chosen, {}, task.test)
+        words = f", words {space.verbalizer(chosen.verbalizer).name}" if chosen.verbalizer else ""
+        yield f"zero-shot, template {template.name}{words}", objective.score(chosen, {}, task.test)

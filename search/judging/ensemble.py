@@ -81,7 +81,7 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
 def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task) -> dict[int, Expected]:
     """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels)."""
     found: dict[int, Expected] = {}
-    shape = len(task.scored()), len(task.labels)
+    shape = len(task.scored()), task.width
     for trial in ranked_trials(stored)[:_CANDIDATES]:
         if TrialRecord.of(trial).best_step is None:
             continue

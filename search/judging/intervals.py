@@ -4,7 +4,7 @@ Two things vary: which rows are held out, and which seed and split a candidate h
 one trained model knows the first alone; that for a difference between two ways of training knows both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ Indices = npt.NDArray[np.int64]
 # Logits of some of the held-out rows, shape (n, labels), and which rows these are, shape (n,) -> the metric.
 Measure = Callable[[Logits, Indices], float]
 
+# Samples of rows that a bootstrap draws, as in Koehn (2004), Statistical Significance Tests for Machine Translation.
+RESAMPLES = 1000
 # Groups of rows that the jackknife leaves out in turn: a metric such as F1 has no value of its own for each row.
 GROUPS = 20
 
@@ -34,7 +36,7 @@ class Interval:
     high: float
 
 
-def score_interval(logits: Logits, measure: Measure, metric: str, level: float) -> Interval:
+def score_interval(logits: Logits, measure: Measure, metric: str, level: float, *, bootstrap: bool = False) -> Interval:
     """Return a model's score on held-out rows and the interval of what it would score on all rows of their kind.
 
     Wilson's interval for accuracy (Wilson 1927, doi:10.1080/01621459.1927.10502953); for other metrics Student's, by a
@@ -45,9 +47,12 @@ def score_interval(logits: Logits, measure: Measure, metric: str, level: float) 
         measure: Computes the metric.
         metric: Its name.
         level: How often the interval may miss, such as 0.05.
+        bootstrap: Whether rows are resampled instead, as is usual where a score is no mean over rows.
     """
     rows = len(logits)
     value = measure(logits, np.arange(rows))
+    if bootstrap:
+        return interval_on_rows(lambda kept: measure(logits[kept], kept), rows, level, bootstrap=True)
     if metric == "accuracy":
         from scipy.stats import binomtest
 
@@ -56,19 +61,26 @@ def score_interval(logits: Logits, measure: Measure, metric: str, level: float) 
     return interval_on_rows(lambda kept: measure(logits[kept], kept), rows, level)
 
 
-def interval_on_rows(statistic: Callable[[Indices], float], rows: int, level: float) -> Interval:
+def interval_on_rows(
+    statistic: Callable[[Indices], float], rows: int, level: float, *, bootstrap: bool = False
+) -> Interval:
     """Return a statistic of held-out rows with Student's interval, by a jackknife over groups of them.
 
     Args:
         statistic: Computes it for some of the rows.
         rows: Number of rows, at least two.
         level: How often the interval may miss.
+        bootstrap: Whether rows are resampled instead; see `score_interval`.
     """
+    if bootstrap:
+        return _between(statistic(np.arange(rows)), [statistic(kept) for kept in _resampled(rows)], level)
     variance, freedom = _row_variance(statistic, rows)
     return _student(statistic(np.arange(rows)), variance, freedom, level)
 
 
-def gain_on_rows(ours: Sequence[Logits], theirs: Sequence[Logits], measure: Measure, level: float) -> Interval:
+def gain_on_rows(
+    ours: Sequence[Logits], theirs: Sequence[Logits], measure: Measure, level: float, *, bootstrap: bool = False
+) -> Interval:
     """Return the mean difference of two ways of training, each repeated, on the same held-out rows.
 
     Its variance is the sum of that between repeats and that between rows, by a jackknife over groups of rows
@@ -80,6 +92,7 @@ def gain_on_rows(ours: Sequence[Logits], theirs: Sequence[Logits], measure: Meas
         theirs: The same of what is compared with, paired by repeat.
         measure: Computes the metric.
         level: How often the interval may miss.
+        bootstrap: Whether rows and repeats are resampled instead, both sides alike (Koehn 2004).
     """
 
     def differences(kept: Indices) -> npt.NDArray[np.float64]:
@@ -88,6 +101,10 @@ def gain_on_rows(ours: Sequence[Logits], theirs: Sequence[Logits], measure: Meas
 
     count = len(ours[0])
     each = differences(np.arange(count))
+    if bootstrap:
+        drawn = np.random.default_rng(1)
+        means = [float(drawn.choice(differences(kept), len(each)).mean()) for kept in _resampled(count)]
+        return _between(float(each.mean()), means, level)
     repeats = float(each.var(ddof=1)) / len(each)
     rows, freedom = _row_variance(lambda kept: float(differences(kept).mean()), count)
     total = repeats + rows
@@ -112,6 +129,18 @@ def gain_over_folds(ours: Sequence[float], theirs: Sequence[float], level: float
     each = np.array(ours) - np.array(theirs)
     folds = len(each)
     return _student(float(each.mean()), float(each.var(ddof=1)) * (1 / folds + 1 / (folds - 1)), folds - 1, level)
+
+
+def _resampled(rows: int) -> Iterator[Indices]:
+    """Draw as many rows as there are, with replacement, again and again."""
+    drawn = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        yield drawn.integers(rows, size=rows)
+
+
+def _between(value: float, found: Sequence[float], level: float) -> Interval:
+    low, high = np.quantile(found, [level / 2, 1 - level / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _row_variance(statistic: Callable[[Indices], float], rows: int) -> tuple[float, float]:

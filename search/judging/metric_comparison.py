@@ -80,7 +80,7 @@ def rows_of_kind(task: Task, path: str, columns: Mapping[str, str], label: str) 
 def compare_by_metric(
     champion: ScoredModel, challenger: ScoredModel, rows: Sequence[Row], level: float, cleaning: str = ""
 ) -> MetricComparison:
-    """Compare two models on the same rows: Student's interval of the difference, by a jackknife over groups of rows.
+    """Compare two models on the same rows: the interval of the difference, by a jackknife or a bootstrap.
 
     Args:
         champion: What runs today.
@@ -109,7 +109,9 @@ def compare_by_metric(
     def measured(side: int, kept: Indices) -> float:
         return scores(tasks[side], outputs[side][kept], [rows[place] for place in kept])[metric]
 
-    found = interval_on_rows(lambda kept: measured(1, kept) - measured(0, kept), len(rows), level)
+    found = interval_on_rows(
+        lambda kept: measured(1, kept) - measured(0, kept), len(rows), level, bootstrap=tasks[0].bootstrap
+    )
     low, high = (found.low, found.high) if direction == "maximize" else (-found.high, -found.low)
     outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
     tables = [task.columns(task.expected(own), texts) for task, own in zip(tasks, outputs, strict=True)]

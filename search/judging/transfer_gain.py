@@ -197,6 +197,7 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
     found = control_outcomes(study, trial)
     if not found:
         return None
+    kind = TASK_KINDS[StudyRecord.of(study).definition.get("target", {}).get("kind", _USUAL_KIND)]
 
     def predicted(name: str) -> dict[int, Logits]:
         return {r: own for r in _values(found)[name] if (own := _test_logits(files, trial, name, r)) is not None}
@@ -204,7 +205,8 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
     logits = {name: predicted(name) for name in found}
 
     def gain(ours: str, theirs: str, common: Sequence[int], level: float) -> Interval:
-        return gain_on_rows([logits[ours][r] for r in common], [logits[theirs][r] for r in common], measure, level)
+        first, second = ([logits[name][r] for r in common] for name in (ours, theirs))
+        return gain_on_rows(first, second, measure, level, bootstrap=kind.bootstrap)
 
     values = {name: {r: measure(own[r], np.arange(len(own[r]))) for r in own} for name, own in logits.items()}
     (winner,) = (each for each in study.get_trials(deepcopy=False) if each.number == trial)

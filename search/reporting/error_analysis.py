@@ -61,13 +61,28 @@ class WorstRow:
         fields: Template field -> value.
         answer: What is right.
         predicted: What the model says.
-        loss: The row's loss.
+        loss: The row's loss, or what the kind of task has in its place.
     """
 
     fields: Mapping[str, str]
     answer: str
     predicted: str
     loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartScores:
+    """Scores of a part of the rows, such as those with long answers.
+
+    Attributes:
+        name: What they have in common.
+        rows: How many.
+        metrics: All metrics.
+    """
+
+    name: str
+    rows: int
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,8 @@ class Errors:
         metrics: All metrics.
         calibration: Whether the model is as sure as it should be; None where rows have no single label.
         worst: The rows with the largest loss, where they have no single label.
+        worst_by: What `loss` of these rows is.
+        parts: Scores of parts of the rows, where the kind of task has such parts.
     """
 
     rows: str
@@ -152,6 +169,8 @@ class Errors:
     metrics: Mapping[str, float]
     calibration: Calibration | None
     worst: tuple[WorstRow, ...] = ()
+    worst_by: str = "loss"
+    parts: tuple[PartScores, ...] = ()
 
 
 def analyze_errors(
@@ -271,7 +290,7 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
     """Add the worst rows, and errors by label where there are labels; see `_errors`."""
     expected = task.expected(logits)
     (_, cells), *_ = task.columns(expected, [row.fields for row in rows]).items()
-    losses = task.row_losses(expected, rows)
+    losses = task.blame(logits, rows)
     by_class = [
         ClassErrors(own.label, own.count, own.missed, own.precision, own.recall, own.f1, ())
         for own in task.by_label(expected, rows)
@@ -280,7 +299,11 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
         WorstRow(dict(rows[i].fields), task.show(rows[i]), str(cells[i]), float(losses[i]))
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
-    return replace(overall, classes=tuple(by_class), worst=tuple(worst))
+    parts = [
+        PartScores(name, len(own), task.measure(logits[own], [rows[i] for i in own]))
+        for name, own in task.parts(rows).items()
+    ]
+    return replace(overall, classes=tuple(by_class), worst=tuple(worst), worst_by=task.blamed_by, parts=tuple(parts))
 
 
 def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:

@@ -31,7 +31,7 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     """
     space, target = study.objective.space, study.target
     facts = space.facts
-    first = Candidate(space.templates[0].id, space.first_verbalizer)
+    first = Candidate(space.templates[0].id, space.first_verbalizer, target.heads[0], decoding=space.first_decoding)
     source_name = next(iter(study.sources), "")
     source = study.sources.get(source_name)
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from promptgraft.search.study.json_schema import study_schema as study_schema
     from promptgraft.search.study.loading import Study as Study
     from promptgraft.search.study.loading import load_study as load_study
-    from promptgraft.search.study.loading import model_path as model_path
     from promptgraft.search.study.schema import BudgetSection as BudgetSection
     from promptgraft.search.study.schema import EngineSection as EngineSection
     from promptgraft.search.study.schema import JudgingSection as JudgingSection
     from promptgraft.search.study.schema import ResourcesSection as ResourcesSection
+    from promptgraft.search.study.space_loading import model_path as model_path
     from promptgraft.search.study.space_schema import GrowSection as GrowSection
     from promptgraft.search.study.units import next_moment as next_moment
     from promptgraft.search.study.units import parse_seconds as parse_seconds

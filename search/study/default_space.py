@@ -42,6 +42,8 @@ class SpaceFacts:
         shares_labels: Whether each source has all labels of the target.
         rows: Number of the target's labelled rows.
         one_label: Whether each row has exactly one label, so that label words apply; see `Task`.
+        writes: Whether answers are texts.
+        languages: Of a translation: from which language into which one.
     """
 
     family: str
@@ -53,6 +55,8 @@ class SpaceFacts:
     shares_labels: bool
     rows: int
     one_label: bool = True
+    writes: bool = False
+    languages: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, file: StudyFile, n_layers: int, target: Task | None, sources: Mapping[str, Task]) -> "SpaceFacts":
@@ -69,6 +73,8 @@ class SpaceFacts:
             bool(sources) and target is not None and all(set(target.labels) <= set(task.labels) for task in known),
             len(target.labelled) if target else 0,
             TASK_KINDS[file.target.kind].one_label,
+            "answer" in TASK_KINDS[file.target.kind].heads,
+            file.target.languages,
         )
 
 
@@ -91,7 +97,7 @@ def with_default_space(file: StudyFile, facts: SpaceFacts) -> StudyFile:
             }
         )
     changes: dict[str, Any] = {}
-    if not (file.space.templates or file.space.promptsource):
+    if not (file.space.templates or file.space.chat_templates or file.space.promptsource):
         changes["templates"] = draft_templates(facts)
     if facts.one_label and not (file.space.verbalizers or file.space.promptsource):
         changes["verbalizers"] = draft_verbalizers(facts.labels)
@@ -159,8 +165,9 @@ def _language_model_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, A
     found: dict[str, Any] = {
         "steps": update_numbers(facts.rows, effort.most_updates // 2),
         "learning_rate": _log_range(5e-5, 1e-3) if encoder_decoder else _log_range(2e-5, 2e-4),
-        "calibration": ["none", "batch"],
     }
+    if facts.one_label:
+        found["calibration"] = ["none", "batch"]
     if effort.rich:
         found |= {"soft_prompt": {"length": [0, 8], "place": "suffix"}, "adapter": {"method": ["none", "lora"]}}
         found["prompt_learning_rate"] = _log_range(1e-3, 3e-2)
@@ -203,13 +210,24 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"
     end = "" if family.label_last or family.encoder_decoder else "."
     statement = f"{joined} It was {label}{end}"
-    if not facts.one_label:
+    if not facts.one_label and not facts.writes:
         return {"plain": f"{joined} {label}"}
     if family.has_head:
         return {"plain": f"{joined} {label}", "statement": statement}
     title = _title(facts.label_column) if facts.label_column.isidentifier() else "Label"
     lines = [*(f"{_title(field)}: {{{{ {field} }}}}" for field in facts.fields), f"{title}: {label}"]
-    return {"statement": statement, "named": "\n".join(lines)}
+    if facts.languages:
+        return _translating(facts.languages, joined, label, lines=family.label_last)
+    named = {"named": "\n".join(lines)}
+    return named if facts.writes else {"statement": statement, **named}
+
+
+def _translating(languages: tuple[str, str], text: str, label: str, *, lines: bool) -> dict[str, str]:
+    """Write templates of a translation: for models that were trained to translate the text alone is enough."""
+    source, target = languages
+    if lines:
+        return {"named": f"{source}: {text}\n{target}: {label}"}
+    return {"plain": f"{text} {label}", "task": f"translate {source} to {target}: {text} {label}"}
 
 
 def _title(name: str) -> str:

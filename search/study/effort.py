@@ -46,7 +46,9 @@ def with_effort(file: StudyFile) -> StudyFile:
     """Set what a study file leaves out to the defaults of its effort and its kind of task; what it states stays."""
     effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
     controls = effort.judging.get("controls", get_args(Control))
-    usable = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
+    usable: dict[str, Any] = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
+    if not kind.ensembles:
+        usable["ensemble"] = 1
     changes: dict[str, Any] = {
         "budget": _filled(file.budget, {"trials": effort.trials}),
         "judging": _filled(file.judging, {**effort.judging, **usable}),

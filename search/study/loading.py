@@ -25,14 +25,14 @@ from promptgraft.objectives.data import (
     wanted_folds,
 )
 from promptgraft.objectives.kinds import directions
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
+from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.backbone_checks import rehearse
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
 from promptgraft.search.study.schema import STUDY_NAME, SourceSection, StudyFile, TaskSection, name_advice
-from promptgraft.search.study.space_loading import SELF_TRAINING, SpaceLoader, local_path
+from promptgraft.search.study.space_loading import SELF_TRAINING, SpaceLoader, local_path, model_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
 from promptgraft.spaces import (
     InvalidInputError,
@@ -265,15 +265,17 @@ class StudyLoader(ProblemCollector):
         """Refuse what the kind of task has no use for."""
         name = file.target.kind
         kind, family = TASK_KINDS[name], file.backbone.family
-        if not kind.one_label and not FAMILIES[family].has_head:
-            heads = " or ".join(sorted(own for own in FAMILIES if FAMILIES[own].has_head))
-            self.add(
-                ("backbone", "family"),
-                f"{family!r} reads label words, of which rows of kind {name!r} have no single one; use {heads}",
-            )
+        if reason := kind.refuses_family(family, has_head=FAMILIES[family].has_head):
+            self.add(("backbone", "family"), f"{reason} for tasks of kind {name!r}")
             raise StudyFileError(self.yaml.path, self.problems)
         if not kind.one_label and file.target.unlabelled:
             self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
+        if file.judging.ensemble > 1 and not kind.ensembles:
+            self.add(("judging", "ensemble"), f"must be 1 for tasks of kind {name!r}, whose answers have no mean")
+        for key in ("source_language", "target_language"):
+            if (getattr(file.target, key) is None) == kind.languages:
+                reason = "is required" if kind.languages else "does not apply"
+                self.add(("target", key), f"{reason} for tasks of kind {name!r}")
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():
             for baseline in filter(kind.refuses_baseline, names):
@@ -313,6 +315,7 @@ class StudyLoader(ProblemCollector):
                 self._backbone_path(file),
                 file.backbone.family,
                 **file.backbone.model_dump(exclude={"path", "family"}),
+                languages=file.target.languages,
             ),
             target=self._task_spec(file.target),
             source=self._task_spec(file.source) if file.source else None,
@@ -321,6 +324,7 @@ class StudyLoader(ProblemCollector):
             metric=file.metric,
             evaluate_every=file.evaluation.every,
             evaluation_batch_size=file.evaluation.batch_size,
+            evaluation_sample=file.evaluation.sample or SAMPLE,
             source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
             split_seed=file.seed,
             memory_bytes=file.cache.memory,
@@ -354,13 +358,6 @@ class StudyLoader(ProblemCollector):
 
     def _backbone_path(self, file: StudyFile) -> str:
         return model_path(self.folder, file.backbone.path)
-
-
-def model_path(folder: Path, path: str) -> str:
-    """Return an absolute local folder, relative to the study file's, or the hub id as it is."""
-    local = Path(local_path(folder, path))
-    looks_local = path.startswith((".", "/", "~")) or local.exists()
-    return str(local.resolve()) if looks_local else path
 
 
 def _source_at(name: str) -> Location:

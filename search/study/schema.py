@@ -116,11 +116,8 @@ class TaskSection(Section):
         BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),
         AfterValidator(_usable_fields),
     ] = Field(description="Column of the text, or a mapping of template fields to columns.")
-    label: str = Field(description="Column of the label, of several labels, or of the number.")
-    kind: str = Field(
-        "text_classification",
-        description="Kind of task: text_classification, multi_label, regression, token_classification.",
-    )
+    label: str = Field(description="Column of the answer: the label, several labels, a number, or a text.")
+    kind: str = Field("text_classification", description="Kind of task, such as multi_label or translation.")
     labels: tuple[str, ...] | None = Field(
         None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
     )
@@ -174,10 +171,18 @@ class TargetSection(TaskSection):
         description="Number of folds of cross-validation; by the number of rows if left out: 4, 3 from 1,000 rows on, "
         "and from 5,000 on a fifth of the rows is held out instead.",
     )
+    source_language: str | None = Field(None, description="Language of the text of a translation, or its code.")
+    target_language: str | None = Field(None, description="Language of its answer, or its code.")
     group: str | None = Field(None, description="Column of a group, such as the author; splits never divide a group.")
     time: str | None = Field(
         None, description="Column of numbers or dates; validation and test rows are newer than training rows."
     )
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """From which language into which one texts are translated; None if they aren't."""
+        source, target = self.source_language, self.target_language
+        return (source, target) if source is not None and target is not None else None
 
     @field_validator("shots")
     @classmethod
@@ -208,6 +213,9 @@ class EvaluationSection(Section):
 
     every: int = Field(8, ge=1, description="Number of updates between two evaluations.")
     batch_size: int = Field(32, ge=1, description="Rows per batch in evaluation.")
+    sample: int | None = Field(
+        None, ge=1, description="Rows of a fold whose texts are written in an evaluation of the search; 64 if left out."
+    )
 
 
 class EngineSection(BaseModel):

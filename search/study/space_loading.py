@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.backbones import FAMILIES, in_chat_template
 from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
 from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
@@ -14,6 +14,7 @@ from promptgraft.search.study.space_schema import ParameterSection, SpaceSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Problem, ProblemCollector
 from promptgraft.spaces import (
     DIMENSIONS,
+    LABEL_FIELD,
     Condition,
     InvalidInputError,
     Parameter,
@@ -64,6 +65,10 @@ class SpaceLoader(ProblemCollector):
         templates = [
             self.attempt(("space", "templates", name), partial(self._template, name, text, fields))
             for name, text in self.section.templates.items()
+        ]
+        templates += [
+            self.attempt(("space", "chat_templates", name), partial(self._chat_template, name, text, fields))
+            for name, text in self.section.chat_templates.items()
         ]
         labels = all_labels(target, sources.values()) if target else ()
         verbalizers = [
@@ -150,12 +155,20 @@ class SpaceLoader(ProblemCollector):
             template.check_label_last()
         return template
 
+    def _chat_template(self, name: str, message: str, fields: set[str]) -> Template:
+        family, backbone = self.file.backbone.family, self.file.backbone
+        if not FAMILIES[family].label_last:
+            raise InvalidInputError(f"{family!r} models don't chat; write the template under space.templates")
+        path = model_path(self.folder, backbone.path)
+        text = in_chat_template(path, message, trust_remote_code=backbone.trust_remote_code)
+        return self._template(name, f"{text}{{{{ {LABEL_FIELD} }}}}", fields)
+
     def _parameters(self, facts: StudyFacts, tasks: list[Task]) -> list[Parameter]:
         described = {".".join(path): (path, section) for path, section in self.section.described().items()}
         if self.file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
         if not self.kind.one_label:
-            described.setdefault("head", (("head",), ParameterSection(choices=("linear",))))
+            described.setdefault("head", (("head",), ParameterSection(choices=self.kind.heads[:1])))
         parameters, model = [], architecture_of(self.file.backbone, facts.n_layers, self.model_type)
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name not in described:
@@ -184,6 +197,13 @@ def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[s
     verbalizer = Verbalizer(name, words)
     verbalizer.check_labels(labels)
     return verbalizer
+
+
+def model_path(folder: Path, path: str) -> str:
+    """Return an absolute local folder, relative to the study file's, or the hub id as it is."""
+    local = Path(local_path(folder, path))
+    looks_local = path.startswith((".", "/", "~")) or local.exists()
+    return str(local.resolve()) if looks_local else path
 
 
 def local_path(folder: Path, path: str) -> str:

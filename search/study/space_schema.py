@@ -85,6 +85,17 @@ class AdapterSection(Section):
     rank: Searched = Field(None, description="Rank of LoRA's matrices.")
 
 
+class DecodingSection(Section):
+    """Writing of answers that are texts."""
+
+    beams: Searched = Field(None, description="Number of beams; 1 for greedy decoding.")
+    length_penalty: Searched = Field(None, description="Power of the length by which beams' scores are divided.")
+    no_repeat_ngram_size: Searched = Field(
+        None, description="Length of runs of tokens that may not repeat; 0 for none."
+    )
+    max_new_tokens: Searched = Field(None, description="Largest number of tokens of an answer.")
+
+
 class WriterSection(Section):
     """A language model that writes templates."""
 
@@ -119,6 +130,10 @@ class SpaceSection(Section):
     """The search space."""
 
     templates: dict[str, str] = Field({}, description="Templates by name, in jinja2's syntax.")
+    chat_templates: dict[str, str] = Field(
+        {},
+        description="Templates by name, each the message of a user, in the tokenizer's chat template; causal LMs only.",
+    )
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
     grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
@@ -153,6 +168,7 @@ class SpaceSection(Section):
     self_training: Searched = Field(
         None, description="Number of unlabelled rows of each label to train on as the model labels them; 0 for none."
     )
+    decoding: DecodingSection = Field(DecodingSection(), description="Writing of answers that are texts.")
     custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
 
     def described(self) -> Mapping[tuple[str, ...], ParameterSection]:
@@ -160,10 +176,10 @@ class SpaceSection(Section):
         found: dict[tuple[str, ...], ParameterSection | None] = {}
         for name in type(self).model_fields:
             section = getattr(self, name)
-            if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection):
+            if isinstance(section, DemonstrationsSection | SoftPromptSection | AdapterSection | DecodingSection):
                 found |= {(name, own): getattr(section, own) for own in type(section).model_fields}
             elif name == "custom":
                 found |= {(name, own): described for own, described in section.items()}
-            elif name not in ("templates", "promptsource", "grow", "verbalizers"):
+            elif name not in ("templates", "chat_templates", "promptsource", "grow", "verbalizers"):
                 found[name,] = section
         return {path: section for path, section in found.items() if section is not None}
