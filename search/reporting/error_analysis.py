@@ -300,7 +300,7 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
     parts = [
-        PartScores(name, len(own), task.measure(logits[own], [rows[i] for i in own]))
+        PartScores(name, len(own), scores(task, logits[own], [rows[i] for i in own]))
         for name, own in task.parts(rows).items()
     ]
     return replace(overall, classes=tuple(by_class), worst=tuple(worst), worst_by=task.blamed_by, parts=tuple(parts))
