@@ -266,8 +266,9 @@ class Predictor:
         return found
 
     def texts(self, rows: Sequence[Input]) -> list[Mapping[str, str]]:
-        """Return rows as mappings, as they were given."""
-        return [dict.fromkeys(self.manifest.columns, row) if isinstance(row, str) else row for row in rows]
+        """Return the fields of rows, as they were given."""
+        names = self.manifest.columns
+        return [{name: row if isinstance(row, str) else row[name] for name in names} for row in rows]
 
     def _fields(self, number: int, row: Input) -> Mapping[str, str]:
         names = list(self.manifest.columns)

@@ -100,6 +100,8 @@ def test_the_bundle_predicts_what_was_scored(shipped: Shipped) -> None:
     assert shipped.export.interval is not None
     again = Predictor(shipped.export.folder).logits([row.fields for row in rows])
     assert np.array_equal(outputs, again)
+    (said,) = predictor.predict([{**rows[0].fields, "other": "column"}])
+    assert said == predictor.predict([rows[0].fields["text"]])[0]
 
 
 def test_thresholds_are_chosen_on_rows_out_of_their_folds(shipped: Shipped) -> None:
