@@ -94,6 +94,14 @@ def test_label_words_and_growth_are_refused(kind: str, table: Path, tmp_path: Pa
     assert {"space.verbalizers", "space.grow"} <= set(found)
 
 
+def test_what_does_not_read_each_word_is_refused(table: Path, tmp_path: Path, tiny_models: TinyModels) -> None:
+    space = {"templates": {"loud": "{{ text|upper }} {{ label }}"}, "pooling": ["mean", "first"], "steps": 4}
+    found = problems(write(tmp_path, table, tiny_models, "token_classification", space=space))
+    assert set(found) == {"space.templates.loud", "space.pooling"}
+    assert "must have the text in it once, as it is" in found["space.templates.loud"]
+    assert "makes one embedding of a text" in found["space.pooling"]
+
+
 def test_baselines_metrics_families_and_kinds_that_do_not_fit_are_refused(
     table: Path, tmp_path: Path, tiny_models: TinyModels
 ) -> None:
