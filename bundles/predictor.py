@@ -51,23 +51,23 @@ class LoadedModel:
         reuse = self.model.reuse()
         return 0 if reuse is None or reuse.keys_from < reuse.depth else reuse.depth
 
+    def changed_below(self, depth: int) -> dict[str, str]:
+        """Return those of `changed` that the lowest layers compute with."""
+        names = (BACKBONE + name for name in self.model.backbone.names_below(depth))
+        return {name: self.changed[name] for name in names if name in self.changed}
+
     def share(self, stages: StageStore, depth: int) -> None:
         """Look up in a store what frozen layers make of a prompt, and put there what isn't in it.
 
         Args:
             stages: The store that the models of an ensemble share.
-            depth: A number of layers that all of them freeze.
+            depth: The lowest layers that they have in common.
         """
         backbone, reuse = self.model.backbone, self.model.reuse()
         if not self.shares() or reuse is None:
             return
-
-        def weights_below(layers: int) -> dict[str, object]:
-            names = (BACKBONE + name for name in backbone.names_below(layers))
-            return {name: self.changed[name] for name in names if name in self.changed}
-
         on_the_way = depth if FAMILIES[backbone.family].in_parts else 0
-        self.model.activations = Activations(stages, backbone.layers, reuse, on_the_way, weights_below)
+        self.model.activations = Activations(stages, backbone.layers, reuse, on_the_way, self.changed_below)
 
     def take_over(self, other: PromptedModel, names: Sequence[str]) -> None:
         """Give up this one's copy of some weights for those of another model, which have the same values."""
@@ -246,8 +246,7 @@ class Predictor:
 
     def _score_all(self, rows: Sequence[Mapping[str, str]]) -> list[npt.NDArray[np.float32]]:
         """Score rows by each model; frozen layers that several have in common are run once for the same prompt."""
-        depth = min((member.shares() for member in self.members if member.shares()), default=0)
-        stages = StageStore(None, SHARED_BYTES)
+        stages, depth = StageStore(None, SHARED_BYTES), self._common_depth()
         try:
             for member in self.members if len(self.members) > 1 else ():
                 member.share(stages, depth)
@@ -255,6 +254,15 @@ class Predictor:
         finally:
             for member in self.members:
                 member.model.activations = None
+
+    def _common_depth(self) -> int:
+        """Count the lowest layers that all models which froze any have in common."""
+        sharing = [member for member in self.members if member.shares()]
+        for depth in range(min((member.shares() for member in sharing), default=0), 0, -1):
+            below = [member.changed_below(depth) for member in sharing]
+            if all(own == below[0] for own in below):
+                return depth
+        return 0
 
     def _score(self, member: LoadedModel, rows: Sequence[Mapping[str, str]]) -> npt.NDArray[np.float32]:
         model, size = member.model, self.manifest.evaluation_batch_size

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
 from promptgraft.objectives.data.rows import Row, TaskSpec
 from promptgraft.objectives.data.tasks import TASK_KINDS, Task
 from promptgraft.spaces import InvalidInputError
@@ -69,6 +67,8 @@ def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec, clu
     """
     if spec.time is not None:
         return _by_time(rows, folds)
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # Predicting needs none of it.
+
     labels = TASK_KINDS[spec.kind].strata(rows)
     if len(set(clusters)) == len(rows):
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)

@@ -8,13 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    average_precision_score,
-    f1_score,
-    precision_recall_curve,
-    precision_recall_fscore_support,
-)
 
 from promptgraft.objectives.data.labels import read_labels
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, LabelScores, Outputs, Row, TaskSpec
@@ -89,6 +82,8 @@ class MultiLabel(TextTask):
         `average_precision` is the mean over the labels that some of the rows have. `loss` is the mean over rows and
         labels, in nats.
         """
+        from sklearn.metrics import average_precision_score, f1_score  # Predicting needs none of it.
+
         true, chances = self._indicators(rows), self.expected(outputs)
         predicted = self._is_over(chances)
         present = true.any(axis=0)
@@ -139,6 +134,8 @@ class MultiLabel(TextTask):
 
     def by_label(self, expected: Expected, rows: Sequence[Row]) -> list[LabelScores]:
         """Compute scikit-learn's precision, recall and F1; see `Task`."""
+        from sklearn.metrics import precision_recall_fscore_support
+
         true, predicted = self._indicators(rows), self._is_over(expected)
         figures = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
         missed = (true & ~predicted).sum(axis=0)
@@ -160,6 +157,8 @@ class MultiLabel(TextTask):
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit logistic regression to each label; see `Task`."""
+        from sklearn.linear_model import LogisticRegression
+
         true = self._indicators(train)
         outputs = np.tile(self.outputs_of(true.mean(axis=0, keepdims=True)), (others.shape[0], 1))
         for place in np.flatnonzero(true.any(axis=0) & ~true.all(axis=0)):
@@ -216,6 +215,8 @@ def in_cell(labels: Sequence[str]) -> str:
 
 
 def _best_threshold(true: npt.NDArray[np.bool_], chances: Expected) -> float:
+    from sklearn.metrics import precision_recall_curve
+
     if not true.any():
         return 0.5
     precision, recall, thresholds = precision_recall_curve(true, chances)

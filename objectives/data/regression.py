@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.linear_model import Ridge
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
 from promptgraft.objectives.data.splits import merged
@@ -83,6 +80,9 @@ class Regression(TextTask):
         log-likelihood, but for a constant, of normal errors as large as the rows' own spread. Correlations with a
         constant are 0.
         """
+        from scipy.stats import pearsonr, spearmanr  # Predicting needs none of it.
+        from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
         true, predicted = _numbers(rows), self.expected(outputs)[:, 0]
         varies = len(rows) > 1 and np.ptp(true) > 0
         correlates = varies and np.ptp(predicted) > 0
@@ -131,6 +131,8 @@ class Regression(TextTask):
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit ridge regression; see `Task`."""
+        from sklearn.linear_model import Ridge
+
         numbers = _numbers(train)
         centre, scale = numbers.mean(), numbers.std() or 1.0
         model = Ridge(alpha=1 / c).fit(known, (numbers - centre) / scale)

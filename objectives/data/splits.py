@@ -6,8 +6,6 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TypeVar
 
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
-
 from promptgraft.objectives.data.rows import CleaningReport, Row, TaskSpec
 from promptgraft.objectives.data.tasks import TASK_KINDS, Task
 from promptgraft.spaces import InvalidInputError
@@ -49,6 +47,8 @@ def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str, d
 
 def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take so many rows of each label (few-shot protocol of LM-BFF; Gao et al. 2021, arXiv:2012.15723); see `take`."""
+    from sklearn.model_selection import train_test_split
+
     rest, sample = list[Row](), list[Row]()
     for label in sorted({row.label for row in rows}):
         own = [row for row in rows if row.label == label]
@@ -75,6 +75,8 @@ def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str, dropped: C
 
 
 def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
+    from sklearn.model_selection import train_test_split
+
     kind = TASK_KINDS[spec.kind]
     strata: list[int] | None = kind.strata(rows)
     if not kind.one_label and min(size, len(rows) - size) < len(set(strata or ())):
@@ -107,6 +109,8 @@ def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Parts:
 
 def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take whole groups with at least so many rows in all, and of their rows a stratified sample."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     labels, groups = TASK_KINDS[spec.kind].strata(rows), [row.group for row in rows]
     folds = min(len(rows) // size, len(set(groups)))
     for count in range(folds, 1, -1):

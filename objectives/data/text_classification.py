@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp, softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from promptgraft.objectives.data.labels import read_labels
 from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
@@ -116,6 +114,8 @@ class TextClassification(TextTask):
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit logistic regression; see `Task`."""
+        from sklearn.linear_model import LogisticRegression  # Predicting needs none of it.
+
         model = LogisticRegression(C=c, max_iter=1000).fit(known, [row.label for row in train])
         logits = np.full((others.shape[0], len(self.labels)), NEVER, dtype=np.float32)
         logits[:, model.classes_] = model.predict_log_proba(others)
@@ -138,6 +138,8 @@ def classification_metrics(logits: npt.NDArray[np.float32], labels: npt.NDArray[
         Every name of `DIRECTIONS` with its value; `loss` is the mean negative log-likelihood in nats.
         A class that is never predicted counts with precision 0.
     """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
     predicted = logits.argmax(axis=1)
     classes = np.arange(logits.shape[1])
     values = {"accuracy": float(accuracy_score(labels, predicted))}
@@ -153,6 +155,8 @@ def classification_metrics(logits: npt.NDArray[np.float32], labels: npt.NDArray[
 
 def confusion(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> list[list[int]]:
     """Count true classes (rows) against predicted ones (columns); shape (classes, classes)."""
+    from sklearn.metrics import confusion_matrix
+
     matrix = confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
     return [[int(count) for count in row] for row in matrix]
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
 
 from promptgraft.objectives.data import (
     TASK_KINDS,
@@ -210,6 +209,8 @@ class TokenClassification(TextTask):
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit logistic regression to the words that are read; see `Task`."""
+        from sklearn.linear_model import LogisticRegression  # Predicting needs none of it.
+
         true = _fit(_padded(train), known.shape[1], -1)
         model = LogisticRegression(C=c, max_iter=1000).fit(known[true >= 0], true[true >= 0])
         outputs = np.full((*others.shape[:2], len(self.labels)), np.log(_TINY), dtype=np.float32)

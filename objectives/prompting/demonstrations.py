@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, SearchSpace, Template, Verbalizer, break_up
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 # Stands behind every demonstration: a blank line.
 SEPARATOR = "\n\n"
@@ -198,8 +200,10 @@ class DemonstrationPool:
         return break_up(guarded, str(row.answer)) if guarded else str(row.answer)
 
     @cached_property
-    def _fitted(self) -> tuple[TfidfVectorizer, Any]:
+    def _fitted(self) -> "tuple[TfidfVectorizer, Any]":
         """The vectorizer, and the rows' vectors by term; shape (terms, rows)."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         # Any mark counts as a word, so that no row is without one.
         vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]")
         return vectorizer, vectorizer.fit_transform([_words(row.fields) for row in self.rows]).T.tocsr()

@@ -221,6 +221,16 @@ def test_models_run_the_frozen_layers_that_they_have_in_common_once(study: Study
     together, probabilities = scored(first, other)[0], [softmax(scored(own)[0], axis=1) for own in (first, other)]
     weights = [first.weight, other.weight]
     assert np.abs(softmax(together, axis=1) - np.average(probabilities, axis=0, weights=weights)).max() < 1e-6
+    # Of two that freeze more than they have in common, the lowest layer runs once all the same.
+    backbone = first.model.backbone
+    second_layer = set(backbone.names_below(2)) - set(backbone.names_below(1))
+    both = [
+        replace(member, changed={f"backbone.{name}": str(number) for name in second_layer})
+        for number, member in enumerate((first, twin))
+    ]
+    for member in both:
+        member.model.candidate = replace(member.model.candidate, frozen_layers=2)
+    assert scored(*both)[1] == len(rows)
 
 
 def test_a_format_for_one_model_refuses_an_ensemble(exported: Export, tmp_path: Path) -> None:
