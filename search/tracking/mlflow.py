@@ -25,6 +25,7 @@ class MlflowTracker(Tracker):
     def __init__(self, study: TrackedStudy) -> None:
         super().__init__(study)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # By default it tries for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = mlflow.MlflowClient()
         self._experiment = self._experiment_id()

@@ -19,8 +19,9 @@ from promptgraft.search.running import RunOptions, run_study
 from promptgraft.search.storage import RunFolder, load_existing
 from promptgraft.search.study import load_study
 
-# CPU-seconds that driver, worker and export take beside the trials; measured.
-OVERHEAD_S = 60.0
+# CPU-seconds that driver, worker, export and the predictions of an ensemble take beside the trials; measured, see
+# "Start-up" in docs/benchmarks.md.
+OVERHEAD_S = 40.0
 TRIALS = 40
 # Models that may be shipped together.
 MEMBERS = 5
