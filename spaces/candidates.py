@@ -188,9 +188,9 @@ class Candidate:
         calibration: What is subtracted from each label's score in evaluation and prediction: nothing (`none`), or its
             mean over inputs without content (`contextual`) or over the target's training rows without their labels
             (`batch`); see `objectives.prompting.calibration`. The training loss does not include it.
-        self_training: Number of unlabelled target rows of each label that are trained on as if labelled: those of which
-            the same candidate, trained on the labelled rows alone, is most certain (pseudo-labels; Lee 2013,
-            balanced over labels as in Zou et al. 2018, arXiv:1810.07911). 0 for none.
+        self_training: Smallest probability at which an unlabelled target row is trained on with its likeliest label;
+            the same candidate, trained on the labelled rows alone, says how likely that is (Yarowsky 1995,
+            doi:10.3115/981658.981684). 0 for no unlabelled rows.
         decoding: How answers that are texts are written.
         custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
             parameter that is left out has its neutral value.
@@ -220,7 +220,7 @@ class Candidate:
     probe_c: float = 1.0
     pooling: str = "mean"
     calibration: str = "none"
-    self_training: int = 0
+    self_training: float = 0.0
     decoding: Decoding = field(default_factory=Decoding)
     custom: tuple[tuple[str, Scalar], ...] = ()
 

@@ -138,7 +138,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("probe_c", float, low=0, open_low=True, when=Condition("head", choices=("probe",))),
         Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),
-        Dimension("self_training", int, low=0),
+        Dimension("self_training", float, low=0, high=1),
         Dimension("decoding.beams", int, low=1, high=64),
         Dimension("decoding.length_penalty", float, when=Condition("decoding.beams", above=1)),
         Dimension("decoding.no_repeat_ngram_size", int, low=0),

@@ -387,7 +387,7 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
     "source_objective": ("classification",),
     "contrastive_steps": (0,),
     "label_smoothing": (0.0,),
-    "self_training": (0,),
+    "self_training": (0.0,),
     "class_weights": ("none",),
     "calibration": ("none",),
 }

@@ -8,7 +8,7 @@ from promptgraft.objectives.data import Outputs
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.training import TrainingSettings
-from promptgraft.objectives.trial.trial_data import StudyTasks, most_certain
+from promptgraft.objectives.trial.trial_data import StudyTasks, certain
 from promptgraft.spaces import Candidate, InvalidInputError
 
 
@@ -40,14 +40,14 @@ class Resources:
         found = self.tasks.folds()
         return [self] if len(found) == 1 else [self.on(tasks) for tasks in found]
 
-    def labelling(self, logits: Outputs, count: int) -> "Resources":
+    def labelling(self, logits: Outputs, least: float) -> "Resources":
         """Return the same with unlabelled rows to train on; demonstrations are of labelled rows only.
 
         Args:
             logits: A model's for the unlabelled rows, shape (rows, labels).
-            count: Largest number of rows of each label.
+            least: Smallest probability of a label with which a row is trained on.
         """
-        return replace(self, tasks=self.tasks.labelling(most_certain(self.tasks.target.expected(logits), count)))
+        return replace(self, tasks=self.tasks.labelling(certain(self.tasks.target.expected(logits), least)))
 
     @property
     def source_seed(self) -> int:

@@ -117,16 +117,15 @@ class StudyTasks:
         return found
 
 
-def most_certain(chances: Expected, count: int) -> dict[int, int]:
-    """Choose the rows whose label a model is most certain of, as many of each label if there are enough.
+def certain(chances: Expected, least: float) -> dict[int, int]:
+    """Choose the rows whose label a model is certain of.
 
     Args:
         chances: The model's probabilities, shape (rows, labels).
-        count: Largest number of rows of each label.
+        least: Smallest probability of the likeliest label.
 
     Returns:
-        Index of a row -> index of its likeliest label, label by label, the most certain rows first.
+        Index of a row -> index of its likeliest label.
     """
-    order = np.argsort(-chances.max(axis=1), kind="stable")
     likeliest = chances.argmax(axis=1)
-    return {int(row): label for label in range(chances.shape[1]) for row in order[likeliest[order] == label][:count]}
+    return {int(row): int(likeliest[row]) for row in np.flatnonzero(chances.max(axis=1) >= least)}

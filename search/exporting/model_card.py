@@ -26,7 +26,7 @@ def render_model_card(
     """
     metric = study.file.metric
     target = study.target
-    count = manifest.candidate.get("self_training")
+    least = manifest.candidate.get("self_training")
     source = study.sources.get(str(manifest.candidate.get("source", "")))
     chosen_by = f"on {len(target.validation)} validation rows"
     if target.folds > 1:
@@ -58,7 +58,7 @@ def render_model_card(
         "",
         f"Trained on {len(target.labelled if target.folds > 1 else target.train)} target rows"
         + (f" and {len(source.train)} source rows" if source else "")
-        + (f", and on up to {count} unlabelled rows of each label, as the model labels them" if count else "")
+        + (f", and on unlabelled rows with a label of probability {least:g} or more by the model" if least else "")
         + f"; chosen by {metric} {chosen_by}.",
         "",
         "## Evaluation",

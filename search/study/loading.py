@@ -173,7 +173,7 @@ class StudyLoader(ProblemCollector):
         if 1 < target.folds < wanted:
             found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
         if target.unlabelled and not any(entry.name == SELF_TRAINING for entry in study.objective.space.parameters):
-            found.append(f"target.unlabelled has no effect, since the space has no {SELF_TRAINING}, such as [0, 64]")
+            found.append(f"target.unlabelled has no effect, since the space has no {SELF_TRAINING}, such as [0, 0.9]")
         if file.judging.ensemble > 1 and target.folds < 2:
             found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
         return tuple(found)

@@ -166,7 +166,7 @@ class SpaceSection(Section):
     probe_c: Searched = Field(None, description="Inverse strength of the probe's ridge penalty.")
     calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
     self_training: Searched = Field(
-        None, description="Number of unlabelled rows of each label to train on as the model labels them; 0 for none."
+        None, description="Smallest probability at which to train on an unlabelled row's likeliest label; 0 for none."
     )
     decoding: DecodingSection = Field(DecodingSection(), description="Writing of answers that are texts.")
     custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")

@@ -30,7 +30,7 @@ from tests.bench.quality.domains import read_rows, write_rows
 from tests.bench.quality.pool import study_with_answers
 
 UNLABELLED_ROWS = 1000
-COUNTS = (0, 32, 128)
+THRESHOLDS = (0.0, 0.8, 0.9)
 STEPS, LEARNING_RATE = 32, 5e-5
 
 
@@ -57,24 +57,26 @@ def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
 
 
 def measure(study: Study, seed: int, files: Path, path: Path) -> None:
-    """Append what is missing to a file of JSON lines: accuracy on the test rows by candidate and number of rows."""
-    known = {(entry["candidate"], entry["count"]) for entry in entries(path)}
-    wanted = [(name, own, count) for name, own in candidates(study) for count in COUNTS if (name, count) not in known]
+    """Append what is missing to a file of JSON lines: accuracy on the test rows by candidate and threshold."""
+    known = {(entry["candidate"], entry["threshold"]) for entry in entries(path)}
+    wanted = [
+        (name, own, least) for name, own in candidates(study) for least in THRESHOLDS if (name, least) not in known
+    ]
     if not wanted:
         return
     objective = Objective(replace(study.objective, files=str(files)))
     objective.use_split(WHOLE)
-    for name, plain, count in wanted:
+    for name, plain, least in wanted:
         started = time.process_time()
-        own = replace(plain, self_training=count)
+        own = replace(plain, self_training=least)
         result = objective.evaluate(own, seed, at=own.steps)
         logits = objective.score(own, result.delta, objective.target.test, seed)
         accuracy = objective.target.measure(logits, objective.target.test)["accuracy"]
-        entry = {"setting": path.stem, "candidate": name, "count": count, "accuracy": accuracy}
+        entry = {"setting": path.stem, "candidate": name, "threshold": least, "accuracy": accuracy}
         entry["cpu_s"] = time.process_time() - started
         with path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        print(f"  {name}, {count}: {accuracy:.3f}, {entry['cpu_s']:.0f} CPU-s", file=sys.stderr)
+        print(f"  {name}, {least}: {accuracy:.3f}, {entry['cpu_s']:.0f} CPU-s", file=sys.stderr)
 
 
 def entries(path: Path) -> list[dict[str, object]]:
@@ -85,14 +87,16 @@ def entries(path: Path) -> list[dict[str, object]]:
 def table(folder: Path) -> Iterator[str]:
     """Write the mean accuracy of each candidate, and how far self-training changes it; with standard errors."""
     found = [entry for path in sorted(folder.glob("*.jsonl")) for entry in entries(path)]
-    values = {(entry["candidate"], entry["count"], entry["setting"]): float(str(entry["accuracy"])) for entry in found}
+    values = {
+        (entry["candidate"], entry["threshold"], entry["setting"]): float(str(entry["accuracy"])) for entry in found
+    }
     for name in dict.fromkeys(entry["candidate"] for entry in found):
-        for count in COUNTS[1:]:
-            own = [key for key in values if key[:2] == (name, count) and (name, 0, key[2]) in values]
+        for least in THRESHOLDS[1:]:
+            own = [key for key in values if key[:2] == (name, least) and (name, 0, key[2]) in values]
             gains = [values[key] - values[name, 0, key[2]] for key in own]
             if len(gains) > 1:
                 before, error = mean(values[name, 0, key[2]] for key in own), stdev(gains) / len(gains) ** 0.5
-                yield f"{name}, {count} a label: {before:.3f}, {mean(gains):+.3f} ± {error:.3f} ({len(gains)} settings)"
+                yield f"{name}, from {least} on: {before:.3f}, {mean(gains):+.3f} ± {error:.3f} ({len(gains)} settings)"
 
 
 def main() -> None:

@@ -11,15 +11,15 @@ from promptgraft.objectives.data import WHOLE, Split, rows_hash
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, checkpoint_name
-from promptgraft.objectives.trial.trial_data import StudyTasks, most_certain
+from promptgraft.objectives.trial.trial_data import StudyTasks, certain
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.models import TINY_LAYERS, TinyModels
 from tests.support.specs import TRAINED, small_spec
 from tests.support.tables import small_tables
 
-COUNT = 6
+LEAST = 0.5  # All rows, of two labels.
 PLAIN = replace(TRAINED, soft_prompt=SoftPrompt(), head="probe", verbalizer="", contrastive_steps=2, steps=4)
-TUNED = replace(PLAIN, self_training=COUNT)
+TUNED = replace(PLAIN, self_training=LEAST)
 FROZEN = replace(TUNED, frozen_layers=TINY_LAYERS, contrastive_steps=0, source_steps=0)
 CANDIDATES = (TUNED, FROZEN, PLAIN)
 
@@ -45,7 +45,7 @@ def test_labelled_and_held_out_rows_are_not_among_the_unlabelled(spec: Objective
     report = target.unlabelled_cleaning
     assert (report.read, report.missing_text, report.duplicate) == (72, 1, 1)
     assert report.overlap > 0
-    assert len(target.unlabelled) == 70 - report.overlap - report.near_duplicate > 2 * COUNT
+    assert len(target.unlabelled) == 70 - report.overlap - report.near_duplicate > 20
     assert not known & {row.fields["text"].casefold() for row in target.unlabelled}
 
 
@@ -54,10 +54,11 @@ def test_a_fold_trains_on_its_own_rows_and_on_unlabelled_ones(spec: ObjectiveSpe
     chances = np.random.default_rng(0).dirichlet([1, 1], size=len(tasks.target.unlabelled))
     held_out: list[str] = []
     for fold in tasks.folds():
-        more = fold.labelling(most_certain(chances, COUNT))
+        more = fold.labelling(certain(chances, 0.9))
         assert more.target.train[: len(fold.target.train)] == fold.target.train
         added = more.target.train[len(fold.target.train) :]
-        assert [row.label for row in added] == [0] * COUNT + [1] * COUNT
+        assert [row.label for row in added] == [int(own.argmax()) for own in chances if own.max() >= 0.9]
+        assert {row.label for row in added} == {0, 1}
         assert {row.fields["text"] for row in added} <= {row.fields["text"] for row in tasks.target.unlabelled}
         assert more.target.validation == fold.target.validation
         assert more.hashes(TUNED)["target"] == rows_hash(more.target.train) != fold.hashes(TUNED)["target"]
@@ -65,11 +66,12 @@ def test_a_fold_trains_on_its_own_rows_and_on_unlabelled_ones(spec: ObjectiveSpe
     assert not set(held_out) & {row.fields["text"] for row in tasks.target.unlabelled}
 
 
-def test_the_most_certain_rows_of_each_label_are_chosen() -> None:
-    chances = np.array([[0.8, 0.2], [0.0, 1.0], [0.6, 0.4], [0.1, 0.9], [0.9, 0.1], [0.3, 0.7]])
-    assert list(most_certain(chances, 2).items()) == [(4, 0), (0, 0), (1, 1), (3, 1)]
-    assert most_certain(chances[:, ::-1], 1) == {1: 0, 4: 1}
-    assert most_certain(chances[:1], 5) == {0: 0}
+def test_rows_are_labelled_from_a_probability_on() -> None:
+    chances = np.array([[0.8, 0.2], [0.0, 1.0], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
+    assert certain(chances, 0.8) == {0: 0, 1: 1, 3: 1}
+    assert list(certain(chances, 0.5)) == [0, 1, 2, 3, 4]
+    assert certain(chances, 1.0) == {1: 1}
+    assert certain(chances[:1], 0.9) == {}
 
 
 def test_a_result_depends_neither_on_other_trials_nor_on_what_is_stored(spec: ObjectiveSpec, tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def test_all_labels_teach_what_ships(spec: ObjectiveSpec) -> None:
     objective.use_split(WHOLE)
     plain, tuned = (objective.evaluate(candidate, 1, at=4) for candidate in (PLAIN, TUNED))
     logits = objective.score(PLAIN, plain.delta, objective.target.unlabelled, 1)
-    labels = most_certain(objective.target.expected(logits), COUNT)
+    labels = certain(objective.target.expected(logits), LEAST)
     expected = objective._resources.tasks.labelling(labels)
     objective._resources = replace(objective._resources, tasks=expected)
     assert np.array_equal(objective.evaluate(PLAIN, 1, at=4).logits, tuned.logits)

@@ -74,7 +74,7 @@ def test_a_head_is_linear_unless_the_space_says_otherwise(
         ("contrastive_steps", [0, 4]),
         ("label_smoothing", {"low": 0.0, "high": 0.2}),
         ("class_weights", ["none", "balanced"]),
-        ("self_training", [0, 8]),
+        ("self_training", [0, 0.9]),
     ],
 )
 def test_dimensions_that_need_one_label_are_refused(

@@ -36,7 +36,7 @@ def target(data: Path, unlabelled: Path) -> dict[str, Any]:
 
 
 def test_the_dimension_is_there_where_the_file_names_it(write_study: WriteStudy, data: Path, unlabelled: Path) -> None:
-    study = load_study(write_study(target=target(data, unlabelled), space=space(self_training=[0, 4])))
+    study = load_study(write_study(target=target(data, unlabelled), space=space(self_training=[0, 0.9])))
     assert len(study.target.unlabelled) == 20
     assert not [caution for caution in study.cautions if "unlabelled" in caution]
     names = [parameter.name for parameter in study.objective.space.parameters]
@@ -44,11 +44,11 @@ def test_the_dimension_is_there_where_the_file_names_it(write_study: WriteStudy,
     without = load_study(write_study(target=target(data, unlabelled), space="auto"))
     assert "self_training" not in [parameter.name for parameter in without.objective.space.parameters]
     (caution,) = [caution for caution in without.cautions if "unlabelled" in caution]
-    assert caution == "target.unlabelled has no effect, since the space has no self_training, such as [0, 64]"
+    assert caution == "target.unlabelled has no effect, since the space has no self_training, such as [0, 0.9]"
 
 
 def test_validate_says_how_many_rows_are_kept(write_study: WriteStudy, data: Path, unlabelled: Path) -> None:
-    path = write_study(target=target(data, unlabelled), space=space(self_training=[0, 4]))
+    path = write_study(target=target(data, unlabelled), space=space(self_training=[0, 0.9]))
     result = CliRunner().invoke(app, ["validate", str(path)])
     assert result.exit_code == 0, result.output
     assert "unlabelled: 20 rows are kept; 20 rows read; dropped: none" in result.output.splitlines()
@@ -56,7 +56,7 @@ def test_validate_says_how_many_rows_are_kept(write_study: WriteStudy, data: Pat
 
 def test_the_dimension_needs_a_table(write_study: WriteStudy) -> None:
     with pytest.raises(StudyFileError) as caught:
-        load_study(write_study(space=space(self_training=[0, 4])))
+        load_study(write_study(space=space(self_training=[0, 0.9])))
     (problem,) = caught.value.problems
     assert (problem.where, problem.message) == (
         "space.self_training",
@@ -75,10 +75,10 @@ def test_a_table_may_join_a_study_but_not_change(
     before = load_study(write_study(target=plain))
     assert "unlabelled rows" not in row_hashes(before)
     record_study(stored, before, 4)
-    written = write_study(target=target(data, unlabelled), space=space(self_training=[0, 4]))
+    written = write_study(target=target(data, unlabelled), space=space(self_training=[0, 0.9]))
     record_study(stored, load_study(written), 4)
     moved = unlabelled.rename(tmp_path / "moved.csv")
-    record_study(stored, load_study(write_study(target=target(data, moved), space=space(self_training=[0, 4]))), 4)
+    record_study(stored, load_study(write_study(target=target(data, moved), space=space(self_training=[0, 0.9]))), 4)
     write_rows(moved, ["another text"])
     for sections in ({"target": target(data, moved)}, {"target": plain}):
         with pytest.raises(InvalidInputError, match="unlabelled rows are others"):
