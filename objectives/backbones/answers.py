@@ -59,16 +59,26 @@ class AnswerScorer(LabelScorer):
         """The whole model."""
         return self._model[0]
 
-    def width(self, labels: Sequence[str]) -> int:  # noqa: ARG002
-        """Return the numbers that a text takes; see `LabelScorer`."""
+    @property
+    def width(self) -> int:
+        """How many numbers a text takes."""
         return WIDTH
 
-    def outputs(self, stack: PromptedStack, batch: Batch, labels: Sequence[str], written: Sequence[bool]) -> Tensor:
-        """Compute the loss of the references where they are known, and write texts; see `LabelScorer`."""
+    def outputs(self, stack: PromptedStack, batch: Batch, written: Sequence[bool]) -> Tensor:
+        """Compute the loss of the references where they are known, and write texts.
+
+        Args:
+            stack: The backbone with its soft prompt.
+            batch: Encoded prompts.
+            written: Whether each row's answer is written.
+
+        Returns:
+            Texts as `kinds.packing` has them, shape (rows, width).
+        """
         rows = len(batch.input_ids)
         losses, tokens = np.zeros(rows), np.zeros(rows, dtype=np.int64)
         if batch.answers is not None:
-            logits = self(stack, batch, labels).float()
+            logits = self(stack, batch, ()).float()
             each = functional.cross_entropy(
                 logits.flatten(0, 1), batch.answers.flatten(), ignore_index=IGNORED, reduction="none"
             )

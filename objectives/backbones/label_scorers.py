@@ -84,26 +84,6 @@ class LabelScorer(nn.Module, ABC):
         """Return a row's answer as training takes it: token ids where answers are texts, otherwise as it is."""
         return answer
 
-    def width(self, labels: Sequence[str]) -> int:
-        """Return how many numbers `outputs` has for each row."""
-        return len(labels)
-
-    def outputs(self, stack: PromptedStack, batch: Batch, labels: Sequence[str], written: Sequence[bool]) -> Tensor:
-        """Compute what is scored and predicted.
-
-        Args:
-            stack: The backbone with its soft prompt.
-            batch: Encoded prompts.
-            labels: The labels to score.
-            written: Whether each row's answer is written, where answers are texts.
-
-        Returns:
-            Shape (rows, width(labels)): the logits, unless answers are texts.
-        """
-        del written
-        found: Tensor = self(stack, batch, labels)
-        return found
-
 
 class VocabularyScorer(LabelScorer):
     """Reads label words off a language model's own vocabulary."""

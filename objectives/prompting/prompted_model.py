@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -365,11 +366,7 @@ class PromptedModel:
         return torch.cat(found)  # Outside inference mode, so that gradients of what is computed from it can be had.
 
     def score(
-        self,
-        rows: Sequence[EncodedPrompt],
-        labels: Sequence[str],
-        batch_size: int,
-        written: Container[int] | None = None,
+        self, rows: Sequence[EncodedPrompt], labels: Sequence[str], batch_size: int, only: Container[int] | None = None
     ) -> Tensor:
         """Score rows without gradients or dropout, in batches of similar length; calibrated and scaled, if so.
 
@@ -377,20 +374,21 @@ class PromptedModel:
             rows: Encoded prompts.
             labels: The labels to score.
             batch_size: Largest number of rows in a batch.
-            written: Places of the rows whose answers are written, where these are texts; all if None.
+            only: Places of the rows whose answers are written, where these are texts; all if None.
 
         Returns:
             Outputs on the CPU, in the order of `rows`, shape (len(rows), width): logits of the labels, unless answers
             are texts; or (len(rows), words, len(labels)), padded with zeros to the row that has most words.
         """
         shape = [max((len(row.words or ()) for row in rows), default=0)] if self.words else []
-        result = torch.zeros(len(rows), *shape, self.scorer.width(labels))
+        scorer: Any = self.scorer if self.candidate.head == "answer" else None
+        result = torch.zeros(len(rows), *shape, scorer.width if scorer else len(labels))
         self.backbone.model.eval()
         with torch.inference_mode():
             scored = 0
             for chosen in self.split(rows, batch_size):
-                batch, own = self.batch([rows[i] for i in chosen]), [written is None or i in written for i in chosen]
-                found = self.scorer.outputs(self.stack, batch, labels, own).float().cpu()
+                batch, own = self.batch([rows[i] for i in chosen]), [only is None or i in only for i in chosen]
+                found = (self.logits(batch, labels) if scorer is None else scorer.outputs(self.stack, batch, own)).cpu()
                 result[(chosen, slice(found.shape[1])) if shape else chosen] = found
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
