@@ -20,6 +20,9 @@ from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, Sea
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
 # Stands behind every demonstration: a blank line.
 SEPARATOR = "\n\n"
 # Similarities are compared up to here, so that rows as near as each other are so on every machine.
