@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import TaskSpec as TaskSpec
     from promptgraft.objectives.data.tasks import TASK_KINDS as TASK_KINDS
     from promptgraft.objectives.data.tasks import Task as Task
-    from promptgraft.objectives.data.text_classification import TextClassification as TextClassification
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask
     from promptgraft.objectives.growth.template_sources import TEMPLATE_SOURCES as TEMPLATE_SOURCES
     from promptgraft.objectives.growth.template_sources import Draft as Draft
     from promptgraft.objectives.growth.verbalizer_sources import VERBALIZER_SOURCES as VERBALIZER_SOURCES
     from promptgraft.objectives.kinds.metrics import METRICS as METRICS
     from promptgraft.objectives.kinds.metrics import metric as metric
+    from promptgraft.objectives.kinds.text_classification import TextClassification as TextClassification
     from promptgraft.objectives.measures.kind_checks import check_task_kind as check_task_kind
     from promptgraft.objectives.spec import BackboneSpec as BackboneSpec
     from promptgraft.objectives.trial.training import TrainingSettings as TrainingSettings

@@ -1,4 +1,4 @@
-"""Rows and labels: tables read, cleaned and split, and the metrics that score them."""
+"""Rows and labels: tables read, cleaned and split, and the contract of their kinds of task."""
 
 from typing import TYPE_CHECKING
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import Prediction as Prediction
     from promptgraft.objectives.data.tasks import Task as Task
     from promptgraft.objectives.data.tasks import Texts as Texts
-    from promptgraft.objectives.data.text_classification import log_loss as log_loss
-    from promptgraft.objectives.data.text_classification import mean_logits as mean_logits
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask
     from promptgraft.objectives.data.text_tasks import drop_known as drop_known
 else:

@@ -393,7 +393,5 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
 }
 
 
-_HERE = ("text_classification", "multi_label", "regression")
-_KINDS = ("token_classification", "text_generation", "translation")
-_MODULES = [*(f"data.{kind}" for kind in _HERE), *(f"kinds.{kind}" for kind in _KINDS)]
-TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.{own}" for own in _MODULES])
+_KINDS = ("text_classification", "multi_label", "regression", "token_classification", "text_generation", "translation")
+TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS])

@@ -1,4 +1,4 @@
-"""Kinds of task in files of their own, which `TASK_KINDS` loads by name, and metrics that plugins add."""
+"""The kinds of task, a file each, which `TASK_KINDS` loads by name, and metrics that plugins add."""
 
 from typing import TYPE_CHECKING
 
@@ -9,5 +9,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.kinds.metrics import scores as scores
     from promptgraft.objectives.kinds.packing import WIDTH as WIDTH
     from promptgraft.objectives.kinds.packing import pack as pack
+    from promptgraft.objectives.kinds.text_classification import log_loss as log_loss
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -53,7 +53,7 @@ def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
     """
-    from promptgraft.objectives.data import log_loss  # Here, since it brings scikit-learn, and `status` is quick.
+    from promptgraft.objectives.kinds import log_loss  # Here, since it brings scikit-learn, and `status` is quick.
 
     wide = logits.astype(np.float64)
 

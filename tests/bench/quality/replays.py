@@ -23,7 +23,7 @@ import numpy.typing as npt
 import optuna
 from scipy.special import softmax
 
-from promptgraft.objectives.data import log_loss
+from promptgraft.objectives.kinds import log_loss
 from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.intervals import score_interval
 from promptgraft.search.sampling import FoldRace

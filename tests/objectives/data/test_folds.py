@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from promptgraft.objectives.data import WHOLE, Row, Split, Task, TaskSpec
-from promptgraft.objectives.data.text_classification import TextClassification
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 WORDS = [f"{start}{end}" for start in ("am", "bi", "ce", "de") for end in ("ber", "rch", "dar", "lta")]

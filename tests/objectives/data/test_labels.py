@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptgraft.objectives.data import TaskSpec, alike_labels, label_number, match_labels, named_by
-from promptgraft.objectives.data.text_classification import TextClassification
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 NAMES = st.one_of(

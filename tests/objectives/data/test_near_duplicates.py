@@ -8,7 +8,7 @@ import pytest
 
 from promptgraft.objectives.data import Row, TaskSpec
 from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
-from promptgraft.objectives.data.text_classification import TextClassification
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 LONG = " ".join(f"{start}{end}" for start in ("am", "bi", "ce", "de", "fi", "go") for end in "bcdfghklmnprstvwz")

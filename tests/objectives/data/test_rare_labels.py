@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptgraft.objectives.data import TaskSpec, absent_labels, find_label_leaks
-from promptgraft.objectives.data.text_classification import TextClassification
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from promptgraft.objectives.data import Row, TaskSpec, read_table, row_key
 from promptgraft.objectives.data.near_duplicates import find_near_duplicates
-from promptgraft.objectives.data.text_classification import TextClassification
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 ROWS = [("NA", "1"), ("null", "0"), ("plain, with comma", "1")]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptgraft.objectives.data import TaskSpec
-from promptgraft.objectives.data.text_classification import TextClassification
 from promptgraft.objectives.data.times import read_times
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
 DAYS = (

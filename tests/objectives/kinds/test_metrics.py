@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from promptgraft.objectives.data import TASK_KINDS, Row
-from promptgraft.objectives.data.regression import Regression
 from promptgraft.objectives.kinds import directions, scores
 from promptgraft.objectives.kinds.metrics import METRICS, metric
+from promptgraft.objectives.kinds.regression import Regression
 from promptgraft.objectives.trial import Objective
 from promptgraft.plugins import TextClassification
 from promptgraft.search.study import load_study

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from promptgraft.objectives.data import log_loss, mean_logits
+from promptgraft.objectives.kinds.text_classification import log_loss, mean_logits
 from promptgraft.objectives.measures import (
     best_temperature,
     calibration_error,

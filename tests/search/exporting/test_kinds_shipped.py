@@ -17,7 +17,7 @@ from optuna.trial import create_trial
 from promptgraft.bundles import TOLERANCE, Predictor, ServingLimits, create_app, read_manifest, verify
 from promptgraft.bundles.formats import convert
 from promptgraft.objectives.data import Row, Span, Task
-from promptgraft.objectives.data.multi_label import labels_in
+from promptgraft.objectives.kinds.multi_label import labels_in
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
 from promptgraft.search.exporting import export_winner

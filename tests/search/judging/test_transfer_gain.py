@@ -12,8 +12,8 @@ import torch
 from optuna.trial import create_trial
 from scipy.stats import t as student
 
-from promptgraft.objectives.data.text_classification import classification_metrics
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.objectives.kinds.text_classification import classification_metrics
 from promptgraft.search.judging import (
     NAMES,
     control_logits_file,

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from promptgraft.objectives.data import rows_hash
-from promptgraft.objectives.data.text_classification import classification_metrics
+from promptgraft.objectives.kinds.text_classification import classification_metrics
 from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import FRESH, logits_of_test_set
 from promptgraft.search.reporting import collect_facts, fact_tables, render_page, study_with_rows

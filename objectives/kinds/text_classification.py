@@ -7,11 +7,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp, softmax
 
-from promptgraft.objectives.data.labels import read_labels
-from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
-from promptgraft.objectives.data.tables import has_text
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
-from promptgraft.objectives.data.text_tasks import TextTask
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    Answer,
+    Direction,
+    Expected,
+    Outputs,
+    Prediction,
+    Row,
+    TaskSpec,
+    Texts,
+    TextTask,
+    has_text,
+    read_labels,
+)
 
 # Metric name -> the direction in which it is better, in Optuna's words.
 DIRECTIONS: Mapping[str, Direction] = {

@@ -6,10 +6,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from promptgraft.objectives.data.rows import Answer, Direction, Expected, Outputs, Row, TaskSpec
-from promptgraft.objectives.data.splits import merged
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
-from promptgraft.objectives.data.text_tasks import TextTask
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    Answer,
+    Direction,
+    Expected,
+    Outputs,
+    Prediction,
+    Row,
+    TaskSpec,
+    Texts,
+    TextTask,
+    merged,
+)
 from promptgraft.spaces import InvalidInputError
 
 # Parts of the scale that splits have in the same shares: as many as have so many rows, at most.

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from promptgraft.objectives.data import Row, Split
-from promptgraft.objectives.data.multi_label import MultiLabel, in_cell, labels_in
+from promptgraft.objectives.kinds.multi_label import MultiLabel, in_cell, labels_in
 from promptgraft.spaces import InvalidInputError
 from tests.support.kinds import spec_of_kind, write_kinds
 
@@ -58,7 +58,7 @@ def test_lists_of_a_json_file_are_labels_and_those_of_classification_are_refused
     task = MultiLabel.load_target(spec_of_kind(path, "multi_label", train_rows=24, test_rows=12), 0)
     assert Counter(row.answer for row in task.labelled) == {(1,): 12, (0, 1): 12}
     single = replace(spec_of_kind(path, "text_classification"), label="tags")
-    from promptgraft.objectives.data.text_classification import TextClassification
+    from promptgraft.objectives.kinds.text_classification import TextClassification
 
     with pytest.raises(InvalidInputError, match="multi_label"):
         TextClassification.load_target(single, 0)

@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from promptgraft.objectives.data import Row, Split, row_key
-from promptgraft.objectives.data.regression import Regression
+from promptgraft.objectives.kinds.regression import Regression
 from promptgraft.spaces import InvalidInputError
 from tests.support.kinds import spec_of_kind, write_kinds
 

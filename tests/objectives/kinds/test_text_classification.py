@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
 
-from promptgraft.objectives.data.text_classification import DIRECTIONS, classification_metrics, confusion
+from promptgraft.objectives.kinds.text_classification import DIRECTIONS, classification_metrics, confusion
 from promptgraft.objectives.trial.losses import mixed_loss
 
 

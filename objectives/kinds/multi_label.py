@@ -9,12 +9,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
-from promptgraft.objectives.data.labels import read_labels
-from promptgraft.objectives.data.rows import Answer, Direction, Expected, LabelScores, Outputs, Row, TaskSpec
-from promptgraft.objectives.data.splits import by_rarest
-from promptgraft.objectives.data.tables import has_text
-from promptgraft.objectives.data.tasks import TASK_KINDS, Prediction, Texts
-from promptgraft.objectives.data.text_tasks import TextTask
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    Answer,
+    Direction,
+    Expected,
+    LabelScores,
+    Outputs,
+    Prediction,
+    Row,
+    TaskSpec,
+    Texts,
+    TextTask,
+    by_rarest,
+    has_text,
+    read_labels,
+)
 
 # Stands between the labels of a cell.
 SEPARATOR = "|"
