@@ -170,7 +170,11 @@ def read_examples(folder: Path) -> Examples | None:
         examples = Examples.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
+        # Of logits, pydantic also names the branch of the union that it tried.
+        parts = [
+            part for part in first["loc"] if part == "logits" or "logits" not in first["loc"] or isinstance(part, int)
+        ]
+        place = ".".join(map(str, parts)) or "the file"
         raise _no_examples(path, f"{place}: {first['msg']}") from error
     if len(examples.logits) != len(examples.rows):
         raise _no_examples(path, f"{len(examples.rows)} rows have {len(examples.logits)} rows of logits")

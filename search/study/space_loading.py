@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from promptgraft.objectives.backbones import FAMILIES, in_chat_template
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
 from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
@@ -160,6 +160,8 @@ class SpaceLoader(ProblemCollector):
         if not FAMILIES[family].label_last:
             raise InvalidInputError(f"{family!r} models don't chat; write the template under space.templates")
         path = model_path(self.folder, backbone.path)
+        from promptgraft.objectives.backbones import in_chat_template  # Here, since it brings torch.
+
         text = in_chat_template(path, message, trust_remote_code=backbone.trust_remote_code)
         return self._template(name, f"{text}{{{{ {LABEL_FIELD} }}}}", fields)
 

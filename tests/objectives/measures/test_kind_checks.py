@@ -39,7 +39,8 @@ def test_the_documented_kind_keeps_to_the_contract(table: Path, tiny_models: Tin
 
 
 def test_every_built_in_kind_is_checked() -> None:
-    assert set(TASK_KINDS) == set(COLUMNS)
+    writing = {"text_generation", "translation"}  # These need a model that writes: see test_answers_trained.
+    assert set(TASK_KINDS) == {*COLUMNS, *writing}
 
 
 def test_a_kind_that_breaks_a_rule_is_found_out(table: Path, tiny_models: TinyModels) -> None:
