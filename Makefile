@@ -29,7 +29,7 @@ help:  ## This list
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 	touch $@
 
-demo: .venv/.installed  ## A whole search in small: run, export, predict (12 min)
+demo: .venv/.installed  ## A whole search in small: run, export, predict (6 min)
 	$(BIN)/python studies/prepare.py
 	$(BIN)/promptgraft validate studies/demo.yaml
 	$(BIN)/promptgraft run studies/demo.yaml

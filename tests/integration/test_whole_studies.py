@@ -23,7 +23,7 @@ def test_a_shipped_study_beats_its_controls(name: str, trials: int, lead: float,
     """
     where = ["--workdir", str(tmp_path / name)]
     study_file = str(STUDIES / f"{name}.yaml")
-    subprocess.run([*PROMPTGRAFT, "run", study_file, "--trials", str(trials), *where], check=True)
+    subprocess.run([*PROMPTGRAFT, "run", study_file, "--trials", str(trials), "--timeout", "1h", *where], check=True)
     subprocess.run([*PROMPTGRAFT, "export", study_file, *where], check=True)
     folder = RunFolder(tmp_path / name)
     study = load_existing(name, folder.storage_url())
