@@ -1,4 +1,4 @@
-"""What generation by transformers is told: the language that is wanted, and a model that keeps no keys and values."""
+"""Settings of transformers' generation: the language to write, and a model without cached keys and values."""
 
 import re
 from collections.abc import Callable

@@ -139,7 +139,7 @@ class CleaningReport:
         broken_text: Rows with half of a surrogate pair in a field or the label, which no tokenizer takes.
         missing_label: Rows without a label.
         invalid_label: Rows whose label is not among the task's.
-        identical: Pairs whose sides are the same, where one is to be the translation of the other.
+        identical: Pairs whose sides are the same, where one should translate the other.
         length_ratio: Pairs of which one side is too much longer than the other.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.

@@ -1,4 +1,4 @@
-"""How much a source promises for the target, told before anything is trained: what sources are ranked by.
+"""How much a source promises for the target, before anything is trained: what sources are ranked by.
 
 Only training rows are looked at, of the target too. Two numbers, on one frozen backbone:
 

@@ -64,7 +64,7 @@ class ControlRow:
         standard_error: That of the mean; None with fewer than two.
         repeats: Repeats that have a value.
         failed: Repeats that failed.
-        behind: How much better the winner is; None where that can't be told.
+        behind: How much better the winner is; None where that is unknown.
     """
 
     name: str

@@ -22,7 +22,7 @@ class RunView:
         wanted: Finished trials to reach.
         best: Number and value of the best trial so far; None if there is none.
         curves: Trial that runs -> its values so far.
-        forecast: When the search will end; None where that can't be told.
+        forecast: When the search will end; None while that is unknown.
         ran_s: Seconds since the run began; 0 if unknown.
         repeats: Reruns of finalists and baselines that are recorded.
         goes_on: Whether it goes on: its trials, or the judging of its winner.

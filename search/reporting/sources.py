@@ -11,7 +11,7 @@ from promptgraft.spaces import InvalidInputError
 MEANING = (
     "transfer: nats a row by which a linear classifier of the source makes the target's labels likelier (LogME; 0: it "
     "tells nothing), with its standard error; prompt similarity: cosine of the mean features of both tasks' prompts. "
-    "Neither is a result: only training rows were looked at, nothing was trained, and the search is not told."
+    "Neither is a result: only training rows were looked at, nothing was trained, and the search doesn't use it."
 )
 
 

@@ -147,7 +147,7 @@ class Summary:
         retries: Trials that run lost ones again.
         seconds: Time of all trials together.
         budget: Limit -> use, in words.
-        forecast: When the search will end; None where that can't be told.
+        forecast: When the search will end; None while that is unknown.
         shared: What trials shared.
         pool: What joined while it ran.
         disk: What it takes up; None before its first run.

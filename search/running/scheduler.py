@@ -41,10 +41,10 @@ class RunCallback(Protocol):
         """A live trial was evaluated."""
 
     def on_trial_ending(self, number: int, messages: list[Evaluated]) -> None:
-        """A trial is about to be told as COMPLETE or PRUNED."""
+        """A trial is about to be recorded as COMPLETE or PRUNED."""
 
     def on_trial_ended(self, number: int, state: TrialState, value: float | None, cause: str) -> None:
-        """A trial was told."""
+        """A trial has ended, and its state is recorded."""
 
 
 class StudyScheduler(FIFOScheduler):  # type: ignore[misc]

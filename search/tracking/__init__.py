@@ -1,4 +1,4 @@
-"""What other tools are told of a study while it runs: trackers of experiments, and a URL at the end."""
+"""Reports on a running study to other tools: experiment trackers, and a URL when it ends."""
 
 from typing import TYPE_CHECKING
 
