@@ -19,7 +19,7 @@ EPOCHS, LEAST_UPDATES, MOST_UPDATES = 8, 32, 200
 
 
 def baseline_candidates(study: Study) -> dict[str, Candidate]:
-    """Return the baselines that a study asks for and its backbone and tasks allow, cheap and strong ones first.
+    """Return the baselines that a study asks for and its backbone and tasks allow, cheap ones first, then strong ones.
 
     They need not be points of the study's own space: it may leave out what is simplest.
 

@@ -29,7 +29,9 @@ def names(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(name) for name in names(text)]
+    """Read numbers and ranges: `0,2-4`."""
+    ends = [[int(end) for end in name.split("-")] for name in names(text)]
+    return [number for low, *high in ends for number in range(low, (high or [low])[0] + 1)]
 
 
 def arguments() -> argparse.Namespace:

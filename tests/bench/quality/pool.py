@@ -1,60 +1,72 @@
-"""Measure a pool of candidates of the default space on a setting, once and whole, for searches to be replayed on it.
+"""Search a setting in one process, as `ours` does, and measure all that it tried on the test rows, for `replays`.
 
-python -m tests.bench.quality.pool --pairs movie-amazon --shots 8 --splits 0,1 --out runs/quality
+python -m tests.bench.quality.pool --pairs amazon-tweets --shots 8 --splits 0-49 --out runs/quality
 
-Each candidate runs on every fold, without pruning, and is fitted again to all labelled rows for the updates that its
-folds chose, as the model that ships is. `replays` draws searches from what this leaves: POOL/SETTING.npz.
+The search tries what a study queues, baselines and start points, until its CPU-seconds are spent; candidates race over
+the folds as they do in a study. Those that run on every fold, and with `--all-baselines` all of these, are then fitted
+again to all labelled rows for the updates that their folds chose, as the model that ships is, and score 500 test rows.
+All of it is left in OUT/pool/SETTING.npz.
+
+All splits of a pair have the source rows and the seed of the first, and so its source stage: what that took is counted
+in each of them. Their labelled rows and test rows are their own.
 """
 
 import argparse
 import csv
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from optuna.samplers import RandomSampler
-from optuna.study import create_study
 from optuna.trial import FixedTrial
 from ruamel.yaml import YAML
 
 from promptgraft.objectives.data import WHOLE
-from promptgraft.objectives.trial import Objective
-from promptgraft.search.sampling import baseline_candidates, start_points
+from promptgraft.objectives.progress import StageProgress
+from promptgraft.objectives.trial import Objective, Result
+from promptgraft.search.sampling import FoldRace, baseline_candidates, start_points
 from promptgraft.search.study import Study, load_study
-from promptgraft.spaces import Candidate, SuggestingTrial, TrialError
+from promptgraft.search.trials import FoldScores
+from promptgraft.spaces import Candidate, SuggestingTrial
 from studies.prepare import MODELS
 from tests.bench.quality.__main__ import names, numbers
-from tests.bench.quality.data import PAIRS, Job, settings, write_job
-from tests.bench.quality.ours import study_of
+from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, settings, write_job
+from tests.bench.quality.ours import OVERHEAD_S, study_of
+from tests.bench.quality.running import Results
+from tests.bench.quality.systems import SYSTEMS
 
-RANDOM = 8
+SEED = 0
 
 
-def study_with_answers(job: Job, out: Path) -> Study:
+def study_with_answers(job: Job, source: Path, out: Path) -> Study:
     """Load the study that `ours` would run, with the benchmark's test rows as its own."""
     content = json.loads((job.folder / "job.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
     description = study_of(job.folder, out, content, budget_s=600)
     with (job.folder / "test.csv").open(newline="", encoding="utf-8") as file, job.answers.open(newline="") as answers:
-        rows = [row | own for row, own in zip(csv.DictReader(file), csv.DictReader(answers), strict=True)]
+        rows = [row | own for row, own in zip(csv.DictReader(file), csv.DictReader(answers), strict=True)][
+            :MIN_TEST_ROWS
+        ]
     with (out / "test.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, ["text", "other", "label"])
         table.writeheader()
-        table.writerows(rows)
+        table.writerows(rows[:MIN_TEST_ROWS])
     description["target"]["test"] = str(out / "test.csv")
+    description["source"]["train"] = str(source)
+    description["seed"] = 0
     with (out / "study.yaml").open("w") as stream:
         YAML().dump(description, stream)
     return load_study(out / "study.yaml")
 
 
-def candidates(study: Study, seed: int) -> Iterator[tuple[str, Candidate]]:
-    """List baselines, start points and random points of the space, each candidate once."""
+def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
+    """List baselines and start points, each candidate once."""
     known: set[str] = set()
     space = study.objective.space
     found = [(f"baseline {name}", candidate) for name, candidate in baseline_candidates(study).items()]
@@ -62,40 +74,91 @@ def candidates(study: Study, seed: int) -> Iterator[tuple[str, Candidate]]:
         (f"start {name}", space.suggest(cast("SuggestingTrial", FixedTrial(point))))
         for name, point in start_points(study).items()
     ]
-    drawn = create_study(sampler=RandomSampler(seed=seed))
-    found += [(f"random {n}", space.suggest(cast("SuggestingTrial", drawn.ask()))) for n in range(RANDOM)]
     for name, candidate in found:
         if candidate.key not in known:
             known.add(candidate.key)
             yield name, candidate
 
 
-def measure(study: Study, seed: int, files: Path) -> dict[str, Any]:
-    """Run the pool; each candidate's logits out of folds and on the test rows, shape (rows, labels)."""
-    objective = Objective(replace(study.objective, files=str(files)))
-    kept: list[dict[str, object]] = []
-    found: dict[str, Any] = {
-        "labels": np.array([row.label for row in study.target.scored()]),
-        "folds": np.array(study.target.scored_folds()),
-        "test_labels": np.array([row.label for row in study.target.test]),
-    }
-    ran = []
-    for name, candidate in candidates(study, seed):
-        started = time.process_time()
-        try:
-            ran.append((name, candidate, objective.evaluate(candidate, seed), time.process_time() - started))
-        except TrialError as error:
-            print(f"  {name}: {error}", file=sys.stderr)
-    objective.use_split(WHOLE)
-    for n, (name, candidate, result, seconds) in enumerate(ran):
-        fitted = objective.evaluate(candidate, seed, at=result.step)
-        found[f"oof_{n}"] = result.logits
-        found[f"test_{n}"] = objective.score(candidate, fitted.delta, objective.target.test, seed)
-        accuracy = float((found[f"test_{n}"].argmax(1) == found["test_labels"]).mean())
-        kept.append({"name": name, "candidate": candidate.to_dict(), "cpu_s": seconds, "value": result.value})
-        print(f"  {name}: folds {result.value:.3f}, test {accuracy:.3f}, {seconds:.0f} CPU-s", file=sys.stderr)
-    found["candidates"] = np.array(json.dumps(kept))
-    return found
+@dataclass
+class Measured:
+    """A candidate that was tried; without a result if it was pruned, or the time was over."""
+
+    name: str
+    candidate: Candidate
+    result: Result | None = None
+    seconds: float = 0.0
+
+
+class Search:
+    """One search, and what it saw.
+
+    Args:
+        study: What to search.
+        files: Folder of the store that the splits of a pair share.
+        budget_s: CPU-seconds after which no candidate is begun.
+        source_s: What the source stage took when it was computed: added to the first candidate that has one.
+    """
+
+    def __init__(self, study: Study, files: Path, budget_s: float, source_s: float) -> None:
+        self.study, self.budget_s, self.source_s = study, budget_s, source_s
+        self.objective = Objective(replace(study.objective, files=str(files)))
+        self.race = FoldRace(maximize=True)
+
+    def run(self) -> list[Measured]:
+        """Try what fits."""
+        tried: list[Measured] = []
+        spent = 0.0
+        for name, candidate in candidates(self.study):
+            own = Measured(name, candidate)
+            if spent < self.budget_s:
+                started = time.process_time()
+                own.result = self._evaluate(candidate)
+                own.seconds = time.process_time() - started
+                if candidate.source_steps and not any(other.candidate.source_steps for other in tried):
+                    own.seconds = self.source_s = max(self.source_s, own.seconds)
+                spent += own.seconds
+            tried.append(own)
+            outcome = "not finished" if own.result is None else f"{own.result.value:.3f}"
+            print(f"  {name}: {outcome}, {own.seconds:.1f} CPU-s", file=sys.stderr)
+        return tried
+
+    def _evaluate(self, candidate: Candidate) -> Result | None:
+        """Run a candidate on its folds; None if it is behind after one of them."""
+        rows = self.study.target.scored()
+        for report in self.objective.run(candidate, SEED):
+            if isinstance(report, StageProgress) or report.so_far is None:
+                continue
+            found = self.study.target.row_scores(report.so_far.logits, rows[: len(report.so_far.logits)])
+            scores = FoldScores(report.so_far.value, tuple(found.tolist()))
+            if report.result is not None:
+                self.race.finished(scores)
+                return report.result
+            if self.race.is_behind(scores):
+                return None
+        raise AssertionError("a cycle ends with a result")
+
+    def measure(self, tried: Iterable[Measured], *, all_baselines: bool) -> dict[str, Any]:
+        """Return the logits of each candidate out of folds and on the test rows, shape (rows, labels)."""
+        target = self.study.target
+        found: dict[str, Any] = {
+            "labels": np.array([row.label for row in target.scored()]),
+            "folds": np.array(target.scored_folds()),
+            "test_labels": np.array([row.label for row in target.test]),
+        }
+        kept: list[dict[str, object]] = []
+        self.objective.use_split(WHOLE)
+        for own in tried:
+            if own.result is None and not (all_baselines and own.name.startswith("baseline")):
+                continue
+            step = own.candidate.steps if own.result is None else own.result.step
+            fitted = self.objective.evaluate(own.candidate, SEED, at=step)
+            found[f"test_{len(kept)}"] = self.objective.score(own.candidate, fitted.delta, target.test, SEED)
+            if own.result is not None:
+                found[f"oof_{len(kept)}"] = own.result.logits
+            ran = own.result is not None
+            kept.append({"name": own.name, "candidate": own.candidate.to_dict(), "cpu_s": own.seconds, "ran": ran})
+        return found | {"candidates": np.array(json.dumps(kept)), "source_s": np.array(self.source_s)}
 
 
 def main() -> None:
@@ -103,23 +166,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=names, default=list(PAIRS))
     parser.add_argument("--shots", type=numbers, default=[8])
-    parser.add_argument("--splits", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--splits", type=numbers, default=list(range(20)))
+    parser.add_argument("--all-baselines", action="store_true", help="also fit those that were pruned or not begun")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     out: Path = chosen.out.resolve()
     (out / "pool").mkdir(parents=True, exist_ok=True)
-    for setting in settings(chosen.pairs, chosen.shots, chosen.splits):
+    source_s: dict[str, float] = {}
+    for setting in sorted(settings(chosen.pairs, chosen.shots, chosen.splits), key=lambda own: own.split):
         path = out / "pool" / f"{setting.name}.npz"
+        group = f"{setting.pair.name}-{setting.shots}"
         if path.exists():
+            source_s[group] = max(source_s.get(group, 0.0), float(np.load(path)["source_s"]))
             continue
-        print(setting.name, file=sys.stderr)
         job = write_job(setting, out / "domains", MODELS, out / "data")
-        folder = out / "pool" / setting.name
-        found = measure(study_with_answers(job, folder), setting.split, folder / "files")
+        first = write_job(replace(setting, split=0), out / "domains", MODELS, out / "data")
+        budget_s = Results(out).budget_s(setting, SYSTEMS["promptgraft"])
+        assert budget_s is not None
+        with tempfile.TemporaryDirectory() as folder:
+            study = study_with_answers(job, first.folder / "source.csv", Path(folder))
+            search = Search(study, out / "pool" / f"{group}-files", budget_s - OVERHEAD_S, source_s.get(group, 0.0))
+            found = search.measure(search.run(), all_baselines=chosen.all_baselines)
+        source_s[group] = search.source_s
         partial = path.with_suffix(".partial.npz")
         np.savez_compressed(partial, **found)
         partial.rename(path)
+        print(f"{setting.name}: {time.process_time():.0f} CPU-s in all", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,30 @@
-"""Replay searches on measured pools (`pool`), and say what each part of the search is worth on the test rows.
+"""Say what the searches that `pool` left would have shipped, and what each part of the search is worth.
 
-python -m tests.bench.quality.replays --out runs/quality --replays 20
+python -m tests.bench.quality.replays --out runs/quality
 
-A replay draws a seeded order of a setting's candidates: the baselines and start points first, as a study queues them,
-then some of the random ones. It races them over the folds, chooses the winner and an ensemble by rows out of their
-folds alone, and looks up what would have shipped on the test rows. Replays of one setting share its rows, so standard
-errors are over the means of the settings.
+A replay takes the candidates of one search that ran on all folds, or some of them; chooses the winner and an ensemble
+by rows out of their folds alone; and looks up what would have shipped on the test rows. The splits of a pair have test
+rows of one domain, so that standard errors are over splits, pair by pair, and say nothing of other pairs.
 """
 
 import argparse
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from random import Random
 from statistics import mean, stdev
 
 import numpy as np
 import numpy.typing as npt
-import optuna
 from scipy.special import softmax
 
 from promptgraft.objectives.kinds import log_loss
 from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.intervals import score_interval
-from promptgraft.search.sampling import FoldRace
-from promptgraft.search.trials import FoldScores
 
-CONTROLS = ("full_fine_tuning", "linear_probe", "linear_probe_with_source", "zero_shot", "contrastive")
-RANDOM_DRAWN = 6
 MEMBERS = 5
 
 Floats = npt.NDArray[np.float64]
@@ -38,13 +32,17 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate of a pool: what it made of the rows out of their folds, and of the test rows."""
+    """A candidate: what it made of the rows out of their folds, if it ran on all, and of the test rows."""
 
     name: str
     candidate: dict[str, object]
-    seconds: float
-    chances: Floats
+    chances: Floats | None
     test: Floats
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a user would have tried it without a search."""
+        return self.name.startswith("baseline")
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,22 @@ class Pool:
                 Measured(
                     entry["name"],
                     entry["candidate"],
-                    entry["cpu_s"],
-                    softmax(file[f"oof_{n}"].astype(np.float64), axis=1),
+                    softmax(file[f"oof_{n}"].astype(np.float64), axis=1) if entry["ran"] else None,
                     softmax(file[f"test_{n}"].astype(np.float64), axis=1),
                 )
                 for n, entry in enumerate(json.loads(str(file["candidates"])))
             ]
             return cls(path.stem, file["labels"], file["folds"], file["test_labels"], measured)
+
+    @property
+    def pair(self) -> str:
+        """Name of the pair and number of labels a class."""
+        return self.name.rpartition("-")[0]
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return int(self.folds.max()) + 1
 
     def value(self, chances: Floats, folds: int | None = None) -> float:
         """Return the accuracy out of folds, the mean over the first folds or all."""
@@ -92,62 +99,30 @@ class Pool:
         """Return the accuracy on the test rows."""
         return float((test.argmax(1) == self.test_labels).mean())
 
-    @property
-    def n_folds(self) -> int:
-        """Number of folds."""
-        return int(self.folds.max()) + 1
+
+Chances = dict[str, Floats]  # Name -> probabilities out of folds.
+Rank = Callable[[Pool, Floats], tuple[float, ...]]
 
 
-Rank = Callable[[Pool, Measured], tuple[float, ...]]
-Keeps = Callable[[Measured], bool]
-
-
-def by_metric(pool: Pool, own: Measured) -> tuple[float, ...]:
+def by_metric(pool: Pool, chances: Floats) -> tuple[float, ...]:
     """Rank by accuracy, then by log loss."""
-    return pool.value(own.chances), -pool.loss(own.chances)
+    return pool.value(chances), -pool.loss(chances)
 
 
-def by_likelihood(pool: Pool, own: Measured) -> tuple[float, ...]:
+def by_likelihood(pool: Pool, chances: Floats) -> tuple[float, ...]:
     """Rank by log loss alone."""
-    return (-pool.loss(own.chances),)
+    return (-pool.loss(chances),)
 
 
-def by_first_fold(pool: Pool, own: Measured) -> tuple[float, ...]:
+def by_first_fold(pool: Pool, chances: Floats) -> tuple[float, ...]:
     """Rank by one held-out part, as without cross-validation."""
     inside = pool.folds == 0
-    return pool.value(own.chances, 1), -float(log_loss(own.chances[inside], pool.labels[inside]).mean())
+    return pool.value(chances, 1), -float(log_loss(chances[inside], pool.labels[inside]).mean())
 
 
-class NoRace:
-    """Prunes nothing."""
-
-    def finished(self, scores: FoldScores) -> None:
-        """Take note of nothing."""
-
-    def is_behind(self, scores: FoldScores) -> bool:
-        """Never."""
-        return False
-
-
-class WilcoxonRace:
-    """Optuna's WilcoxonPruner on the rows' probabilities of the true label, asked at the end of each fold."""
-
-    def __init__(self) -> None:
-        self._study = optuna.create_study(direction="maximize", pruner=optuna.pruners.WilcoxonPruner())
-
-    def finished(self, scores: FoldScores) -> None:
-        """Keep a trial that has run all folds."""
-        curve = dict(enumerate(scores.row_scores))
-        self._study.add_trial(optuna.create_trial(value=mean(scores.row_scores), intermediate_values=curve))
-
-    def is_behind(self, scores: FoldScores) -> bool:
-        """Ask the pruner."""
-        if not self._study.trials:
-            return False
-        curve = dict(enumerate(scores.row_scores))
-        running = optuna.trial.TrialState.RUNNING
-        trial = optuna.create_trial(state=running, intermediate_values=curve)
-        return self._study.pruner.prune(self._study, trial)
+def by_order(pool: Pool, chances: Floats) -> tuple[float, ...]:
+    """Take the first that was tried."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -157,13 +132,11 @@ class Variant:
     Attributes:
         keeps: Which candidates the space has.
         rank: What the winner is best in.
-        race: Makes what prunes between folds.
         members: Most picks of an ensemble; 1 for none.
     """
 
-    keeps: Keeps = field(default=lambda own: True)
+    keeps: Callable[[Measured], bool] = field(default=lambda own: True)
     rank: Rank = by_metric
-    race: Callable[[], FoldRace | NoRace | WilcoxonRace] = field(default=lambda: FoldRace(maximize=True))
     members: int = MEMBERS
 
 
@@ -179,15 +152,13 @@ def is_contrastive(own: Measured) -> bool:
 VARIANTS = {
     "default": Variant(),
     "no ensemble": Variant(members=1),
-    "winner by log loss": Variant(rank=by_likelihood),
-    "winner by one held-out part": Variant(rank=by_first_fold),
-    "no baselines as trials": Variant(keeps=lambda own: not own.name.startswith("baseline")),
-    "no start points": Variant(keeps=lambda own: not own.name.startswith("start")),
-    "baselines alone": Variant(keeps=lambda own: own.name.startswith("baseline")),
+    "no ensemble, winner by log loss": Variant(rank=by_likelihood, members=1),
+    "no ensemble, winner by one held-out part": Variant(rank=by_first_fold, members=1),
+    "the first candidate, no search": Variant(rank=by_order, members=1),
+    "no baselines as trials": Variant(keeps=lambda own: not own.is_baseline),
+    "baselines alone": Variant(keeps=lambda own: own.is_baseline),
     "no contrastive recipes": Variant(keeps=lambda own: not is_contrastive(own)),
     "no source": Variant(keeps=lambda own: not uses_source(own)),
-    "no pruning between folds": Variant(race=NoRace),
-    "WilcoxonPruner between folds": Variant(race=WilcoxonRace),
 }
 
 
@@ -200,8 +171,7 @@ class Replay:
         estimate: What the winner alone scored out of its folds.
         winner: What the winner alone scores on the test rows.
         covered: Whether the 95 % interval of the estimate holds that.
-        control: The best of the controls on the test rows.
-        seconds: CPU-seconds of the folds that ran.
+        control: The best baseline on the test rows.
     """
 
     accuracy: float
@@ -209,98 +179,89 @@ class Replay:
     winner: float
     covered: bool
     control: float
-    seconds: float
 
 
-def replay(pool: Pool, variant: Variant, seed: int) -> Replay:
-    """Search once."""
-    ran, seconds = _race(pool, variant, _order(pool, seed, variant.keeps))
-    winner = max(ran, key=lambda own: variant.rank(pool, own))
-    shipped = _shipped(pool, winner, ran, variant.members)
+def replay(pool: Pool, variant: Variant) -> Replay | None:
+    """Search once; None if the search has no candidate."""
+    kept = [own for own in pool.candidates if variant.keeps(own)]
+    chances: Chances = {own.name: own.chances for own in kept if own.chances is not None}
+    tests = {own.name: own.test for own in kept}
+    if not chances:
+        return None
+    winner = max(chances, key=lambda name: variant.rank(pool, chances[name]))
 
     def measure(logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> float:
         return float((logits.argmax(1) == pool.labels[rows]).mean())
 
-    interval = score_interval(winner.chances.astype(np.float32), measure, "accuracy", 0.05)
-    alone = pool.accuracy(winner.test)
-    controls = [own for own in pool.candidates if own.name.removeprefix("baseline ") in CONTROLS]
-    best = max(pool.accuracy(own.test) for own in controls)
-    covered = interval.low <= alone <= interval.high
-    return Replay(pool.accuracy(shipped), pool.value(winner.chances), alone, covered, best, seconds)
+    interval = score_interval(chances[winner].astype(np.float32), measure, "accuracy", 0.05)
+    alone = pool.accuracy(tests[winner])
+    members = _members(pool, chances, winner, variant.members)
+    return Replay(
+        accuracy=pool.accuracy(np.mean([tests[name] for name in members], axis=0)),
+        estimate=pool.value(chances[winner]),
+        winner=alone,
+        covered=interval.low <= alone <= interval.high,
+        control=max(pool.accuracy(own.test) for own in pool.candidates if own.is_baseline),
+    )
 
 
-def _order(pool: Pool, seed: int, keeps: Keeps) -> list[Measured]:
-    """List what a search tries: all that is queued, then some random points."""
-    drawn = [own for own in pool.candidates if own.name.startswith("random")]
-    queued = [own for own in pool.candidates if own not in drawn]
-    found = [*queued, *Random(seed).sample(drawn, min(RANDOM_DRAWN, len(drawn)))]
-    return [own for own in found if keeps(own)] or queued[:1]
-
-
-def _race(pool: Pool, variant: Variant, order: Sequence[Measured]) -> tuple[list[Measured], float]:
-    """Return the candidates that ran on all folds, and the CPU-seconds of all."""
-    race, ran, seconds = variant.race(), [], 0.0
-    by_fold = [np.flatnonzero(pool.folds == fold) for fold in range(pool.n_folds)]
-    for own in order:
-        scores = own.chances[np.arange(len(pool.labels)), pool.labels]
-        for done in range(1, pool.n_folds + 1):
-            rows = np.concatenate(by_fold[:done])
-            so_far = FoldScores(pool.value(own.chances, done), tuple(scores[rows].tolist()))
-            if done < pool.n_folds and race.is_behind(so_far):
-                seconds += own.seconds * done / pool.n_folds
-                break
-        else:
-            race.finished(so_far)
-            ran.append(own)
-            seconds += own.seconds
-    return ran, seconds
-
-
-def _shipped(pool: Pool, winner: Measured, ran: Sequence[Measured], picks: int) -> Floats:
-    """Return the probabilities of what ships: the ensemble if it is better out of folds, as `choose_ensemble` says."""
-    numbers = dict(enumerate(ran))
-    first = next(number for number, own in numbers.items() if own is winner)
-    chances = {number: own.chances for number, own in numbers.items()}
-    together = np.empty_like(winner.chances)
+def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[str]:
+    """Return what ships: the ensemble if it is better out of folds, as `choose_ensemble` says, or the winner."""
+    numbers = dict(enumerate(chances.values()))
+    names = list(chances)
+    first = names.index(winner)
+    together = np.empty_like(chances[winner])
     for fold in range(pool.n_folds):
         inside = pool.folds == fold
-        others = {number: own[~inside] for number, own in chances.items()}
+        others = {number: own[~inside] for number, own in numbers.items()}
         chosen = choose_members(others, partial(log_loss, labels=pool.labels[~inside]), first, picks)
-        together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
-    right = [(found.argmax(1) == pool.labels) for found in (together, winner.chances)]
+        together[inside] = np.mean([numbers[number][inside] for number in chosen], axis=0)
+    right = [(found.argmax(1) == pool.labels) for found in (together, chances[winner])]
     gains = [
         float(right[0][pool.folds == fold].mean() - right[1][pool.folds == fold].mean()) for fold in range(pool.n_folds)
     ]
-    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-    if pool.loss(together) >= pool.loss(winner.chances) or mean(gains) < -error:
-        return winner.test
-    members = choose_members(chances, partial(log_loss, labels=pool.labels), first, picks)
-    return np.asarray(np.mean([numbers[number].test for number in members], axis=0))
+    if pool.loss(together) >= pool.loss(chances[winner]) or mean(gains) < -standard_error(gains):
+        return [winner]
+    return [names[n] for n in choose_members(numbers, partial(log_loss, labels=pool.labels), first, picks)]
 
 
-def table(pools: Sequence[Pool], replays: int) -> str:
-    """Compare the variants with the default, setting by setting."""
-    lines = ["| search | accuracy | against the default | CPU-s |", "| --- | --- | --- | --- |"]
-    default = [[replay(pool, VARIANTS["default"], seed) for seed in range(replays)] for pool in pools]
+def standard_error(values: Sequence[float]) -> float:
+    """Return that of a mean; 0 for one value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def points(values: Sequence[float]) -> str:
+    """Write a mean difference and its standard error in points."""
+    return f"{100 * mean(values):+.2f} ± {100 * standard_error(values):.2f}"
+
+
+def table(pools: Sequence[Pool]) -> str:
+    """Compare the variants with the default, pair by pair."""
+    pairs: dict[str, list[Pool]] = defaultdict(list)
+    for pool in pools:
+        pairs[pool.pair].append(pool)
+    lines = ["| search | " + " | ".join(f"{name}, {len(own)} splits" for name, own in pairs.items()) + " |"]
+    lines += ["| --- " * (len(pairs) + 1) + "|"]
+    default = {pool.name: found for pool in pools if (found := replay(pool, Variant()))}
     for name, variant in VARIANTS.items():
-        found = [[replay(pool, variant, seed) for seed in range(replays)] for pool in pools]
-        means = [mean(own.accuracy for own in runs) for runs in found]
-        gains = [ours - mean(own.accuracy for own in runs) for ours, runs in zip(means, default, strict=True)]
-        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-        seconds = mean(own.seconds for runs in found for own in runs)
-        lines.append(f"| {name} | {mean(means):.4f} | {100 * mean(gains):+.2f} ± {100 * error:.2f} | {seconds:.0f} |")
-    every = [own for runs in default for own in runs]
+        cells = []
+        for own in pairs.values():
+            runs = {pool.name: replayed for pool in own if (replayed := replay(pool, variant))}
+            gains = [replayed.accuracy - default[setting].accuracy for setting, replayed in runs.items()]
+            left_out = f" ({len(own) - len(runs)} without a candidate)" if len(runs) < len(own) else ""
+            score = mean(replayed.accuracy for replayed in runs.values()) if runs else math.nan
+            cells.append(f"{score:.4f}" + (f"; {points(gains)}{left_out}" if name != "default" and gains else left_out))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    every = list(default.values())
     worse = mean(own.accuracy < own.control - 0.01 for own in every)
-    biases = [mean(own.estimate - own.winner for own in runs) for runs in default]
-    error = stdev(biases) / math.sqrt(len(biases)) if len(biases) > 1 else math.nan
-    covered = 100 * mean(own.covered for own in every)
-    bias = f"{100 * mean(biases):+.2f} ± {100 * error:.2f} points"
+    bias = points([own.estimate - own.winner for own in every])
     lines += [
         "",
-        f"{len(every)} replays on {len(pools)} settings.",
-        f"Shipped more than 1 point below the best of {len(CONTROLS)} controls on the test rows: {100 * worse:.1f} %.",
-        f"95 % interval of the winner's score holds its accuracy on the test rows: {covered:.1f} %.",
-        f"Winner's score out of folds less its accuracy on the test rows: {bias}.",
+        f"{len(every)} searches.",
+        f"Shipped more than 1 point below the best baseline on the test rows: {100 * worse:.1f} %.",
+        f"Shipped less the best baseline: {points([own.accuracy - own.control for own in every])} points.",
+        f"95 % interval holds the winner's accuracy on the test rows: {100 * mean(o.covered for o in every):.1f} %.",
+        f"Winner's score out of folds less that accuracy: {bias} points.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -309,11 +270,8 @@ def main() -> None:
     """Print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--replays", type=int, default=20, help="searches a setting")
     chosen = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    pools = [Pool.load(path) for path in sorted((chosen.out / "pool").glob("*.npz"))]
-    found = table(pools, chosen.replays)
+    found = table([Pool.load(path) for path in sorted((chosen.out / "pool").glob("*[0-9].npz"))])
     (chosen.out / "replays.md").write_text(found)
     print(found)
 

@@ -117,7 +117,8 @@ def main() -> None:
     for setting in settings(chosen.pairs, chosen.shots, chosen.splits):
         print(setting.name, file=sys.stderr)
         folder = results / setting.name
-        study = study_with_answers(write_job(setting, domains, chosen.models.resolve(), out / "data"), folder)
+        job = write_job(setting, domains, chosen.models.resolve(), out / "data")
+        study = study_with_answers(job, job.folder / "source.csv", folder)
         study = with_unlabelled(study, setting, domains, folder)
         measure(study, setting.split, folder / "files", results / f"{setting.name}.jsonl")
     print("\n".join(table(results)))

@@ -15,7 +15,7 @@ from tests.support.studies import WIDE, WriteStudy, open_ledger, prompts
 if TYPE_CHECKING:
     import optuna
 
-ALL = ["contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"]
+ALL = ["linear_probe", "zero_shot", "linear_probe_with_source", "contrastive_source", "contrastive", "full_fine_tuning"]
 
 
 def names(path: Path) -> list[str]:
