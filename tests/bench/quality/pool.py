@@ -7,8 +7,8 @@ the folds as they do in a study. Those that run on every fold, and with `--all-b
 again to all labelled rows for the updates that their folds chose, as the model that ships is, and score 500 test rows.
 All of it is left in OUT/pool/SETTING.npz.
 
-All splits of a pair have the source rows and the seed of the first, and so its source stage: what that took is counted
-in each of them. Their labelled rows and test rows are their own.
+All splits of a pair have the seed and the source rows of the first, without those that are nearly the same as any row of
+the target, and so one source stage: what that took is counted in each of them. Labelled and test rows are their own.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import torch
 from optuna.trial import FixedTrial
 from ruamel.yaml import YAML
 
-from promptgraft.objectives.data import WHOLE
+from promptgraft.objectives.data import WHOLE, Row, find_near_duplicates
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial import Objective, Result
 from promptgraft.search.sampling import FoldRace, baseline_candidates, start_points
@@ -36,7 +36,9 @@ from promptgraft.search.trials import FoldScores
 from promptgraft.spaces import Candidate, SuggestingTrial
 from studies.prepare import MODELS
 from tests.bench.quality.__main__ import names, numbers
-from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, settings, write_job
+from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, Setting, settings, write_job
+from tests.bench.quality.domains import Row as Example
+from tests.bench.quality.domains import read_rows, write_rows
 from tests.bench.quality.ours import OVERHEAD_S, study_of
 from tests.bench.quality.running import Results
 from tests.bench.quality.systems import SYSTEMS
@@ -63,6 +65,21 @@ def study_with_answers(job: Job, source: Path, out: Path) -> Study:
     with (out / "study.yaml").open("w") as stream:
         YAML().dump(description, stream)
     return load_study(out / "study.yaml")
+
+
+def write_source(setting: Setting, domains: Path, first: Job, out: Path) -> Path:
+    """Write the source rows that every split of a pair may use; return their table."""
+    path = out / f"{setting.pair.name}-{setting.shots}-source.csv"
+    if not path.exists():
+        rows = read_rows(first.folder / "source.csv")
+        known = [row_of(own) for own in read_rows(domains / f"{setting.pair.target}.csv")]
+        alike = find_near_duplicates([row_of(own) for own in rows], known, "fields")
+        write_rows(path, [own for place, own in enumerate(rows) if place not in alike])
+    return path
+
+
+def row_of(own: Example) -> Row:
+    return Row({"text": own.text} | ({"other": own.other} if own.other else {}), 0)
 
 
 def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
@@ -185,7 +202,8 @@ def main() -> None:
         budget_s = Results(out).budget_s(setting, SYSTEMS["promptgraft"])
         assert budget_s is not None
         with tempfile.TemporaryDirectory() as folder:
-            study = study_with_answers(job, first.folder / "source.csv", Path(folder))
+            source = write_source(setting, out / "domains", first, out / "pool")
+            study = study_with_answers(job, source, Path(folder))
             search = Search(study, out / "pool" / f"{group}-files", budget_s - OVERHEAD_S, source_s.get(group, 0.0))
             found = search.measure(search.run(), all_baselines=chosen.all_baselines)
         source_s[group] = search.source_s

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from peers.quality.job import Job
 
@@ -51,6 +52,7 @@ def tuned(job: Job) -> tuple[np.ndarray, dict[str, Any]]:
             {"utterance": text, "label": label} for text, label in zip(job.train.joined, job.train.labels, strict=True)
         ]
         context = pipeline.fit(Dataset.from_dict({"train": rows}), refit_after=True)
-        scores = [found.score for found in pipeline.predict_with_metadata(job.test.joined).utterances]
+        found = [own.score for own in pipeline.predict_with_metadata(job.test.joined).utterances]
+        scores = np.array(found) if np.allclose(np.sum(found, axis=1), 1) else softmax(np.array(found), axis=1)
         chosen = context.optimization_info.get_inference_nodes_config()
-        return np.array(scores), {"chosen": [node.module_name for node in chosen]}
+        return scores, {"chosen": [node.module_name for node in chosen]}
