@@ -62,7 +62,7 @@ def slowdown() -> float:
     A study's budget counts the seconds for which trials hold a core, the benchmark the CPU-seconds that they get.
     """
     started = psutil.Process().create_time()
-    return max(1.0, (time.time() - started) / time.process_time())
+    return max(1.0, (time.time() - float(started)) / time.process_time())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ the folds as they do in a study. Those that run on every fold, and with `--all-b
 again to all labelled rows for the updates that their folds chose, as the model that ships is, and score 500 test rows.
 All of it is left in OUT/pool/SETTING.npz.
 
-All splits of a pair have the seed and the source rows of the first, without those that are nearly the same as any row of
+All splits of a pair have the seed and the source rows of the first, without those that are nearly the same as a row of
 the target, and so one source stage: what that took is counted in each of them. Labelled and test rows are their own.
 """
 
