@@ -120,7 +120,9 @@ class ObjectiveSpec:
         sources: The source tasks of a study that names several, by name; a candidate says which one it uses.
         split_seed: Seed of the splits and of the source stages.
         files: Folder or URL of the study's files; None computes every stage afresh for each trial.
-        memory_bytes: How much of the stages a worker keeps in memory.
+        memory_bytes: How much of the stages, and of backbones that aren't in use, a worker keeps in memory.
+        backbones: The fixed part on each backbone, by name, if the study names them; `backbone` is the first of them
+            then, and `space` that of all.
     """
 
     backbone: BackboneSpec
@@ -137,6 +139,26 @@ class ObjectiveSpec:
     files: str | None = None
     memory_bytes: int = 2 * 2**30
     minimize: tuple[str, ...] = ()
+    backbones: Mapping[str, "ObjectiveSpec"] = field(default_factory=dict)
+
+    def on(self, backbone: str) -> "ObjectiveSpec":
+        """Return the fixed part on one backbone, by its name; itself if the study doesn't name its backbones.
+
+        Args:
+            backbone: As in `Candidate.backbone`.
+
+        Raises:
+            InvalidInputError: If there is no such backbone.
+        """
+        if not self.backbones:
+            return self
+        space = self.space.on(backbone)  # It may have grown since.
+        return replace(self.backbones[backbone], space=space, files=self.files)
+
+    def in_float32(self) -> "ObjectiveSpec":
+        """Return the same with its backbones in full precision, as production loads them."""
+        own = {name: spec.in_float32() for name, spec in self.backbones.items()}
+        return replace(self, backbone=self.backbone.in_float32(), backbones=own)
 
     @property
     def all_sources(self) -> Mapping[str, SourceSpec]:

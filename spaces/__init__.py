@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.parameters import SuggestingTrial as SuggestingTrial
     from promptgraft.spaces.plugins import Registry as Registry
     from promptgraft.spaces.plugins import plugin_versions as plugin_versions
+    from promptgraft.spaces.search_space import BACKBONE as BACKBONE
     from promptgraft.spaces.search_space import SearchSpace as SearchSpace
     from promptgraft.spaces.search_space import check_parameter as check_parameter
     from promptgraft.spaces.search_space import extremes as extremes

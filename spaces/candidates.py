@@ -24,12 +24,14 @@ class StudyFacts:
             vocabulary (causal and masked LMs).
         has_source: Whether the study names a source task.
         sources: Names of its source tasks, if there are several.
+        backbones: The facts with each backbone, by name, if the study names them; the others are of the first then.
     """
 
     n_layers: int
     has_head: bool
     has_source: bool
     sources: tuple[str, ...] = ()
+    backbones: Mapping[str, "StudyFacts"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ class Candidate:
         decoding: How answers that are texts are written.
         custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
             parameter that is left out has its neutral value.
+        backbone: Name of the backbone, in a study that names them; empty in others.
     """
 
     template: str
@@ -223,6 +226,7 @@ class Candidate:
     self_training: float = 0.0
     decoding: Decoding = field(default_factory=Decoding)
     custom: tuple[tuple[str, Scalar], ...] = ()
+    backbone: str = ""
 
     def canonical(self, facts: StudyFacts) -> "Candidate":
         """Set every hyperparameter that has no effect to its default, so that equivalent candidates are equal.
@@ -236,6 +240,7 @@ class Candidate:
         Raises:
             InvalidInputError: If no installed package provides a custom parameter.
         """
+        facts = facts.backbones.get(self.backbone, facts)
         changes: dict[str, object] = {}
         if not self.demonstrations.count:
             changes["demonstrations"] = Demonstrations()
@@ -323,6 +328,8 @@ class Candidate:
         """Return plain JSON types, which `from_values` reads back."""
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in GROUPS}
         del values["custom"]
+        if not self.backbone:  # Studies that name their backbones came later.
+            del values["backbone"]
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}

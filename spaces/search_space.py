@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ from promptgraft.spaces.verbalizers import Verbalizer
 
 T = TypeVar("T", Template, Verbalizer)
 
+BACKBONE = "backbone"
+
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
@@ -27,6 +29,7 @@ class SearchSpace:
         parameters: The searched or fixed fields of a candidate, in the order in which they are suggested; other fields
             keep their defaults.
         facts: What decides which hyperparameters can have an effect.
+        backbones: The space on each backbone, by name, if the study names them; see `over`.
 
     Raises:
         InvalidInputError: If there is no template, or no verbalizer though a head needs one; if a pool contains the
@@ -38,8 +41,11 @@ class SearchSpace:
     verbalizers: tuple[Verbalizer, ...]
     parameters: tuple[Parameter, ...]
     facts: StudyFacts
+    backbones: Mapping[str, "SearchSpace"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.backbones:
+            return  # Each of them was checked.
         if not self.templates:
             raise InvalidInputError("the space has no template; give at least one")
         heads = next((extremes(parameter) for parameter in self.parameters if parameter.name == "head"), ())
@@ -59,19 +65,57 @@ class SearchSpace:
             seen.append(parameter.name)
         _check_soft_prompts({parameter.name: parameter for parameter in self.parameters})
 
-    def suggest(self, trial: SuggestingTrial) -> Candidate:
+    @classmethod
+    def over(cls, backbones: Mapping[str, "SearchSpace"]) -> "SearchSpace":
+        """Join the spaces of several backbones, of which a trial draws one, and then a point of its space.
+
+        A parameter has its own name where all backbones on which it is searched have the same choices or range;
+        elsewhere each has a parameter of its own, such as `frozen_layers@small`.
+
+        Args:
+            backbones: Name -> space.
+        """
+        spaces = list(backbones.values())
+        facts = {name: space.facts for name, space in backbones.items()}
+        return cls(
+            _joined(space.templates for space in spaces),
+            _joined(space.verbalizers for space in spaces),
+            _with_own_names(backbones),
+            replace(spaces[0].facts, backbones=facts),
+            backbones,
+        )
+
+    def on(self, backbone: str) -> "SearchSpace":
+        """Return the space on a backbone, by its name; the space itself if the study doesn't name its backbones."""
+        if not self.backbones:
+            return self
+        if backbone not in self.backbones:
+            raise InvalidInputError(f"unknown backbone {backbone!r}; {did_you_mean(backbone, self.backbones)}")
+        return self.backbones[backbone]
+
+    def names_on(self, backbone: str) -> dict[str, str]:
+        """Return what a trial calls those parameters of a backbone that have a name of their own; see `over`."""
+        end = f"@{backbone}"
+        return {own.name.removesuffix(end): own.name for own in self.parameters if own.name.endswith(end)}
+
+    def suggest(self, trial: SuggestingTrial, names: Mapping[str, str] | None = None) -> Candidate:
         """Suggest a candidate.
 
         Args:
             trial: An Optuna trial, or an object with the same methods.
+            names: What the trial calls parameters, if not by their names.
 
         Returns:
             The candidate in canonical form.
         """
+        if self.backbones:
+            backbone = str(_pool(BACKBONE, tuple(self.backbones)).suggest(trial))
+            return replace(self.on(backbone).suggest(trial, self.names_on(backbone)), backbone=backbone)
         values: dict[str, Scalar] = {}
         for parameter in self.all_parameters():
             if parameter.when is None or parameter.when.holds(values):
-                values[parameter.name] = parameter.suggest(trial)
+                name = names.get(parameter.name, parameter.name) if names else parameter.name
+                values[parameter.name] = replace(parameter, name=name).suggest(trial)
         candidate = Candidate.from_values(values)
         soft = candidate.soft_prompt
         if soft.init == "template" and not self.template(candidate.template).words:
@@ -82,11 +126,12 @@ class SearchSpace:
         """Return the space with more templates and verbalizers; texts and words that it contains are left out."""
         texts = {template.text for template in self.templates}
         words = [dict(verbalizer.words) for verbalizer in self.verbalizers]
-        return replace(
-            self,
-            templates=(*self.templates, *(entry for entry in templates if entry.text not in texts)),
-            verbalizers=(*self.verbalizers, *(entry for entry in verbalizers if dict(entry.words) not in words)),
-        )
+        new = tuple(entry for entry in templates if entry.text not in texts)
+        new_words = tuple(entry for entry in verbalizers if dict(entry.words) not in words)
+        if self.backbones:
+            known = self.backbones.items()
+            return SearchSpace.over({name: own.with_more(new, new_words) for name, own in known})
+        return replace(self, templates=(*self.templates, *new), verbalizers=(*self.verbalizers, *new_words))
 
     def template(self, template_id: str) -> Template:
         """Return a template by its id."""
@@ -111,11 +156,14 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides which candidates can be suggested, 16 hexadecimal digits."""
-        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": asdict(self.facts)}
+        facts = {name: value for name, value in asdict(self.facts).items() if value or name != "backbones"}
+        content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": facts}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def all_parameters(self) -> tuple[Parameter, ...]:
-        """Return all parameters, pools first, in the order in which they are suggested."""
+        """Return all parameters, backbone and pools first, in the order in which they are suggested."""
+        if self.backbones:
+            return (_pool(BACKBONE, tuple(self.backbones)), *self.parameters)
         pools = (
             _pool("template", tuple(template.id for template in self.templates)),
             _pool("verbalizer", tuple(verbalizer.id for verbalizer in self.verbalizers)),
@@ -163,6 +211,27 @@ def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
 
 def _pool(name: str, ids: tuple[str, ...]) -> Parameter:
     return Categorical(name, ids) if len(ids) > 1 else Constant(name, ids[0] if ids else "")
+
+
+def _joined(pools: Iterable[tuple[T, ...]]) -> tuple[T, ...]:
+    """Join pools, each entry once."""
+    return tuple({entry.id: entry for pool in pools for entry in pool}.values())
+
+
+def _with_own_names(backbones: Mapping[str, SearchSpace]) -> tuple[Parameter, ...]:
+    """Join the parameters of several backbones; see `SearchSpace.over`."""
+    variants: dict[str, dict[str, Parameter]] = {}
+    for backbone, space in backbones.items():
+        for parameter in space.all_parameters():
+            variants.setdefault(parameter.name, {})[backbone] = parameter
+    found: list[Parameter] = []
+    for name, own in variants.items():
+        searched = [one for one in own.values() if not isinstance(one, Constant)] or list(own.values())
+        if all(replace(one, when=None) == replace(searched[0], when=None) for one in searched):
+            found.append(searched[0])
+        else:
+            found += [replace(one, name=f"{name}@{backbone}") for backbone, one in own.items()]
+    return tuple(found)
 
 
 def _pairs(templates: tuple[Template, ...]) -> list[tuple[Template, Template]]:

@@ -7,6 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.caching.activations import Activations as Activations
     from promptgraft.objectives.caching.activations import Reuse as Reuse
+    from promptgraft.objectives.caching.loaded_backbones import LoadedBackbones as LoadedBackbones
     from promptgraft.objectives.caching.stage_keys import backbone_key as backbone_key
     from promptgraft.objectives.caching.stage_keys import source_key as source_key
     from promptgraft.objectives.caching.stage_keys import source_prompt as source_prompt

@@ -189,6 +189,11 @@ class StageStore:
             return
         self._memory[name] = (tensors, size, seconds)
         self._in_memory_bytes += size
+        self.keep(self.memory_bytes)
+
+    def keep(self, memory_bytes: int) -> None:
+        """Keep at most so much in memory from now on."""
+        self.memory_bytes = memory_bytes
         while self._in_memory_bytes > self.memory_bytes:
             _, (_, freed, _) = self._memory.popitem(last=False)
             self._in_memory_bytes -= freed

@@ -41,7 +41,7 @@ class PromptMeter:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self._contents: dict[Pair, float] = {}
+        self._contents: dict[tuple[str, Pair], float] = {}
 
     def measure(self, candidate: Candidate) -> Adaptability:
         """Measure a candidate's template with its verbalizer.
@@ -51,21 +51,22 @@ class PromptMeter:
         Raises:
             InvalidInputError: If the template leaves no room for the text.
         """
+        self.objective.use_backbone(candidate.backbone)
         space = self.objective.spec.space
         names = [candidate.verbalizer] if candidate.verbalizer else [entry.id for entry in space.verbalizers]
         pairs: list[Pair] = [(candidate.template, name) for name in names]
         tokenizer = self.objective.backbone.tokenizer
         return Adaptability(
-            max((self._content(pair) for pair in pairs), default=None),
+            max((self._content(candidate.backbone, pair) for pair in pairs), default=None),
             form_score(
                 space.template(candidate.template),
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
             ),
         )
 
-    def _content(self, pair: Pair) -> float:
+    def _content(self, backbone: str, pair: Pair) -> float:
         """Return a prompt's content, from the store if it was measured before."""
-        if pair not in self._contents:
+        if (backbone, pair) not in self._contents:
             spec, rows = self.objective.spec, by_turns(self.objective.target.train)[:CONTENT_ROWS]
             verbalizer = spec.space.verbalizer(pair[1])
             key = {
@@ -76,8 +77,8 @@ class PromptMeter:
                 "rows": rows_hash(rows),
             }
             found = self.objective.stages.get(StageKey.of(key), lambda: self._measured(pair, rows))
-            self._contents[pair] = found["content"].item()
-        return self._contents[pair]
+            self._contents[backbone, pair] = found["content"].item()
+        return self._contents[backbone, pair]
 
     def _measured(self, pair: Pair, rows: Sequence[Row]) -> dict[str, Tensor]:
         models = untrained_models(self.objective, [pair])

@@ -56,6 +56,7 @@ def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: 
         steps=updates,
         batch_size=alone.batch_size,
         decoding=alone.decoding,
+        backbone=alone.backbone,
     )
     found: dict[str, TrainedControl] = {}
     if updates:

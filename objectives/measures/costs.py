@@ -41,6 +41,7 @@ class CostMeter:
         """
         if not self.objective.spec.minimize:
             return {}
+        self.objective.use_backbone(candidate.backbone)
         candidate = candidate.canonical(self.objective.spec.space.facts)
         (model,) = self.objective.untrained([candidate])
         found: dict[str, float] = {}

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.backbones import BACKBONES, Backbone
-from promptgraft.objectives.caching import StageStore
+from promptgraft.objectives.backbones import Backbone
+from promptgraft.objectives.caching import LoadedBackbones, StageStore
 from promptgraft.objectives.data import Row, Split, Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel, calibrate
@@ -26,7 +26,10 @@ from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
 
 
 class Objective:
-    """Evaluates candidates of one study, one after another, on one backbone.
+    """Evaluates candidates of one study, one after another, each on its backbone.
+
+    A study that names its backbones has one in use at a time: that of the last candidate, which is loaded when it is
+    first needed. `spec` is the fixed part on that one.
 
     Args:
         spec: The study's fixed part.
@@ -44,18 +47,24 @@ class Objective:
 
     def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
         tasks = StudyTasks.load(spec)
+        stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
+        self._spec = spec
+        self._in_use = next(iter(spec.backbones), "")
+        own = spec.on(self._in_use)
         self._resources = Resources(
-            spec=spec,
+            spec=own,
             tasks=tasks,
-            demonstrations=DemonstrationPools(tasks.target, tasks.sources, spec.space),
-            backbone=BACKBONES[spec.backbone.family](spec.backbone, device or choose_device()),
-            stages=StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes),
+            demonstrations=DemonstrationPools(tasks.target, tasks.sources, own.space),
+            backbones=LoadedBackbones(device or choose_device(), stages),
+            stages=stages,
         )
+        if not spec.backbones:
+            self._resources.backbones.get(spec.backbone)  # What can't be loaded is refused here.
         self._cycle: Cycle | CrossValidation | None = None
 
     @property
     def spec(self) -> ObjectiveSpec:
-        """The study's fixed part, with the present split and the templates that joined."""
+        """The study's fixed part on the backbone in use, with the templates that joined."""
         return self._resources.spec
 
     @property
@@ -83,6 +92,21 @@ class Objective:
         """The labels of all tasks, each once, the target's first."""
         return self._resources.tasks.labels
 
+    def use_backbone(self, name: str) -> None:
+        """Take up another backbone of the study; a cycle that is open is over.
+
+        Args:
+            name: As in `Candidate.backbone`; the one in use stays if it is empty.
+
+        Raises:
+            InvalidInputError: If there is no such backbone.
+        """
+        if name in ("", self._in_use) or not self._spec.backbones:
+            return
+        self._close_cycle()
+        self._resources = self._resources.with_spec(self._spec.on(name))
+        self._in_use = name
+
     def use_split(self, split: Split, fewer: Mapping[str, int] | None = None) -> None:
         """Take up another split of the labelled rows; a cycle that is open is over.
 
@@ -97,18 +121,16 @@ class Objective:
 
     def know(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer] = ()) -> None:
         """Take into the space what may have joined the study since."""
-        space = self.spec.space.with_more(templates, verbalizers)
-        if space != self.spec.space:
-            pools = DemonstrationPools(self.target, self.sources, space)
-            spec = replace(self.spec, space=space)
-            self._resources = replace(self._resources, spec=spec, demonstrations=pools)
+        space = self._spec.space.with_more(templates, verbalizers)
+        if space != self._spec.space:
+            self._spec = replace(self._spec, space=space)
+            self._resources = self._resources.with_spec(self._spec.on(self._in_use))
 
     @contextmanager
     def searching(self, space: SearchSpace) -> Iterator[None]:
         """Look templates and verbalizers up in another space for a while."""
         before = self._resources
-        pools = DemonstrationPools(self.target, self.sources, space)
-        self._resources = replace(before, spec=replace(before.spec, space=space), demonstrations=pools)
+        self._resources = before.with_spec(replace(before.spec, space=space))
         try:
             yield
         finally:
@@ -126,6 +148,7 @@ class Objective:
             at: Step whose state is the result; that of the best evaluation if None.
         """
         self._close_cycle()
+        self.use_backbone(candidate.backbone)
         self.stages.start_trial()
         canonical = candidate.canonical(self.spec.space.facts)
         folds = self._resources.folds()
@@ -165,8 +188,9 @@ class Objective:
         return model.score(model.encode(rows, shown), labels, batch_size).numpy()
 
     def untrained(self, candidates: Sequence[Candidate]) -> list[PromptedModel]:
-        """Return models with the pretrained weights, all on the one backbone: good for scoring only."""
+        """Return models with the pretrained weights, all on the backbone of the first: good for scoring only."""
         self._close_cycle()
+        self.use_backbone(candidates[0].backbone if candidates else "")
         self.backbone.restore()
         return [self._resources.build_model(candidate, self.spec.split_seed) for candidate in candidates]
 

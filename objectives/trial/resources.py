@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 
 from promptgraft.objectives.backbones import Backbone
-from promptgraft.objectives.caching import StageStore, backbone_key, source_key
+from promptgraft.objectives.caching import LoadedBackbones, StageStore, backbone_key, source_key
 from promptgraft.objectives.data import Outputs
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
@@ -20,20 +20,30 @@ class Resources:
         spec: The study's fixed part.
         tasks: Its rows, on one split.
         demonstrations: The training rows that prompts may show.
-        backbone: The pretrained model.
+        backbones: The pretrained models that are loaded.
         stages: What trials share.
     """
 
     spec: ObjectiveSpec
     tasks: StudyTasks
     demonstrations: DemonstrationPools
-    backbone: Backbone
+    backbones: LoadedBackbones
     stages: StageStore
+
+    @property
+    def backbone(self) -> Backbone:
+        """The pretrained model."""
+        return self.backbones.get(self.spec.backbone)
 
     def on(self, tasks: StudyTasks) -> "Resources":
         """Return the same with the rows of another split."""
         demonstrations = DemonstrationPools(tasks.target, tasks.sources, self.spec.space)
         return replace(self, tasks=tasks, demonstrations=demonstrations)
+
+    def with_spec(self, spec: ObjectiveSpec) -> "Resources":
+        """Return the same with another fixed part, such as that on another backbone."""
+        demonstrations = DemonstrationPools(self.tasks.target, self.tasks.sources, spec.space)
+        return replace(self, spec=spec, demonstrations=demonstrations)
 
     def folds(self) -> "list[Resources]":
         """Return the same with the rows of each fold; itself alone if there is but one."""

@@ -74,7 +74,8 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
     if loaded.drafted != "nothing":
         what = "a space" if loaded.drafted == "space" else "templates or label words"
         typer.echo(f"the file leaves out {what}, for which this is used; copy it into the file to change it:\n")
-        typer.echo(space_text(loaded.file))
+        for name, file in (loaded.on_backbones or {"": loaded.file}).items():
+            typer.echo(f"{f'# on backbone {name}' if name else ''}\n{space_text(file)}".lstrip())
     for caution in loaded.cautions:
         typer.echo(f"caution: {caution}", err=True)
 

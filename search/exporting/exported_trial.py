@@ -76,6 +76,11 @@ class ExportedTrial:
         return TrialRecord.of(self.trial).candidate
 
     @property
+    def spec(self) -> ObjectiveSpec:
+        """The study's fixed part on the trial's backbone."""
+        return self.study.objective.on(self.candidate.backbone)
+
+    @property
     def validation(self) -> float:
         """The study's metric on the validation rows."""
         return float(self.score.value if self.score else metric_of(self.trial) or 0.0)
@@ -83,7 +88,7 @@ class ExportedTrial:
     @cached_property
     def objective(self) -> Objective:
         """The backbone in float32, as production will run it; loaded when it is first needed."""
-        return Objective(replace(self.study.objective, backbone=self.study.objective.backbone.in_float32()))
+        return Objective(self.spec.in_float32())
 
 
 def load_trial(
@@ -206,7 +211,8 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
     """Compute weights anew that were dropped when better trials came: the same candidate and seed give the same."""
     _require_candidate(trial)
     logger.warning("the weights of trial %d were dropped when others were better: it is run again", trial.number)
-    result = Objective(spec).evaluate(TrialRecord.of(trial).candidate, seed)
+    candidate = TrialRecord.of(trial).candidate
+    result = Objective(spec.on(candidate.backbone)).evaluate(candidate, seed)
     before = float(metric_of(trial) or 0.0)
     if abs(result.value - before) > SAME:
         logger.warning(
@@ -219,10 +225,10 @@ def _run_again(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: 
 def _refit(spec: ObjectiveSpec, files: FileStore, trial: FrozenTrial, seed: int, say: Callable[[str], None]) -> str:
     """Train what ships: on all labelled rows, in float32, for as many updates as the folds chose."""
     _require_candidate(trial)
-    objective = Objective(replace(spec, backbone=spec.backbone.in_float32()))
+    candidate = TrialRecord.of(trial).candidate
+    objective = Objective(spec.on(candidate.backbone).in_float32())
     objective.use_split(WHOLE)
     say(f"fitting trial {trial.number} to all {len(objective.target.labelled)} labelled rows")
-    candidate = TrialRecord.of(trial).candidate
     result = objective.evaluate(candidate, seed, at=TrialRecord.of(trial).best_step)
     files.write_tensors(trial_file(trial.number, REFIT_LOGITS_FILE), {"logits": torch.from_numpy(result.logits)})
     files.write_tensors(trial_file(trial.number, DELTA_FILE), result.delta)

@@ -58,7 +58,7 @@ class Shipped:
 
 def _member(entry: ExportedTrial, weight: float, place: int) -> MemberPart:
     """Describe a model of the bundle."""
-    study, candidate, space = entry.study, entry.candidate, entry.study.objective.space
+    study, candidate, space = entry.study, entry.candidate, entry.spec.space
     template = space.template(candidate.template)
     verbalizer = space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     pool = DemonstrationPools(as_shipped(study.target), {}, space).get(candidate, "target", study.file.seed)
@@ -76,7 +76,7 @@ def _member(entry: ExportedTrial, weight: float, place: int) -> MemberPart:
 def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
     """Describe what ships, but for the bundle's own files."""
     winner = shipped.winner
-    study, trial, backbone = winner.study, winner.trial, winner.study.objective.backbone
+    study, trial, backbone = winner.study, winner.trial, winner.spec.backbone
     first, *others = (
         _member(entry, weight, place)
         for place, (entry, weight) in enumerate(zip(shipped.trials, shipped.weights, strict=True), 1)

@@ -159,7 +159,7 @@ def export_winner(
         confidence = measure_confidence(*scored)
         shipped = replace(shipped, thresholds=_thresholds(study.target, scored_outputs(*scored)))
         manifest, examples = manifest_of(shipped, confidence), examples_of(shipped, options.examples or EXAMPLES)
-        backbone = model_folder(study.objective.backbone.path) if options.with_backbone else None
+        backbone = model_folder(shipped.winner.spec.backbone.path) if options.with_backbone else None
         card = render_model_card(study, manifest, None, confidence)
         deltas, shown = [entry.delta for entry in shipped.trials], examples if options.examples else None
         manifest = staging.write(manifest, deltas, card, shown, backbone)

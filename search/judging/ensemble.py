@@ -22,6 +22,7 @@ from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
 from promptgraft.search.trials import ranked_trials
+from promptgraft.spaces import BACKBONE
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     winner, task = winning_trial(stored), study.target
     if study.file.judging.ensemble < 2 or task.folds < 2 or winner is None:
         return None
-    chances = _out_of_fold(stored, files, task)
+    chances = _out_of_fold(stored, files, task, TrialRecord.of(winner).values.get(BACKBONE))
     if winner.number not in chances:
         return None
     folds, rows = np.array(task.scored_folds()), task.scored()
@@ -78,11 +79,15 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     )
 
 
-def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task) -> dict[int, Expected]:
-    """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels)."""
+def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, backbone: object) -> dict[int, Expected]:
+    """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels).
+
+    Only of those on the winner's backbone: production loads a single one.
+    """
     found: dict[int, Expected] = {}
     shape = len(task.scored()), task.width
-    for trial in ranked_trials(stored)[:_CANDIDATES]:
+    alike = [trial for trial in ranked_trials(stored) if TrialRecord.of(trial).values.get(BACKBONE) == backbone]
+    for trial in alike[:_CANDIDATES]:
         if TrialRecord.of(trial).best_step is None:
             continue
         try:

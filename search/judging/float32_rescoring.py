@@ -27,7 +27,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study
 from promptgraft.search.trials import KEPT_DELTAS, float32_scores, pareto_front, top_trials
-from promptgraft.spaces import Candidate
+from promptgraft.spaces import BACKBONE, Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,18 @@ def trials_to_rescore(optuna_study: optuna.Study, study: Study, also: Sequence[F
         study: The checked study.
         also: Trials to count among the finalists.
     """
-    if study.objective.backbone.computes_in == "float32" or study.target.folds > 1:
+    if study.target.folds > 1:
         return []  # What ships after cross-validation is fitted anew, in float32.
-    scored = float32_scores(optuna_study)
+    specs, scored = study.objective.backbones or {"": study.objective}, float32_scores(optuna_study)
+    low = {name for name, spec in specs.items() if spec.backbone.computes_in != "float32"}
+    if not low:
+        return []
     chosen = {trial.number: trial for trial in (*top_trials(optuna_study, KEPT_DELTAS), *also)}
-    return [trial for number, trial in chosen.items() if number not in scored]
+    return [
+        trial
+        for number, trial in chosen.items()
+        if number not in scored and TrialRecord.of(trial).values.get(BACKBONE, "") in low
+    ]
 
 
 def trials_to_keep(optuna_study: optuna.Study, ranked: Sequence[FrozenTrial], count: int = 0) -> set[int]:
@@ -95,7 +102,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
 
     assert spec.files is not None
     files = FileStore(spec.files)
-    objective = Objective(replace(spec, backbone=spec.backbone.in_float32(), files=None))
+    objective = Objective(replace(spec.in_float32(), files=None))
     found: dict[int, Float32Score] = {}
     for number, values, expected in trials:
         try:

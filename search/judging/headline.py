@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import Ensemble, Opening, StudyRecord, TrialRecord
-from promptgraft.search.trials import BASELINE_NAMES, metric_of
+from promptgraft.search.trials import baseline_label, metric_of
 from promptgraft.search.wording import difference, unit
 
 # A gain of less than so many standard errors is within noise.
@@ -30,7 +30,7 @@ def headline_of(study: optuna.Study) -> str | None:
     if winner is None:
         return None
     name = TrialRecord.of(winner).baseline
-    what = f"trial {winner.number}{f', {BASELINE_NAMES[name]}' if name else ''}"
+    what = f"trial {winner.number}{f', {baseline_label(name)}' if name else ''}"
     ensemble = StudyRecord.of(study).shipped_ensemble(winner.number)
     if ensemble is not None:
         what = f"the ensemble of trials {', '.join(map(str, ensemble.members))}"
@@ -90,7 +90,7 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
         return ""
     # One that was pruned counts by what it had when it was.
     best = max(baselines, key=lambda trial: sign * float(metric_of(trial) or 0.0))
-    label = BASELINE_NAMES[TrialRecord.of(best).baseline or ""]
+    label = baseline_label(TrialRecord.of(best).baseline or "")
     gain, error = _gain(winner, best, sign)
     metric = (study.metric_names or ["value"])[0]
     ends = f" (standard error {difference(error, metric).lstrip('+')})" if error else ""

@@ -42,8 +42,7 @@ def study_note(study: Study) -> str:
         f"{'Maximum' if study.objective.direction == 'maximize' else 'Minimum'} of validation **{file.metric}** on the "
         f"target{_costs(file.minimize)}.",
         "",
-        f"Backbone `{file.backbone.path}` ({file.backbone.family}, {space.facts.n_layers} layers), "
-        f"seed {file.seed}, sampler `{file.sampler.name}`, pruner `{file.pruner.name}`.",
+        f"{_backbones(study)}, seed {file.seed}, sampler `{file.sampler.name}`, pruner `{file.pruner.name}`.",
         "",
         "### Data",
         "",
@@ -68,6 +67,16 @@ def study_note(study: Study) -> str:
     for verbalizer in space.verbalizers:
         lines += [f"| `{verbalizer.id}` | {label} | {', '.join(ws)} |" for label, ws in verbalizer.words.items()]
     return "\n".join(lines)
+
+
+def _backbones(study: Study) -> str:
+    """Name the backbone, or all of them."""
+    found = [
+        f"{f'{name} = ' if name else ''}`{own.only_backbone.path}` ({own.only_backbone.family}, "
+        f"{study.objective.on(name).space.facts.n_layers} layers)"
+        for name, own in study.file.on_each_backbone().items()
+    ]
+    return f"Backbone{'s' if len(found) > 1 else ''} {'; '.join(found)}"
 
 
 def _costs(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -84,30 +84,57 @@ def record_end(optuna_study: optuna.Study, driver: Owner, reason: str) -> None:
 
 def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Refuse edits that change what a result means, or that take away what an old trial needs."""
+    before, after = _weights(stored), _weights(present)
+    apart = tuple(f"backbones.{name}." for name in before.keys() ^ after.keys())  # One more is no change of the others.
     unsafe = [
         f"{name}: {old!r} -> {new!r}"
         for name, old, new in _differences(stored["settings"], present["settings"])
         if not (name == "target.labels" and old is None)  # Their order is in the hashes of the rows.
+        and not name.startswith(apart)
     ]
-    for name in ("backbone weights", "target rows", "source rows", "test rows"):
+    unsafe += _backbone_edits(before, after)
+    for name in ("target rows", "source rows", "test rows"):
         if stored[name] != present[name]:
             unsafe.append(f"{name} are others (hash {stored[name]} -> {present[name]})")
     name = "unlabelled rows"  # These may join a study that has none: trials so far did without.
     if stored.get(name) not in (None, present.get(name)):
         unsafe.append(f"{name} are others (hash {stored[name]} -> {present.get(name)})")
-    for kind in ("template", "verbalizer"):
-        for name, old_id in stored["space"][kind].items():
-            new_id = present["space"][kind].get(name)
-            if new_id is None:
-                unsafe.append(f"{kind} {name!r} was removed, but trials were run with it")
-            elif new_id != old_id:
-                unsafe.append(f"{kind} {name!r} was changed; give the new one another name")
+    unsafe += _pool_edits(stored["space"], present["space"], before.keys() - after.keys())
     if unsafe:
         raise InvalidInputError(
             f"study {study.name!r} can't go on with these edits, since results under one name must be comparable:\n"
             + "".join(f"  {edit}\n" for edit in unsafe)
             + f"undo them, or run the file as another study: promptgraft run {study.path} --new-study NAME"
         )
+
+
+def _backbone_edits(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    """Name the backbones that are gone, or have other weights."""
+    for name, weights in before.items():
+        if name and name not in after:
+            yield f"backbone {name!r} was removed, but trials were run with it"
+        elif after.get(name) != weights:
+            what = f"weights of backbone {name!r}" if name else "backbone weights"
+            yield f"{what} are others (hash {weights} -> {after.get(name)})"
+
+
+def _pool_edits(before: Mapping[str, Any], after: Mapping[str, Any], gone: Collection[str]) -> Iterator[str]:
+    """Name the templates and verbalizers that are gone, or changed; those of a backbone that is gone aside."""
+    for kind in ("template", "verbalizer"):
+        for name, old_id in before[kind].items():
+            new_id = after[kind].get(name)
+            if name.partition(".")[0] in gone:
+                continue
+            if new_id is None:
+                yield f"{kind} {name!r} was removed, but trials were run with it"
+            elif new_id != old_id:
+                yield f"{kind} {name!r} was changed; give the new one another name"
+
+
+def _weights(identity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of each backbone's weights by its name; that of a single one is empty."""
+    weights = identity["backbone weights"]
+    return weights if isinstance(weights, dict) else {"": weights}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -120,7 +147,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[s
 def _named(differences: list[tuple[str, Any, Any]]) -> list[str]:
     edits = []
     for name, old, new in differences:
-        if old is None and name.startswith(("space.templates.", "space.verbalizers.")):
+        if old is None and name.startswith("backbones."):  # Other changes of theirs are refused.
+            edits += [f"{name.removesuffix('.path')} added"] if name.endswith(".path") else []
+        elif old is None and name.startswith(("space.templates.", "space.verbalizers.")):
             edits.append(f"{name.removeprefix('space.')} added")
         else:
             edits.append(f"{name} {old!r} -> {new!r}")

@@ -60,6 +60,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Limits, compute_seconds
+from promptgraft.spaces import BACKBONE
 
 if TYPE_CHECKING:
     from promptgraft.objectives.measures import TrainedControl
@@ -154,7 +155,7 @@ class Confirmation:
             return []
         record, number = StudyRecord.of(self.stored), winner.number
         other = self._other(winner)
-        fitted, trained = self._fitted(), self._trained(winner, other)
+        fitted, trained = self._fitted(winner), self._trained(winner, other)
         if repeats.start != FRESH:  # Then it has had them in the race.
             del trained[WINNER]
         starts = {name: start for name, start in (fitted | trained).items() if name not in self.study.file.baselines}
@@ -162,7 +163,8 @@ class Confirmation:
 
         def attr(name: str, repeat: int) -> str:
             own = control_attr(number, name, repeat)  # Where older versions recorded those of all winners, too.
-            return own if name in trained or record.outcome(own) else control_attr(SHARED, name, repeat)
+            is_own = name in trained or self.study.file.backbones or record.outcome(own)
+            return own if is_own else control_attr(SHARED, name, repeat)
 
         names = control_names(self.stored)
         jobs = [
@@ -201,13 +203,16 @@ class Confirmation:
         done = StudyRecord.of(self.stored)
         return [job for job in jobs if not job.is_done(done)]
 
-    def _fitted(self) -> dict[str, Callable[[int], Start]]:
-        """Return the controls that are no candidates: they are the same for every winner."""
+    def _fitted(self, winner: FrozenTrial) -> dict[str, Callable[[int], Start]]:
+        """Return the controls that are no candidates: they are the same for every winner on a backbone."""
         from promptgraft.objectives.measures import FITTED
+
+        backbone = TrialRecord.of(winner).values.get(BACKBONE, "")
+        owner = winner.number if backbone else SHARED
 
         def start(control: str) -> Callable[[int], Start]:
             return lambda repeat: (
-                lambda runner: runner.fit.remote(control, repeat, control_logits_file(SHARED, control, repeat))
+                lambda runner: runner.fit.remote(control, repeat, control_logits_file(owner, control, repeat), backbone)
             )
 
         return {name: start(name) for name in FITTED if name in self.study.file.judging.controls}

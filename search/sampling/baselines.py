@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 
 import optuna
 from optuna.storages import RDBStorage
 
+from promptgraft.objectives.backbones import model_folder
 from promptgraft.search.storage import TrialRecord, baseline_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.search.trials import BASELINE_NAMES
-from promptgraft.spaces import Candidate, extremes
+from promptgraft.spaces import Candidate, SearchSpace, extremes
 
 # Updates of each stage: on the source as many as in a default space, which then shares the stage; on the target about
 # as many as SetFit's defaults come to on a handful of rows (Tunstall et al. 2022).
@@ -19,25 +21,56 @@ EPOCHS, LEAST_UPDATES, MOST_UPDATES = 8, 32, 200
 
 
 def baseline_candidates(study: Study) -> dict[str, Candidate]:
-    """Return the baselines that a study asks for and its backbone and tasks allow, cheap ones first, then strong ones.
+    """Return the baselines that a study asks for and its backbones and tasks allow, cheap ones first, then strong ones.
 
-    They need not be points of the study's own space: it may leave out what is simplest.
+    They need not be points of the study's own space: it may leave out what is simplest. Where there are several
+    backbones, each baseline is tried on all of them, the smallest first; all together take at most half of the trials,
+    or as many as those of one backbone.
 
     Args:
         study: The checked study.
 
     Returns:
-        Name -> candidate, canonical.
+        Name -> candidate, canonical; `NAME@BACKBONE` where there are several backbones.
     """
-    space, target = study.objective.space, study.target
-    facts = space.facts
+    spaces = study.objective.space.backbones
+    if not spaces:
+        return _allowed(study, _on(study, study.objective.space))
+    on_each = {name: _on(study, spaces[name]) for name in by_size(study)}
+    most = max(study.file.budget.trials // 2, *map(len, on_each.values()))
+    found = {
+        f"{name}@{backbone}": replace(own[name], backbone=backbone)
+        for name in BASELINE_NAMES
+        for backbone, own in on_each.items()
+        if name in own
+    }
+    return dict(islice(_allowed(study, found).items(), most))
+
+
+def by_size(study: Study) -> list[str]:
+    """Return the names of a study's backbones, the smallest first."""
+    files = {name: model_folder(spec.backbone.path) for name, spec in study.objective.backbones.items()}
+    return sorted(files, key=lambda name: sum(file.stat().st_size for file in files[name].glob("*.safetensors")))
+
+
+def _allowed(study: Study, found: dict[str, Candidate]) -> dict[str, Candidate]:
+    """Leave out what breaks a constraint."""
+    bounds = study.constraints
+    return {name: own for name, own in found.items() if bounds is None or not bounds.broken_by(own)}
+
+
+def _on(study: Study, space: SearchSpace) -> dict[str, Candidate]:
+    """Return the baselines on one backbone, given its space."""
+    target, facts = study.target, space.facts
     first = Candidate(space.templates[0].id, space.first_verbalizer, target.heads[0], decoding=space.first_decoding)
     source_name = next(iter(study.sources), "")
     source = study.sources.get(source_name)
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
     found = {
         "zero_shot": replace(first, steps=0),
-        "full_fine_tuning": replace(first, head="linear" if facts.has_head else first.head, steps=_updates(study)),
+        "full_fine_tuning": replace(
+            first, head="linear" if facts.has_head else first.head, steps=_updates(study, space)
+        ),
     }
     if facts.has_head:
         probe = replace(first, head="probe", steps=0)
@@ -55,17 +88,14 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
             found["linear_probe_with_source"] = replace(probe, alpha=mixed, source=source_name)
     found = {name: own for name, own in found.items() if not target.refuses_baseline(name)}
     wanted: list[str] = [name for name in BASELINE_NAMES if name in study.file.baselines and name in found]
-    candidates = {name: found[name].canonical(facts) for name in wanted}
-    if study.constraints is not None:
-        candidates = {name: own for name, own in candidates.items() if not study.constraints.broken_by(own)}
-    return candidates
+    return {name: found[name].canonical(facts) for name in wanted}
 
 
-def _updates(study: Study) -> int:
+def _updates(study: Study, space: SearchSpace) -> int:
     """Return how long full fine-tuning takes: a few epochs, and no less than the space lets others have."""
-    parameter = next((entry for entry in study.objective.space.parameters if entry.name == "steps"), None)
+    parameter = next((entry for entry in space.parameters if entry.name == "steps"), None)
     searched = 0 if parameter is None else max(int(value) for value in extremes(parameter))
-    if study.objective.space.facts.has_head:
+    if space.facts.has_head:
         epochs = EPOCHS * len(study.target.labelled) // Candidate("", "").batch_size
         return max(searched, min(MOST_UPDATES, max(LEAST_UPDATES, epochs)))
     return searched or LEAST_UPDATES

@@ -1,16 +1,18 @@
 """Start points: points of a default space that are tried before the sampler draws, which learns from them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial
 
+from promptgraft.search.sampling.baselines import by_size
 from promptgraft.search.storage import TrialRecord, start_point_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.spaces import (
+    BACKBONE,
     DEFAULTS,
     Categorical,
     Constant,
@@ -42,18 +44,20 @@ _POINTS: Mapping[str, Mapping[str, int | str]] = {
 def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
     """Return the start points of a study: none unless its space was chosen for it.
 
+    Where there are several backbones, each point is tried on all of them, the smallest first.
+
     Args:
         study: The checked study.
 
     Returns:
-        Name -> searched parameter -> value; no two mean the same, and none breaks a constraint.
+        Name -> searched parameter -> value; no two mean the same, and none breaks a constraint. `NAME@BACKBONE` where
+        there are several backbones.
     """
     found: dict[str, dict[str, Scalar]] = {}
     if study.drafted != "space":
         return found
     space, known = study.objective.space, set[str]()
-    for name, wanted in _POINTS.items():
-        point = _point(space, wanted)
+    for name, point in _points(study):
         if point is None or len(found) >= study.file.budget.trials // SHARE:
             continue
         candidate = space.suggest(cast("SuggestingTrial", FixedTrial(point)))
@@ -62,6 +66,21 @@ def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
             known.add(candidate.key)
             found[name] = point
     return found
+
+
+def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:
+    """Yield the name of each point and its parameters, as the study calls them."""
+    space = study.objective.space
+    for name, wanted in _POINTS.items():
+        if not space.backbones:
+            yield name, _point(space, wanted)
+        for backbone in by_size(study):
+            point, names = _point(space.on(backbone), wanted), space.names_on(backbone)
+            drawn: dict[str, Scalar] = {BACKBONE: backbone} if len(space.backbones) > 1 else {}
+            yield (
+                f"{name}@{backbone}",
+                point and drawn | {names.get(own, own): value for own, value in point.items()},
+            )
 
 
 def _point(space: SearchSpace, wanted: Mapping[str, int | str]) -> dict[str, Scalar] | None:

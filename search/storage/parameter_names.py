@@ -22,7 +22,7 @@ from optuna.distributions import (
 
 from promptgraft.search.storage.attributes import PARAMETERS, StudyRecord, write_study
 from promptgraft.search.storage.optuna_private import contains
-from promptgraft.spaces import Categorical, Constant, Float, Parameter, SearchSpace
+from promptgraft.spaces import BACKBONE, Categorical, Constant, Float, Parameter, SearchSpace
 
 
 def base_name(stored: str) -> str:
@@ -86,16 +86,17 @@ def present_parameters(
 
     Args:
         params: Stored name -> value.
-        candidate: The trial's candidate; says which template it had when there was but one, and which source.
+        candidate: The trial's candidate; says which template it had when there was but one, which source and backbone.
         present: Parameter -> present distribution.
 
     Returns:
         Parameter -> value, those left out whose value the present space doesn't hold.
     """
-    values = {base_name(name): value for name, value in params.items()}
-    were_one = [name for name in ("template", "verbalizer", "source") if candidate.get(name) and name in present]
-    values |= {name: candidate[name] for name in were_one}
-    return {name: value for name, value in values.items() if name in present and _holds(present[name], value)}
+    values = {base_name(name).partition("@")[0]: value for name, value in params.items()}
+    values |= {name: own for name in ("template", "verbalizer", "source", BACKBONE) if (own := candidate.get(name))}
+    backbone = values.get(BACKBONE, "")
+    named = {name if name in present else f"{name}@{backbone}": value for name, value in values.items()}
+    return {name: value for name, value in named.items() if name in present and _holds(present[name], value)}
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

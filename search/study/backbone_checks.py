@@ -1,49 +1,181 @@
-"""Whether a study's backbone and its rows can serve its space, checked before any trial."""
+"""A study on one of its backbones: the backbone, the space that it can serve, and whether trials could run there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
-from promptgraft.objectives.backbones import Architecture, check_candidate
-from promptgraft.objectives.data import Task, all_labels
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
+from promptgraft.objectives.backbones import FAMILIES, NUMERICS, check_family, check_numerics, count_layers, model_type
+from promptgraft.objectives.data import TASK_KINDS, Comparison, Task, TaskSpec, all_labels
+from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.constraints import Fixed
-from promptgraft.search.study.schema import BackboneSection
-from promptgraft.search.study.yaml_lines import Location
-from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, extremes
+from promptgraft.search.study.default_space import SpaceFacts, with_default_space
+from promptgraft.search.study.schema import SourceSection, StudyFile, TaskSection
+from promptgraft.search.study.space_loading import SpaceLoader, local_path, model_path
+from promptgraft.search.study.yaml_lines import LinedYaml, Location, ProblemCollector
+from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, StudyFacts, extremes
+
+Drafted = Literal["nothing", "wording", "space"]
 
 
-def architecture_of(backbone: BackboneSection, n_layers: int, model_type: str | None) -> Architecture:
-    """Describe a study's backbone as `check_candidate` takes it; `model_type` is None if it can't be read."""
-    attention, checkpointed = backbone.attn_implementation, backbone.gradient_checkpointing
-    return Architecture(backbone.family, n_layers, model_type, attention, checkpointed)
-
-
-def check_served(model: Architecture, parameter: Parameter, tasks: Sequence[Task]) -> None:
-    """Refuse values that the backbone can't serve, or that a task hasn't enough rows for.
+class BackboneLoader(ProblemCollector):
+    """Builds the fixed part of a study on one of its backbones.
 
     Args:
-        model: The study's backbone.
-        parameter: Any parameter of its space.
-        tasks: Its tasks.
+        yaml: The study file.
+        file: Its content with this backbone alone.
+        name: The backbone's name; empty in a study that doesn't name its backbones.
+        names: The names of all backbones.
+        comparison: How near duplicates are found.
 
-    Raises:
-        InvalidInputError: With the first such value.
+    Attributes:
+        file: With what was drafted for its space.
+        drafted: What that was.
+        n_layers: The backbone's number of layers; None if it can't be read.
+        objective: The fixed part, once it is built.
+        left_out: Location and value of what the backbone can't serve, with the reason; see `SpaceLoader`.
     """
-    for value in extremes(parameter):
-        check_candidate({parameter.name: value}, model)
-    if parameter.name == "demonstrations.count":
-        _check_rows(parameter, tasks)
 
+    def __init__(
+        self, yaml: LinedYaml, file: StudyFile, name: str, names: Collection[str], comparison: Comparison
+    ) -> None:
+        super().__init__(yaml)
+        self.file = file
+        self.name = name
+        self.names = names
+        self.comparison = comparison
+        self.folder = yaml.path.resolve().parent
+        self.at: Location = ("backbones", name) if name else ("backbone",)
+        self.drafted: Drafted = "nothing"
+        self.objective: ObjectiveSpec | None = None
+        self.left_out: dict[tuple[Location, object], str] = {}
+        self.n_layers: int | None = None
+        self._model_type: str | None = None
 
-def _check_rows(count: Parameter, tasks: Sequence[Task]) -> None:
-    """Refuse more demonstrations than a task has rows for."""
-    largest = max(int(value) for value in extremes(count))
-    rows = min((len(task.train) for task in tasks), default=largest + 1)
-    if largest >= rows:
-        raise InvalidInputError(
-            f"{count.name} must be in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
-            f"demonstration), got {largest}; lower it, or raise train_rows"
+    def check(self) -> bool:
+        """Look at the backbone's files; return whether its family is known and can serve the kind of task at all."""
+        backbone, kind = self.file.only_backbone, self.file.target.kind
+        family, path = backbone.family, model_path(self.folder, backbone.path)
+        known = self.attempt((*self.at, "family"), lambda: FAMILIES[family])
+        if known is not None and (reason := TASK_KINDS[kind].refuses_family(family, has_head=known.has_head)):
+            self.add((*self.at, "family"), f"{reason} for tasks of kind {kind!r}")
+        if self.problems:
+            return False
+        self.n_layers = self.attempt((*self.at, "path"), lambda: count_layers(path, family))
+        if self.n_layers is not None:
+            self._model_type = model_type(path)
+            self.attempt((*self.at, "family"), lambda: check_family(path, family))
+        for option in NUMERICS:
+            with self.collecting((*self.at, option)):
+                check_numerics(family, option, getattr(backbone, option))
+        return True
+
+    def read(self, target: Task | None, sources: Mapping[str, Task], *, rehearsed: bool) -> None:
+        """Build the space and the fixed part; there is none if anything is wrong.
+
+        Args:
+            target: The target task; None if it couldn't be loaded.
+            sources: The source tasks, by name.
+            rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
+        """
+        n_layers, has_head = self.n_layers or 10**6, FAMILIES[self.file.only_backbone.family].has_head
+        if not self._fill_space(SpaceFacts.of(self.file, n_layers, target, sources)):
+            return
+        facts = StudyFacts(n_layers, has_head, bool(self.file.all_sources()), tuple(self.file.sources))
+        loader = SpaceLoader(self.yaml, self.problems, self.file, self._model_type, self.name, self.names)
+        space = loader.read(facts, target, sources)
+        self.left_out = loader.left_out
+        self._check_sources()
+        if not self.problems and space is not None and target is not None:
+            self.objective = self._objective(space)
+            if rehearsed:
+                self._rehearse(self.objective, target, sources)
+
+    def _fill_space(self, facts: SpaceFacts) -> bool:
+        """Draft what the space leaves out; return whether that is possible."""
+        filled = self.attempt(("target", "text"), lambda: with_default_space(self.file, facts))
+        if filled is None:
+            return False
+        if self.file.space is None:
+            self.drafted = "space"
+        elif filled.space != self.file.space:
+            self.drafted = "wording"
+        self.file = filled
+        return True
+
+    def _check_sources(self) -> None:
+        for name, section in self.file.all_sources().items():
+            got = section.training.frozen_layers
+            if self.n_layers is not None and got > self.n_layers:
+                self.add(
+                    (*source_at(name), "training", "frozen_layers"),
+                    f"must be in [0, {self.n_layers}], the backbone's number of layers, got {got}",
+                )
+
+    def _objective(self, space: SearchSpace) -> ObjectiveSpec:
+        file, backbone = self.file, self.file.only_backbone
+        training = file.source.training if file.source else None
+        return ObjectiveSpec(
+            backbone=BackboneSpec(
+                model_path(self.folder, backbone.path),
+                backbone.family,
+                **backbone.model_dump(exclude={"path", "family"}),
+                languages=file.target.languages,
+            ),
+            target=self._task_spec(file.target),
+            source=self._task_spec(file.source) if file.source else None,
+            sources={name: self._source_spec(section) for name, section in file.sources.items()},
+            space=space,
+            metric=file.metric,
+            evaluate_every=file.evaluation.every,
+            evaluation_batch_size=file.evaluation.batch_size,
+            evaluation_sample=file.evaluation.sample or SAMPLE,
+            source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
+            split_seed=file.seed,
+            memory_bytes=file.cache.memory,
+            minimize=file.minimize,
         )
+
+    def _rehearse(self, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]) -> None:
+        writer = self.file.grow.writer if self.file.grow else None
+        model = BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
+        for place, message in rehearse(objective, target, sources, model):
+            self.add(self.at if place == ("backbone",) else place, message)
+
+    def _source_spec(self, section: SourceSection) -> SourceSpec:
+        return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
+
+    def _task_spec(self, section: TaskSection) -> TaskSpec:
+        return task_spec(section, self.folder, self.comparison)
+
+
+def source_at(name: str) -> Location:
+    """Return where a source stands in a study file, by its name; that of a single one is empty."""
+    return ("sources", name) if name else ("source",)
+
+
+def task_spec(section: TaskSection, folder: Path, comparison: Comparison) -> TaskSpec:
+    """Describe a task as workers get it.
+
+    Args:
+        section: Its section of the study file.
+        folder: Folder of the file.
+        comparison: How near duplicates are found.
+    """
+    paths = ("test", "validation", "unlabelled")
+    options = ("validation_rows", "test_rows", "shots", "folds", "group", "time")
+    values = {name: getattr(section, name, None) for name in (*paths, *options)}
+    values |= {name: local_path(folder, path) for name in paths if (path := values[name])}
+    return TaskSpec(
+        train=local_path(folder, section.train),
+        fields=dict(section.text),
+        label=section.label,
+        kind=section.kind,
+        labels=section.labels,
+        train_rows=section.train_rows,
+        comparison=comparison,
+        **values,
+    )
 
 
 def rehearse(

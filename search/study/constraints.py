@@ -1,7 +1,8 @@
 """Upper bounds on what a candidate may be: those beyond them are never tried."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from dataclasses import replace
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from promptgraft.objectives.data import Task, all_labels
@@ -42,19 +43,20 @@ class Constraints:
 
     Args:
         section: The bounds.
-        sizes: Counts what is bounded.
+        sizes: Count what is bounded, on each backbone by its name; the name of a single one is empty.
 
     Attributes:
         bounds: Size -> the most that it may be, of those that are bounded.
     """
 
-    def __init__(self, section: ConstraintsSection, sizes: "Sizes") -> None:
+    def __init__(self, section: ConstraintsSection, sizes: Mapping[str, "Sizes"]) -> None:
         self.bounds: dict[str, int] = section.model_dump(exclude_none=True)
         self._sizes = sizes
 
     def know(self, space: SearchSpace) -> None:
         """Take over a space that may have grown since."""
-        self._sizes.space = space
+        for backbone, sizes in self._sizes.items():
+            sizes.space = space.on(backbone)
 
     def broken_by(self, candidate: Candidate) -> str | None:
         """Say which bound a candidate is beyond; None if it is within all.
@@ -66,14 +68,14 @@ class Constraints:
                 return f"the constraint {name} is at most {self.bounds[name]}, but the candidate has {size}"
         return None
 
-    def check(self, space: SearchSpace) -> None:
+    def check(self) -> None:
         """Refuse bounds that no candidate is within.
 
         Raises:
             InvalidInputError: With the smallest sizes that there are.
         """
         found: list[dict[str, int]] = []
-        for candidate in self._small_candidates(space):
+        for candidate in chain.from_iterable(map(self._small_candidates, self._sizes)):
             found.append(self._measured(candidate))
             if found[-1] and all(size <= self.bounds[name] for name, size in found[-1].items()):
                 return
@@ -90,23 +92,26 @@ class Constraints:
     def _measured(self, candidate: Candidate) -> dict[str, int]:
         """Return the sizes that are bounded; none if the backbone can't serve the candidate."""
         try:
-            return {name: getattr(self._sizes, name)(candidate) for name in self.bounds}
+            sizes = self._sizes[candidate.backbone]
+            return {name: getattr(sizes, name)(candidate) for name in self.bounds}
         except InvalidInputError:
             return {}
 
-    def _small_candidates(self, space: SearchSpace) -> Iterator[Candidate]:
-        """Draw every combination of values among which the smallest sizes are."""
+    def _small_candidates(self, backbone: str) -> Iterator[Candidate]:
+        """Draw every combination of values among which the smallest sizes on a backbone are."""
+        space = self._sizes[backbone].space
         parameters = space.all_parameters()
         values = {parameter.name: _values(parameter, parameters) for parameter in parameters}
         for pool in _POOLS:
             if not any(p.when is not None and p.when.parameter == pool for p in parameters):
-                values[pool] = [self._shortest(space, pool, values[pool])]
+                values[pool] = [self._shortest(self._sizes[backbone], pool, values[pool])]
         for chosen in product(*values.values()):
-            yield space.suggest(Fixed(dict(zip(values, chosen, strict=True))))
+            yield replace(space.suggest(Fixed(dict(zip(values, chosen, strict=True)))), backbone=backbone)
 
-    def _shortest(self, space: SearchSpace, pool: str, ids: Sequence[Scalar]) -> Scalar:
+    def _shortest(self, sizes: "Sizes", pool: str, ids: Sequence[Scalar]) -> Scalar:
+        space = sizes.space
         pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.first_verbalizer}
-        return min(ids, key=lambda chosen: self._sizes.prompt_tokens(Candidate.from_values({**pair, pool: chosen})))
+        return min(ids, key=lambda chosen: sizes.prompt_tokens(Candidate.from_values({**pair, pool: chosen})))
 
 
 def constraints_of(
@@ -122,9 +127,12 @@ def constraints_of(
     from promptgraft.objectives.measures import Sizes
 
     labels = all_labels(target, sources.values())
-    sizes = Sizes(objective.backbone, objective.space, labels, target, objective.split_seed)
+    sizes = {
+        name: Sizes(spec.backbone, spec.space, labels, target, spec.split_seed)
+        for name, spec in (objective.backbones or {"": objective}).items()
+    }
     constraints = Constraints(section, sizes)
-    constraints.check(objective.space)
+    constraints.check()
     return constraints
 
 

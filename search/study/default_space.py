@@ -64,7 +64,7 @@ class SpaceFacts:
         others = [section.text for section in file.all_sources().values()]
         known = sources.values()
         return cls(
-            file.backbone.family,
+            file.only_backbone.family,
             n_layers,
             tuple(field for field in file.target.text if all(field in other for other in others)),
             file.target.label,

@@ -8,6 +8,7 @@ from typing import Any
 from promptgraft.objectives.backbones import weights_hash
 from promptgraft.objectives.data import rows_hash
 from promptgraft.search.study.loading import Study, load_study
+from promptgraft.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _FREE = (
 )
 # Paths may move: the rows and weights behind them are compared by their hashes.
 _PATHS = ("backbone.path", "source.train", "target.train", "target.test", "target.unlabelled")
-_SOURCE_PATH = re.compile(r"sources\..+\.train")
+_NAMED_PATH = re.compile(r"sources\..+\.train|backbones\..+\.path")
 
 
 def row_hashes(study: Study) -> dict[str, str | dict[str, str] | None]:
@@ -77,19 +78,30 @@ def study_identity(study: Study, definition: Mapping[str, Any]) -> dict[str, Any
     settings = {
         name: value
         for name, value in flattened({name: part for name, part in definition.items() if name not in _FREE})
-        if name not in _PATHS and not _SOURCE_PATH.fullmatch(name)
+        if name not in _PATHS and not _NAMED_PATH.fullmatch(name)
     }
-    space = study.objective.space
+    space, backbones = study.objective.space, study.objective.backbones
+    own = {name: weights_hash(spec.backbone.path) for name, spec in backbones.items()}
     return {
         "settings": settings,
-        "backbone weights": weights_hash(study.objective.backbone.path),
+        "backbone weights": own or weights_hash(study.objective.backbone.path),
         **row_hashes(study),
         "space": {
             "fingerprint": space.fingerprint,
-            "template": {template.name: template.id for template in space.templates},
-            "verbalizer": {verbalizer.name: verbalizer.id for verbalizer in space.verbalizers},
+            "template": _ids(space, "templates"),
+            "verbalizer": _ids(space, "verbalizers"),
         },
     }
+
+
+def _ids(space: SearchSpace, pool: str) -> dict[str, str]:
+    """Return the ids of templates or verbalizers by name; each of several backbones has its own, as `BACKBONE.NAME`."""
+    own = {
+        f"{backbone}.{name}": id_
+        for backbone, on_it in space.backbones.items()
+        for name, id_ in _ids(on_it, pool).items()
+    }
+    return own or {entry.name: entry.id for entry in getattr(space, pool)}
 
 
 def _source_rows(study: Study) -> str | dict[str, str] | None:

@@ -4,13 +4,12 @@ import logging
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from promptgraft.objectives.backbones import FAMILIES, NUMERICS, check_family, check_numerics, count_layers, model_type
 from promptgraft.objectives.data import (
     TASK_KINDS,
     Comparison,
@@ -25,24 +24,17 @@ from promptgraft.objectives.data import (
     wanted_folds,
 )
 from promptgraft.objectives.kinds import directions
-from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
-from promptgraft.search.study.backbone_checks import rehearse
+from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.search.study.backbone_checks import BackboneLoader, Drafted, source_at, task_spec
 from promptgraft.search.study.constraints import Constraints, constraints_of
-from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
-from promptgraft.search.study.schema import STUDY_NAME, SourceSection, StudyFile, TaskSection, name_advice
-from promptgraft.search.study.space_loading import SELF_TRAINING, SpaceLoader, local_path, model_path
+from promptgraft.search.study.schema import STUDY_NAME, StudyFile, TaskSection, name_advice
+from promptgraft.search.study.space_loading import SELF_TRAINING
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
-from promptgraft.spaces import (
-    InvalidInputError,
-    SearchSpace,
-    StudyFacts,
-    did_you_mean,
-)
+from promptgraft.spaces import InvalidInputError, SearchSpace, did_you_mean
 
 T = TypeVar("T")
-Drafted = Literal["nothing", "wording", "space"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +54,8 @@ class Study:
         sources: The loaded source tasks, by name; a single one's is empty.
         constraints: What candidates must keep to, if anything.
         cautions: What makes scores doubtful, as the rows are: words that give a label away, or few rows of a label.
+        on_backbones: The file with each backbone alone, by name, and what was drafted for its space; empty if the
+            study doesn't name its backbones.
         drafted: What was drafted since the file leaves it out: nothing, the wording (templates or label words), or the
             whole space.
     """
@@ -74,6 +68,7 @@ class Study:
     constraints: Constraints | None = None
     cautions: tuple[str, ...] = ()
     drafted: Drafted = "nothing"
+    on_backbones: Mapping[str, StudyFile] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -114,7 +109,6 @@ class StudyLoader(ProblemCollector):
         self.name = name
         self.comparison = comparison
         self.folder = yaml.path.resolve().parent
-        self.model_type: str | None = None
 
     def read(self, *, rehearsed: bool = False) -> Study:
         """Build the study, or raise with every problem found; see `load_study`."""
@@ -123,36 +117,60 @@ class StudyLoader(ProblemCollector):
             raise StudyFileError(self.yaml.path, self.problems)  # What else may be wrong depends on it.
         file = with_effort(parsed)
         self._check_engines(file)
-        path, family = self._backbone_path(file), file.backbone.family
-        if self.attempt(("backbone", "family"), lambda: FAMILIES[family]) is None:
-            raise StudyFileError(self.yaml.path, self.problems)
         self._check_kind(file)
-        n_layers = self.attempt(("backbone", "path"), lambda: count_layers(path, family))
-        if n_layers is not None:
-            self.model_type = model_type(path)
-            self.attempt(("backbone", "family"), lambda: check_family(path, family))
-        for option in NUMERICS:
-            with self.collecting(("backbone", option)):
-                check_numerics(family, option, getattr(file.backbone, option))
+        loaders = self._backbones(file)
+        unusable = [loader for loader in loaders if not loader.check()]
+        if unusable:
+            self._collect(unusable)
+            raise StudyFileError(self.yaml.path, self.problems)
         target, sources = self._load_tasks(file)
         file = self._with_label_names(file, [*([target] if target else []), *sources.values()])
-        file, drafted = self._with_default_space(file, SpaceFacts.of(file, n_layers or 10**6, target, sources))
-        facts = StudyFacts(n_layers or 10**6, FAMILIES[family].has_head, bool(file.all_sources()), tuple(file.sources))
-        space = SpaceLoader(self.yaml, self.problems, file, self.model_type).read(facts, target, sources)
-        self._check_sources(file, n_layers)
-        constraints, objective = None, None
-        if not self.problems and space is not None and target is not None:
-            objective = self._objective(file, space)
-            if rehearsed:
-                self._rehearse(file, objective, target, sources)
-        if not self.problems and objective is not None and target is not None:
+        for loader, own in zip(loaders, file.on_each_backbone().values(), strict=True):
+            loader.file = own
+            loader.read(target, sources, rehearsed=rehearsed and not self.problems)
+        self._collect(loaders)
+        objective = None if self.problems else _joined(loaders)
+        constraints = None
+        if objective is not None and target is not None:
             constraints = self.attempt(
                 ("constraints",), lambda: constraints_of(file.constraints, objective, target, sources)
             )
         if self.problems or objective is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        study = Study(self.yaml.path.resolve(), file, objective, target, sources, constraints, (), drafted)
+        own = {loader.name: loader.file for loader in loaders}
+        study = Study(
+            self.yaml.path.resolve(),
+            own.get("", file),
+            objective,
+            target,
+            sources,
+            constraints,
+            drafted=loaders[0].drafted,
+            on_backbones=own if file.backbones else {},
+        )
         return replace(study, cautions=self._cautions(study))
+
+    def _backbones(self, file: StudyFile) -> list[BackboneLoader]:
+        """Return what loads each backbone's part of the study."""
+        if file.backbones and file.grow:
+            self.add(("space", "grow"), "needs a single `backbone`, which templates are made for; leave it out")
+        names = list(file.backbones)
+        return [
+            BackboneLoader(self.yaml, own, name, names, self.comparison)
+            for name, own in file.on_each_backbone().items()
+        ]
+
+    def _collect(self, loaders: Sequence[BackboneLoader]) -> None:
+        """Take over the problems with each backbone: one that all have once, and what none can serve."""
+        for loader in loaders:
+            for problem in loader.problems:
+                is_its_own = not all(problem in other.problems for other in loaders)
+                if is_its_own and not problem.where.startswith("backbones."):
+                    problem = replace(problem, message=f"on backbone {loader.name!r}: {problem.message}")
+                self.problems += [] if problem in self.problems else [problem]
+        for (location, value), reason in loaders[0].left_out.items():
+            if all((location, value) in loader.left_out for loader in loaders):
+                self.add(location, reason)
 
     def _cautions(self, study: Study) -> tuple[str, ...]:
         """Say what makes scores doubtful."""
@@ -233,15 +251,9 @@ class StudyLoader(ProblemCollector):
         if location == ("study",):
             return self.yaml.problem(location, f"{name_advice(entry['input'])}, in quotes if it is a number or a date")
         message = str(entry["msg"]).removeprefix("Value error, ")
+        if location == ("backbones",) and entry["type"] == "value_error":
+            return self.yaml.problem(location, message)  # It may be missing, or long.
         return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, got {entry['input']!r}")
-
-    def _with_default_space(self, file: StudyFile, facts: SpaceFacts) -> tuple[StudyFile, Drafted]:
-        filled = self.attempt(("target", "text"), lambda: with_default_space(file, facts))
-        if filled is None:
-            raise StudyFileError(self.yaml.path, self.problems)
-        if file.space is None:
-            return filled, "space"
-        return filled, "nothing" if filled.space == file.space else "wording"
 
     def _check_engines(self, file: StudyFile) -> None:
         with self.collecting(("metric",)):
@@ -264,10 +276,7 @@ class StudyLoader(ProblemCollector):
     def _check_kind(self, file: StudyFile) -> None:
         """Refuse what the kind of task has no use for."""
         name = file.target.kind
-        kind, family = TASK_KINDS[name], file.backbone.family
-        if reason := kind.refuses_family(family, has_head=FAMILIES[family].has_head):
-            self.add(("backbone", "family"), f"{reason} for tasks of kind {name!r}")
-            raise StudyFileError(self.yaml.path, self.problems)
+        kind = TASK_KINDS[name]
         if not kind.one_label and file.target.unlabelled:
             self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
         if file.judging.ensemble > 1 and not kind.ensembles:
@@ -281,16 +290,8 @@ class StudyLoader(ProblemCollector):
             for baseline in filter(kind.refuses_baseline, names):
                 self.add(location, f"{baseline} does not apply to tasks of kind {name!r}; leave it out")
 
-    def _check_sources(self, file: StudyFile, n_layers: int | None) -> None:
         if file.source is not None and file.sources:
             self.add(("sources",), "can't be given beside `source`; give that one a name among them")
-        for name, section in file.all_sources().items():
-            got = section.training.frozen_layers
-            if n_layers is not None and got > n_layers:
-                self.add(
-                    (*_source_at(name), "training", "frozen_layers"),
-                    f"must be in [0, {n_layers}], the backbone's number of layers, got {got}",
-                )
 
     def _load_tasks(self, file: StudyFile) -> tuple[Task | None, dict[str, Task]]:
         def load(section: TaskSection, location: Location, other: Task | None) -> Task:
@@ -304,64 +305,21 @@ class StudyLoader(ProblemCollector):
         target = self.attempt(("target",), lambda: load(file.target, ("target",), None))
         sources: dict[str, Task] = {}
         for name, section in file.all_sources().items() if target is not None else ():
-            with self.collecting(_source_at(name)):
-                sources[name] = load(section, _source_at(name), target)
+            with self.collecting(source_at(name)):
+                sources[name] = load(section, source_at(name), target)
         return target, sources
 
-    def _objective(self, file: StudyFile, space: SearchSpace) -> ObjectiveSpec:
-        training = file.source.training if file.source else None
-        return ObjectiveSpec(
-            backbone=BackboneSpec(
-                self._backbone_path(file),
-                file.backbone.family,
-                **file.backbone.model_dump(exclude={"path", "family"}),
-                languages=file.target.languages,
-            ),
-            target=self._task_spec(file.target),
-            source=self._task_spec(file.source) if file.source else None,
-            sources={name: self._source_spec(section) for name, section in file.sources.items()},
-            space=space,
-            metric=file.metric,
-            evaluate_every=file.evaluation.every,
-            evaluation_batch_size=file.evaluation.batch_size,
-            evaluation_sample=file.evaluation.sample or SAMPLE,
-            source_training=SourceTraining(**training.model_dump()) if training else SourceTraining(),
-            split_seed=file.seed,
-            memory_bytes=file.cache.memory,
-            minimize=file.minimize,
-        )
-
-    def _rehearse(self, file: StudyFile, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]) -> None:
-        writer = file.space.grow.writer if file.space and file.space.grow else None
-        model = BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
-        for place, message in rehearse(objective, target, sources, model):
-            self.add(place, message)
-
-    def _source_spec(self, section: SourceSection) -> SourceSpec:
-        return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
-
     def _task_spec(self, section: TaskSection) -> TaskSpec:
-        paths = ("test", "validation", "unlabelled")
-        options = ("validation_rows", "test_rows", "shots", "folds", "group", "time")
-        values = {name: getattr(section, name, None) for name in (*paths, *options)}
-        values |= {name: local_path(self.folder, path) for name in paths if (path := values[name])}
-        return TaskSpec(
-            train=local_path(self.folder, section.train),
-            fields=dict(section.text),
-            label=section.label,
-            kind=section.kind,
-            labels=section.labels,
-            train_rows=section.train_rows,
-            comparison=self.comparison,
-            **values,
-        )
-
-    def _backbone_path(self, file: StudyFile) -> str:
-        return model_path(self.folder, file.backbone.path)
+        return task_spec(section, self.folder, self.comparison)
 
 
-def _source_at(name: str) -> Location:
-    return ("sources", name) if name else ("source",)
+def _joined(loaders: Sequence[BackboneLoader]) -> ObjectiveSpec | None:
+    """Return the fixed part of a study, with that on each of its backbones if it names them."""
+    found = {loader.name: loader.objective for loader in loaders if loader.objective is not None}
+    if len(found) < len(loaders) or "" in found:
+        return found.get("")
+    space = SearchSpace.over({name: spec.space for name, spec in found.items()})
+    return replace(next(iter(found.values())), space=space, backbones=found)
 
 
 def _delete(content: Any, location: Location) -> None:

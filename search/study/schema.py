@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from promptgraft.search.study.space_schema import GrowSection, OneOrMore, Section, SpaceSection
+from promptgraft.search.study.space_schema import BackboneSection, GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
 from promptgraft.spaces import LABEL_FIELD
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+BACKBONE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
 def name_advice(name: object) -> str:
@@ -58,49 +59,6 @@ def _space(value: Any) -> Any:
     if isinstance(value, str) and value != AUTO:
         raise ValueError(f"must be {AUTO}, or a section")
     return None if value == AUTO else value
-
-
-class BackboneSection(Section):
-    """The pretrained model."""
-
-    path: str = Field(description="Local folder (relative to the study file) or hub id.")
-    family: str = Field(description="Name of the backbone family, such as encoder.")
-    max_tokens: int = Field(128, ge=8, description="Longest prompt, in tokens; longer texts are truncated.")
-    trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows per forward pass in training; gradients of larger batches are accumulated."
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type of frozen matrices and of computation; trained weights stay float32."
-    )
-    autocast: Literal["bfloat16", "float16"] | None = Field(
-        None, validate_default=True, description="Type of computation only; weights keep theirs."
-    )
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
-        None, validate_default=True, description="Implementation of attention, as in transformers."
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute layers in the backward pass, which saves memory."
-    )
-    device_map: str | dict[str, int | str] | None = Field(
-        None, description="Placement of layers on devices, as in transformers, such as auto."
-    )
-
-    @field_validator("autocast")
-    @classmethod
-    def _is_that_of_dtype(cls, value: str | None, info: ValidationInfo) -> str | None:
-        dtype = info.data.get("dtype", "float32")
-        if value is not None and dtype not in ("float32", value):
-            raise ValueError(f"must be {dtype} or left out, because dtype is {dtype}, got {value}")
-        return value
-
-    @field_validator("attn_implementation")
-    @classmethod
-    def _computes_in_low_precision(cls, value: str | None, info: ValidationInfo) -> str | None:
-        low = info.data.get("dtype", "float32") != "float32" or info.data.get("autocast") is not None
-        if value is not None and value.startswith("flash") and not low:
-            raise ValueError(f"{value} does not support float32; add dtype: bfloat16, or use sdpa")
-        return value
 
 
 class TaskSection(Section):
@@ -329,6 +287,8 @@ class ResourcesSection(Section):
 class StudyFile(Section):
     """A whole study."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["backbone"]}, {"required": ["backbones"]}]})
+
     study: str = Field(pattern=STUDY_NAME, description="Name of the study; its state is stored in runs/NAME.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed for splits, trials and sampler.")
     effort: EffortName = Field(
@@ -343,7 +303,10 @@ class StudyFile(Section):
     minimize: Annotated[tuple[Cost, ...], OneOrMore] = Field(
         (), description="Further objectives: costs of a candidate in production."
     )
-    backbone: BackboneSection = Field(description="The pretrained model.")
+    backbone: BackboneSection | None = Field(None, description="The pretrained model.")
+    backbones: dict[Annotated[str, Field(pattern=BACKBONE_NAME)], BackboneSection] = Field(
+        {}, validate_default=True, description="Several pretrained models by name, in place of `backbone`."
+    )
     source: SourceSection | None = Field(None, description="The task with many labels.")
     sources: dict[Annotated[str, Field(min_length=1)], SourceSection] = Field(
         {}, description="Several source tasks by name, in place of `source`."
@@ -371,6 +334,16 @@ class StudyFile(Section):
         None, pattern="^https?://", description="URL, such as a webhook, that gets a short JSON when a run has ended."
     )
 
+    @field_validator("backbones")
+    @classmethod
+    def _are_in_place_of_one(
+        cls, value: dict[str, BackboneSection], info: ValidationInfo
+    ) -> dict[str, BackboneSection]:
+        if "backbone" in info.data and bool(value) == (info.data["backbone"] is not None):
+            found = "both are given" if value else "neither is given"
+            raise ValueError(f"name one model as `backbone`, or several as `backbones`; {found}")
+        return value
+
     @field_validator("judging")
     @classmethod
     def _measures_its_cost(cls, value: JudgingSection, info: ValidationInfo) -> JudgingSection:
@@ -384,6 +357,21 @@ class StudyFile(Section):
         if len(set(value)) < len(value):
             raise ValueError("must name each cost once")
         return value
+
+    def on_each_backbone(self) -> "dict[str, StudyFile]":
+        """Return the file with each of its backbones alone, by name; the name of a single one is empty."""
+        if not self.backbones:
+            return {"": self}
+        return {
+            name: self.model_copy(update={"backbone": section, "backbones": {}})
+            for name, section in self.backbones.items()
+        }
+
+    @property
+    def only_backbone(self) -> BackboneSection:
+        """The backbone of a file with one."""
+        assert self.backbone is not None, "a file with several is taken apart by `on_each_backbone`"
+        return self.backbone
 
     def all_sources(self) -> dict[str, SourceSection]:
         """Return the source tasks by name; the name of a single one is empty."""

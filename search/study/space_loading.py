@@ -1,18 +1,19 @@
 """The search space of a study file: templates, label words and parameters, checked against backbone and tasks."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.backbones import FAMILIES, Architecture, check_candidate
 from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
-from promptgraft.search.study.backbone_checks import architecture_of, check_served
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
 from promptgraft.search.study.schema import StudyFile
-from promptgraft.search.study.space_schema import ParameterSection, SpaceSection
-from promptgraft.search.study.yaml_lines import LinedYaml, Problem, ProblemCollector
+from promptgraft.search.study.space_schema import BackboneSection, ParameterSection, SpaceSection
+from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector
 from promptgraft.spaces import (
+    BACKBONE,
     DIMENSIONS,
     LABEL_FIELD,
     Condition,
@@ -23,9 +24,12 @@ from promptgraft.spaces import (
     Template,
     Verbalizer,
     check_parameter,
+    did_you_mean,
     dimension_of,
     extremes,
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +42,32 @@ class SpaceLoader(ProblemCollector):
     Args:
         yaml: The file.
         problems: Where problems go.
-        file: Its content, with a space.
+        file: Its content, with a space and one backbone.
         model_type: The backbone's architecture; None if it couldn't be read.
+        backbone: Name of the backbone, if the study names its backbones: what it can't serve is left out then, and
+            what depends on another one.
+        backbones: Their names.
+
+    Attributes:
+        left_out: Location and value -> why it is left out.
     """
 
-    def __init__(self, yaml: LinedYaml, problems: list[Problem], file: StudyFile, model_type: str | None) -> None:
+    def __init__(
+        self,
+        yaml: LinedYaml,
+        problems: list[Problem],
+        file: StudyFile,
+        model_type: str | None,
+        backbone: str = "",
+        backbones: Collection[str] = (),
+    ) -> None:
         super().__init__(yaml, problems)
         self.file = file
+        self.backbone = backbone
+        self.backbones = backbones
+        self.left_out: dict[tuple[Location, Any], str] = {}
         self.section = file.space or SpaceSection()
+        self.family = FAMILIES[file.only_backbone.family]
         self.model_type = model_type
         self.kind = TASK_KINDS[file.target.kind]
         self.folder = yaml.path.resolve().parent
@@ -63,11 +85,11 @@ class SpaceLoader(ProblemCollector):
         self._check_words()
         fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
         templates = [
-            self.attempt(("space", "templates", name), partial(self._template, name, text, fields))
+            self._usable(("space", "templates", name), partial(self._template, name, text, fields))
             for name, text in self.section.templates.items()
         ]
         templates += [
-            self.attempt(("space", "chat_templates", name), partial(self._chat_template, name, text, fields))
+            self._usable(("space", "chat_templates", name), partial(self._chat_template, name, text, fields))
             for name, text in self.section.chat_templates.items()
         ]
         labels = all_labels(target, sources.values()) if target else ()
@@ -97,6 +119,16 @@ class SpaceLoader(ProblemCollector):
             ),
         )
 
+    def _usable(self, location: Location, build: Callable[[], T], value: Any = None) -> T | None:
+        """Build what may be left out where there are other backbones; None if it can't be built."""
+        if not self.backbone:
+            return self.attempt(location, build)
+        try:
+            return build()
+        except InvalidInputError as error:
+            self.left_out[location, value] = str(error)
+            return None
+
     def _check_words(self) -> None:
         """Refuse label words, and what makes or needs them, where the kind of task has none."""
         for name in ("verbalizers", "promptsource", "grow") if not self.kind.one_label else ():
@@ -110,7 +142,7 @@ class SpaceLoader(ProblemCollector):
         for index, name in enumerate(self.section.promptsource):
             with self.collecting(("space", "promptsource", index)):
                 imported = read_promptsource(Path(local_path(self.folder, name)), answered, fields)
-                if FAMILIES[self.file.backbone.family].label_last:
+                if self.family.label_last:
                     imported = imported.that_end_with_the_label()
                 if not (imported.verbalizers or self.section.verbalizers):
                     raise InvalidInputError(f"{name}: {next(iter(imported.wordless.values()))}")
@@ -126,12 +158,12 @@ class SpaceLoader(ProblemCollector):
             return
         from promptgraft.objectives.growth import NEEDS_WRITER, TEMPLATE_SOURCES, VERBALIZER_SOURCES
 
-        family = grow.writer.family if grow.writer else self.file.backbone.family
+        family = grow.writer.family if grow.writer else self.file.only_backbone.family
         for source in grow.verbalizer_sources:
             with self.collecting(("space", "grow", "verbalizer_sources")):
                 VERBALIZER_SOURCES[source]
         searched = grow.verbalizers and "likelihood" in grow.verbalizer_sources
-        if searched and FAMILIES[self.file.backbone.family].encoder_decoder:
+        if searched and self.family.encoder_decoder:
             self.add(
                 ("space", "grow", "verbalizers"),
                 "must be 0: label words can't be searched with a seq2seq model; or name other verbalizer_sources",
@@ -151,14 +183,14 @@ class SpaceLoader(ProblemCollector):
         template.check_fields(sorted(fields))
         if reason := self.kind.refuses_template(template):
             raise InvalidInputError(reason)
-        if FAMILIES[self.file.backbone.family].label_last:
+        if self.family.label_last:
             template.check_label_last()
         return template
 
     def _chat_template(self, name: str, message: str, fields: set[str]) -> Template:
-        family, backbone = self.file.backbone.family, self.file.backbone
-        if not FAMILIES[family].label_last:
-            raise InvalidInputError(f"{family!r} models don't chat; write the template under space.templates")
+        backbone = self.file.only_backbone
+        if not self.family.label_last:
+            raise InvalidInputError(f"{backbone.family!r} models don't chat; write the template under space.templates")
         path = model_path(self.folder, backbone.path)
         from promptgraft.objectives.backbones import in_chat_template  # Here, since it brings torch.
 
@@ -171,28 +203,111 @@ class SpaceLoader(ProblemCollector):
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
         if not self.kind.one_label:
             described.setdefault("head", (("head",), ParameterSection(choices=self.kind.heads[:1])))
-        parameters, model = [], architecture_of(self.file.backbone, facts.n_layers, self.model_type)
+        parameters: list[Parameter] = []
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
-            if name not in described:
-                continue
-            path, section = described[name]
-            with self.collecting(("space", *path)):
-                dimension = dimension_of(name)
-                when = None
-                if section.when is not None:
-                    when = Condition(section.when.parameter, section.when.choices, section.when.above)
-                parameter = dimension.parameter(
-                    section.choices, section.low, section.high, section.step, section.log, when
-                )
-                check_parameter(parameter, facts)
-                parameters.append(parameter)
-                for value in extremes(parameter):
-                    if reason := self.kind.refuses(name, value):
-                        raise InvalidInputError(reason)
-                    if name == SELF_TRAINING and value and not self.file.target.unlabelled:
-                        raise InvalidInputError(f"{name} needs unlabelled rows; name their table as target.unlabelled")
-                check_served(model, parameter, tasks)
+            if name in described:
+                path, section = described[name]
+                build = partial(self._parameter, name, facts=facts, tasks=tasks)  # Of a section.
+                known = {"template", "verbalizer", *(parameter.name for parameter in parameters)}
+                parameter = self._served(("space", *path), section, build, facts, known)
+                parameters += [parameter] if parameter else []
         return parameters
+
+    def _served(
+        self,
+        location: Location,
+        section: ParameterSection,
+        build: Callable[[ParameterSection], Parameter],
+        facts: StudyFacts,
+        known: Collection[str],
+    ) -> Parameter | None:
+        """Build a parameter; where there are other backbones, of those values alone that this one can serve.
+
+        Args:
+            location: Where the parameter stands.
+            section: What is written there.
+            build: Builds the parameter, or raises.
+            facts: The study on this backbone.
+            known: Names of the parameters before it.
+        """
+        if not self.backbone:
+            return self.attempt(location, partial(build, section))
+        when = section.when
+        if when is not None and when.parameter == BACKBONE:
+            unknown = [str(name) for name in when.choices if name not in self.backbones]
+            if unknown:
+                self.add(location, f"unknown backbone {unknown[0]!r}; {did_you_mean(unknown[0], self.backbones)}")
+            if self.backbone not in when.choices:
+                return None
+            section = section.model_copy(update={"when": None})
+        if section.choices:
+            alone = [(value, section.model_copy(update={"choices": (value,)})) for value in section.choices]
+            served = [value for value, own in alone if self._usable(location, partial(build, own), repr(value))]
+            if not served:
+                return None
+            section = section.model_copy(update={"choices": tuple(served)})
+        elif location == ("space", "frozen_layers") and section.high is not None:
+            section = section.model_copy(update={"high": min(section.high, facts.n_layers)})
+        parameter = self._usable(location, partial(build, section))
+        if parameter is not None and parameter.when is not None and parameter.when.parameter not in known:
+            self.left_out[location, None] = f"depends on {parameter.when.parameter!r}, which is not suggested before it"
+            return None
+        return parameter
+
+    def _parameter(self, name: str, section: ParameterSection, facts: StudyFacts, tasks: list[Task]) -> Parameter:
+        """Build a parameter.
+
+        Raises:
+            InvalidInputError: If a value is not allowed, or the study or its backbone doesn't support it.
+        """
+        when = None
+        if section.when is not None:
+            when = Condition(section.when.parameter, section.when.choices, section.when.above)
+        built = dimension_of(name).parameter(
+            section.choices, section.low, section.high, section.step, section.log, when
+        )
+        check_parameter(built, facts)
+        for value in extremes(built):
+            if reason := self.kind.refuses(name, value):
+                raise InvalidInputError(reason)
+            if name == SELF_TRAINING and value and not self.file.target.unlabelled:
+                raise InvalidInputError(f"{name} needs unlabelled rows; name their table as target.unlabelled")
+        check_served(architecture_of(self.file.only_backbone, facts.n_layers, self.model_type), built, tasks)
+        return built
+
+
+def architecture_of(backbone: BackboneSection, n_layers: int, model_type: str | None) -> Architecture:
+    """Describe a study's backbone as `check_candidate` takes it; `model_type` is None if it can't be read."""
+    attention, checkpointed = backbone.attn_implementation, backbone.gradient_checkpointing
+    return Architecture(backbone.family, n_layers, model_type, attention, checkpointed)
+
+
+def check_served(model: Architecture, parameter: Parameter, tasks: Sequence[Task]) -> None:
+    """Refuse values that the backbone can't serve, or that a task hasn't enough rows for.
+
+    Args:
+        model: The study's backbone.
+        parameter: Any parameter of its space.
+        tasks: Its tasks.
+
+    Raises:
+        InvalidInputError: With the first such value.
+    """
+    for value in extremes(parameter):
+        check_candidate({parameter.name: value}, model)
+    if parameter.name == "demonstrations.count":
+        _check_rows(parameter, tasks)
+
+
+def _check_rows(count: Parameter, tasks: Sequence[Task]) -> None:
+    """Refuse more demonstrations than a task has rows for."""
+    largest = max(int(value) for value in extremes(count))
+    rows = min((len(task.train) for task in tasks), default=largest + 1)
+    if largest >= rows:
+        raise InvalidInputError(
+            f"{count.name} must be in [0, {rows - 1}] (a task has {rows} training rows, none of which is its own "
+            f"demonstration), got {largest}; lower it, or raise train_rows"
+        )
 
 
 def _verbalizer(name: str, words: dict[str, tuple[str, ...]], labels: Sequence[str]) -> Verbalizer:

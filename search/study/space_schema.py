@@ -1,9 +1,9 @@
-"""The schema of a study file's search space, and what all sections of the file have in common."""
+"""The schema of a study file's backbones and search space, and what all sections of the file have in common."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
@@ -94,6 +94,49 @@ class DecodingSection(Section):
         None, description="Length of runs of tokens that may not repeat; 0 for none."
     )
     max_new_tokens: Searched = Field(None, description="Largest number of tokens of an answer.")
+
+
+class BackboneSection(Section):
+    """The pretrained model."""
+
+    path: str = Field(description="Local folder (relative to the study file) or hub id.")
+    family: str = Field(description="Name of the backbone family, such as encoder.")
+    max_tokens: int = Field(128, ge=8, description="Longest prompt, in tokens; longer texts are truncated.")
+    trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows per forward pass in training; gradients of larger batches are accumulated."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type of frozen matrices and of computation; trained weights stay float32."
+    )
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None, validate_default=True, description="Type of computation only; weights keep theirs."
+    )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, validate_default=True, description="Implementation of attention, as in transformers."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute layers in the backward pass, which saves memory."
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="Placement of layers on devices, as in transformers, such as auto."
+    )
+
+    @field_validator("autocast")
+    @classmethod
+    def _is_that_of_dtype(cls, value: str | None, info: ValidationInfo) -> str | None:
+        dtype = info.data.get("dtype", "float32")
+        if value is not None and dtype not in ("float32", value):
+            raise ValueError(f"must be {dtype} or left out, because dtype is {dtype}, got {value}")
+        return value
+
+    @field_validator("attn_implementation")
+    @classmethod
+    def _computes_in_low_precision(cls, value: str | None, info: ValidationInfo) -> str | None:
+        low = info.data.get("dtype", "float32") != "float32" or info.data.get("autocast") is not None
+        if value is not None and value.startswith("flash") and not low:
+            raise ValueError(f"{value} does not support float32; add dtype: bfloat16, or use sdpa")
+        return value
 
 
 class WriterSection(Section):

@@ -6,6 +6,7 @@ from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
     from promptgraft.search.trials.baseline_names import BASELINE_NAMES as BASELINE_NAMES
+    from promptgraft.search.trials.baseline_names import baseline_label as baseline_label
     from promptgraft.search.trials.budget import Forecast as Forecast
     from promptgraft.search.trials.budget import Limits as Limits
     from promptgraft.search.trials.budget import compute_seconds as compute_seconds

@@ -8,3 +8,9 @@ BASELINE_NAMES = {
     "contrastive": "contrastive training on the target, then a linear probe (SetFit)",
     "full_fine_tuning": "full fine-tuning on the target",
 }
+
+
+def baseline_label(name: str) -> str:
+    """Return what people call a baseline; `NAME@BACKBONE` is one on one of several backbones."""
+    base, _, backbone = name.partition("@")
+    return f"{BASELINE_NAMES[base]}, on {backbone}" if backbone else BASELINE_NAMES[base]

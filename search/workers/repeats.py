@@ -69,12 +69,13 @@ class Repeats:
 
         return self._repeat(scored, repeat, predictions, fewer)
 
-    def fit(self, control: str, repeat: int, predictions: str) -> Outcome:
+    def fit(self, control: str, repeat: int, predictions: str, backbone: str = "") -> Outcome:
         """Fit a control that is no candidate; see `train` and `objectives.measures.controls`."""
         from promptgraft.objectives.kinds import scores
         from promptgraft.objectives.measures import FITTED
 
         def scored() -> "Scored":
+            self._objective.use_backbone(backbone)
             found: list[Mapping[str, float]] = []
             for fold in range(self._objective.target.folds):
                 self._objective.use_split(Split(repeat, fold))

@@ -273,12 +273,12 @@ def test_bounds_are_refused_only_if_no_candidate_keeps_to_them(
     slack = data.draw(st.sampled_from([(0, 0), (-1, 0), (0, -1), (-1, -1), (-2, 1)]))
     bounds = {"prompt_tokens": max(0, tokens + slack[0]), "trainable_parameters": max(0, weights + slack[1])}
     possible = any(t <= bounds["prompt_tokens"] and w <= bounds["trainable_parameters"] for t, w in pairs)
-    constraints = Constraints(ConstraintsSection(**bounds), sizes)
+    constraints = Constraints(ConstraintsSection(**bounds), {"": sizes})
     if possible:
-        constraints.check(space)
+        constraints.check()
     else:
         with pytest.raises(InvalidInputError, match="no candidate has at most") as caught:
-            constraints.check(space)
+            constraints.check()
         smallest = {"prompt_tokens": min(t for t, _ in pairs), "trainable_parameters": min(w for _, w in pairs)}
         for name, size in smallest.items():
             assert (f"{name}; the smallest has {size}" in str(caught.value)) == (size > bounds[name])
