@@ -167,6 +167,8 @@ def _own_weights(study: Study, stored: optuna.Study, files: FileStore, trial: Fr
         delta = files.read_tensors(name)
         broken = [key for key, tensor in delta.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
         reason = f"{broken[0]} holds numbers that aren't finite" if broken else ""
+    except FileNotFoundError:  # Run again, it has trained nothing: it is the pretrained backbone.
+        return {}
     except SafetensorError as error:
         reason = str(error)
     if reason:

@@ -169,7 +169,8 @@ class StudyLoader(ProblemCollector):
                     problem = replace(problem, message=f"on backbone {loader.name!r}: {problem.message}")
                 self.problems += [] if problem in self.problems else [problem]
         for (location, value), reason in loaders[0].left_out.items():
-            if all((location, value) in loader.left_out for loader in loaders):
+            known = self.yaml.problem(location, "").where in {problem.where for problem in self.problems}
+            if not known and all((location, value) in loader.left_out for loader in loaders):
                 self.add(location, reason)
 
     def _cautions(self, study: Study) -> tuple[str, ...]:

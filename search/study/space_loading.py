@@ -105,6 +105,9 @@ class SpaceLoader(ProblemCollector):
                 templates += [template for template in imported.templates if template.text not in texts]
                 known = [entry.words for entry in verbalizers if entry]
                 verbalizers += [entry for entry in imported.verbalizers if entry.words not in known]
+        if not any(templates) and self.left_out:
+            location, _ = first = next(iter(self.left_out))
+            self.add(location, self.left_out[first])
         parameters = self._parameters(facts, [*([target] if target else []), *sources.values()])
         self._check_growth()
         if len(self.problems) > before:
