@@ -4,6 +4,7 @@ What a call computes is stored as a study, like that of a command: `promptgraft 
 `export` know it, and the same call goes on with it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -106,7 +107,7 @@ class Winner:
 def fit(
     table: Table,
     *,
-    backbone: str,
+    backbone: str | Sequence[str] | Mapping[str, str],
     source: Table | None = None,
     text: Sequence[str] = (),
     label: str | None = None,
@@ -125,13 +126,14 @@ def fit(
 
     Args:
         table: The target's labelled rows: a path, a pandas DataFrame, or a `datasets.Dataset`.
-        backbone: Folder or hub id of the pretrained model.
+        backbone: Folder or hub id of the pretrained model; or of several, which are searched over, in a list or by what
+            they are to be called.
         source: A table of a task with more labels, to transfer from.
         text: The text columns; found by what columns hold if left out.
         label: The label column; likewise.
         source_text: The source's text columns; likewise.
         source_label: The source's label column; likewise.
-        family: Family of the backbone; by its config.json if None.
+        family: Family of the backbone; by its config.json if None, as it always is of several.
         effort: How much to spend: `quick`, `balanced` or `best`.
         trials: Finished trials to reach; by `effort` if None.
         time: Time limit of this call, such as `8h`.
@@ -154,13 +156,34 @@ def fit(
     other = None
     if source is not None:
         other = view_table(as_file(source, place / f"{name}-source.jsonl"), source_text, source_label)
-    draft = draft_study(target, other, (backbone, family or guess_family(backbone)), place, DraftOptions(effort, name))
+    draft = draft_study(target, other, _models(backbone, family), place, DraftOptions(effort, name))
     file = place / f"{name}.yaml"
     if not file.exists():
         write_draft(draft, file)
     elif file.read_text(encoding="utf-8") != draft.text:
         raise InvalidInputError(f"{file} is another study; give this one another `name`, or run that one by `run`")
     return run(file, trials=trials, time=time, concurrent=concurrent, folder=place / name, verbose=verbose)
+
+
+def _models(
+    backbone: str | Sequence[str] | Mapping[str, str], family: str | None
+) -> tuple[str, str] | dict[str, tuple[str, str]]:
+    """Return each model with its family; those of a list are called by the last part of their paths.
+
+    Raises:
+        InvalidInputError: If two are called alike, or a model's family isn't clear.
+    """
+    if isinstance(backbone, str):
+        return backbone, family or guess_family(backbone)
+    named = backbone if isinstance(backbone, Mapping) else {_called(path): path for path in backbone}
+    if len(named) < len(backbone) or family is not None:
+        problem = "two have the same name" if family is None else "`family` is of one"
+        raise InvalidInputError(f"backbone names several models, but {problem}; write {{name: path, ...}}, no family")
+    return {name: (path, guess_family(path)) for name, path in named.items()}
+
+
+def _called(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).name).strip("-_")
 
 
 def run(

@@ -56,7 +56,7 @@ class Draft:
 def draft_study(
     target: TableView,
     source: TableView | None,
-    backbone: tuple[str, str],
+    backbone: tuple[str, str] | Mapping[str, tuple[str, str]],
     folder: Path,
     options: DraftOptions | None = None,
 ) -> Draft:
@@ -65,7 +65,7 @@ def draft_study(
     Args:
         target: The table with few labels.
         source: That with many.
-        backbone: The model's folder or name, and its family.
+        backbone: The model's folder or name, and its family; of several, by what they are called.
         folder: Where the study file is to be; paths of files are relative to it.
         options: What else was decided; the defaults if None.
 
@@ -78,8 +78,15 @@ def draft_study(
     content: dict[str, Any] = {
         "study": options.name or study_name_of(target.path),
         "effort": options.effort,
-        "backbone": {"path": _relative(backbone[0], folder), "family": backbone[1], "max_tokens": tokens},
     }
+
+    def section(model: tuple[str, str]) -> dict[str, Any]:
+        return {"path": _relative(model[0], folder), "family": model[1], "max_tokens": tokens}
+
+    if isinstance(backbone, Mapping):
+        content["backbones"] = {name: section(model) for name, model in backbone.items()}
+    else:
+        content["backbone"] = section(backbone)
     if source is not None:
         content["source"] = {
             "train": _relative(source.path, folder),

@@ -1,5 +1,7 @@
 """The fixed part of a study over the real pair of data sets, in small numbers; and candidates for it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from promptgraft.objectives.backbones import FAMILIES
@@ -62,3 +64,15 @@ def small_spec(path: str, family: str, *, source: bool = True, rows: int = 16, *
         "source_training": SourceTraining(batch_size=4, learning_rate=1e-3),
     }
     return ObjectiveSpec(**(values | changes))
+
+
+def spec_over(backbones: Mapping[str, str], **changes: Any) -> ObjectiveSpec:
+    """Build the fixed part of a study over several backbones.
+
+    Args:
+        backbones: Name, which is the family -> folder.
+        changes: As in `small_spec`.
+    """
+    own = {family: small_spec(path, family, **changes) for family, path in backbones.items()}
+    space = SearchSpace.over({family: spec.space for family, spec in own.items()})
+    return replace(next(iter(own.values())), space=space, backbones=own)
