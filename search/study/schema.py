@@ -303,7 +303,7 @@ class StudyFile(Section):
     minimize: Annotated[tuple[Cost, ...], OneOrMore] = Field(
         (), description="Further objectives: costs of a candidate in production."
     )
-    backbone: BackboneSection | None = Field(None, description="The pretrained model.")
+    backbone: BackboneSection | None = Field(None, description="The pretrained model; this or `backbones` is required.")
     backbones: dict[Annotated[str, Field(pattern=BACKBONE_NAME)], BackboneSection] = Field(
         {}, validate_default=True, description="Several pretrained models by name, in place of `backbone`."
     )

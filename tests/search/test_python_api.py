@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 import promptgraft
@@ -49,6 +50,39 @@ def test_commands_know_the_same_study(fitted: Fitted) -> None:
     assert found.exit_code == 0
     assert found.output.splitlines()[0] == winner.verdict
     assert winner_of("mine", folder=folder / "mine").verdict == winner.verdict
+
+
+@pytest.mark.slow
+def test_a_search_over_two_backbones(frame: pd.DataFrame, tiny_models: TinyModels, tmp_path: Path) -> None:
+    """From the call to the page, by real workers that run trials on both."""
+    backbones = {"small": tiny_models["encoder"], "lm": tiny_models["causal_lm"]}
+    winner = fit(frame, backbone=backbones, effort="quick", trials=7, name="two", folder=tmp_path)
+    trials = winner.reference.load().get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    assert len(trials) == 7
+    drawn = [trial.user_attrs["candidate"]["backbone"] for trial in trials]
+    assert set(drawn) == {"small", "lm"}
+    assert any(trial.params.get("backbone") == own for trial, own in zip(trials, drawn, strict=True))
+    predictor = winner.predictor()
+    best = int(predictor.manifest.trial)
+    assert (
+        predictor.manifest.backbone.path
+        == backbones[winner.reference.load().trials[best].user_attrs["candidate"]["backbone"]]
+    )
+    assert len(winner.predict(frame.text.head(3).tolist())) == 3
+    page = winner.report().read_text(encoding="utf-8")
+    assert "backbone" in page
+
+
+@pytest.mark.parametrize(
+    ("backbone", "family"),
+    [(["a/model", "b/model"], None), ({"a": "a/model", "b": "b/model"}, "encoder")],
+    ids=["one name for two", "one family for two"],
+)
+def test_several_backbones_that_are_not_clear(
+    frame: pd.DataFrame, backbone: list[str] | dict[str, str], family: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInputError, match="backbone names several models, but"):
+        fit(frame, backbone=backbone, family=family, folder=tmp_path)
 
 
 def test_another_table_under_the_same_name_is_refused(

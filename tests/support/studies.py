@@ -24,12 +24,12 @@ SMALL_SPACE = SearchSpace(
 )
 
 
-def write_study_file(path: Path, backbone: dict[str, Any], **sections: Any) -> Path:
+def write_study_file(path: Path, backbone: dict[str, Any] | None, **sections: Any) -> Path:
     """Write a study over a tiny model.
 
     Args:
         path: The file.
-        backbone: Its section on the backbone.
+        backbone: Its section on the backbone; None if `backbones` is among the sections.
         sections: Whole sections to replace; None drops one.
     """
     from ruamel.yaml import YAML

@@ -1,13 +1,11 @@
 """Several backbones in one worker: results don't depend on which ran before, and memory decides which stay."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from promptgraft.objectives.caching import LoadedBackbones, StageKey, StageStore
 from promptgraft.objectives.measures import CostMeter, PromptMeter
@@ -69,16 +67,17 @@ def test_an_unknown_backbone_is_refused(tiny_models: TinyModels) -> None:
 
 
 @pytest.fixture
-def specs(tiny_models: TinyModels) -> Iterator[list[BackboneSpec]]:
+def specs(tiny_models: TinyModels) -> list[BackboneSpec]:
     """Three that differ in how much they read."""
-    yield [BackboneSpec(tiny_models["encoder"], "encoder", max_tokens) for max_tokens in (32, 48, 64)]
+    return [BackboneSpec(tiny_models["encoder"], "encoder", max_tokens) for max_tokens in (32, 48, 64)]
 
 
 @pytest.fixture(scope="module")
 def size_bytes(tiny_models: TinyModels) -> int:
     """Of the weights, and of the copy that they are restored from."""
-    files = Path(tiny_models["encoder"]).glob("*.safetensors")
-    return 2 * sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+    spec = BackboneSpec(tiny_models["encoder"], "encoder")
+    backbone = LoadedBackbones(torch.device("cpu"), StageStore(None, 0)).get(spec)
+    return 2 * sum(parameter.nbytes for parameter in backbone.model.parameters())
 
 
 def test_those_not_used_for_longest_are_dropped(specs: list[BackboneSpec], size_bytes: int) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from optuna.trial import TrialState
 from promptgraft.search.running import RunOptions, run_study
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import RunFolder, distributions_of, load_existing, open_storage, present_parameters
-from promptgraft.search.study import load_study
-from promptgraft.spaces import InvalidInputError
-from tests.support.studies import space
+from promptgraft.search.study import Study, load_study
+from promptgraft.spaces import Categorical, InvalidInputError, SearchSpace
+from tests.support.models import TinyModels
+from tests.support.studies import SMALL_SPACE, open_ledger, space
 
 WriteStudy = Callable[..., Path]
 ADDED = {"plain": "{{ text }} {{ label }}"}
@@ -116,6 +118,52 @@ def test_an_edit_that_changes_what_results_mean_is_refused(
         record_study(stored, load_study(write_study(**({"space": space()} | sections))), 4)
     assert named in str(caught.value)
     assert "edits" not in stored.user_attrs
+
+
+def test_a_backbone_may_join_and_none_may_change_or_leave(
+    write_study: WriteStudy, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    def load(**backbones: dict[str, Any]) -> Study:
+        return load_study(write_study(backbone=None, backbones=backbones, space=space()))
+
+    def section(family: str, **options: Any) -> dict[str, Any]:
+        return {"path": tiny_models[family], "family": family, "max_tokens": 48, **options}
+
+    first, lm, other = section("encoder"), section("causal_lm"), section("masked_lm")
+    storage = open_storage(RunFolder(tmp_path / "run").storage_url())
+    stored = optuna.create_study(storage=storage, study_name="tiny", direction="maximize")
+    record_study(stored, load(first=first, lm=lm), 4)
+    record_study(stored, load(first=first, lm=lm, third=other), 4)
+    assert stored.user_attrs["edits"][0]["edits"] == ["backbones.third added"]
+    for study, message in (
+        (load(first=first, third=other), "backbone 'lm' was removed, but trials were run with it"),
+        (load(first=section("encoder", max_tokens=32), lm=lm, third=other), "backbones.first.max_tokens: 48 -> 32"),
+        (load(first=other, lm=lm, third=other), "weights of backbone 'first' are others"),
+        (load_study(write_study(space=space())), "backbone.family: None -> 'encoder'"),
+    ):
+        with pytest.raises(InvalidInputError, match="--new-study NAME") as caught:
+            record_study(stored, study, 4)
+        assert message in str(caught.value)
+
+
+def test_what_is_known_of_a_backbone_is_learnt_when_another_joins(tmp_path: Path) -> None:
+    """Trials keep their parameters, though some have other names from then on; new ones are on either."""
+    shallow = replace(SMALL_SPACE, parameters=(Categorical("frozen_layers", (0, 1)), *SMALL_SPACE.parameters[1:]))
+    book = open_ledger(tmp_path, SearchSpace.over({"deep": SMALL_SPACE}), n_startup_trials=2)
+    for value in (0.5, 0.6):
+        asked = book.ask()
+        assert asked is not None
+        book.complete(asked.number, value)
+    both = SearchSpace.over({"deep": SMALL_SPACE, "shallow": shallow})
+    book = open_ledger(tmp_path, both, n_startup_trials=2)
+    found = [asked.candidate for asked in (book.ask() for _ in range(8)) if asked is not None]
+    assert {candidate.backbone for candidate in found} == {"deep", "shallow"}
+    present = distributions_of(both)
+    for trial in book.study.get_trials()[:2]:
+        known = present_parameters(trial.params, trial.user_attrs["candidate"], present)
+        assert known["backbone"] == "deep"
+        assert known["frozen_layers@deep"] == trial.params["frozen_layers"]
+        assert len(known) == len(trial.params) + 1
 
 
 @pytest.mark.slow
