@@ -180,6 +180,7 @@ _COMMENTS = {
     "study": "State lives in runs/{study}.",
     "effort": "quick, balanced or best: sets trials, folds, judging and the size of the space.",
     "backbone": "family: encoder, masked_lm, causal_lm, seq2seq or recurrent; texts are cut to max_tokens.",
+    "backbones": "Every trial is on one of them; texts are cut to max_tokens.",
     "source": "The task with many labels; its model is carried over to the target.",
     "budget": "A run ends by then, a share for judging the winner kept.",
     "target": "The task with few labels. test_rows stay sealed until the winner is exported.",
