@@ -91,6 +91,20 @@ def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name:
     return rest, sample
 
 
+def with_every_label(rest: Sequence[Row], sample: Sequence[Row], spec: TaskSpec) -> list[Row]:
+    """Return a sample that misses no label: a row of each that it lacks takes the place of one of the most frequent."""
+    kind, found = TASK_KINDS[spec.kind], list(sample)
+    if not kind.one_label:
+        return found
+    labels = kind.strata(found)
+    for label, row in zip(kind.strata(rest), rest, strict=True):
+        if label not in labels:
+            common = Counter(labels).most_common(1)[0][0]
+            place = len(labels) - 1 - labels[::-1].index(common)
+            labels[place], found[place] = label, row
+    return found
+
+
 def _newest(rows: Sequence[Row], size: int, spec: TaskSpec, name: str) -> Parts:
     """Take the newest rows; of those as old as the oldest of them, as many as are needed, and none is left behind."""
     ordered = sorted(rows, key=lambda row: row.time)

@@ -47,9 +47,10 @@ INVISIBLE = (
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
 _SAVE_AS_UTF_8 = (
-    "save the file as UTF-8: in Excel as 'CSV UTF-8', elsewhere with iconv -f ENCODING -t UTF-8, which is that of "
-    "the program that wrote it, such as WINDOWS-1252, SHIFT_JIS, GB18030 or KOI8-R"
+    "save the file as UTF-8: in Excel as 'CSV UTF-8', elsewhere with iconv -f ENCODING -t UTF-8 OLD > NEW, where "
+    "ENCODING is what the program that wrote it uses, such as WINDOWS-1252, SHIFT_JIS, GB18030 or KOI8-R"
 )
+_SHOWN_BYTES = 20
 _VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REMEDIES: dict[type, str] = {
@@ -217,7 +218,8 @@ def _decoded(content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line} is not {encoding} text (byte 0x{content[error.start]:02x}); {_SAVE_AS_UTF_8}"
+            f"line {line} is not {encoding} text (byte 0x{content[error.start]:02x}; as WINDOWS-1252 it would read "
+            f"{_as_windows_1252(content, error.start)!r}); {_SAVE_AS_UTF_8}"
         ) from error
     escape = _ESCAPES.search(text)
     if escape is not None:
@@ -227,6 +229,13 @@ def _decoded(content: bytes) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"line {line} holds a NUL character, as in UTF-16 or a damaged file; save it as UTF-8")
     return text
+
+
+def _as_windows_1252(content: bytes, place: int) -> str:
+    """Show the text at a byte as most old files have it, so that a reader sees whether it makes sense."""
+    before = content[max(0, place - _SHOWN_BYTES) : place].rpartition(b"\n")[2]
+    behind = content[place : place + _SHOWN_BYTES].partition(b"\n")[0]
+    return (before + behind).decode("windows-1252", errors="replace").strip()
 
 
 def _read_csv(content: bytes, columns: Sequence[str]) -> _Table:

@@ -21,7 +21,7 @@ from promptgraft.objectives.data.rows import (
     TaskSpec,
     row_key,
 )
-from promptgraft.objectives.data.splits import take, take_shots
+from promptgraft.objectives.data.splits import take, take_shots, with_every_label
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
 from promptgraft.objectives.data.tasks import Task, Texts
 from promptgraft.objectives.data.times import read_times
@@ -122,6 +122,8 @@ class TextTask(Task):
         """Read the table and hold the test set out; return the other rows, and the task with its test rows alone."""
         rows, labels, report = cls.clean(spec.train, spec, spec.labels, choosing=True)
         if spec.test is None:
+            if cls.one_label and cls.has_labels:
+                cls(labels, (), spec=spec)._require_labels(rows, spec, least=2)
             rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test", report)
             report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
         else:
@@ -385,7 +387,9 @@ def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport)
     """Take the labelled rows that a study asks for; all of them if it doesn't say how many."""
     if spec.shots is not None:
         return take_shots(rows, spec.shots, seed, spec, "train")[1]
-    return rows if spec.train_rows is None else take(rows, spec.train_rows, seed, spec, "train", dropped)[1]
+    if spec.train_rows is None:
+        return rows
+    return with_every_label(*take(rows, spec.train_rows, seed, spec, "train", dropped), spec)
 
 
 def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:

@@ -4,7 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
+
+import pandas as pd
 
 from promptgraft.objectives.data import read_rows
 from promptgraft.search.drafting.languages import language_of
@@ -16,7 +19,12 @@ LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sent
 MOST_LABELS, ROWS_A_LABEL = 150, 2
 # A text column's values have so many words in the middle, and rarely repeat.
 TEXT_WORDS, TEXT_DISTINCT = 3, 0.3
+# A column in which one value has nearly all rows is a label only if no other column may be one.
+LOPSIDED = 0.95
+# A label with fewer different texts is left out: each fold and the test rows need some.
+FEWEST_TEXTS = 5
 _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
+_DATE_WORDS, _DATES_SEEN = 6, 100
 
 
 class UnclearColumnError(InvalidInputError):
@@ -68,7 +76,7 @@ class Column:
     def may_be_text(self) -> bool:
         """Whether the values look like texts."""
         long = self.words >= TEXT_WORDS and self.distinct >= TEXT_DISTINCT
-        return self.filled > 0 and long and not self.is_numeric and not self.is_link
+        return self.filled > 0 and long and not self.is_numeric and not self.is_link and not self.is_date
 
     @property
     def may_be_label(self) -> bool:
@@ -79,6 +87,19 @@ class Column:
     def is_link(self) -> bool:
         """Whether nearly all values are addresses."""
         return sum(count for value, count in self.values.items() if "://" in value[:10]) > 0.9 * self.filled
+
+    @property
+    def is_date(self) -> bool:
+        """Whether nearly all values are dates, such as `May 30, 2011`; judged by the first of them."""
+        seen = list(islice(self.values, _DATES_SEEN))
+        if self.words > _DATE_WORDS or not any(map(str.isdigit, "".join(seen))):
+            return False
+        return bool(pd.to_datetime(pd.Series(seen), format="mixed", errors="coerce", utc=True).notna().mean() > 0.9)
+
+    @property
+    def largest_share(self) -> float:
+        """Rows of the most frequent value, as a share of the filled rows."""
+        return max(self.values.values(), default=0) / self.filled if self.filled else 0.0
 
 
 def count_words(text: str) -> int:
@@ -99,6 +120,8 @@ class TableView:
         label: Name of the label column.
         doubts: Where other columns would do as well; for people.
         repeated: Number of rows whose texts occur in an earlier row.
+        rare: Labels with fewer than `FEWEST_TEXTS` different texts, and how many they have; none if two or more labels
+            wouldn't be left.
     """
 
     path: str
@@ -108,6 +131,7 @@ class TableView:
     label: str
     doubts: tuple[str, ...]
     repeated: int
+    rare: Mapping[str, int]
 
     def column(self, name: str) -> Column:
         """Return a column by its name."""
@@ -147,7 +171,17 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None) ->
     label = label or _choose_label(path, columns, text, doubts)
     chosen = tuple(text) or _choose_text(path, columns, label, doubts)
     keys = list(zip(*(whole[name].tolist() for name in chosen), strict=True))
-    return TableView(path, len(whole), columns, chosen, label, tuple(doubts), len(keys) - len(set(keys)))
+    repeated, rare = len(keys) - len(set(keys)), _rare_labels(keys, whole[label].tolist())
+    return TableView(path, len(whole), columns, chosen, label, tuple(doubts), repeated, rare)
+
+
+def _rare_labels(texts: Sequence[tuple[str | None, ...]], labels: Sequence[str | None]) -> dict[str, int]:
+    found: dict[str, set[tuple[str | None, ...]]] = {}
+    for text, label in zip(texts, labels, strict=True):
+        if label is not None and label.strip():
+            found.setdefault(label.strip(), set()).update([text] if all(text) else [])
+    rare = {label: len(own) for label, own in found.items() if len(own) < FEWEST_TEXTS}
+    return rare if len(found) - len(rare) >= 2 else {}
 
 
 def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], doubts: list[str]) -> str:
@@ -156,6 +190,7 @@ def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], dou
     if named:
         return min(named, key=lambda column: _label_name(column) or 0).name
     plain = [column for column in possible if not column.may_be_text]
+    plain = [column for column in plain if column.largest_share <= LOPSIDED] or plain
     if len(plain) == 1:
         return plain[0].name
     if not plain:

@@ -10,14 +10,18 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from promptgraft.search.drafting.columns import TableView
+from promptgraft.search.drafting.columns import FEWEST_TEXTS, TableView
 from promptgraft.search.wording import one_line
 from promptgraft.spaces import InvalidInputError
 
 # Test rows are a fifth of the table, and no more than this: 1,000 tell accuracies apart that differ by 3 points.
 TEST_SHARE, MOST_TEST_ROWS = 5, 1000
-# Tokens a word, about; and a backbone's tokens at most.
-TOKENS_A_WORD, MOST_TOKENS = 1.5, 256
+# Of a large table, a quick search takes so many rows to train on and to choose by.
+QUICK_ROWS: Mapping[str, int] = {"train_rows": 1000, "validation_rows": 500}
+# Tokens a word, about; and a backbone's tokens at most, fewer where the first answer is to come soon.
+TOKENS_A_WORD, MOST_TOKENS, MOST_TOKENS_QUICK = 1.5, 256, 128
+# With a larger class than this, accuracy tells little.
+UNBALANCED = 0.8
 SHOWN_LABELS = 8
 
 
@@ -74,7 +78,9 @@ def draft_study(
     """
     options = options or DraftOptions()
     fields = _fields(target, source)
-    tokens = _max_tokens(target, source)
+    needed = _needed_tokens(target, source)
+    most = MOST_TOKENS_QUICK if options.effort == "quick" else MOST_TOKENS
+    tokens = min(needed, most)
     content: dict[str, Any] = {
         "study": options.name or study_name_of(target.path),
         "effort": options.effort,
@@ -94,10 +100,13 @@ def draft_study(
             "label": source.label,
         }
     test_rows = max(2, min(MOST_TEST_ROWS, target.rows // TEST_SHARE))
+    is_part = options.effort == "quick" and target.rows - test_rows > 2 * sum(QUICK_ROWS.values())
     content["target"] = {
         "train": _relative(target.path, folder),
         "text": _columns(fields, target),
         "label": target.label,
+        **({"labels": sorted({name.strip() for name in target.labels} - set(target.rare))} if target.rare else {}),
+        **(QUICK_ROWS if is_part else {}),
         "test_rows": test_rows,
     }
     if options.timeout is not None:
@@ -105,6 +114,14 @@ def draft_study(
     tables = {"target": target} | ({"source": source} if source is not None else {})
     lines = [line for role, table in tables.items() for line in _described(role, table)]
     lines.append(f"kept for the test: {test_rows} rows of the target")
+    if is_part:
+        trained, chosen = QUICK_ROWS.values()
+        lines.append(
+            f"to be quick, {trained} of the other rows are trained on, and {chosen} chosen by: delete train_rows and "
+            "validation_rows to use all"
+        )
+    if tokens < needed:
+        lines.append(f"longer texts are cut to {tokens} tokens, about {tokens / TOKENS_A_WORD:.0f} words: max_tokens")
     return Draft(content["study"], _yaml(content), tuple(lines), tuple(_cautions(target, source)))
 
 
@@ -158,14 +175,14 @@ def _relative(path: str, folder: Path) -> str:
     return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
 
 
-def _max_tokens(*tables: TableView | None) -> int:
-    """Return room for nearly all texts, as a power of two."""
+def _needed_tokens(*tables: TableView | None) -> int:
+    """Return room for nearly all texts, as a power of two; more than `MOST_TOKENS` isn't counted exactly."""
     words = 1.0
     for table in tables:
         if table is not None:
             words = max(words, sum(_long(table, name) for name in table.text))
     tokens = 32
-    while tokens < min(MOST_TOKENS, words * TOKENS_A_WORD):
+    while tokens < min(2 * MOST_TOKENS, words * TOKENS_A_WORD):
         tokens *= 2
     return tokens
 
@@ -203,9 +220,10 @@ def _described(role: str, table: TableView) -> list[str]:
     shown = [f"{one_line(label)} ({count})" for label, count in list(table.labels.items())[:SHOWN_LABELS]]
     more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
     words = ", ".join(f"{name} {table.column(name).words:.0f}" for name in table.text)
+    share = table.column(table.label).largest_share
     return [
         f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}",
-        f"  labels: {', '.join(shown)}{more}",
+        f"  labels: {', '.join(shown)}{more}; the most frequent one has {100 * share:.0f}% of the rows",
         f"  language: {table.language}; median number of words: {words}; repeated texts: {table.repeated}",
     ]
 
@@ -213,6 +231,11 @@ def _described(role: str, table: TableView) -> list[str]:
 def _cautions(target: TableView, source: TableView | None) -> list[str]:
     """Say what may be wrong with the tables, or with what was guessed."""
     found = [f"{table.path}: {doubt}" for table in (target, source) if table is not None for doubt in table.doubts]
+    if target.rare:
+        left_out = ", ".join(f"{one_line(label)} ({count})" for label, count in target.rare.items())
+        found.append(f"labels with fewer than {FEWEST_TEXTS} different texts are left out of `labels`: {left_out}")
+    if target.column(target.label).largest_share > UNBALANCED:
+        found.append("most rows have one label, so accuracy says little of the others: set metric: f1_macro")
     if source is not None and not set(target.labels) <= set(source.labels):
         found.append("the source lacks labels of the target, so their losses aren't mixed: alpha is 0")
     return found

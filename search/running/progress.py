@@ -88,7 +88,8 @@ class Progress:
             shown = "" if value is None else f"{self.metric} {value:.4f}"
             best = "" if self.best is None else f"best {self.best[1]:.4f} (trial {self.best[0]})"
             counts = f"{self.finished}/{self.wanted} finished"
-            parts = [f"trial {number}", state, shown, note, counts, best, f"left {self.left()}"]
+            left = f"left {self.left()}" if self.forecast else ""
+            parts = [f"trial {number}", state, shown, note, counts, best, left]
             self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
 
     def judging(self, done: int, left: int) -> None:

@@ -109,6 +109,20 @@ def test_a_label_that_occurs_once_is_refused(tmp_path: Path) -> None:
         load(tmp_path, rows, test=str(test))
 
 
+def test_it_is_refused_by_its_name_before_test_rows_are_split_off(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "rare" if i < 1 else "b"} for i, text in enumerate(texts(60))]
+    with pytest.raises(InvalidInputError, match="only one labelled row has the label 'rare'"):
+        load(tmp_path, rows)
+
+
+def test_a_sample_to_train_on_misses_no_label(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "rare" if i < 3 else "ab"[i % 2]} for i, text in enumerate(texts(400))]
+    task = load(tmp_path, rows, train_rows=20, validation_rows=20)
+    assert len(task.train) == 20
+    assert Counter(row.label for row in task.train)[task.labels.index("rare")] == 1
+    assert names(task.train).isdisjoint(names(task.validation))
+
+
 @pytest.mark.parametrize(("count", "folds"), [(900, 4), (1500, 3), (5600, 1)])
 def test_the_more_rows_the_fewer_folds(tmp_path: Path, count: int, folds: int) -> None:
     rows = [{"text": f"{i} {i * 7} {i * 13}", "label": "ab"[i % 2]} for i in range(count)]

@@ -43,6 +43,7 @@ def test_numbers_dates_addresses_and_constants_are_neither(tmp_path: Path) -> No
     more = {
         "score": [str(n) for n in range(12)],
         "day": [f"2026-01-{n:02d}" for n in range(1, 13)],
+        "posted": [f"May {n}, 2011" for n in range(1, 13)],
         "page": [f"https://example.org/{n} a b c" for n in range(12)],
         "language": "en",
     }
@@ -105,3 +106,18 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 
 def test_repeated_texts_are_counted(tmp_path: Path) -> None:
     assert view_table(write(tmp_path, rows() + rows()[:3])).repeated == 3
+
+
+def test_a_column_that_nearly_always_says_the_same_is_the_label_only_if_there_is_no_other(tmp_path: Path) -> None:
+    table = [
+        {"note": f"note {n} of the day", "priority": "high" if n in (3, 30) else "low", "part": "abcd"[n % 4]}
+        for n in range(60)
+    ]
+    assert view_table(write(tmp_path, table)).label == "part"
+    assert view_table(write(tmp_path, [{**row, "part": "a"} for row in table])).label == "priority"
+
+
+def test_labels_of_few_different_texts_are_rare_unless_nearly_all_are(tmp_path: Path) -> None:
+    more = [{"id": 0, "text": "the same text again", "label": "seldom"}] * 9
+    assert view_table(write(tmp_path, rows() + more)).rare == {"seldom": 1}
+    assert view_table(write(tmp_path, rows()[:4] + more)).rare == {}

@@ -34,6 +34,36 @@ def test_what_it_writes_is_a_study_that_runs(tmp_path: Path, data: Path, tiny_mo
     assert study.file.budget.trials == 12
 
 
+def write_large(path: Path, words: int) -> None:
+    """Write a table with two labels of 2,000 rows each, and one of a single row."""
+    lines = [f'"{" ".join(f"w{n}-{m}" for m in range(words))}",{"ab"[n % 2]}\n' for n in range(4000)]
+    path.write_text(f"note,label\n{''.join(lines)}one of its kind,c\n")
+
+
+def test_a_quick_search_takes_a_part_of_a_large_table_and_leaves_out_labels_that_cannot_be_split(
+    tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    table, file = tmp_path / "large.csv", tmp_path / "first.yaml"
+    write_large(table, words=4)
+    code, output = init(table, "--backbone", tiny_models["encoder"], "--output", file, "--effort", "quick")
+    assert code == 0, output
+    assert "1000 of the other rows are trained on, and 500 chosen by" in output
+    assert "left out of `labels`: c (1)" in output
+    study = load_study(file)
+    assert study.file.target.labels == ("a", "b")
+    assert (len(study.target.train), len(study.target.validation), len(study.target.test)) == (1000, 500, 800)
+
+
+def test_a_quick_search_cuts_long_texts_and_says_so(tmp_path: Path, tiny_models: TinyModels) -> None:
+    table = tmp_path / "long.csv"
+    table.write_text("note,label\n" + "".join(f"{n} {'word ' * 150},{'ab'[n % 2]}\n" for n in range(40)))
+    for effort, tokens in (("quick", 128), ("balanced", 256)):
+        file = tmp_path / f"{effort}.yaml"
+        _, output = init(table, "--backbone", tiny_models["encoder"], "--output", file, "--effort", effort)
+        assert f"max_tokens: {tokens}" in file.read_text(), output
+        assert ("longer texts are cut to 128 tokens, about 85 words" in output) == (effort == "quick")
+
+
 def test_a_file_that_exists_stays(tmp_path: Path, data: Path, tiny_models: TinyModels) -> None:
     file = tmp_path / "first.yaml"
     file.write_text("study: mine\n")
