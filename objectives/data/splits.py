@@ -79,6 +79,12 @@ def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name:
 
     kind = TASK_KINDS[spec.kind]
     strata: list[int] | None = kind.strata(rows)
+    counts = Counter(strata)
+    alone = [row for row, label in zip(rows, strata or (), strict=True) if counts[label] == 1]
+    if kind.one_label and name != "test" and alone:  # The only row of a label stays; see `with_every_label`.
+        others = [row for row, label in zip(rows, strata or (), strict=True) if counts[label] > 1]
+        rest, sample = _stratified(others, size, seed, spec, name)
+        return [*rest, *alone], sample
     if not kind.one_label and min(size, len(rows) - size) < len(set(strata or ())):
         strata = None  # Too few rows for one of each part; no label is lost by it that isn't looked for later.
     try:

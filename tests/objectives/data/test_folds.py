@@ -123,6 +123,17 @@ def test_a_sample_to_train_on_misses_no_label(tmp_path: Path) -> None:
     assert names(task.train).isdisjoint(names(task.validation))
 
 
+def test_the_only_row_of_a_label_is_trained_on_in_every_rerun(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "rare" if i < 2 else "ab"[i % 2]} for i, text in enumerate(texts(400))]
+    task = load(tmp_path, rows, train_rows=40, validation_rows=40, test_rows=200)
+    rare = task.labels.index("rare")
+    assert sum(row.label == rare for row in task.labelled) == 1
+    for repeat in range(4):
+        own = task.on(Split(repeat))
+        assert [row.label for row in own.train].count(rare) == 1
+        assert len(own.validation) == 40
+
+
 @pytest.mark.parametrize(("count", "folds"), [(900, 4), (1500, 3), (5600, 1)])
 def test_the_more_rows_the_fewer_folds(tmp_path: Path, count: int, folds: int) -> None:
     rows = [{"text": f"{i} {i * 7} {i * 13}", "label": "ab"[i % 2]} for i in range(count)]
