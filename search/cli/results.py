@@ -1,6 +1,7 @@
 """Commands about what a study found: its winner, the winner's bundle, and the report."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -173,13 +174,17 @@ def report(
         bool, typer.Option("--json", help="Print the facts as one JSON object, and write no page.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="Folder to write the tables to, as CSV files.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="Another study, by its file or name, to put side by side with this one.")
+    ] = None,
     storage: StorageOption = None,
     workdir: WorkdirOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Write the results of a study as one HTML page; a sealed test set stays sealed."""
+    from promptgraft.search.reporting import ReportedStudy, fact_tables, side_by_side
     from promptgraft.search.reporting import collect_facts as collect
-    from promptgraft.search.reporting import fact_tables, study_with_rows
+    from promptgraft.search.reporting import study_with_rows as load_rows
     from promptgraft.search.storage import StudyReference, own_folder, to_json
 
     reference = StudyReference.resolve(study, storage, workdir)
@@ -189,9 +194,16 @@ def report(
     check_folder(csv, "--csv")
     if not as_json:
         check_file(path, "--output")
+    other = StudyReference.resolve(compare, storage, None) if compare else None
+    other_stored = other.load() if other else None
     with bar("collecting the facts", quiet=quiet):
-        loaded, reason = study_with_rows(reference, stored)
+        loaded, reason = load_rows(reference, stored)
         facts = collect(stored, loaded, folder.files(), reason)
+        if other is not None and other_stored is not None:
+            own = ReportedStudy(stored, loaded, folder.files())
+            files = own_folder(other_stored, other.folder).files()
+            compared = side_by_side(own, ReportedStudy(other_stored, load_rows(other, other_stored)[0], files))
+            facts = replace(facts, compared=compared)
     if csv is not None:
         csv.mkdir(parents=True, exist_ok=True)
         for name, table in fact_tables(facts).items():

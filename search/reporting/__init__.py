@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.dashboard_tables import describe_trial as describe_trial
     from promptgraft.search.reporting.facts import Facts as Facts
     from promptgraft.search.reporting.facts import collect_facts as collect_facts
+    from promptgraft.search.reporting.facts import fact_tables as fact_tables
     from promptgraft.search.reporting.facts import study_with_rows as study_with_rows
+    from promptgraft.search.reporting.other_study import ReportedStudy as ReportedStudy
+    from promptgraft.search.reporting.other_study import side_by_side as side_by_side
     from promptgraft.search.reporting.page import render_page as render_page
     from promptgraft.search.reporting.run_view import RunView as RunView
     from promptgraft.search.reporting.run_view import view_run as view_run
@@ -26,6 +29,5 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.status import reading_line as reading_line
     from promptgraft.search.reporting.status import status_lines as status_lines
     from promptgraft.search.reporting.status import summarize as summarize
-    from promptgraft.search.reporting.tables import fact_tables as fact_tables
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -188,9 +188,7 @@ def analyze_errors(
         What was found, the test rows first, and why anything is missing.
     """
     found, missing = [], []
-    _, scored = _read(files, _scored_files(trial))
-    if scored is not None and len(scored) == len(task.scored()):
-        task = task.decided(scored, task.scored())
+    task = _decided(task, files, trial)
     for outputs in _sources(stored, task, trial):
         rows: Sequence[Row] = task.test if outputs.rows == "test" else task.scored()
         if outputs.expected not in (None, outputs.present):
@@ -207,6 +205,20 @@ def analyze_errors(
             continue
         found.append(_errors(task, logits, rows, outputs.rows, name))
     return tuple(found), tuple(missing)
+
+
+def outputs_on_test_rows(task: Task, files: FileStore, trial: int) -> tuple[Task, npt.NDArray[np.float32]] | None:
+    """Return a trial's outputs on the opened test rows, shape (rows, labels), and the task that reads them; or None."""
+    _, logits = _read(files, [logits_of_test_set(trial)])
+    return None if logits is None or len(logits) != len(task.test) else (_decided(task, files, trial), logits)
+
+
+def _decided(task: Task, files: FileStore, trial: int) -> Task:
+    """Return the task with what a trial's outputs on the rows that it was scored by decide, such as thresholds."""
+    _, scored = _read(files, _scored_files(trial))
+    if scored is not None and len(scored) == len(task.scored()):
+        return task.decided(scored, task.scored())
+    return task
 
 
 def _sources(stored: optuna.Study, task: Task, trial: int) -> list[Outputs]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import optuna
+import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -24,10 +25,11 @@ from promptgraft.search.reporting.history import (
     verbalizers_of,
 )
 from promptgraft.search.reporting.importances import Importances, measure_importances
+from promptgraft.search.reporting.other_study import SideBySide
 from promptgraft.search.reporting.provenance import Cost, Provenance, TableFacts, cost_of, data_of, provenance_of
 from promptgraft.search.reporting.status import Summary, summarize
 from promptgraft.search.sampling import study_as_run
-from promptgraft.search.storage import NothingToExportError, Opening, StudyRecord, StudyReference, TrialRecord
+from promptgraft.search.storage import NothingToExportError, Opening, StudyRecord, StudyReference, TrialRecord, to_json
 from promptgraft.search.study import Study
 from promptgraft.search.trials import metric_of
 from promptgraft.spaces import InvalidInputError, Scalar
@@ -157,6 +159,7 @@ class Facts:
         cautions: What may be too good to be true.
         missing: What is left out, and why.
         provenance: Where the numbers come from.
+        compared: Another study beside this one, if one was asked for.
     """
 
     study: str
@@ -176,6 +179,7 @@ class Facts:
     cautions: tuple[str, ...]
     missing: tuple[str, ...]
     provenance: Provenance
+    compared: SideBySide | None = None
 
 
 def collect_facts(stored: optuna.Study, study: Study | None, files: FileStore, reason: str | None = None) -> Facts:
@@ -275,6 +279,34 @@ def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
         return None
     row = study.target.validation[0]
     return template.render(row.fields).with_label(f"[{study.target.show(row)}]")
+
+
+def fact_tables(facts: Facts) -> dict[str, pd.DataFrame]:
+    """Return a report's tables: `trials`, `curves`, `finalists`, `controls` and `importances`."""
+    trials = [
+        {name: value for name, value in entry.items() if name not in ("knobs", "curve", "values")}
+        | {f"values.{name}": value for name, value in entry["values"].items()}
+        | {f"params.{name}": value for name, value in entry["knobs"].items()}
+        for entry in to_json(facts.history)
+    ]
+    curves = [(entry["trial"], *point) for entry in to_json(facts.history) for point in entry["curve"]]
+    judged = to_json(facts.summary.verdict.finalists)
+    repeats = [
+        {name: value for name, value in entry.items() if name != "values"}
+        | {f"repeat_{place}": value for place, value in enumerate(entry["values"], 1)}
+        for entry in judged
+    ]
+    columns = ["name", "mean", "standard_error", "repeats", "failed"]
+    controls = pd.json_normalize(to_json(facts.summary.transfer.controls) if facts.summary.transfer else [])
+    return {
+        "trials": pd.DataFrame(trials),
+        "curves": pd.DataFrame(curves, columns=["trial", "step", "value"]),
+        "finalists": pd.DataFrame(repeats, columns=None if repeats else ["number", "mean", "standard_error"]),
+        "controls": controls if len(controls) else pd.DataFrame(columns=columns),
+        "importances": pd.DataFrame(
+            to_json(facts.importances.knobs), columns=["name", "importance", "low", "high", "by_chance"]
+        ),
+    }
 
 
 def _finite(value: T) -> T:

@@ -21,7 +21,14 @@ from promptgraft.objectives.data import rows_hash
 from promptgraft.objectives.kinds.text_classification import classification_metrics
 from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import FRESH, logits_of_test_set
-from promptgraft.search.reporting import collect_facts, fact_tables, render_page, study_with_rows
+from promptgraft.search.reporting import (
+    ReportedStudy,
+    collect_facts,
+    fact_tables,
+    render_page,
+    side_by_side,
+    study_with_rows,
+)
 from promptgraft.search.reporting.error_analysis import WrongExample
 from promptgraft.search.reporting.facts import Facts
 from promptgraft.search.reporting.page import figure
@@ -377,6 +384,53 @@ def test_tables_and_the_command(
     again = collected(stored, study, folder)
     assert {**shown, "made": ""} == {**said(again), "made": ""}
     assert fact_tables(again)["controls"]["name"].iloc[0] == "winner"
+
+
+def opened(stored: optuna.Study, study: Study, folder: RunFolder, right: int, rows: str | None = None) -> None:
+    """Open the test rows for trial 11, whose model gets the first `right` rows right."""
+    task = study.target
+    signs = [1.0 if place < right else -1.0 for place in range(len(task.test))]
+    logits = torch.tensor(
+        [[sign * (row.label == k) for k in (0, 1)] for sign, row in zip(signs, task.test, strict=True)]
+    )
+    folder.files().write_tensors(logits_of_test_set(11), {"logits": logits})
+    record = {"rows": rows or rows_hash(task.test), "opened": "2026-01-01T00:00:00+00:00", "interval": [0.3, 0.7]}
+    metrics = task.measure(logits.numpy(), task.test)
+    stored.set_user_attr(f"{TEST_SET}11", record | {"table": [["winner", metrics]], "transfer": None})
+
+
+def test_beside_another_study_of_the_same_test_rows(
+    stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_folder = RunFolder(tmp_path / "runs" / "tiny")
+    shutil.copytree(folder.path, other_folder.path)
+    other = optuna.load_study(study_name="tiny", storage=open_storage(other_folder.storage_url()))
+    other.set_user_attr("definition", {**other.user_attrs["definition"], "seed": 7})
+    facts = collected(stored, study, folder)
+    sides = [ReportedStudy(stored, study, folder.files()), ReportedStudy(other, study, other_folder.files())]
+    assert (sealed := side_by_side(*sides)).paired is None
+    assert "test rows of tiny and tiny are sealed" in str(sealed.reason)
+
+    count = len(study.target.test)
+    opened(stored, study, folder, count)
+    opened(other, study, other_folder, count // 2)
+    found = side_by_side(*sides)
+    assert found.paired is not None
+    assert (found.paired.rows, found.paired.value) == (count, pytest.approx(1 - count // 2 / count))
+    assert 0 < found.paired.low < found.paired.value < found.paired.high
+    assert found.differences == {"seed": (stored.user_attrs["definition"].get("seed"), 7)}
+    html = render_page(replace(facts, compared=found))
+    assert "Beside tiny" in html
+    assert f"On the same {count} test rows" in html
+    monkeypatch.chdir(tmp_path)
+    app(["report", str(study.path), "--workdir", str(folder.path), "--compare", "tiny"], standalone_mode=False)
+    assert f"On the same {count} test rows" in (folder.path / "report.html").read_text()
+
+    opened(other, study, other_folder, count // 2, rows="other")
+    differing = side_by_side(*sides)
+    assert differing.paired is None
+    assert "the test rows differ" in str(differing.reason)
+    assert "The difference isn't known: the test rows differ" in render_page(replace(facts, compared=differing))
 
 
 def test_the_calibration_of_a_model_that_knows_how_sure_to_be(
