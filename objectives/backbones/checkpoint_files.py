@@ -14,6 +14,13 @@ _VOCABULARY = ("tokenizer.json", "vocab", "spiece", "sentencepiece", "bpe", "tek
 _VOCABULARY_ENDS = (".model", ".spm", ".tiktoken", ".bpe")
 # Tokenizers whose vocabulary is bytes, for which there is no file.
 _WITHOUT_FILE = ("ByT5Tokenizer", "PerceiverTokenizer")
+ADAPTER_FILE = "adapter_config.json"
+# Kinds of model that PEFT names -> its class that loads both, the model and its adapter.
+_ADAPTED = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
+}
 _READ_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX_FILE)
 
 
@@ -30,13 +37,9 @@ def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
     for name in _READ_JSON:
         if (folder / name).is_file():
             read_object(folder / name)
+    refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
-    if (folder / "adapter_config.json").is_file():
-        raise InvalidInputError(
-            f"{folder} holds adapter_config.json: transformers would put that adapter on the weights; merge it "
-            "into them (PeftModel.merge_and_unload), or move its files elsewhere"
-        )
     if not custom_code and not _has_tokenizer(folder):
         raise InvalidInputError(
             f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
@@ -53,6 +56,25 @@ def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
                 f"{file} lacks {len(absent)} of the tensors that {INDEX_FILE} names, such as {absent[0]}; copy the "
                 "model again"
             )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder with an adapter of PEFT's: what a search starts from, and hashes, are whole weights.
+
+    Raises:
+        InvalidInputError: If it holds one; the message is a command that merges it into its model.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        return
+    content = read_object(folder / ADAPTER_FILE)
+    kind = _ADAPTED.get(str(content.get("task_type")), _ADAPTED["FEATURE_EXTRACTION"])
+    base = content.get("base_model_name_or_path") or "BASE"
+    raise InvalidInputError(
+        f"{folder} holds {ADAPTER_FILE}, an adapter of another model's weights; merge both, and name the new folder: "
+        f'python -c "import peft, transformers; '
+        f"peft.{kind}.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({f'{folder}-merged'!r}); "
+        f'transformers.AutoTokenizer.from_pretrained({base!r}).save_pretrained({f"{folder}-merged"!r})"'
+    )
 
 
 def read_object(file: Path) -> dict[str, Any]:

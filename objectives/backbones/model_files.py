@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.backbones.checkpoint_files import read_object
+from promptgraft.objectives.backbones.checkpoint_files import read_object, refuse_adapter
 from promptgraft.objectives.backbones.families import FAMILIES, RECURRENT
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
@@ -138,6 +138,7 @@ def model_type(path: str) -> str:
 
 def _config(path: str) -> dict[str, Any]:
     config = model_folder(path) / "config.json"
+    refuse_adapter(config.parent)
     if not config.is_file():
         raise InvalidInputError(f"{path} holds no config.json; expected a folder that transformers can load")
     return read_object(config)
