@@ -11,10 +11,16 @@ from promptgraft.objectives.backbones import FAMILIES, count_layers
 from promptgraft.objectives.data import TASK_KINDS, Outputs, Split, Task, TaskSpec, rows_hash
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Candidate, Categorical, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import Candidate, Categorical, Decoding, SearchSpace, StudyFacts, Template
 
 # Largest difference of a loss that is computed in two ways.
 CLOSE = 1e-4
+# Two candidates that train little, by whether answers are read by a head or written.
+READING = ({"head": "linear", "steps": 2}, {"head": "probe", "steps": 0})
+WRITING = (
+    {"head": "answer", "steps": 2, "decoding": Decoding(max_new_tokens=8)},
+    {"head": "answer", "steps": 0, "decoding": Decoding(beams=2, max_new_tokens=8)},
+)
 
 
 def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
@@ -22,7 +28,7 @@ def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
 
     Args:
         spec: A target task of the kind, with folds.
-        backbone: An encoder, which may be tiny and random.
+        backbone: An encoder, or where answers are texts a language model; it may be tiny and random.
 
     Raises:
         AssertionError: With the first rule that the kind breaks.
@@ -33,10 +39,15 @@ def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
     task = kind.load_target(spec, seed=0)
     assert task == kind.load_target(spec, seed=0), "the same table and seed must give the same task"
     _check_splits(task)
-    outputs = np.random.default_rng(0).normal(size=task.constant(task.test).shape).astype(np.float32)
-    _check_outputs(task, outputs)
-    _check_outputs(task.decided(outputs, task.test), outputs)
-    _check_trials(spec, backbone)
+    computed = _check_trials(spec, backbone)
+    noise = np.random.default_rng(0).normal(size=computed.shape).astype(np.float32)
+    for outputs in [computed] if _writes(kind) else [computed, noise]:  # Noise is no text.
+        _check_outputs(task, outputs)
+        _check_outputs(task.decided(outputs, task.test), outputs)
+
+
+def _writes(kind: type[Task]) -> bool:
+    return "answer" in kind.heads
 
 
 def _check_splits(task: Task) -> None:
@@ -70,28 +81,43 @@ def _check_outputs(task: Task, outputs: Outputs) -> None:
     (_, cells), *_ = task.columns(expected, texts).items()
     assert len(task.predict(expected, texts)) == len(cells) == len(rows), "each row has a prediction"
     assert all(map(task.show, rows)), "each answer can be shown"
+    assert task.complete(outputs).all(), "outputs of a model are complete"
+    assert not task.distances(outputs, outputs).any(), "outputs are no distance from themselves"
+    assert task.predict(task.expected(task.without_answers(outputs)), texts) == task.predict(expected, texts), (
+        "predictions must not depend on the answers"
+    )
     constant = task.measure(task.constant(rows), rows)
-    assert found["loss"] > constant["loss"] - 1, "the best constant must not be far worse than chance"
+    assert constant.keys() == task.metrics.keys(), "the best constant must have every metric"
+    if not _writes(type(task)):  # Copies of texts have no loss of their own.
+        assert found["loss"] > constant["loss"] - 1, "the best constant must not be far worse than chance"
 
 
-def _check_trials(spec: TaskSpec, backbone: BackboneSpec) -> None:
-    """Run two small candidates: the order must not matter, and what is saved must compute the same."""
-    n_layers = count_layers(backbone.path, backbone.family)
+def _check_trials(spec: TaskSpec, backbone: BackboneSpec) -> Outputs:
+    """Run two small candidates: the order must not matter, and what is saved must compute the same.
+
+    Returns:
+        The first one's outputs of the test rows.
+    """
+    kind = TASK_KINDS[spec.kind]
     fields = " ".join(f"{{{{ {field} }}}}" for field in spec.fields)
     template = Template("plain", f"{fields} {{{{ label }}}}")
-    facts = StudyFacts(n_layers, FAMILIES[backbone.family].has_head, has_source=False)
-    space = SearchSpace((template,), (), (Categorical("head", ("linear", "probe")),), facts)
-    metric = TASK_KINDS[spec.kind].default_metric
-    objective = Objective(ObjectiveSpec(backbone, replace(spec, folds=2), None, space, metric, evaluate_every=2))
-    linear = Candidate(template.id, "", head="linear", steps=2)
-    probe = Candidate(template.id, "", head="probe", steps=0)
+    facts = StudyFacts(
+        count_layers(backbone.path, backbone.family), FAMILIES[backbone.family].has_head, has_source=False
+    )
+    one, two = (Candidate(template.id, "", **own) for own in (WRITING if _writes(kind) else READING))  # type: ignore[arg-type]
+    space = SearchSpace((template,), (), (Categorical("head", tuple({one.head: 1, two.head: 1})),), facts)
+    objective = Objective(
+        ObjectiveSpec(backbone, replace(spec, folds=2), None, space, kind.default_metric, evaluate_every=2)
+    )
     objective.use_split(Split(0, 0))
-    first, second = (objective.evaluate(candidate, seed=1) for candidate in (linear, probe))
-    other, again = (objective.evaluate(candidate, seed=1) for candidate in (probe, linear))
+    first, second = (objective.evaluate(candidate, seed=1) for candidate in (one, two))
+    other, again = (objective.evaluate(candidate, seed=1) for candidate in (two, one))
     assert np.array_equal(first.logits, again.logits), "a trial must not depend on those before it"
     assert np.array_equal(second.logits, other.logits), "a trial must not depend on those before it"
     with TemporaryDirectory() as folder:
         file = Path(folder) / "delta.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in first.delta.items()}, file)
-        scored = objective.score(linear, load_file(file), objective.target.validation, seed=1)
-    assert np.array_equal(scored, first.logits), "what is saved and loaded must compute the same"
+        delta = load_file(file)
+        scored = objective.score(one, delta, objective.target.validation, seed=1)
+        assert np.array_equal(scored, first.logits), "what is saved and loaded must compute the same"
+        return objective.score(one, delta, objective.target.test, seed=1)

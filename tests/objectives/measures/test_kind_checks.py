@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from promptgraft.objectives.data import TASK_KINDS
+from promptgraft.objectives.kinds.text_generation import TextGeneration
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.plugins import TextClassification, check_task_kind
+from tests.support.answers import spec_of_pairs, write_pairs
 from tests.support.kinds import COLUMNS, spec_of_kind, write_kinds
 from tests.support.models import TinyModels
 from tests.support.paths import ROOT
+
+WRITING = ["text_generation", "translation"]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +27,16 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", sorted(COLUMNS))
 def test_a_kind_keeps_to_the_contract(kind: str, table: Path, tiny_models: TinyModels) -> None:
     check_task_kind(spec_of_kind(table, kind), BackboneSpec(tiny_models["encoder"], "encoder", 32))
+
+
+@pytest.mark.parametrize("family", ["seq2seq", "causal_lm"])
+@pytest.mark.parametrize("kind", WRITING)
+def test_a_kind_that_writes_keeps_to_the_contract(
+    kind: str, family: str, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    check_task_kind(
+        spec_of_pairs(write_pairs(tmp_path / "pairs.csv"), kind=kind), BackboneSpec(tiny_models[family], family, 32)
+    )
 
 
 def test_the_documented_kind_keeps_to_the_contract(table: Path, tiny_models: TinyModels) -> None:
@@ -39,8 +53,7 @@ def test_the_documented_kind_keeps_to_the_contract(table: Path, tiny_models: Tin
 
 
 def test_every_built_in_kind_is_checked() -> None:
-    writing = {"text_generation", "translation"}  # These need a model that writes: see test_answers_trained.
-    assert set(TASK_KINDS) == {*COLUMNS, *writing}
+    assert set(TASK_KINDS) == {*COLUMNS, *WRITING}
 
 
 def test_a_kind_that_breaks_a_rule_is_found_out(table: Path, tiny_models: TinyModels) -> None:
@@ -56,3 +69,19 @@ def test_a_kind_that_breaks_a_rule_is_found_out(table: Path, tiny_models: TinyMo
         spec = replace(spec_of_kind(table, "text_classification"), kind="forgetful")
         with pytest.raises(AssertionError, match="`loss` must be the mean of row_losses"):
             check_task_kind(spec, BackboneSpec(tiny_models["encoder"], "encoder", 32))
+
+
+def test_a_kind_whose_predictions_need_the_answers_is_found_out(tmp_path: Path, tiny_models: TinyModels) -> None:
+    with TASK_KINDS.temporarily():
+
+        @TASK_KINDS.register("cheat")
+        class Cheat(TextGeneration):
+            """Says nothing where no reference is known."""
+
+            def predict(self, expected, texts):  # type: ignore[no-untyped-def]
+                said = super().predict(expected, texts)
+                return [own if tokens else "" for own, tokens in zip(said, expected[:, 1], strict=True)]
+
+        spec = spec_of_pairs(write_pairs(tmp_path / "pairs.csv"), kind="cheat")
+        with pytest.raises(AssertionError, match="predictions must not depend on the answers"):
+            check_task_kind(spec, BackboneSpec(tiny_models["seq2seq"], "seq2seq", 32))
