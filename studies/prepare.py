@@ -5,10 +5,10 @@
     python studies/prepare.py --kinds    # data for the studies of other kinds of task as well
 
 Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, addresses{,_osm}.jsonl and
-{verses,catalogue}.csv, and studies/models/{minilm,smollm2,translator}/. Nothing of it is committed: the packages keep
-their own licences (vaderSentiment and usaddress: MIT; both pretrained models: Apache-2.0; MovieLens 100K, in recbole:
-its own, for research; Django: BSD; both Bibles: public domain). The Bibles come from Debian's archive, by `apt-get
-download`, where that is at hand.
+{verses,messages,catalogue}.csv, and studies/models/{minilm,smollm2,translator}/. Nothing of it is committed: the
+packages keep their own licences (vaderSentiment and usaddress: MIT; both pretrained models: Apache-2.0; MovieLens
+100K, in recbole: its own, for research; Django and the packages of `MESSAGES`: theirs, from MIT and BSD to AGPL; both
+Bibles: public domain). The Bibles come from Debian's archive, by `apt-get download`, where that is at hand.
 """
 
 import argparse
@@ -51,10 +51,24 @@ ADDRESSES = {"addresses": "labeled", "addresses_osm": "synthetic_osm_data_xml"}
 MOST_ADDRESSES = 3000
 ATTEMPTS = 4
 DJANGO = "django==5.2"
+# Programs with catalogues of messages in English and Spanish.
+MESSAGES = (
+    "ckan==2.12.0",
+    "django-cms==5.1.3",
+    "django-oscar==4.2.1",
+    "gramps==6.0.8",
+    "indico==3.2.9",
+    "mayan-edms==4.12.2",
+    "mezzanine==6.1.1",
+    "pretix==2026.8.0",
+    "spyder==6.1.8",
+    "wagtail==8.0.1",
+)
+LONGEST_MESSAGE = 100
 PYSWORD = "pysword==0.2.8"
 # Debian's packages of a Bible in English and one in Spanish, and what they call these.
 BIBLES = {"sword-text-web": "engWEB2015eb", "sword-text-sparv": "spaRV1909eb"}
-VOCABULARY = 4000
+VOCABULARY = 3000
 
 
 def download(requirement: str, folder: Path, *, source: bool = False, options: Sequence[str] = ()) -> Path:
@@ -193,15 +207,36 @@ def prepare_catalogue() -> None:
         return
     logger.info("data: Django's messages in English and Spanish")
     DATA.mkdir(parents=True, exist_ok=True)
+    write_table(path, [("english", "spanish"), *read_catalogues(DJANGO).items()])
+
+
+def prepare_messages() -> None:
+    """Write messages of ten other programs in English and Spanish: the shorter ones, each once."""
+    path = DATA / "messages.csv"
+    if path.exists():
+        return
+    logger.info("data: messages of %d programs in English and Spanish (140 MB to download)", len(MESSAGES))
+    DATA.mkdir(parents=True, exist_ok=True)
     pairs: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(download(DJANGO, Path(temporary))) as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".mo") and "/locale/es/" in name:
-                catalogue = gettext.GNUTranslations(io.BytesIO(archive.read(name)))
-                messages = catalogue._catalog  # type: ignore[attr-defined]
-                pairs |= {english: spanish for english, spanish in messages.items() if isinstance(english, str)}
-    rows = [(english.rpartition("\x04")[2], spanish) for english, spanish in pairs.items() if english]
+    for requirement in MESSAGES:
+        pairs = read_catalogues(requirement) | pairs
+    rows = [pair for pair in pairs.items() if max(map(len, pair)) <= LONGEST_MESSAGE]
     write_table(path, [("english", "spanish"), *rows])
+
+
+def read_catalogues(requirement: str) -> dict[str, str]:
+    """Return the messages of a package's Spanish catalogues; of those with a plural the singular."""
+    pairs: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(download(requirement, Path(temporary))) as archive:
+        for name in sorted(archive.namelist()):
+            if not (name.endswith(".mo") and "/es/" in name):
+                continue
+            catalogue = gettext.GNUTranslations(io.BytesIO(archive.read(name)))
+            for key, spanish in catalogue._catalog.items():  # type: ignore[attr-defined]
+                english, form = key if isinstance(key, tuple) else (key, 0)
+                if form == 0 and english:
+                    pairs[english.rpartition("\x04")[2]] = spanish
+    return pairs
 
 
 def prepare_verses() -> None:
@@ -243,17 +278,15 @@ def read_book(english: Any, spanish: Any, book: Any) -> Iterator[tuple[str, str]
 def prepare_translator() -> None:
     """Write a small encoder and decoder with random weights, and a tokenizer of its own for the two languages."""
     folder = MODELS / "translator"
-    if folder.exists() or not (DATA / "verses.csv").exists():
+    if folder.exists():
         return
     logger.info("model: a small random encoder and decoder for English and Spanish")
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
-    texts = []
-    for name in ("verses", "catalogue"):
-        with (DATA / f"{name}.csv").open(newline="", encoding="utf-8") as table:
-            texts += [text for row in list(csv.reader(table))[1:] for text in row]
+    with (DATA / "messages.csv").open(newline="", encoding="utf-8") as table:
+        texts = [text for row in list(csv.reader(table))[1:] for text in row]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -280,6 +313,7 @@ def prepare_translator() -> None:
         decoder_start_token_id=0,
         forced_eos_token_id=None,
         scale_embedding=True,
+        dropout=0.0,  # It is trained for few epochs.
         **layers,
     )
     torch.manual_seed(0)
@@ -348,6 +382,7 @@ def main() -> None:
             "films": prepare_films,
             "addresses": prepare_addresses,
             "catalogue": prepare_catalogue,
+            "messages": prepare_messages,
             "verses": prepare_verses,
             "translator": prepare_translator,
         }

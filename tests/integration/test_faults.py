@@ -13,7 +13,10 @@ from promptgraft.search.judging import reach_verdict
 from promptgraft.search.storage import RunFolder, StudyRecord, load_existing
 from promptgraft.search.trials import FINISHED, best_trial
 from tests.support import faults
+from tests.support.answers import write_pairs
 from tests.support.faults import SEED, Driver, Figures
+from tests.support.kinds import COLUMNS, write_kinds
+from tests.support.models import TinyModels
 from tests.support.studies import CHEAP
 
 if TYPE_CHECKING:
@@ -95,6 +98,43 @@ def test_killed_drivers(
     driver.finish()
     found = faults.faults_found(driver)
     _report(f"drivers, {concurrent} at a time", driver, found)
+    assert found == NONE
+    _same_as_uninterrupted(driver, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression", "token_classification", "translation"])
+def test_killed_drivers_of_other_kinds(
+    kind: str, study_file: Callable[..., Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """A study of 30 trials whose driver is killed five times equals the calm one, whatever its rows are."""
+    writes = kind == "translation"
+    family = "seq2seq" if writes else "encoder"
+    write, text, label = (write_pairs, "en", "es") if writes else (write_kinds, "text", COLUMNS[kind])
+    rows: dict[str, Any] = {"kind": kind, "text": text, "label": label}
+    languages = {"source_language": "English", "target_language": "Spanish"} if writes else {}
+    source = {"train": str(write(tmp_path / "source.csv", seed=1)), "train_rows": 32, **rows}
+    target = {"train": str(write(tmp_path / "target.csv")), "train_rows": 24, "validation_rows": 12, "test_rows": 12}
+    space = {
+        "templates": {"plain": "{{ text }} {{ label }}"},
+        "source_steps": [0, 6],
+        "alpha": [0.0, 0.5],
+        "steps": [4, 8],
+        "batch_size": 4,
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    study = study_file(
+        30,
+        backbone={"path": tiny_models[family], "family": family, "max_tokens": 48},
+        source=source,
+        target=target | rows | languages,
+        space=space | ({"decoding": {"max_new_tokens": 8}} if writes else {}),
+        judging=JUDGED,
+    )
+    driver = _driver(study, tmp_path, 1)
+    faults.kill_drivers(driver, 5)
+    driver.finish()
+    found = faults.faults_found(driver)
+    _report(kind, driver, found)
     assert found == NONE
     _same_as_uninterrupted(driver, tmp_path)
 
