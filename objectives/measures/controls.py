@@ -144,7 +144,10 @@ def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float3
     places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
     wanted = [places.get(fields_key(row.fields), -1) for row in rows]
     together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
-    first = Candidate(written_templates(space)[0].id, space.first_verbalizer, steps=0).canonical(space.facts)
+    first = Candidate(written_templates(space)[0].id, space.first_verbalizer, steps=0)
+    if not objective.target.one_label:
+        first = replace(first, head=objective.target.heads[0])
+    first = first.canonical(space.facts)
     key = {
         "stage": "features",
         "template": written_templates(space)[0].text,

@@ -6,7 +6,8 @@ Only training rows are looked at, of the target too. Two numbers, on one frozen 
   compares feature extractors; here these are the sources' classifiers, as in LEEP (Nguyen et al. 2020,
   arXiv:2002.12462): a linear one is fitted to each source's rows, and its logits of the target's rows are the features.
   The source may have other labels than the target, under other names. LEEP itself is left out: it counts what few
-  target rows fit by chance, and so prefers sources with many labels.
+  target rows fit by chance, and so prefers sources with many labels. With several labels a row, or numbers, the kind's
+  own linear model takes the classifier's place.
 - **Prompt similarity**: the cosine of the mean features of both tasks' rendered prompts, the text embedding of Vu et
   al. 2020 (arXiv:2005.00770). It says how alike the texts are, and nothing of the labels. SPoT (Vu et al. 2022,
   arXiv:2110.07904) compares soft prompts that were trained on both tasks. The first step of such a training, which
@@ -15,6 +16,7 @@ Only training rows are looked at, of the target too. Two numbers, on one frozen 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,17 +74,20 @@ def rank_sources(objective: Objective) -> list[SourceScore]:
         InvalidInputError: If a source is nothing but rows of the target, or rows don't have one label each.
     """
     target = objective.target
-    if not target.one_label:
-        raise InvalidInputError("sources are ranked by the label of each row, which this kind of task has not")
-    rows = by_turns(target.train)[:ROWS]
-    labels = np.array([row.label for row in rows])
+    if target.words() is not None or not (target.has_labels or target.has_numbers):
+        raise InvalidInputError(
+            "sources are ranked by the labels or the number of each row, which this kind of task has not; compare them "
+            "in a search, by `space.source`"
+        )
+    rows = _chosen(target, target.train)
+    wanted = _columns(target, rows)
     found = features(objective, rows)
     scores = []
     for name, source in objective.sources.items():
         own = _own_rows(name, source, target)
         known = features(objective, own)
-        logits = source_logits(known, [row.label for row in own], found)
-        numbers = (evidence_gain(logits, labels), standard_error(logits, labels))
+        logits = source_logits(source, own, known, found)
+        numbers = (evidence_gain(logits, wanted), standard_error(logits, wanted))
         alike = _cosine(known.mean(0), found.mean(0))
         scores.append(SourceScore(name, len(source.train), source.labels, *numbers, alike))
     return sorted(scores, key=lambda score: (-score.transfer, -score.prompt_similarity))
@@ -91,29 +96,49 @@ def rank_sources(objective: Objective) -> list[SourceScore]:
 def _own_rows(name: str, source: Task, target: Task) -> list[Row]:
     """Choose rows of a source that aren't the target's too: those would tell their labels."""
     rows, _ = drop_known(source.train, target.train)
-    if len({row.label for row in rows}) < 2:
-        raise InvalidInputError(f"source {name!r} has fewer than two labels beside the target's own training rows")
-    return by_turns(rows)[:ROWS]
+    if len({row.answer for row in rows}) < 2:
+        what = "labels" if target.has_labels else "numbers"
+        raise InvalidInputError(f"source {name!r} has fewer than two {what} beside the target's own training rows")
+    return _chosen(source, rows)
 
 
-def source_logits(known: npt.NDArray[np.float32], labels: Sequence[int], others: npt.NDArray[np.float32]) -> Features:
-    """Fit a linear classifier to the frozen features of a source, and apply it to other rows.
+def _chosen(task: Task, rows: Sequence[Row]) -> list[Row]:
+    """Choose the rows that are looked at, by turns of their labels, or of the parts that splits have."""
+    return by_turns(rows, None if task.one_label else task.strata(rows))[:ROWS]
+
+
+def _columns(task: Task, rows: Sequence[Row]) -> Features:
+    """Return what is to be predicted: a column with 0 and 1 for each label, or the numbers; shape (rows, columns)."""
+    if task.has_numbers:
+        return np.array([[row.answer] for row in rows], dtype=np.float64)
+    found = np.zeros((len(rows), len(task.labels)))
+    for place, row in enumerate(rows):
+        found[place, list(task.labels_of(row.answer))] = 1.0
+    return found
+
+
+def source_logits(source: Task, rows: Sequence[Row], known: npt.NDArray[np.float32], others: Any) -> Features:
+    """Fit a linear model to the frozen features of a source, and apply it to other rows.
 
     Args:
-        known: Features of the source's rows, shape (source rows, hidden).
-        labels: Their labels, shape (source rows,).
+        source: The source.
+        rows: Its rows.
+        known: Their features, shape (source rows, hidden).
         others: Features of the other rows, shape (rows, hidden).
 
     Returns:
-        Logits, shape (rows, 1) with two labels, (rows, labels) with more.
+        Logits or numbers, shape (rows, 1) with two labels that exclude each other, (rows, labels) otherwise.
     """
+    if not source.one_label:
+        scaler = StandardScaler().fit(known)
+        return source.fit_linear(scaler.transform(known), rows, scaler.transform(others), INVERSE_PENALTY).astype(float)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=1000))
-    model.fit(known, labels)
+    model.fit(known, [row.label for row in rows])
     logits: Features = model.decision_function(others).reshape(len(others), -1).astype(np.float64)
     return logits
 
 
-def evidence_gain(found: Features, labels: npt.NDArray[np.int64]) -> float:
+def evidence_gain(found: Features, wanted: Features) -> float:
     """Compute LogME, less what it is without any features.
 
     Each label against the rest is a Bayesian linear regression, y = F w + b + noise, with w ~ N(0, 1 / alpha) and noise
@@ -123,10 +148,10 @@ def evidence_gain(found: Features, labels: npt.NDArray[np.int64]) -> float:
 
     Args:
         found: Features F, shape (rows, dimensions).
-        labels: Index of each row's label, shape (rows,).
+        wanted: What is to be predicted, shape (rows, columns); a column of one value doesn't count.
 
     Returns:
-        Nats a row; 0 or near it where features tell nothing.
+        Nats a row, the mean over columns; 0 or near it where features tell nothing.
     """
     left, sizes, _ = np.linalg.svd(found - found.mean(0), full_matrices=False)
     energies = sizes**2
@@ -135,19 +160,18 @@ def evidence_gain(found: Features, labels: npt.NDArray[np.int64]) -> float:
     ratios = energies.max() * RATIOS[:, None]
     penalty = np.log1p(energies / ratios).sum(1) / 2
     gains = []
-    for label in np.unique(labels):
-        wanted = (labels == label) - np.mean(labels == label)
-        explained = ((left.T @ wanted) ** 2 * energies / (energies + ratios)).sum(1) / max(
-            float(wanted @ wanted), 1e-12
-        )
-        gains.append((-len(labels) / 2 * np.log(np.maximum(1 - explained, 1e-12)) - penalty).max())
-    return max(0.0, float(np.mean(gains))) / len(labels)
+    for column in (wanted - wanted.mean(0)).T:
+        size = float(column @ column)
+        if size > 0:
+            explained = ((left.T @ column) ** 2 * energies / (energies + ratios)).sum(1) / size
+            gains.append((-len(wanted) / 2 * np.log(np.maximum(1 - explained, 1e-12)) - penalty).max())
+    return max(0.0, float(np.mean(gains))) / len(wanted) if gains else 0.0
 
 
-def standard_error(found: Features, labels: npt.NDArray[np.int64]) -> float:
+def standard_error(found: Features, wanted: Features) -> float:
     """Estimate by how much `evidence_gain` would differ with other rows of the target: the jackknife."""
-    rows = np.arange(len(labels))
-    left_out = np.array([evidence_gain(found[rows != row], labels[rows != row]) for row in rows])
+    rows = np.arange(len(wanted))
+    left_out = np.array([evidence_gain(found[rows != row], wanted[rows != row]) for row in rows])
     return float(np.sqrt((len(rows) - 1) * left_out.var()))
 
 

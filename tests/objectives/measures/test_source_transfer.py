@@ -10,13 +10,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from promptgraft.objectives.data import TaskSpec
+from promptgraft.objectives.data import TASK_KINDS, TaskSpec
 from promptgraft.objectives.measures import rank_sources
 from promptgraft.objectives.measures.source_transfer import evidence_gain, standard_error
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import InvalidInputError
-from tests.support.models import real_model
+from promptgraft.spaces import Constant, InvalidInputError, SearchSpace, StudyFacts, Template
+from tests.support.kinds import COLUMNS, spec_of_kind, write_kinds
+from tests.support.models import TINY_LAYERS, real_model
 
 MakeSpec = Callable[..., ObjectiveSpec]
 
@@ -48,15 +49,15 @@ def test_the_evidence_is_that_of_its_definition() -> None:
         -minimize(lambda p, f=features: -evidence(p, f), np.ones(2), method="Nelder-Mead", tol=1e-8).fun
         for features in (centred, np.zeros_like(centred))
     ]
-    assert evidence_gain(found, labels) == pytest.approx((best[0] - best[1]) / len(labels), abs=1e-4)
+    assert evidence_gain(found, labels[:, None]) == pytest.approx((best[0] - best[1]) / len(labels), abs=1e-4)
 
 
 def test_features_that_tell_nothing_gain_nothing() -> None:
     random = np.random.default_rng(0)
-    labels = random.integers(2, size=64)
+    labels = random.integers(2, size=64)[:, None]
     assert evidence_gain(np.ones((64, 1)), labels) == 0.0
     assert evidence_gain(random.normal(size=(64, 20)), labels) < 0.02
-    few, many = labels[:, None] + random.normal(0, 0.5, (64, 1)), random.normal(size=(64, 20))
+    few, many = labels + random.normal(0, 0.5, (64, 1)), random.normal(size=(64, 20))
     alone = evidence_gain(few, labels)
     assert alone > 0.2
     assert evidence_gain(few * 1e3 + 5, labels) == pytest.approx(alone), "whatever their scale"
@@ -68,8 +69,8 @@ def test_the_standard_error_is_that_of_other_rows() -> None:
     gains, errors = [], []
     for seed in range(60):
         random = np.random.default_rng(seed)
-        labels = random.integers(2, size=100)
-        found = labels[:, None] + random.normal(0, 1, (100, 1))
+        labels = random.integers(2, size=100)[:, None]
+        found = labels + random.normal(0, 1, (100, 1))
         gains.append(evidence_gain(found, labels))
         errors.append(standard_error(found, labels))
     assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.3)
@@ -115,6 +116,35 @@ def test_sources_are_scored_on_every_family(spec: ObjectiveSpec, whole_data: Pat
     assert first[0].transfer >= first[1].transfer >= 0
     assert all(abs(score.prompt_similarity) <= 1 and score.standard_error >= 0 for score in first)
     assert all(weight.equal(before[name]) for name, weight in objective.backbone.pretrained.items())
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_sources_of_other_kinds_are_ranked(kind: str, tmp_path: Path, tiny_models: dict[str, str]) -> None:
+    """Rows of the target's own kind are ahead of the same with answers that mean nothing."""
+    target = spec_of_kind(write_kinds(tmp_path / "target.csv"), kind)
+    rows = pd.read_csv(write_kinds(tmp_path / "good.csv", seed=1))
+    shuffled = rows.assign(**{COLUMNS[kind]: rows[COLUMNS[kind]].sample(frac=1, random_state=0).to_numpy()})
+    shuffled.to_csv(tmp_path / "shuffled.csv", index=False)
+    sources = {name: spec_of_kind(tmp_path / f"{name}.csv", kind, train_rows=100) for name in ("shuffled", "good")}
+    found = rank_sources(Objective(with_sources(spec_of_head(target, tiny_models["encoder"]), **sources)))
+    assert [score.source for score in found] == ["good", "shuffled"]
+    assert found[0].transfer > found[1].transfer >= 0
+
+
+def test_sources_whose_answers_are_spans_are_not_ranked(tmp_path: Path, tiny_models: dict[str, str]) -> None:
+    target = spec_of_kind(write_kinds(tmp_path / "target.csv"), "token_classification")
+    source = spec_of_kind(write_kinds(tmp_path / "source.csv", seed=1), "token_classification", train_rows=80)
+    objective = Objective(with_sources(spec_of_head(target, tiny_models["encoder"]), one=source))
+    with pytest.raises(InvalidInputError, match=r"compare them in a search, by `space\.source`"):
+        rank_sources(objective)
+
+
+def spec_of_head(target: TaskSpec, encoder: str) -> ObjectiveSpec:
+    template = Template("plain", "{{ text }} {{ label }}")
+    facts = StudyFacts(TINY_LAYERS, has_head=True, has_source=True)
+    space = SearchSpace((template,), (), (Constant("head", "linear"),), facts)
+    metric = TASK_KINDS[target.kind].default_metric
+    return ObjectiveSpec(BackboneSpec(encoder, "encoder", 32), target, None, space, metric=metric)
 
 
 def test_the_target_s_own_rows_do_not_speak_for_a_source(

@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from promptgraft.objectives.data import TASK_KINDS, Split
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceSpec
 from promptgraft.objectives.trial import Checkpoint, Objective, checkpoints
 from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
 from tests.support.kinds import spec_of_kind, write_kinds
@@ -87,6 +87,21 @@ def test_source_and_target_are_mixed_and_the_order_does_not_matter(spec: Objecti
     *_, last = objective.run(both, 0)
     assert last.source_loss is not None
     assert last.target_loss is not None
+
+
+def test_one_of_several_sources_is_trained_on(spec: ObjectiveSpec, tmp_path: Path) -> None:
+    assert spec.source is not None
+    alone = Objective(spec).evaluate(replace(LINEAR, source_steps=3, alpha=0.5, frozen_layers=0), 0)
+    other = replace(spec.source, train=str(write_kinds(tmp_path / "other.csv", seed=2)))
+    sources = {"one": SourceSpec(spec.source, spec.source_training), "two": SourceSpec(other)}
+    space = replace(spec.space, facts=replace(spec.space.facts, sources=tuple(sources)))
+    several = Objective(replace(spec, source=None, sources=sources, space=space))
+    first, second = (
+        several.evaluate(replace(LINEAR, source_steps=3, alpha=0.5, frozen_layers=0, source=name), 0)
+        for name in sources
+    )
+    assert np.array_equal(first.logits, alone.logits)
+    assert not np.array_equal(first.logits, second.logits)
 
 
 def test_training_learns_the_words_that_decide(spec: ObjectiveSpec) -> None:
