@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from promptgraft.objectives.backbones import Encoder, at_words
 from promptgraft.objectives.caching import StageKey
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
+from promptgraft.objectives.spec import SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
 
@@ -34,21 +35,31 @@ class TrainedControl:
     step: int
 
 
-def trained_controls(winner: TrainedControl, space: SearchSpace, shared_labels: bool) -> dict[str, TrainedControl]:
+def trained_controls(
+    winner: TrainedControl, space: SearchSpace, shared_labels: bool, source: SourceTraining
+) -> dict[str, TrainedControl]:
     """Return the controls that are trained, by name, with as many updates as the winner had on source and target.
 
     `target_only` is the winner without the source. `source_only` is the winner on the source alone: the label words
     of the target must be those of the source then. `full_fine_tuning` trains all weights on the target, without a
     soft prompt. A winner without updates, such as a probe on the text embeddings, is still compared with itself without
-    the source's rows.
+    the source's rows; one that is the source's weights as they are, with the same updates on the target.
 
     Args:
         winner: The winner.
         space: The search space.
         shared_labels: Whether every label of the target is one of the source.
+        source: How the winner's source stage trains.
     """
     updates = winner.candidate.source_steps + winner.step
     alone = replace(winner.candidate, alpha=0.0, source_steps=0, steps=updates)
+    if updates and not alone.canonical(space.facts).is_trained:
+        alone = replace(
+            alone,
+            frozen_layers=source.frozen_layers,
+            batch_size=source.batch_size,
+            learning_rate=source.learning_rate,
+        )
     defaults = Candidate(
         alone.template,
         alone.verbalizer,

@@ -9,7 +9,7 @@ import pytest
 from promptgraft.objectives.data import Row, Split
 from promptgraft.objectives.measures import FITTED, TrainedControl, tfidf, trained_controls
 from promptgraft.objectives.measures.controls import features
-from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.spec import ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
 from tests.support.models import TINY_LAYERS
@@ -29,10 +29,14 @@ WINNER = Candidate(
     batch_size=4,
 )
 
+SOURCE = SourceTraining(batch_size=12, learning_rate=1e-3, frozen_layers=1)
+
 
 def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models: dict[str, str]) -> None:
     space = make_spec(tiny_models["encoder"], "encoder").space
-    controls = trained_controls(TrainedControl(WINNER.canonical(space.facts), 4), space, shared_labels=True)
+    controls = trained_controls(
+        TrainedControl(WINNER.canonical(space.facts), 4), space, shared_labels=True, source=SOURCE
+    )
     updates = {name: arm.candidate.source_steps + arm.step for name, arm in controls.items()}
     assert updates == {"target_only": 7, "source_only": 7, "full_fine_tuning": 7}
     alone, source, tuned = (controls[name].candidate for name in ("target_only", "source_only", "full_fine_tuning"))
@@ -41,17 +45,32 @@ def test_trained_controls_have_as_many_updates(make_spec: MakeSpec, tiny_models:
     assert (source.alpha, source.steps, source.source_steps) == (1.0, 8, 3)
     assert (tuned.frozen_layers, tuned.adapter, tuned.soft_prompt, tuned.alpha) == (0, Adapter(), SoftPrompt(), 0.0)
     assert not controls["target_only"].candidate.uses_source
-    assert "source_only" not in trained_controls(TrainedControl(WINNER, 4), space, shared_labels=False)
+    assert "source_only" not in trained_controls(TrainedControl(WINNER, 4), space, shared_labels=False, source=SOURCE)
     plain = replace(WINNER, alpha=0.0, source_steps=0)
-    assert set(trained_controls(TrainedControl(plain, 4), space, shared_labels=True)) == {
+    assert set(trained_controls(TrainedControl(plain, 4), space, shared_labels=True, source=SOURCE)) == {
         "source_only",
         "full_fine_tuning",
     }
-    assert trained_controls(TrainedControl(plain, 0), space, shared_labels=True) == {}
+    assert trained_controls(TrainedControl(plain, 0), space, shared_labels=True, source=SOURCE) == {}
     probe = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, head="probe", alpha=0.4, steps=0).canonical(space.facts)
-    alone = trained_controls(TrainedControl(probe, 0), space, shared_labels=True)
+    alone = trained_controls(TrainedControl(probe, 0), space, shared_labels=True, source=SOURCE)
     assert list(alone) == ["target_only"]
     assert alone["target_only"] == TrainedControl(replace(probe, alpha=0.0).canonical(space.facts), 0)
+
+
+def test_a_winner_that_is_the_source_s_weights_is_compared_with_as_many_updates_on_the_target(
+    make_spec: MakeSpec, tiny_models: dict[str, str]
+) -> None:
+    spec = make_spec(tiny_models["causal_lm"], "causal_lm")
+    facts = replace(spec.space.facts, n_layers=TINY_LAYERS, has_head=False, has_source=True)
+    space = replace(spec.space, facts=facts)
+    winner = Candidate(TEMPLATES[0].id, VERBALIZERS[0].id, source_steps=3, steps=0).canonical(facts)
+    assert winner.frozen_layers == TINY_LAYERS
+    arm = trained_controls(TrainedControl(winner, 0), space, shared_labels=True, source=SOURCE)["target_only"]
+    own = arm.candidate
+    assert (own.frozen_layers, own.batch_size, own.learning_rate, own.source_steps) == (1, 12, 1e-3, 0)
+    assert (own.steps, arm.step) == (3, 3)
+    assert Objective(replace(spec, space=space)).evaluate(own, 0, at=arm.step).step == 3
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm", "seq2seq", "recurrent", "masked_lm"])
