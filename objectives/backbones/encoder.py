@@ -38,7 +38,7 @@ class EncoderScorer(EmbeddingScorer):
         super().__init__()
         self.pool = pool
         self.tokens = tokens
-        self.labels = list(labels)
+        self._places = {label: place for place, label in enumerate(labels)}
         self.head = head
         self.weight = nn.Parameter(weight)
         is_cosine = head == "label_words"
@@ -67,7 +67,7 @@ class EncoderScorer(EmbeddingScorer):
 
     def places(self, labels: Sequence[str]) -> Tensor:
         """Return where in the head the rows of some labels are, shape (len(labels),)."""
-        return torch.tensor([self.labels.index(label) for label in labels], device=self.weight.device)
+        return torch.tensor([self._places[label] for label in labels], device=self.weight.device)
 
     def _pooled(self, stack: PromptedStack, batch: Batch) -> Tensor:  # noqa: ARG002
         """Return how many tokens of each row are pooled, from the text's first on; shape (rows,)."""

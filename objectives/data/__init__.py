@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import Comparison as Comparison
     from promptgraft.objectives.data.rows import Direction as Direction
     from promptgraft.objectives.data.rows import Expected as Expected
+    from promptgraft.objectives.data.rows import HistorySpec as HistorySpec
     from promptgraft.objectives.data.rows import LabelScores as LabelScores
     from promptgraft.objectives.data.rows import Outputs as Outputs
     from promptgraft.objectives.data.rows import Row as Row
@@ -51,5 +52,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tasks import Texts as Texts
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask
     from promptgraft.objectives.data.text_tasks import drop_known as drop_known
+    from promptgraft.objectives.data.times import read_times as read_times
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

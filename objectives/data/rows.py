@@ -29,6 +29,27 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True, slots=True)
+class HistorySpec:
+    """Where the histories of users come from: a table of interactions is joined with one of items.
+
+    Attributes:
+        user: Column of the user, in the table of interactions.
+        time: Column of dates or numbers there.
+        items: Path of the table of items, which has the item's column of the interactions, too.
+        text: Columns of the text of an item.
+        positions: The newest items of each user that are trained on.
+        least: Users and items with fewer interactions are dropped.
+    """
+
+    user: str
+    time: str
+    items: str
+    text: tuple[str, ...]
+    positions: int = 5
+    least: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """Where a task's rows come from and how many are used.
 
@@ -50,6 +71,7 @@ class TaskSpec:
         time: Column of dates or numbers: validation rows are newer than those trained on, test rows newer still.
         comparison: How near duplicates are found; see `objectives.data.near_duplicates`.
         unlabelled: Path of a table of rows without labels, for self-training.
+        histories: Users, times and items, where rows are made of interactions.
     """
 
     train: str
@@ -68,6 +90,7 @@ class TaskSpec:
     time: str | None = None
     comparison: Comparison = "fields"
     unlabelled: str | None = None
+    histories: HistorySpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +171,8 @@ class CleaningReport:
         overlap: Rows removed since the same text is held out.
         near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
         near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
+        few_interactions: Interactions of users or items that have too few.
+        no_history: Interactions that are a user's first, or older than those that are trained on.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
         beyond_limit: Unlabelled rows beyond the largest number that is used.
     """
@@ -166,6 +191,8 @@ class CleaningReport:
     overlap: int = 0
     near_duplicate: int = 0
     near_duplicate_of_other_label: int = 0
+    few_interactions: int = 0
+    no_history: int = 0
     set_aside: int = 0
     beyond_limit: int = 0
 

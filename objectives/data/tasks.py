@@ -55,6 +55,7 @@ class Task(ABC):
         heads: Heads that read answers, the default first; see `Candidate`.
         languages: Whether a study names two languages, of texts and answers.
         blamed_by: What `blame` is, for people.
+        reads_histories: Whether rows are made of users' interactions, which a study names in `histories`.
         bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
         ensembles: Whether the outputs of several models have a mean.
         baseline_names: Names of baselines that are called otherwise than in text classification.
@@ -84,6 +85,7 @@ class Task(ABC):
     heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
     ensembles: ClassVar[bool] = True
     languages: ClassVar[bool] = False
+    reads_histories: ClassVar[bool] = False
     bootstrap: ClassVar[bool] = False
     blamed_by: ClassVar[str] = "loss"
     baseline_names: ClassVar[Mapping[str, str]] = {}
@@ -393,5 +395,7 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
 }
 
 
-_KINDS = ("text_classification", "multi_label", "regression", "token_classification", "text_generation", "translation")
-TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS])
+_KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation"
+TASK_KINDS: Registry[type[Task]] = Registry(
+    "task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS.split()]
+)

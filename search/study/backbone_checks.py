@@ -11,7 +11,7 @@ from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, Sou
 from promptgraft.search.study.constraints import Fixed
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
 from promptgraft.search.study.schema import SourceSection, StudyFile, TaskSection
-from promptgraft.search.study.space_loading import SpaceLoader, local_path, model_path
+from promptgraft.search.study.space_loading import SpaceLoader, history_spec, local_path, model_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, ProblemCollector
 from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, StudyFacts, extremes
 
@@ -174,6 +174,7 @@ def task_spec(section: TaskSection, folder: Path, comparison: Comparison) -> Tas
         labels=section.labels,
         train_rows=section.train_rows,
         comparison=comparison,
+        histories=history_spec(folder, section.histories),
         **values,
     )
 

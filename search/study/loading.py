@@ -282,9 +282,10 @@ class StudyLoader(ProblemCollector):
             self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
         if file.judging.ensemble > 1 and not kind.ensembles:
             self.add(("judging", "ensemble"), f"must be 1 for tasks of kind {name!r}, whose answers have no mean")
-        for key in ("source_language", "target_language"):
-            if (getattr(file.target, key) is None) == kind.languages:
-                reason = "is required" if kind.languages else "does not apply"
+        applies = {"source_language": kind.languages, "target_language": kind.languages}
+        for key, applying in {**applies, "histories": kind.reads_histories}.items():
+            if (getattr(file.target, key) is None) == applying:
+                reason = "is required" if applying else "does not apply"
                 self.add(("target", key), f"{reason} for tasks of kind {name!r}")
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from promptgraft.search.study.space_schema import BackboneSection, GrowSection, OneOrMore, Section, SpaceSection
+from promptgraft.search.study.space_schema import (
+    BackboneSection,
+    GrowSection,
+    HistoriesSection,
+    OneOrMore,
+    Section,
+    SpaceSection,
+)
 from promptgraft.search.study.units import next_moment, parse_bytes, parse_seconds
 from promptgraft.spaces import LABEL_FIELD
 
@@ -80,6 +87,7 @@ class TaskSection(Section):
         None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
     )
     train_rows: int | None = Field(None, ge=2, description="Number of training rows; all remaining rows if left out.")
+    histories: HistoriesSection | None = Field(None, description="Users, times and items, for kind recommendation.")
 
     @field_validator("label")
     @classmethod

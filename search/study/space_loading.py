@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from promptgraft.objectives.backbones import FAMILIES, Architecture, check_candidate
-from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
+from promptgraft.objectives.data import TASK_KINDS, HistorySpec, Task, all_labels
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
 from promptgraft.search.study.schema import StudyFile
-from promptgraft.search.study.space_schema import BackboneSection, ParameterSection, SpaceSection
+from promptgraft.search.study.space_schema import BackboneSection, HistoriesSection, ParameterSection, SpaceSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector
 from promptgraft.spaces import (
     BACKBONE,
@@ -324,6 +324,13 @@ def model_path(folder: Path, path: str) -> str:
     local = Path(local_path(folder, path))
     looks_local = path.startswith((".", "/", "~")) or local.exists()
     return str(local.resolve()) if looks_local else path
+
+
+def history_spec(folder: Path, section: HistoriesSection | None) -> HistorySpec | None:
+    """Return where histories come from; None where a task has none."""
+    if section is None:
+        return None
+    return HistorySpec(**{**section.model_dump(), "items": local_path(folder, section.items)})
 
 
 def local_path(folder: Path, path: str) -> str:

@@ -1,4 +1,4 @@
-"""The schema of a study file's backbones and search space, and what all sections of the file have in common."""
+"""The schema of a study file's smaller parts: backbones, histories, space; and what all sections have in common."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -26,6 +26,17 @@ def _range_or_choices(value: Any) -> Any:
     if isinstance(value, list):
         return {"choices": value}
     return value if isinstance(value, dict) else {"choices": [value]}
+
+
+class HistoriesSection(Section):
+    """Where the histories of users come from, for recommendation; `train` is the table of interactions then."""
+
+    user: str = Field(description="Column of the user in the table of interactions.")
+    time: str = Field(description="Column of numbers or dates there.")
+    items: str = Field(description="Table of items, with the column `label` of the interactions, too.")
+    text: Words = Field(min_length=1, description="Columns of that table which make an item's text, such as its title.")
+    positions: int = Field(5, ge=1, description="Number of the newest items of each user that are trained on.")
+    least: int = Field(3, ge=2, description="Users and items with fewer interactions are dropped.")
 
 
 class ConditionSection(Section):

@@ -1,0 +1,177 @@
+"""Histories: interactions of users with items, in the order of their times, as rows of text."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from promptgraft.objectives.data import (
+    CleaningReport,
+    HistorySpec,
+    Row,
+    TaskSpec,
+    has_text,
+    read_table,
+    read_times,
+)
+from promptgraft.spaces import InvalidInputError
+
+# Stands between the items of a history, and between the columns of an item's text.
+SEPARATOR, BETWEEN = "\n", ", "
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A user and an item that met."""
+
+    user: str
+    item: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """What a table of interactions says.
+
+    Attributes:
+        items: Name of each item that can be recommended, in the order of the outputs.
+        rows: For each user, a row for each item but the first, oldest first: its text is what came before, newest
+            first, its answer the item.
+        report: What was dropped.
+    """
+
+    items: tuple[str, ...]
+    rows: Mapping[str, Sequence[Row]]
+    report: CleaningReport
+
+
+def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histories:
+    """Read interactions and items.
+
+    An item that a user meets twice counts once, the first time. Of interactions at the same time, the one that stands
+    first in the table is the older one.
+
+    Args:
+        spec: The task, with `histories`.
+        names: Items that can be recommended; all with text that occur in enough interactions if None.
+
+    Raises:
+        InvalidInputError: If a table can't be read, times don't parse, or fewer than two items or users remain.
+    """
+    histories = _of(spec)
+    texts = read_items(histories, spec.label)
+    found, counts = _interactions(spec, histories, texts)
+    kept = _frequent(found, histories.least)
+    counts["few_interactions"] += len(found) - len(kept)
+    occurring = {one.item for one in kept}
+    items = tuple(names or sorted({texts[item] for item in occurring}))
+    places = {name: place for place, name in enumerate(items)}
+    by_user: dict[str, list[Interaction]] = defaultdict(list)
+    for one in kept:
+        if texts[one.item] in places:
+            by_user[one.user].append(one)
+        else:
+            counts["invalid_label"] += 1
+    (field,) = spec.fields
+    rows = {user: _rows(own, texts, places, field) for user, own in sorted(by_user.items())}
+    counts["no_history"] += len(rows)
+    report = CleaningReport(**counts)
+    if len(items) < 2 or len(rows) < 2:
+        raise InvalidInputError(
+            f"{spec.train}: expected at least two users and two items with {histories.least} interactions each, found "
+            f"{len(rows)} and {len(items)} ({report}); add interactions, or lower `histories.least`"
+        )
+    return Histories(items, rows, report)
+
+
+def _of(spec: TaskSpec) -> HistorySpec:
+    if spec.histories is None:
+        raise InvalidInputError(f"{spec.train}: kind {spec.kind!r} needs `histories`, with user, time, items and text")
+    if len(spec.fields) != 1:
+        raise InvalidInputError(
+            f"`text` names {len(spec.fields)} columns, but histories are one text; name one, such as `text: history`"
+        )
+    return spec.histories
+
+
+def read_items(spec: HistorySpec, column: str) -> dict[str, str]:
+    """Return the name of each item that has a text: its text; with the item's id behind it where two have the same.
+
+    Args:
+        spec: Where they are.
+        column: Column of the item's id.
+
+    Raises:
+        InvalidInputError: If the table can't be read, or an item stands in it twice.
+    """
+    frame = read_table(spec.items, [column, *spec.text])
+    ids = [(item or "").strip() for item in frame[column]]
+    twice = next((item for item, count in Counter(filter(None, ids)).items() if count > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{spec.items}: item {twice!r} stands in {ids.count(twice)} rows; keep one of them")
+    columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in spec.text]
+    texts = [BETWEEN.join(filter(has_text, cells)) for cells in zip(*columns, strict=True)]
+    shared = {text for text, count in Counter(texts).items() if count > 1}
+    pairs = zip(ids, texts, strict=True)
+    return {item: f"{text} ({item})" if text in shared else text for item, text in pairs if item and has_text(text)}
+
+
+def _interactions(
+    spec: TaskSpec, histories: HistorySpec, texts: Mapping[str, str]
+) -> tuple[list[Interaction], Counter[str]]:
+    """Read the interactions that can be used, by time; and count the others."""
+    frame = read_table(spec.train, [histories.user, spec.label, histories.time])
+    try:
+        times = read_times(frame[histories.time].tolist())
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{spec.train}: column {histories.time!r} must hold dates or numbers: {error}"
+        ) from error
+    counts: Counter[str] = Counter(read=len(frame))
+    cells = zip(frame[histories.user], frame[spec.label], times, strict=True)
+    found: list[Interaction] = []
+    for user, item, time in cells:
+        own = Interaction((user or "").strip(), (item or "").strip(), time)
+        reason = _unusable(own, texts)
+        if reason is None:
+            found.append(own)
+        else:
+            counts[reason] += 1
+    found.sort(key=lambda own: own.time)  # Stable: at the same time, the table's order counts.
+    first = {(own.user, own.item): own for own in reversed(found)}
+    once = [own for own in found if first[own.user, own.item] is own]
+    counts["duplicate"] += len(found) - len(once)
+    return once, counts
+
+
+def _unusable(own: Interaction, texts: Mapping[str, str]) -> str | None:
+    if not own.user:
+        return "missing_group"
+    if not own.item:
+        return "missing_label"
+    if own.item not in texts:
+        return "missing_text"
+    return "missing_time" if math.isnan(own.time) else None
+
+
+def _frequent(found: Sequence[Interaction], least: int) -> list[Interaction]:
+    """Drop users and items with few interactions, until all that stay have enough."""
+    kept = list(found)
+    while True:
+        users, items = Counter(own.user for own in kept), Counter(own.item for own in kept)
+        enough = [own for own in kept if users[own.user] >= least and items[own.item] >= least]
+        if len(enough) == len(kept):
+            return kept
+        kept = enough
+
+
+def _rows(
+    interactions: Sequence[Interaction], texts: Mapping[str, str], places: Mapping[str, int], field: str
+) -> list[Row]:
+    """Return a row for each item of a user but the first."""
+    names = [texts[own.item] for own in interactions]
+    return [
+        Row({field: SEPARATOR.join(reversed(names[:place]))}, places[names[place]], own.user, own.time)
+        for place, own in enumerate(interactions)
+        if place
+    ]
