@@ -18,6 +18,8 @@ from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Tem
 # Cosines are multiplied by this before the softmax: the scale with which sentence encoders are trained
 # (sentence-transformers' MultipleNegativesRankingLoss).
 COSINE_SCALE = 20.0
+# From so many labels on, their words are embedded so many together.
+MANY_LABELS, TOGETHER = 200, 64
 
 Pool: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -98,7 +100,7 @@ class Encoder(Backbone):
                 raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
             empty = template.render(dict.fromkeys(template.fields, ""))
             words = [[empty.with_label(word).strip() for word in verbalizer.words[label]] for label in labels]
-            weight = torch.stack([self._embed(texts, pool) for texts in words])
+            weight = self._embed_labels(words, pool)
         elif head == "linear":
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(len(labels), self.embeddings.shape[1], generator=generator) * 0.02
@@ -126,10 +128,22 @@ class Encoder(Backbone):
         mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
         return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
 
+    def _embed_labels(self, words: list[list[str]], pool: Pool) -> Tensor:
+        """Average the normalised embeddings of each label's words; shape (labels, hidden).
+
+        Labels are embedded one by one, unless there are as many as items of a shop: these go together, by length.
+        """
+        if len(words) < MANY_LABELS or self.device.type == "meta":
+            return torch.stack([self._embed(texts, pool).mean(0) for texts in words])
+        texts = sorted({text for own in words for text in own}, key=lambda text: (len(text), text))
+        parts = [texts[first : first + TOGETHER] for first in range(0, len(texts), TOGETHER)]
+        known = dict(zip(texts, torch.cat([self._embed(part, pool) for part in parts]), strict=True))
+        return torch.stack([torch.stack([known[text] for text in own]).mean(0) for own in words])
+
     def _embed(self, texts: list[str], pool: Pool) -> Tensor:
-        """Average the normalised embeddings of some texts; shape (hidden,)."""
+        """Return the normalised embeddings of some texts; shape (texts, hidden)."""
         if self.device.type == "meta":
-            return self.embeddings.new_empty(self.embeddings.shape[1])  # Masks can't be read there.
+            return self.embeddings.new_empty(len(texts), self.embeddings.shape[1])  # Masks can't be read there.
         encoded = [torch.tensor(self.tokenizer(text)["input_ids"]) for text in texts]
         # Not by the tokenizer: it may have no padding token, and may pad on the left.
         ids = pad_sequence(encoded, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(self.device)
@@ -138,7 +152,7 @@ class Encoder(Backbone):
         with torch.no_grad():
             hidden = self.stack(input_ids=ids, attention_mask=mask)
         pooled = pool(hidden.last_hidden_state, lengths, 0)
-        return functional.normalize(pooled, dim=-1).mean(0)
+        return functional.normalize(pooled, dim=-1)
 
 
 def at_words(hidden: Tensor, words: Tensor, shift: int) -> Tensor:

@@ -39,6 +39,8 @@ class HistorySpec:
         text: Columns of the text of an item.
         positions: The newest items of each user that are trained on.
         least: Users and items with fewer interactions are dropped.
+        users: Path of the table of users, where their profiles are predicted.
+        attributes: Columns of the profile there.
     """
 
     user: str
@@ -47,6 +49,8 @@ class HistorySpec:
     text: tuple[str, ...]
     positions: int = 5
     least: int = 3
+    users: str | None = None
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Task(ABC):
 
     Attributes:
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
-        metrics: Metric -> the direction in which it is better; `loss` must be among them.
+        metrics: Metric -> the direction in which it is better, `loss` among them.
         default_metric: The metric that is optimised if a study names none.
         has_labels: Whether answers are labels, which outputs then are logits of.
         has_numbers: Whether answers are numbers, which models are trained on standardised.
@@ -55,7 +55,7 @@ class Task(ABC):
         heads: Heads that read answers, the default first; see `Candidate`.
         languages: Whether a study names two languages, of texts and answers.
         blamed_by: What `blame` is, for people.
-        reads_histories: Whether rows are made of users' interactions, which a study names in `histories`.
+        reads_histories: Whether rows are made of interactions, which a study names in `histories`.
         bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
         ensembles: Whether the outputs of several models have a mean.
         baseline_names: Names of baselines that are called otherwise than in text classification.
@@ -395,7 +395,6 @@ _WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
 }
 
 
-_KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation"
-TASK_KINDS: Registry[type[Task]] = Registry(
-    "task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS.split()]
-)
+_KINDS = ["text_classification", "multi_label", "regression", "token_classification", "text_generation", "translation"]
+_KINDS += ["recommendation", "user_profile"]
+TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS])

@@ -34,15 +34,29 @@ class Histories:
     """What a table of interactions says.
 
     Attributes:
-        items: Name of each item that can be recommended, in the order of the outputs.
-        rows: For each user, a row for each item but the first, oldest first: its text is what came before, newest
-            first, its answer the item.
+        items: Name of each item that occurs, or may be recommended.
+        users: Names of the items of each user, oldest first, and when they met.
         report: What was dropped.
     """
 
     items: tuple[str, ...]
-    rows: Mapping[str, Sequence[Row]]
+    users: Mapping[str, Sequence[tuple[str, float]]]
     report: CleaningReport
+
+    def rows(self, field: str) -> dict[str, list[Row]]:
+        """Return, for each user, a row for each item but the first, oldest first: what came before, and the item."""
+        places = {name: place for place, name in enumerate(self.items)}
+        return {
+            user: [
+                Row({field: newest_first(own[:n])}, places[name], user, time) for n, (name, time) in enumerate(own) if n
+            ]
+            for user, own in self.users.items()
+        }
+
+
+def newest_first(own: Sequence[tuple[str, float]]) -> str:
+    """Write a history as text."""
+    return SEPARATOR.join(name for name, _ in reversed(own))
 
 
 def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histories:
@@ -63,25 +77,21 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
     found, counts = _interactions(spec, histories, texts)
     kept = _frequent(found, histories.least)
     counts["few_interactions"] += len(found) - len(kept)
-    occurring = {one.item for one in kept}
-    items = tuple(names or sorted({texts[item] for item in occurring}))
-    places = {name: place for place, name in enumerate(items)}
-    by_user: dict[str, list[Interaction]] = defaultdict(list)
+    items = tuple(names or sorted({texts[one.item] for one in kept}))
+    known = set(items)
+    by_user: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for one in kept:
-        if texts[one.item] in places:
-            by_user[one.user].append(one)
+        if texts[one.item] in known:
+            by_user[one.user].append((texts[one.item], one.time))
         else:
             counts["invalid_label"] += 1
-    (field,) = spec.fields
-    rows = {user: _rows(own, texts, places, field) for user, own in sorted(by_user.items())}
-    counts["no_history"] += len(rows)
     report = CleaningReport(**counts)
-    if len(items) < 2 or len(rows) < 2:
+    if len(items) < 2 or len(by_user) < 2:
         raise InvalidInputError(
             f"{spec.train}: expected at least two users and two items with {histories.least} interactions each, found "
-            f"{len(rows)} and {len(items)} ({report}); add interactions, or lower `histories.least`"
+            f"{len(by_user)} and {len(items)} ({report}); add interactions, or lower `histories.least`"
         )
-    return Histories(items, rows, report)
+    return Histories(items, dict(sorted(by_user.items())), report)
 
 
 def _of(spec: TaskSpec) -> HistorySpec:
@@ -163,15 +173,3 @@ def _frequent(found: Sequence[Interaction], least: int) -> list[Interaction]:
         if len(enough) == len(kept):
             return kept
         kept = enough
-
-
-def _rows(
-    interactions: Sequence[Interaction], texts: Mapping[str, str], places: Mapping[str, int], field: str
-) -> list[Row]:
-    """Return a row for each item of a user but the first."""
-    names = [texts[own.item] for own in interactions]
-    return [
-        Row({field: SEPARATOR.join(reversed(names[:place]))}, places[names[place]], own.user, own.time)
-        for place, own in enumerate(interactions)
-        if place
-    ]

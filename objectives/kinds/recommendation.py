@@ -63,19 +63,18 @@ class Recommendation(TextClassification):
         found = read_histories(spec, spec.labels)
         assert spec.histories is not None
         drawn = random.Random(seed)
-        test = _sample([rows[-1] for rows in found.rows.values() if len(rows) > 1], spec.test_rows, drawn)
-        validation = _sample([rows[-2] for rows in found.rows.values() if len(rows) > 1], spec.validation_rows, drawn)
-        newest = [
-            row for rows in found.rows.values() for row in rows[: max(0, len(rows) - 2)][-spec.histories.positions :]
-        ]
-        train = _sample(newest, spec.train_rows, drawn)
+        by_user = list(found.rows(*spec.fields).values())
+        test = _sample([rows[-1] for rows in by_user if len(rows) > 1], spec.test_rows, drawn)
+        validation = _sample([rows[-2] for rows in by_user if len(rows) > 1], spec.validation_rows, drawn)
+        older = [rows[:-2][-spec.histories.positions :] for rows in by_user]
+        train = _sample([row for rows in older for row in rows], spec.train_rows, drawn)
         if not (train and validation):
             raise InvalidInputError(
                 f"{spec.train}: no user has the four items that a row to train on, one to choose by and one for the "
                 f"test take ({found.report}); add interactions"
             )
-        all_rows = sum(map(len, found.rows.values()))
-        report = found.report + CleaningReport(no_history=all_rows - len(train) - len(validation) - len(test))
+        unused = sum(map(len, found.users.values())) - len(train) - len(validation) - len(test)
+        report = found.report + CleaningReport(no_history=unused)
         return cls(
             found.items,
             tuple(train),
@@ -92,7 +91,7 @@ class Recommendation(TextClassification):
         """Read the histories of a source, without rows that show what a user of the target held out chose."""
         found = read_histories(spec, spec.labels)
         assert spec.histories is not None
-        newest = [row for rows in found.rows.values() for row in rows[-spec.histories.positions :]]
+        newest = [row for rows in found.rows(*spec.fields).values() for row in rows[-spec.histories.positions :]]
         held_out = {(row.group, target.labels[row.label]) for row in (*target.validation, *target.test)}
         kept = [
             row
@@ -177,7 +176,7 @@ class Recommendation(TextClassification):
         for own, row in zip(had, rows, strict=True):
             own[[places[name] for name in seen(row.fields) if name in places]] = 1
         scores = had @ alike + _TINY * (users.sum(axis=0) + 1)
-        return np.log(scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
 
     @classmethod
     def refuses(cls, name: str, value: object) -> str | None:

@@ -1,7 +1,7 @@
 """Text classification: rows with text fields and one label; its metrics are scikit-learn's, under stated names."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class TextClassification(TextTask):
     metrics = DIRECTIONS
     default_metric = "accuracy"
     one_label = True
-    heads = ("label_words", "linear", "probe")
+    heads: ClassVar[tuple[str, ...]] = ("label_words", "linear", "probe")
 
     @classmethod
     def read_answers(

@@ -28,6 +28,8 @@ from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 INTERRUPTED = 130
 # Objects made between two looks for garbage; Python's own is 700.
 _COLLECTED_AFTER = 50_000
+# Labels that `validate` names.
+SHOWN_LABELS = 50
 
 app = typer.Typer(
     help="Search over prompts and hyperparameters for transfer learning.",
@@ -61,7 +63,9 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
 
     loaded = load_study(study, rehearsed=True)
     task = loaded.target
-    typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {', '.join(task.labels)}")
+    few = ", ".join(task.labels[:SHOWN_LABELS])
+    others = f" and {len(task.labels) - SHOWN_LABELS} others" if len(task.labels) > SHOWN_LABELS else ""
+    typer.echo(f"{study}: valid; study {loaded.name}, {task.sizes}, labels {few}{others}")
     for name, own in {
         "target": task,
         **{f"source {name}".rstrip(): own for name, own in loaded.sources.items()},

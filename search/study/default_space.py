@@ -26,6 +26,8 @@ SOURCE_UPDATES = 80
 CONTRASTIVE_UPDATES = (40, 100)
 # Updates on the target: the most come to about 16 epochs of 16 rows, but to no fewer than this.
 LEAST_UPDATES = 32
+# Label words are written out for people for so many labels at most.
+MOST_LABELS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,10 @@ def space_text(file: StudyFile) -> str:
     if file.sources:
         content["sources"] = {name: {"training": training[name]} for name in file.sources}
     if file.space is not None:
-        content["space"] = _shortened(file.space.model_dump(mode="json", exclude_defaults=True))
+        space = file.space.model_dump(mode="json", exclude_defaults=True)
+        if any(len(words) > MOST_LABELS for words in file.space.verbalizers.values()):
+            del space["verbalizers"]
+        content["space"] = _shortened(space)
     yaml, written = YAML(), StringIO()
     yaml.default_flow_style = None
     yaml.width = 120

@@ -87,7 +87,7 @@ class TaskSection(Section):
         None, description="Labels to keep, in their order; all labels of the table, sorted, if left out."
     )
     train_rows: int | None = Field(None, ge=2, description="Number of training rows; all remaining rows if left out.")
-    histories: HistoriesSection | None = Field(None, description="Users, times and items, for kind recommendation.")
+    histories: HistoriesSection | None = Field(None, description="Users and items, where rows are histories.")
 
     @field_validator("label")
     @classmethod

@@ -330,7 +330,8 @@ def history_spec(folder: Path, section: HistoriesSection | None) -> HistorySpec 
     """Return where histories come from; None where a task has none."""
     if section is None:
         return None
-    return HistorySpec(**{**section.model_dump(), "items": local_path(folder, section.items)})
+    users = section.users and local_path(folder, section.users)
+    return HistorySpec(**{**section.model_dump(), "items": local_path(folder, section.items), "users": users})
 
 
 def local_path(folder: Path, path: str) -> str:

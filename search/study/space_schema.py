@@ -29,12 +29,14 @@ def _range_or_choices(value: Any) -> Any:
 
 
 class HistoriesSection(Section):
-    """Where the histories of users come from, for recommendation; `train` is the table of interactions then."""
+    """Where the histories of users come from; `train` is the table of interactions then."""
 
     user: str = Field(description="Column of the user in the table of interactions.")
     time: str = Field(description="Column of numbers or dates there.")
     items: str = Field(description="Table of items, with the column `label` of the interactions, too.")
     text: Words = Field(min_length=1, description="Columns of that table which make an item's text, such as its title.")
+    users: str | None = Field(None, description="Table of users, for user_profile.")
+    attributes: Words = Field((), description="Columns of that table which are predicted, for user_profile.")
     positions: int = Field(5, ge=1, description="Number of the newest items of each user that are trained on.")
     least: int = Field(3, ge=2, description="Users and items with fewer interactions are dropped.")
 

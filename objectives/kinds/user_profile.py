@@ -1,0 +1,116 @@
+"""User profiles: a row is what a user had, its answer one value of each attribute, such as age group and occupation."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    CleaningReport,
+    Comparison,
+    Expected,
+    Outputs,
+    Row,
+    TaskSpec,
+    has_text,
+    read_table,
+)
+from promptgraft.objectives.kinds.histories import newest_first, read_histories
+from promptgraft.objectives.kinds.multi_label import MultiLabel
+from promptgraft.spaces import InvalidInputError
+
+# Stands between an attribute and its value in the name of a label.
+IS = ": "
+
+
+@TASK_KINDS.register("user_profile")
+class UserProfile(MultiLabel):
+    """Several labels a user, one of each attribute."""
+
+    default_metric = "f1_macro"
+    reads_histories: ClassVar[bool] = True
+
+    @classmethod
+    def clean(
+        cls, path: str, spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool = False
+    ) -> tuple[list[Row], tuple[str, ...], CleaningReport]:
+        """Read histories and profiles; users without a value of each attribute are dropped; see `TextTask`."""
+        del path, choosing
+        found = read_histories(spec)
+        profiles = _read_profiles(spec)
+        names = labels or tuple(sorted({label for own in profiles.values() for label in own or ()}))
+        places = {name: place for place, name in enumerate(names)}
+        counts: Counter[str] = Counter()
+        rows: list[Row] = []
+        (field,) = spec.fields
+        for user, own in found.users.items():
+            profile = profiles.get(user)
+            if profile is None or not all(label in places for label in profile):
+                counts["missing_label" if profile is None else "invalid_label"] += 1
+            else:
+                answer = tuple(sorted(places[label] for label in profile))
+                rows.append(Row({field: newest_first(own)}, answer, user))
+        report = found.report + CleaningReport(**counts)
+        if (lacking := cls.shortage(rows, names)) is not None:
+            raise InvalidInputError(f"{spec.train}: users with a profile must have {lacking} ({report})")
+        return rows, names, report
+
+    @classmethod
+    def without_known(
+        cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
+    ) -> tuple[list[Row], CleaningReport]:
+        """Keep all: users with the same history are still others; see `TextTask`."""
+        del held_out, comparison
+        return list(rows), CleaningReport()
+
+    @classmethod
+    def alike(cls, rows: Sequence[Row], spec: TaskSpec) -> list[int]:
+        """Say that no two users are the same; see `TextTask`."""
+        del spec
+        return list(range(len(rows)))
+
+    def decided(self, outputs: Outputs, rows: Sequence[Row]) -> "UserProfile":
+        """Choose nothing: the likeliest value of each attribute is predicted; see `Task`."""
+        del outputs, rows
+        return self
+
+    def _is_over(self, chances: Expected) -> npt.NDArray[np.bool_]:
+        """Return the likeliest value of each attribute, shape (rows, labels)."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for place, name in enumerate(self.labels):
+            groups[name.partition(IS)[0]].append(place)
+        found = np.zeros(chances.shape, dtype=bool)
+        for places in groups.values():
+            best = np.array(places)[chances[:, places].argmax(axis=1)]
+            found[np.arange(len(chances)), best] = True
+        return found
+
+    @property
+    def purpose(self) -> str:
+        """Say that it tells profiles; see `Task`."""
+        return "Tells users' profiles by the texts of what they had: one value of each attribute, out of"
+
+
+def _read_profiles(spec: TaskSpec) -> dict[str, tuple[str, ...] | None]:
+    """Return the labels of each user; None where an attribute has no value."""
+    histories = spec.histories
+    if histories is None or histories.users is None or not histories.attributes:
+        raise InvalidInputError(
+            f"{spec.train}: kind {spec.kind!r} needs `histories.users`, a table of users, and `histories.attributes`, "
+            "its columns that are predicted"
+        )
+    frame = read_table(histories.users, [histories.user, *histories.attributes])
+    users = [(user or "").strip() for user in frame[histories.user]]
+    twice = next((user for user, count in Counter(filter(None, users)).items() if count > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{histories.users}: user {twice!r} stands in several rows; keep one of them")
+    columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in histories.attributes]
+    return {
+        user: tuple(f"{name}{IS}{cell}" for name, cell in zip(histories.attributes, cells, strict=True))
+        if all(map(has_text, cells))
+        else None
+        for user, cells in zip(users, zip(*columns, strict=True), strict=True)
+    }

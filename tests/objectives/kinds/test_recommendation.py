@@ -1,0 +1,177 @@
+"""Recommendation: histories in the order of time, ranks over all items, and what a model is compared with."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score
+
+from promptgraft.objectives.data import Row, Split, TaskSpec
+from promptgraft.objectives.kinds.histories import read_histories
+from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of, seen
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.spaces import Candidate, InvalidInputError, SearchSpace, StudyFacts, Template, Verbalizer
+from tests.support.histories import ITEMS, spec_of_histories, write_histories
+from tests.support.models import TinyModels
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> TaskSpec:
+    return spec_of_histories(*write_histories(tmp_path))
+
+
+def write(folder: Path, lines: list[str], items: dict[str, str] | None = None) -> TaskSpec:
+    (folder / "own.csv").write_text("\n".join(["user,item,when", *lines]) + "\n")
+    with (folder / "own_items.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("item", "title"), *(items or {"a": "Apple", "b": "Bear", "c": "Car"}).items()])
+    return spec_of_histories(folder / "own.csv", folder / "own_items.csv", least=2)
+
+
+def test_the_last_item_is_the_test_and_the_one_before_is_chosen_by(spec: TaskSpec) -> None:
+    task = Recommendation.load_target(spec, 0)
+    assert len(task.test) == len(task.validation) == 30
+    assert set(task.labels) == set(ITEMS.values())
+    by_user = {row.group: row for row in task.test}
+    for row in task.validation:
+        last = by_user[row.group]
+        assert seen(last.fields) == [task.labels[row.label], *seen(row.fields)], "newest first"
+        assert row.time < last.time
+    for row in task.train:
+        assert row.time < next(own.time for own in task.validation if own.group == row.group)
+        assert task.labels[row.label] not in seen(row.fields)
+    assert max(sum(row.group == own.group for row in task.train) for own in task.test) <= 5
+
+
+def test_no_row_sees_what_came_later(tmp_path: Path) -> None:
+    """Times decide, not the order of the table."""
+    lines = [f"u{user},{item},{when}" for item, when in (("c", 3), ("a", 1), ("b", 2)) for user in range(3)]
+    found = read_histories(write(tmp_path, lines))
+    rows = found.rows("history").values()
+    assert [[seen(row.fields) for row in own] for own in rows] == [[["Apple"], ["Bear", "Apple"]]] * 3
+
+
+def test_rows_of_a_source_that_show_what_is_held_out_are_dropped(spec: TaskSpec) -> None:
+    target = Recommendation.load_target(spec, 0)
+    leak = Recommendation.load_source(spec, 0, target)
+    held_out = {(row.group, target.labels[row.label]) for row in (*target.validation, *target.test)}
+    assert leak.cleaning.overlap == 60
+    for row in leak.train:
+        assert not {(row.group, name) for name in (leak.labels[row.label], *seen(row.fields))} & held_out
+
+
+def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    usual = [f"u{user},{item},{when}" for user in range(3) for when, item in enumerate("abc")]
+    odd = ["u0,a,9", ",a,1", "u1,,1", "u1,x,1", "u1,b,", "alone,a,1"]
+    report = read_histories(write(tmp_path, [*usual, *odd])).report
+    assert report.read == 15
+    assert (report.duplicate, report.missing_group, report.missing_label) == (1, 1, 1)
+    assert (report.missing_text, report.missing_time, report.few_interactions) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "items", "message"),
+    [
+        (["u,a,soon", "u,b,later"], None, "'soon' is no number and no date"),
+        (["u,a,1", "u,b,2", "u,c,3"], None, "at least two users and two items"),
+        (["u,a,1"], {"a": "Apple", " a": "Ape"}, "item 'a' stands in 2 rows"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path: Path, lines: list[str], items: dict[str, str] | None, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Recommendation.load_target(write(tmp_path, lines, items), 0)
+
+
+def test_other_ways_to_split_are_refused(spec: TaskSpec) -> None:
+    with pytest.raises(InvalidInputError, match="folds can't be given for recommendation"):
+        Recommendation.load_target(replace(spec, folds=3), 0)
+
+
+def test_items_with_the_same_text_stay_apart(tmp_path: Path) -> None:
+    lines = [f"u{user},{item},{when}" for user in range(3) for when, item in enumerate("abc")]
+    found = read_histories(write(tmp_path, lines, {"a": "Apple", "b": "Apple", "c": "Car"}))
+    assert found.items == ("Apple (a)", "Apple (b)", "Car")
+
+
+def test_ndcg_equals_that_of_scikit_learn(spec: TaskSpec) -> None:
+    task = Recommendation.load_target(spec, 0)
+    outputs = np.random.default_rng(0).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
+    found = task.measure(outputs, task.test)
+    places = {name: place for place, name in enumerate(task.labels)}
+    masked = outputs.copy()
+    relevant = np.zeros_like(outputs)
+    for own, right, row in zip(masked, relevant, task.test, strict=True):
+        own[[places[name] for name in seen(row.fields)]] = -100
+        right[row.label] = 1
+    for cut in (5, 10, 20):
+        assert found[f"ndcg_at_{cut}"] == pytest.approx(ndcg_score(relevant, masked, k=cut))
+    ranks = ranks_of(masked, np.array([row.label for row in task.test]))
+    assert found["mrr"] == pytest.approx((1 / ranks).mean())
+    assert found["recall_at_10"] == pytest.approx((ranks <= 10).mean())
+
+
+def test_ties_go_to_the_item_that_stands_first() -> None:
+    assert ranks_of(np.zeros((2, 4)), np.array([0, 2])).tolist() == [1, 3]
+
+
+def test_what_a_user_had_is_never_recommended(spec: TaskSpec) -> None:
+    task = Recommendation.load_target(spec, 0)
+    texts = [row.fields for row in task.test]
+    places = {name: place for place, name in enumerate(task.labels)}
+    outputs = np.zeros((len(texts), len(task.labels)), dtype=np.float32)
+    for own, fields in zip(outputs, texts, strict=True):
+        own[[places[name] for name in seen(fields)]] = 9
+    columns = task.columns(task.expected(outputs), texts)
+    for fields, item, recommended in zip(texts, columns["item"], columns["recommended"], strict=True):
+        names = [name for name, _ in json.loads(recommended)]
+        assert names[0] == item
+        assert not set(names) & set(seen(fields))
+
+
+def test_popularity_and_item_neighbours(spec: TaskSpec) -> None:
+    """Both see the users to train on alone; neighbours know what follows what here, popularity doesn't."""
+    task = Recommendation.load_target(spec, 0)
+    counts = np.exp(task.constant(task.test)[0])
+    had = [{task.labels[row.label], *seen(row.fields)} for row in task.train]
+    users: dict[str, set[str]] = {}
+    for row, own in zip(task.train, had, strict=True):
+        users.setdefault(row.group, set()).update(own)
+    shares = np.array([sum(name in own for own in users.values()) for name in task.labels], dtype=float)
+    assert counts == pytest.approx(shares / shares.sum(), abs=1e-6)
+    popular = task.measure(task.constant(task.test), task.test)
+    neighbours = task.measure(task.fit_by_words(task.train, task.test), task.test)
+    assert neighbours["ndcg_at_5"] > popular["ndcg_at_5"] + 0.03
+
+
+def test_a_trial_learns_what_comes_next_and_does_not_depend_on_others(spec: TaskSpec, tiny_models: TinyModels) -> None:
+    template = Template("last", "{{ history.split('\n')[:2] | join('; ') }} {{ label }}")
+    names = Recommendation.load_target(spec, 0).labels
+    words = Verbalizer("names", {name: (name,) for name in names})
+    facts = StudyFacts(2, has_head=True, has_source=False)
+    space = SearchSpace((template,), (words,), (), facts)
+    backbone = BackboneSpec(tiny_models["encoder"], "encoder", max_tokens=32)
+    objective = Objective(ObjectiveSpec(backbone, spec, None, space, "ndcg_at_5", evaluate_every=40))
+    trained = Candidate(template.id, words.id, steps=80, learning_rate=3e-3)
+    untrained = replace(trained, steps=0)
+    first, zero = (objective.evaluate(candidate, seed=1) for candidate in (trained, untrained))
+    again, other = (objective.evaluate(candidate, seed=1) for candidate in (untrained, trained))
+    assert np.array_equal(first.logits, other.logits)
+    assert np.array_equal(zero.logits, again.logits)
+    popular = objective.target.measure(
+        objective.target.constant(objective.target.validation), objective.target.validation
+    )
+    assert first.value > max(zero.value, popular["ndcg_at_5"]) + 0.1
+    whole = objective.target.on(Split(whole=True))
+    assert len(whole.train) == len(objective.target.train) + len(objective.target.validation)
+
+
+def test_what_takes_labels_for_frequent_is_refused() -> None:
+    for name, value in {"head": "probe", "contrastive_steps": 20, "demonstrations.count": 2}.items():
+        assert Recommendation.refuses(name, value) is not None
+    for name, value in {"head": "linear", "contrastive_steps": 0, "frozen_layers": 3}.items():
+        assert Recommendation.refuses(name, value) is None
+    row = Row({"history": "Apple"}, 0)
+    assert Recommendation.strata([row, row]) == [0, 0]
