@@ -96,10 +96,14 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
             **row.fields,
             "label": task.show(row),
             "predicted": predicted[place],
-            **{name.replace("_", " ", 1): f"{values[place]:.4f}" for name, values in others},
+            **{name.replace("_", " ", 1): _cell(values[place]) for name, values in others},
         }
         for place, row in enumerate(rows)
     ]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

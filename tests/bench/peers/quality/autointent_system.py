@@ -53,6 +53,8 @@ def tuned(job: Job) -> tuple[np.ndarray, dict[str, Any]]:
         ]
         context = pipeline.fit(Dataset.from_dict({"train": rows}), refit_after=True)
         found = [own.score for own in pipeline.predict_with_metadata(job.test.joined).utterances]
-        scores = np.array(found) if np.allclose(np.sum(found, axis=1), 1) else softmax(np.array(found), axis=1)
+        scores = np.array(found)
+        if scores.min() < 0 or not np.allclose(scores.sum(axis=1), 1):  # Of a support vector machine, for one.
+            scores = softmax(scores, axis=1)
         chosen = context.optimization_info.get_inference_nodes_config()
         return scores, {"chosen": [node.module_name for node in chosen]}
