@@ -88,7 +88,7 @@ def test_a_space_of_its_own_for_each_with_baselines_and_start_points(
     sections: dict[str, Any] = {"backbone": None, "backbones": backbones, "space": "auto", "budget": {"trials": 24}}
     study = load_study(write_study(**sections, baselines=None))
     baselines, starts = baseline_candidates(study), start_points(study)
-    assert list(baselines)[:2] == ["linear_probe@small", "zero_shot@small"]
+    assert list(baselines)[:2] == ["linear_probe@small", "zero_shot@lm"]
     assert {name for name in baselines if name.startswith("zero_shot")} == {"zero_shot@small", "zero_shot@lm"}
     assert len(baselines) <= 12
     assert all(name.endswith(f"@{own.backbone}") for name, own in baselines.items())
