@@ -27,15 +27,15 @@ class LoadedBackbones:
         self._loaded: list[Backbone] = []  # The one in use is the last.
 
     def get(self, spec: BackboneSpec) -> Backbone:
-        """Return a backbone, which is the one in use from then on; what is attached to the others is gone.
+        """Return a backbone, which is the one in use from then on; what is attached to the one before is gone.
 
         Raises:
             InvalidInputError: If it can't be loaded.
         """
         if self._loaded and self._loaded[-1].spec == spec:
             return self._loaded[-1]
-        for other in self._loaded:
-            other.restore()
+        if self._loaded:
+            self._loaded[-1].restore()  # Which frees its gradients, and what is attached to it.
         found = next((own for own in self._loaded if own.spec == spec), None)
         others = [own for own in self._loaded if own is not found]
         while sum(map(_size_bytes, others)) > self._memory_bytes:

@@ -114,8 +114,8 @@ def test_a_space_of_its_own_for_each_with_baselines_and_start_points(
         ({"space": {**SPACE, "templates": {"a": "{{ label }} {{ text }}"}}}, "on backbone 'lm': "),
         ({"space": {**SPACE, "grow": {}}}, "space.grow: needs a single `backbone`"),
         (
-            {"space": {**SPACE, "steps": {"choices": [1], "when": {"parameter": "backbone", "choices": ["smal"]}}}},
-            "unknown backbone 'smal'; did you mean 'small'",
+            {"space": {**SPACE, "steps": {"choices": [1], "when": {"parameter": "backbone", "choices": ["smallish"]}}}},
+            "unknown backbone 'smallish'; did you mean 'small'",
         ),
     ],
 )
