@@ -226,7 +226,8 @@ def _with_own_names(backbones: Mapping[str, SearchSpace]) -> tuple[Parameter, ..
             variants.setdefault(parameter.name, {})[backbone] = parameter
     found: list[Parameter] = []
     for name, own in variants.items():
-        searched = [one for one in own.values() if not isinstance(one, Constant)] or list(own.values())
+        searched: list[Parameter] = [one for one in own.values() if not isinstance(one, Constant)]
+        searched = searched or list(own.values())
         if all(replace(one, when=None) == replace(searched[0], when=None) for one in searched):
             found.append(searched[0])
         else:

@@ -225,7 +225,7 @@ class Confirmation:
         target, sources = self.study.target, self.study.sources
         source = sources.get(winner.candidate.source, next(iter(sources.values()), None))
         shared = source is not None and set(target.labels) <= set(source.labels)
-        objective = self.study.objective
+        objective = self.study.objective.on(winner.candidate.backbone)
         controls = trained_controls(winner, objective.space, shared, objective.training_on(winner.candidate.source))
         arms = {WINNER: winner} | {name: arm for name, arm in controls.items() if name in wanted}
         if other is not None:

@@ -137,16 +137,16 @@ class StudyLoader(ProblemCollector):
             )
         if self.problems or objective is None or target is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        own = {loader.name: loader.file for loader in loaders}
+        files = {loader.name: loader.file for loader in loaders}
         study = Study(
             self.yaml.path.resolve(),
-            own.get("", file),
+            files.get("", file),
             objective,
             target,
             sources,
             constraints,
             drafted=loaders[0].drafted,
-            on_backbones=own if file.backbones else {},
+            on_backbones=files if file.backbones else {},
         )
         return replace(study, cautions=self._cautions(study))
 

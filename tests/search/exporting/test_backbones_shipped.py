@@ -16,6 +16,7 @@ from promptgraft.search.judging import choose_ensemble
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, keep_result, trial_file
 from promptgraft.search.study import Study, load_study
+from promptgraft.search.workers.repeats import Repeats
 from promptgraft.spaces import Candidate
 from tests.support.models import TinyModels
 from tests.support.specs import TEMPLATES, VERBALIZERS
@@ -72,6 +73,19 @@ def test_a_bundle_is_on_the_backbone_of_its_trial(searched: Searched, tiny_model
     assert Path(tiny_models["causal_lm"]).name in (exported.folder / "README.md").read_text(encoding="utf-8")
     assert verify(exported.folder).passed
     assert np.isfinite(Predictor(exported.folder).logits([row.fields for row in study.target.test])).all()
+
+
+def test_controls_are_fitted_on_the_backbone_of_the_winner(searched: Searched) -> None:
+    study, _, run = searched
+    together, alone = (
+        Repeats(Objective(spec), run.files(), study.file.seed) for spec in (study.objective, study.objective.on("lm"))
+    )
+    found = [together.fit("linear_probe", 0, name, backbone) for name, backbone in (("a", "small"), ("b", "lm"))]
+    assert None not in [outcome.value for outcome in found]
+    assert alone.fit("linear_probe", 0, "c").metrics == found[1].metrics
+    logits = {name: run.files().read_tensors(name)["logits"] for name in "abc"}
+    assert torch.equal(logits["b"], logits["c"])
+    assert not torch.equal(logits["a"], logits["b"])
 
 
 def test_an_ensemble_shares_the_backbone_of_the_winner(searched: Searched) -> None:
