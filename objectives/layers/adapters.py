@@ -10,12 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import IA3Config, IA3Model, LoraConfig, LoraModel
-from peft.utils.constants import (
-    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
-    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-)
 from torch import nn
 
 from promptgraft.spaces import Adapter, InvalidInputError
@@ -78,6 +72,14 @@ class Injected:
 
 
 def _inject(stack: Any, adapter: Adapter, options: dict[str, Any]) -> Any:
+    # Here, since most predictions need none of it.
+    from peft import IA3Config, IA3Model, LoraConfig, LoraModel
+    from peft.utils.constants import (
+        TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+        TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    )
+
     alike = _ALIKE.get(stack.config.model_type)
     if adapter.method == "lora":
         if alike:

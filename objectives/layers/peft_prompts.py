@@ -5,16 +5,18 @@ Prompt tuning (Lester et al. 2021, arXiv:2104.08691), P-tuning (Liu et al. 2021,
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PrefixTuningConfig, PromptEncoder, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from promptgraft.objectives.layers.soft_prompts import InsertedPrompt, Known, PromptedStack
 from promptgraft.objectives.layers.stack import LayerStack
 from promptgraft.spaces import InvalidInputError, SoftPrompt
+
+if TYPE_CHECKING:  # Imported where it is used, since most predictions need none of it.
+    from peft import PrefixTuningConfig, PromptEncoderConfig
 
 _NAME = "default"
 
@@ -79,6 +81,8 @@ class PrefixPrompt(PeftPrompt):
         }
         if parametrization == "direct":
             length, width = vectors.shape
+            from peft import PromptTuningConfig
+
             super().__init__(layers, PromptTuningConfig(num_virtual_tokens=length, token_dim=width, **options), seed)
         else:
             super().__init__(layers, _network_config(vectors, parametrization, **options), seed)
@@ -208,6 +212,8 @@ def attach(
 
 def _put_on(stack: Any, config: Any, seed: int) -> Any:
     """Let PEFT wrap a stack. It freezes it; how much of it trains is the candidate's to say, and stays as it was."""
+    from peft import get_peft_model
+
     required = [parameter.requires_grad for parameter in stack.parameters()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -217,7 +223,9 @@ def _put_on(stack: Any, config: Any, seed: int) -> Any:
     return model
 
 
-def _prefix_config(soft_prompt: SoftPrompt, sizes: Mapping[str, int]) -> PrefixTuningConfig:
+def _prefix_config(soft_prompt: SoftPrompt, sizes: Mapping[str, int]) -> "PrefixTuningConfig":
+    from peft import PrefixTuningConfig
+
     return PrefixTuningConfig(
         task_type="FEATURE_EXTRACTION",
         num_virtual_tokens=soft_prompt.length,
@@ -226,8 +234,10 @@ def _prefix_config(soft_prompt: SoftPrompt, sizes: Mapping[str, int]) -> PrefixT
     )
 
 
-def _network_config(vectors: Tensor, parametrization: str, **options: Any) -> PromptEncoderConfig:
+def _network_config(vectors: Tensor, parametrization: str, **options: Any) -> "PromptEncoderConfig":
     """Describe PEFT's P-tuning, with layers as wide as the backbone's, as is PEFT's default."""
+    from peft import PromptEncoderConfig
+
     length, width = vectors.shape
     return PromptEncoderConfig(
         num_virtual_tokens=length,
@@ -241,6 +251,8 @@ def _network_config(vectors: Tensor, parametrization: str, **options: Any) -> Pr
 
 def _network(vectors: Tensor, parametrization: str, seed: int) -> nn.Module:
     """Build PEFT's P-tuning network alone, for places that PEFT doesn't have."""
+    from peft import PromptEncoder
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = PromptEncoder(_network_config(vectors, parametrization)).to(vectors.device)
