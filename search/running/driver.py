@@ -388,9 +388,9 @@ class Driver:
         trials = self.ledger.trials
         if any(trial.state == TrialState.COMPLETE for trial in trials):
             return None
-        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        failed = [own for own in trials if own.state == TrialState.FAIL and not TrialRecord.of(own).is_interrupted]
         if not failed:
-            return "no trial is complete"
+            return "no trial is complete; run it again, with more time: what was computed stays"
         last = failed[-1]
         return f"no trial is complete; {len(failed)} failed, trial {last.number} with: {TrialRecord.of(last).cause}"
 

@@ -215,7 +215,7 @@ def test_what_runs_at_the_end_of_the_time_is_stopped_and_queued_again(write_stud
     path = write_study(space=endless, pruner="none", budget={"trials": 9, "timeout": "40s", "reserve": 0})
     outcome = run_study(load_study(path), RunOptions(RunFolder(tmp_path / "run"), concurrent=2))
     assert outcome.ended_because is not None
-    assert outcome.ended_because.startswith("the time is up: 40s, but no trial is complete")
+    assert outcome.ended_because.startswith("the time is up: 40s, but no trial is complete; run it again")
     assert outcome.states == {"FAIL": 2, "WAITING": 2}
     trials = load_existing("tiny", RunFolder(tmp_path / "run").storage_url()).get_trials()
     assert [trial.user_attrs["cause"] for trial in trials[:2]] == ["the time is up: 40s"] * 2
