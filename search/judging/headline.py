@@ -115,6 +115,8 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     if best.state == TrialState.COMPLETE and gain < 0:
         noise = ", within noise" if error is None or -gain <= NOISE * error else ""
         return f"The best baseline, {label}, was {said} ahead in the search{noise}: --trial {best.number} exports it."
+    if error is None and gain > 0:
+        return f"It was {said} ahead of the best baseline, {label}; without folds, no standard error is known."
     times = _times_cheaper(winner, best)
     cheaper = f", and {times:.0f} times cheaper to train" if times is not None and times >= CHEAPER else ""
     return f"The best baseline, {label}, is as good within noise ({said}){cheaper}."

@@ -90,6 +90,15 @@ def test_a_study_without_baselines_or_folds(study: optuna.Study) -> None:
     assert said(study) == "Ship trial 0: accuracy 0.800 on validation rows, the best of a search."
 
 
+def test_without_folds_no_lead_is_called_noise(study: optuna.Study) -> None:
+    add(study, [0.2], "full_fine_tuning", seconds=1.0)
+    add(study, [0.8])
+    assert said(study).endswith(
+        "It was +60.0 points ahead of the best baseline, full fine-tuning on the target; without folds, no standard "
+        "error is known."
+    )
+
+
 def test_once_the_test_set_was_opened_its_score_is_what_counts(study: optuna.Study) -> None:
     add(study, [0.8, 0.83])
     table = [["winner (trial 0)", {"accuracy": 0.79}]]
