@@ -189,12 +189,12 @@ class Recurrent(Encoder):
     scorer_class = RecurrentScorer
 
     def _embed(self, texts: list[str], pool: Pool) -> Tensor:
-        """Average the normalised embeddings of some texts; shape (hidden,)."""
+        """Return the normalised embeddings of some texts; shape (texts, hidden)."""
         rows = [torch.tensor(self.tokenizer(text)["input_ids"], device=self.device)[None] for text in texts]
         with torch.no_grad():
             hidden = [self.stack(input_ids=row).last_hidden_state for row in rows]
         pooled = [pool(states, torch.tensor([states.shape[1]], device=self.device), 0) for states in hidden]
-        return functional.normalize(torch.cat(pooled), dim=-1).mean(0)
+        return functional.normalize(torch.cat(pooled), dim=-1)
 
 
 def write_recurrent(folder: Path, tokenizer: str, seed: int, **sizes: Any) -> RecurrentConfig:

@@ -168,6 +168,22 @@ def test_a_trial_learns_what_comes_next_and_does_not_depend_on_others(spec: Task
     assert len(whole.train) == len(objective.target.train) + len(objective.target.validation)
 
 
+@pytest.mark.parametrize("family", ["encoder", "recurrent"])
+def test_items_that_are_embedded_together_are_as_embedded_one_by_one(
+    spec: TaskSpec, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    template = Template("plain", "{{ history }} {{ label }}")
+    words = Verbalizer("names", {name: (name, name.upper()) for name in Recommendation.load_target(spec, 0).labels})
+    space = SearchSpace((template,), (words,), (), StudyFacts(2, has_head=True, has_source=False))
+    backbone = BackboneSpec(tiny_models[family], family, max_tokens=32)
+    objective = Objective(ObjectiveSpec(backbone, spec, None, space, "ndcg_at_5"))
+    candidate = Candidate(template.id, words.id, steps=0)
+    alone = objective.score(candidate, {}, objective.target.test)
+    monkeypatch.setattr("promptgraft.objectives.backbones.encoder.MANY_LABELS", 2)
+    monkeypatch.setattr("promptgraft.objectives.backbones.encoder.TOGETHER", 5)
+    assert objective.score(candidate, {}, objective.target.test) == pytest.approx(alone, abs=1e-4)
+
+
 def test_what_takes_labels_for_frequent_is_refused() -> None:
     for name, value in {"head": "probe", "contrastive_steps": 20, "demonstrations.count": 2}.items():
         assert Recommendation.refuses(name, value) is not None
