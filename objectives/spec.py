@@ -155,6 +155,11 @@ class ObjectiveSpec:
         space = self.space.on(backbone)  # It may have grown since.
         return replace(self.backbones[backbone], space=space, files=self.files)
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether all backbones compute in full precision."""
+        return all(spec.backbone.computes_in == "float32" for spec in self.backbones.values() or [self])
+
     def in_float32(self) -> "ObjectiveSpec":
         """Return the same with its backbones in full precision, as production loads them."""
         own = {name: spec.in_float32() for name, spec in self.backbones.items()}

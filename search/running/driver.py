@@ -187,9 +187,7 @@ class Driver:
         found: list[SideJobs] = [] if file.grow is None else [self._growth_jobs(file.grow)]
         # Repeats of a single finalist are compared with controls, which come when the search has ended; in low
         # precision, who is to be repeated is only known once the best are scored in float32.
-        specs = self.study.objective.backbones.values() or [self.study.objective]
-        in_float32 = all(spec.backbone.computes_in == "float32" for spec in specs)
-        if file.judging.finalists > 1 and self.limits.reserve and in_float32:
+        if file.judging.finalists > 1 and self.limits.reserve and self.study.objective.is_float32:
             # Half of it, so that as much is left for the end where compute is what is limited.
             found.append(EarlyRepeats(self.ledger, file.seed, self.limits.reserve / 2, self._on_repeat))
         return found
