@@ -38,12 +38,14 @@ class LoadedBackbones:
             self._loaded[-1].restore()  # Which frees its gradients, and what is attached to it.
         found = next((own for own in self._loaded if own.spec == spec), None)
         others = [own for own in self._loaded if own is not found]
+        count = len(others)
         while sum(map(_size_bytes, others)) > self._memory_bytes:
             others.pop(0)
         self._loaded = others
         self._stages.keep(self._memory_bytes - sum(map(_size_bytes, others)))
-        if found is None:
+        if len(others) < count:
             gc.collect()  # Hooks and modules refer to each other, so what was dropped may still be there.
+        if found is None:
             found = BACKBONES[spec.family](spec, self._device)
         self._loaded.append(found)
         return found
