@@ -108,7 +108,7 @@ def linear_probe(objective: Objective, rows: Sequence[Row]) -> Logits:
 def zero_shot(objective: Objective, rows: Sequence[Row]) -> Logits:
     """Score with the pretrained weights and the first template; shape (rows, labels).
 
-    It gets the verbalizer with which it does best on the training rows, by accuracy, then by loss.
+    It gets the verbalizer with which it does best on the training rows, by the metric of its kind, then by loss.
     """
     template = written_templates(objective.spec.space)[0]
     return objective.score(best_words(objective, template, objective.target.train), {}, rows)
@@ -123,7 +123,7 @@ def best_words(objective: Objective, template: Template, rows: Sequence[Row]) ->
 
     def rank(candidate: Candidate) -> tuple[float, float]:
         metrics = task.measure(objective.score(candidate, {}, rows), rows)
-        return metrics["accuracy"], -metrics["loss"]
+        return metrics[task.default_metric], -metrics["loss"]
 
     candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
     return max(candidates, key=rank)

@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 from promptgraft.objectives.data import Row, Split, TaskSpec
 from promptgraft.objectives.kinds.histories import read_histories
 from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of, seen
+from promptgraft.objectives.measures.controls import FITTED
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, SearchSpace, StudyFacts, Template, Verbalizer
@@ -166,6 +167,20 @@ def test_a_trial_learns_what_comes_next_and_does_not_depend_on_others(spec: Task
     assert first.value > max(zero.value, popular["ndcg_at_5"]) + 0.1
     whole = objective.target.on(Split(whole=True))
     assert len(whole.train) == len(objective.target.train) + len(objective.target.validation)
+
+
+def test_texts_untrained_are_a_control(spec: TaskSpec, tiny_models: TinyModels) -> None:
+    template = Template("plain", "{{ history }} {{ label }}")
+    names = Recommendation.load_target(spec, 0).labels
+    words = (
+        Verbalizer("names", {name: (name,) for name in names}),
+        Verbalizer("loud", {name: (name.upper(),) for name in names}),
+    )
+    space = SearchSpace((template,), words, (), StudyFacts(2, has_head=True, has_source=False))
+    backbone = BackboneSpec(tiny_models["encoder"], "encoder", max_tokens=32)
+    objective = Objective(ObjectiveSpec(backbone, spec, None, space, "ndcg_at_5"))
+    rows = objective.target.test
+    assert FITTED["zero_shot"](objective, rows).shape == (len(rows), len(names))
 
 
 @pytest.mark.parametrize("family", ["encoder", "recurrent"])
