@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promptgraft.objectives.data import (
@@ -115,15 +115,29 @@ def read_items(spec: HistorySpec, column: str) -> dict[str, str]:
         InvalidInputError: If the table can't be read, or an item stands in it twice.
     """
     frame = read_table(spec.items, [column, *spec.text])
-    ids = [(item or "").strip() for item in frame[column]]
-    twice = next((item for item, count in Counter(filter(None, ids)).items() if count > 1), None)
-    if twice is not None:
-        raise InvalidInputError(f"{spec.items}: item {twice!r} stands in {ids.count(twice)} rows; keep one of them")
+    ids = read_ids(frame[column], f"{spec.items}: item")
     columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in spec.text]
     texts = [BETWEEN.join(filter(has_text, cells)) for cells in zip(*columns, strict=True)]
     shared = {text for text, count in Counter(texts).items() if count > 1}
     pairs = zip(ids, texts, strict=True)
     return {item: f"{text} ({item})" if text in shared else text for item, text in pairs if item and has_text(text)}
+
+
+def read_ids(cells: Iterable[str | None], name: str) -> list[str]:
+    """Return a column of ids, without white space around; empty where there is none.
+
+    Args:
+        cells: The column.
+        name: What has the ids, behind the path of its table.
+
+    Raises:
+        InvalidInputError: If an id stands in several rows.
+    """
+    ids = [(cell or "").strip() for cell in cells]
+    twice = next((own for own, count in Counter(filter(None, ids)).items() if count > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{name} {twice!r} stands in {ids.count(twice)} rows; keep one of them")
+    return ids
 
 
 def _interactions(

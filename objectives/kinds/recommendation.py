@@ -99,7 +99,9 @@ class Recommendation(TextClassification):
             if not any((row.group, name) in held_out for name in (found.items[row.label], *seen(row.fields)))
         ]
         rows = _sample(kept, spec.train_rows, random.Random(seed))
-        return cls(found.items, tuple(rows), cleaning=found.report + CleaningReport(overlap=len(newest) - len(kept)))
+        unused = sum(map(len, found.users.values())) - len(newest)
+        report = found.report + CleaningReport(overlap=len(newest) - len(kept), no_history=unused)
+        return cls(found.items, tuple(rows), cleaning=report)
 
     def on(self, split: Split) -> "Recommendation":
         """Return the task itself, since times leave one way to divide the rows; or with all in training; see `Task`."""
@@ -171,10 +173,7 @@ class Recommendation(TextClassification):
         norms = np.sqrt(users.sum(axis=0)) + _TINY
         alike = (users.T @ users) / norms[:, None] / norms
         np.fill_diagonal(alike, 0.0)
-        places = self._places()
-        had = np.zeros((len(rows), len(self.labels)))
-        for own, row in zip(had, rows, strict=True):
-            own[[places[name] for name in seen(row.fields) if name in places]] = 1
+        had = np.isneginf(self._unseen(np.zeros((len(rows), len(self.labels))), [row.fields for row in rows]))
         scores = had @ alike + _TINY * (users.sum(axis=0) + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
 

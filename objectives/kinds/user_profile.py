@@ -18,7 +18,7 @@ from promptgraft.objectives.data import (
     has_text,
     read_table,
 )
-from promptgraft.objectives.kinds.histories import newest_first, read_histories
+from promptgraft.objectives.kinds.histories import newest_first, read_histories, read_ids
 from promptgraft.objectives.kinds.multi_label import MultiLabel
 from promptgraft.spaces import InvalidInputError
 
@@ -103,10 +103,7 @@ def _read_profiles(spec: TaskSpec) -> dict[str, tuple[str, ...] | None]:
             "its columns that are predicted"
         )
     frame = read_table(histories.users, [histories.user, *histories.attributes])
-    users = [(user or "").strip() for user in frame[histories.user]]
-    twice = next((user for user, count in Counter(filter(None, users)).items() if count > 1), None)
-    if twice is not None:
-        raise InvalidInputError(f"{histories.users}: user {twice!r} stands in several rows; keep one of them")
+    users = read_ids(frame[histories.user], f"{histories.users}: user")
     columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in histories.attributes]
     return {
         user: tuple(f"{name}{IS}{cell}" for name, cell in zip(histories.attributes, cells, strict=True))

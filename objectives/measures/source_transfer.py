@@ -108,7 +108,7 @@ def _chosen(task: Task, rows: Sequence[Row]) -> list[Row]:
 
 
 def _columns(task: Task, rows: Sequence[Row]) -> Features:
-    """Return what is to be predicted: a column with 0 and 1 for each label, or the numbers; shape (rows, columns)."""
+    """Return the answers: zeros and ones in a column for each label, or the numbers; shape (rows, columns)."""
     if task.has_numbers:
         return np.array([[row.answer] for row in rows], dtype=np.float64)
     found = np.zeros((len(rows), len(task.labels)))
@@ -148,7 +148,7 @@ def evidence_gain(found: Features, wanted: Features) -> float:
 
     Args:
         found: Features F, shape (rows, dimensions).
-        wanted: What is to be predicted, shape (rows, columns); a column of one value doesn't count.
+        wanted: Answers Y, shape (rows, columns); constant columns are left out.
 
     Returns:
         Nats a row, the mean over columns; 0 or near it where features tell nothing.
