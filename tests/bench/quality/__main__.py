@@ -13,7 +13,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from studies.prepare import MODELS, prepare_minilm
+from studies.preparing.downloads import MODELS
+from studies.preparing.models import prepare_minilm
 from tests.bench.quality.data import PAIRS, settings, write_job
 from tests.bench.quality.domains import prepare_domains, read_rows
 from tests.bench.quality.multilingual import prepare_multilingual

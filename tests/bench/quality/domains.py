@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.prepare import download
+from studies.preparing.downloads import download
 
 MIN_RATING = 0.5
 QUERY = "query: "  # What the multilingual encoder expects before each text.

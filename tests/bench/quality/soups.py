@@ -24,7 +24,7 @@ from promptgraft.objectives.data import WHOLE
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.sampling import baseline_candidates
 from promptgraft.search.study import Study
-from studies.prepare import MODELS
+from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
 from tests.bench.quality.data import PAIRS, settings, write_job
 from tests.bench.quality.pool import SEED, study_with_answers

@@ -23,7 +23,7 @@ from promptgraft.objectives.trial import Objective
 from promptgraft.search.sampling import baseline_candidates
 from promptgraft.search.study import Study
 from promptgraft.spaces import Candidate
-from studies.prepare import MODELS
+from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
 from tests.bench.quality.data import Setting, divide, settings, write_job
 from tests.bench.quality.domains import read_rows, write_rows
