@@ -30,10 +30,10 @@ _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
 # Parameter -> place, or value; others have their first choice. Strong and cheap points come first; see
 # `search.study.default_space` for what was measured.
 _POINTS: Mapping[str, Mapping[str, int | str]] = {
-    "source stage only": {"source_steps": _MOST, "steps": _NONE},
+    "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, "frozen_layers": _FEW},
     "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
     "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _MOST, "steps": _NONE},
-    "source stage, upper layers": {"source_steps": _MOST, "steps": _FEW, "frozen_layers": _FEW},
+    "source stage only": {"source_steps": _MOST, "steps": _NONE},
     "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF},
     "upper layers": {"steps": _FEW, "frozen_layers": _FEW},
     "contrastive": {"contrastive_steps": _MOST, "steps": _NONE},

@@ -131,7 +131,8 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
     if facts.one_label:
         content["verbalizers"] = draft_verbalizers(facts.labels)
     family = FAMILIES[facts.family]
-    content["frozen_layers"] = sorted({0, facts.n_layers // 2, 3 * facts.n_layers // 4})
+    halves = {facts.n_layers // 2, 3 * facts.n_layers // 4}
+    content["frozen_layers"] = sorted({0, *halves} if effort.all_layers or family.recurrent else halves)
     if facts.has_source:
         content["source_steps"] = [5 * SOURCE_UPDATES] if family.recurrent else [0, SOURCE_UPDATES]
         content["alpha"] = [0.0, 0.2, 0.5] if facts.shares_labels else 0.0

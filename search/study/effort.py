@@ -18,6 +18,7 @@ class Effort:
         judging: Keys of `judging` and their values.
         baselines: Names of the baselines.
         most_updates: Largest number of updates on the target in the default space.
+        all_layers: Whether the default space includes training all layers; the lower half is frozen otherwise.
         rich: Whether the default space includes dimensions that matter less.
     """
 
@@ -26,15 +27,24 @@ class Effort:
     judging: Mapping[str, Any]
     baselines: Sequence[Baseline]
     most_updates: int
+    all_layers: bool = True
     rich: bool = False
 
 
-_CHEAP: tuple[Baseline, ...] = ("contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot")
+_CHEAP: tuple[Baseline, ...] = (
+    "contrastive_source",
+    "contrastive",
+    "linear_probe_with_source",
+    "linear_probe",
+    "zero_shot",
+)
 _FEW: tuple[Control, ...] = ("target_only", "tfidf")
 
 # The one place where effort sets a default. `balanced` is what the schema says; a test compares the two.
 EFFORTS: Mapping[EffortName, Effort] = {
-    "quick": Effort(12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128),
+    "quick": Effort(
+        12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
+    ),
     "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(Baseline), most_updates=256),
     "best": Effort(
         64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(Baseline), most_updates=512, rich=True

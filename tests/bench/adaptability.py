@@ -23,7 +23,6 @@ from promptgraft.objectives.runtime import quiet_transformers
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import Candidate, Template
-from tests.support.paths import STUDIES
 
 SEEDS = (0, 1)
 PERMUTATIONS = 9999
@@ -84,7 +83,7 @@ def correlations(table: Sequence[Trained]) -> dict[str, Correlation]:
 
 def measure(files: str, words: str) -> list[Trained]:
     """Measure and train every template with one verbalizer."""
-    study = load_study(STUDIES / "demo.yaml")
+    study = load_study(Path(__file__).parent / "demo.yaml")
     space = study.objective.space
     templates = (*space.templates, *(Template(name, text) for name, text in TEMPLATES.items()))
     verbalizer = next(entry.id for entry in space.verbalizers if entry.name == words)

@@ -31,7 +31,7 @@ from promptgraft.spaces import Candidate
 
 HERE = Path(__file__).resolve().parent
 STUDIES = HERE.parents[1] / "studies"
-FILES = {"demo": STUDIES / "demo.yaml", "smollm2": HERE / "pools.yaml"}
+FILES = {"demo": HERE / "demo.yaml", "smollm2": HERE / "pools.yaml"}
 WRITER = WriterSpec(str(STUDIES / "models" / "smollm2"), "causal_lm")
 SOURCES = {
     "demo": ("mutation", "crossover", "paraphrase"),

@@ -58,7 +58,7 @@ def test_the_schema_takes_what_is_valid(path: Path) -> None:
 
 def test_short_forms_are_in_the_schema() -> None:
     validator = jsonschema.Draft202012Validator(study_schema())
-    content = YAML(typ="safe").load(STUDIES / "demo.yaml")
+    content = YAML(typ="safe").load(STUDIES / "smollm2.yaml")
     content |= {"sampler": "random", "minimize": "latency_ms", "budget": {"timeout": "8h", "disk": "20GB"}}
     content["space"] |= {"alpha": 0.5, "promptsource": "a.yaml", "steps": [8, 16]}
     assert list(validator.iter_errors(content)) == []

@@ -32,16 +32,16 @@ def candidates(study: Study) -> dict[str, Candidate]:
 def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: WriteStudy) -> None:
     found = candidates(loaded(write_study))
     assert list(found) == [
-        "source stage only",
+        "source stage, upper layers",
         "source stage, fine-tuning",
         "source stage, contrastive",
-        "source stage, upper layers",
+        "source stage only",
         "contrastive, fine-tuning",
         "upper layers",
         "contrastive",
     ]
     told = [(c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values()]
-    assert told[:5] == [(80, 0, 0, 3), (80, 0, 32, 0), (80, 100, 0, 0), (80, 0, 8, 1), (0, 40, 16, 0)]
+    assert told[:5] == [(80, 0, 32, 1), (80, 0, 32, 0), (80, 100, 0, 0), (80, 0, 0, 3), (0, 40, 16, 0)]
     assert {own.learning_rate for own in found.values() if own.is_trained} == {5e-5}
     assert {own.head for own in found.values()} == {"probe"}
 
@@ -110,5 +110,5 @@ def test_one_that_is_lost_is_queued_again_as_what_it_is(write_study: WriteStudy,
     second = book.ask()
     assert second is not None
     assert second.candidate == first.candidate
-    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage only"
+    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage, upper layers"
     assert len(book.study.get_trials()) == 2

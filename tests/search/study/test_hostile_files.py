@@ -29,9 +29,11 @@ def contents(data: Path, tiny_models: dict[str, str]) -> list[dict[str, Any]]:
     for name in ("demo", "smollm2"):
         content = LinedYaml(STUDIES / f"{name}.yaml").plain()
         content["backbone"]["path"] = tiny_models["encoder" if name == "demo" else "causal_lm"]
-        content["space"] |= {"frozen_layers": [0, 2], "soft_prompt": {"length": [0, 4], "place": ["prefix", "layer 1"]}}
+        prompts = {"length": [0, 4], "place": ["prefix", "layer 1"]}
+        content["space"] = content.get("space", {}) | {"frozen_layers": [0, 2], "soft_prompt": prompts}
         content["source"] |= {"train": str(data / "movie.csv"), "train_rows": 40, "training": {"batch_size": 4}}
-        content["target"] |= {"train": str(data / "amazon.csv"), "train_rows": 8, "validation_rows": 8, "test_rows": 8}
+        rows = {"train_rows": 8, "validation_rows": 8, "test_rows": 8, "folds": None}
+        content["target"] |= {"train": str(data / "amazon.csv")} | rows
         found.append(content)
     return found
 
