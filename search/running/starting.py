@@ -13,7 +13,7 @@ from promptgraft.search.running.driver import Driver
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, SearchSettings
-from promptgraft.search.sampling import baseline_candidates, queue_baselines, queue_start_points, start_points
+from promptgraft.search.sampling import first_trials, queue_baselines, queue_start_points
 from promptgraft.search.storage import (
     RunFolder,
     StudyRecord,
@@ -74,6 +74,7 @@ def _started_ledger(
     record_study(stored, study, max(limits.trials, finished))
     ledger = StudyLedger(stored, storage, study.objective.space, SearchSettings.of(study))
     if not ledger.finished:
-        queue_baselines(stored, storage, baseline_candidates(study))
-        queue_start_points(stored, storage, start_points(study))
+        for baselines, points in first_trials(study):
+            queue_baselines(stored, storage, baselines)
+            queue_start_points(stored, storage, points)
     return study, ledger, folder

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptgraft.search.sampling.proposals import Proposal as Proposal
     from promptgraft.search.sampling.proposals import Proposals as Proposals
     from promptgraft.search.sampling.pruning import Pruning as Pruning
+    from promptgraft.search.sampling.starts import first_trials as first_trials
     from promptgraft.search.sampling.starts import queue_start_points as queue_start_points
     from promptgraft.search.sampling.starts import start_points as start_points
 else:

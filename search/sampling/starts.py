@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import cast
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FixedTrial
 
-from promptgraft.search.sampling.baselines import by_size
+from promptgraft.search.sampling.baselines import baseline_candidates, by_size
 from promptgraft.search.storage import TrialRecord, start_point_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.spaces import (
     BACKBONE,
     DEFAULTS,
+    Candidate,
     Categorical,
     Constant,
     Parameter,
@@ -68,6 +70,24 @@ def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
     return found
 
 
+def first_trials(study: Study) -> list[tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]]:
+    """Return a study's first trials in the order in which they are queued; those of a later round include the earlier.
+
+    Baselines that train nothing on the target come first, then the strongest start point on each backbone, then the
+    baselines that take long, then the other start points: a short budget ends among the last of them.
+
+    Args:
+        study: The checked study.
+
+    Returns:
+        In each round baselines and start points, by name.
+    """
+    baselines, points = baseline_candidates(study), start_points(study)
+    cheap = {name: own for name, own in baselines.items() if not own.is_trained}
+    strongest = dict(islice(points.items(), max(1, len(study.objective.space.backbones))))
+    return [(cheap, strongest), (baselines, points)]
+
+
 def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:
     """Yield the name of each point and its parameters, as the study calls them."""
     space = study.objective.space
@@ -105,7 +125,7 @@ def _value(parameter: Parameter, wanted: int | str | None) -> Scalar:
 
 
 def queue_start_points(stored: optuna.Study, storage: RDBStorage, points: Mapping[str, Mapping[str, Scalar]]) -> None:
-    """Queue a new study's start points behind its baselines; those that were queued before aren't queued again.
+    """Queue a new study's start points; those that were queued before aren't queued again.
 
     Args:
         stored: The study.

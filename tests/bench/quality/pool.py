@@ -30,7 +30,7 @@ from ruamel.yaml import YAML
 from promptgraft.objectives.data import WHOLE, Row, find_near_duplicates
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial import Objective, Result
-from promptgraft.search.sampling import FoldRace, baseline_candidates, start_points
+from promptgraft.search.sampling import FoldRace, first_trials
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import FoldScores
 from promptgraft.spaces import Candidate, SuggestingTrial
@@ -86,12 +86,13 @@ def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
     """List baselines and start points, each candidate once."""
     known: set[str] = set()
     space = study.objective.space
-    found = [(f"baseline {name}", candidate) for name, candidate in baseline_candidates(study).items()]
-    found += [
-        (f"start {name}", space.suggest(cast("SuggestingTrial", FixedTrial(point))))
-        for name, point in start_points(study).items()
-    ]
-    for name, candidate in found:
+    found: dict[str, Candidate] = {}
+    for baselines, points in first_trials(study):
+        found |= {f"baseline {name}": own for name, own in baselines.items()}
+        found |= {
+            f"start {name}": space.suggest(cast("SuggestingTrial", FixedTrial(own))) for name, own in points.items()
+        }
+    for name, candidate in found.items():
         if candidate.key not in known:
             known.add(candidate.key)
             yield name, candidate

@@ -8,9 +8,16 @@ from optuna.trial import FixedTrial
 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.search.running.retries import Loss
-from promptgraft.search.sampling import baseline_candidates, queue_baselines, queue_start_points, start_points
+from promptgraft.search.sampling import (
+    baseline_candidates,
+    first_trials,
+    queue_baselines,
+    queue_start_points,
+    start_points,
+)
 from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import Study, load_study
+from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate
 from tests.support.models import TinyModels
 from tests.support.studies import WriteStudy, open_ledger
@@ -76,6 +83,15 @@ def test_each_family_has_some_all_different(
 )
 def test_no_more_than_the_study_allows(write_study: WriteStudy, sections: dict[str, Any], count: int) -> None:
     assert len(start_points(loaded(write_study, **sections))) == count
+
+
+def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: WriteStudy) -> None:
+    (cheap, strongest), (baselines, points) = first_trials(loaded(write_study, baselines=list(BASELINE_NAMES)))
+    assert list(cheap) == ["linear_probe", "zero_shot", "linear_probe_with_source", "contrastive_source"]
+    assert list(strongest) == ["source stage, upper layers"]
+    assert list(baselines) == [*cheap, "contrastive", "full_fine_tuning"]
+    assert next(iter(points)) == "source stage, upper layers"
+    assert len(points) == 7
 
 
 def test_they_follow_the_baselines_once_and_teach_the_sampler(write_study: WriteStudy, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_encoder_with_a_source_gets_the_measured_recipes() -> None:
         "probe_c": [0.1, 30.0],
     }
     training = default_source_training(FACTS)
-    assert (training.batch_size, training.learning_rate, training.frozen_layers) == (32, 2e-4, 3)
+    assert (training.batch_size, training.learning_rate, training.frozen_layers) == (16, 4e-4, 4)
 
 
 def test_the_space_depends_on_the_task() -> None:
@@ -130,7 +130,7 @@ def test_the_space_of_each_family_is_valid(
 def test_a_space_that_is_left_out_is_the_same_as_auto(write_study: WriteStudy) -> None:
     left_out, named = load_study(write_study(space=None)), load_study(write_study(space="auto"))
     assert left_out.file == named.file
-    assert left_out.objective.source_training.frozen_layers == TINY_LAYERS // 2
+    assert left_out.objective.source_training.frozen_layers == 2 * TINY_LAYERS // 3
 
 
 @pytest.mark.parametrize("family", ["encoder", "causal_lm"])
@@ -159,7 +159,7 @@ def test_several_sources_are_trained_alike_but_for_what_is_stated(write_study: W
     movie = {"train": str(data / "movie.csv"), "text": "text", "label": "label", "train_rows": 40}
     sources = {"first": movie, "second": movie | {"training": {"batch_size": 4}}}
     study = load_study(write_study(source=None, sources=sources, space="auto"))
-    assert [study.objective.training_on(name).batch_size for name in sources] == [32, 4]
+    assert [study.objective.training_on(name).batch_size for name in sources] == [16, 4]
     assert study.objective.training_on("second").learning_rate == 5e-5
     printed = YAML(typ="safe").load(space_text(study.file))
     assert printed["sources"]["second"]["training"]["batch_size"] == 4
