@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -99,8 +100,13 @@ def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str], unex
             f"random ({named}); {remedy}, or choose another backbone.family"
         )
     for name, parameter in model.named_parameters():
-        if parameter.device.type != "meta" and not bool(parameter.isfinite().all()):
+        if parameter.device.type != "meta" and not _is_finite(parameter):
             raise InvalidInputError(f"{spec.path}: the weight {name} holds values that are not finite")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite. Their sum is found sooner, and is finite only if they are; it may overflow."""
+    return bool(tensor.detach().sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def check_direction(spec: BackboneSpec, model: Any) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
@@ -271,6 +269,9 @@ def compare(
 
 
 def _print_comparison(found: "BundleComparison") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("label", "rows", "only the challenger is right", "only the champion is right")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -342,6 +343,9 @@ def history(location: RegistryArgument, as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps({"history": entries}))
         return
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("when", "version", "action", "study", "trial", "who", "digest")
     for entry in entries:
         values = (entry[name] for name in ("when", "version", "action", "study", "trial", "who"))

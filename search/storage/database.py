@@ -17,6 +17,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from promptgraft.search.storage.heartbeats import GRACE_S, HEARTBEAT_S
+from promptgraft.search.storage.optuna_private import open_current
 from promptgraft.spaces import InvalidInputError, did_you_mean, masked, masked_url
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,10 @@ def keep_copy(url: str) -> None:
 
 def _connect(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
     """Open a storage and create its tables; again if another process is creating them at this moment."""
+    path = sqlite_file(url)
+    current = None if path is None else open_current(path, url, engine_kwargs, HEARTBEAT_S, GRACE_S)
+    if current is not None:
+        return current
     for attempt in range(_ATTEMPTS):
         try:
             with warnings.catch_warnings():

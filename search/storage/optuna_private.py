@@ -5,11 +5,16 @@ layout or a key of its system attributes may change in any minor one. So `pyproj
 that `tests/search/storage/test_optuna_private.py` was run with, and that test names the part that a new one broke.
 """
 
+import sqlite3
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import optuna
 import sqlalchemy
+import sqlalchemy.orm
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, TPESampler
@@ -32,6 +37,56 @@ def database_of(study: optuna.Study) -> RDBStorage | None:
     storage = storage_of(study)
     found = getattr(storage, "_backend", storage)
     return found if isinstance(found, RDBStorage) else None
+
+
+class _CurrentDatabase(RDBStorage):
+    """A database with the installed Optuna's schema, opened without Alembic.
+
+    `RDBStorage` loads Alembic to compare the schema's version, in a third of the time that `promptgraft status` takes.
+    """
+
+    def __init__(
+        self, url: str, engine_kwargs: dict[str, Any], heartbeat_interval: int | None, grace_period: int | None
+    ) -> None:
+        self.url, self.engine_kwargs = url, engine_kwargs
+        self.skip_compatibility_check = True
+        self.heartbeat_interval, self.grace_period = heartbeat_interval, grace_period
+        self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
+        self.engine = sqlalchemy.engine.create_engine(url, **engine_kwargs)
+        self.scoped_session = sqlalchemy.orm.scoped_session(sqlalchemy.orm.sessionmaker(bind=self.engine))
+
+    @cached_property
+    def _version_manager(self) -> Any:
+        """What Optuna asks for versions; Optuna Dashboard does."""
+        literal = self.url.replace("{", "{{").replace("}", "}}")  # Optuna fills in what is in braces.
+        return RDBStorage(literal, self.engine_kwargs, skip_compatibility_check=True)._version_manager
+
+
+def open_current(
+    path: Path, url: str, engine_kwargs: dict[str, Any], heartbeat_interval: int | None, grace_period: int | None
+) -> RDBStorage | None:
+    """Open an SQLite database that the installed Optuna has set up; None for any other one, which has to be checked.
+
+    Args:
+        path: The database's file.
+        url: Its SQLAlchemy URL; the other arguments are those of `RDBStorage`.
+        engine_kwargs: Settings of SQLAlchemy's engine.
+        heartbeat_interval: Seconds between two heartbeats.
+        grace_period: Seconds without one until a trial is stale.
+    """
+    revisions = Path(optuna.__file__).parent / "storages" / "_rdb" / "alembic" / "versions"
+    newest = max((file.stem.rstrip("_") for file in revisions.glob("v*.py")), default=None)
+    if newest is None or not path.is_file():
+        return None
+    query = "SELECT v.library_version, a.version_num FROM version_info v, alembic_version a"
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            found = database.execute(query).fetchall()
+    except sqlite3.Error:
+        return None
+    if found != [(optuna.__version__, newest)]:
+        return None
+    return _CurrentDatabase(url, engine_kwargs, heartbeat_interval, grace_period)
 
 
 def trial_id_of(trial: FrozenTrial) -> int:

@@ -9,7 +9,6 @@ import optuna
 from promptgraft.search.storage.attributes import StudyRecord
 from promptgraft.search.storage.database import NotStartedError, load_existing, stored_studies
 from promptgraft.search.storage.folder import RunFolder
-from promptgraft.search.study import LinedYaml
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 
@@ -48,7 +47,7 @@ class StudyReference:
             InvalidInputError: If the file isn't there or names no study.
         """
         file = Path(study) if study.lower().endswith((".yaml", ".yml")) or os.sep in study else None
-        name = study if file is None else str(LinedYaml(file).plain().get("study", ""))
+        name = study if file is None else _named_in(file)
         if not name:
             raise InvalidInputError(f"{file}: the key `study` is missing; it names the study")
         folder = RunFolder.of(name, workdir)
@@ -81,6 +80,12 @@ class StudyReference:
         if self.file is None and recorded is None:
             raise InvalidInputError("the study's record names no study file; name it in place of the study")
         return self.file or Path(str(recorded))
+
+
+def _named_in(file: Path) -> str:
+    from promptgraft.search.study import LinedYaml  # Loads a YAML parser, which a study's name doesn't need.
+
+    return str(LinedYaml(file).plain().get("study", ""))
 
 
 def started_studies(runs: Path) -> tuple[list[StudyReference], list[str]]:

@@ -12,7 +12,7 @@ import pytest
 import requests
 from optuna_dashboard import wsgi
 
-from promptgraft.search.cli.dashboard import local_server
+from promptgraft.search.cli.local_server import local_server
 from promptgraft.search.storage import open_storage
 from promptgraft.spaces import InvalidInputError
 from tests.support.commands import typed

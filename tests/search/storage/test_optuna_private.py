@@ -38,6 +38,32 @@ def database_of(study: optuna.Study, database: RDBStorage) -> None:
     assert optuna_private.database_of(optuna.create_study()) is None
 
 
+def open_current(study: optuna.Study, database: RDBStorage) -> None:
+    """The storage is Optuna's own in all its attributes, methods and versions; databases of other versions are left."""
+    path, known = Path(str(database.engine.url.database)), {"heartbeat_interval": 20, "grace_period": 120}
+    url = f"sqlite:///{path}"
+    checked = RDBStorage(url, engine_kwargs={}, **known)
+    opened = optuna_private.open_current(path, url, {}, **known)
+    assert opened is not None
+    trial = optuna.load_study(study_name="s", storage=opened).ask()
+    opened.record_heartbeat(optuna_private.trial_id_of(study.get_trials()[trial.number]))
+    assert optuna_private.last_beats(checked, 1).keys() == {1}
+    assert opened.get_current_version() == opened.get_head_version() == checked.get_head_version()
+    assert vars(opened).keys() == vars(checked).keys()
+    plain = (str, int, type(None), dict)
+    differing = {name for name, value in vars(checked).items() if value != vars(opened)[name]}
+    assert {name for name in differing if isinstance(vars(checked)[name], plain)} == {"skip_compatibility_check"}
+    for change in ("alembic_version SET version_num = 'v3.0.0.d'", "version_info SET library_version = '4.0.0'"):
+        with database.engine.begin() as connection:
+            connection.execute(sqlalchemy.text(f"UPDATE {change}"))
+        assert optuna_private.open_current(path, url, {}, **known) is None
+        with database.engine.begin() as connection:
+            connection.execute(
+                sqlalchemy.text(f"UPDATE alembic_version SET version_num = '{opened.get_head_version()}'")
+            )
+    assert optuna_private.open_current(path.with_name("none"), url, {}, **known) is None
+
+
 def trial_id_of(study: optuna.Study, database: RDBStorage) -> None:
     number = study.ask().number
     assert database.get_trial_number_from_id(optuna_private.trial_id_of(study.get_trials()[number])) == number
@@ -173,6 +199,7 @@ def trial_for_note(study: optuna.Study, database: RDBStorage) -> None:
 CONTRACTS: tuple[Callable[[optuna.Study, RDBStorage], None], ...] = (
     storage_of,
     database_of,
+    open_current,
     trial_id_of,
     last_beats,
     has_heartbeat,
