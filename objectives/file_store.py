@@ -7,11 +7,11 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import fsspec
 from filelock import FileLock
@@ -20,7 +20,11 @@ from fsspec.implementations.local import LocalFileSystem
 from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +139,25 @@ class FileStore:
         """
         from safetensors.torch import load, load_file
 
-        if self.is_local:
-            path = Path(self.path(name))
-            tensors = load_file(path)
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(path)  # So that what is used stays longest.
-            return tensors
-        return load(self.fs.cat_file(self.path(name)))
+        return self._read_whole(name, load_file, load)
+
+    def read_logits(self, name: str) -> "npt.NDArray[np.float32]":
+        """Read the tensor `logits` of a safetensors file; imports no torch. See `read_tensors`."""
+        from safetensors.numpy import load, load_file
+
+        logits: npt.NDArray[np.float32] = self._read_whole(name, load_file, load)["logits"]
+        return logits
+
+    def _read_whole(
+        self, name: str, load_file: Callable[[Path], dict[str, T]], load: Callable[[bytes], dict[str, T]]
+    ) -> dict[str, T]:
+        if not self.is_local:
+            return load(self.fs.cat_file(self.path(name)))
+        path = Path(self.path(name))
+        tensors = load_file(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # So that what is used stays longest.
+        return tensors
 
     def read_metadata(self, name: str) -> dict[str, str]:
         """Read the texts in a safetensors file's header; see `read_tensors`."""

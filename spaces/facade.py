@@ -34,14 +34,14 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], object], list
     def get(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with _uncollected():
+        with uncollected():
             return getattr(importlib.import_module(homes[name]), name)
 
     return get, sorted(homes)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Collect no garbage meanwhile: a module that loads makes few cycles, and looking for them takes a fifth of it."""
     is_usual = gc.isenabled()
     gc.disable()

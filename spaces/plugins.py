@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
+from promptgraft.spaces.facade import uncollected
 
 T = TypeVar("T")
 
@@ -80,8 +81,9 @@ class Registry(Generic[T]):
             self._entries = before
 
     def _load(self) -> None:
-        for module in self._builtins:
-            import_module(module)
+        with uncollected():
+            for module in self._builtins:
+                import_module(module)
         load_plugins()
 
     def __getitem__(self, name: str) -> T:

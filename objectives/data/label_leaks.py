@@ -7,8 +7,6 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from scipy.stats import hypergeom
-
 from promptgraft.objectives.data.tasks import Task
 
 # A word gives a label away if it stands in at least so many of the label's rows, in at least this share of them, and if
@@ -80,4 +78,6 @@ def find_label_leaks(task: Task) -> list[LabelLeak]:
 
 def _by_chance(right: int, rows: int, of: int, everything: int) -> float:
     """Return how probable it is that so many of a word's rows have a label, if the word knows nothing of it."""
+    from scipy.stats import hypergeom  # Takes long to load, and few words come as far as this.
+
     return float(hypergeom.sf(right - 1, everything, of, rows))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from promptgraft.objectives.caching import StageKey
@@ -121,4 +121,4 @@ def _area(scores: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_]) -
     """Return the area under the ROC curve: how often a positive row is above a negative one, ties counting half."""
     positives = int(is_positive.sum())
     pairs = positives * (len(scores) - positives)
-    return float((rankdata(scores)[is_positive].sum() - positives * (positives + 1) / 2) / pairs)
+    return float((pd.Series(scores).rank().to_numpy()[is_positive].sum() - positives * (positives + 1) / 2) / pairs)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import ttest_rel
 from torch import Tensor
 
 from promptgraft.objectives.data import Row, by_turns
@@ -192,6 +191,8 @@ def _survivors(
     best = max(running, key=lambda pair: float(scores[pair].mean()))
 
     def is_worse(pair: Pair) -> bool:
+        from scipy.stats import ttest_rel  # Takes long to load, and few trials race.
+
         return bool(ttest_rel(scores[best], scores[pair], alternative="greater").pvalue < level)
 
     return [pair for pair in running if pair == best or not is_worse(pair)]

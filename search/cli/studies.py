@@ -124,12 +124,14 @@ def run(
 ) -> None:
     """Run a study; the same command continues a run that was stopped."""
     with ended_by_ctrl_c():
-        from promptgraft.search.running import Progress, RunOptions, run_study
-        from promptgraft.search.storage import StudyReference
+        from promptgraft.search.running import early_start
         from promptgraft.search.study import load_study, parse_seconds
 
         mask_logs()
-        loaded = load_study(study, new_study, rehearsed=True)
+        with early_start(concurrent, address) as rehearse:
+            loaded = load_study(study, new_study, rehearsed=True, rehearse=rehearse)
+        from promptgraft.search.running import Progress, RunOptions, run_study
+        from promptgraft.search.storage import StudyReference
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)
     try:
         timeout_s = parse_seconds(timeout) if timeout else None

@@ -91,7 +91,7 @@ def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, backbone: o
         if TrialRecord.of(trial).best_step is None:
             continue
         try:
-            logits = files.read_tensors(trial_file(trial.number, LOGITS_FILE))["logits"].double().numpy()
+            logits = files.read_logits(trial_file(trial.number, LOGITS_FILE)).astype(np.float64)
         except (OSError, SafetensorError, KeyError):
             logger.warning("the logits of trial %d are gone, so it can't be a member of an ensemble", trial.number)
             continue

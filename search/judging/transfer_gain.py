@@ -218,7 +218,7 @@ def _test_logits(files: FileStore, trial: int, name: str, repeat: int) -> Logits
     """Read what a control of a trial predicts for the test rows, shape (rows, labels); None if nobody asked for it."""
     for owner in (trial, SHARED):
         try:
-            return np.asarray(files.read_tensors(control_logits_file(owner, name, repeat))["logits"], dtype=np.float32)
+            return files.read_logits(control_logits_file(owner, name, repeat))
         except FileNotFoundError:
             continue
     return None

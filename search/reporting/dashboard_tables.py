@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RDBStorage
@@ -86,7 +87,7 @@ def _tables(reports: Sequence[Evaluated], task: Task, folder: RunFolder, number:
 def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, Any]]:
     """List the validation rows with what a trial said of them; nothing if its outputs are gone."""
     try:
-        logits = folder.files().read_tensors(trial_file(number, LOGITS_FILE))["logits"].double().numpy()
+        logits = folder.files().read_logits(trial_file(number, LOGITS_FILE)).astype(np.float64)
     except FileNotFoundError:
         return []
     rows = task.scored()

@@ -244,7 +244,7 @@ def _read(files: FileStore, names: Sequence[str]) -> tuple[str, npt.NDArray[np.f
     """Return the first file that can be read, and its logits, shape (rows, labels); None if none can."""
     for name in names:
         try:
-            return name, np.asarray(files.read_tensors(name)["logits"], dtype=np.float32)
+            return name, files.read_logits(name)
         except (OSError, SafetensorError, KeyError):
             continue
     return names[-1], None

@@ -7,6 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.search.running.ledger import StudyLedger as StudyLedger
     from promptgraft.search.running.progress import Progress as Progress
+    from promptgraft.search.running.ray_session import early_start as early_start
     from promptgraft.search.running.run_state import RunOptions as RunOptions
     from promptgraft.search.running.run_state import RunOutcome as RunOutcome
     from promptgraft.search.running.run_state import SearchSettings as SearchSettings

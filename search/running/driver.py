@@ -28,13 +28,12 @@ from promptgraft.search.running.ray_session import (
     prepare_environment,
     ray_session,
     trial_slots,
+    wanted_cpus,
 )
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState
 from promptgraft.search.running.scratch import scratch_folder
-from promptgraft.search.sampling import (
-    with_pool,
-)
+from promptgraft.search.sampling import with_pool
 from promptgraft.search.side_jobs import EarlyRepeats, GrowthJobs, SideJobs
 from promptgraft.search.storage import (
     ENSEMBLE,
@@ -393,7 +392,7 @@ class Driver:
         return f"no trial is complete; {len(failed)} failed, trial {last.number} with: {TrialRecord.of(last).cause}"
 
     def _wanted_cpus(self) -> int:
-        return (self.options.concurrent or self.study.file.concurrent()) * self.study.file.resources.cpu
+        return wanted_cpus(self.study.file, self.options.concurrent)
 
     def _slots(self, session: RaySession) -> int:
         return trial_slots(self.study.file.resources, session.resources(), self.options.concurrent)

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import psutil
 
-from promptgraft.search.study import ResourcesSection
+from promptgraft.search.study import Finding, RehearsalJob, Rehearse, ResourcesSection, StudyFile, rehearse
 from promptgraft.search.trials import cause_of
+from promptgraft.search.workers import RehearsalProcess
 from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url
 
 logger = logging.getLogger(__name__)
@@ -29,10 +32,17 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 _READY_S = 60
+_QUIET = {"log_to_driver": False, "configure_logging": False}
 # Processes of a local Ray without which it can't go on.
 _VITAL = ("gcs_server", "raylet")
 # Methods of Ray's node that start processes of which trials need none.
 _NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+# What a run imports once its study is read; some of it brings Ray Tune.
+_NEEDED_NEXT = tuple(
+    f"promptgraft.search.{name}" for name in ("running.starting", "running.scheduler", "workers.worker")
+)
 
 
 class RayLostError(PromptgraftError):
@@ -84,6 +94,8 @@ def prepare_environment(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if address is None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+        # Tasks could use workers that are started in advance; trials run in actors, which can't.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
@@ -150,6 +162,61 @@ def trial_slots(resources: ResourcesSection, total: Mapping[str, float], at_most
     return min(fit, at_most or fit)
 
 
+class EarlyRay:
+    """A local Ray that is started before a session needs it, while another process is at work; it is the next one's."""
+
+    def __init__(self) -> None:
+        self._cpus: int | None = None
+
+    def start(self, cpus: int) -> None:
+        """Start it with some logical CPUs, unless it is there."""
+        if not self._is_there(cpus):
+            self.stop()
+            _start_local(cpus)
+            self._cpus = cpus
+
+    def take(self, cpus: int) -> bool:
+        """Whether it is there with so many CPUs; from now on it is the caller's. It ends if it has others."""
+        if not self._is_there(cpus):
+            self.stop()
+            return False
+        self._cpus = None
+        return True
+
+    def stop(self) -> None:
+        """End it, if no session has taken it."""
+        if self._cpus is not None:
+            import ray
+
+            self._cpus = None
+            ray.shutdown()
+
+    def _is_there(self, cpus: int) -> bool:
+        import ray
+
+        return self._cpus == cpus and bool(ray.is_initialized())
+
+
+EARLY_RAY = EarlyRay()
+
+
+def wanted_cpus(file: StudyFile, concurrent: int | None) -> int:
+    """Return how many logical CPUs a local Ray gets.
+
+    Args:
+        file: The study file.
+        concurrent: Trials at a time; None for as many as fit.
+    """
+    return (concurrent or file.concurrent()) * file.resources.cpu
+
+
+def _start_local(cpus: int) -> None:
+    import ray
+
+    with _only_what_trials_need():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET)
+
+
 @contextmanager
 def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     """Start a local Ray or join a cluster; SIGTERM and SIGHUP then stop the run as Ctrl-C does.
@@ -164,18 +231,16 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     import ray
 
     with StopSignals() as stop:
-        quiet = {"log_to_driver": False, "configure_logging": False}
         if address is not None:
             try:
-                ray.init(address=address, **quiet)
+                ray.init(address=address, **_QUIET)
             except (ConnectionError, ValueError, AssertionError) as error:
                 raise InvalidInputError(
                     f"no Ray cluster answers at {masked_url(address)}: {ray_error_in_words(error)}; start one with "
                     "`ray start --head`, or leave out --address for a Ray on this machine"
                 ) from error
-        else:
-            with _only_what_trials_need():
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        elif not EARLY_RAY.take(cpus):
+            _start_local(cpus)
         try:
             stop.install()  # Ray has taken SIGTERM for itself.
             yield _ready_session(address, cpus, stop)
@@ -257,3 +322,33 @@ def _check_nodes() -> None:
                 f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "
                 f"{ours}; install the same wheel on every node"
             )
+
+
+@contextmanager
+def early_start(concurrent: int | None, address: str | None) -> Iterator[Rehearse]:
+    """Yield what rehearses a study in another process, and starts Ray meanwhile if the run needs a local one.
+
+    Args:
+        concurrent: Trials at a time; None for as many as fit.
+        address: Ray cluster that will be joined; a local Ray is started if None.
+    """
+    process = RehearsalProcess()
+
+    def rehearse_elsewhere(file: StudyFile, job: RehearsalJob) -> list[Finding]:
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(process.rehearse, job)
+            prepare_environment(address)
+            if address is None:
+                EARLY_RAY.start(wanted_cpus(file, concurrent))
+            for module in _NEEDED_NEXT:
+                import_module(module)
+            findings = found.result()
+        return list(rehearse(job)) if findings is None else findings
+
+    try:
+        yield rehearse_elsewhere
+    except BaseException:
+        EARLY_RAY.stop()
+        raise
+    finally:
+        process.close()

@@ -56,7 +56,7 @@ class _CurrentDatabase(RDBStorage):
         self.scoped_session = sqlalchemy.orm.scoped_session(sqlalchemy.orm.sessionmaker(bind=self.engine))
 
     @cached_property
-    def _version_manager(self) -> Any:
+    def _version_manager(self) -> Any:  # type: ignore[override]  # An attribute there.
         """What Optuna asks for versions; Optuna Dashboard does."""
         literal = self.url.replace("{", "{{").replace("}", "}}")  # Optuna fills in what is in braces.
         return RDBStorage(literal, self.engine_kwargs, skip_compatibility_check=True)._version_manager

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.search.study.backbone_checks import Finding as Finding
+    from promptgraft.search.study.backbone_checks import RehearsalJob as RehearsalJob
+    from promptgraft.search.study.backbone_checks import Rehearse as Rehearse
+    from promptgraft.search.study.backbone_checks import rehearse as rehearse
     from promptgraft.search.study.constraints import Constraints as Constraints
     from promptgraft.search.study.default_space import space_text as space_text
     from promptgraft.search.study.engines import build_pruner as build_pruner
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from promptgraft.search.study.schema import EngineSection as EngineSection
     from promptgraft.search.study.schema import JudgingSection as JudgingSection
     from promptgraft.search.study.schema import ResourcesSection as ResourcesSection
+    from promptgraft.search.study.schema import StudyFile as StudyFile
     from promptgraft.search.study.space_loading import model_path as model_path
     from promptgraft.search.study.space_schema import GrowSection as GrowSection
     from promptgraft.search.study.units import next_moment as next_moment

@@ -1,6 +1,7 @@
 """A study on one of its backbones: the backbone, the space that it can serve, and whether trials could run there."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,29 @@ from promptgraft.search.study.yaml_lines import LinedYaml, Location, ProblemColl
 from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, StudyFacts, extremes
 
 Drafted = Literal["nothing", "wording", "space"]
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalJob:
+    """What is tried of a study on one of its backbones before any trial runs; other processes can do it.
+
+    Attributes:
+        objective: The study's fixed part.
+        target: The target task.
+        sources: The source tasks, by name.
+        writer: Another model that writes templates, if there is one.
+    """
+
+    objective: ObjectiveSpec
+    target: Task
+    sources: Mapping[str, Task]
+    writer: BackboneSpec | None = None
+
+
+# Where in the study file, and what no trial could run there.
+Finding = tuple[Location, str]
+# Does a rehearsal of a study file that is otherwise in order.
+Rehearse = Callable[[StudyFile, RehearsalJob], Iterable[Finding]]
 
 
 class BackboneLoader(ProblemCollector):
@@ -70,13 +94,13 @@ class BackboneLoader(ProblemCollector):
                 check_numerics(family, option, getattr(backbone, option))
         return True
 
-    def read(self, target: Task | None, sources: Mapping[str, Task], *, rehearsed: bool) -> None:
+    def read(self, target: Task | None, sources: Mapping[str, Task], rehearse: Rehearse | None) -> None:
         """Build the space and the fixed part; there is none if anything is wrong.
 
         Args:
             target: The target task; None if it couldn't be loaded.
             sources: The source tasks, by name.
-            rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
+            rehearse: Tries what trials would do with the backbone's files; nothing is tried if None.
         """
         n_layers, has_head = self.n_layers or 10**6, FAMILIES[self.file.only_backbone.family].has_head
         if not self._fill_space(SpaceFacts.of(self.file, n_layers, target, sources)):
@@ -88,8 +112,10 @@ class BackboneLoader(ProblemCollector):
         self._check_sources()
         if not self.problems and space is not None and target is not None:
             self.objective = self._objective(space)
-            if rehearsed:
-                self._rehearse(self.objective, target, sources)
+            if rehearse is not None:
+                job = RehearsalJob(self.objective, target, sources, self._writer())
+                for place, message in rehearse(self.file, job):
+                    self.add(self.at if place == ("backbone",) else place, message)
 
     def _fill_space(self, facts: SpaceFacts) -> bool:
         """Draft what the space leaves out; return whether that is possible."""
@@ -136,11 +162,10 @@ class BackboneLoader(ProblemCollector):
             minimize=file.minimize,
         )
 
-    def _rehearse(self, objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task]) -> None:
+    def _writer(self) -> BackboneSpec | None:
+        """Return the other model that writes templates, if there is one."""
         writer = self.file.grow.writer if self.file.grow else None
-        model = BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
-        for place, message in rehearse(objective, target, sources, model):
-            self.add(self.at if place == ("backbone",) else place, message)
+        return BackboneSpec(model_path(self.folder, writer.path), writer.family, max_tokens=1) if writer else None
 
     def _source_spec(self, section: SourceSection) -> SourceSpec:
         return SourceSpec(self._task_spec(section), SourceTraining(**section.training.model_dump()))
@@ -179,30 +204,21 @@ def task_spec(section: TaskSection, folder: Path, comparison: Comparison) -> Tas
     )
 
 
-def rehearse(
-    objective: ObjectiveSpec, target: Task, sources: Mapping[str, Task], writer: BackboneSpec | None
-) -> Iterator[tuple[Location, str]]:
-    """Yield what no trial could run, with its place in the study file; reads the checkpoint's headers, no weights.
-
-    Args:
-        objective: The study's fixed part.
-        target: The target task.
-        sources: The source tasks, by name.
-        writer: Another model that writes templates, if there is one.
-    """
+def rehearse(job: RehearsalJob) -> Iterator[Finding]:
+    """Yield what no trial could run, with its place in the study file; reads the checkpoint's headers, no weights."""
     from promptgraft.objectives.measures import Rehearsal, read_shapes
     from promptgraft.objectives.runtime import quiet_transformers
 
     quiet_transformers()
-    if writer is not None:
-        yield from _problem(("space", "grow", "writer"), partial(read_shapes, writer))
-    labels = all_labels(target, sources.values())
+    if job.writer is not None:
+        yield from _problem(("space", "grow", "writer"), partial(read_shapes, job.writer))
+    labels = all_labels(job.target, job.sources.values())
     try:
-        rehearsal = Rehearsal(objective, labels, target, sources)
+        rehearsal = Rehearsal(job.objective, labels, job.target, job.sources)
     except InvalidInputError as error:
         yield ("backbone",), str(error)
         return
-    space, found = objective.space, set[tuple[Location, str]]()
+    space, found = job.objective.space, set[Finding]()
     tried: list[tuple[Location, Callable[[], None]]] = []
     for candidate in _pairs(space):
         name = space.template(candidate.template).name
@@ -218,7 +234,12 @@ def rehearse(
                 yield problem
 
 
-def _problem(place: Location, attempt: Callable[[], None]) -> Iterator[tuple[Location, str]]:
+def rehearse_here(file: StudyFile, job: RehearsalJob) -> Iterator[Finding]:  # noqa: ARG001
+    """Rehearse in this process; see `Rehearse`."""
+    return rehearse(job)
+
+
+def _problem(place: Location, attempt: Callable[[], None]) -> Iterator[Finding]:
     try:
         attempt()
     except InvalidInputError as error:

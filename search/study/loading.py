@@ -25,7 +25,14 @@ from promptgraft.objectives.data import (
 )
 from promptgraft.objectives.kinds import directions
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.search.study.backbone_checks import BackboneLoader, Drafted, source_at, task_spec
+from promptgraft.search.study.backbone_checks import (
+    BackboneLoader,
+    Drafted,
+    Rehearse,
+    rehearse_here,
+    source_at,
+    task_spec,
+)
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
@@ -82,7 +89,12 @@ class Study:
 
 
 def load_study(
-    path: Path, name: str | None = None, comparison: Comparison = "fields", *, rehearsed: bool = False
+    path: Path,
+    name: str | None = None,
+    comparison: Comparison = "fields",
+    *,
+    rehearsed: bool = False,
+    rehearse: Rehearse | None = None,
 ) -> Study:
     """Read a study file and check it against its data and its backbone.
 
@@ -91,6 +103,7 @@ def load_study(
         name: What to call the study, if not what the file says.
         comparison: How near duplicates are found.
         rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
+        rehearse: Does that elsewhere.
 
     Raises:
         StudyFileError: With every problem found.
@@ -98,7 +111,9 @@ def load_study(
     """
     if name is not None and not re.fullmatch(STUDY_NAME, name):
         raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
-    return StudyLoader(LinedYaml(path), name, comparison).read(rehearsed=rehearsed)
+    if rehearsed and rehearse is None:
+        rehearse = rehearse_here
+    return StudyLoader(LinedYaml(path), name, comparison).read(rehearse)
 
 
 class StudyLoader(ProblemCollector):
@@ -110,7 +125,7 @@ class StudyLoader(ProblemCollector):
         self.comparison = comparison
         self.folder = yaml.path.resolve().parent
 
-    def read(self, *, rehearsed: bool = False) -> Study:
+    def read(self, rehearse: Rehearse | None = None) -> Study:
         """Build the study, or raise with every problem found; see `load_study`."""
         parsed = self._parse()
         if self.attempt(("target", "kind"), lambda: TASK_KINDS[parsed.target.kind]) is None:
@@ -127,7 +142,7 @@ class StudyLoader(ProblemCollector):
         file = self._with_label_names(file, [*([target] if target else []), *sources.values()])
         for loader, own in zip(loaders, file.on_each_backbone().values(), strict=True):
             loader.file = own
-            loader.read(target, sources, rehearsed=rehearsed and not self.problems)
+            loader.read(target, sources, None if self.problems else rehearse)
         self._collect(loaders)
         objective = None if self.problems else _joined(loaders)
         constraints = None

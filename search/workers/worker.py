@@ -26,7 +26,7 @@ from promptgraft.search.trials import (
     cause_of,
 )
 from promptgraft.search.workers.repeats import Repeats
-from promptgraft.spaces import Candidate, mask_logs
+from promptgraft.spaces import Candidate, mask_logs, uncollected
 
 if TYPE_CHECKING:
     from promptgraft.objectives.growth import Growth
@@ -40,11 +40,12 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], spec: ObjectiveSpec, checkpoint_every_s: float, threads: int) -> None:
         """Load the study's fixed part once; Ray then reuses this actor for many trials."""
-        import torch
+        with uncollected():
+            import torch
 
-        from promptgraft.objectives.measures import CostMeter, PromptMeter
-        from promptgraft.objectives.runtime import quiet_transformers
-        from promptgraft.objectives.trial import Objective
+            from promptgraft.objectives.measures import CostMeter, PromptMeter
+            from promptgraft.objectives.runtime import quiet_transformers
+            from promptgraft.objectives.trial import Objective
 
         mask_logs()
         quiet_transformers()
@@ -189,10 +190,11 @@ class RepeatRunner(Repeats):
     """
 
     def __init__(self, spec: ObjectiveSpec, threads: int, seed: int) -> None:
-        import torch
+        with uncollected():
+            import torch
 
-        from promptgraft.objectives.runtime import quiet_transformers
-        from promptgraft.objectives.trial import Objective
+            from promptgraft.objectives.runtime import quiet_transformers
+            from promptgraft.objectives.trial import Objective
 
         mask_logs()
         quiet_transformers()
