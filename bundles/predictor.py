@@ -151,6 +151,7 @@ class Predictor:
         model = PromptedModel(backbone, candidate, template, verbalizer, manifest.head_labels, manifest.seed)
         if words := self.task.words():
             model.read_words(words)
+        model.read_prior(self.task, manifest.head_labels)
         try:
             delta = load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
@@ -345,8 +346,9 @@ class Predictor:
             first[place] = value if not abstain_below or own.max() >= abstain_below else None
         frame = pd.DataFrame({name: first.astype(np.float64) if self.task.has_numbers else first})
         for name, values in others:
-            column = np.full(len(rows), np.nan)
-            column[places] = values
+            own = np.asarray(values)
+            column = np.full(len(rows), np.nan, dtype=np.float64 if own.dtype.kind in "fiub" else object)
+            column[places] = own
             frame[name] = column
         return frame
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from promptgraft.spaces.candidates import Decoding as Decoding
     from promptgraft.spaces.candidates import Demonstrations as Demonstrations
     from promptgraft.spaces.candidates import SoftPrompt as SoftPrompt
-    from promptgraft.spaces.candidates import StudyFacts as StudyFacts
     from promptgraft.spaces.candidates import parse_place as parse_place
     from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS as CUSTOM_PARAMETERS
     from promptgraft.spaces.dimensions import DIMENSIONS as DIMENSIONS
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.parameters import Integer as Integer
     from promptgraft.spaces.parameters import Parameter as Parameter
     from promptgraft.spaces.parameters import Scalar as Scalar
+    from promptgraft.spaces.parameters import StudyFacts as StudyFacts
     from promptgraft.spaces.parameters import SuggestingTrial as SuggestingTrial
     from promptgraft.spaces.plugins import Registry as Registry
     from promptgraft.spaces.plugins import plugin_versions as plugin_versions

@@ -9,29 +9,14 @@ from typing import cast
 
 from promptgraft.spaces.custom_parameters import CUSTOM, CUSTOM_PARAMETERS
 from promptgraft.spaces.errors import InvalidInputError
-from promptgraft.spaces.parameters import Scalar
+from promptgraft.spaces.parameters import Scalar, StudyFacts
+
+# Priors that read a history as a sequence.
+HAVE_RECENCY = ("neighbours", "ease")
+# Fields that a candidate without a prior doesn't have in its records.
+OF_PRIORS = ("prior", "prior_recency", "text_weight")
 
 _LAYER_PLACE = re.compile(r"layer (\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class StudyFacts:
-    """Facts about a study that decide which hyperparameters can have an effect.
-
-    Attributes:
-        n_layers: Transformer layers of the backbone.
-        has_head: Whether a trainable head makes the logits (encoders), rather than the backbone's own
-            vocabulary (causal and masked LMs).
-        has_source: Whether the study names a source task.
-        sources: Names of its source tasks, if there are several.
-        backbones: The facts with each backbone, by name, if the study names them; the others are of the first then.
-    """
-
-    n_layers: int
-    has_head: bool
-    has_source: bool
-    sources: tuple[str, ...] = ()
-    backbones: Mapping[str, "StudyFacts"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +178,11 @@ class Candidate:
         self_training: Smallest probability at which an unlabelled target row is trained on with its likeliest label;
             the same candidate, trained on the labelled rows alone, says how likely that is (Yarowsky 1995,
             doi:10.3115/981658.981684). 0 for no unlabelled rows.
+        prior: Counts of the training rows that join the text's logits, in kinds that read histories: `popularity` of
+            items, `neighbours` (item-kNN, Sarwar et al. 2001), `ease` (Steck 2019, doi:10.1145/3308558.3313710), or
+            TF-IDF of `words`; see `objectives.data.priors`. Rows of a source count alpha / (1 - alpha) times as much.
+        prior_recency: The k-th newest item of a history counts k ** -prior_recency.
+        text_weight: Factor of the text's logits beside a prior; with 0 the prior predicts alone.
         decoding: How answers that are texts are written.
         custom: Names and values of plugins' parameters, sorted by name; they act in training on the target only. A
             parameter that is left out has its neutral value.
@@ -224,6 +214,9 @@ class Candidate:
     pooling: str = "mean"
     calibration: str = "none"
     self_training: float = 0.0
+    prior: str = "none"
+    prior_recency: float = 0.0
+    text_weight: float = 1.0
     decoding: Decoding = field(default_factory=Decoding)
     custom: tuple[tuple[str, Scalar], ...] = ()
     backbone: str = ""
@@ -241,6 +234,9 @@ class Candidate:
             InvalidInputError: If no installed package provides a custom parameter.
         """
         facts = facts.backbones.get(self.backbone, facts)
+        return replace(self, **self._of_prior(facts))._canonical(facts)  # type: ignore[arg-type]
+
+    def _canonical(self, facts: StudyFacts) -> "Candidate":
         changes: dict[str, object] = {}
         if not self.demonstrations.count:
             changes["demonstrations"] = Demonstrations()
@@ -280,7 +276,7 @@ class Candidate:
             changes |= _defaults("batch_size", "learning_rate", "prompt_learning_rate", "weight_decay", "warmup")
             changes["frozen_layers"] = facts.n_layers
         if not (trains or embeds or self.head == "probe"):
-            changes |= _defaults("alpha", "self_training")
+            changes |= _defaults("self_training", *(["alpha"] if self.prior == "none" else []))
         custom = self.custom if trains else ()
         changes["custom"] = tuple((name, value) for name, value in custom if value != CUSTOM_PARAMETERS[name].neutral)
         if not (carried and (trains or embeds)):
@@ -290,6 +286,16 @@ class Candidate:
         if not attached or not (trains or self.soft_prompt.length):
             changes |= _defaults("prompt_learning_rate")
         return changes
+
+    def _of_prior(self, facts: StudyFacts) -> dict[str, object]:
+        """Return the defaults of what has no effect without a prior, or beside one that predicts alone."""
+        changes = {} if self.prior in HAVE_RECENCY else _defaults("prior_recency")
+        if self.prior == "none":
+            return changes | _defaults("text_weight")
+        if self.text_weight:
+            return changes
+        changes |= _defaults("source_steps", "contrastive_steps", "pooling") | {"steps": 0}
+        return changes | {"soft_prompt": SoftPrompt(), "head": "linear" if facts.has_head else self.head}
 
     def _canonical_source(self, facts: StudyFacts) -> str:
         if not facts.sources or not self.uses_source:
@@ -311,6 +317,11 @@ class Candidate:
         return self.source_steps > 0 or self.alpha > 0
 
     @property
+    def ignores_text(self) -> bool:
+        """Whether a prior predicts alone."""
+        return self.prior != "none" and not self.text_weight
+
+    @property
     def is_trained(self) -> bool:
         """Whether weights are trained on the target, rather than fitted or left as they are."""
         return self.steps > 0 or self.contrastive_steps > 0
@@ -330,6 +341,8 @@ class Candidate:
         del values["custom"]
         if not self.backbone:  # Studies that name their backbones came later.
             del values["backbone"]
+        if self.prior == "none":  # So did priors.
+            values = {name: value for name, value in values.items() if name not in OF_PRIORS}
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}
@@ -378,6 +391,8 @@ def _defaults(*names: str) -> dict[str, object]:
 
 
 # Keys as in `to_dict`.
-_DEFAULT_VALUES: Mapping[str, object] = Candidate("", "").to_dict() | {
-    f"decoding.{name}": value for name, value in asdict(Decoding()).items()
-}
+_DEFAULT_VALUES: Mapping[str, object] = (
+    Candidate("", "").to_dict()
+    | {f"decoding.{name}": value for name, value in asdict(Decoding()).items()}
+    | _defaults(*OF_PRIORS)
+)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from promptgraft.spaces.candidates import parse_place
+from promptgraft.spaces.candidates import HAVE_RECENCY, parse_place
 from promptgraft.spaces.custom_parameters import CUSTOM, CUSTOM_PARAMETERS
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter, Scalar
@@ -97,6 +97,7 @@ class Dimension:
 
 _HAS_DEMONSTRATIONS = Condition("demonstrations.count", above=0)
 _HAS_AN_ORDER = Condition("demonstrations.count", above=1)
+PRIORS = ("popularity", "neighbours", "ease", "words")
 _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 
 # In the order in which a trial suggests them: a condition may refer only to earlier dimensions.
@@ -139,6 +140,9 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),
         Dimension("self_training", float, low=0, high=1),
+        Dimension("prior", str, options=("none", *PRIORS)),
+        Dimension("prior_recency", float, low=0, when=Condition("prior", choices=HAVE_RECENCY)),
+        Dimension("text_weight", float, low=0, when=Condition("prior", choices=PRIORS)),
         Dimension("decoding.beams", int, low=1, high=64),
         Dimension("decoding.length_penalty", float, when=Condition("decoding.beams", above=1)),
         Dimension("decoding.no_repeat_ngram_size", int, low=0),

@@ -1,7 +1,7 @@
 """Parameters of a search space, each with an optional condition on another one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from promptgraft.spaces.errors import InvalidInputError
@@ -134,3 +134,23 @@ class Float:
 
 
 Parameter: TypeAlias = Constant | Categorical | Integer | Float
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """Facts about a study that decide which hyperparameters can have an effect.
+
+    Attributes:
+        n_layers: Transformer layers of the backbone.
+        has_head: Whether a trainable head makes the logits (encoders), rather than the backbone's own
+            vocabulary (causal and masked LMs).
+        has_source: Whether the study names a source task.
+        sources: Names of its source tasks, if there are several.
+        backbones: The facts with each backbone, by name, if the study names them; the others are of the first then.
+    """
+
+    n_layers: int
+    has_head: bool
+    has_source: bool
+    sources: tuple[str, ...] = ()
+    backbones: Mapping[str, "StudyFacts"] = field(default_factory=dict)

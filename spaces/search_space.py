@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import Candidate, Decoding, SoftPrompt, StudyFacts
+from promptgraft.spaces.candidates import Candidate, Decoding, SoftPrompt
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
-from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, SuggestingTrial
+from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, StudyFacts, SuggestingTrial
 from promptgraft.spaces.templates import Template, content_hash
 from promptgraft.spaces.verbalizers import Verbalizer
 

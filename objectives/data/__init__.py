@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import read_labels as read_labels
     from promptgraft.objectives.data.near_duplicates import clusters as clusters
     from promptgraft.objectives.data.near_duplicates import find_near_duplicates as find_near_duplicates
+    from promptgraft.objectives.data.priors import PRIOR as PRIOR
+    from promptgraft.objectives.data.priors import PRIOR_BASELINES as PRIOR_BASELINES
+    from promptgraft.objectives.data.priors import SEPARATOR as SEPARATOR
+    from promptgraft.objectives.data.priors import HasPriors as HasPriors
+    from promptgraft.objectives.data.priors import PriorRows as PriorRows
+    from promptgraft.objectives.data.priors import PriorTensors as PriorTensors
+    from promptgraft.objectives.data.priors import check_tensors as check_tensors
+    from promptgraft.objectives.data.priors import seen as seen
     from promptgraft.objectives.data.rows import IGNORED as IGNORED
     from promptgraft.objectives.data.rows import Answer as Answer
     from promptgraft.objectives.data.rows import CleaningReport as CleaningReport

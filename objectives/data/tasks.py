@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from promptgraft.objectives.data.priors import HasPriors
 from promptgraft.objectives.data.rows import (
     Answer,
     CleaningReport,
@@ -35,7 +36,7 @@ LossName = Literal[
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(HasPriors, ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
     Outputs are what a model computes for each row, or each word of it, one number a label: logits, in kinds of numbers
@@ -48,10 +49,8 @@ class Task(ABC):
         default_metric: The metric that is optimised if a study names none.
         has_labels: Whether answers are labels, which outputs then are logits of.
         has_numbers: Whether answers are numbers, which models are trained on standardised.
-        one_label: Whether each row has exactly one label. What needs that doesn't apply to other kinds: label words,
-            and with them language models, growth and zero-shot baselines; calibration, contrastive training,
-            demonstrations, class weights, label smoothing; confusion, temperature, abstaining.
-        one_answer: Whether rows of the same text with different answers contradict each other, so that all are dropped.
+        one_label: Whether each row has exactly one label, which label words and confusion need, among others.
+        one_answer: Whether rows of the same text with different answers are dropped, since they contradict each other.
         heads: Heads that read answers, the default first; see `Candidate`.
         languages: Whether a study names two languages, of texts and answers.
         blamed_by: What `blame` is, for people.
@@ -357,7 +356,7 @@ class Task(ABC):
             return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
         allowed = _WITHOUT_ONE_LABEL.get(name)
         if cls.one_label or allowed is None or value in allowed:
-            return None
+            return cls.refuses_prior(name, value)
         choices = ", ".join(map(repr, allowed))
         return (
             f"{name} {value!r} needs rows with exactly one label each, which this kind of task has not; use {choices}"
@@ -378,7 +377,8 @@ class Task(ABC):
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
         """Whether a baseline, by its name in a study file, doesn't apply to the kind."""
-        return not cls.one_label and name in ("zero_shot", "contrastive", "contrastive_source")
+        needs_label = name in ("zero_shot", "contrastive", "contrastive_source")
+        return (needs_label and not cls.one_label) or cls.lacks_prior(name)
 
 
 # What kinds may use whose rows have no single label.

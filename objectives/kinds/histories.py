@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from promptgraft.objectives.data import (
+    SEPARATOR,
     CleaningReport,
     HistorySpec,
     Row,
@@ -16,8 +17,8 @@ from promptgraft.objectives.data import (
 )
 from promptgraft.spaces import InvalidInputError
 
-# Stands between the items of a history, and between the columns of an item's text.
-SEPARATOR, BETWEEN = "\n", ", "
+# Stands between the columns of an item's text.
+BETWEEN = ", "
 
 
 @dataclass(frozen=True, slots=True)

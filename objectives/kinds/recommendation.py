@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,13 +20,16 @@ from promptgraft.objectives.data import (
     Expected,
     Outputs,
     Prediction,
+    PriorRows,
+    PriorTensors,
     Row,
     Split,
     Task,
     TaskSpec,
     Texts,
+    seen,
 )
-from promptgraft.objectives.kinds.histories import SEPARATOR, read_histories
+from promptgraft.objectives.kinds.histories import read_histories
 from promptgraft.objectives.kinds.text_classification import TextClassification, log_loss
 from promptgraft.spaces import InvalidInputError
 
@@ -47,6 +51,7 @@ class Recommendation(TextClassification):
     default_metric = "ndcg_at_10"
     heads = ("label_words", "linear")
     reads_histories = True
+    priors = ("popularity", "neighbours", "ease")
     baseline_names: ClassVar[Mapping[str, str]] = {
         "majority": "most popular items",
         "tfidf": "items of users with common items (item-kNN)",
@@ -177,6 +182,31 @@ class Recommendation(TextClassification):
         scores = had @ alike + _TINY * (users.sum(axis=0) + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
 
+    def prior_features(self, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
+        """Return the places of a history's items, newest first; see `HasPriors`."""
+        places = _places_of(tuple(labels))
+        return tuple(place for name in seen(fields) if (place := places.get(name)) is not None)
+
+    def fit_prior(self, name: str, recency: float, rows: PriorRows) -> PriorTensors:
+        """Count which items users have in common; see `HasPriors`."""
+        from promptgraft.objectives.priors import fit_item_prior
+
+        return fit_item_prior(name, recency, rows)
+
+    def prior_logits(
+        self, name: str, recency: float, tensors: PriorTensors, features: Sequence[tuple[int, ...]]
+    ) -> Outputs:
+        """Add up what the items of a history say of others; see `HasPriors`."""
+        from promptgraft.objectives.priors import item_logits
+
+        return item_logits(name, recency, tensors, features)
+
+    def check_prior(self, name: str, tensors: PriorTensors, n_labels: int) -> None:
+        """Refuse tensors of another form; see `HasPriors`."""
+        from promptgraft.objectives.priors import check_item_prior
+
+        check_item_prior(name, tensors, n_labels)
+
     @classmethod
     def refuses(cls, name: str, value: object) -> str | None:
         """Refuse what takes rows with the same label for alike, or a label for frequent; see `Task`."""
@@ -191,7 +221,8 @@ class Recommendation(TextClassification):
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
         """Refuse baselines with a probe; see `Task`."""
-        return name in ("linear_probe", "linear_probe_with_source", "contrastive", "contrastive_source")
+        needs_probe = ("linear_probe", "linear_probe_with_source", "contrastive", "contrastive_source")
+        return name in needs_probe or cls.lacks_prior(name)
 
     @property
     def purpose(self) -> str:
@@ -219,9 +250,9 @@ class Recommendation(TextClassification):
         return found
 
 
-def seen(fields: Mapping[str, str]) -> list[str]:
-    """Return the items of a row's history, newest first."""
-    return [name for text in fields.values() for name in text.split(SEPARATOR)]
+@lru_cache(maxsize=8)
+def _places_of(labels: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: place for place, name in enumerate(labels)}
 
 
 def ranks_of(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

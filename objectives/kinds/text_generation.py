@@ -198,7 +198,8 @@ class TextGeneration(TextTask):
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
         """Whether a baseline needs labels, or a head; see `Task`."""
-        return name in ("contrastive", "contrastive_source", "linear_probe", "linear_probe_with_source")
+        needs_label = ("contrastive", "contrastive_source", "linear_probe", "linear_probe_with_source")
+        return name in needs_label or cls.lacks_prior(name)
 
     @classmethod
     def refuses_family(cls, name: str, *, has_head: bool) -> str | None:

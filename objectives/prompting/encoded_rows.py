@@ -36,12 +36,14 @@ class EncodedPrompt:
         demonstration_tokens: How many of the tokens are theirs.
         words: Where the first token of each word of the row's text is, -1 for one that the prompt has no room for; in
             kinds of task with an output for each word.
+        features: What a prior reads of the row; None where the candidate has no prior.
     """
 
     ids: tuple[int, ...]
     demonstrations: int = 0
     demonstration_tokens: int = 0
     words: tuple[int, ...] | None = None
+    features: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ class EncodedRow(EncodedPrompt):
         """Put a row's answer to its prompt."""
         if isinstance(answer, tuple) and prompt.words is not None:
             answer = tuple(own if at >= 0 else IGNORED for own, at in zip(answer, prompt.words, strict=True))
-        return cls(prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, prompt.words, answer=answer)
+        own = (prompt.ids, prompt.demonstrations, prompt.demonstration_tokens, prompt.words, prompt.features)
+        return cls(*own, answer=answer)
 
     @classmethod
     def pack(cls, rows: "Sequence[EncodedRow]") -> dict[str, Tensor]:
@@ -78,6 +81,10 @@ class EncodedRow(EncodedPrompt):
         if any(row.demonstrations for row in rows):
             numbers["demonstrations"] = [row.demonstrations for row in rows]
             numbers["demonstration_tokens"] = [row.demonstration_tokens for row in rows]
+        features = [row.features for row in rows if row.features is not None]
+        if features:
+            numbers["features"] = [number for own in features for number in own]
+            numbers["feature_counts"] = [len(own) for own in features]
         found = {name: torch.tensor(values, dtype=torch.int32) for name, values in numbers.items()}
         several = [row.answer for row in rows if isinstance(row.answer, tuple)]
         if several:
@@ -99,6 +106,7 @@ class EncodedRow(EncodedPrompt):
         )
         answers: list[Answer] = tensors["labels"].tolist()
         words: list[tuple[int, ...] | None] = [None] * len(ends)
+        features = _cut(tensors, "features", "feature_counts") or [None] * len(ends)
         if "label_counts" in tensors:
             stops = [0, *tensors["label_counts"].cumsum(0).tolist()]
             labels = tensors["labels"].tolist()
@@ -106,11 +114,19 @@ class EncodedRow(EncodedPrompt):
             if "words" in tensors:
                 places = tensors["words"].tolist()
                 words = [tuple(places[start:end]) for start, end in pairwise(stops)]
-        parts = zip(pairwise([0, *ends]), shown, words, answers, strict=True)
+        parts = zip(pairwise([0, *ends]), shown, words, features, answers, strict=True)
         return [
-            cls(tuple(ids[start:end]), number, tokens, own, answer=answer)
-            for (start, end), (number, tokens), own, answer in parts
+            cls(tuple(ids[start:end]), number, tokens, own, read, answer=answer)
+            for (start, end), (number, tokens), own, read, answer in parts
         ]
+
+
+def _cut(tensors: Mapping[str, Tensor], name: str, counts: str) -> list[tuple[int, ...] | None]:
+    """Cut numbers of all rows into those of each; nothing if there are none."""
+    if counts not in tensors:
+        return []
+    numbers, stops = tensors[name].tolist(), [0, *tensors[counts].cumsum(0).tolist()]
+    return [tuple(numbers[start:end]) for start, end in pairwise(stops)]
 
 
 def count_answers(rows: Sequence[EncodedRow]) -> int:

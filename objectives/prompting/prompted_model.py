@@ -11,13 +11,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, PromptTokens, check_candidate
 from promptgraft.objectives.caching import Activations, Reuse
-from promptgraft.objectives.data import Row, WordSplitter
+from promptgraft.objectives.data import PRIOR, HasPriors, Row, WordSplitter
 from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow, Loss, answer_length, answer_tokens
+from promptgraft.objectives.prompting.loaded_weights import check_weights
+from promptgraft.objectives.prompting.priors import Prior
+from promptgraft.objectives.prompting.shortening import shorten
 from promptgraft.objectives.prompting.word_places import WordPlaces
-from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
@@ -55,6 +58,7 @@ class PromptedModel:
         bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
         scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), on the CPU; None where
             they are logits.
+        prior: What is counted and joins the scores, if the candidate has a prior.
 
     Raises:
         InvalidInputError: If the backbone can't do what the candidate asks.
@@ -77,6 +81,7 @@ class PromptedModel:
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
         self.scaling: Tensor | None = None
+        self.prior: Prior | None = None
         check_candidate(candidate.to_dict(), backbone.architecture)
         self.scorer = backbone.label_scorer(candidate, template, verbalizer, labels, seed)
         soft = candidate.soft_prompt
@@ -97,8 +102,15 @@ class PromptedModel:
         """Score each word of a row's text, as `split` finds them, in place of the row as a whole."""
         self.words = WordPlaces(split, self.template, PromptTokens(self.backbone.special_names, self.template))
 
+    def read_prior(self, kind: HasPriors, labels: Sequence[str]) -> None:
+        """Let the candidate's prior, if it has one, join the scores; `labels` are those of all tasks."""
+        if self.candidate.prior != "none":
+            self.prior = Prior(kind, self.candidate, labels)
+
     def reuse(self) -> Reuse | None:
         """Say what of the forward pass doesn't depend on anything that is trained; None if nothing of use."""
+        if self.candidate.ignores_text:
+            return None
         frozen, entry = self.candidate.frozen_layers, self.stack.entry
         if self.stack.before_text or not frozen:
             return None
@@ -160,6 +172,7 @@ class PromptedModel:
         """Copy weights to the CPU, and with them calibration and scaling of their scores."""
         weights = self.weights()
         state = {name: weights[name].detach().to("cpu", copy=True) for name in names}
+        state |= self.prior.tensors if self.prior else {}
         scores = {CALIBRATION_BIAS: self.bias, SCALING: self.scaling}
         return state | {name: value.clone() for name, value in scores.items() if value is not None}
 
@@ -167,8 +180,10 @@ class PromptedModel:
         """Set weights, calibration and scaling from a snapshot; names and shapes must be the model's own."""
         weights = self.weights()
         self.bias, self.scaling = state.get(CALIBRATION_BIAS), state.get(SCALING)
+        if self.prior is not None:
+            self.prior.take(state)
         with torch.no_grad():
-            for name, value in state.items():
+            for name, value in _without_prior(state).items():
                 if name not in (CALIBRATION_BIAS, SCALING):
                     weights[name].copy_(value)
 
@@ -188,19 +203,9 @@ class PromptedModel:
             weights[CALIBRATION_BIAS] = torch.empty(labels)
         if SCALING in state:
             weights[SCALING] = torch.empty(2)
-        for name in sorted(needed - state.keys()):
-            raise InvalidInputError(f"the tensor {name} is missing")
-        for name, value in state.items():
-            if name not in weights:
-                raise InvalidInputError(f"there is no weight {name} in the model")
-            expected = tuple(weights[name].shape)
-            if tuple(value.shape) != expected or not value.is_floating_point():
-                raise InvalidInputError(
-                    f"the tensor {name} is {value.dtype} of shape {tuple(value.shape)}, expected numbers of shape "
-                    f"{expected}"
-                )
-            if not bool(value.isfinite().all()):
-                raise InvalidInputError(f"the tensor {name} holds values that are not finite")
+        if self.prior is not None:
+            self.prior.check(state)
+        check_weights(_without_prior(state) if self.prior else state, weights, needed)
         self.load(state)
 
     def encode(self, rows: Sequence[Row], pool: DemonstrationPool | None = None) -> list[EncodedRow]:
@@ -232,7 +237,8 @@ class PromptedModel:
     def _encoded(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> EncodedPrompt:
         whole, own = self._fit(fields, pool)
         words = self.words.of(fields, own.fields, own.prompt) if self.words else None
-        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids), words)
+        features = self.prior.features(fields) if self.prior else None
+        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids), words, features)
 
     def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
         """Return the whole prompt, and the row's own part of it."""
@@ -265,32 +271,7 @@ class PromptedModel:
             ids = self.scorer.encode(prompt)
             if len(ids) <= limit:
                 return _Fitted(prompt, ids, fields)
-            fields = self._shorten(fields, len(ids) - limit)
-
-    def _shorten(self, fields: Mapping[str, str], excess: int) -> dict[str, str]:
-        """Cut tokens off the end of the field that has most of them: half, where all it has isn't enough."""
-        ends = {name: self._token_ends(value) for name, value in fields.items() if name in self.template.fields}
-        longest = max(ends, key=lambda name: len(ends[name]))
-        kept = max(len(ends[longest]) - excess, len(ends[longest]) // 2 if excess >= len(ends[longest]) else 0)
-        text = fields[longest]
-        end = ends[longest][kept - 1] if kept else 0
-        if end == len(text):  # The last character, such as an emoji, is several tokens.
-            end = max((place for place in ends[longest] if place < end), default=0)
-        if not end:
-            raise InvalidInputError(
-                f"template {self.template.name!r} leaves no room for {longest!r} in max_tokens = "
-                f"{self.backbone.spec.max_tokens}; raise max_tokens or shorten the template"
-            )
-        return {**fields, longest: text[:end]}
-
-    def _token_ends(self, text: str) -> list[int]:
-        """Return where in a text each of its tokens ends; about there, if the tokenizer doesn't say."""
-        tokenizer = self.backbone.tokenizer
-        if not tokenizer.is_fast:
-            count = len(self.backbone.special_names.as_text(text))
-            return [len(text) * place // count for place in range(1, count + 1)]
-        options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
-        return [end for _, end in tokenizer(text, **options)["offset_mapping"]]
+            fields = shorten(self.backbone, self.template, fields, len(ids) - limit)
 
     def batch(self, rows: Sequence[EncodedPrompt]) -> Batch:
         """Pad encoded prompts to the longest of them."""
@@ -331,6 +312,15 @@ class PromptedModel:
         """
         scores: Tensor = self.scorer(self.stack, batch, labels)
         return scores if batch.words is None else scores * (batch.words >= 0).to(scores.dtype)[..., None]
+
+    def _joined(self, rows: Sequence[EncodedPrompt], labels: Sequence[str]) -> Tensor:
+        """Score rows by their text and the prior, on the CPU; see `logits`."""
+        if self.prior is None:
+            return self.logits(self.batch(rows), labels).cpu()
+        counts = self.prior.logits(rows, labels)
+        if self.candidate.ignores_text:
+            return counts
+        return self.candidate.text_weight * self.logits(self.batch(rows), labels).float().cpu() + counts
 
     def nll(self, rows: Sequence[EncodedRow], labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
         """Mean negative log-likelihood of the rows' labels, in nats, or another loss in its place; shape ()."""
@@ -387,10 +377,17 @@ class PromptedModel:
         with torch.inference_mode():
             scored = 0
             for chosen in self.split(rows, batch_size):
-                batch, own = self.batch([rows[i] for i in chosen]), [only is None or i in only for i in chosen]
-                found = (self.logits(batch, labels) if scorer is None else scorer.outputs(self.stack, batch, own)).cpu()
+                part, own = [rows[i] for i in chosen], [only is None or i in only for i in chosen]
+                if scorer is None:
+                    found = self._joined(part, labels)
+                else:
+                    found = scorer.outputs(self.stack, self.batch(part), own).cpu()
                 result[(chosen, slice(found.shape[1])) if shape else chosen] = found
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
         result = result if self.bias is None else result - self.bias
         return result if self.scaling is None else result * self.scaling[1] + self.scaling[0]
+
+
+def _without_prior(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(PRIOR)}

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from promptgraft.objectives.file_store import FileStore
+from promptgraft.spaces import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,11 @@ _SPARING = 20
 def checkpoint_name(candidate_key: str, seed: int) -> str:
     """Return where the checkpoint of a candidate is, whichever trial runs it; those of its folds are beside it."""
     return f"{FOLDER}/{candidate_key}-{seed}.safetensors"
+
+
+def values_of(candidate: Candidate) -> dict[str, object]:
+    """Return a candidate as JSON types, without a field that earlier versions did not have, unless it is used."""
+    return {name: value for name, value in candidate.to_dict().items() if name != "self_training" or value}
 
 
 @dataclass(frozen=True, slots=True)

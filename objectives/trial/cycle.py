@@ -16,7 +16,7 @@ from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel, calibrate
 from promptgraft.objectives.runtime import forget_gpu_peak, max_gpu_bytes
-from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved
+from promptgraft.objectives.trial.checkpoints import VERSION, Checkpoint, Saved, values_of
 from promptgraft.objectives.trial.cycle_state import BestState, CycleState, take_up
 from promptgraft.objectives.trial.losses import LOSSES
 from promptgraft.objectives.trial.migration import LoadReport, migrate
@@ -166,6 +166,7 @@ class Cycle(Evaluations):
             candidate,
             soft_prompt=source_prompt(candidate),
             adapter=Adapter(),
+            prior="none",
             frozen_layers=self._resources.spec.training_on(candidate.source).frozen_layers,
             alpha=1.0,
         )
@@ -230,6 +231,7 @@ class Cycle(Evaluations):
         trainer = Trainer(model, source, target, plan, self.seed, step)
         scaling = self._resources.tasks.target.scaling
         model.scaling = None if scaling is None else torch.tensor(scaling)
+        self._resources.fit_prior(model)
         return trainer
 
     def _train_on_target(
@@ -374,7 +376,7 @@ class Cycle(Evaluations):
             **({} if self.seed == source_seed else {"source_seed": source_seed}),
             **self._resources.backbone_key(),
             "version": VERSION,
-            "candidate": _values(candidate),
+            "candidate": values_of(candidate),
             "seed": self.seed,
             "rows": self._tasks.hashes(candidate),
             **({"unlabelled": self._tasks.unlabelled_hash} if candidate.self_training else {}),
@@ -388,13 +390,8 @@ class Cycle(Evaluations):
         rows = {part: own for part, own in self._tasks.hashes(self.candidate).items() if part != "validation"}
         return self.identity() | {
             "stage": "self-training",
-            "candidate": _values(replace(self.candidate, self_training=0)),
+            "candidate": values_of(replace(self.candidate, self_training=0)),
             "rows": rows,
             "labels": [list(self._tasks.target.labels), list(self._tasks.labels)],
             "evaluation": [self._resources.spec.evaluation_batch_size],
         }
-
-
-def _values(candidate: Candidate) -> dict[str, object]:
-    """Return a candidate as JSON types, without a field that earlier versions did not have, unless it is used."""
-    return {name: value for name, value in candidate.to_dict().items() if name != "self_training" or value}

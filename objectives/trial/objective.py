@@ -180,6 +180,8 @@ class Objective:
         """
         (model,) = self.untrained([candidate])
         model.load(delta)
+        if model.prior is not None and not model.prior.tensors:
+            self._resources.fit_prior(model)
         labels, batch_size = self.target.labels, self.spec.evaluation_batch_size
         seed = self.spec.split_seed if seed is None else seed
         shown = self._resources.demonstrations.get(candidate, "target", seed)

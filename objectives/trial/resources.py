@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 
 from promptgraft.objectives.backbones import Backbone
-from promptgraft.objectives.caching import LoadedBackbones, StageStore, backbone_key, source_key
-from promptgraft.objectives.data import Outputs
+from promptgraft.objectives.caching import LoadedBackbones, StageKey, StageStore, backbone_key, source_key
+from promptgraft.objectives.data import Outputs, PriorRows
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.training import TrainingSettings
@@ -87,7 +87,29 @@ class Resources:
         model = PromptedModel(self.backbone, candidate, template, verbalizer, self.tasks.labels, seed)
         if words := self.tasks.target.words():
             model.read_words(words)
+        model.read_prior(self.tasks.target, self.tasks.labels)
         return model
+
+    def fit_prior(self, model: PromptedModel) -> None:
+        """Fit a model's prior on the training rows, or take it from the store; nothing without one.
+
+        The source takes part with the weight alpha, as in the loss.
+        """
+        prior, alpha, tasks = model.prior, model.candidate.alpha, self.tasks
+        if prior is None:
+            return
+        source = tasks.source(model.candidate) if alpha else None
+        source_rows, source_labels = (source.train, source.labels) if source else ((), ())
+        rows = PriorRows(tasks.target.train, source_rows, source_labels, alpha, prior.labels)
+        hashes = tasks.hashes(model.candidate)
+        key = {
+            "stage": "prior",
+            "kind": type(prior.kind).__name__,
+            "prior": [prior.name, prior.recency, alpha],
+            "rows": [hashes["target"], hashes["source"] if source else None],
+            "labels": [list(prior.labels), list(tasks.target.labels), list(source_labels)],
+        }
+        prior.tensors = self.stages.get(StageKey.of(key), lambda: prior.fit(rows))
 
     def backbone_key(self) -> dict[str, object]:
         """Return everything that decides what the pretrained backbone makes of a prompt, as JSON types."""

@@ -56,6 +56,7 @@ class RowEncoder:
                 **({"answers": [length, resources.spec.backbone.languages]} if length else {}),
                 **({"demonstrations": shown.content} if shown else {}),
                 **({"words": "first token"} if model.words else {}),
+                **({"prior": [candidate.prior, list(resources.tasks.labels)]} if model.prior else {}),
             }
         )
         return EncodedRow.unpack(resources.stages.get(key, lambda: EncodedRow.pack(model.encode(rows, shown))))

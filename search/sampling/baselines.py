@@ -8,6 +8,7 @@ import optuna
 from optuna.storages import RDBStorage
 
 from promptgraft.objectives.backbones import model_folder
+from promptgraft.objectives.data import PRIOR_BASELINES
 from promptgraft.search.storage import TrialRecord, baseline_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.search.trials import BASELINE_NAMES
@@ -86,6 +87,8 @@ def _on(study: Study, space: SearchSpace) -> dict[str, Candidate]:
             )
         if mixed:
             found["linear_probe_with_source"] = replace(probe, alpha=mixed, source=source_name)
+    for name in PRIOR_BASELINES:
+        found[name] = replace(first, prior=name, text_weight=0.0, steps=0)
     found = {name: own for name, own in found.items() if not target.refuses_baseline(name)}
     wanted: list[str] = [name for name in BASELINE_NAMES if name in study.file.baselines and name in found]
     return {name: found[name].canonical(facts) for name in wanted}

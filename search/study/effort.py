@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from promptgraft.objectives.data import TASK_KINDS
-from promptgraft.search.study.schema import Baseline, Control, EffortName, StudyFile
+from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS
+from promptgraft.search.study.schema import Baseline, Control, EffortName, StudyFile, TextBaseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ EFFORTS: Mapping[EffortName, Effort] = {
     "quick": Effort(
         12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
     ),
-    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(Baseline), most_updates=256),
+    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256),
     "best": Effort(
-        64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(Baseline), most_updates=512, rich=True
+        64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(TextBaseline), most_updates=512, rich=True
     ),
 }
 
@@ -66,7 +66,8 @@ def with_effort(file: StudyFile) -> StudyFile:
     if "metric" not in file.model_fields_set:
         changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
-        changes["baselines"] = tuple(name for name in effort.baselines if not kind.refuses_baseline(name))
+        usual = [*effort.baselines, *PRIOR_BASELINES]
+        changes["baselines"] = tuple(name for name in usual if not kind.refuses_baseline(name))
     target = file.target
     if effort.folds is not None and target.folds is None and not (target.validation or target.validation_rows):
         changes["target"] = target.model_copy(update={"folds": effort.folds})

@@ -53,9 +53,10 @@ def _moment(value: Any) -> Any:
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
-Baseline = Literal[
+TextBaseline = Literal[
     "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
 ]
+Baseline = TextBaseline | Literal["neighbours", "ease", "words"]
 AUTO = "auto"
 EffortName = Literal["quick", "balanced", "best"]
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]
@@ -324,7 +325,7 @@ class StudyFile(Section):
         SpaceSection | None, BeforeValidator(_space, json_schema_input_type=SpaceSection | Literal["auto"] | None)
     ] = Field(AUTO, validate_default=True, description="The search space; auto for one that fits the task.")
     baselines: Annotated[tuple[Baseline, ...], OneOrMore] = Field(
-        get_args(Baseline), description="Baselines that are tried first, as trials; [] for none."
+        get_args(TextBaseline), description="Baselines that are tried first, as trials; [] for none."
     )
     evaluation: EvaluationSection = Field(EvaluationSection(), description="Evaluation on the target.")
     sampler: Engine = Field(EngineSection(name="tpe"), description="Sampler of Optuna, with its own options.")

@@ -224,6 +224,17 @@ class SpaceSection(Section):
     self_training: Searched = Field(
         None, description="Smallest probability at which to train on an unlabelled row's likeliest label; 0 for none."
     )
+    prior: Searched = Field(
+        None,
+        description="Counts that join the text's scores, in kinds that read histories: none, popularity, neighbours, "
+        "ease or words.",
+    )
+    prior_recency: Searched = Field(
+        None, description="How much more the newest items count for the prior: the k-th newest k ** -prior_recency."
+    )
+    text_weight: Searched = Field(
+        None, description="Factor of the text's scores beside a prior; 0 for the prior alone."
+    )
     decoding: DecodingSection = Field(DecodingSection(), description="Writing of answers that are texts.")
     custom: dict[str, Searched] = Field({}, description="Parameters of plugins, by name.")
 

@@ -2,6 +2,9 @@
 
 BASELINE_NAMES = {
     "linear_probe": "linear probe on the target",
+    "neighbours": "item-kNN alone",
+    "ease": "EASE alone",
+    "words": "TF-IDF alone",
     "zero_shot": "zero-shot, first template",
     "linear_probe_with_source": "linear probe on target and source",
     "contrastive_source": "contrastive training on the source, then a linear probe",

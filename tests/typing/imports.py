@@ -20,6 +20,7 @@ from promptgraft.objectives.growth import grow as grow
 from promptgraft.objectives.kinds import scores as scores
 from promptgraft.objectives.layers import LayerStack as LayerStack
 from promptgraft.objectives.measures import Sizes as Sizes
+from promptgraft.objectives.priors import fit_item_prior as fit_item_prior
 from promptgraft.objectives.prompting import PromptedModel as PromptedModel
 from promptgraft.objectives.runtime import choose_device as choose_device
 from promptgraft.objectives.spec import ObjectiveSpec as ObjectiveSpec

@@ -1,0 +1,95 @@
+"""TF-IDF of the whole history, read by logistic regression for each label, as a prior of users' profiles.
+
+A prompt has room for some tokens of a history; this reads all of it. Words, pairs of words and whole items are hashed
+(Weinberger et al. 2009, arXiv:0902.2206), so that a bundle needs no vocabulary.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils import murmurhash3_32
+
+from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, check_tensors
+
+WEIGHTS, BIAS, IDF = "prior.weights", "prior.bias", "prior.idf"
+# Hashes of words, pairs and items: 3.4 MB for 26 labels.
+BUCKETS = 2**15
+# The baseline's words: see `TextTask.fit_by_words`, and its inverse strength of the penalty.
+_WORD = re.compile(r"(?u)\b\w\w+\b")
+C = 10.0
+
+
+def fit_word_prior(rows: PriorRows, target_labels: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Fit logistic regression for each label on the rows of the tasks that have it; see `HasPriors.fit_prior`."""
+    parts = [(rows.target, target_labels, 0.0 if rows.alpha == 1 else 1.0)]
+    if rows.source:
+        parts.append((rows.source, rows.source_labels, 1.0 if rows.alpha == 1 else rows.alpha / (1 - rows.alpha)))
+    parts = [part for part in parts if part[2]]
+    features, answers, judged, weights = list[tuple[int, ...]](), list[set[str]](), list[set[str]](), list[float]()
+    for own, names, weight in parts:
+        features += [hashed(row.fields) for row in own]
+        answers += [{names[place] for place in row.answer} for row in own if isinstance(row.answer, tuple)]
+        judged += [set(names)] * len(own)
+        weights += [weight] * len(own)
+    idf = inverse_frequencies(features)
+    known = tf_idf(features, idf)
+    found = {WEIGHTS: np.zeros((BUCKETS, len(rows.labels)), np.float32), BIAS: np.zeros(len(rows.labels), np.float32)}
+    for place, label in enumerate(rows.labels):
+        read = [row for row, names in enumerate(judged) if label in names]
+        true = np.array([label in answers[row] for row in read])
+        if not true.any() or true.all():
+            found[BIAS][place] = np.log((true.sum() + 0.5) / (len(true) - true.sum() + 0.5))
+            continue
+        model = LogisticRegression(C=C, max_iter=1000).fit(known[read], true, np.array(weights)[read])
+        found[WEIGHTS][:, place], found[BIAS][place] = model.coef_[0], model.intercept_[0]
+    return found | {IDF: idf}
+
+
+def hashed(fields: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the numbers of a history's words, pairs of words and items, ascending, each as often as it occurs."""
+    text = SEPARATOR.join(fields[name] for name in sorted(fields))
+    words = _WORD.findall(text.lower())
+    tokens = [*words, *(f"{one} {two}" for one, two in pairwise(words))]
+    tokens += [f"\n{item}" for item in text.split(SEPARATOR)]
+    return tuple(sorted(murmurhash3_32(token, positive=True) % BUCKETS for token in tokens))
+
+
+def inverse_frequencies(features: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """Return how rare each number is among rows, smoothed as scikit-learn's, shape (buckets,)."""
+    found = np.zeros(BUCKETS)
+    for own in features:
+        found[np.unique(own)] += 1
+    return (np.log((1 + len(features)) / (1 + found)) + 1).astype(np.float32)
+
+
+def tf_idf(features: Sequence[Sequence[int]], idf: npt.NDArray[np.float32]) -> sparse.csr_matrix:
+    """Return (1 + log counts) * idf, of unit length, shape (rows, buckets)."""
+    columns, values = [], []
+    for own in features:
+        places, counts = np.unique(np.asarray(own, dtype=np.int64), return_counts=True)
+        weights = (1 + np.log(counts)) * idf[places]
+        columns.append(places)
+        values.append(weights / max(1e-12, float(np.linalg.norm(weights))))
+    ends = np.cumsum([0, *map(len, columns)])
+    return sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), ends), (len(features), BUCKETS))
+
+
+def word_logits(tensors: PriorTensors, features: Sequence[tuple[int, ...]]) -> Outputs:
+    """Compute the logits of all labels; see `HasPriors.prior_logits`."""
+    found = np.tile(tensors[BIAS], (len(features), 1))
+    for own, row in zip(found, features, strict=True):
+        if row:
+            read = tf_idf([row], tensors[IDF])
+            own += (read.data[:, None] * tensors[WEIGHTS][read.indices]).sum(axis=0)
+    return found.astype(np.float32)
+
+
+def check_word_prior(tensors: PriorTensors, n_labels: int) -> None:
+    """Refuse tensors of another form; see `HasPriors.check_prior`."""
+    check_tensors(tensors, {WEIGHTS: (BUCKETS, n_labels), BIAS: (n_labels,), IDF: (BUCKETS,)})
