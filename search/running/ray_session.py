@@ -18,7 +18,7 @@ import psutil
 from promptgraft.search.study import Finding, RehearsalJob, Rehearse, ResourcesSection, StudyFile, rehearse
 from promptgraft.search.trials import cause_of
 from promptgraft.search.workers import RehearsalProcess
-from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url, uncollected
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,12 @@ _VITAL = ("gcs_server", "raylet")
 _NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
-# What a run imports once its study is read; some of it brings Ray Tune.
-_NEEDED_NEXT = tuple(
-    f"promptgraft.search.{name}" for name in ("running.starting", "running.scheduler", "workers.worker")
+# What a run imports once its study is read: its other parts, Ray Tune, and what that imports where MLflow is installed.
+_NEEDED_NEXT = (
+    "promptgraft.search.running.starting",
+    "promptgraft.search.running.scheduler",
+    "promptgraft.search.workers.worker",
+    "ray.air.integrations.mlflow",
 )
 
 
@@ -340,8 +343,9 @@ def early_start(concurrent: int | None, address: str | None) -> Iterator[Rehears
             prepare_environment(address)
             if address is None:
                 EARLY_RAY.start(wanted_cpus(file, concurrent))
-            for module in _NEEDED_NEXT:
-                import_module(module)
+            with uncollected():
+                for module in _NEEDED_NEXT:
+                    import_module(module)
             findings = found.result()
         return list(rehearse(job)) if findings is None else findings
 

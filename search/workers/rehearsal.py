@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import suppress
 
 from promptgraft.search.study import Finding, RehearsalJob, rehearse
 from promptgraft.spaces import uncollected
@@ -45,13 +46,12 @@ def answer() -> None:
         from promptgraft.objectives.measures import Rehearsal as Rehearsal
 
         list(BACKBONES)
-    while True:
-        try:
+    with suppress(Exception):  # If it is no loss of the driver, the driver rehearses again, and reports it.
+        while True:
             found = list(rehearse(pickle.load(sys.stdin.buffer)))
-        except Exception:  # noqa: BLE001 (the driver does it again, and reports it)
-            return
-        pickle.dump(found, answers)
-        answers.flush()
+            pickle.dump(found, answers)
+            answers.flush()
+    os._exit(0)  # There is nothing to tidy up.
 
 
 if __name__ == "__main__":

@@ -47,16 +47,16 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             from promptgraft.objectives.runtime import quiet_transformers
             from promptgraft.objectives.trial import Objective
 
-        mask_logs()
-        quiet_transformers()
-        torch.set_num_threads(threads)
+            mask_logs()
+            quiet_transformers()
+            torch.set_num_threads(threads)
+            self._objective: Objective = Objective(spec)
         assert spec.files is not None
         self._files = FileStore(spec.files)
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
         self._gpus = tuple(map(str, context.get_accelerator_ids().get("GPU", ())))
         self._checkpoint_every_s = checkpoint_every_s
-        self._objective: Objective = Objective(spec)
         self._scored = self._objective.target.scored()
         self._meters = PromptMeter(self._objective), CostMeter(self._objective)
         self.reset_config(config)
