@@ -180,7 +180,7 @@ class Candidate:
             doi:10.3115/981658.981684). 0 for no unlabelled rows.
         prior: Counts of the training rows that join the text's logits, in kinds that read histories: `popularity` of
             items, `neighbours` (item-kNN, Sarwar et al. 2001), `ease` (Steck 2019, doi:10.1145/3308558.3313710), or
-            TF-IDF of `words`; see `objectives.data.priors`. Rows of a source count alpha / (1 - alpha) times as much.
+            TF-IDF of `words` or `items`; see `objectives.data.priors`. A source's rows count alpha / (1 - alpha) times.
         prior_recency: The k-th newest item of a history counts k ** -prior_recency.
         text_weight: Factor of the text's logits beside a prior; with 0 the prior predicts alone.
         decoding: How answers that are texts are written.

@@ -17,7 +17,7 @@ PRIOR = "prior."
 SEPARATOR = "\n"
 
 # Priors that are baselines by themselves.
-PRIOR_BASELINES = ("neighbours", "ease", "words")
+PRIOR_BASELINES = ("neighbours", "ease", "words", "items")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,11 @@ class HasPriors:
         """Whether a baseline is a prior alone, and one that the kind hasn't."""
         return baseline in PRIOR_BASELINES and baseline not in cls.priors
 
-    def prior_features(self, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
+    def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
         """Return what a prior reads of a row.
 
         Args:
+            name: One of `priors`.
             fields: Template field -> value.
             labels: Labels of all tasks, the target's first.
         """

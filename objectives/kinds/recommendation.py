@@ -182,10 +182,11 @@ class Recommendation(TextClassification):
         scores = had @ alike + _TINY * (users.sum(axis=0) + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
 
-    def prior_features(self, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
+    def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
         """Return the places of a history's items, newest first; see `HasPriors`."""
+        del name
         places = _places_of(tuple(labels))
-        return tuple(place for name in seen(fields) if (place := places.get(name)) is not None)
+        return tuple(place for item in seen(fields) if (place := places.get(item)) is not None)
 
     def fit_prior(self, name: str, recency: float, rows: PriorRows) -> PriorTensors:
         """Count which items users have in common; see `HasPriors`."""

@@ -38,7 +38,7 @@ class UserProfile(MultiLabel):
 
     default_metric = "f1_macro"
     reads_histories: ClassVar[bool] = True
-    priors: ClassVar[tuple[str, ...]] = ("words",)
+    priors: ClassVar[tuple[str, ...]] = ("words", "items")
 
     @classmethod
     def clean(
@@ -79,24 +79,24 @@ class UserProfile(MultiLabel):
         del spec
         return list(range(len(rows)))
 
-    def prior_features(self, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
-        """Return the hashes of a history's words and items; see `HasPriors`."""
+    def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
+        """Return the hashes of a history's words or items; see `HasPriors`."""
         del labels
         from promptgraft.objectives.priors import hashed
 
-        return hashed(fields)
+        return hashed(name, fields)
 
     def fit_prior(self, name: str, recency: float, rows: PriorRows) -> PriorTensors:
-        """Fit logistic regression on TF-IDF of words and items for each label; see `HasPriors`."""
-        del name, recency
+        """Fit logistic regression on TF-IDF of words or items for each label; see `HasPriors`."""
+        del recency
         from promptgraft.objectives.priors import fit_word_prior
 
-        return fit_word_prior(rows, self.labels)
+        return fit_word_prior(name, rows, self.labels)
 
     def prior_logits(
         self, name: str, recency: float, tensors: PriorTensors, features: Sequence[tuple[int, ...]]
     ) -> Outputs:
-        """Score words and items; see `HasPriors`."""
+        """Score words or items; see `HasPriors`."""
         del name, recency
         from promptgraft.objectives.priors import word_logits
 

@@ -1,7 +1,7 @@
 """TF-IDF of the whole history, read by logistic regression for each label, as a prior of users' profiles.
 
-A prompt has room for some tokens of a history; this reads all of it. Words, pairs of words and whole items are hashed
-(Weinberger et al. 2009, arXiv:0902.2206), so that a bundle needs no vocabulary.
+A prompt has room for some tokens of a history; this reads all of it. Words with pairs of them, or whole items, are
+hashed (Weinberger et al. 2009, arXiv:0902.2206), so that a bundle needs no vocabulary.
 """
 
 import re
@@ -15,17 +15,19 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import murmurhash3_32
 
-from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, check_tensors
+from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, check_tensors, seen
 
 WEIGHTS, BIAS, IDF = "prior.weights", "prior.bias", "prior.idf"
-# Hashes of words, pairs and items: 3.4 MB for 26 labels.
+# Hashes of words and pairs, or of items: 3.4 MB for 26 labels.
 BUCKETS = 2**15
 # The baseline's words: see `TextTask.fit_by_words`, and its inverse strength of the penalty.
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 C = 10.0
+# With no more rows than this, logistic regression has as many weights as rows, not as buckets: much faster.
+MOST_COMPACT = 2000
 
 
-def fit_word_prior(rows: PriorRows, target_labels: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+def fit_word_prior(name: str, rows: PriorRows, target_labels: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """Fit logistic regression for each label on the rows of the tasks that have it; see `HasPriors.fit_prior`."""
     parts = [(rows.target, target_labels, 0.0 if rows.alpha == 1 else 1.0)]
     if rows.source:
@@ -33,30 +35,56 @@ def fit_word_prior(rows: PriorRows, target_labels: Sequence[str]) -> dict[str, n
     parts = [part for part in parts if part[2]]
     features, answers, judged, weights = list[tuple[int, ...]](), list[set[str]](), list[set[str]](), list[float]()
     for own, names, weight in parts:
-        features += [hashed(row.fields) for row in own]
+        features += [hashed(name, row.fields) for row in own]
         answers += [{names[place] for place in row.answer} for row in own if isinstance(row.answer, tuple)]
         judged += [set(names)] * len(own)
         weights += [weight] * len(own)
     idf = inverse_frequencies(features)
     known = tf_idf(features, idf)
     found = {WEIGHTS: np.zeros((BUCKETS, len(rows.labels)), np.float32), BIAS: np.zeros(len(rows.labels), np.float32)}
+    read, back = _compact(known)
     for place, label in enumerate(rows.labels):
-        read = [row for row, names in enumerate(judged) if label in names]
-        true = np.array([label in answers[row] for row in read])
-        if not true.any() or true.all():
-            found[BIAS][place] = np.log((true.sum() + 0.5) / (len(true) - true.sum() + 0.5))
+        own_weights = np.array([weight * (label in names) for names, weight in zip(judged, weights, strict=True)])
+        true = np.array([label in own for own in answers])
+        with_label = own_weights @ true
+        if not 0 < with_label < own_weights.sum():
+            found[BIAS][place] = np.log((with_label + 0.5) / (own_weights.sum() - with_label + 0.5))
             continue
-        model = LogisticRegression(C=C, max_iter=1000).fit(known[read], true, np.array(weights)[read])
-        found[WEIGHTS][:, place], found[BIAS][place] = model.coef_[0], model.intercept_[0]
+        model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, true, own_weights)
+        found[WEIGHTS][:, place] = model.coef_[0] if back is None else back @ model.coef_[0]
+        found[BIAS][place] = model.intercept_[0]
     return found | {IDF: idf}
 
 
-def hashed(fields: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the numbers of a history's words, pairs of words and items, ascending, each as often as it occurs."""
-    text = SEPARATOR.join(fields[name] for name in sorted(fields))
-    words = _WORD.findall(text.lower())
-    tokens = [*words, *(f"{one} {two}" for one, two in pairwise(words))]
-    tokens += [f"\n{item}" for item in text.split(SEPARATOR)]
+def _compact(known: sparse.csr_matrix) -> tuple[Any, npt.NDArray[np.float64] | None]:
+    """Turn few rows of many features into as many features as rows, on which a ridge penalty has the same optimum.
+
+    Args:
+        known: Shape (rows, buckets).
+
+    Returns:
+        The features, and what turns weights of these into weights of buckets, shape (buckets, features); the rows as
+        they are, and None, where there are many.
+    """
+    if known.shape[0] > MOST_COMPACT:
+        return known, None
+    values, vectors = np.linalg.eigh((known @ known.T).toarray())
+    kept = values > values.max() * 1e-10
+    roots = np.sqrt(values[kept])
+    return vectors[:, kept] * roots, known.T @ (vectors[:, kept] / roots)
+
+
+def hashed(name: str, fields: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the numbers of a history's words and pairs of words, or of its items, ascending, each as often as it is.
+
+    Args:
+        name: `words` or `items`.
+        fields: Template field -> value.
+    """
+    tokens = seen(fields)
+    if name == "words":
+        words = _WORD.findall(SEPARATOR.join(fields[field] for field in sorted(fields)).lower())
+        tokens = [*words, *(f"{one} {two}" for one, two in pairwise(words))]
     return tuple(sorted(murmurhash3_32(token, positive=True) % BUCKETS for token in tokens))
 
 

@@ -34,7 +34,7 @@ class Prior:
 
     def features(self, fields: Mapping[str, str]) -> tuple[int, ...]:
         """Return what is read of a row; see `HasPriors.prior_features`."""
-        return self.kind.prior_features(fields, self.labels)
+        return self.kind.prior_features(self.name, fields, self.labels)
 
     def fit(self, rows: PriorRows) -> dict[str, Tensor]:
         """Return the tensors of the prior of some rows; the present ones stay."""

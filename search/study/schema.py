@@ -56,7 +56,7 @@ Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_prob
 TextBaseline = Literal[
     "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
 ]
-Baseline = TextBaseline | Literal["neighbours", "ease", "words"]
+Baseline = TextBaseline | Literal["neighbours", "ease", "words", "items"]
 AUTO = "auto"
 EffortName = Literal["quick", "balanced", "best"]
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]

@@ -227,7 +227,7 @@ class SpaceSection(Section):
     prior: Searched = Field(
         None,
         description="Counts that join the text's scores, in kinds that read histories: none, popularity, neighbours, "
-        "ease or words.",
+        "ease, words or items.",
     )
     prior_recency: Searched = Field(
         None, description="How much more the newest items count for the prior: the k-th newest k ** -prior_recency."

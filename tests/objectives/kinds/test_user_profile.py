@@ -63,7 +63,9 @@ def test_rare_values_are_preferred_as_far_as_f1_gains_by_it(spec: TaskSpec) -> N
     assert task.decided(surely, rows).measure(surely, rows) == task.measure(surely, rows)
 
 
-def test_words_of_the_whole_history_are_a_prior(spec: TaskSpec, tiny_models: TinyModels) -> None:
+def test_words_of_the_whole_history_are_a_prior(
+    spec: TaskSpec, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As good as TF-IDF, the same whatever ran before, and the same from a file."""
     template = Template("newest", "{{ history.split('\n')[0] }} {{ label }}")
     facts = StudyFacts(2, has_head=True, has_source=False)
@@ -83,11 +85,14 @@ def test_words_of_the_whole_history_are_a_prior(spec: TaskSpec, tiny_models: Tin
     planted = replace(task, validation=tuple(replace(row, answer=(0, 2)) for row in task.validation))
     rows = PriorRows(planted.train, (), (), 0.0, task.labels)
     fitted = planted.fit_prior("words", 0.0, rows)
-    features = [task.prior_features(row.fields, task.labels) for row in task.validation]
+    features = [task.prior_features("words", row.fields, task.labels) for row in task.validation]
     assert np.array_equal(planted.prior_logits("words", 0.0, fitted, features), alone.logits), (
         "held-out rows take no part"
     )
     assert np.array_equal(objective.score(words, alone.delta, task.validation, seed=1), alone.logits)
+    monkeypatch.setattr("promptgraft.objectives.priors.hashed_words.MOST_COMPACT", 0)
+    direct = planted.prior_logits("words", 0.0, planted.fit_prior("words", 0.0, rows), features)
+    assert direct == pytest.approx(alone.logits, abs=0.01)
     task.check_prior("words", fitted, 5)
     with pytest.raises(InvalidInputError, match=r"prior\.idf is missing"):
         task.check_prior("words", {name: own for name, own in fitted.items() if name != "prior.idf"}, 5)

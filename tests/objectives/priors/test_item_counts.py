@@ -29,7 +29,7 @@ def rows_of(task: Recommendation, **changes: object) -> PriorRows:
 
 def logits_of(task: Recommendation, name: str, recency: float = 0.0, rows: PriorRows | None = None) -> np.ndarray:
     tensors = task.fit_prior(name, recency, rows or rows_of(task))
-    features = [task.prior_features(row.fields, task.labels) for row in task.validation]
+    features = [task.prior_features("ease", row.fields, task.labels) for row in task.validation]
     return task.prior_logits(name, recency, tensors, features)
 
 
@@ -37,7 +37,7 @@ def test_neighbours_rank_as_the_baseline_does(task: Recommendation) -> None:
     """But for popularity, the mean cosine is item-kNN."""
     tensors = dict(task.fit_prior("neighbours", 0.0, rows_of(task)))
     tensors[POPULARITY] = np.zeros_like(tensors[POPULARITY])
-    features = [task.prior_features(row.fields, task.labels) for row in task.validation]
+    features = [task.prior_features("ease", row.fields, task.labels) for row in task.validation]
     found = task.measure(task.prior_logits("neighbours", 0.0, tensors, features), task.validation)
     expected = task.measure(task.fit_by_words(task.train, task.validation), task.validation)
     assert found["ndcg_at_10"] == pytest.approx(expected["ndcg_at_10"], abs=1e-6)
@@ -111,7 +111,7 @@ def test_a_source_counts_by_alpha(task: Recommendation) -> None:
 def test_items_that_nobody_had_are_left_to_the_text(task: Recommendation, name: str) -> None:
     labels = (*task.labels, "new bike", "new boat")
     tensors = task.fit_prior(name, 0.5, rows_of(task, labels=labels))
-    features = [task.prior_features({"history": f"new bike\n{task.labels[0]}"}, labels), (), (len(labels) - 2,)]
+    features = [task.prior_features(name, {"history": f"new bike\n{task.labels[0]}"}, labels), (), (len(labels) - 2,)]
     logits = task.prior_logits(name, 0.5, tensors, features)
     assert np.isfinite(logits).all()
     assert features[0] == (len(labels) - 2, 0)
@@ -136,7 +136,7 @@ def test_large_catalogues_keep_the_largest_weights(task: Recommendation, monkeyp
 
 def test_a_row_is_scored_the_same_whatever_is_beside_it(task: Recommendation) -> None:
     tensors = task.fit_prior("ease", 0.5, rows_of(task))
-    features = [task.prior_features(row.fields, task.labels) for row in task.validation]
+    features = [task.prior_features("ease", row.fields, task.labels) for row in task.validation]
     together = task.prior_logits("ease", 0.5, tensors, features)
     alone = np.concatenate([task.prior_logits("ease", 0.5, tensors, [own]) for own in features])
     assert np.array_equal(together, alone)

@@ -52,7 +52,7 @@ def test_scores_are_the_texts_and_the_counts(spec: ObjectiveSpec) -> None:
     )
     task = objective.target
     fitted = task.fit_prior("ease", 0.5, PriorRows(task.train, (), (), 0.0, objective.labels))
-    features = [task.prior_features(row.fields, objective.labels) for row in task.validation]
+    features = [task.prior_features("ease", row.fields, objective.labels) for row in task.validation]
     expected = task.prior_logits("ease", 0.5, fitted, features)[:, : len(task.labels)]
     assert both.logits == pytest.approx(0.3 * text.logits + expected, abs=1e-5)
     alone = objective.evaluate(COUNTS, 1)
