@@ -120,6 +120,8 @@ class SearchSpace:
         soft = candidate.soft_prompt
         if soft.init == "template" and not self.template(candidate.template).words:
             candidate = replace(candidate, soft_prompt=replace(soft, init="vocabulary"))
+        if candidate.ignores_text:  # Whatever the template, the outcome is the same.
+            candidate = replace(candidate, template=self.templates[0].id)
         return candidate.canonical(self.facts)
 
     def with_more(self, templates: Sequence[Template], verbalizers: Sequence[Verbalizer]) -> "SearchSpace":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import FixedTrial
 from safetensors.torch import load_file, save_file
 
 from promptgraft.objectives.data import PRIOR, PriorRows
@@ -85,3 +86,12 @@ def test_candidates_with_the_same_outcome_are_equal() -> None:
     assert Candidate.from_values(BOTH.to_dict()) == BOTH  # type: ignore[arg-type]
     popular = replace(BOTH, prior="popularity").canonical(FACTS)
     assert popular.prior_recency == 0
+
+
+def test_a_prior_alone_is_one_candidate_whatever_the_template() -> None:
+    other = Template("all", "{{ history }} {{ label }}")
+    named = (Constant("head", "linear"), Constant("prior", "ease"), Constant("steps", 8))
+    for weight, count in {0.0: 1, 0.3: 2}.items():
+        space = SearchSpace((TEMPLATE, other), (), (*named, Constant("text_weight", weight)), FACTS)
+        drawn = {space.suggest(FixedTrial({"template": own.id})).key for own in space.templates}  # type: ignore[arg-type]
+        assert len(drawn) == count
