@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-EXTRAS := search,serve,onnx,mlflow,excel,postgres,s3,dev
+EXTRAS := search,serve,onnx,mlflow,excel,images,postgres,s3,dev
 # Whole searches, kills, and what needs a database server or a GPU have targets of their own.
 QUICK := -m "not slow and not faults and not postgres and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Rooms with tests that need no model; `--unit` leaves out those that do.

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import check_same_kind as check_same_kind
     from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
+    from promptgraft.objectives.data.images import UnreadableImageError as UnreadableImageError
+    from promptgraft.objectives.data.images import image_folder_rows as image_folder_rows
+    from promptgraft.objectives.data.images import open_image as open_image
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import normalise as normalise
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
+    from promptgraft.objectives.data.similar_images import find_similar_images as find_similar_images
+    from promptgraft.objectives.data.similar_images import image_clusters as image_clusters
     from promptgraft.objectives.data.splits import by_rarest as by_rarest
     from promptgraft.objectives.data.splits import by_turns as by_turns
     from promptgraft.objectives.data.splits import merged as merged

@@ -1,0 +1,173 @@
+"""Images as files: opened as RGB, whatever their form, and found in folders that are named by their labels."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Larger images are refused before they are decoded: as RGB, one of this size takes 150 MB.
+MAX_PIXELS = 50_000_000
+# Formats that are read, by Pillow's names. Others, such as PostScript, would run programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
+# What decoders raise when a file isn't what its first bytes promise.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+_WHITE = (255, 255, 255, 255)
+_LARGEST_16_BIT = 65535
+
+
+class UnreadableImageError(InvalidInputError):
+    """A file can't be read as an image.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in a few words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)  # Both, so that the error can be pickled.
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None) -> "Image":
+    """Read an image as RGB, the way up that it is to be looked at.
+
+    A rotation in its EXIF data is applied, transparent parts become white, and values of 16 bits are scaled to 8. Of a
+    file with several images (GIF, TIFF) the first is read. Colour profiles are ignored.
+
+    Args:
+        path: A file in one of `FORMATS`, whatever its suffix.
+        max_pixels: Images with more pixels are refused before they are decoded.
+        least_side: A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, as long as neither side is less than
+            twice this many pixels. That takes a fraction of the time and memory, where the image is made small anyway.
+
+    Returns:
+        The image, in mode RGB. It doesn't depend on the file any more.
+
+    Raises:
+        UnreadableImageError: If there is no such file, or if it is empty, no image, too large, truncated or damaged.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if not path.is_file():
+            raise UnreadableImageError(path, "there is no such file")
+        if path.stat().st_size == 0:
+            raise UnreadableImageError(path, "the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                size = f"{image.width} x {image.height} pixels"
+                raise UnreadableImageError(path, f"{size}, which is more than {max_pixels} in all")
+            if least_side is not None:
+                image.draft(None, (2 * least_side, 2 * least_side))
+            image.load()
+            return _as_rgb(_upright(image))
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImageError(path, f"more than {max_pixels} pixels") from None
+    except PermissionError:
+        raise UnreadableImageError(path, "the file may not be read (permission denied)") from None
+    except _DAMAGE as error:
+        raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
+
+
+def image_folder_rows(folder: Path) -> list[dict[str, str]]:
+    """List the images of a folder that has a sub-folder for each label, as torchvision's `ImageFolder` reads it.
+
+    Sub-folders may hold further folders. Hidden files and folders, and files with a suffix of no image are skipped, and
+    so are images that stand beside the sub-folders.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Rows `{"image": path relative to the folder, "label": name of the sub-folder}`, sorted by label and path.
+
+    Raises:
+        InvalidInputError: If there is no such folder, or if no sub-folder has an image.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: there is no such folder")
+    labels = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    rows = [
+        {"image": path.relative_to(folder).as_posix(), "label": label}
+        for label in labels
+        for path in sorted((folder / label).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder)) and path.is_file()
+    ]
+    if not rows:
+        found = f"{len(labels)} sub-folders, but none of them has an image" if labels else "no sub-folder"
+        raise InvalidInputError(
+            f"{folder}: {found}; expected a sub-folder for each label, with images in it: {', '.join(sorted(SUFFIXES))}"
+        )
+    return rows
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _upright(image: "Image") -> "Image":
+    """Apply the rotation of the EXIF data; an image whose EXIF data is damaged stays as it is."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGE:
+        return image
+
+
+def _as_rgb(image: "Image") -> "Image":
+    """Convert an image of any mode to RGB."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_numbers(np.asarray(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_numbers(values: npt.NDArray[np.generic]) -> "Image":
+    """Make a grey image of 8 bits of integers of more bits, or of floats; shape (height, width).
+
+    Integers up to 65535 are taken as 16 bits, floats up to 1 as shares of white, and those up to 255 as grey levels, so
+    that all images of a set are scaled alike. Other numbers have no scale that is known: least is black, most is white.
+    """
+    from PIL import Image
+
+    whole = np.issubdtype(values.dtype, np.integer)
+    numbers = np.nan_to_num(values.astype(np.float32))
+    least, most = float(numbers.min()), float(numbers.max())
+    scales = (_LARGEST_16_BIT,) if whole else (1.0, 255.0)
+    white = next((scale for scale in scales if least >= 0 and most <= scale), None)
+    if white is None:
+        numbers, white = numbers - least, max(most - least, float(np.finfo(np.float32).tiny))
+    return Image.fromarray(np.round(numbers / white * 255).astype(np.uint8))
