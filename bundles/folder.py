@@ -195,8 +195,12 @@ def _no_examples(path: Path, problem: str) -> InvalidInputError:
 
 
 @cache
-def locked_requirements() -> tuple[str, ...]:
-    """List what is installed of promptgraft and all that it needs to predict, in pip's format."""
+def locked_requirements(extra: str = "") -> tuple[str, ...]:
+    """List what is installed of promptgraft and all that it needs to predict, in pip's format.
+
+    Args:
+        extra: Name of an extra of promptgraft's that is needed, too.
+    """
     waiting, found = ["promptgraft"], dict[str, str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
@@ -209,6 +213,7 @@ def locked_requirements() -> tuple[str, ...]:
         found[name] = f"{name}=={distribution.version}"
         for text in distribution.requires or ():
             requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            extras = {"", extra} if name == "promptgraft" else {""}
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": own}) for own in extras):
                 waiting.append(requirement.name)
     return tuple(found[name] for name in sorted(found))

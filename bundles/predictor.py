@@ -18,7 +18,7 @@ from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
 from promptgraft.objectives.caching import Activations, StageStore
-from promptgraft.objectives.data import Prediction, Task, has_text, joined, read_rows
+from promptgraft.objectives.data import Prediction, Task, has_text, joined
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -255,6 +255,7 @@ class Predictor:
         finally:
             for member in self.members:
                 member.model.activations = None
+                member.model.backbone.forget()
 
     def _common_depth(self) -> int:
         """Count the lowest layers that all models which froze any have in common."""
@@ -295,7 +296,7 @@ class Predictor:
         """Predict every row of a CSV, TSV, JSONL or Parquet file, or of such a table on standard input (`-`).
 
         Args:
-            path: The file.
+            path: The file; where rows are images, also a folder of them.
             abstain_below: See `predict_rows`.
 
         Returns:
@@ -306,7 +307,7 @@ class Predictor:
             InvalidInputError: If the file can't be read or lacks a column.
         """
         columns = self.manifest.columns
-        texts, whole = read_rows(path, list(columns.values()))
+        texts, whole = self.task.read_unanswered(path, list(columns.values()))
         rows = [{name: record[column] for name, column in columns.items()} for record in texts.to_dict("records")]
         predictions = self.predict_rows(rows, abstain_below)
         names = [str(name) for name in whole.columns]
@@ -334,7 +335,9 @@ class Predictor:
         """
         check_abstaining(self.task, abstain_below)
         places = [
-            place for place, row in enumerate(rows) if all(has_text(row.get(name)) for name in self.manifest.columns)
+            place
+            for place, row in enumerate(rows)
+            if all(self.task.can_read(row.get(name)) for name in self.manifest.columns)
         ]
         expected = np.zeros((0, self.task.width))
         texts = [{name: str(rows[place][name]) for name in self.manifest.columns} for place in places]

@@ -30,6 +30,7 @@ _FREE_BYTES = 64 * 2**10
 
 # A character that is neither white space nor a control character: text without any would be empty once stripped.
 _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
+_IMAGE = r"^data:[a-zA-Z0-9.+/-]*;base64,[A-Za-z0-9+/]+=*$"
 
 
 class Problem(BaseModel):
@@ -67,11 +68,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _bodies(fields: Sequence[str], limits: ServingLimits) -> tuple[Any, Any]:
-    """Build the models of the request bodies for one row and for several."""
+def _bodies(fields: Sequence[str], limits: ServingLimits, *, images: bool) -> tuple[Any, Any]:
+    """Build the models of the request bodies for one row and for several.
+
+    Images come within the body: paths would be those of files of this machine.
+    """
+    longest, pattern = (limits.body_bytes, _IMAGE) if images else (limits.text_characters, _SOMETHING)
+    about = "Image as a data URI: data:image/jpeg;base64,... of a file." if images else None
     # Users name the fields, and may choose a name that pydantic reserves; so aliases carry the names.
     given: dict[str, Any] = {
-        f"field_{number}": (str, Field(alias=name, max_length=limits.text_characters, pattern=_SOMETHING))
+        f"field_{number}": (str, Field(alias=name, max_length=longest, pattern=pattern, description=about))
         for number, name in enumerate(fields)
     }
     row = create_model("Row", __config__=ConfigDict(extra="forbid"), **given)
@@ -117,7 +123,7 @@ def create_app(
     app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
     app.add_middleware(_Bounded, limits=limits)
     app.add_middleware(_Guarded, local=local)
-    _add_predictions(app, batcher, answers, _bodies(fields, limits))
+    _add_predictions(app, batcher, answers, _bodies(fields, limits, images=task.reads == "images"))
     bundle = About(**about, labels=list(task.labels), fields=list(fields), abstain_below=abstain_below)
     _add_status(app, bundle, metrics)
     _add_error_handlers(app)

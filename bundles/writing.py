@@ -86,7 +86,8 @@ class Staging:
             for member, delta in zip(manifest.models, deltas, strict=True):
                 save_file({name: tensor.contiguous() for name, tensor in delta.items()}, self.path / member.file)
                 share(self.path / member.file)
-            self._write_text(LOCK_FILE, "\n".join(locked_requirements()) + "\n")
+            extra = "images" if manifest.task.reads == "images" else ""
+            self._write_text(LOCK_FILE, "\n".join(locked_requirements(extra)) + "\n")
             if examples is not None:
                 self._write_text(EXAMPLES_FILE, examples.model_dump_json() + "\n")
             if backbone is not None:
@@ -114,7 +115,8 @@ class Staging:
             names = [member.file for member in manifest.models] + [CARD_FILE, LOCK_FILE]
             names += [EXAMPLES_FILE] if (self.path / EXAMPLES_FILE).exists() else []
             files = {name: file_sha256(self.path / name) for name in names}
-            versions = {name: importlib.metadata.version(name) for name in _VERSIONED} | plugin_versions()
+            names = (*_VERSIONED, *(["pillow"] if manifest.task.reads == "images" else []))
+            versions = {name: importlib.metadata.version(name) for name in names} | plugin_versions()
             text = manifest.model_copy(update={"files": files, "versions": versions}).to_json()
             self._write_text(MANIFEST_FILE, text)
         return Manifest.model_validate_json(text)

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.spec import ObjectiveSpec
-from tests.support.models import TinyModels
+from tests.support.models import TEXT_FAMILIES, TinyModels
 from tests.support.paths import STUDIES
 from tests.support.specs import small_spec
 from tests.support.studies import WriteStudy, write_study_file
@@ -64,7 +63,7 @@ def write_study(tmp_path: Path, data: Path, tiny_models: TinyModels) -> WriteStu
     return write
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=TEXT_FAMILIES)
 def spec(
     request: pytest.FixtureRequest, make_spec: Callable[..., ObjectiveSpec], tiny_models: TinyModels
 ) -> ObjectiveSpec:

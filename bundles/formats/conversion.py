@@ -72,7 +72,7 @@ def convert(
     if folder.resolve().is_relative_to(bundle.resolve()):
         raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    if not predictor.task.one_label and name != "mlflow":
+    if (not predictor.task.one_label or predictor.task.reads != "text") and name != "mlflow":
         raise InvalidInputError(
             f"{bundle} is of the task kind {predictor.manifest.kind!r}, which of other formats only mlflow holds; "
             "convert it to that, or predict or serve the bundle itself"

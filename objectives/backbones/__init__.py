@@ -7,9 +7,11 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.backbones.base import BACKBONES as BACKBONES
     from promptgraft.objectives.backbones.base import Backbone as Backbone
+    from promptgraft.objectives.backbones.base import Keep as Keep
     from promptgraft.objectives.backbones.causal_lm import CausalScorer as CausalScorer
     from promptgraft.objectives.backbones.encoder import Encoder as Encoder
     from promptgraft.objectives.backbones.encoder import EncoderScorer as EncoderScorer
+    from promptgraft.objectives.backbones.encoder import Pool as Pool
     from promptgraft.objectives.backbones.encoder import at_words as at_words
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.families import check_numerics as check_numerics
     from promptgraft.objectives.backbones.label_scorers import Batch as Batch
     from promptgraft.objectives.backbones.label_scorers import EmbeddingScorer as EmbeddingScorer
+    from promptgraft.objectives.backbones.label_scorers import LabelScorer as LabelScorer
     from promptgraft.objectives.backbones.label_scorers import VocabularyScorer as VocabularyScorer
+    from promptgraft.objectives.backbones.loading import explained_errors as explained_errors
     from promptgraft.objectives.backbones.model_files import check_family as check_family
     from promptgraft.objectives.backbones.model_files import count_layers as count_layers
     from promptgraft.objectives.backbones.model_files import file_hashes as file_hashes

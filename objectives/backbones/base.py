@@ -1,9 +1,9 @@
 """Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,27 @@ from promptgraft.objectives.backbones.loading import (
     check_tokenizer,
     check_weights,
     count_positions,
-    loading,
+    explained_errors,
 )
 from promptgraft.objectives.backbones.model_files import check_family, model_folder, weights_hash
-from promptgraft.objectives.backbones.text_tokens import SpecialNames
-from promptgraft.objectives.layers import Injected, LayerStack, PretrainedWeights, compute_in
+from promptgraft.objectives.backbones.text_tokens import SpecialNames, WordTokens
+from promptgraft.objectives.layers import (
+    Injected,
+    LayerStack,
+    PretrainedWeights,
+    PromptedStack,
+    attach,
+    compute_in,
+    initial_vectors,
+)
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Adapter, Candidate, InvalidInputError, Registry, Template, Verbalizer
 
+# Takes what decides some tensors, as JSON types, and what computes them; returns them, perhaps from a store.
+Keep: TypeAlias = Callable[[Mapping[str, object], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
-class Backbone(ABC):
+
+class Backbone(WordTokens, ABC):
     """A pretrained transformer that can score label words.
 
     Args:
@@ -54,7 +65,8 @@ class Backbone(ABC):
         for option in NUMERICS:
             check_numerics(self.family, option, getattr(spec, option))
         check_family(spec.path, self.family)
-        check_checkpoint(model_folder(spec.path), custom_code=spec.trust_remote_code)
+        images = FAMILIES[self.family].reads == "images"
+        check_checkpoint(model_folder(spec.path), custom_code=spec.trust_remote_code, images=images)
         on_meta = device.type == "meta"
         self.model, self.tokenizer = self._read(shapes_only=on_meta)
         self.stack = self._find_stack()
@@ -66,7 +78,7 @@ class Backbone(ABC):
             self.model.to(device)
         self.pretrained: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self.injected: Injected | None = None
-        self.layers = LayerStack(self.stack, _layers_prefix(self.stack, self._depth()), self.causal)
+        self.layers = self._make_layers()
         self.blocks = self._find_blocks()
         self._frozen_from = self._find_frozen_from()
         compute_in(getattr(torch, spec.computes_in), self.device, self.model, self.stack)
@@ -98,7 +110,7 @@ class Backbone(ABC):
             options["device_map"] = "meta" if shapes_only else spec.device_map
         # Where a device map is needed, the model may be too large for more than the asked-for type.
         dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
-        with loading(spec):
+        with explained_errors(spec):
             model, found = self.auto_class.from_pretrained(
                 spec.path,
                 dtype=dtype,
@@ -107,12 +119,21 @@ class Backbone(ABC):
                 output_loading_info=True,
                 **options,
             )
-            tokenizer = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=spec.trust_remote_code)
         check_weights(spec, model, found["missing_keys"], found["unexpected_keys"])
-        check_tokenizer(spec, model, tokenizer)
+        tokenizer = self._read_tokenizer(model)
         if self.causal:
             check_direction(spec, model)
         return model, tokenizer
+
+    def _read_tokenizer(self, model: Any) -> Any:
+        """Load the tokenizer; None where rows aren't texts."""
+        with explained_errors(self.spec):
+            tokenizer = AutoTokenizer.from_pretrained(self.spec.path, trust_remote_code=self.spec.trust_remote_code)
+        check_tokenizer(self.spec, model, tokenizer)
+        return tokenizer
+
+    def _make_layers(self) -> LayerStack:
+        return LayerStack(self.stack, _layers_prefix(self.stack, self._depth()), self.causal)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -229,6 +250,38 @@ class Backbone(ABC):
         """The input embedding matrix as it was loaded, shape (vocabulary, hidden)."""
         return self.weights.loaded(self.model.get_input_embeddings().weight)
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states that a head reads."""
+        return int(self.embeddings.shape[1])
+
+    def put_prompt(
+        self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, seed: int
+    ) -> PromptedStack:
+        """Put a candidate's soft prompt on the stack, if it has one; after `freeze`.
+
+        Args:
+            candidate: The candidate.
+            template: Its template, whose words may be the first values.
+            verbalizer: Its label words, likewise.
+            seed: Seed of what is initialised at random.
+        """
+        soft, vectors = candidate.soft_prompt, torch.empty(0)
+        if soft.length:
+            word_ids: list[int] = []
+            if soft.init == "label_words" and verbalizer is not None:
+                word_ids = self.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
+            elif soft.init == "template":
+                word_ids = self.tokenizer.encode(template.words, add_special_tokens=False)
+            vectors = initial_vectors(soft.length, self.embeddings, word_ids, seed).to(self.device, torch.float32)
+        return attach(soft, vectors, self.layers, self.prefixed(), seed)
+
+    def keep(self, keep: Keep) -> None:
+        """Let what is read of rows, and is the same for all candidates, be kept in a store; texts need none."""
+
+    def forget(self) -> None:
+        """Forget what is remembered of rows; nothing is of texts."""
+
     def restore(self) -> None:
         """Put back every pretrained weight, exactly, and forget adapters, gradients and modes.
 
@@ -310,54 +363,17 @@ class Backbone(ABC):
         """Return the stack whose layers a deep prefix goes into, and their sizes as PEFT calls them."""
         return self.stack, {"num_layers": len(self.layers)}
 
-    def words_behind(
-        self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]
-    ) -> dict[str, list[tuple[int, ...]]]:
-        """Tokenize the words of each label as they stand in a template, without special tokens."""
-        sample = template.render(dict.fromkeys(template.fields, "x"))
-        space = " " if sample.before.endswith(" ") else ""
-        return {
-            label: [
-                tuple(self.tokenizer.encode(space + word, add_special_tokens=False)) for word in verbalizer.words[label]
-            ]
-            for label in labels
-        }
-
-    def check_label_words(self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]) -> None:
-        """Refuse label words that are different as text, but the same tokens: their labels would always score the same.
-
-        Args:
-            template: The template, whose space before the label belongs to the words.
-            verbalizer: The label words.
-            labels: The labels.
-
-        Raises:
-            InvalidInputError: If two labels have a word in common, or the tokenizer knows nothing of a word.
-        """
-        owner: dict[tuple[int, ...], tuple[str, str]] = {}
-        for label, words in self.words_behind(template, verbalizer, labels).items():
-            for word, tokens in zip(verbalizer.words[label], words, strict=True):
-                of = f"verbalizer {verbalizer.name!r}: to the tokenizer, the word {word!r} of label {label!r}"
-                if set(tokens) <= {self.tokenizer.unk_token_id} and word != self.tokenizer.unk_token:
-                    raise InvalidInputError(f"{of} is unknown; use words of its language and alphabet")
-                other, theirs = owner.setdefault(tokens, (label, word))
-                if other != label:
-                    raise InvalidInputError(
-                        f"{of} is the same as {theirs!r} of label {other!r}, so both labels would always score the "
-                        "same; use other words"
-                    )
-
-    def label_word_ids(self, words: Sequence[str]) -> list[int]:
-        """Tokenize words and return their token ids in order, without special tokens."""
-        return [token for word in words for token in self.tokenizer.encode(" " + word, add_special_tokens=False)]
-
 
 # By family; what is known of one without loading any stands in `objectives.backbones.families`.
 BACKBONES: Registry[type[Backbone]] = Registry(
     "backbone of family",
     [
-        f"promptgraft.objectives.backbones.{module}"
-        for module in ("causal_lm", "encoder", "masked_lm", "recurrent", "seq2seq")
+        *(
+            f"promptgraft.objectives.backbones.{module}"
+            for module in ("causal_lm", "encoder", "masked_lm", "recurrent", "seq2seq")
+        ),
+        "promptgraft.objectives.vision.vit",
+        "promptgraft.objectives.vision.convolutional",
     ],
 )
 

@@ -21,15 +21,20 @@ _ADAPTED = {
     "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
 }
-_READ_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", INDEX_FILE)
+PROCESSOR_FILE = "preprocessor_config.json"
+_READ_JSON = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *(PROCESSOR_FILE, INDEX_FILE),
+)
 
 
-def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
+def check_checkpoint(folder: Path, *, custom_code: bool, images: bool = False) -> None:
     """Refuse a folder in which a file is missing, is cut off, is no more than a pointer, or would change the weights.
 
     Args:
         folder: The model's folder.
         custom_code: Whether Python code beside the weights may read them, and other files than transformers does.
+        images: Whether the model reads images, which need a processor rather than a tokenizer.
 
     Raises:
         InvalidInputError: With the file.
@@ -40,7 +45,12 @@ def check_checkpoint(folder: Path, *, custom_code: bool) -> None:
     refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
-    if not custom_code and not _has_tokenizer(folder):
+    if images and not (folder / PROCESSOR_FILE).is_file():
+        raise InvalidInputError(
+            f"{folder} holds no {PROCESSOR_FILE}, which says how images are resized and scaled for the model; copy it, "
+            "too, or write it with save_pretrained of the model's image processor"
+        )
+    if not (custom_code or images or _has_tokenizer(folder)):
         raise InvalidInputError(
             f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
             "the model's other files, too"

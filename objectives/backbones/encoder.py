@@ -28,7 +28,7 @@ class EncoderScorer(EmbeddingScorer):
     """Pools the text's hidden states and compares them with one trainable row a label.
 
     Args:
-        tokens: Makes token ids of prompts.
+        tokens: Makes token ids of prompts; None where rows aren't texts.
         labels: Labels of both tasks.
         weight: First values, shape (len(labels), hidden).
         head: `label_words` compares by cosine; `linear` by dot product and bias; `probe` likewise, with embeddings of
@@ -36,15 +36,23 @@ class EncoderScorer(EmbeddingScorer):
         pool: See `Encoder.pool`.
     """
 
-    def __init__(self, tokens: PromptTokens, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> None:
+    def __init__(
+        self, tokens: PromptTokens | None, labels: Sequence[str], weight: Tensor, head: str, pool: Pool
+    ) -> None:
         super().__init__()
         self.pool = pool
-        self.tokens = tokens
+        self._tokens = tokens
         self._places = {label: place for place, label in enumerate(labels)}
         self.head = head
         self.weight = nn.Parameter(weight)
         is_cosine = head == "label_words"
         self.bias = None if is_cosine else nn.Parameter(torch.zeros(len(labels), device=weight.device))
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """What makes token ids of prompts."""
+        assert self._tokens is not None, "rows are texts"
+        return self._tokens
 
     def encode(self, prompt: RenderedPrompt) -> list[int]:
         """Tokenize the prompt with the label's place left empty."""
@@ -103,11 +111,14 @@ class Encoder(Backbone):
             weight = self._embed_labels(words, pool)
         elif head == "linear":
             generator = torch.Generator().manual_seed(seed)
-            weight = torch.randn(len(labels), self.embeddings.shape[1], generator=generator) * 0.02
+            weight = torch.randn(len(labels), self.hidden_size, generator=generator) * 0.02
         else:
-            weight = torch.zeros(len(labels), self.embeddings.shape[1])  # A probe is fitted once there are rows.
-        tokens = PromptTokens(self.special_names, template)
-        return self.scorer_class(tokens, labels, weight.to(self.device), head, pool)
+            weight = torch.zeros(len(labels), self.hidden_size)  # A probe is fitted once there are rows.
+        return self._scorer(template, labels, weight.to(self.device), head, pool)
+
+    def _scorer(self, template: Template, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> LabelScorer:
+        """Build the head with its first values."""
+        return self.scorer_class(PromptTokens(self.special_names, template), labels, weight, head, pool)
 
     def _pool_of(self, candidate: Candidate) -> Pool:
         return {"mean": self.pool, "first": first_token, "last": last_token}[candidate.pooling]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import DEFAULTS, InvalidInputError, Registry, parse_place
@@ -31,6 +32,23 @@ DEEP_ENCODERS = (
 # Causal LMs whose layers do not, or whose keys and values have a form that PEFT does not support.
 NOT_DEEP = ("falcon", "falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
 
+# Vision transformers of transformers 5 whose layers take patches alone, by `model_type`; each was tested. Others add
+# positions in every layer, or merge patches.
+VISION_TRANSFORMERS = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
+# Convolutional models whose stages were tested, by `model_type`: the key of their configuration with an entry for each
+# stage, or how many stages there are.
+CONVOLUTIONAL: Mapping[str, str | int] = {
+    "convnext": "depths",
+    "convnextv2": "depths",
+    "efficientnet": "num_block_repeats",
+    "mobilenet_v2": 6,
+    "regnet": "depths",
+    "resnet": "depths",
+}
+
+# What rows hold for a family to read.
+Reads = Literal["text", "images"]
+
 # Hyperparameters of text embeddings, which language models don't have; at their defaults they have no effect.
 ENCODERS_ONLY = ("head", "source_objective", "contrastive_steps", "pooling")
 
@@ -51,6 +69,10 @@ class Family:
         encoder_decoder: Whether it has an encoder and a decoder, rather than one stack of layers.
         writes: Whether it can write answers that are texts.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
+        reads: What rows hold for it to read.
+        prompt_places: Kinds of places that a soft prompt may have; none where it takes no soft prompt.
+        poolings: How hidden states may be pooled; any way if None.
+        model_types: The `model_type` of its models; any if empty.
     """
 
     has_head: bool = False
@@ -61,6 +83,10 @@ class Family:
     encoder_decoder: bool = False
     writes: bool = False
     recurrent: bool = False
+    reads: Reads = "text"
+    prompt_places: tuple[str, ...] = ("prefix", "suffix", "layer K", "deep")
+    poolings: tuple[str, ...] | None = None
+    model_types: tuple[str, ...] = ()
 
 
 # The class of each family is registered by the same name in `objectives.backbones.base`, which imports torch.
@@ -70,6 +96,27 @@ FAMILIES.register("recurrent")(Family(has_head=True, adapters=False, numerics=Fa
 FAMILIES.register("masked_lm")(Family())
 FAMILIES.register("causal_lm")(Family(label_last=True, writes=True))
 FAMILIES.register("seq2seq")(Family(in_parts=False, encoder_decoder=True, writes=True))
+FAMILIES.register("vit")(
+    Family(
+        has_head=True,
+        numerics=False,
+        reads="images",
+        prompt_places=("prefix", "layer K"),
+        poolings=("mean", "first"),
+        model_types=VISION_TRANSFORMERS,
+    )
+)
+FAMILIES.register("convolutional")(
+    Family(
+        has_head=True,
+        adapters=False,
+        numerics=False,
+        reads="images",
+        prompt_places=(),
+        poolings=("mean",),
+        model_types=tuple(CONVOLUTIONAL),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +175,7 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
             raise InvalidInputError(
                 f"{name} {value!r} is supported only by encoders, got a language model; use {DEFAULTS[name]!r}"
             )
+        _check_reading(name, value, known, model.family)
         if name == "soft_prompt.place" and has_prompt:
             _check_place(str(value), model)
         if name == "adapter.method" and value != "none" and not known.adapters:
@@ -140,6 +188,23 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
                 f"{name} is {value}, but only causal LMs take demonstrations and backbone.family is {model.family!r}; "
                 "leave it out, or use a backbone of family 'causal_lm'"
             )
+
+
+def _check_reading(name: str, value: object, known: Family, family: str) -> None:
+    """Refuse what a family doesn't have because of what it reads."""
+    if name == "soft_prompt.length" and value and not known.prompt_places:
+        raise InvalidInputError(
+            f"soft_prompt.length is {value}, but models of the backbone family {family!r} have no tokens that vectors "
+            "could stand among; use 0"
+        )
+    if name == "pooling" and known.poolings is not None and value not in known.poolings:
+        raise InvalidInputError(
+            f"pooling {value!r} does not apply to the backbone family {family!r}; use {' or '.join(known.poolings)}"
+        )
+    if name == "soft_prompt.parametrization" and value != "direct" and known.reads == "images":
+        raise InvalidInputError(
+            f"soft_prompt.parametrization {value!r} is not supported by the backbone family {family!r}; use direct"
+        )
 
 
 def _check_length(length: int, place: str, model: Architecture) -> None:
@@ -159,6 +224,12 @@ def _check_length(length: int, place: str, model: Architecture) -> None:
 
 def _check_place(place: str, model: Architecture) -> None:
     layer = parse_place(place)
+    places = FAMILIES[model.family].prompt_places
+    if places and (place if layer is None else "layer K") not in places:
+        raise InvalidInputError(
+            f"soft_prompt.place {place!r} is not supported by the backbone family {model.family!r}; use "
+            f"{' or '.join(places)}"
+        )
     if place == "deep":
         _check_deep(model)
     if layer is None:
@@ -218,6 +289,6 @@ def check_numerics(family: str, option: str, value: str | None) -> None:
     """
     if value not in (None, "float32") and not FAMILIES[family].numerics:
         raise InvalidInputError(
-            f"backbone.{option} {value!r} is not supported by the backbone family {family!r}, which has no attention "
-            "and computes in float32; leave it out"
+            f"backbone.{option} {value!r} is not supported by the backbone family {family!r}, whose models are "
+            "run as transformers has them, and computes in float32; leave it out"
         )

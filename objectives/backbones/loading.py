@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @contextmanager
-def loading(spec: BackboneSpec) -> Iterator[None]:
+def explained_errors(spec: BackboneSpec) -> Iterator[None]:
     """Turn what transformers raises over a model's files into an error that names the model.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptgraft.objectives.backbones.checkpoint_files import read_object, refuse_adapter
-from promptgraft.objectives.backbones.families import FAMILIES, RECURRENT
+from promptgraft.objectives.backbones.families import CONVOLUTIONAL, FAMILIES, RECURRENT
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
 
@@ -77,6 +77,11 @@ def count_layers(path: str, family: str = "encoder") -> int:
         InvalidInputError: If the model or the number isn't there.
     """
     content = _config(path)
+    stages = CONVOLUTIONAL.get(str(content.get("model_type")))
+    if isinstance(stages, int):
+        return stages
+    if stages is not None and isinstance(content.get(stages), list):
+        return len(content[stages])
 
     def first(keys: tuple[str, ...]) -> int:
         for key in keys:
@@ -94,11 +99,12 @@ def check_family(path: str, family: str) -> None:
     """Refuse a model that is plainly of another family.
 
     Raises:
-        InvalidInputError: If a transformer is called recurrent, or the other way round, or an encoder with a decoder is
-            called anything but that.
+        InvalidInputError: If a transformer is called recurrent, or the other way round, an encoder with a decoder is
+            called anything but that, or a model of images one of texts, or the other way round.
     """
     config = _config(path)
     model_type, both = config.get("model_type"), config.get("is_encoder_decoder", False) is True
+    _check_model_type(path, str(model_type), family)
     if both and not FAMILIES[family].encoder_decoder:
         raise InvalidInputError(
             f"{path} is a {model_type!r} model with an encoder and a decoder, not of the family {family!r}; write "
@@ -109,6 +115,14 @@ def check_family(path: str, family: str) -> None:
             f"{path} is a {model_type!r} model, not of the family {family!r}; family: recurrent is for the models that "
             "`promptgraft new-recurrent` writes, and they are of no other"
         )
+
+
+def _check_model_type(path: str, model_type: str, family: str) -> None:
+    own = FAMILIES[family].model_types
+    others = [name for name in FAMILIES if model_type in FAMILIES[name].model_types and name != family]
+    if (own and model_type not in own) or others:
+        remedy = f"write family: {others[0]}" if others else f"expected one of {', '.join(own)}"
+        raise InvalidInputError(f"{path} is a {model_type!r} model, not of the family {family!r}; {remedy}")
 
 
 def guess_family(path: str) -> str:
@@ -125,6 +139,9 @@ def guess_family(path: str) -> str:
         return "recurrent"
     if config.get("is_encoder_decoder"):
         return "seq2seq"
+    for name in FAMILIES:
+        if config.get("model_type") in FAMILIES[name].model_types:
+            return name
     architectures = " ".join(config.get("architectures") or ())
     if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
         return "causal_lm"

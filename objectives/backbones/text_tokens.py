@@ -6,7 +6,7 @@ then the names in the rows' texts are broken up. And a tokenizer may have the na
 do: then all are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -133,6 +133,57 @@ class PromptTokens:
         """Tokenize the parts of a prompt, in which no name stands for a special token, and put tokens between them."""
         before, after = (self._names.as_text(text) for text in texts)
         return [*self.begin, *before, *between, *after, *self.end]
+
+
+class WordTokens:
+    """Label words as a backbone's tokenizer reads them.
+
+    Attributes:
+        tokenizer: The tokenizer.
+    """
+
+    tokenizer: Any
+
+    def words_behind(
+        self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Tokenize the words of each label as they stand in a template, without special tokens."""
+        sample = template.render(dict.fromkeys(template.fields, "x"))
+        space = " " if sample.before.endswith(" ") else ""
+        return {
+            label: [
+                tuple(self.tokenizer.encode(space + word, add_special_tokens=False)) for word in verbalizer.words[label]
+            ]
+            for label in labels
+        }
+
+    def check_label_words(self, template: Template, verbalizer: Verbalizer, labels: Sequence[str]) -> None:
+        """Refuse label words that are different as text, but the same tokens: their labels would always score the same.
+
+        Args:
+            template: The template, whose space before the label belongs to the words.
+            verbalizer: The label words.
+            labels: The labels.
+
+        Raises:
+            InvalidInputError: If two labels have a word in common, or the tokenizer knows nothing of a word.
+        """
+        owner: dict[tuple[int, ...], tuple[str, str]] = {}
+        for label, words in self.words_behind(template, verbalizer, labels).items():
+            for word, tokens in zip(verbalizer.words[label], words, strict=True):
+                of = f"verbalizer {verbalizer.name!r}: to the tokenizer, the word {word!r} of label {label!r}"
+                if set(tokens) <= {self.tokenizer.unk_token_id} and word != self.tokenizer.unk_token:
+                    raise InvalidInputError(f"{of} is unknown; use words of its language and alphabet")
+                other, theirs = owner.setdefault(tokens, (label, word))
+                if other != label:
+                    raise InvalidInputError(
+                        f"{of} is the same as {theirs!r} of label {other!r}, so both labels would always score the "
+                        "same; use other words"
+                    )
+
+    def label_word_ids(self, words: Sequence[str]) -> list[int]:
+        """Tokenize words and return their token ids in order, without special tokens."""
+        return [token for word in words for token in self.tokenizer.encode(" " + word, add_special_tokens=False)]
 
 
 def in_chat_template(path: str, message: str, *, trust_remote_code: bool = False) -> str:

@@ -5,7 +5,7 @@ import gc
 import torch
 
 from promptgraft.objectives.backbones import BACKBONES, Backbone
-from promptgraft.objectives.caching.stage_store import StageStore
+from promptgraft.objectives.caching.stage_store import StageKey, StageStore
 from promptgraft.objectives.spec import BackboneSpec
 
 
@@ -47,6 +47,7 @@ class LoadedBackbones:
             gc.collect()  # Hooks and modules refer to each other, so what was dropped may still be there.
         if found is None:
             found = BACKBONES[spec.family](spec, self._device)
+            found.keep(lambda content, compute: self._stages.get(StageKey.of(content), compute))
         self._loaded.append(found)
         return found
 

@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import check_same_kind as check_same_kind
     from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
+    from promptgraft.objectives.data.image_references import as_data as as_data
+    from promptgraft.objectives.data.image_references import image_hash as image_hash
+    from promptgraft.objectives.data.image_references import is_data as is_data
+    from promptgraft.objectives.data.image_references import is_folder_of_images as is_folder_of_images
+    from promptgraft.objectives.data.image_references import load_image as load_image
+    from promptgraft.objectives.data.image_references import located as located
+    from promptgraft.objectives.data.image_references import shown_image as shown_image
     from promptgraft.objectives.data.images import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images import image_folder_rows as image_folder_rows
+    from promptgraft.objectives.data.images import images_in as images_in
     from promptgraft.objectives.data.images import open_image as open_image
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import named_by as named_by
     from promptgraft.objectives.data.labels import read_labels as read_labels
     from promptgraft.objectives.data.near_duplicates import clusters as clusters
+    from promptgraft.objectives.data.near_duplicates import drop_known as drop_known
     from promptgraft.objectives.data.near_duplicates import find_near_duplicates as find_near_duplicates
     from promptgraft.objectives.data.priors import PRIOR as PRIOR
     from promptgraft.objectives.data.priors import PRIOR_BASELINES as PRIOR_BASELINES
@@ -39,10 +48,13 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import Expected as Expected
     from promptgraft.objectives.data.rows import HistorySpec as HistorySpec
     from promptgraft.objectives.data.rows import LabelScores as LabelScores
+    from promptgraft.objectives.data.rows import LossName as LossName
     from promptgraft.objectives.data.rows import Outputs as Outputs
+    from promptgraft.objectives.data.rows import Prediction as Prediction
     from promptgraft.objectives.data.rows import Row as Row
     from promptgraft.objectives.data.rows import Span as Span
     from promptgraft.objectives.data.rows import TaskSpec as TaskSpec
+    from promptgraft.objectives.data.rows import Texts as Texts
     from promptgraft.objectives.data.rows import WordSplitter as WordSplitter
     from promptgraft.objectives.data.rows import fields_key as fields_key
     from promptgraft.objectives.data.rows import joined as joined
@@ -59,12 +71,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.tables import read_rows as read_rows
     from promptgraft.objectives.data.tables import read_table as read_table
     from promptgraft.objectives.data.tasks import TASK_KINDS as TASK_KINDS
-    from promptgraft.objectives.data.tasks import LossName as LossName
-    from promptgraft.objectives.data.tasks import Prediction as Prediction
     from promptgraft.objectives.data.tasks import Task as Task
-    from promptgraft.objectives.data.tasks import Texts as Texts
     from promptgraft.objectives.data.text_tasks import TextTask as TextTask
-    from promptgraft.objectives.data.text_tasks import drop_known as drop_known
     from promptgraft.objectives.data.times import read_times as read_times
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -129,6 +129,19 @@ def image_folder_rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def images_in(folder: Path) -> list[str]:
+    """List the images of a folder and of those in it, as paths relative to it, sorted; see `image_folder_rows`.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    names = [path.as_posix() for path in found if not _is_hidden(path) and (folder / path).is_file()]
+    if not names:
+        raise InvalidInputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+    return names
+
+
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 

@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import regex
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from promptgraft.objectives.data.rows import Comparison, Row
+from promptgraft.objectives.data.rows import Answer, CleaningReport, Comparison, Row, row_key
 
 # Words in a shingle, and the share of shingles that two texts have in common from which on they are nearly the same.
 SHINGLE_WORDS, THRESHOLD = 3, 0.7
@@ -25,6 +26,8 @@ MAX_CHARACTERS = 100_000
 _CHUNK = 1024
 # Numbers of the first and of the second row of each pair, shape (pairs,) each.
 _Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+# Takes rows and held-out ones; returns index of a row -> index of the held-out one that is nearly the same.
+Finder: TypeAlias = Callable[[Sequence[Row], Sequence[Row]], dict[int, int]]
 # Each character of a script without spaces counts as a word.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _CHARACTER = regex.compile(rf"[{_UNSPACED}]\p{{M}}*")
@@ -67,6 +70,36 @@ def find_near_duplicates(
     for first, second in texts.pairs(range(len(rows)), range(len(rows), len(rows) + len(held_out))):
         found.setdefault(first, second - len(rows))
     return found
+
+
+def drop_known(
+    rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison = "fields", find: Finder | None = None
+) -> tuple[list[Row], CleaningReport]:
+    """Drop the rows that are held out, or nearly so.
+
+    Args:
+        rows: The rows.
+        held_out: Those that must not be given away.
+        comparison: How texts are compared.
+        find: Does in the place of `find_near_duplicates`, where rows aren't texts.
+
+    Returns:
+        The rows that stay, and how many were dropped.
+    """
+    gone = {row_key(row) for row in held_out}
+    kept = [row for row in rows if row_key(row) not in gone]
+    alike = find(kept, held_out) if find else find_near_duplicates(kept, held_out, comparison)
+    pairs = [(kept[row].answer, held_out[other].answer) for row, other in alike.items()]
+    others = sum(_labels(own) != _labels(other) for own, other in pairs)
+    report = CleaningReport(
+        overlap=len(rows) - len(kept), near_duplicate=len(alike), near_duplicate_of_other_label=others
+    )
+    return [row for index, row in enumerate(kept) if index not in alike], report
+
+
+def _labels(answer: Answer) -> object:
+    """Return the labels of an answer, each once; None for a number or a text, which may differ a little."""
+    return None if isinstance(answer, float | str) else frozenset(answer) if isinstance(answer, tuple) else answer
 
 
 def clusters(rows: Sequence[Row], groups: Sequence[str] | None = None, comparison: Comparison = "fields") -> list[int]:

@@ -28,6 +28,20 @@ Comparison = Literal["fields", "words"]
 UNLABELLED = -1
 
 
+# What kinds may use whose rows have no single label.
+WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
+    "head": ("linear", "probe"),
+    "demonstrations.count": (0,),
+    "soft_prompt.init": ("vocabulary", "template", "source"),
+    "source_objective": ("classification",),
+    "contrastive_steps": (0,),
+    "label_smoothing": (0.0,),
+    "self_training": (0.0,),
+    "class_weights": ("none",),
+    "calibration": ("none",),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class HistorySpec:
     """Where the histories of users come from: a table of interactions is joined with one of items.
@@ -106,12 +120,14 @@ class Row:
         answer: What is right for it; labels by their index among the task's labels.
         group: What it has in common with other rows, where the task names a column for it.
         time: When it was made, in seconds or the column's own unit, where the task names a column for it.
+        content: Hash of the file that its field names, where rows hold files; empty where they hold texts.
     """
 
     fields: Mapping[str, str]
     answer: Answer
     group: str = ""
     time: float = 0.0
+    content: str = ""
 
     @property
     def label(self) -> int:
@@ -133,6 +149,15 @@ class Span:
     start: int
     end: int
     label: str
+
+
+# What a model says of a row: a label, several labels, a number, a text, or labelled parts of its text.
+Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
+# Template field -> value of each row.
+Texts: TypeAlias = Sequence[Mapping[str, str]]
+LossName = Literal[
+    "cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy", "token_cross_entropy"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +193,7 @@ class CleaningReport:
         invalid_label: Rows whose label is not among the task's.
         identical: Pairs whose sides are the same, where one should translate the other.
         length_ratio: Pairs of which one side is too much longer than the other.
+        unreadable_image: Rows whose image isn't there, or can't be read as one.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.
         missing_group: Rows without a group, where the task names a column of groups.
@@ -188,6 +214,7 @@ class CleaningReport:
     invalid_label: int = 0
     identical: int = 0
     length_ratio: int = 0
+    unreadable_image: int = 0
     duplicate: int = 0
     conflicting: int = 0
     missing_group: int = 0
@@ -220,8 +247,8 @@ def fields_key(fields: Mapping[str, str]) -> str:
 
 
 def row_key(row: Row) -> str:
-    """Return the `fields_key` of a row."""
-    return fields_key(row.fields)
+    """Return what makes two rows the same: the hash of their files, or their `fields_key`."""
+    return row.content or fields_key(row.fields)
 
 
 def normalise(text: str) -> str:
@@ -231,7 +258,7 @@ def normalise(text: str) -> str:
 
 def rows_hash(rows: Sequence[Row]) -> str:
     """Hash rows in their order; 16 hexadecimal digits."""
-    content = json.dumps([[sorted(row.fields.items()), row.answer] for row in rows])
+    content = json.dumps([[row.content or sorted(row.fields.items()), row.answer] for row in rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

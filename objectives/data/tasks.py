@@ -3,36 +3,34 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from promptgraft.objectives.data.priors import HasPriors
 from promptgraft.objectives.data.rows import (
+    WITHOUT_ONE_LABEL,
     Answer,
     CleaningReport,
     Direction,
     Expected,
     LabelScores,
+    LossName,
     Outputs,
+    Prediction,
     Row,
-    Span,
     TaskSpec,
+    Texts,
     WordSplitter,
 )
+from promptgraft.objectives.data.tables import has_text, read_rows
 from promptgraft.spaces import Registry, Template
 
 if TYPE_CHECKING:
-    from promptgraft.objectives.data.folds import Split
+    import pandas as pd
 
-# What a model says of a row: a label, several labels, a number, a text, or labelled parts of its text.
-Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
-# Template field -> value of each row.
-Texts: TypeAlias = Sequence[Mapping[str, str]]
-LossName = Literal[
-    "cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy", "token_cross_entropy"
-]
+    from promptgraft.objectives.data.folds import Split
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,10 @@ class Task(HasPriors, ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
     Outputs are what a model computes for each row, or each word of it, one number a label: logits, in kinds of numbers
-    the number itself, or in kinds of texts as many numbers as `width` says. `docs/task-kinds.md` shows how to add one;
-    `objectives.measures.kind_checks` tests it.
+    the number itself, or in kinds of texts `width` numbers. `objectives.measures.kind_checks` tests a kind.
 
     Attributes:
+        reads: What rows hold: texts, or paths of images.
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
         metrics: Metric -> the direction in which it is better, `loss` among them.
         default_metric: The metric that is optimised if a study names none.
@@ -57,15 +55,14 @@ class Task(HasPriors, ABC):
         reads_histories: Whether rows are made of interactions, which a study names in `histories`.
         bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
         ensembles: Whether the outputs of several models have a mean.
-        baseline_names: Names of baselines that are called otherwise than in text classification.
+        baseline_names: What some baselines are called otherwise.
         labels: Names of the outputs, in their order: the labels, or what the number is.
         train: Rows to train on.
         validation: Rows to choose by; empty for a source task.
         test: Rows of the test set; empty for a source task.
         cleaning: What was dropped.
         labelled: All labelled rows outside the test set, whatever split `train` and `validation` are of.
-        clusters: Number of each of these, the same for those that are nearly the same or of one group: no fold divides
-            them; empty where there are no folds.
+        clusters: Number of each of these, the same for those that no fold may divide; empty where there are no folds.
         folds: Parts that these are divided into; 1 where a part, or a table of its own, is held out to choose by.
         spec: What the task was loaded from.
         seed: Seed of its splits.
@@ -74,6 +71,7 @@ class Task(HasPriors, ABC):
         unlabelled_cleaning: What was dropped of these.
     """
 
+    reads: ClassVar[Literal["text", "images"]] = "text"
     loss: ClassVar[LossName] = "cross_entropy"
     metrics: ClassVar[Mapping[str, Direction]]
     default_metric: ClassVar[str]
@@ -277,6 +275,20 @@ class Task(HasPriors, ABC):
             Outputs for `rows`.
         """
 
+    def portable(self, row: Row) -> dict[str, str]:
+        """Return a row's fields so that they mean the same elsewhere."""
+        return dict(row.fields)
+
+    @classmethod
+    def read_unanswered(cls, path: str, columns: Sequence[str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """Read a table to predict its rows; see `read_rows`."""
+        return read_rows(path, columns)
+
+    @classmethod
+    def can_read(cls, value: object) -> bool:
+        """Whether a value of a field can be read."""
+        return has_text(value)
+
     def without_answers(self, outputs: Outputs) -> Outputs:
         """Return outputs as they are of rows whose answers aren't known."""
         return outputs
@@ -354,7 +366,7 @@ class Task(HasPriors, ABC):
         """
         if "answer" not in cls.heads and (name.startswith("decoding.") or (name == "head" and value == "answer")):
             return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
-        allowed = _WITHOUT_ONE_LABEL.get(name)
+        allowed = WITHOUT_ONE_LABEL.get(name)
         if cls.one_label or allowed is None or value in allowed:
             return cls.refuses_prior(name, value)
         choices = ", ".join(map(repr, allowed))
@@ -381,20 +393,8 @@ class Task(HasPriors, ABC):
         return (needs_label and not cls.one_label) or cls.lacks_prior(name)
 
 
-# What kinds may use whose rows have no single label.
-_WITHOUT_ONE_LABEL: Mapping[str, tuple[object, ...]] = {
-    "head": ("linear", "probe"),
-    "demonstrations.count": (0,),
-    "soft_prompt.init": ("vocabulary", "template", "source"),
-    "source_objective": ("classification",),
-    "contrastive_steps": (0,),
-    "label_smoothing": (0.0,),
-    "self_training": (0.0,),
-    "class_weights": ("none",),
-    "calibration": ("none",),
-}
-
-
-_KINDS = ["text_classification", "multi_label", "regression", "token_classification", "text_generation", "translation"]
-_KINDS += ["recommendation", "user_profile"]
-TASK_KINDS: Registry[type[Task]] = Registry("task kind", [f"promptgraft.objectives.kinds.{kind}" for kind in _KINDS])
+_KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
+_KINDS += "user_profile image_classification"
+TASK_KINDS: Registry[type[Task]] = Registry(
+    "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
+)

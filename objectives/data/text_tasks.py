@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
 from promptgraft.objectives.data.labels import check_label_names
-from promptgraft.objectives.data.near_duplicates import clusters, find_near_duplicates
+from promptgraft.objectives.data.near_duplicates import clusters, drop_known
 from promptgraft.objectives.data.rows import (
     UNLABELLED,
     Answer,
@@ -19,13 +19,17 @@ from promptgraft.objectives.data.rows import (
     Outputs,
     Row,
     TaskSpec,
+    Texts,
     row_key,
 )
 from promptgraft.objectives.data.splits import take, take_shots, with_every_label
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
-from promptgraft.objectives.data.tasks import Task, Texts
+from promptgraft.objectives.data.tasks import Task
 from promptgraft.objectives.data.times import read_times
 from promptgraft.spaces import InvalidInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T", bound="TextTask")
 
@@ -86,6 +90,17 @@ class TextTask(Task):
         """Say why a row with text and answer can't be used, as `CleaningReport` counts it; None if it can."""
         del row
         return None
+
+    @classmethod
+    def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
+        """Read columns of a table; see `read_table`."""
+        return read_table(path, columns, lists)
+
+    @classmethod
+    def completed(cls, row: Row, path: str) -> Row:
+        """Return a row of a table with what else is known of it, where its fields name files."""
+        del path
+        return row
 
     @classmethod
     def without_known(
@@ -194,17 +209,19 @@ class TextTask(Task):
 
     def _with_unlabelled(self: T, path: str, spec: TaskSpec) -> T:
         """Read the rows without labels; those that are labelled or held out, in any split, are not among them."""
-        frame = read_table(path, list(spec.fields.values()))
+        frame = self.read(path, list(spec.fields.values()))
         counts: Counter[str] = Counter(read=len(frame))
         unique: dict[str, Row] = {}
         for record in frame.to_dict("records"):
             row = Row({name: (record[column] or "").strip() for name, column in spec.fields.items()}, UNLABELLED)
-            reason = _unusable(row.fields, "-", known=True) or ("duplicate" if row_key(row) in unique else None)
+            row = self.completed(row, path)
+            reason = _unusable(row.fields, "-", known=True) or self.unusable(row)
+            reason = reason or ("duplicate" if row_key(row) in unique else None)
             counts[reason or "kept"] += 1
             if reason is None:
                 unique[row_key(row)] = row
         del counts["kept"]
-        rows, dropped = drop_known(list(unique.values()), (*self.labelled, *self.test), spec.comparison)
+        rows, dropped = self.without_known(list(unique.values()), (*self.labelled, *self.test), spec.comparison)
         kept = random.Random(self.seed).sample(rows, min(len(rows), MOST_UNLABELLED))
         report = CleaningReport(**counts) + replace(dropped, near_duplicate_of_other_label=0)
         report += CleaningReport(beyond_limit=len(rows) - len(kept))
@@ -264,7 +281,7 @@ class TextTask(Task):
         """
         keys = [column for column in (spec.group, spec.time) if column is not None]
         lists = () if cls.one_label or not cls.has_labels else (spec.label,)
-        frame = read_table(path, [*spec.fields.values(), spec.label, *keys], lists)
+        frame = cls.read(path, [*spec.fields.values(), spec.label, *keys], lists)
         try:
             times = read_times(frame[spec.time].tolist()) if spec.time else [0.0] * len(frame)
         except InvalidInputError as error:
@@ -287,7 +304,7 @@ class TextTask(Task):
                 reason = "missing_group"
             elif reason is None and math.isnan(time):
                 reason = "missing_time"
-            whole = Row(row, 0 if answer is None else answer, group, time)
+            whole = cls.completed(Row(row, 0 if answer is None else answer, group, time), path)
             reason = reason or cls.unusable(whole)
             if reason is not None:
                 counts[reason] += 1
@@ -361,26 +378,6 @@ def _drop_duplicates(rows: list[Row], counts: Counter[str], *, one_answer: bool)
         else:
             unique[key] = row
     return list(unique.values())
-
-
-def drop_known(
-    rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison = "fields"
-) -> tuple[list[Row], CleaningReport]:
-    """Drop the rows whose text is held out, or nearly so; return those that stay, and how many were dropped."""
-    gone = {row_key(row) for row in held_out}
-    kept = [row for row in rows if row_key(row) not in gone]
-    alike = find_near_duplicates(kept, held_out, comparison)
-    pairs = [(kept[row].answer, held_out[other].answer) for row, other in alike.items()]
-    others = sum(_labels(own) != _labels(other) for own, other in pairs)
-    report = CleaningReport(
-        overlap=len(rows) - len(kept), near_duplicate=len(alike), near_duplicate_of_other_label=others
-    )
-    return [row for index, row in enumerate(kept) if index not in alike], report
-
-
-def _labels(answer: Answer) -> object:
-    """Return the labels of an answer, each once; None for a number or a text, which may differ a little."""
-    return None if isinstance(answer, float | str) else frozenset(answer) if isinstance(answer, tuple) else answer
 
 
 def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:

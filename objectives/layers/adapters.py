@@ -17,6 +17,10 @@ from promptgraft.spaces import Adapter, InvalidInputError
 _NAME = "default"
 # Architectures that PEFT doesn't list, whose layers are called as those of one that it does.
 _ALIKE = {"marian": "bart", "m2m_100": "bart"}
+# Vision transformers, of which PEFT lists none. Their layers are called alike: queries and values get LoRA, as PEFT has
+# it for BERT; keys, values and the second matrix of the feed-forward network get (IA)3.
+_VISION = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
+_VISION_LORA, _VISION_IA3, _VISION_FEEDFORWARD = ["q_proj", "v_proj"], ["k_proj", "v_proj", "fc2"], ["fc2"]
 
 
 class Injected:
@@ -81,11 +85,16 @@ def _inject(stack: Any, adapter: Adapter, options: dict[str, Any]) -> Any:
     )
 
     alike = _ALIKE.get(stack.config.model_type)
+    vision = stack.config.model_type in _VISION
     if adapter.method == "lora":
+        if vision:
+            options["target_modules"] = _VISION_LORA
         if alike:
             options["target_modules"] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[alike]
         # Scaled by lora_alpha / r = 1, whatever the rank.
         return LoraModel(stack, LoraConfig(r=adapter.rank, lora_alpha=adapter.rank, **options), _NAME)
+    if vision:
+        options |= {"target_modules": _VISION_IA3, "feedforward_modules": _VISION_FEEDFORWARD}
     if alike:
         options["target_modules"] = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[alike]
         options["feedforward_modules"] = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[alike]

@@ -25,11 +25,11 @@ class Adaptability:
 
     Attributes:
         content: How far what it says fits the task; see `content`. None where the study has no label words.
-        form: How short and plain it is; see `spaces.template_form`.
+        form: How short and plain it is; see `spaces.template_form`. None where rows aren't texts.
     """
 
     content: float | None
-    form: float
+    form: float | None
 
 
 class PromptMeter:
@@ -51,6 +51,8 @@ class PromptMeter:
         Raises:
             InvalidInputError: If the template leaves no room for the text.
         """
+        if self.objective.target.reads != "text":
+            return Adaptability(None, None)
         self.objective.use_backbone(candidate.backbone)
         space = self.objective.spec.space
         names = [candidate.verbalizer] if candidate.verbalizer else [entry.id for entry in space.verbalizers]

@@ -177,7 +177,7 @@ def _embed(objective: Objective, first: Candidate, rows: Sequence[Row]) -> npt.N
     (model,) = objective.untrained([first])
     encoded = model.encode(rows)
     width = [max(len(own.words or ()) for own in encoded)] if model.words else []
-    found = np.zeros((len(rows), *width, objective.backbone.embeddings.shape[1]), dtype=np.float32)
+    found = np.zeros((len(rows), *width, objective.backbone.hidden_size), dtype=np.float32)
     model.backbone.model.eval()
     with torch.inference_mode():
         for chosen in model.split(encoded, objective.spec.evaluation_batch_size):

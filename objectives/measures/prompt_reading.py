@@ -42,7 +42,7 @@ def prompt_as_tokens(
         None where no tokens can be compared with it; see `is_readable`.
     """
     soft = candidate.soft_prompt
-    if not is_readable(soft):
+    if not is_readable(soft) or objective.target.reads != "text":
         return None
     (model,) = objective.untrained([candidate])
     model.load(delta)

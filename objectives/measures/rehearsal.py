@@ -33,11 +33,13 @@ class Rehearsal:
         self._tasks = StudyTasks(target, sources).folds()
 
     def try_prompt(self, candidate: Candidate) -> None:
-        """Encode a short and a long text.
+        """Encode a short and a long text, where rows are texts.
 
         Raises:
             InvalidInputError: If the template leaves no room for it.
         """
+        if self._tasks[0].target.reads != "text":
+            return
         bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter(), demonstrations=Demonstrations())
         model = self._sizes.model(bare)
         longest = "word " * self._spec.backbone.max_tokens

@@ -1,7 +1,6 @@
 """A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,16 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, PromptTokens, check_candidate
+from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_candidate
 from promptgraft.objectives.caching import Activations, Reuse
 from promptgraft.objectives.data import PRIOR, HasPriors, Row, WordSplitter
-from promptgraft.objectives.layers import attach, initial_vectors, split_by_length
+from promptgraft.objectives.layers import split_by_length
 from promptgraft.objectives.progress import report_progress
-from promptgraft.objectives.prompting.demonstrations import Demonstration, DemonstrationPool
+from promptgraft.objectives.prompting.demonstrations import DemonstrationPool
 from promptgraft.objectives.prompting.encoded_rows import EncodedPrompt, EncodedRow, Loss, answer_length, answer_tokens
 from promptgraft.objectives.prompting.loaded_weights import check_weights
 from promptgraft.objectives.prompting.priors import Prior
-from promptgraft.objectives.prompting.shortening import shorten
+from promptgraft.objectives.prompting.row_prompts import prompts_of
 from promptgraft.objectives.prompting.word_places import WordPlaces
 from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 
@@ -27,18 +26,6 @@ BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "
 CALIBRATION_BIAS = "calibration.bias"
 # Centre and scale of the numbers that outputs are standardised by, shape (2,).
 SCALING = "scaling"
-# Texts are cut to so many characters before they are tokenized: many times what a prompt has room for.
-CHARACTERS_PER_TOKEN = 200
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """A prompt that has no more tokens than it may; see `EncodedPrompt`."""
-
-    prompt: RenderedPrompt
-    ids: list[int]
-    fields: Mapping[str, str]
-    demonstrations: int = 0
 
 
 class PromptedModel:
@@ -53,7 +40,6 @@ class PromptedModel:
         seed: Seed of what is initialised at random.
 
     Attributes:
-        words: Finds the words of a row's text, each of which is scored; None where rows are scored as a whole.
         activations: What is known of rows that were encoded; everything is computed if None.
         bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
         scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), on the CPU; None where
@@ -76,7 +62,6 @@ class PromptedModel:
         self.backbone = backbone
         self.candidate = candidate
         self.template = template = backbone.guard(template, verbalizer)
-        self.words: WordPlaces | None = None
         self.seed = seed
         self.activations: Activations | None = None
         self.bias: Tensor | None = None
@@ -84,23 +69,24 @@ class PromptedModel:
         self.prior: Prior | None = None
         check_candidate(candidate.to_dict(), backbone.architecture)
         self.scorer = backbone.label_scorer(candidate, template, verbalizer, labels, seed)
-        soft = candidate.soft_prompt
-        vectors = torch.empty(0)
-        if soft.length:
-            word_ids: list[int] = []
-            if soft.init == "label_words" and verbalizer is not None:
-                word_ids = backbone.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
-            elif soft.init == "template":
-                word_ids = backbone.tokenizer.encode(template.words, add_special_tokens=False)
-            vectors = initial_vectors(soft.length, backbone.embeddings, word_ids, seed)
-            vectors = vectors.to(backbone.device, torch.float32)
+        self._prompts = prompts_of(backbone, candidate, template, self.scorer)
         backbone.freeze(candidate.frozen_layers)
-        self.stack = attach(soft, vectors, backbone.layers, backbone.prefixed(), seed)
+        self.stack = backbone.put_prompt(candidate, template, verbalizer, seed)
         self._adapters = backbone.adapt(candidate.adapter, candidate.frozen_layers, seed)
 
     def read_words(self, split: WordSplitter) -> None:
         """Score each word of a row's text, as `split` finds them, in place of the row as a whole."""
-        self.words = WordPlaces(split, self.template, PromptTokens(self.backbone.special_names, self.template))
+        self._prompts.read_words(split)
+
+    @property
+    def words(self) -> WordPlaces | None:
+        """What finds the words of a row's text, each of which is scored; None where rows are scored as a whole."""
+        return self._prompts.words
+
+    @property
+    def stores_ids(self) -> bool:
+        """Whether encoding rows takes so long that what is encoded is kept."""
+        return self._prompts.stored
 
     def read_prior(self, kind: HasPriors, labels: Sequence[str]) -> None:
         """Let the candidate's prior, if it has one, join the scores; `labels` are those of all tasks."""
@@ -164,9 +150,8 @@ class PromptedModel:
         Args:
             rows: Encoded rows over which the tokens of demonstrations are averaged, if there are any.
         """
-        empty = self.template.render(dict.fromkeys(self.template.fields, ""))
         shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
-        return len(self.scorer.encode(empty)) + self.candidate.soft_prompt.length + shown
+        return self._prompts.own_tokens() + self.candidate.soft_prompt.length + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU, and with them calibration and scaling of their scores."""
@@ -232,46 +217,11 @@ class PromptedModel:
 
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
         """Render the prompt that the model sees for these fields; see `encode`."""
-        return self._fit(fields, pool)[0].prompt
+        return self._prompts.render(fields, pool)
 
     def _encoded(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> EncodedPrompt:
-        whole, own = self._fit(fields, pool)
-        words = self.words.of(fields, own.fields, own.prompt) if self.words else None
-        features = self.prior.features(fields) if self.prior else None
-        return EncodedPrompt(tuple(whole.ids), whole.demonstrations, len(whole.ids) - len(own.ids), words, features)
-
-    def _fit(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> tuple[_Fitted, _Fitted]:
-        """Return the whole prompt, and the row's own part of it."""
-        assert (pool is not None) == (self.candidate.demonstrations.count > 0)
-        longest = CHARACTERS_PER_TOKEN * self.backbone.spec.max_tokens
-        fields = {name: value[:longest] for name, value in fields.items()}
-        own = self._fit_own(fields)
-        if pool is None:
-            return own, own
-        pool.template = self.template
-        chosen = pool.choose(fields)
-        whole = self._behind(pool, chosen, own)
-        if len(whole.ids) <= self.backbone.spec.max_tokens:
-            return whole, own
-        whole, kept = own, list[Demonstration]()
-        for demonstration in chosen:
-            longer = self._behind(pool, [*kept, demonstration], own)
-            if len(longer.ids) <= self.backbone.spec.max_tokens:
-                whole, kept = longer, [*kept, demonstration]
-        return whole, own
-
-    def _behind(self, pool: DemonstrationPool, chosen: Sequence[Demonstration], own: _Fitted) -> _Fitted:
-        prompt = replace(own.prompt, before=pool.text(chosen) + own.prompt.before)
-        return _Fitted(prompt, self.scorer.encode(prompt), own.fields, len(chosen))
-
-    def _fit_own(self, fields: Mapping[str, str]) -> _Fitted:
-        limit = self.backbone.spec.max_tokens
-        while True:
-            prompt = self.template.render(fields)
-            ids = self.scorer.encode(prompt)
-            if len(ids) <= limit:
-                return _Fitted(prompt, ids, fields)
-            fields = shorten(self.backbone, self.template, fields, len(ids) - limit)
+        prompt = self._prompts.encode(fields, pool)
+        return replace(prompt, features=self.prior.features(fields)) if self.prior else prompt
 
     def batch(self, rows: Sequence[EncodedPrompt]) -> Batch:
         """Pad encoded prompts to the longest of them."""

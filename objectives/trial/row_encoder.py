@@ -42,6 +42,9 @@ class RowEncoder:
         resources, candidate = self._resources, model.candidate
         rows = resources.tasks.rows(part, candidate)
         shown = resources.demonstrations.get(candidate, part, model.seed)
+        if not model.stores_ids:
+            model.encode(resources.tasks.target.labelled)  # So that all workers put the same images into one stage.
+            return model.encode(rows)
         length = model.scorer.answer_tokens
         key = StageKey.of(
             {

@@ -75,7 +75,12 @@ def predict(
     first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
     without = predictions[others[0] if others else first].isna()
     skipped, unsure = int(without.sum()), int((predictions[first].isna() & ~without).sum())
-    note = f"; {skipped} rows have no prediction, since a text is missing or is no text" if skipped else ""
+    why = (
+        "an image is missing or can't be read"
+        if predictor.task.reads == "images"
+        else "a text is missing or is no text"
+    )
+    note = f"; {skipped} rows have no prediction, since {why}" if skipped else ""
     note += f"; {unsure} rows have no label, since none has a probability of {abstain_below:g}" if unsure else ""
     typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
 

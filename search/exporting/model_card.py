@@ -10,7 +10,7 @@ from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
 from promptgraft.search.wording import fenced, in_markdown
 
-_TASK = "text-classification"
+_TASKS = {"text": "text-classification", "images": "image-classification"}
 
 
 def render_model_card(
@@ -99,7 +99,7 @@ def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
     found = manifest.metrics.get("test", {})
     results = [
         EvalResult(
-            task_type=_TASK,
+            task_type=_TASKS[study.target.reads],
             dataset_type=Path(study.file.target.train).name,
             dataset_name=f"{Path(study.file.target.train).name}, test rows",
             dataset_revision=str(manifest.data.get("test rows")),
@@ -110,7 +110,7 @@ def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
     ]
     return ModelCardData(
         library_name="promptgraft",
-        pipeline_tag=_TASK,
+        pipeline_tag=_TASKS[study.target.reads],
         tags=["prompt-tuning", "transfer-learning", *([] if study.target.one_label else [study.file.target.kind])],
         base_model=_name(manifest),
         model_name=f"{study.name}-trial-{manifest.trial}" if results else None,

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Characters of the example rows of a bundle, images included; the first row is there however long it is.
+MOST_CHARACTERS = 16 * 2**20
+
 
 @dataclass(frozen=True)
 class Shipped:
@@ -134,8 +137,12 @@ def examples_of(shipped: Shipped, count: int) -> Examples | None:
             )
             return None
     kept = np.flatnonzero(task.complete(found[0]))[:count]
+    shown = [task.portable(rows[place]) for place in kept]
+    sizes = np.cumsum([sum(map(len, own.values())) for own in shown])
+    fitting = max(1, int((sizes <= MOST_CHARACTERS).sum()))
+    kept, shown = kept[:fitting], shown[:fitting]
     logits = task.without_answers(task.combine([own[kept] for own in found], shipped.weights))
     if not np.isfinite(logits).all():
         logger.warning("the recorded logits are not finite, so the bundle holds no examples to verify it by")
         return None
-    return Examples(rows=tuple(dict(rows[place].fields) for place in kept), logits=tuple(map(tuple, logits.tolist())))
+    return Examples(rows=tuple(shown), logits=tuple(map(tuple, logits.tolist())))

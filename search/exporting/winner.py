@@ -265,7 +265,8 @@ def _refuse_what_is_worse(optuna_study: optuna.Study) -> None:
 def _read_prompt(winner: ExportedTrial) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
     candidate, number = winner.candidate, winner.trial.number
-    if is_readable(candidate.soft_prompt) and StudyRecord.of(winner.stored).reading(number) is None:
+    texts = winner.study.target.reads == "text"
+    if texts and is_readable(candidate.soft_prompt) and StudyRecord.of(winner.stored).reading(number) is None:
         reading = prompt_as_tokens(winner.objective, candidate, winner.delta, winner.study.file.seed)
         write_study(winner.stored, f"{PROMPT_AS_TOKENS}{number}", reading)
 

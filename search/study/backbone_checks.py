@@ -83,6 +83,8 @@ class BackboneLoader(ProblemCollector):
         known = self.attempt((*self.at, "family"), lambda: FAMILIES[family])
         if known is not None and (reason := TASK_KINDS[kind].refuses_family(family, has_head=known.has_head)):
             self.add((*self.at, "family"), f"{reason} for tasks of kind {kind!r}")
+        if known is not None and known.reads != TASK_KINDS[kind].reads:
+            self.add((*self.at, "family"), _unfitting(family, kind))
         if self.problems:
             return False
         self.n_layers = self.attempt((*self.at, "path"), lambda: count_layers(path, family))
@@ -124,7 +126,7 @@ class BackboneLoader(ProblemCollector):
             return False
         if self.file.space is None:
             self.drafted = "space"
-        elif filled.space != self.file.space:
+        elif filled.space != self.file.space and TASK_KINDS[self.file.target.kind].reads == "text":
             self.drafted = "wording"
         self.file = filled
         return True
@@ -172,6 +174,14 @@ class BackboneLoader(ProblemCollector):
 
     def _task_spec(self, section: TaskSection) -> TaskSpec:
         return task_spec(section, self.folder, self.comparison)
+
+
+def _unfitting(family: str, kind: str) -> str:
+    """Say that a family reads something else than a kind of task has, and which ones do."""
+    wanted = TASK_KINDS[kind].reads
+    fitting = " or ".join(sorted(name for name in FAMILIES if FAMILIES[name].reads == wanted))
+    rows = "images" if wanted == "images" else "texts"
+    return f"{family!r} reads {FAMILIES[family].reads}, and rows of kind {kind!r} are {rows}; use {fitting}"
 
 
 def source_at(name: str) -> Location:

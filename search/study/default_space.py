@@ -49,7 +49,8 @@ class SpaceFacts:
         has_source: Whether there is a source.
         shares_labels: Whether each source has all labels of the target.
         rows: Number of the target's labelled rows.
-        one_label: Whether each row has exactly one label, so that label words apply; see `Task`.
+        one_label: Whether each row has exactly one label; see `Task`.
+        images: Whether rows are images, which have neither templates nor label words.
         writes: Whether answers are texts.
         languages: Of a translation: from which language into which one.
     """
@@ -63,8 +64,14 @@ class SpaceFacts:
     shares_labels: bool
     rows: int
     one_label: bool = True
+    images: bool = False
     writes: bool = False
     languages: tuple[str, str] | None = None
+
+    @property
+    def worded(self) -> bool:
+        """Whether label words apply."""
+        return self.one_label and not self.images
 
     @classmethod
     def of(cls, file: StudyFile, n_layers: int, target: Task | None, sources: Mapping[str, Task]) -> "SpaceFacts":
@@ -81,6 +88,7 @@ class SpaceFacts:
             bool(sources) and target is not None and all(set(target.labels) <= set(task.labels) for task in known),
             len(target.labelled) if target else 0,
             TASK_KINDS[file.target.kind].one_label,
+            TASK_KINDS[file.target.kind].reads == "images",
             "answer" in TASK_KINDS[file.target.kind].heads,
             file.target.languages,
         )
@@ -107,7 +115,7 @@ def with_default_space(file: StudyFile, facts: SpaceFacts) -> StudyFile:
     changes: dict[str, Any] = {}
     if not (file.space.templates or file.space.chat_templates or file.space.promptsource):
         changes["templates"] = draft_templates(facts)
-    if facts.one_label and not (file.space.verbalizers or file.space.promptsource):
+    if facts.worded and not (file.space.verbalizers or file.space.promptsource):
         changes["verbalizers"] = draft_verbalizers(facts.labels)
     return file.model_copy(update={"space": file.space.model_copy(update=changes)}) if changes else file
 
@@ -134,7 +142,7 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
         InvalidInputError: If templates can't be drafted from the names of the fields.
     """
     content: dict[str, Any] = {"templates": draft_templates(facts)}
-    if facts.one_label:
+    if facts.worded:
         content["verbalizers"] = draft_verbalizers(facts.labels)
     family = FAMILIES[facts.family]
     halves = {facts.n_layers // 2, 3 * facts.n_layers // 4}
@@ -148,7 +156,7 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
 
 def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
     """Return what is searched of encoders: a probe, contrastive updates, and training from the probe on."""
-    recurrent = FAMILIES[facts.family].recurrent
+    recurrent, poolings = FAMILIES[facts.family].recurrent, FAMILIES[facts.family].poolings or ()
     found: dict[str, Any] = {
         "head": "probe",
         "steps": update_numbers(facts.rows, effort.most_updates),
@@ -161,8 +169,10 @@ def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
         found["head"] = ["probe", "linear"]
     if facts.has_source and facts.one_label:
         found["source_objective"] = ["classification", "contrastive"] if recurrent else "contrastive"
+    if len(poolings) > 1:
+        found["pooling"] = list(poolings)
     if effort.rich:
-        worded = facts.one_label and all(any(map(str.isalpha, label)) for label in facts.labels)
+        worded = facts.worded and all(any(map(str.isalpha, label)) for label in facts.labels)
         found["head"] = ["probe", "label_words" if worded else "linear"]
         found |= {"prompt_learning_rate": _log_range(1e-3, 3e-2), "layer_decay": [1.0, 0.9, 0.8]}
     return found
@@ -219,7 +229,7 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"
     end = "" if family.label_last or family.encoder_decoder else "."
     statement = f"{joined} It was {label}{end}"
-    if not facts.one_label and not facts.writes:
+    if facts.images or not (facts.one_label or facts.writes):
         return {"plain": f"{joined} {label}"}
     if family.has_head:
         return {"plain": f"{joined} {label}", "statement": statement}
@@ -268,6 +278,8 @@ def space_text(file: StudyFile) -> str:
         content["sources"] = {name: {"training": training[name]} for name in file.sources}
     if file.space is not None:
         space = file.space.model_dump(mode="json", exclude_defaults=True)
+        if TASK_KINDS[file.target.kind].reads != "text":
+            del space["templates"]  # Those of images are always the same.
         if any(len(words) > MOST_LABELS for words in file.space.verbalizers.values()):
             del space["verbalizers"]
         content["space"] = _shortened(space)

@@ -295,6 +295,8 @@ class StudyLoader(ProblemCollector):
         kind = TASK_KINDS[name]
         if not kind.one_label and file.target.unlabelled:
             self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
+        if kind.reads == "images":
+            self._check_images(file)
         if file.judging.ensemble > 1 and not kind.ensembles:
             self.add(("judging", "ensemble"), f"must be 1 for tasks of kind {name!r}, whose answers have no mean")
         applies = {"source_language": kind.languages, "target_language": kind.languages}
@@ -309,6 +311,17 @@ class StudyLoader(ProblemCollector):
 
         if file.source is not None and file.sources:
             self.add(("sources",), "can't be given beside `source`; give that one a name among them")
+
+    def _check_images(self, file: StudyFile) -> None:
+        """Refuse what needs words, where rows are images."""
+        for name in ("templates", "chat_templates", "promptsource", "grow", "verbalizers"):
+            if file.space is not None and getattr(file.space, name):
+                self.add(("space", name), "needs texts, and rows of this kind of task are images; leave it out")
+        sections: dict[Location, TaskSection] = {("target",): file.target}
+        sections |= {source_at(name): section for name, section in file.all_sources().items()}
+        for location, section in sections.items():
+            if len(section.text) != 1:
+                self.add((*location, "text"), f"must name one column, that of the images, got {len(section.text)}")
 
     def _load_tasks(self, file: StudyFile) -> tuple[Task | None, dict[str, Task]]:
         def load(section: TaskSection, location: Location, other: Task | None) -> Task:

@@ -75,13 +75,16 @@ class TaskSection(Section):
     train: str = Field(
         description="Table, relative to the study file: CSV, TSV, JSONL, Parquet, Arrow or Excel, also compressed "
         "(.gz, .zst); a URL of one (https://, s3://, hf://datasets/...); a folder that `datasets` has saved; or a "
-        "folder with a folder of .txt files for each class."
+        "folder with a folder of .txt files, or of images, for each class."
     )
     text: Annotated[
         dict[str, str],
         BeforeValidator(_fields, json_schema_input_type=dict[str, str] | str),
         AfterValidator(_usable_fields),
-    ] = Field(description="Column of the text, or a mapping of template fields to columns.")
+    ] = Field(
+        description="Column of the text, or a mapping of template fields to columns; of images, {image: COLUMN}, the "
+        "column of the path of each image, relative to the table."
+    )
     label: str = Field(description="Column of the answer: the label, several labels, a number, or a text.")
     kind: str = Field("text_classification", description="Kind of task, such as multi_label or translation.")
     labels: tuple[str, ...] | None = Field(

@@ -92,8 +92,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._objective.know(job.templates, job.verbalizers)
         prompt_meter, cost_meter = self._meters
         prompt = prompt_meter.measure(job.candidate)
-        self._figures = {} if prompt.content is None else {"adaptability_content": round(prompt.content, 4)}
-        self._figures |= {"adaptability_form": round(prompt.form, 4)} | cost_meter.measure(job.candidate)
+        measured = {"adaptability_content": prompt.content, "adaptability_form": prompt.form}
+        self._figures = {name: round(value, 4) for name, value in measured.items() if value is not None}
+        self._figures |= cost_meter.measure(job.candidate)
         name = checkpoint_name(job.candidate.key, job.seed)
         checkpoint = Checkpoint(self._files, name, self._checkpoint_every_s)
         self._started = time.perf_counter()

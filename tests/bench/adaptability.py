@@ -94,6 +94,7 @@ def measure(files: str, words: str) -> list[Trained]:
         candidate = Candidate(template.id, verbalizer, frozen_layers=4, steps=16, learning_rate=2e-4)
         before = meter.measure(candidate)
         assert before.content is not None, "there are label words"
+        assert before.form is not None, "rows are texts"
         scores = []
         for seed in SEEDS:
             result = objective.evaluate(candidate, seed)

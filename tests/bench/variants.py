@@ -27,7 +27,7 @@ from promptgraft.objectives.spec import ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Evaluation, Objective
 from promptgraft.spaces import Adapter, Candidate, SoftPrompt
 from tests.support.bundles import write_result
-from tests.support.models import TinyModels
+from tests.support.models import TEXT_FAMILIES, TinyModels
 from tests.support.paths import STUDIES
 from tests.support.specs import TEMPLATES, VERBALIZERS, small_spec
 
@@ -150,7 +150,7 @@ def show(found: Sequence[Outcome]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--families", default=",".join(TEXT_FAMILIES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--predict", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -168,7 +168,7 @@ def main() -> None:
             return work / part
 
         tiny = TinyModels(make_folder)
-        models = {f"{family}, small": (tiny[family], family) for family in FAMILIES}
+        models = {f"{family}, small": (tiny[family], family) for family in TEXT_FAMILIES}
         for real, family in (("minilm", "encoder"), ("smollm2", "causal_lm")):
             if (STUDIES / "models" / real).exists():
                 models[real] = (str(STUDIES / "models" / real), family)

@@ -17,13 +17,12 @@ from promptgraft.bundles import (
     read_manifest,
 )
 from promptgraft.bundles.manifest import DELTA_FILE, MANIFEST_FILE
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt
 from tests.support.bundles import export, export_small
 from tests.support.commands import typed
-from tests.support.models import REAL, real_model
+from tests.support.models import REAL, TEXT_FAMILIES, real_model
 from tests.support.prompted_models import is_refused
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
@@ -94,14 +93,14 @@ def test_a_fresh_process_without_the_engines_predicts_the_same(
     make_spec: Callable[..., ObjectiveSpec], tiny_models: dict[str, str], tmp_path: Path
 ) -> None:
     rows = ["it broke at once", "good"]
-    for family in FAMILIES:
+    for family in TEXT_FAMILIES:
         export_small(tmp_path / family, make_spec(tiny_models[family], family), steps=2)
     subprocess.run(
-        [sys.executable, "-c", PREDICT, json.dumps(rows), *(str(tmp_path / family) for family in FAMILIES)],
+        [sys.executable, "-c", PREDICT, json.dumps(rows), *(str(tmp_path / family) for family in TEXT_FAMILIES)],
         check=True,
         timeout=120,
     )
-    for family in FAMILIES:
+    for family in TEXT_FAMILIES:
         found = np.load(tmp_path / family / "found.npy")
         np.testing.assert_array_equal(found, Predictor(tmp_path / family).logits(rows), family)
 

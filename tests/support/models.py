@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptgraft.objectives.backbones import FAMILIES
 from tests.support.paths import MODELS
 
 if TYPE_CHECKING:
     from promptgraft.objectives.backbones import Backbone
 
 TINY_LAYERS = 3
+TEXT_FAMILIES = sorted(name for name in FAMILIES if FAMILIES[name].reads == "text")
 REAL = {"encoder": "minilm", "causal_lm": "smollm2"}
 MASKED_LMS = ("bert", "roberta", "distilbert", "electra", "modernbert")
 _SMALL = {"num_hidden_layers": TINY_LAYERS, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
@@ -112,6 +114,43 @@ def save_enlarged(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+IMAGE_SIDE = 32
+
+
+def write_tiny_image_model(folder: Path, model_type: str, side: int = IMAGE_SIDE) -> str:
+    """Write a small random model of images, with the processor of ViT; norms have means and variances of their own."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    sizes = {name: value for name, value in _SMALL.items() if name != "intermediate_size"}
+    transformer: dict[str, Any] = {
+        **sizes,
+        "intermediate_size": 64,
+        "mlp_ratio": 2,
+        "image_size": side,
+        "patch_size": 8,
+    }
+    stages: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
+    own: dict[str, dict[str, Any]] = {
+        "convnext": {**stages, "num_stages": 2},
+        "efficientnet": {"image_size": side, "width_coefficient": 0.1, "depth_coefficient": 0.5, "hidden_dim": 128},
+        "mobilenet_v2": {"image_size": side, "depth_multiplier": 0.1, "min_depth": 8},
+        "regnet": {**stages, "groups_width": 4},
+        "resnet": {**stages, "layer_type": "basic"},
+    }
+    own["convnextv2"] = own["convnext"]
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, **own.get(model_type, transformer)))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return str(folder)
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
     "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
     "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
@@ -120,6 +159,8 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     ),
     "recurrent": lambda folder: write_tiny_recurrent(folder, "lstm", bidirectional=True),
     "seq2seq": lambda folder: write_tiny_seq2seq(folder, "t5", sentinel=True),
+    "vit": lambda folder: write_tiny_image_model(folder, "vit"),
+    "convolutional": lambda folder: write_tiny_image_model(folder, "resnet"),
 }
 
 

@@ -22,7 +22,7 @@ from promptgraft.objectives.layers.peft_prompts import PrefixPrompt
 from promptgraft.objectives.layers.soft_prompts import InsertedPrompt
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.spaces import InvalidInputError, SoftPrompt
-from tests.support.models import TINY_LAYERS, real_model
+from tests.support.models import TEXT_FAMILIES, TINY_LAYERS, real_model
 from tests.support.prompted_models import CPU, LABELS, PLACES, ROWS, build, is_refused
 from tests.support.specs import VERBALIZERS
 
@@ -39,7 +39,7 @@ def name(soft: SoftPrompt) -> str:
     return f"{soft.length} {soft.place} {soft.parametrization}"
 
 
-@pytest.fixture(scope="module", params=sorted(BACKBONES))
+@pytest.fixture(scope="module", params=TEXT_FAMILIES)
 def backbone(request: pytest.FixtureRequest, tiny_models: dict[str, str]) -> Backbone:
     return BACKBONES[request.param](BackboneSpec(tiny_models[request.param], request.param, 64), CPU)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.growth import (
     NEEDS_WRITER,
     TEMPLATE_SOURCES,
@@ -22,6 +21,7 @@ from promptgraft.objectives.growth.writers import Writer
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, Template
+from tests.support.models import TEXT_FAMILIES
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
 FAMILY = {source: NEEDS_WRITER.get(source, "encoder") for source in TEMPLATE_SOURCES}
@@ -29,7 +29,7 @@ FAMILY = {source: NEEDS_WRITER.get(source, "encoder") for source in TEMPLATE_SOU
 
 @pytest.fixture(scope="module")
 def objectives(tiny_models: dict[str, str], make_spec: Callable[..., ObjectiveSpec]) -> dict[str, Objective]:
-    return {family: Objective(make_spec(tiny_models[family], family)) for family in FAMILIES}
+    return {family: Objective(make_spec(tiny_models[family], family)) for family in TEXT_FAMILIES}
 
 
 def request_of(objective: Objective, seed: int = 0) -> Request:

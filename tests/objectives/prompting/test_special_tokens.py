@@ -13,7 +13,7 @@ from promptgraft.objectives.prompting import DemonstrationPool, PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Candidate, Demonstrations, InvalidInputError, Template, Verbalizer
 from tests.support.checkpoints import write_checkpoint
-from tests.support.models import TinyModels
+from tests.support.models import TEXT_FAMILIES, TinyModels
 from tests.support.tokenizers import write_tokenizer
 
 LABELS = ("negative", "positive")
@@ -31,7 +31,7 @@ def special(backbone: Backbone, model: PromptedModel, text: str, pool: Demonstra
     return [token for token in encoded.ids if token in backbone.special_names.reserved]
 
 
-@pytest.fixture(scope="module", params=sorted(BACKBONES))
+@pytest.fixture(scope="module", params=TEXT_FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from optuna.trial import FixedTrial
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.sampling import (
     baseline_candidates,
@@ -19,7 +18,7 @@ from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import Study, load_study
 from promptgraft.search.trials import BASELINE_NAMES
 from promptgraft.spaces import Candidate
-from tests.support.models import TinyModels
+from tests.support.models import TEXT_FAMILIES, TinyModels
 from tests.support.studies import WriteStudy, open_ledger
 
 WIDE_BUDGET = {"trials": 64}
@@ -55,7 +54,7 @@ def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: 
 
 @pytest.mark.parametrize("effort", ["quick", "best"])
 @pytest.mark.parametrize("with_source", [True, False], ids=["source", "no source"])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_each_family_has_some_all_different(
     write_study: WriteStudy, tiny_models: TinyModels, family: str, with_source: bool, effort: str
 ) -> None:

@@ -12,7 +12,7 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.search.study import load_study
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import Candidate, InvalidInputError
-from tests.support.models import TINY_LAYERS
+from tests.support.models import TEXT_FAMILIES, TINY_LAYERS
 from tests.support.prompted_models import CPU, LABELS
 from tests.support.specs import TEMPLATES, VERBALIZERS
 from tests.support.studies import space
@@ -32,7 +32,7 @@ VALUES: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(BACKBONES))
+@pytest.fixture(scope="module", params=TEXT_FAMILIES)
 def backbone(request: pytest.FixtureRequest, tiny_models: dict[str, str]) -> Backbone:
     return BACKBONES[request.param](BackboneSpec(tiny_models[request.param], request.param, 64), CPU)
 

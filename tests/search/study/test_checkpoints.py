@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ByT5Tokenizer
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError
 from tests.support.checkpoints import DAMAGES, LAYERS, MORE_DAMAGES, WEIGHTS, shard, write_checkpoint
+from tests.support.models import TEXT_FAMILIES
 from tests.support.studies import prompts, write_study_file
 from tests.support.tokenizers import STYLES
 
 TRIED_STYLES = STYLES[:3]
-CORPUS = list(product(sorted(FAMILIES), TRIED_STYLES, DAMAGES))
+CORPUS = list(product(TEXT_FAMILIES, TRIED_STYLES, DAMAGES))
 # A few of them on every run: each damage, each family and each style.
 SAMPLE = CORPUS[:: len(DAMAGES) + 1]
 
@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(family: str, style: str, damage
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["whole", "sharded", "headless"])
-@pytest.mark.parametrize(("family", "style"), product(sorted(FAMILIES), TRIED_STYLES))
+@pytest.mark.parametrize(("family", "style"), product(TEXT_FAMILIES, TRIED_STYLES))
 def test_whole_checkpoints_train(family: str, style: str, form: str, tmp_path: Path) -> None:
     """One without its head does where nothing is read from it, or where it is tied, as in T5; else it is refused."""
     folder = write_checkpoint(family, style, tmp_path / "model", headless=form == "headless")

@@ -9,11 +9,11 @@ import optuna
 import pytest
 import torch
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.study import load_study
 from promptgraft.spaces import InvalidInputError
 from tests.support.checkpoints import LAYERS, write_checkpoint
+from tests.support.models import TEXT_FAMILIES
 from tests.support.studies import prompts, write_study_file
 from tests.support.tokenizers import STYLES
 
@@ -85,7 +85,7 @@ def test_some_candidates_of_valid_studies_run(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_hundreds_of_candidates_of_valid_studies_run(family: str, tmp_path: Path) -> None:
     losses, refused = run_what_is_valid(family, tmp_path, wanted=300, each=5)
     assert len(losses) >= 300
@@ -131,7 +131,7 @@ def test_demonstrations_that_a_fold_has_too_few_rows_for(tmp_path: Path) -> None
     assert "demonstrations.count" in said
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_label_words_that_tokenize_alike(tmp_path: Path, family: str) -> None:
     """As strings they differ."""
     said = refusal(tmp_path, family, verbalizers={"v": {"negative": "Good", "positive": "good"}})

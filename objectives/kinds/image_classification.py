@@ -1,0 +1,173 @@
+"""Image classification: a row names the file of an image and has one label; answers are those of texts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    CleaningReport,
+    Comparison,
+    Outputs,
+    Row,
+    TaskSpec,
+    UnreadableImageError,
+    as_data,
+    drop_known,
+    find_similar_images,
+    has_text,
+    image_clusters,
+    image_folder_rows,
+    image_hash,
+    images_in,
+    is_data,
+    is_folder_of_images,
+    load_image,
+    located,
+    read_rows,
+    read_table,
+)
+from promptgraft.objectives.kinds.text_classification import TextClassification
+from promptgraft.spaces import InvalidInputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Side of the images whose raw pixels the baseline sees, and such images that are remembered, of 3 kB each.
+RAW_SIDE, _KEPT = 32, 65_536
+# What needs words; a parameter and the values that don't.
+_WITHOUT_WORDS: dict[str, tuple[object, ...]] = {
+    "head": ("linear", "probe"),
+    "demonstrations.count": (0,),
+    "soft_prompt.init": ("vocabulary", "source"),
+    "calibration": ("none",),
+}
+
+
+@TASK_KINDS.register("image_classification")
+class ImageClassification(TextClassification):
+    """One label an image, two or more labels."""
+
+    reads: ClassVar[Literal["text", "images"]] = "images"
+    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
+    baseline_names: ClassVar[dict[str, str]] = {"tfidf": "logistic regression on raw pixels"}
+
+    @classmethod
+    def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
+        """Read a table, or a folder with a folder of images for each label; see `TextTask`."""
+        if not is_folder_of_images(Path(path)):
+            return read_table(path, columns, lists)
+        import pandas as pd
+
+        rows = pd.DataFrame(image_folder_rows(Path(path)), dtype=object)
+        for name in columns:
+            if name not in rows.columns:
+                raise InvalidInputError(
+                    f"{path}: is a folder of images, which has the columns image and label, and no column {name!r}; "
+                    f"{did_you_mean(name, ['image', 'label'])}"
+                )
+        return rows[list(columns)]
+
+    @classmethod
+    def completed(cls, row: Row, path: str) -> Row:
+        """Find the image, relative to its table, and hash its file; see `TextTask`."""
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        fields = {name: located(value, folder) if value else "" for name, value in row.fields.items()}
+        try:
+            content = "-".join(image_hash(reference) for reference in fields.values())
+        except UnreadableImageError:
+            content = ""
+        return replace(row, fields=fields, content=content)
+
+    @classmethod
+    def unusable(cls, row: Row) -> str | None:
+        """Drop rows whose image isn't a file that can be read; see `TextTask`."""
+        try:
+            for reference in row.fields.values():
+                load_image(reference, least_side=RAW_SIDE)
+        except UnreadableImageError:
+            return "unreadable_image"
+        return "unreadable_image" if any(map(is_data, row.fields.values())) else None
+
+    @classmethod
+    def without_known(
+        cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
+    ) -> tuple[list[Row], CleaningReport]:
+        """Drop the images that are held out, or show nearly the same as one that is; see `TextTask`."""
+        return drop_known(
+            rows, held_out, comparison, lambda kept, others: find_similar_images(_files(kept), _files(others))
+        )
+
+    @classmethod
+    def alike(cls, rows: Sequence[Row], spec: TaskSpec) -> list[int]:
+        """Number rows so that images that show nearly the same have one number; see `TextTask`."""
+        return image_clusters(_files(rows), [row.group for row in rows] if spec.group else None)
+
+    def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
+        """Fit logistic regression on the raw pixels of small images, which have no words; see `Task`."""
+        return self.fit_linear(_raw_pixels(train), train, _raw_pixels(rows), c=1.0)
+
+    @classmethod
+    def read_unanswered(cls, path: str, columns: Sequence[str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """Read a table of images, or list those of a folder; see `Task`."""
+        if not is_folder_of_images(Path(path)):
+            wanted, whole = read_rows(path, columns)
+            folder = Path(path).parent if Path(path).is_file() else Path()
+            return wanted.map(lambda value: located(value.strip(), folder) if has_text(value) else None), whole
+        import pandas as pd
+
+        files = images_in(Path(path))
+        found = pd.DataFrame({columns[0]: [str(Path(path) / file) for file in files]}, dtype=object)
+        return found, pd.DataFrame({columns[0]: files}, dtype=object)
+
+    @classmethod
+    def can_read(cls, value: object) -> bool:
+        """Whether an image can be read; see `Task`."""
+        try:
+            return has_text(value) and bool(load_image(str(value).strip(), least_side=RAW_SIDE))
+        except UnreadableImageError:
+            return False
+
+    def portable(self, row: Row) -> dict[str, str]:
+        """Return the image itself in the place of its path; see `Task`."""
+        return {name: as_data(reference) for name, reference in row.fields.items()}
+
+    @classmethod
+    def refuses(cls, name: str, value: object) -> str | None:
+        """Refuse what needs words; see `Task`."""
+        allowed = _WITHOUT_WORDS.get(name)
+        if allowed is not None and value not in allowed:
+            choices = " or ".join(map(repr, allowed))
+            return f"{name} {value!r} needs words, and rows of this kind of task are images; use {choices}"
+        return super().refuses(name, value)
+
+    @classmethod
+    def refuses_baseline(cls, name: str) -> bool:
+        """Refuse what scores words untrained; see `Task`."""
+        return name == "zero_shot"
+
+    @property
+    def purpose(self) -> str:
+        """Say that it classifies images; see `Task`."""
+        return "Classifies images as"
+
+
+def _files(rows: Sequence[Row]) -> list[Path]:
+    return [Path(reference) for row in rows for reference in row.fields.values()]
+
+
+def _raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
+    found = [_small(reference, row.content) for row in rows for reference in row.fields.values()]
+    pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
+    return (pixels / 255).astype(np.float32)
+
+
+@lru_cache(maxsize=_KEPT)
+def _small(reference: str, _content: str) -> bytes:
+    return load_image(reference, least_side=RAW_SIDE).resize((RAW_SIDE, RAW_SIDE)).tobytes()

@@ -1,0 +1,120 @@
+"""Models that read images: what they share with encoders of texts, and what takes the place of a tokenizer."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from promptgraft.objectives.backbones import Encoder, EncoderScorer, Keep, LabelScorer, Pool
+from promptgraft.objectives.layers import PromptedStack
+from promptgraft.objectives.vision.image_stack import ImageStack, Parts, VisualPrompt
+from promptgraft.objectives.vision.pixels import Pixels
+from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
+
+
+class ImageEncoder(Encoder):
+    """A pretrained model of images, read by a linear head or a probe.
+
+    Its parts are frozen as an encoder's are: the embeddings of pixels with the lowest layers or stages. Running means
+    and variances of batch normalisation stay as they were pretrained, in training, too: a batch has few rows, and what
+    is frozen must not change by being run.
+    """
+
+    layers: ImageStack
+
+    @abstractmethod
+    def _parts(self) -> Parts:
+        """Return the parts of the model, in the order in which they are run."""
+
+    def image_ids(self, reference: str) -> tuple[int, ...]:
+        """Return an image as ids: its number, then one for each further token that the model makes of it.
+
+        Args:
+            reference: Path or data URI of the image.
+
+        Raises:
+            UnreadableImageError: If the file can't be read.
+        """
+        return (self.pixels.number(reference), *range(1, self.layers.tokens))
+
+    def keep(self, keep: Keep) -> None:
+        """Let resized images be kept in a store; see `Backbone`."""
+        self.pixels.keep(keep)
+
+    def forget(self) -> None:
+        """Forget the images that were read; see `Backbone`."""
+        self.pixels.forget()
+
+    def train(self) -> None:
+        """Go into training mode; see `Backbone`. Normalisation by running means stays as it is."""
+        super().train()
+        for module in self._norms:
+            module.eval()
+
+    def guard(self, template: Template, verbalizer: Verbalizer | None) -> Template:  # noqa: ARG002
+        """Return the template, in which there are no names of special tokens."""
+        return template
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the block that a weight belongs to; see `Backbone`."""
+        return self._block_of.get(name)
+
+    def put_prompt(
+        self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, seed: int
+    ) -> PromptedStack:
+        """Put a candidate's vectors among the patches; see `Backbone`."""
+        del template, verbalizer
+        soft = candidate.soft_prompt
+        if not soft.length:
+            return PromptedStack(self.layers)
+        return VisualPrompt(self.layers, self._first_vectors(soft.length, seed).to(self.device), soft.layer or 0)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states that a head reads."""
+        return self.layers.width
+
+    def _first_vectors(self, length: int, seed: int) -> Tensor:
+        """Draw first values of vectors among patches, shape (length, hidden)."""
+        raise InvalidInputError(
+            f"backbone family {self.family!r} takes no soft prompt of {length} vectors, seed {seed}"
+        )
+
+    def _read_tokenizer(self, model: Any) -> Any:  # noqa: ARG002
+        """Read the image processor; there is no tokenizer."""
+        self.pixels = Pixels(self.spec, self.weights_hash)
+        return None
+
+    def _make_layers(self) -> ImageStack:
+        if getattr(getattr(self.stack, "embeddings", None), "mask_token", None) is not None:
+            self.stack.embeddings.mask_token = None  # Nothing reads it, as the pooler.
+            self.pretrained = dict(self.model.named_parameters())
+        self._norms = [own for own in self.model.modules() if isinstance(own, nn.modules.batchnorm._BatchNorm)]
+        self.model.eval()
+        return ImageStack(self.stack, self._parts(), self.pixels.of, self.pixels.shape)
+
+    def _find_blocks(self) -> dict[str, nn.Module]:
+        """Name the blocks; one of several modules by the first of them."""
+        names = {id(own): name for name, own in self.model.named_modules()}
+        weights = {id(own): name for name, own in self.pretrained.items()}
+        found: dict[str, nn.Module] = {}
+        self._block_of: dict[str, int] = {}
+        for place, block in enumerate(self.layers.layers):
+            found[names.get(id(block)) or names[id(next(block.children()))]] = block
+            self._block_of |= {weights[id(own)]: place for own in block.parameters()}
+        return found
+
+    def _scorer(self, template: Template, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> LabelScorer:
+        del template
+        if head == "label_words":
+            raise InvalidInputError(
+                f"head {head!r} reads texts, but {self.family!r} models read images; use linear or probe"
+            )
+        return EncoderScorer(None, labels, weight, head, pool)
+
+
+def mean_of_map(state: Tensor) -> Tensor:
+    """Average a map over its places; from shape (rows, channels, height, width) to (rows, 1, channels)."""
+    return torch.flatten(state, 2).mean(dim=2)[:, None]

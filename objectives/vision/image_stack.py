@@ -1,0 +1,137 @@
+"""A model of images that can be run in part, and vectors that are trained among an image's patches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from promptgraft.objectives.layers import Known, LayerStack, PromptedStack, checkpoint_layer
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a model of images, in the order in which they are run.
+
+    Attributes:
+        embed: Makes patches or a first map of images, shape (rows, channels, height, width).
+        blocks: Layers or stages, each of which takes what the one before makes.
+        finish: Makes hidden states, shape (rows, tokens, hidden), of what the last one makes.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    blocks: Sequence[nn.Module]
+    finish: Callable[[Tensor], Tensor]
+
+
+class ImageStack(LayerStack):
+    """A model of images: numbers of images in, last hidden states out, or any part of that way.
+
+    Hidden states between two blocks have the shape (rows, tokens, hidden). Maps of convolutional models, whose size
+    changes from stage to stage, count as one token each.
+
+    Args:
+        stack: The pretrained model.
+        parts: Its parts.
+        pixels: Returns images by their numbers, as the model reads them.
+        shape: Shape of one image, on the model's device.
+    """
+
+    def __init__(
+        self, stack: Any, parts: Parts, pixels: Callable[[Sequence[int]], Tensor], shape: tuple[int, ...]
+    ) -> None:
+        self.stack = stack
+        self.causal = False
+        self.layers = list(parts.blocks)
+        self.last_layer = None
+        self._parts = parts
+        self._pixels = pixels
+        self._shapes: list[tuple[int, ...]] = []
+        with torch.no_grad():
+            state = parts.embed(torch.zeros(1, *shape, device=self.device))
+            for block in self.layers:
+                self._shapes.append(tuple(state.shape[1:]))
+                state = block(state)
+            self._shapes.append(tuple(state.shape[1:]))
+            self.width = int(parts.finish(state).shape[2])
+        self.tokens = self._shapes[0][0] if len(self._shapes[0]) == 2 else 1
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Look images up and embed them; shape (rows, tokens, hidden).
+
+        Args:
+            input_ids: Ids of whole images, as `ImageEncoder.image_ids` makes them; shape (rows, tokens).
+        """
+        pixels = self._pixels(input_ids[:, 0].tolist()).to(self.device)
+        return self._folded(self._parts.embed(pixels))
+
+    def mask(self, lengths: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
+        """Return no mask: all images have as many tokens."""
+        return None
+
+    def checkpoint(self) -> None:
+        """Let blocks run again in the backward pass, instead of keeping what they compute."""
+        for block in self.layers:
+            checkpoint_layer(block)
+
+    def run(
+        self,
+        first: int = 0,
+        last: int | None = None,
+        hidden: Tensor | None = None,
+        read_at: Tensor | None = None,  # noqa: ARG002
+        **inputs: Any,
+    ) -> Tensor:
+        """Run the blocks from `first` up to `last`; see `LayerStack`."""
+        last = len(self) if last is None else last
+        state = self.embed(inputs["input_ids"]) if hidden is None else hidden
+        state = state if len(self._shapes[first]) == 2 else state.reshape(len(state), *self._shapes[first])
+        for block in self.layers[first:last]:
+            state = block(state)
+        return self._parts.finish(state) if last == len(self) else self._folded(state)
+
+    @staticmethod
+    def _folded(state: Tensor) -> Tensor:
+        return state if state.ndim == 3 else state.flatten(1)[:, None]
+
+
+class VisualPrompt(PromptedStack):
+    """Vectors that are trained among an image's patches, from one layer on (visual prompt tuning, shallow).
+
+    Behind the embeddings a vision transformer doesn't know in which order its tokens are. So the vectors stand behind
+    the patches, which is the same as between the class token and the patches.
+
+    Args:
+        layers: The pretrained model.
+        vectors: First values, shape (length, hidden).
+        layer: Layer that they enter; 0 with the embeddings.
+
+    Source: Jia et al. 2022, arXiv:2203.12119.
+    """
+
+    def __init__(self, layers: LayerStack, vectors: Tensor, layer: int) -> None:
+        super().__init__(layers)
+        self.length = len(vectors)
+        self.entry: int = layer
+        self.trained = {"weight": nn.Parameter(vectors.clone())}
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,  # noqa: ARG002
+        insert_at: Tensor,  # noqa: ARG002
+        known: Known | None = None,
+        read_at: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Run the model around the vectors; see `PromptedStack`."""
+        layers = self.layers
+        depth, hidden = (0, layers.embed(input_ids)) if known is None else (known.depth, known.hidden)
+        if depth < self.entry:
+            hidden = layers.run(depth, self.entry, hidden)
+        vectors = self.vectors().to(hidden.dtype).expand(len(hidden), -1, -1)
+        return layers.run(self.entry, None, torch.cat([hidden, vectors], dim=1))
+
+    def vectors(self) -> Tensor:
+        """Return the vectors as they are now; see `PromptedStack`."""
+        return self.trained["weight"]

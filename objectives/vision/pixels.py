@@ -1,0 +1,149 @@
+"""Images as a model reads them: resized by its own processor, kept as bytes, scaled when they are run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor
+
+from promptgraft.objectives.backbones import Keep, explained_errors
+from promptgraft.objectives.data import image_hash, load_image
+from promptgraft.objectives.progress import report_progress
+from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.spaces import InvalidInputError
+
+# Images that are resized and stored together.
+WINDOW_IMAGES = 64
+# Sizes of an image that processors are tried on, neither square nor of a usual shape.
+_TRIED_SIZES = ((37, 53), (61, 41))
+
+
+class Pixels:
+    """The images that a model has been shown, by their numbers; a number is a hash of an image's file.
+
+    Decoding and resizing are the slow parts, and the same for all candidates. Where a store is given they are done
+    once, 64 images together; otherwise whenever an image is asked for.
+
+    Args:
+        spec: The model. Its processor is always the one that computes with Pillow: torchvision resizes otherwise, so
+            that predictions would depend on whether it is installed.
+        weights_hash: Hash of the model's files, the processor's configuration among them.
+
+    Attributes:
+        shape: Channels, height and width of each image.
+
+    Raises:
+        InvalidInputError: If the processor can't be read, or makes images of different shapes.
+    """
+
+    def __init__(self, spec: BackboneSpec, weights_hash: str) -> None:
+        with explained_errors(spec):
+            self._processor = AutoImageProcessor.from_pretrained(
+                spec.path, backend="pil", trust_remote_code=spec.trust_remote_code
+            )
+        self.shape, self._scale, self._offset = self._tried(spec.path)
+        self._key = {"stage": "pixels", "processor": weights_hash, "pillow": _pillow_version()}
+        self._keep: Keep | None = None
+        self._references: dict[int, str] = {}
+        self._waiting: list[int] = []
+        self._windows: dict[int, tuple[tuple[int, ...], int]] = {}
+
+    def keep(self, keep: Keep) -> None:
+        """Let what is resized be kept in a store."""
+        self._keep = keep
+
+    def number(self, reference: str) -> int:
+        """Return an image's number, and remember where the image is.
+
+        Args:
+            reference: Path or data URI; see `objectives.data.image_references`.
+
+        Raises:
+            UnreadableImageError: If the file can't be read.
+        """
+        found = int(image_hash(reference)[:16], 16) >> 1  # A signed integer of 64 bits holds it.
+        if found not in self._references:
+            self._references[found] = reference
+            self._waiting.append(found)
+        return found
+
+    def forget(self) -> None:
+        """Forget all images."""
+        self._references.clear()
+        self._waiting.clear()
+        self._windows.clear()
+
+    def of(self, numbers: Sequence[int]) -> Tensor:
+        """Return images as the model reads them.
+
+        Args:
+            numbers: Numbers of images that it has been shown.
+
+        Returns:
+            Shape (images, channels, height, width), of floats.
+        """
+        if self._keep is None:
+            found = self._resized(numbers)
+        else:
+            self._lay_out()
+            windows = {self._windows[number][0]: None for number in numbers}
+            kept = {own: self._window(self._keep, own) for own in windows}
+            places = [self._windows[number] for number in numbers]
+            found = torch.stack([kept[window][place] for window, place in places])
+        return found.float() * self._scale[:, None, None] + self._offset[:, None, None]
+
+    def _lay_out(self) -> None:
+        """Divide the images that came since into windows, in the order in which they came."""
+        for start in range(0, len(self._waiting), WINDOW_IMAGES):
+            window = tuple(self._waiting[start : start + WINDOW_IMAGES])
+            self._windows |= {number: (window, place) for place, number in enumerate(window)}
+        self._waiting.clear()
+
+    def _window(self, keep: Keep, numbers: tuple[int, ...]) -> Tensor:
+        """Return the resized images of a window, from the store if they are there."""
+        key = {**self._key, "images": [f"{number:016x}" for number in numbers]}
+        return keep(key, lambda: {"pixels": self._resized(numbers)})["pixels"]
+
+    def _resized(self, numbers: Sequence[int]) -> Tensor:
+        """Decode and resize images; shape (images, channels, height, width), of bytes."""
+        found = torch.empty(len(numbers), *self.shape, dtype=torch.uint8)
+        for place, number in enumerate(numbers):
+            found[place] = torch.from_numpy(self._run(load_image(self._references[number])))
+            report_progress("reading images", place + 1, len(numbers))
+        return found
+
+    def _run(self, image: Any) -> Any:
+        """Resize one image with the processor; an array of bytes of shape (channels, height, width)."""
+        made = self._processor(image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
+        return np.clip(np.round(made), 0, 255).astype(np.uint8)
+
+    def _tried(self, path: str) -> tuple[tuple[int, int, int], Tensor, Tensor]:
+        """Return the shape that images get, and scale and offset of each channel's bytes, shape (channels,).
+
+        Processors scale linearly: what they make of black and of white says how.
+        """
+        from PIL import Image
+
+        shapes = {self._run(Image.new("RGB", size)).shape for size in _TRIED_SIZES}
+        if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):
+            made = " and ".join(map(str, sorted(shapes)))
+            raise InvalidInputError(
+                f"{path}: its image processor makes tensors of the shapes {made} from images of different sizes, which "
+                "can't be run together; let preprocessor_config.json resize or crop them to one height and width"
+            )
+        black, white = (
+            self._processor(Image.new("RGB", _TRIED_SIZES[0], color), return_tensors="np")["pixel_values"][0]
+            for color in ((0, 0, 0), (255, 255, 255))
+        )
+        middle = (slice(None), black.shape[1] // 2, black.shape[2] // 2)
+        offset = torch.from_numpy(np.asarray(black[middle], dtype=np.float64))
+        scale = (torch.from_numpy(np.asarray(white[middle], dtype=np.float64)) - offset) / 255
+        return shapes.pop(), scale.float(), offset.float()
+
+
+def _pillow_version() -> str:
+    import PIL
+
+    return str(PIL.__version__)

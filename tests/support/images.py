@@ -1,0 +1,38 @@
+"""Drawn images of three labels that colour and pattern tell apart, and tables of them."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from promptgraft.objectives.data import TaskSpec
+
+LABELS = ("blue", "green", "red")
+HEIGHT, WIDTH = 40, 36
+
+
+def draw(number: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Draw the image of a number: noise in its label's colour, with stripes; shape (height, width, 3)."""
+    random, place = np.random.default_rng([seed, number]), number % len(LABELS)
+    pixels = random.integers(0, 120, (HEIGHT, WIDTH, 3))
+    pixels[..., 2 - place] += 100
+    pixels[np.arange(HEIGHT) // (3 + place) % 2 == 0] //= 2
+    return pixels.astype(np.uint8)
+
+
+def write_images(folder: Path, count: int = 60, seed: int = 0) -> Path:
+    """Write images, and beside them a table with the columns `image` and `colour`; return its path."""
+    (folder / "pictures").mkdir(parents=True)
+    lines = ["image,colour"]
+    for number in range(count):
+        Image.fromarray(draw(number, seed)).save(folder / "pictures" / f"{number}.png")
+        lines.append(f"pictures/{number}.png,{LABELS[number % len(LABELS)]}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def spec_of_images(table: Path, **changes: object) -> TaskSpec:
+    """Describe the target task over such a table."""
+    values = {"test_rows": 12} | changes
+    return TaskSpec(str(table), {"image": "image"}, "colour", kind="image_classification", **values)  # type: ignore[arg-type]
