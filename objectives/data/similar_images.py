@@ -13,9 +13,9 @@ from scipy.sparse.csgraph import connected_components
 from promptgraft.objectives.data.images import open_image
 from promptgraft.spaces import InvalidInputError
 
-# Bits of 64 in which the perceptual hashes of two images may differ, and how alike their thumbnails must be then: at
-# these, 1 in 1,000 of scikit-learn's digits of 8 x 8 pixels has another one that counts as a copy of it, and none of
-# 5,000 digits of MNIST (`tests/bench/similar_images.py`).
+# Bits of 64 in which the perceptual hashes of two images may differ, and how alike their thumbnails must be then. At
+# these, none of 2,000 weaves and 1,797 digits of 8 x 8 pixels counts as a copy of another one, nor do more than 2 of
+# 5,000 digits of MNIST, and 33 of 10,000 clothes of Fashion-MNIST (`tests/bench/similar_images.py`).
 MAX_BITS, MIN_CORRELATION = 6, 0.993
 # Thumbnails that vary less are flat. There is nothing in them to hash: grey levels are compared, which may differ by
 # so much.
