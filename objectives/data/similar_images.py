@@ -27,7 +27,10 @@ _CHUNK, _KEPT = 1024, 65_536
 
 # Numbers of some images, shape (images,), those of others, shape (others,), and which of them show nearly the same,
 # shape (images, others).
-_Compared = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+_Numbers = npt.NDArray[np.int64]
+_Compared = tuple[_Numbers, _Numbers, npt.NDArray[np.bool_]]
+# Hash and thumbnail of an image.
+_Signature = tuple[int, bytes]
 
 
 def find_similar_images(images: Sequence[Path], held_out: Sequence[Path]) -> dict[int, int]:
@@ -51,9 +54,9 @@ def find_similar_images(images: Sequence[Path], held_out: Sequence[Path]) -> dic
     """
     if not images or not held_out:
         return {}
-    known = _Signatures.of(held_out)
+    known = _Signatures.of(_read(held_out))
     found: dict[int, int] = {}
-    for rows, columns, alike in _Signatures.of(images).compared(known):
+    for rows, columns, alike in _Signatures.of(_read(images)).compared(known):
         firsts = columns[alike.argmax(axis=1)]
         has_one = alike.any(axis=1)
         found.update(zip(rows[has_one].tolist(), firsts[has_one].tolist(), strict=True))
@@ -74,18 +77,33 @@ def image_clusters(images: Sequence[Path], groups: Sequence[str] | None = None) 
         UnreadableImageError: If one can't be read.
         InvalidInputError: If `imagehash` isn't installed.
     """
-    numbers = np.arange(len(images))
-    if groups is not None:
-        _, numbers = np.unique(np.asarray(groups), return_inverse=True)
-    if images:
-        signatures = _Signatures.of(images)
-        for rows, columns, alike in signatures.compared(signatures):
-            first, second = alike.nonzero()
-            links = numbers[rows[first]], numbers[columns[second]]
-            shape = (len(images), len(images))
-            graph = sparse.coo_array((np.ones(len(first), dtype=np.int8), links), shape=shape)
-            numbers = connected_components(graph, directed=False)[1][numbers]
-    return [int(number) for number in numbers]
+    if not images:
+        return []
+    known: dict[_Signature, int] = {}  # Blank pages may all be the same: pairs of those would be too many.
+    places = np.array([known.setdefault(signature, len(known)) for signature in _read(images)])
+    numbers = np.arange(len(known) + len(images))  # Of each signature, and of each group.
+    if groups:
+        _, own = np.unique(np.asarray(groups), return_inverse=True)
+        numbers = _linked(numbers, places, len(known) + own)
+    signatures = _Signatures.of([*known])
+    for rows, columns, alike in signatures.compared(signatures):
+        first, second = alike.nonzero()
+        numbers = _linked(numbers, rows[first], columns[second])
+    return [int(number) for number in numbers[places]]
+
+
+def _linked(numbers: _Numbers, first: _Numbers, second: _Numbers) -> _Numbers:
+    """Give the clusters of each pair one number.
+
+    Args:
+        numbers: Number of each member's cluster, shape (members,).
+        first: Members, shape (pairs,).
+        second: Members that each of them belongs together with, shape (pairs,).
+    """
+    links, shape = (numbers[first], numbers[second]), (len(numbers), len(numbers))
+    graph = sparse.coo_array((np.ones(len(first), dtype=np.int8), links), shape=shape)
+    merged: _Numbers = connected_components(graph, directed=False)[1]
+    return merged[numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +121,8 @@ class _Signatures:
     is_flat: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, images: Sequence[Path]) -> "_Signatures":
-        """Read images."""
-        files = [(path, path.stat()) for path in images if path.is_file()]
-        if len(files) < len(images):
-            open_image(next(path for path in images if not path.is_file()))
-        found = [_signature(path, state.st_size, state.st_mtime_ns) for path, state in files]
+    def of(cls, found: Sequence[_Signature]) -> "_Signatures":
+        """Put signatures of images together."""
         levels = np.stack([np.frombuffer(thumbnail, dtype=np.uint8) for _, thumbnail in found]).astype(np.float32)
         varies = levels.reshape(len(found), -1, 3).std(axis=1).max(axis=1)
         return cls(np.array([bits for bits, _ in found], dtype=np.uint64), levels, varies < FLAT_LEVELS)
@@ -128,8 +142,16 @@ class _Signatures:
             yield rows + start, columns, close & np.where(flat, by_levels, by_shape)
 
 
+def _read(images: Sequence[Path]) -> list[_Signature]:
+    """Read the signatures of images."""
+    files = [(path, path.stat()) for path in images if path.is_file()]
+    if len(files) < len(images):
+        open_image(next(path for path in images if not path.is_file()))
+    return [_signature(path, state.st_size, state.st_mtime_ns) for path, state in files]
+
+
 @lru_cache(maxsize=_KEPT)
-def _signature(path: Path, *_version: int) -> tuple[int, bytes]:
+def _signature(path: Path, *_version: int) -> _Signature:
     """Return the hash and the thumbnail of an image: 64 bits, and side * side * 3 grey levels.
 
     Args:
