@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.image_references import located as located
     from promptgraft.objectives.data.image_references import shown_image as shown_image
     from promptgraft.objectives.data.images import UnreadableImageError as UnreadableImageError
+    from promptgraft.objectives.data.images import contact_sheet as contact_sheet
     from promptgraft.objectives.data.images import image_folder_rows as image_folder_rows
     from promptgraft.objectives.data.images import images_in as images_in
     from promptgraft.objectives.data.images import open_image as open_image
+    from promptgraft.objectives.data.images import thumbnail as thumbnail
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels

@@ -2,6 +2,8 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,8 @@ _DAMAGE = (
 )
 _WHITE = (255, 255, 255, 255)
 _LARGEST_16_BIT = 65535
+# Pixels of a small copy, of the space between two, and of the two lines of text below each.
+THUMBNAIL_SIDE, _MARGIN, _TEXT_HEIGHT = 128, 12, 30
 
 
 class UnreadableImageError(InvalidInputError):
@@ -184,3 +188,60 @@ def _from_numbers(values: npt.NDArray[np.generic]) -> "Image":
     if white is None:
         numbers, white = numbers - least, max(most - least, float(np.finfo(np.float32).tiny))
     return Image.fromarray(np.round(numbers / white * 255).astype(np.uint8))
+
+
+def thumbnail(path: Path, side: int = THUMBNAIL_SIDE) -> bytes:
+    """Return a small copy of an image as the content of a JPEG file, a few kilobytes.
+
+    Args:
+        path: The image; see `open_image`.
+        side: Pixels that neither side exceeds. Smaller images are enlarged by a whole number, so that one can see them.
+
+    Raises:
+        UnreadableImageError: If it can't be read.
+    """
+    return _as_jpeg(_small(path, side))
+
+
+def contact_sheet(images: Sequence[tuple[Path, str]], columns: int = 6) -> bytes:
+    """Put small copies of images in a grid, each with a text below it.
+
+    Args:
+        images: Files and texts, of which each line should have at most 20 characters. One that can't be read is a
+            grey field with its text.
+        columns: Images in a row.
+
+    Returns:
+        The content of a JPEG file.
+    """
+    from PIL import Image, ImageDraw
+
+    width, height = THUMBNAIL_SIDE + _MARGIN, THUMBNAIL_SIDE + _TEXT_HEIGHT + _MARGIN
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (path, text) in enumerate(images):
+        left, top = place % columns * width + _MARGIN // 2, place // columns * height + _MARGIN // 2
+        try:
+            small = _small(path, THUMBNAIL_SIDE)
+        except UnreadableImageError:
+            small = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "lightgrey")
+        sheet.paste(small, (left + (THUMBNAIL_SIDE - small.width) // 2, top + (THUMBNAIL_SIDE - small.height) // 2))
+        draw.multiline_text((left, top + THUMBNAIL_SIDE + 2), text, fill="black", spacing=2)
+    return _as_jpeg(sheet)
+
+
+def _small(path: Path, side: int) -> "Image":
+    from PIL.Image import Resampling
+
+    image = open_image(path, least_side=side)
+    if max(image.size) > side:
+        image.thumbnail((side, side))
+        return image
+    times = side // max(image.size)
+    return image.resize((image.width * times, image.height * times), Resampling.NEAREST)
+
+
+def _as_jpeg(image: "Image") -> bytes:
+    content = BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return content.getvalue()

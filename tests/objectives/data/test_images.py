@@ -1,5 +1,6 @@
 """Images of every form are read as RGB; files that are none are refused with the reason."""
 
+import io
 import pickle
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptgraft.objectives.data import UnreadableImageError, image_folder_rows, open_image
+from promptgraft.objectives.data import UnreadableImageError, contact_sheet, image_folder_rows, open_image, thumbnail
 from promptgraft.spaces import InvalidInputError
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
@@ -236,3 +237,27 @@ def test_a_folder_without_labels_or_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(InvalidInputError, match="1 sub-folders, but none of them has an image"):
         image_folder_rows(tmp_path)
+
+
+def test_a_thumbnail_is_small_whatever_the_image(tmp_path: Path) -> None:
+    large = thumbnail(saved(noisy(900).resize((900, 300)), tmp_path / "large.jpg"))
+    assert len(large) < 20_000
+    assert Image.open(io.BytesIO(large)).size == (128, 43)
+    tiny = Image.open(io.BytesIO(thumbnail(saved(Image.new("L", (8, 6), 255), tmp_path / "tiny.png"))))
+    assert (tiny.format, tiny.size, tiny.getpixel((64, 40))) == ("JPEG", (128, 96), WHITE)
+    with pytest.raises(UnreadableImageError):
+        thumbnail(tmp_path / "absent.png")
+
+
+def test_a_contact_sheet_has_all_images_and_texts(tmp_path: Path) -> None:
+    red = saved(Image.new("RGB", (200, 200), RED), tmp_path / "red.png")
+    green = saved(Image.new("RGB", (16, 8), GREEN), tmp_path / "green.png")
+    content = contact_sheet([(red, "true: cat\npredicted: dog"), (green, ""), (tmp_path / "absent.png", "")], columns=2)
+    sheet = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
+    assert sheet.shape == (340, 280, 3)
+    centres = [sheet[70, 70], sheet[70, 210], sheet[240, 70], sheet[240, 210]]
+    for centre, expected in zip(centres, [RED, GREEN, (211, 211, 211), WHITE], strict=True):
+        assert np.abs(centre - expected).max() < 12
+    below = sheet[136:170]
+    assert below[:, :140].min() < 100, "text stands below the first image"
+    assert below[:, 140:].min() > 200, "and none below the second"
