@@ -195,13 +195,13 @@ def _no_examples(path: Path, problem: str) -> InvalidInputError:
 
 
 @cache
-def locked_requirements(extra: str = "") -> tuple[str, ...]:
+def locked_requirements(others: tuple[str, ...] = ()) -> tuple[str, ...]:
     """List what is installed of promptgraft and all that it needs to predict, in pip's format.
 
     Args:
-        extra: Name of an extra of promptgraft's that is needed, too.
+        others: Further packages that are needed.
     """
-    waiting, found = ["promptgraft"], dict[str, str]()
+    waiting, found = ["promptgraft", *others], dict[str, str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in found:
@@ -213,7 +213,6 @@ def locked_requirements(extra: str = "") -> tuple[str, ...]:
         found[name] = f"{name}=={distribution.version}"
         for text in distribution.requires or ():
             requirement = Requirement(text)
-            extras = {"", extra} if name == "promptgraft" else {""}
-            if requirement.marker is None or any(requirement.marker.evaluate({"extra": own}) for own in extras):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return tuple(found[name] for name in sorted(found))

@@ -17,7 +17,7 @@ from torch import Tensor
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
-from promptgraft.objectives.caching import Activations, StageStore
+from promptgraft.objectives.caching import Activations, StageKey, StageStore
 from promptgraft.objectives.data import Prediction, Task, has_text, joined
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
@@ -251,6 +251,7 @@ class Predictor:
         try:
             for member in self.members if len(self.members) > 1 else ():
                 member.share(stages, depth)
+                member.model.backbone.keep(lambda content, compute: stages.get(StageKey.of(content), compute))
             return [self._score(member, rows) for member in self.members]
         finally:
             for member in self.members:

@@ -43,6 +43,11 @@ _VERSIONED = ("promptgraft", "torch", "transformers", "tokenizers", "peft", "saf
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
+def _also_needed(manifest: Manifest) -> tuple[str, ...]:
+    """Name the packages that a kind of task needs beside those that all do."""
+    return ("pillow",) if manifest.task.reads == "images" else ()
+
+
 class BundleNotWrittenError(PromptgraftError, OSError):
     """The bundle couldn't be written; what was in its folder is as it was."""
 
@@ -86,8 +91,7 @@ class Staging:
             for member, delta in zip(manifest.models, deltas, strict=True):
                 save_file({name: tensor.contiguous() for name, tensor in delta.items()}, self.path / member.file)
                 share(self.path / member.file)
-            extra = "images" if manifest.task.reads == "images" else ""
-            self._write_text(LOCK_FILE, "\n".join(locked_requirements(extra)) + "\n")
+            self._write_text(LOCK_FILE, "\n".join(locked_requirements(_also_needed(manifest))) + "\n")
             if examples is not None:
                 self._write_text(EXAMPLES_FILE, examples.model_dump_json() + "\n")
             if backbone is not None:
@@ -115,8 +119,8 @@ class Staging:
             names = [member.file for member in manifest.models] + [CARD_FILE, LOCK_FILE]
             names += [EXAMPLES_FILE] if (self.path / EXAMPLES_FILE).exists() else []
             files = {name: file_sha256(self.path / name) for name in names}
-            names = (*_VERSIONED, *(["pillow"] if manifest.task.reads == "images" else []))
-            versions = {name: importlib.metadata.version(name) for name in names} | plugin_versions()
+            versioned = (*_VERSIONED, *_also_needed(manifest))
+            versions = {name: importlib.metadata.version(name) for name in versioned} | plugin_versions()
             text = manifest.model_copy(update={"files": files, "versions": versions}).to_json()
             self._write_text(MANIFEST_FILE, text)
         return Manifest.model_validate_json(text)

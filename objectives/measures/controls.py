@@ -156,7 +156,7 @@ def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float3
     wanted = [places.get(fields_key(row.fields), -1) for row in rows]
     together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
     first = Candidate(written_templates(space)[0].id, space.first_verbalizer, steps=0)
-    if not objective.target.one_label:
+    if "label_words" not in objective.target.heads:
         first = replace(first, head=objective.target.heads[0])
     first = first.canonical(space.facts)
     key = {

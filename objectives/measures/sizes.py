@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from promptgraft.objectives.backbones import BACKBONES
+from promptgraft.objectives.backbones import BACKBONES, FAMILIES
 from promptgraft.objectives.data import Task
 from promptgraft.objectives.prompting import DemonstrationPools, EncodedRow, PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
@@ -41,6 +41,8 @@ class Sizes:
         # How it computes changes no size, and may need what this machine lacks.
         plain = replace(backbone.in_float32(), attn_implementation=None, device_map=None)
         self._backbone = BACKBONES[backbone.family](plain, torch.device("meta"))
+        places = FAMILIES[backbone.family].prompt_places
+        self._any_place = "suffix" if "suffix" in places or not places else places[0]
         self._tokens: dict[tuple[str, str, Demonstrations], int] = {}
         self._parameters: dict[tuple[str, SoftPrompt, int, Adapter], int] = {}
 
@@ -66,7 +68,7 @@ class Sizes:
         """
         candidate = candidate.canonical(self.space.facts)
         # Neither first values nor places change the number, but whether it is keys and values in every layer does.
-        place = "deep" if candidate.soft_prompt.deep else "suffix"
+        place = "deep" if candidate.soft_prompt.deep else self._any_place
         soft = replace(candidate.soft_prompt, init="vocabulary", place=place)
         key = (candidate.head, soft, candidate.frozen_layers, candidate.adapter)
         if key not in self._parameters:

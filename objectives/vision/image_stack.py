@@ -34,12 +34,12 @@ class ImageStack(LayerStack):
     Args:
         stack: The pretrained model.
         parts: Its parts.
-        pixels: Returns images by their numbers, as the model reads them.
+        pixels: Returns images by their numbers, as the model reads them, on a device.
         shape: Shape of one image, on the model's device.
     """
 
     def __init__(
-        self, stack: Any, parts: Parts, pixels: Callable[[Sequence[int]], Tensor], shape: tuple[int, ...]
+        self, stack: Any, parts: Parts, pixels: Callable[[Sequence[int], torch.device], Tensor], shape: tuple[int, ...]
     ) -> None:
         self.stack = stack
         self.causal = False
@@ -63,8 +63,7 @@ class ImageStack(LayerStack):
         Args:
             input_ids: Ids of whole images, as `ImageEncoder.image_ids` makes them; shape (rows, tokens).
         """
-        pixels = self._pixels(input_ids[:, 0].tolist()).to(self.device)
-        return self._folded(self._parts.embed(pixels))
+        return self._folded(self._parts.embed(self._pixels(input_ids[:, 0].tolist(), self.device)))
 
     def mask(self, lengths: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
         """Return no mask: all images have as many tokens."""

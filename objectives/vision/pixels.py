@@ -70,16 +70,18 @@ class Pixels:
         return found
 
     def forget(self) -> None:
-        """Forget all images."""
+        """Forget all images, and the store."""
+        self._keep = None
         self._references.clear()
         self._waiting.clear()
         self._windows.clear()
 
-    def of(self, numbers: Sequence[int]) -> Tensor:
+    def of(self, numbers: Sequence[int], device: torch.device) -> Tensor:
         """Return images as the model reads them.
 
         Args:
             numbers: Numbers of images that it has been shown.
+            device: Where they are needed.
 
         Returns:
             Shape (images, channels, height, width), of floats.
@@ -92,7 +94,8 @@ class Pixels:
             kept = {own: self._window(self._keep, own) for own in windows}
             places = [self._windows[number] for number in numbers]
             found = torch.stack([kept[window][place] for window, place in places])
-        return found.float() * self._scale[:, None, None] + self._offset[:, None, None]
+        scale, offset = (own.to(device)[:, None, None] for own in (self._scale, self._offset))
+        return found.to(device).float() * scale + offset
 
     def _lay_out(self) -> None:
         """Divide the images that came since into windows, in the order in which they came."""

@@ -17,6 +17,7 @@ from promptgraft.spaces import (
     Parameter,
     Scalar,
     SearchSpace,
+    extremes,
 )
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Constraints:
     def _shortest(self, sizes: "Sizes", pool: str, ids: Sequence[Scalar]) -> Scalar:
         space = sizes.space
         pair: dict[str, Scalar] = {"template": space.templates[0].id, "verbalizer": space.first_verbalizer}
+        pair |= {own.name: extremes(own)[0] for own in space.parameters if own.name == "head"}
         return min(ids, key=lambda chosen: sizes.prompt_tokens(Candidate.from_values({**pair, pool: chosen})))
 
 

@@ -204,7 +204,7 @@ class SpaceLoader(ProblemCollector):
         described = {".".join(path): (path, section) for path, section in self.section.described().items()}
         if self.file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
-        if not self.kind.one_label:
+        if "label_words" not in self.kind.heads:
             described.setdefault("head", (("head",), ParameterSection(choices=self.kind.heads[:1])))
         parameters: list[Parameter] = []
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):

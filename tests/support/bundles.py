@@ -47,17 +47,19 @@ def write_bundle(folder: Path, manifest: Manifest, *parts: Any, **more: Any) -> 
 
 def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candidate: Candidate, result: Result) -> None:
     """Write the bundle of a result, with the validation rows as examples."""
-    template, verbalizer = spec.space.template(candidate.template), spec.space.verbalizer(candidate.verbalizer)
+    template = spec.space.template(candidate.template)
+    verbalizer = spec.space.verbalizer(candidate.verbalizer) if candidate.verbalizer else None
     manifest = Manifest(
         study="test",
+        kind=spec.target.kind,
         trial=0,
         seed=0,
         candidate=candidate.to_dict(),
         template=TemplatePart(name=template.name, text=template.text),
-        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)),
+        verbalizer=VerbalizerPart(name=verbalizer.name, words=dict(verbalizer.words)) if verbalizer else None,
         labels=objective.target.labels,
         head_labels=objective.labels,
-        columns={"text": "text"},
+        columns=dict(spec.target.fields),
         backbone=BackboneReference(
             path=spec.backbone.path,
             family=spec.backbone.family,
@@ -71,7 +73,6 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
         ),
     )
     rows = objective.target.validation
-    examples = Examples(
-        rows=tuple(dict(row.fields) for row in rows), logits=tuple(map(tuple, result.logits.astype(float).tolist()))
-    )
+    logits = tuple(map(tuple, result.logits.astype(float).tolist()))
+    examples = Examples(rows=tuple(map(objective.target.portable, rows)), logits=logits)
     write_bundle(folder, manifest, [result.delta], "# card\n", examples)

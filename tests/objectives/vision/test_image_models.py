@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
 from promptgraft.objectives.data import Split
+from promptgraft.objectives.measures import FITTED
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import (
@@ -117,12 +118,10 @@ FORMS = {
         replace(LINEAR, soft_prompt=SoftPrompt(3), frozen_layers=3),
         replace(LINEAR, soft_prompt=SoftPrompt(2, place="layer 2"), frozen_layers=2),
         replace(LINEAR, adapter=Adapter("lora", 2), frozen_layers=1),
-        replace(LINEAR, adapter=Adapter("ia3")),
         replace(LINEAR, head="probe", steps=0, source_steps=2, alpha=0.5),
-        replace(LINEAR, head="probe", contrastive_steps=2, steps=2, frozen_layers=1),
+        replace(LINEAR, head="probe", contrastive_steps=2, steps=2, frozen_layers=1, adapter=Adapter("ia3")),
     ],
     "convolutional": [
-        LINEAR,
         replace(LINEAR, frozen_layers=1),
         replace(LINEAR, head="probe", steps=0),
         replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
@@ -148,6 +147,17 @@ def test_no_trial_depends_on_those_before_it(family: str, tmp_path: Path, tiny_m
     alone = objective_over(family, model, tmp_path, source=True).evaluate(candidates[-1], seed=3).logits
     assert np.array_equal(first[-1], alone)
     assert not np.array_equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("family", sorted(FORMS))
+def test_fitted_controls_read_images(family: str, tmp_path: Path, tiny_models: TinyModels) -> None:
+    objective = objective_over(family, tiny_models[family], tmp_path)
+    task = objective.target
+    for name in ("linear_probe", "tfidf", "majority"):
+        logits = FITTED[name](objective, task.test)
+        assert logits.shape == (len(task.test), 3)
+    probe = task.measure(FITTED["linear_probe"](objective, task.test), task.test)["accuracy"]
+    assert probe > task.measure(task.constant(task.test), task.test)["accuracy"]
 
 
 @pytest.mark.parametrize("family", sorted(FORMS))

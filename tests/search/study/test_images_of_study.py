@@ -1,0 +1,129 @@
+"""A study of images: what it needs, what it searches by default, and what of texts it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptgraft.search.sampling import baseline_candidates, start_points
+from promptgraft.search.study import load_study, space_text
+from promptgraft.search.study.yaml_lines import StudyFileError
+from promptgraft.spaces import Candidate, SoftPrompt
+from tests.support.images import write_images
+from tests.support.models import TinyModels
+from tests.support.studies import write_study_file
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("images")
+    return write_images(folder / "target"), write_images(folder / "source", seed=1)
+
+
+def write(folder: Path, tables: tuple[Path, Path], model: str, family: str = "vit", **sections: Any) -> Path:
+    task = {"kind": "image_classification", "text": {"image": "image"}, "label": "colour"}
+    content: dict[str, Any] = {
+        "source": task | {"train": str(tables[1])},
+        "target": task | {"train": str(tables[0]), "test_rows": 12},
+        "space": "auto",
+        "baselines": None,
+        "judging": None,
+    }
+    return write_study_file(folder / "study.yaml", {"path": model, "family": family}, **content | sections)
+
+
+def problems(path: Path, *, rehearsed: bool = False) -> dict[str, str]:
+    with pytest.raises(StudyFileError) as caught:
+        load_study(path, rehearsed=rehearsed)
+    return {problem.where: problem.message for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("family", ["vit", "convolutional"])
+def test_a_default_space_can_be_run(
+    family: str, tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    study = load_study(write(tmp_path, tables, tiny_models[family], family), rehearsed=True)
+    names = {parameter.name for parameter in study.objective.space.parameters}
+    assert {"head", "steps", "frozen_layers", "contrastive_steps", "source_steps", "alpha"} <= names
+    assert ("pooling" in names) == (family == "vit")
+    assert study.objective.space.verbalizers == ()
+    assert "templates" not in space_text(study.file)
+    assert "zero_shot" not in study.file.judging.controls
+    assert study.cautions == ()
+    tried = baseline_candidates(study)
+    assert {"linear_probe", "linear_probe_with_source", "contrastive", "full_fine_tuning"} <= set(tried)
+    assert "zero_shot" not in tried
+    assert start_points(study)
+
+
+def test_what_is_searched_of_texts_is_refused(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    space = {
+        "templates": {"own": "{{ image }} {{ label }}"},
+        "verbalizers": {"own": {"red": "red", "green": "green", "blue": "blue"}},
+        "grow": {"sources": ["mutation"]},
+        "head": ["linear", "label_words"],
+        "demonstrations": {"count": 2},
+        "soft_prompt": {"length": [0, 2], "init": "template", "place": "suffix"},
+        "calibration": ["none", "batch"],
+    }
+    judging = {"controls": ["zero_shot"]}
+    found = problems(write(tmp_path, tables, tiny_models["vit"], space=space, judging=judging))
+    for name in ("templates", "verbalizers", "grow"):
+        assert "rows of this kind of task are images; leave it out" in found[f"space.{name}"]
+    for name in ("head", "demonstrations.count", "soft_prompt.init", "calibration"):
+        assert "needs words" in found[f"space.{name}"]
+    assert "use prefix or layer K" in found["space.soft_prompt.place"]
+    assert "zero_shot does not apply" in found["judging.controls"]
+
+
+def test_models_and_tasks_must_fit(tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels) -> None:
+    found = problems(write(tmp_path, tables, tiny_models["encoder"], "encoder"))
+    assert found["backbone.family"] == (
+        "'encoder' reads text, and rows of kind 'image_classification' are images; use convolutional or vit"
+    )
+    texts = {"kind": "text_classification", "train": str(tables[0]), "text": "image", "label": "colour"}
+    found = problems(write(tmp_path, tables, tiny_models["vit"], target=texts, source=None))
+    assert "'vit' reads images, and rows of kind 'text_classification' are texts" in found["backbone.family"]
+    found = problems(write(tmp_path, tables, tiny_models["vit"], "convolutional"))
+    assert "write family: vit" in found["backbone.family"]
+
+
+def test_candidates_are_counted_for_constraints(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    space = {"head": "linear", "soft_prompt": {"length": [0, 4], "place": ["prefix", "layer 1"]}, "frozen_layers": 3}
+    limits = {"trainable_parameters": 99 + 4 * 32, "prompt_tokens": 4}
+    study = load_study(write(tmp_path, tables, tiny_models["vit"], space={**space, "steps": 4}, constraints=limits))
+    bounds = study.constraints
+    assert bounds is not None
+    first = Candidate(study.objective.space.templates[0].id, "", "linear", frozen_layers=3, steps=4)
+    for length, place, allowed in (
+        (0, "prefix", True),
+        (4, "prefix", True),
+        (4, "layer 1", True),
+        (5, "prefix", False),
+    ):
+        candidate = replace(first, soft_prompt=SoftPrompt(length, place=place))
+        assert (not bounds.broken_by(candidate)) == allowed
+
+
+def test_one_column_of_images_is_needed(tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels) -> None:
+    target = {"kind": "image_classification", "train": str(tables[0]), "label": "colour"}
+    two = target | {"text": {"image": "image", "other": "image"}}
+    assert "must name one column" in problems(write(tmp_path, tables, tiny_models["vit"], target=two))["target.text"]
+    absent = target | {"text": {"image": "picture"}}
+    found = problems(write(tmp_path, tables, tiny_models["vit"], target=absent, source=None))
+    assert "no column 'picture'" in found["target"]
+
+
+@pytest.mark.parametrize("name", ["dtype", "attn_implementation"])
+def test_numerics_are_those_of_the_model(
+    name: str, tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    path = write(tmp_path, tables, tiny_models["vit"])
+    value = "bfloat16" if name == "dtype" else "eager"
+    path.write_text(path.read_text().replace("backbone:", f"backbone:\n  {name}: {value}", 1))
+    assert "is not supported by the backbone family 'vit'" in problems(path)[f"backbone.{name}"]
