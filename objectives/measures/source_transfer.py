@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from promptgraft.objectives.data import Row, Task, by_turns, drop_known
+from promptgraft.objectives.data import Row, Task, TextTask, by_turns, drop_known
 from promptgraft.objectives.measures.controls import features
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import InvalidInputError
@@ -95,7 +95,8 @@ def rank_sources(objective: Objective) -> list[SourceScore]:
 
 def _own_rows(name: str, source: Task, target: Task) -> list[Row]:
     """Choose rows of a source that aren't the target's too: those would tell their labels."""
-    rows, _ = drop_known(source.train, target.train)
+    known = source.without_known if isinstance(source, TextTask) else drop_known
+    rows, _ = known(source.train, target.train, "fields")
     if len({row.answer for row in rows}) < 2:
         what = "labels" if target.has_labels else "numbers"
         raise InvalidInputError(f"source {name!r} has fewer than two {what} beside the target's own training rows")

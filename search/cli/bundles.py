@@ -50,7 +50,9 @@ def predict(
     table: Annotated[
         str,
         typer.Option(
-            "--input", help="Table with the text columns: CSV, JSONL, Parquet, Excel, ...; - for standard input."
+            "--input",
+            help="Table with the columns of text or images: CSV, JSONL, Parquet, Excel, ...; - for standard input; or "
+            "a folder of images.",
         ),
     ],
     output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
 from promptgraft.objectives.data import Split
-from promptgraft.objectives.measures import FITTED
+from promptgraft.objectives.measures import FITTED, rank_sources
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import (
@@ -24,7 +24,7 @@ from promptgraft.spaces import (
     StudyFacts,
     Template,
 )
-from tests.support.images import draw, spec_of_images, write_images
+from tests.support.images import LABELS, draw, spec_of_images, write_images
 from tests.support.models import TinyModels, write_tiny_image_model
 
 CPU = torch.device("cpu")
@@ -147,6 +147,13 @@ def test_no_trial_depends_on_those_before_it(family: str, tmp_path: Path, tiny_m
     alone = objective_over(family, model, tmp_path, source=True).evaluate(candidates[-1], seed=3).logits
     assert np.array_equal(first[-1], alone)
     assert not np.array_equal(first[0], first[1])
+
+
+def test_sources_of_images_are_ranked(tmp_path: Path, tiny_models: TinyModels) -> None:
+    objective = objective_over("convolutional", tiny_models["convolutional"], tmp_path, source=True)
+    (score,) = rank_sources(objective)
+    assert (score.rows, score.labels) == (60, LABELS)
+    assert np.isfinite(score.transfer)
 
 
 @pytest.mark.parametrize("family", sorted(FORMS))
