@@ -1,6 +1,7 @@
 """A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
