@@ -1,6 +1,6 @@
 """Probabilities of rows that a model hasn't seen: averaged over models, and made to mean what they say."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,30 +17,31 @@ _LOG_TEMPERATURE = 3.4
 _POINTS = 10
 
 
-def choose_members(
-    chances: Mapping[int, Probabilities], losses_of: Callable[[Probabilities], Probabilities], first: int, picks: int
-) -> list[int]:
-    """Choose an ensemble: step by step the model that lowers the mean loss of all so far most, with replacement.
+def choose_members(scores: Mapping[int, Probabilities], first: int, picks: int) -> list[int]:
+    """Choose an ensemble: a model, and the best of those that aren't shown to be worse than it.
+
+    Near equals are averaged rather than told apart by what few rows say: a model joins if the mean of its row scores is
+    at most a standard error of the differences, row by row, below the first model's.
 
     Args:
-        chances: Number of a model -> what it expects of rows that it wasn't trained on; see `Task.expected`.
-        losses_of: Returns each row's loss, such as the log loss; see `Task.row_losses`.
+        scores: Number of a model -> how good it is on each row that it wasn't trained on, shape (rows,); see
+            `Task.row_scores`.
         first: The model that it starts with.
-        picks: How many are picked, the first among them, unless no further one helps; some may be the same.
+        picks: Most members, the first among them.
 
     Returns:
-        Their numbers, in the order in which they were picked.
+        Their numbers, the first one's and then the best one's first. A model with the same scores as a better one is
+        left out.
 
-    Source: Caruana et al. (2004), Ensemble Selection from Libraries of Models.
+    Source: Breiman et al. (1984), Classification and Regression Trees, section 3.4.3 (the rule of one standard error).
     """
-    chosen, total = [first], chances[first]
-    while len(chosen) < picks:
-        losses = {number: float(losses_of((total + own) / (len(chosen) + 1)).mean()) for number, own in chances.items()}
-        best = min(losses, key=lambda number: (losses[number], number))
-        if losses[best] >= float(losses_of(total / len(chosen)).mean()):
-            break
-        chosen.append(best)
-        total = total + chances[best]
+    chosen = [first]
+    for number in sorted(scores.keys() - {first}, key=lambda own: (-float(scores[own].mean()), own)):
+        behind = scores[first] - scores[number]
+        error = float(behind.std(ddof=1)) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
+        known = any(np.array_equal(scores[number], scores[own]) for own in chosen)
+        if len(chosen) < picks and float(behind.mean()) <= error and not known:
+            chosen.append(number)
     return chosen
 
 

@@ -5,7 +5,6 @@ an ensemble costs no training before it ships. To be fair, each fold is scored b
 """
 
 import logging
-from functools import partial
 from statistics import mean, stdev
 
 import numpy as np
@@ -53,29 +52,27 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
         return None
     folds, rows = np.array(task.scored_folds()), task.scored()
     picks = study.file.judging.ensemble
+    good = {number: task.row_scores(task.outputs_of(own), rows) for number, own in chances.items()}
     together = np.empty_like(chances[winner.number])
     for fold in range(task.folds):
         inside = folds == fold
-        others = {number: own[~inside] for number, own in chances.items()}
-        known = [row for row, own in zip(rows, inside, strict=True) if not own]
-        chosen = choose_members(others, partial(task.row_losses, rows=known), winner.number, picks)
+        chosen = choose_members({number: own[~inside] for number, own in good.items()}, winner.number, picks)
         together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
-    members = choose_members(chances, partial(task.row_losses, rows=rows), winner.number, picks)
+    members = choose_members(good, winner.number, picks)
     metric, sign = study.file.metric, 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
     ours, alone = (_by_fold(task, found, folds, metric) for found in (together, chances[winner.number]))
     differences = [sign * (a - b) for a, b in zip(ours, alone, strict=True)]
     error = stdev(differences) / len(differences) ** 0.5
     losses = [float(task.row_losses(found, rows).mean()) for found in (together, chances[winner.number])]
-    distinct = list(dict.fromkeys(members))
     return Ensemble(
-        members=tuple(distinct),
-        weights=tuple(members.count(number) / len(members) for number in distinct),
+        members=tuple(members),
+        weights=(1 / len(members),) * len(members),
         value=mean(ours),
         alone=mean(alone),
         error=error,
         loss=losses[0],
         loss_alone=losses[1],
-        chosen=len(distinct) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
+        chosen=len(members) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
     )
 
 

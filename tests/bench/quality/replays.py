@@ -13,7 +13,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -207,22 +206,22 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
 
 def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[str]:
     """Return what ships: the ensemble if it is better out of folds, as `choose_ensemble` says, or the winner."""
-    numbers = dict(enumerate(chances.values()))
     names = list(chances)
     first = names.index(winner)
+    rows = np.arange(len(pool.labels))
+    good = {number: own[rows, pool.labels] for number, own in enumerate(chances.values())}
     together = np.empty_like(chances[winner])
     for fold in range(pool.n_folds):
         inside = pool.folds == fold
-        others = {number: own[~inside] for number, own in numbers.items()}
-        chosen = choose_members(others, partial(log_loss, labels=pool.labels[~inside]), first, picks)
-        together[inside] = np.mean([numbers[number][inside] for number in chosen], axis=0)
+        chosen = choose_members({number: own[~inside] for number, own in good.items()}, first, picks)
+        together[inside] = np.mean([chances[names[number]][inside] for number in chosen], axis=0)
     right = [(found.argmax(1) == pool.labels) for found in (together, chances[winner])]
     gains = [
         float(right[0][pool.folds == fold].mean() - right[1][pool.folds == fold].mean()) for fold in range(pool.n_folds)
     ]
     if pool.loss(together) >= pool.loss(chances[winner]) or mean(gains) < -standard_error(gains):
         return [winner]
-    return [names[n] for n in choose_members(numbers, partial(log_loss, labels=pool.labels), first, picks)]
+    return [names[number] for number in choose_members(good, first, picks)]
 
 
 def standard_error(values: Sequence[float]) -> float:
