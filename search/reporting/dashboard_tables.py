@@ -1,4 +1,4 @@
-"""A trial's tables for Optuna Dashboard: predictions, confusion, and the curve with L_s and L_t apart."""
+"""A trial's tables for Optuna Dashboard: predictions, confusion, and the curve with L_s and L_t apart; and pictures."""
 
 import csv
 import io
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import RDBStorage
 
-from promptgraft.objectives.data import Task
+from promptgraft.objectives.data import Task, contact_sheet
 from promptgraft.search.reporting.dashboard_notes import save_trial_note, trial_note
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study
@@ -22,6 +23,8 @@ from promptgraft.spaces import Candidate
 # So many trials have a note; those after them have it as a file among their artifacts. The dashboard keeps notes with
 # the study, and looks through all of them for each trial that it lists: 2,000 of them cost it four seconds a page.
 NOTES = 300
+# Images on a sheet of mistakes, and characters of a line below each.
+PICTURES, LINE = 24, 22
 
 
 def artifact_store(folder: RunFolder) -> FileSystemArtifactStore:
@@ -49,16 +52,19 @@ def describe_trial(
         study: The checked study.
     """
     trial_id, number, folder = place
-    note, files = trial_note(candidate, reports, study), _tables(reports, study.target, folder, number)
+    note, tables = trial_note(candidate, reports, study), _tables(reports, study.target, folder, number)
+    files = {name: content.encode() for name, content in tables.items()}
+    if reports[-1].summary is not None and (sheet := _mistakes(study.target, folder, number)) is not None:
+        files["mistakes.jpg"] = sheet
     if number < NOTES:
         save_trial_note(stored, storage, trial_id, note)
     else:
-        files["note.md"] = note
+        files["note.md"] = note.encode()
     store, trial = artifact_store(folder), storage.get_trial(trial_id)
     with tempfile.TemporaryDirectory() as scratch:
         for name, content in files.items():
             path = Path(scratch) / name
-            path.write_text(content, encoding="utf-8")
+            path.write_bytes(content)
             upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, storage=storage)
 
 
@@ -86,9 +92,8 @@ def _tables(reports: Sequence[Evaluated], task: Task, folder: RunFolder, number:
 
 def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, Any]]:
     """List the validation rows with what a trial said of them; nothing if its outputs are gone."""
-    try:
-        logits = folder.files().read_logits(trial_file(number, LOGITS_FILE)).astype(np.float64)
-    except FileNotFoundError:
+    logits = _outputs(folder, number)
+    if logits is None:
         return []
     rows = task.scored()
     (_, predicted), *others = task.columns(task.expected(logits), [row.fields for row in rows]).items()
@@ -101,6 +106,30 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
         }
         for place, row in enumerate(rows)
     ]
+
+
+def _mistakes(task: Task, folder: RunFolder, number: int) -> bytes | None:
+    """Return a sheet of the images that a trial got wrong, those first that it was surest of; None without any."""
+    logits = _outputs(folder, number) if task.reads == "images" and task.one_label else None
+    if logits is None:
+        return None
+    rows, chances = task.scored(), task.expected(logits)
+    predicted, sure = chances.argmax(axis=1), chances.max(axis=1)
+    wrong = [place for place in np.argsort(-sure, kind="stable") if rows[place].label != predicted[place]][:PICTURES]
+    pictures = [
+        (Path(path), f"{f'true: {task.show(rows[place])}'[:LINE]}\n{f'said: {task.labels[predicted[place]]}'[:LINE]}")
+        for place in wrong
+        for path in rows[place].fields.values()
+    ]
+    return contact_sheet(pictures) if pictures else None
+
+
+def _outputs(folder: RunFolder, number: int) -> npt.NDArray[np.float64] | None:
+    """Return a trial's outputs on the validation rows, shape (rows, labels); None if they are gone."""
+    try:
+        return folder.files().read_logits(trial_file(number, LOGITS_FILE)).astype(np.float64)
+    except FileNotFoundError:
+        return None
 
 
 def _cell(value: object) -> str:

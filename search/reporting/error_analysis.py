@@ -19,6 +19,8 @@ from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, StudyRe
 BINS = 10
 # Examples shown of each class, those that the model was surest of; and of the worst rows, where there are no classes.
 EXAMPLES, WORST = 3, 8
+# Examples of each class where rows are images, which take less room.
+PICTURES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Errors:
         worst: The rows with the largest loss, where they have no single label.
         worst_by: What `loss` of these rows is.
         parts: Scores of parts of the rows, where the kind of task has such parts.
+        reads: What rows hold: `text`, or `images`, of which fields are the paths.
     """
 
     rows: str
@@ -171,6 +174,7 @@ class Errors:
     worst: tuple[WorstRow, ...] = ()
     worst_by: str = "loss"
     parts: tuple[PartScores, ...] = ()
+    reads: str = "text"
 
 
 def analyze_errors(
@@ -266,11 +270,11 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
     predicted, sure = chances.argmax(1), chances.max(1)
     labels = np.array([row.label for row in rows])
     figures = precision_recall_fscore_support(labels, predicted, labels=range(len(task.labels)), zero_division=0)
-    by_class = []
+    by_class, most = [], EXAMPLES if task.reads == "text" else PICTURES
     for label, name in enumerate(task.labels):
         wrong = [int(i) for i in np.argsort(-sure, kind="stable") if labels[i] == label != predicted[i]]
         examples = tuple(
-            WrongExample(dict(rows[i].fields), task.labels[predicted[i]], float(sure[i])) for i in wrong[:EXAMPLES]
+            WrongExample(dict(rows[i].fields), task.labels[predicted[i]], float(sure[i])) for i in wrong[:most]
         )
         precision, recall, f1, count = (column[label] for column in figures)
         scores = float(precision), float(recall), float(f1)
@@ -295,6 +299,7 @@ def _overall(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], p
         classes=(),
         metrics=scores(task, logits, rows),
         calibration=None,
+        reads=task.reads,
     )
 
 

@@ -1,15 +1,19 @@
 """A report as one self-contained page: no scripts, nothing loaded from elsewhere."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from promptgraft.objectives.data import UnreadableImageError, thumbnail
 from promptgraft.search.judging import NAMES, TESTED_FROM, ControlRow, FinalistRow, against_best
 from promptgraft.search.reporting import charts
+from promptgraft.search.reporting.error_analysis import Errors, WrongExample
 from promptgraft.search.reporting.facts import Facts
 from promptgraft.search.reporting.status import Summary, reading_line
 from promptgraft.search.wording import duration, size
@@ -17,6 +21,8 @@ from promptgraft.search.wording import duration, size
 TEMPLATE = "report.html.j2"
 # Knobs that are drawn, the most important first.
 MAX_KNOBS = 16
+# Images in a contact sheet, of some 5 kB each.
+MAX_PICTURES = 36
 
 
 def render_page(facts: Facts) -> str:
@@ -38,8 +44,15 @@ def render_page(facts: Facts) -> str:
         "size": size,
         "signed": signed,
         "plain": plain,
+        "file_name": lambda path: Path(path).name,
     }
-    environment.globals |= {"against_best": against_best, "reading_line": reading_line, "tested_from": TESTED_FROM}
+    environment.globals |= {
+        "against_best": against_best,
+        "reading_line": reading_line,
+        "tested_from": TESTED_FROM,
+        "mistakes": mistakes,
+        "picture": picture,
+    }
     text = files("promptgraft.search.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(
         {entry.name: getattr(facts, entry.name) for entry in fields(facts)}, charts=drawn(facts)
@@ -128,6 +141,20 @@ def _fronts(facts: Facts) -> list[str]:
     front, metric = facts.summary.front, facts.metric
     costs = [name for name in (front[0].values if front else {}) if name != metric]
     return [charts.front(f"front-{place}", facts.history, front, metric, cost) for place, cost in enumerate(costs)]
+
+
+def mistakes(found: Errors) -> list[tuple[str, WrongExample]]:
+    """List true labels and wrong examples of all classes, those first that the model was surest of."""
+    everything = [(own.label, example) for own in found.classes for example in own.examples]
+    return sorted(everything, key=lambda entry: -entry[1].chance)[:MAX_PICTURES]
+
+
+def picture(path: str) -> str:
+    """Return a small copy of an image as a data URI; empty if the image can't be read any more."""
+    try:
+        return f"data:image/jpeg;base64,{b64encode(thumbnail(Path(path))).decode()}"
+    except UnreadableImageError:
+        return ""
 
 
 def figure(value: object) -> str:

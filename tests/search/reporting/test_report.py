@@ -1,5 +1,6 @@
 """The report: everything in it is in its JSON, texts are data, and test rows stay as they are."""
 
+import base64
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from promptgraft.objectives.data import rows_hash
+from promptgraft.objectives.kinds.image_classification import ImageClassification
 from promptgraft.objectives.kinds.text_classification import classification_metrics
 from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import FRESH, logits_of_test_set
@@ -29,9 +31,9 @@ from promptgraft.search.reporting import (
     side_by_side,
     study_with_rows,
 )
-from promptgraft.search.reporting.error_analysis import WrongExample
+from promptgraft.search.reporting.error_analysis import WrongExample, analyze_errors
 from promptgraft.search.reporting.facts import Facts
-from promptgraft.search.reporting.page import figure
+from promptgraft.search.reporting.page import figure, mistakes
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import (
     LOGITS_FILE,
@@ -49,6 +51,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, Template
+from tests.support.images import spec_of_images, write_images
 from tests.support.outputs import printed
 from tests.support.specs import VERBALIZERS
 
@@ -446,6 +449,26 @@ def test_the_calibration_of_a_model_that_knows_how_sure_to_be(
     assert found["calibration"]["expected_calibration_error"] == pytest.approx(abs(sure - accuracy["accuracy"]))
     (only,) = found["calibration"]["bins"]
     assert only["rows"] == len(task.validation)
+
+
+def test_mistakes_on_images_are_pictures(stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path) -> None:
+    task = ImageClassification.load_target(spec_of_images(write_images(tmp_path / "a & b"), validation_rows=30), 0)
+    labels = torch.tensor([row.label for row in task.validation])
+    logits = torch.nn.functional.one_hot((labels + 1) % 3, 3) * torch.linspace(1, 3, len(labels))[:, None]
+    folder.files().write_tensors(trial_file(3, LOGITS_FILE), {"logits": logits})
+    found, missing = analyze_errors(optuna.create_study(), task, folder.files(), 3)
+    assert missing == ()
+    surest, first = task.validation[-1], mistakes(found[0])[0]
+    assert first == (task.labels[surest.label], found[0].classes[surest.label].examples[0])
+    assert first[1].fields == surest.fields
+    Path(surest.fields["image"]).unlink()
+    page = render_page(replace(collected(stored, study, folder), predictions=found))
+    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)">', page)
+    shown = [entry for _, entry in mistakes(found[0])[1:]]
+    assert [name for _, name in pictures] == [Path(entry.fields["image"]).name for entry in shown]
+    assert all(base64.b64decode(content).startswith(b"\xff\xd8\xff") for content, _ in pictures)
+    assert page.count("can't be read any more") == 1
+    assert str(tmp_path / "a & b") not in page, "the page is for others, who have other folders"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""A study of images through a whole search, with real workers, over files in every form that images come in."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from PIL import Image
+
+from promptgraft.bundles import verify
+from promptgraft.search.cli.studies import app
+from promptgraft.search.storage import RunFolder, load_existing
+from tests.support.images import draw, write_images
+from tests.support.models import TinyModels
+from tests.support.studies import write_study_file
+
+
+def add(table: Path, name: str, label: str) -> None:
+    with table.open("a") as file:
+        file.write(f"pictures/{name},{label}\n")
+
+
+def add_other_forms(table: Path) -> None:
+    """Add readable images of other forms, and files that are damaged, in the middle of the table."""
+    pictures = table.parent / "pictures"
+    Image.fromarray(draw(90)).convert("CMYK").save(pictures / "print.jpg", quality=95)
+    add(table, "print.jpg", "blue")
+    Image.fromarray(draw(91)[..., 1].astype(np.uint16) * 257).save(pictures / "scan.png")
+    add(table, "scan.png", "green")
+    Image.fromarray(draw(92)).convert("RGBA").save(pictures / "logo.webp", lossless=True)
+    add(table, "logo.webp", "red")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
+    add(table, "cut.png", "blue")
+    (pictures / "empty.jpg").touch()
+    add(table, "empty.jpg", "green")
+    add(table, "absent.jpg", "red")
+    lines = table.read_text().splitlines()
+    middle = len(lines) // 2
+    table.write_text("\n".join([*lines[:middle], *lines[-6:], *lines[middle:-6]]) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["vit", "convolutional"])
+def test_a_search_over_images_in_every_form(
+    family: str, tmp_path: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_images(tmp_path / "data", 90)
+    add_other_forms(table)
+    file = write_study_file(
+        tmp_path / "study.yaml",
+        {"path": tiny_models[family], "family": family},
+        source=None,
+        target={
+            "kind": "image_classification",
+            "train": str(table),
+            "text": {"image": "image"},
+            "label": "colour",
+            "test_rows": 30,
+            "folds": 2,
+        },
+        space={
+            "head": ["linear", "probe"],
+            "frozen_layers": [0, 1],
+            "steps": [0, 2],
+            "learning_rate": {"low": 1e-6, "high": 1e-5, "log": True},
+            "probe_c": [1e-6],  # It hardly learns: there are mistakes to look at.
+        },
+        baselines=["linear_probe"],
+        budget={"trials": 4},
+        judging={"finalists": 1, "repeats": 2},
+    )
+    folder = RunFolder(tmp_path / "run")
+    where = [str(file), "--workdir", str(folder.path)]
+    app(["validate", str(file)], standalone_mode=False)
+    assert "96 rows read; dropped: 3 unreadable image" in " ".join(capsys.readouterr().out.split())
+    app(["run", *where], standalone_mode=False)
+    study = load_existing("tiny", folder.storage_url())
+    assert {trial.state for trial in study.get_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert any(
+        path.name.endswith("mistakes.jpg") or path.read_bytes()[:3] == b"\xff\xd8\xff"
+        for path in folder.dashboard.iterdir()
+    )
+    app(["export", *where], standalone_mode=False)
+    assert verify(folder.bundle).passed
+    app(["report", *where], standalone_mode=False)
+    page = (folder.path / "report.html").read_text()
+    assert "The surest mistakes" in page
+    assert len(re.findall(r'<img src="data:image/jpeg;base64,[A-Za-z0-9+/=]+" alt="[^"/]+"', page)) >= 3
+    assert len(page) < 1_500_000
+    predictions = tmp_path / "predictions.csv"
+    app(["predict", str(folder.bundle), "--input", str(table), "--output", str(predictions)], standalone_mode=False)
+    with predictions.open(newline="") as rows:
+        assert len(list(csv.DictReader(rows))) >= 90
