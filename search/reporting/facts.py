@@ -117,7 +117,7 @@ class Answer:
         test: What it scores on the test rows; None while they are sealed.
         gaps: How much better it looked in the search.
         costs: What its trial cost.
-        example: The first validation row, rendered; None without the rows.
+        example: The first validation row, rendered; None without the rows, or where they are images.
         load_report: What the migration did with the weights.
     """
 
@@ -273,9 +273,13 @@ def _test_score(opening: Opening | None, metric: str) -> TestScore | None:
 
 
 def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
-    """Render the first validation row with a candidate's template, its label in brackets, demonstrations aside."""
+    """Render the first validation row with a candidate's template, its label in brackets, demonstrations aside.
+
+    Returns:
+        The text; None without rows, or where they are images, of which it would be the path.
+    """
     template = next((t for t in study.objective.space.templates if t.id == candidate.get("template")), None)
-    if template is None or not study.target.validation:
+    if template is None or not study.target.validation or study.target.reads != "text":
         return None
     row = study.target.validation[0]
     return template.render(row.fields).with_label(f"[{study.target.show(row)}]")
