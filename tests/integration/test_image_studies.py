@@ -4,42 +4,15 @@ import csv
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from optuna.trial import TrialState
-from PIL import Image
 
 from promptgraft.bundles import verify
 from promptgraft.search.cli.studies import app
 from promptgraft.search.storage import RunFolder, load_existing
-from tests.support.images import draw, write_images
+from tests.support.images import add_other_forms, write_images
 from tests.support.models import TinyModels
 from tests.support.studies import write_study_file
-
-
-def add(table: Path, name: str, label: str) -> None:
-    with table.open("a") as file:
-        file.write(f"pictures/{name},{label}\n")
-
-
-def add_other_forms(table: Path) -> None:
-    """Add readable images of other forms, and files that are damaged, in the middle of the table."""
-    pictures = table.parent / "pictures"
-    Image.fromarray(draw(90)).convert("CMYK").save(pictures / "print.jpg", quality=95)
-    add(table, "print.jpg", "blue")
-    Image.fromarray(draw(91)[..., 1].astype(np.uint16) * 257).save(pictures / "scan.png")
-    add(table, "scan.png", "green")
-    Image.fromarray(draw(92)).convert("RGBA").save(pictures / "logo.webp", lossless=True)
-    add(table, "logo.webp", "red")
-    whole = (pictures / "3.png").read_bytes()
-    (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
-    add(table, "cut.png", "blue")
-    (pictures / "empty.jpg").touch()
-    add(table, "empty.jpg", "green")
-    add(table, "absent.jpg", "red")
-    lines = table.read_text().splitlines()
-    middle = len(lines) // 2
-    table.write_text("\n".join([*lines[:middle], *lines[-6:], *lines[middle:-6]]) + "\n")
 
 
 @pytest.mark.slow

@@ -36,3 +36,28 @@ def spec_of_images(table: Path, **changes: object) -> TaskSpec:
     """Describe the target task over such a table."""
     values = {"test_rows": 12} | changes
     return TaskSpec(str(table), {"image": "image"}, "colour", kind="image_classification", **values)  # type: ignore[arg-type]
+
+
+def _add(table: Path, name: str, label: str) -> None:
+    with table.open("a") as file:
+        file.write(f"pictures/{name},{label}\n")
+
+
+def add_other_forms(table: Path) -> None:
+    """Add, in the middle of a table, three images of other forms, and three files that can't be read."""
+    pictures = table.parent / "pictures"
+    Image.fromarray(draw(90)).convert("CMYK").save(pictures / "print.jpg", quality=95)
+    _add(table, "print.jpg", "blue")
+    Image.fromarray(draw(91)[..., 1].astype(np.uint16) * 257).save(pictures / "scan.png")
+    _add(table, "scan.png", "green")
+    Image.fromarray(draw(92)).convert("RGBA").save(pictures / "logo.webp", lossless=True)
+    _add(table, "logo.webp", "red")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
+    _add(table, "cut.png", "blue")
+    (pictures / "empty.jpg").touch()
+    _add(table, "empty.jpg", "green")
+    _add(table, "absent.jpg", "red")
+    lines = table.read_text().splitlines()
+    middle = len(lines) // 2
+    table.write_text("\n".join([*lines[:middle], *lines[-6:], *lines[middle:-6]]) + "\n")
