@@ -63,10 +63,14 @@ def prepare_mnist() -> None:
 
 def prepare_fashion() -> None:
     """Write the 10,000 test images of Fashion-MNIST, of 28 x 28 pixels."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+    missing = not (DATA / "fashion_mnist.csv").exists()
+    if missing and (shutil.which("apt-get") is None or shutil.which("dpkg") is None):
         logger.warning("fashion_mnist.csv is left out: it comes from Debian's archive, and there is no apt-get here")
         return
-    _prepare("fashion_mnist", "10,000 images of Fashion-MNIST (31 MB to download)", _read_fashion, ".png")
+    try:
+        _prepare("fashion_mnist", "10,000 images of Fashion-MNIST (31 MB to download)", _read_fashion, ".png")
+    except subprocess.CalledProcessError:
+        logger.warning("fashion_mnist.csv is left out: apt-get can't download Debian's package %s", FASHION)
 
 
 def _prepare(name: str, description: str, read: Callable[[], Labelled], suffix: str) -> None:
@@ -76,7 +80,8 @@ def _prepare(name: str, description: str, read: Callable[[], Labelled], suffix: 
         return
     logger.info("data: %s", description)
     partial = DATA / f"{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for unfinished in (partial, DATA / name):  # Without its table, a folder is of a run that was ended.
+        shutil.rmtree(unfinished, ignore_errors=True)
     rows = [("image", "label")]
     for number, (image, label) in enumerate(read()):
         path = Path(name, label, f"{number:05d}{suffix}")
