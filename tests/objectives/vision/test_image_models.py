@@ -30,7 +30,13 @@ from tests.support.models import TinyModels, write_tiny_image_model
 CPU = torch.device("cpu")
 TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
-MODEL_TYPES = [(name, own) for name in ("vit", "convolutional") for own in FAMILIES[name].model_types]
+# Of the others, `make test-slow` tries each.
+IN_THE_GATE = ("vit", "dinov2", "resnet", "efficientnet")
+MODEL_TYPES = [
+    pytest.param(name, own, marks=() if own in IN_THE_GATE else pytest.mark.slow)
+    for name in ("vit", "convolutional")
+    for own in FAMILIES[name].model_types
+]
 
 
 def objective_over(
