@@ -331,10 +331,15 @@ def _check_nodes() -> None:
 def early_start(concurrent: int | None, address: str | None) -> Iterator[Rehearse]:
     """Yield what rehearses a study in another process, and starts Ray meanwhile if the run needs a local one.
 
+    Where this process has imported torch already, there is nothing to win, and it rehearses here.
+
     Args:
         concurrent: Trials at a time; None for as many as fit.
         address: Ray cluster that will be joined; a local Ray is started if None.
     """
+    if "torch" in sys.modules:
+        yield lambda _, job: list(rehearse(job))
+        return
     process = RehearsalProcess()
 
     def rehearse_elsewhere(file: StudyFile, job: RehearsalJob) -> list[Finding]:
