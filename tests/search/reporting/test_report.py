@@ -479,8 +479,6 @@ def test_numbers_are_written_for_people(value: object, shown: str) -> None:
     assert figure(value) == shown
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_is_usable_by_keyboard_and_screen_reader(
     stored: optuna.Study, study: Study, folder: RunFolder
 ) -> None:
@@ -494,6 +492,8 @@ def test_the_page_is_usable_by_keyboard_and_screen_reader(
     assert html.count("<svg") == html.count('<svg role="img" aria-label="') > 0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_phone_needs_no_sideways_scrolling(
     stored: optuna.Study, study: Study, folder: RunFolder, tmp_path: Path
 ) -> None:
