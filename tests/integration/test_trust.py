@@ -40,10 +40,11 @@ def test_code_beside_the_weights_is_not_run(tiny_models: dict[str, str], tmp_pat
     assert not (tmp_path / "was_run").exists()
 
 
-def test_the_package_never_unpickles() -> None:
+def test_the_package_never_unpickles_files() -> None:
+    """Rehearsals alone are pickled: between a driver and the process that it started, through their own pipe."""
     calls = set()
     for folder in ("spaces", "objectives", "bundles", "search"):
-        for file in (ROOT / folder).rglob("*.py"):
+        for file in set((ROOT / folder).rglob("*.py")) - {ROOT / "search" / "workers" / "rehearsal.py"}:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
