@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.priors import PRIOR_BASELINES as PRIOR_BASELINES
     from promptgraft.objectives.data.priors import SEPARATOR as SEPARATOR
     from promptgraft.objectives.data.priors import HasPriors as HasPriors
+    from promptgraft.objectives.data.priors import PriorNames as PriorNames
     from promptgraft.objectives.data.priors import PriorRows as PriorRows
     from promptgraft.objectives.data.priors import PriorTensors as PriorTensors
     from promptgraft.objectives.data.priors import check_tensors as check_tensors

@@ -1,5 +1,6 @@
 """Priors: what is counted on training rows and joins a text's logits, in kinds of task that read histories."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -39,8 +40,8 @@ class PriorRows:
     labels: Sequence[str]
 
 
-class HasPriors:
-    """The part of a kind of task that says which priors it has.
+class PriorNames:
+    """The part of every kind of task that says which priors it has: none, unless it is one of `HasPriors`, too.
 
     Attributes:
         priors: Names of the priors, as in `Candidate.prior`.
@@ -61,6 +62,11 @@ class HasPriors:
         """Whether a baseline is a prior alone, and one that the kind hasn't."""
         return baseline in PRIOR_BASELINES and baseline not in cls.priors
 
+
+class HasPriors(ABC):
+    """The part of a kind of task that fits priors, those that it names in `priors`."""
+
+    @abstractmethod
     def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
         """Return what a prior reads of a row.
 
@@ -69,8 +75,8 @@ class HasPriors:
             fields: Template field -> value.
             labels: Labels of all tasks, the target's first.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def fit_prior(self, name: str, recency: float, rows: PriorRows) -> PriorTensors:
         """Fit a prior.
 
@@ -82,8 +88,8 @@ class HasPriors:
         Returns:
             Its tensors, float32 or int32, each called `prior.` and a name.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def prior_logits(
         self, name: str, recency: float, tensors: PriorTensors, features: Sequence[tuple[int, ...]]
     ) -> Outputs:
@@ -100,8 +106,8 @@ class HasPriors:
         Returns:
             Shape (rows, labels).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check_prior(self, name: str, tensors: PriorTensors, n_labels: int) -> None:
         """Refuse tensors of a file that someone else may have written.
 
@@ -113,7 +119,6 @@ class HasPriors:
         Raises:
             InvalidInputError: If one is missing, or has another form, or values that it can't have.
         """
-        raise NotImplementedError
 
 
 def seen(fields: Mapping[str, str]) -> list[str]:

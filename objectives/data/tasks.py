@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data.priors import HasPriors
+from promptgraft.objectives.data.priors import PriorNames
 from promptgraft.objectives.data.rows import (
     WITHOUT_ONE_LABEL,
     Answer,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task(HasPriors, ABC):
+class Task(PriorNames, ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
     Outputs are what a model computes for each row, or each word of it, one number a label: logits, in kinds of numbers

@@ -13,6 +13,7 @@ from promptgraft.objectives.data import (
     CleaningReport,
     Comparison,
     Expected,
+    HasPriors,
     Outputs,
     PriorRows,
     PriorTensors,
@@ -33,7 +34,7 @@ _TINY = 1e-12
 
 
 @TASK_KINDS.register("user_profile")
-class UserProfile(MultiLabel):
+class UserProfile(MultiLabel, HasPriors):
     """Several labels a user, one of each attribute."""
 
     default_metric = "f1_macro"

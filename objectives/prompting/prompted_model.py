@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from promptgraft.objectives.backbones import FAMILIES, Backbone, Batch, EmbeddingScorer, check_candidate
 from promptgraft.objectives.caching import Activations, Reuse
-from promptgraft.objectives.data import PRIOR, HasPriors, Row, WordSplitter
+from promptgraft.objectives.data import PRIOR, HasPriors, PriorNames, Row, WordSplitter
 from promptgraft.objectives.layers import split_by_length
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting.demonstrations import DemonstrationPool
@@ -20,7 +20,7 @@ from promptgraft.objectives.prompting.loaded_weights import check_weights
 from promptgraft.objectives.prompting.priors import Prior
 from promptgraft.objectives.prompting.row_prompts import prompts_of
 from promptgraft.objectives.prompting.word_places import WordPlaces
-from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
@@ -89,9 +89,20 @@ class PromptedModel:
         """Whether encoding rows takes so long that what is encoded is kept."""
         return self._prompts.stored
 
-    def read_prior(self, kind: HasPriors, labels: Sequence[str]) -> None:
-        """Let the candidate's prior, if it has one, join the scores; `labels` are those of all tasks."""
+    def read_prior(self, kind: PriorNames, labels: Sequence[str]) -> None:
+        """Let the candidate's prior, if it has one, join the scores.
+
+        Args:
+            kind: The target task, or one of its kind.
+            labels: Labels of all tasks, the target's first.
+
+        Raises:
+            InvalidInputError: If the kind doesn't have the prior, as a bundle that someone else wrote may claim.
+        """
         if self.candidate.prior != "none":
+            if reason := kind.refuses_prior("prior", self.candidate.prior):
+                raise InvalidInputError(reason)
+            assert isinstance(kind, HasPriors), "it names priors"
             self.prior = Prior(kind, self.candidate, labels)
 
     def reuse(self) -> Reuse | None:

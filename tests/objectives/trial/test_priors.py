@@ -95,3 +95,11 @@ def test_a_prior_alone_is_one_candidate_whatever_the_template() -> None:
         space = SearchSpace((TEMPLATE, other), (), (*named, Constant("text_weight", weight)), FACTS)
         drawn = {space.suggest(FixedTrial({"template": own.id})).key for own in space.templates}  # type: ignore[arg-type]
         assert len(drawn) == count
+
+
+def test_a_kind_without_the_prior_refuses_it(spec: ObjectiveSpec) -> None:
+    """As where a bundle names one that its kind of task can't fit."""
+    objective = Objective(spec)
+    candidate = replace(BOTH, prior="words")
+    with pytest.raises(InvalidInputError, match="prior 'words' doesn't apply to this kind of task, which has 'none'"):
+        objective.evaluate(candidate, 1)
