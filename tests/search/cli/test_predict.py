@@ -126,5 +126,5 @@ def test_a_huge_cell_is_cut_before_it_is_tokenized(bundle: Path) -> None:
     scorer.encode = lambda prompt: (seen.append(len(prompt.before)), encode(prompt))[1]  # type: ignore[method-assign]
     text = "broke after two days. "
     whole, cut = predictor.predict_proba([text * 5_000_000, text * 1000])
-    assert whole == pytest.approx(cut)
+    assert whole == pytest.approx(cut, abs=1e-5)
     assert max(seen) < 100_000
