@@ -76,7 +76,8 @@ def _row(name: str, field: FieldInfo) -> str:
     default = field.default
     shown = "" if default is None or isinstance(default, BaseModel) else f"`{_plain(default)}`"
     if isinstance(default, EngineSection):
-        shown = f"`{default.name}`"
+        options = "".join(f", {name}: {_plain(value)}" for name, value in default.options.items())
+        shown = f"`{{name: {default.name}{options}}}`" if options else f"`{default.name}`"
     shown = "**required**" if default is PydanticUndefined else shown
     return f"| `{name}` | {_type(_as_written(field.annotation, field.metadata))} | {shown} | {field.description} |"
 

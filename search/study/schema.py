@@ -332,7 +332,10 @@ class StudyFile(Section):
     )
     evaluation: EvaluationSection = Field(EvaluationSection(), description="Evaluation on the target.")
     sampler: Engine = Field(EngineSection(name="tpe"), description="Sampler of Optuna, with its own options.")
-    pruner: Engine = Field(EngineSection(name="median"), description="Pruner of Optuna, with its own options.")
+    pruner: Engine = Field(
+        EngineSection.model_validate({"name": "median", "n_min_trials": 4}),
+        description="Pruner of Optuna, with its own options.",
+    )
     constraints: ConstraintsSection = Field(ConstraintsSection(), description="Bounds on candidates.")
     budget: BudgetSection = Field(BudgetSection(), description="Limits of the search.")
     judging: JudgingSection = Field(JudgingSection(), description="Choice of the winner.")

@@ -61,8 +61,11 @@ def same(a: Result, b: Result) -> bool:
     )
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 3, 5])
-@pytest.mark.parametrize("stored", [True, False], ids=["stages stored", "no store"])
+@pytest.mark.parametrize(
+    ("evaluations", "stored"),
+    [(1, True), (3, True), (5, True), (2, False)],
+    ids=["before the first checkpoint", "in the middle", "at the end", "no store"],
+)
 def test_a_resumed_cycle_equals_an_uninterrupted_one(
     spec: ObjectiveSpec, tmp_path: Path, evaluations: int, stored: bool
 ) -> None:
