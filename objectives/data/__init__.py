@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import check_same_kind as check_same_kind
     from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
-    from promptgraft.objectives.data.images import UnreadableImageError as UnreadableImageError
-    from promptgraft.objectives.data.images import as_data as as_data
-    from promptgraft.objectives.data.images import contact_sheet as contact_sheet
-    from promptgraft.objectives.data.images import image_folder_rows as image_folder_rows
-    from promptgraft.objectives.data.images import image_hash as image_hash
-    from promptgraft.objectives.data.images import images_in as images_in
-    from promptgraft.objectives.data.images import is_data as is_data
-    from promptgraft.objectives.data.images import is_folder_of_images as is_folder_of_images
-    from promptgraft.objectives.data.images import load_image as load_image
-    from promptgraft.objectives.data.images import located as located
-    from promptgraft.objectives.data.images import open_image as open_image
-    from promptgraft.objectives.data.images import shown_image as shown_image
-    from promptgraft.objectives.data.images import thumbnail as thumbnail
+    from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
+    from promptgraft.objectives.data.images.files import as_data as as_data
+    from promptgraft.objectives.data.images.files import contact_sheet as contact_sheet
+    from promptgraft.objectives.data.images.files import image_folder_rows as image_folder_rows
+    from promptgraft.objectives.data.images.files import image_hash as image_hash
+    from promptgraft.objectives.data.images.files import images_in as images_in
+    from promptgraft.objectives.data.images.files import is_data as is_data
+    from promptgraft.objectives.data.images.files import is_folder_of_images as is_folder_of_images
+    from promptgraft.objectives.data.images.files import load_image as load_image
+    from promptgraft.objectives.data.images.files import located as located
+    from promptgraft.objectives.data.images.files import open_image as open_image
+    from promptgraft.objectives.data.images.files import shown_image as shown_image
+    from promptgraft.objectives.data.images.files import thumbnail as thumbnail
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import normalise as normalise
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
-    from promptgraft.objectives.data.similar_images import find_similar_images as find_similar_images
-    from promptgraft.objectives.data.similar_images import image_clusters as image_clusters
+    from promptgraft.objectives.data.images.similar import find_similar_images as find_similar_images
+    from promptgraft.objectives.data.images.similar import image_clusters as image_clusters
     from promptgraft.objectives.data.splits import by_rarest as by_rarest
     from promptgraft.objectives.data.splits import by_turns as by_turns
     from promptgraft.objectives.data.splits import merged as merged

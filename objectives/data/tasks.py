@@ -394,7 +394,7 @@ class Task(PriorNames, ABC):
 
 
 _KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
-_KINDS += "user_profile image_classification"
+_KINDS += "user_profile images.image_classification"
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
 )

@@ -58,7 +58,7 @@ class Pixels:
         """Return an image's number, and remember where the image is.
 
         Args:
-            reference: Path or data URI; see `objectives.data.images`.
+            reference: Path or data URI; see `objectives.data.images.files`.
 
         Raises:
             UnreadableImageError: If the file can't be read.

@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from promptgraft.objectives.data import rows_hash
-from promptgraft.objectives.kinds.image_classification import ImageClassification
+from promptgraft.objectives.kinds.images.image_classification import ImageClassification
 from promptgraft.objectives.kinds.text_classification import classification_metrics
 from promptgraft.search.cli.studies import app
 from promptgraft.search.judging import FRESH, logits_of_test_set

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from promptgraft.objectives.data.images import open_image
+from promptgraft.objectives.data.images.files import open_image
 from promptgraft.spaces import InvalidInputError
 
 # Bits of 64 in which the perceptual hashes of two images may differ, and how alike their thumbnails must be then. At

@@ -1,28 +1,22 @@
-"""Image classification: a row names the file of an image and has one label; answers are those of texts."""
+"""Rows that name the file of an image: found, hashed, compared, and read; what needs words is refused."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from promptgraft.objectives.data import (
-    TASK_KINDS,
     CleaningReport,
     Comparison,
-    Outputs,
     Row,
     TaskSpec,
+    TextTask,
     UnreadableImageError,
     as_data,
     drop_known,
     find_similar_images,
     has_text,
     image_clusters,
-    image_folder_rows,
     image_hash,
     images_in,
     is_data,
@@ -30,16 +24,13 @@ from promptgraft.objectives.data import (
     load_image,
     located,
     read_rows,
-    read_table,
 )
-from promptgraft.objectives.kinds.text_classification import TextClassification
-from promptgraft.spaces import InvalidInputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Side of the images whose raw pixels the baseline sees, and such images that are remembered, of 3 kB each.
-RAW_SIDE, _KEPT = 32, 65_536
+# Side of the small images that baselines see.
+RAW_SIDE = 32
 # What needs words; a parameter and the values that don't.
 _WITHOUT_WORDS: dict[str, tuple[object, ...]] = {
     "head": ("linear", "probe"),
@@ -49,29 +40,10 @@ _WITHOUT_WORDS: dict[str, tuple[object, ...]] = {
 }
 
 
-@TASK_KINDS.register("image_classification")
-class ImageClassification(TextClassification):
-    """One label an image, two or more labels."""
+class ImageTask(TextTask):
+    """A task whose rows name the file of an image."""
 
     reads: ClassVar[Literal["text", "images"]] = "images"
-    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
-    baseline_names: ClassVar[dict[str, str]] = {"tfidf": "logistic regression on raw pixels"}
-
-    @classmethod
-    def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
-        """Read a table, or a folder with a folder of images for each label; see `TextTask`."""
-        if not is_folder_of_images(Path(path)):
-            return read_table(path, columns, lists)
-        import pandas as pd
-
-        rows = pd.DataFrame(image_folder_rows(Path(path)), dtype=object)
-        for name in columns:
-            if name not in rows.columns:
-                raise InvalidInputError(
-                    f"{path}: is a folder of images, which has the columns image and label, and no column {name!r}; "
-                    f"{did_you_mean(name, ['image', 'label'])}"
-                )
-        return rows[list(columns)]
 
     @classmethod
     def completed(cls, row: Row, path: str) -> Row:
@@ -107,10 +79,6 @@ class ImageClassification(TextClassification):
     def alike(cls, rows: Sequence[Row], spec: TaskSpec) -> list[int]:
         """Number rows so that images that show nearly the same have one number; see `TextTask`."""
         return image_clusters(_files(rows), [row.group for row in rows] if spec.group else None)
-
-    def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
-        """Fit logistic regression on the raw pixels of small images, which have no words; see `Task`."""
-        return self.fit_linear(_raw_pixels(train), train, _raw_pixels(rows), c=1.0)
 
     @classmethod
     def read_unanswered(cls, path: str, columns: Sequence[str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
@@ -149,25 +117,8 @@ class ImageClassification(TextClassification):
     @classmethod
     def refuses_baseline(cls, name: str) -> bool:
         """Refuse what scores words untrained; see `Task`."""
-        return name == "zero_shot"
-
-    @property
-    def purpose(self) -> str:
-        """Say that it classifies images; see `Task`."""
-        return "Classifies images as"
+        return name == "zero_shot" or super().refuses_baseline(name)
 
 
 def _files(rows: Sequence[Row]) -> list[Path]:
     return [Path(reference) for row in rows for reference in row.fields.values()]
-
-
-def _raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-    """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
-    found = [_small(reference, row.content) for row in rows for reference in row.fields.values()]
-    pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
-    return (pixels / 255).astype(np.float32)
-
-
-@lru_cache(maxsize=_KEPT)
-def _small(reference: str, _content: str) -> bytes:
-    return load_image(reference, least_side=RAW_SIDE).resize((RAW_SIDE, RAW_SIDE)).tobytes()

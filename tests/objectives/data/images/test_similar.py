@@ -110,7 +110,7 @@ def test_clusters_are_linked_through_images_and_groups(tmp_path: Path) -> None:
 def test_it_holds_beyond_what_is_compared_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = save_all({f"{seed}.png": scene(seed % 9, side=32) for seed in range(30)}, tmp_path)
     whole = image_clusters(paths), find_similar_images(paths[9:], paths[:9])
-    monkeypatch.setattr("promptgraft.objectives.data.similar_images._CHUNK", 4)
+    monkeypatch.setattr("promptgraft.objectives.data.images.similar._CHUNK", 4)
     assert (image_clusters(paths), find_similar_images(paths[9:], paths[:9])) == whole
     assert whole == ([seed % 9 for seed in range(30)], {seed: seed % 9 for seed in range(21)})
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from promptgraft.objectives.data import TASK_KINDS, rows_hash
-from promptgraft.objectives.kinds.image_classification import ImageClassification
+from promptgraft.objectives.kinds.images.image_classification import ImageClassification
 from promptgraft.objectives.measures.kind_checks import check_task_kind
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError

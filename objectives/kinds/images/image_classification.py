@@ -1,0 +1,73 @@
+"""Image classification: a row names the file of an image and has one label; answers are those of texts."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from promptgraft.objectives.data import (
+    TASK_KINDS,
+    Outputs,
+    Row,
+    image_folder_rows,
+    is_folder_of_images,
+    load_image,
+    read_table,
+)
+from promptgraft.objectives.kinds.images.image_rows import RAW_SIDE, ImageTask
+from promptgraft.objectives.kinds.text_classification import TextClassification
+from promptgraft.spaces import InvalidInputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Small images that are remembered, of 3 kB each.
+_KEPT = 65_536
+
+
+@TASK_KINDS.register("image_classification")
+class ImageClassification(ImageTask, TextClassification):
+    """One label an image, two or more labels."""
+
+    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
+    baseline_names: ClassVar[dict[str, str]] = {"tfidf": "logistic regression on raw pixels"}
+
+    @classmethod
+    def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
+        """Read a table, or a folder with a folder of images for each label; see `TextTask`."""
+        if not is_folder_of_images(Path(path)):
+            return read_table(path, columns, lists)
+        import pandas as pd
+
+        rows = pd.DataFrame(image_folder_rows(Path(path)), dtype=object)
+        for name in columns:
+            if name not in rows.columns:
+                raise InvalidInputError(
+                    f"{path}: is a folder of images, which has the columns image and label, and no column {name!r}; "
+                    f"{did_you_mean(name, ['image', 'label'])}"
+                )
+        return rows[list(columns)]
+
+    def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
+        """Fit logistic regression on the raw pixels of small images, which have no words; see `Task`."""
+        return self.fit_linear(_raw_pixels(train), train, _raw_pixels(rows), c=1.0)
+
+    @property
+    def purpose(self) -> str:
+        """Say that it classifies images; see `Task`."""
+        return "Classifies images as"
+
+
+def _raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
+    found = [_small(reference, row.content) for row in rows for reference in row.fields.values()]
+    pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
+    return (pixels / 255).astype(np.float32)
+
+
+@lru_cache(maxsize=_KEPT)
+def _small(reference: str, _content: str) -> bytes:
+    return load_image(reference, least_side=RAW_SIDE).resize((RAW_SIDE, RAW_SIDE)).tobytes()
