@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from promptgraft.bundles.batcher import Metrics, Probabilities
-from promptgraft.objectives.data import Span, Task
+from promptgraft.objectives.data import Span, Task, mask_in
 
 
 class Prediction(BaseModel):
@@ -50,6 +51,13 @@ class SpansPrediction(BaseModel):
     spans: list[LabelledSpan] = Field(description="Labelled parts, in the order of the text.")
 
 
+class MaskPrediction(BaseModel):
+    """Prediction for one row, where each pixel of an image has a label."""
+
+    mask: str = Field(description="PNG file of the image's size as a data URI; pixels are numbers of labels.")
+    shares: dict[str, float] = Field(description="Share of each label among the pixels; they add up to 1.")
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """Turns probabilities, or numbers, into answers, and counts these by label.
@@ -67,6 +75,8 @@ class Answers:
     @property
     def model(self) -> type[BaseModel]:
         """What answers are."""
+        if self.task.answers == "masks":
+            return MaskPrediction
         if self.task.words() is not None:
             return SpansPrediction
         if self.task.one_label:
@@ -81,6 +91,12 @@ class Answers:
         if isinstance(found, float):
             self.metrics.predictions.labels("").inc()
             return NumberPrediction(value=found)
+        if self.task.answers == "masks":
+            counts = np.bincount(mask_in(str(found)).reshape(-1), minlength=len(self.task.labels))
+            self._count([label for label, count in zip(self.task.labels, counts, strict=True) if count])
+            return MaskPrediction(
+                mask=str(found), shares=dict(zip(self.task.labels, counts / counts.sum(), strict=True))
+            )
         if not self.task.has_labels:
             self._count([])
             return TextPrediction(answer=str(found))

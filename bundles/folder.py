@@ -180,8 +180,7 @@ def read_examples(folder: Path) -> Examples | None:
         raise _no_examples(path, f"{len(examples.rows)} rows have {len(examples.logits)} rows of logits")
     for number, (row, logits) in enumerate(zip(examples.rows, examples.logits, strict=True)):
         kind, width = TASK_KINDS[manifest.kind], manifest.task.width
-        per_word = kind.words() is not None
-        for own in logits if per_word else (logits,):
+        for own in logits if kind.in_places else (logits,):
             if not isinstance(own, tuple) or len(own) != width:
                 found = len(own) if isinstance(own, tuple) else "single"
                 raise _no_examples(path, f"row {number} has {found} logits for {width} labels")

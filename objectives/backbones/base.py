@@ -374,6 +374,7 @@ BACKBONES: Registry[type[Backbone]] = Registry(
         ),
         "promptgraft.objectives.vision.vit",
         "promptgraft.objectives.vision.convolutional",
+        "promptgraft.objectives.vision.segmentation",
     ],
 )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from promptgraft.objectives.data import AnswerForm
 from promptgraft.objectives.spec import MASKED_ATTENTION
 from promptgraft.spaces import DEFAULTS, InvalidInputError, Registry, parse_place
 
@@ -46,6 +47,10 @@ CONVOLUTIONAL: Mapping[str, str | int] = {
     "resnet": "depths",
 }
 
+# Models that find the classes of pixels and were tested, by `model_type`: the key of their configuration with an entry
+# for each stage of the encoder. What makes a map of all stages is one more.
+SEGMENTATION: Mapping[str, str] = {"segformer": "depths"}
+
 # What rows hold for a family to read.
 Reads = Literal["text", "images"]
 
@@ -70,6 +75,7 @@ class Family:
         writes: Whether it can write answers that are texts.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
         reads: What rows hold for it to read.
+        answers: Form of the answers that are read off it.
         prompt_places: Kinds of places that a soft prompt may have; none where it takes no soft prompt.
         poolings: How hidden states may be pooled; any way if None.
         model_types: The `model_type` of its models; any if empty.
@@ -84,6 +90,7 @@ class Family:
     writes: bool = False
     recurrent: bool = False
     reads: Reads = "text"
+    answers: AnswerForm = "labels"
     prompt_places: tuple[str, ...] = ("prefix", "suffix", "layer K", "deep")
     poolings: tuple[str, ...] | None = None
     model_types: tuple[str, ...] = ()
@@ -115,6 +122,18 @@ FAMILIES.register("convolutional")(
         prompt_places=(),
         poolings=("mean",),
         model_types=tuple(CONVOLUTIONAL),
+    )
+)
+FAMILIES.register("segmentation")(
+    Family(
+        has_head=True,
+        adapters=False,
+        numerics=False,
+        reads="images",
+        answers="masks",
+        prompt_places=(),
+        poolings=("mean",),
+        model_types=tuple(SEGMENTATION),
     )
 )
 

@@ -56,11 +56,13 @@ class LabelScorer(nn.Module, ABC):
         continues: Whether it lets the stack see tokens of a label word behind the prompt.
         masks: How many mask tokens stand in the label's place.
         answer_tokens: Most tokens of an answer, where answers are texts; 0 otherwise.
+        cells: How many cells of each row are scored, where rows are images that are cut into such; 0 otherwise.
     """
 
     continues = False
     masks = 0
     answer_tokens = 0
+    cells = 0
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:
@@ -76,12 +78,12 @@ class LabelScorer(nn.Module, ABC):
             labels: The labels to score.
 
         Returns:
-            Logits, shape (rows, len(labels)), or (rows, words, len(labels)); of answers that are texts, those of their
-            tokens, shape (rows, answer tokens, vocabulary).
+            Logits, shape (rows, len(labels)), or (rows, words, len(labels)), or (rows, cells, len(labels)); of answers
+            that are texts, those of their tokens, shape (rows, answer tokens, vocabulary).
         """
 
     def encode_answer(self, answer: Any) -> Any:
-        """Return a row's answer as training takes it: token ids where answers are texts, otherwise as it is."""
+        """Return a row's answer as training takes it: token ids of a text, a mask in the model's size, or as it is."""
         return answer
 
 

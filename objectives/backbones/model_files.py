@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptgraft.objectives.backbones.checkpoint_files import read_object, refuse_adapter
-from promptgraft.objectives.backbones.families import CONVOLUTIONAL, FAMILIES, RECURRENT
+from promptgraft.objectives.backbones.families import CONVOLUTIONAL, FAMILIES, RECURRENT, SEGMENTATION
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
 
@@ -77,7 +77,10 @@ def count_layers(path: str, family: str = "encoder") -> int:
         InvalidInputError: If the model or the number isn't there.
     """
     content = _config(path)
-    stages = CONVOLUTIONAL.get(str(content.get("model_type")))
+    kind = str(content.get("model_type"))
+    if isinstance(content.get(SEGMENTATION.get(kind, "")), list):
+        return len(content[SEGMENTATION[kind]]) + 1
+    stages = CONVOLUTIONAL.get(kind)
     if isinstance(stages, int):
         return stages
     if stages is not None and isinstance(content.get(stages), list):

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images.files import as_data as as_data
-    from promptgraft.objectives.data.images.files import contact_sheet as contact_sheet
     from promptgraft.objectives.data.images.files import image_folder_rows as image_folder_rows
     from promptgraft.objectives.data.images.files import image_hash as image_hash
+    from promptgraft.objectives.data.images.files import image_size as image_size
     from promptgraft.objectives.data.images.files import images_in as images_in
     from promptgraft.objectives.data.images.files import is_data as is_data
     from promptgraft.objectives.data.images.files import is_folder_of_images as is_folder_of_images
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.files import located as located
     from promptgraft.objectives.data.images.files import open_image as open_image
     from promptgraft.objectives.data.images.files import shown_image as shown_image
-    from promptgraft.objectives.data.images.files import thumbnail as thumbnail
+    from promptgraft.objectives.data.images.masks import IGNORED_PIXEL as IGNORED_PIXEL
+    from promptgraft.objectives.data.images.masks import classes_in as classes_in
+    from promptgraft.objectives.data.images.masks import mask_as_data as mask_as_data
+    from promptgraft.objectives.data.images.masks import mask_in as mask_in
+    from promptgraft.objectives.data.images.masks import read_mask as read_mask
+    from promptgraft.objectives.data.images.masks import resized_mask as resized_mask
+    from promptgraft.objectives.data.images.pictures import contact_sheet as contact_sheet
+    from promptgraft.objectives.data.images.pictures import masked_image as masked_image
+    from promptgraft.objectives.data.images.pictures import thumbnail as thumbnail
+    from promptgraft.objectives.data.images.similar import find_similar_images as find_similar_images
+    from promptgraft.objectives.data.images.similar import image_clusters as image_clusters
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.priors import seen as seen
     from promptgraft.objectives.data.rows import IGNORED as IGNORED
     from promptgraft.objectives.data.rows import Answer as Answer
+    from promptgraft.objectives.data.rows import AnswerForm as AnswerForm
     from promptgraft.objectives.data.rows import CleaningReport as CleaningReport
     from promptgraft.objectives.data.rows import Comparison as Comparison
     from promptgraft.objectives.data.rows import Direction as Direction
@@ -64,8 +75,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import normalise as normalise
     from promptgraft.objectives.data.rows import row_key as row_key
     from promptgraft.objectives.data.rows import rows_hash as rows_hash
-    from promptgraft.objectives.data.images.similar import find_similar_images as find_similar_images
-    from promptgraft.objectives.data.images.similar import image_clusters as image_clusters
     from promptgraft.objectives.data.splits import by_rarest as by_rarest
     from promptgraft.objectives.data.splits import by_turns as by_turns
     from promptgraft.objectives.data.splits import merged as merged

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 Direction = Literal["maximize", "minimize"]
 # What a model computes for rows, and what that stands for, such as probabilities; both of shape (rows, labels), or, in
-# kinds of task with an output for each word, (rows, words, labels), with zeros behind a row's last word.
+# kinds of task with an output for each word or cell, (rows, words, labels), with zeros behind a row's last word.
 Outputs: TypeAlias = npt.NDArray[np.float32]
 Expected: TypeAlias = npt.NDArray[np.float64]
-# What is right for a row: index of its label, indices of its labels in ascending order, that of each word, a number,
-# or a text.
+# Form of answers: labels, numbers, texts, or parts of texts; or masks, which are images.
+AnswerForm = Literal["labels", "masks"]
+# What is right for a row: index of its label, indices of its labels in ascending order, that of each word, a number, a
+# text, or a mask as a data URI.
 Answer: TypeAlias = int | tuple[int, ...] | float | str
 # Finds the words of a text: where each begins and ends.
 WordSplitter: TypeAlias = Callable[[str], list[tuple[int, int]]]
@@ -151,12 +153,18 @@ class Span:
     label: str
 
 
-# What a model says of a row: a label, several labels, a number, a text, or labelled parts of its text.
+# What a model says of a row: a label, several labels, a number, a text, a mask as a data URI, or labelled parts of its
+# text.
 Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
 # Template field -> value of each row.
 Texts: TypeAlias = Sequence[Mapping[str, str]]
 LossName = Literal[
-    "cross_entropy", "binary_cross_entropy", "squared_error", "word_cross_entropy", "token_cross_entropy"
+    "cross_entropy",
+    "binary_cross_entropy",
+    "squared_error",
+    "word_cross_entropy",
+    "token_cross_entropy",
+    "pixel_cross_entropy",
 ]
 
 
@@ -194,6 +202,8 @@ class CleaningReport:
         identical: Pairs whose sides are the same, where one should translate the other.
         length_ratio: Pairs of which one side is too much longer than the other.
         unreadable_image: Rows whose image isn't there, or can't be read as one.
+        unreadable_mask: Rows whose mask isn't there, or can't be read as one.
+        mask_of_other_size: Rows whose mask hasn't the size of their image.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.
         missing_group: Rows without a group, where the task names a column of groups.
@@ -215,6 +225,8 @@ class CleaningReport:
     identical: int = 0
     length_ratio: int = 0
     unreadable_image: int = 0
+    unreadable_mask: int = 0
+    mask_of_other_size: int = 0
     duplicate: int = 0
     conflicting: int = 0
     missing_group: int = 0

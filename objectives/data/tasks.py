@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data.priors import PriorNames
+from promptgraft.objectives.data.refusals import Refusals
 from promptgraft.objectives.data.rows import (
-    WITHOUT_ONE_LABEL,
     Answer,
+    AnswerForm,
     CleaningReport,
     Direction,
     Expected,
@@ -25,7 +25,7 @@ from promptgraft.objectives.data.rows import (
     WordSplitter,
 )
 from promptgraft.objectives.data.tables import has_text, read_rows
-from promptgraft.spaces import Registry, Template
+from promptgraft.spaces import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task(PriorNames, ABC):
+class Task(Refusals, ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
-    Outputs are what a model computes for each row, or each word of it, one number a label: logits, in kinds of numbers
-    the number itself, or in kinds of texts `width` numbers. `objectives.measures.kind_checks` tests a kind.
+    Outputs are what a model computes for each row, or each word or cell of it, one number a label: logits, in kinds of
+    numbers the number itself, or in kinds of texts `width` numbers. `objectives.measures.kind_checks` tests a kind.
 
     Attributes:
         reads: What rows hold: texts, or paths of images.
+        answers: Form of the answers, which families of backbones have, too.
+        in_places: Whether outputs are of several places of a row, such as its words or the cells of its image.
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
         metrics: Metric -> the direction in which it is better, `loss` among them.
         default_metric: The metric that is optimised if a study names none.
         has_labels: Whether answers are labels, which outputs then are logits of.
         has_numbers: Whether answers are numbers, which models are trained on standardised.
-        one_label: Whether each row has exactly one label, which label words and confusion need, among others.
         one_answer: Whether rows of the same text with different answers are dropped, since they contradict each other.
-        heads: Heads that read answers, the default first; see `Candidate`.
         languages: Whether a study names two languages, of texts and answers.
         blamed_by: What `blame` is, for people.
         reads_histories: Whether rows are made of interactions, which a study names in `histories`.
@@ -72,14 +72,14 @@ class Task(PriorNames, ABC):
     """
 
     reads: ClassVar[Literal["text", "images"]] = "text"
+    answers: ClassVar[AnswerForm] = "labels"
+    in_places: ClassVar[bool] = False
     loss: ClassVar[LossName] = "cross_entropy"
     metrics: ClassVar[Mapping[str, Direction]]
     default_metric: ClassVar[str]
     has_labels: ClassVar[bool] = True
     has_numbers: ClassVar[bool] = False
-    one_label: ClassVar[bool] = False
     one_answer: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
     ensembles: ClassVar[bool] = True
     languages: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
@@ -255,6 +255,25 @@ class Task(PriorNames, ABC):
             texts: Template field -> value of each row.
         """
 
+    def described(self, expected: Expected, texts: Texts) -> list[str]:
+        """Return what is predicted for each row as text, as it may stand in a table for people.
+
+        Args:
+            expected: From `expected`.
+            texts: Template field -> value of each row.
+        """
+        return [str(cell) for cell in next(iter(self.columns(expected, texts).values()))]
+
+    def picture(self, row: Row, expected: Expected) -> bytes | None:
+        """Draw a row with its answer and what is expected of it, as a JPEG file; None where there is nothing to draw.
+
+        Args:
+            row: The row.
+            expected: From `expected`, of this row alone.
+        """
+        del row, expected
+        return None
+
     @abstractmethod
     def show(self, row: Row) -> str:
         """Write a row's answer as text, as it may stand in a table."""
@@ -356,45 +375,9 @@ class Task(PriorNames, ABC):
         del outputs, rows
         return []
 
-    @classmethod
-    def refuses(cls, name: str, value: object) -> str | None:
-        """Say why the kind can't use a value of a candidate's parameter; None if it can.
-
-        Args:
-            name: The parameter, such as `soft_prompt.init`.
-            value: The value.
-        """
-        if "answer" not in cls.heads and (name.startswith("decoding.") or (name == "head" and value == "answer")):
-            return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
-        allowed = WITHOUT_ONE_LABEL.get(name)
-        if cls.one_label or allowed is None or value in allowed:
-            return cls.refuses_prior(name, value)
-        choices = ", ".join(map(repr, allowed))
-        return (
-            f"{name} {value!r} needs rows with exactly one label each, which this kind of task has not; use {choices}"
-        )
-
-    @classmethod
-    def refuses_template(cls, template: Template) -> str | None:
-        """Say why the kind can't use a template; None if it can."""
-        del template
-        return None
-
-    @classmethod
-    def refuses_family(cls, name: str, *, has_head: bool) -> str | None:
-        """Say why a family of backbones, read by a head or by label words, doesn't apply; None if it does."""
-        reason = f"{name!r} reads label words, of which rows have no single one; use encoder or recurrent"
-        return None if cls.one_label or has_head else reason
-
-    @classmethod
-    def refuses_baseline(cls, name: str) -> bool:
-        """Whether a baseline, by its name in a study file, doesn't apply to the kind."""
-        needs_label = name in ("zero_shot", "contrastive", "contrastive_source")
-        return (needs_label and not cls.one_label) or cls.lacks_prior(name)
-
 
 _KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
-_KINDS += "user_profile images.image_classification"
+_KINDS += "user_profile images.image_classification images.semantic_segmentation"
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
 )

@@ -70,6 +70,11 @@ class TextTask(Task):
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:
         """Say what rows must hold at least after cleaning, and what they do; None if they are enough."""
 
+    @classmethod
+    def complete_answers(cls, cells: Sequence[str], path: str) -> Sequence[str]:  # noqa: ARG003
+        """Return the cells of a table's answers with the whole paths of files, where they name such."""
+        return cells
+
     def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
         """Fit `fit_linear` on TF-IDF of words and pairs; see `Task`.
 
@@ -86,9 +91,8 @@ class TextTask(Task):
         return self.fit_linear(known, train, vectorizer.transform(texts(rows)), c=10.0)
 
     @classmethod
-    def unusable(cls, row: Row) -> str | None:
+    def unusable(cls, row: Row) -> str | None:  # noqa: ARG003
         """Say why a row with text and answer can't be used, as `CleaningReport` counts it; None if it can."""
-        del row
         return None
 
     @classmethod
@@ -286,7 +290,7 @@ class TextTask(Task):
             times = read_times(frame[spec.time].tolist()) if spec.time else [0.0] * len(frame)
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: column {spec.time!r} must hold dates or numbers: {error}") from error
-        cells = [(cell or "").strip() for cell in frame[spec.label]]
+        cells = cls.complete_answers([(cell or "").strip() for cell in frame[spec.label]], path)
         records: list[dict[Any, Any]] = frame.to_dict("records")
         texts = [{name: record[column] or "" for name, column in spec.fields.items()} for record in records]
         try:

@@ -45,6 +45,7 @@ class TokenClassification(TextTask):
         "loss": "minimize",
     }
     default_metric = "f1_micro"
+    in_places = True
     baseline_names: ClassVar[Mapping[str, str]] = {
         "tfidf": "most frequent tag of each word",
         "majority": "no span",

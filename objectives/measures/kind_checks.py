@@ -21,6 +21,8 @@ WRITING = (
     {"head": "answer", "steps": 2, "decoding": Decoding(max_new_tokens=8)},
     {"head": "answer", "steps": 0, "decoding": Decoding(beams=2, max_new_tokens=8)},
 )
+# In place of the probe, where a kind has none.
+LINEAR = (READING[0], {"head": "linear", "steps": 1, "frozen_layers": 1})
 
 
 def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
@@ -104,7 +106,8 @@ def _check_trials(spec: TaskSpec, backbone: BackboneSpec) -> Outputs:
     facts = StudyFacts(
         count_layers(backbone.path, backbone.family), FAMILIES[backbone.family].has_head, has_source=False
     )
-    one, two = (Candidate(template.id, "", **own) for own in (WRITING if _writes(kind) else READING))  # type: ignore[arg-type]
+    tried = WRITING if _writes(kind) else READING if "probe" in kind.heads else LINEAR
+    one, two = (Candidate(template.id, "", **own) for own in tried)  # type: ignore[arg-type]
     space = SearchSpace((template,), (), (Categorical("head", tuple({one.head: 1, two.head: 1})),), facts)
     objective = Objective(
         ObjectiveSpec(backbone, replace(spec, folds=2), None, space, kind.default_metric, evaluate_every=2)

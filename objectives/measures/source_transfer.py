@@ -74,7 +74,7 @@ def rank_sources(objective: Objective) -> list[SourceScore]:
         InvalidInputError: If a source is nothing but rows of the target, or rows don't have one label each.
     """
     target = objective.target
-    if target.words() is not None or not (target.has_labels or target.has_numbers):
+    if target.in_places or not (target.has_labels or target.has_numbers):
         raise InvalidInputError(
             "sources are ranked by the labels or the number of each row, which this kind of task has not; compare them "
             "in a search, by `space.source`"

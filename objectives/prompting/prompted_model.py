@@ -268,7 +268,7 @@ class PromptedModel:
         return split_by_length(lengths, max_rows, self.backbone.device.type)
 
     def logits(self, batch: Batch, labels: Sequence[str]) -> Tensor:
-        """Score a batch, without calibration; shape (rows, len(labels)), or (rows, words, len(labels)).
+        """Score a batch, without calibration; shape (rows, len(labels)), or (rows, words or cells, len(labels)).
 
         Words that the prompt has no room for score 0.
         """
@@ -330,9 +330,11 @@ class PromptedModel:
 
         Returns:
             Outputs on the CPU, in the order of `rows`, shape (len(rows), width): logits of the labels, unless answers
-            are texts; or (len(rows), words, len(labels)), padded with zeros to the row that has most words.
+            are texts; or (len(rows), words or cells, len(labels)), padded with zeros to the row that has most words.
         """
-        shape = [max((len(row.words or ()) for row in rows), default=0)] if self.words else []
+        shape = [self.scorer.cells] if self.scorer.cells else []
+        if self.words:
+            shape = [max((len(row.words or ()) for row in rows), default=0)]
         scorer: Any = self.scorer if self.candidate.head == "answer" else None
         result = torch.zeros(len(rows), *shape, scorer.width if scorer else len(labels))
         self.backbone.model.eval()

@@ -1,13 +1,15 @@
 """Losses: those of the task kinds, the mixed one of the migration, and the contrastive one of text embeddings."""
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from promptgraft.objectives.data import IGNORED, Answer, LossName
+from promptgraft.objectives.data import IGNORED, IGNORED_PIXEL, Answer, LossName, mask_in
 from promptgraft.objectives.prompting import Loss
 
 
@@ -47,6 +49,23 @@ def word_cross_entropy(logits: Tensor, targets: Tensor, /, *, weight: Tensor | N
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
+def pixel_cross_entropy(logits: Tensor, targets: Tensor, /, *, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over pixels of the negative log-likelihood of their classes, in nats; shape ().
+
+    It is transformers' loss of semantic segmentation: logits are interpolated bilinearly to the masks' size.
+
+    Args:
+        logits: Of a square map's cells, shape (rows, cells, labels).
+        targets: Class of each pixel, or `IGNORED_PIXEL`; shape (rows, height, width).
+        weight: What a pixel of each label counts, shape (labels,); all the same if None.
+    """
+    side = isqrt(logits.shape[1])
+    maps = logits.transpose(1, 2).reshape(len(logits), -1, side, side)
+    pixels = functional.interpolate(maps, size=targets.shape[1:], mode="bilinear", align_corners=False)
+    total = functional.cross_entropy(pixels, targets, weight, ignore_index=IGNORED_PIXEL, reduction="sum")
+    return total / (targets != IGNORED_PIXEL).sum().clamp(min=1)
+
+
 # By the name that a task kind has for it.
 LOSSES: Mapping[LossName, Loss] = {
     "cross_entropy": functional.cross_entropy,
@@ -54,6 +73,7 @@ LOSSES: Mapping[LossName, Loss] = {
     "squared_error": squared_error,
     "word_cross_entropy": word_cross_entropy,
     "token_cross_entropy": word_cross_entropy,
+    "pixel_cross_entropy": pixel_cross_entropy,
 }
 
 
@@ -70,13 +90,16 @@ def targets_of(
 
     Returns:
         Indices of labels, shape (rows,), or (rows, words) with `IGNORED` behind the last word of a row; indicators or
-        numbers, shape (rows, n_labels); or token ids of answers, padded with `IGNORED`, shape (rows, answer tokens).
+        numbers, shape (rows, n_labels); token ids of answers, padded with `IGNORED`, shape (rows, answer tokens); or
+        classes of pixels, shape (rows, height, width).
     """
     if loss == "cross_entropy":
         return torch.tensor(answers)
     if loss == "squared_error":
         centre, scale = scaling or (0.0, 1.0)
         return ((torch.tensor(answers, dtype=torch.float64) - centre) / scale).float()[:, None]
+    if loss == "pixel_cross_entropy":
+        return torch.from_numpy(np.stack([mask_in(str(answer)) for answer in answers])).long()
     if loss in ("word_cross_entropy", "token_cross_entropy"):
         return pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORED)
     found = torch.zeros(len(answers), n_labels)

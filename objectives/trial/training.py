@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from promptgraft.objectives.data import LossName, Task
+from promptgraft.objectives.data import IGNORED_PIXEL, LossName, Task
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.prompting import BACKBONE, EncodedRow, Loss, PromptedModel, count_answers
 from promptgraft.objectives.trial.losses import LOSSES, contrastive_loss, mixed_loss, targets_of, task_weights
@@ -123,7 +123,12 @@ class TrainingData:
         return targets_of(self.loss, [row.answer for row in rows], len(self.labels), self.scaling)
 
     def share(self, part: Sequence[EncodedRow], rows: Sequence[EncodedRow]) -> float:
-        """Return how much a part of a batch counts in the mean loss: by its rows, or by the tokens of their answers."""
+        """Return how much a part of a batch counts in the mean loss: by its rows, or by the parts of their answers."""
+        if len(part) == len(rows):
+            return 1.0
+        if self.loss == "pixel_cross_entropy":
+            pixels = [int((self.targets(own) != IGNORED_PIXEL).sum()) for own in (part, rows)]
+            return pixels[0] / max(1, pixels[1])
         if self.loss != "token_cross_entropy":
             return count_answers(part) / max(1, count_answers(rows))
         counts = [sum(len(row.answer) for row in own if isinstance(row.answer, tuple)) for own in (part, rows)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from promptgraft.objectives.backbones import Keep, explained_errors
-from promptgraft.objectives.data import image_hash, load_image
+from promptgraft.objectives.data import image_hash, load_image, mask_as_data, mask_in
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError
@@ -49,6 +49,7 @@ class Pixels:
         self._references: dict[int, str] = {}
         self._waiting: list[int] = []
         self._windows: dict[int, tuple[tuple[int, ...], int]] = {}
+        self._masks: dict[str, str] = {}
 
     def keep(self, keep: Keep) -> None:
         """Let what is resized be kept in a store."""
@@ -75,6 +76,7 @@ class Pixels:
         self._references.clear()
         self._waiting.clear()
         self._windows.clear()
+        self._masks.clear()
 
     def of(self, numbers: Sequence[int], device: torch.device) -> Tensor:
         """Return images as the model reads them.
@@ -96,6 +98,21 @@ class Pixels:
             found = torch.stack([kept[window][place] for window, place in places])
         scale, offset = (own.to(device)[:, None, None] for own in (self._scale, self._offset))
         return found.to(device).float() * scale + offset
+
+    def mask(self, answer: str) -> str:
+        """Return a mask in the size of the images that the model reads, as the processor resizes it.
+
+        Args:
+            answer: The mask, as a data URI.
+        """
+        if answer not in self._masks:
+            from PIL import Image
+
+            mask = mask_in(answer)
+            image = Image.new("RGB", mask.shape[::-1])
+            made = self._processor(image, segmentation_maps=mask, return_tensors="np", do_reduce_labels=False)
+            self._masks[answer] = mask_as_data(made["labels"][0].astype(np.uint8))
+        return self._masks[answer]
 
     def _lay_out(self) -> None:
         """Divide the images that came since into windows, in the order in which they came."""

@@ -10,7 +10,7 @@ import typer
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
-from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv
+from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv, write_pictures
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
 from promptgraft.search.wording import one_line, size
 
@@ -73,8 +73,10 @@ def predict(
     with bar("loading the model", quiet=quiet):
         predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
         predictions = predictor.predict_table(table, abstain_below)
-    write_csv(predictions, output, escape_formulas=escape_formulas)
     first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
+    if predictor.task.answers == "masks" and output != STANDARD_OUTPUT:
+        predictions[first] = write_pictures(predictions[first].tolist(), output)
+    write_csv(predictions, output, escape_formulas=escape_formulas)
     without = predictions[others[0] if others else first].isna()
     skipped, unsure = int(without.sum()), int((predictions[first].isna() & ~without).sum())
     why = (

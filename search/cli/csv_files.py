@@ -1,5 +1,6 @@
 """Writing CSV files of predictions: whole or not at all, and never over what was read."""
 
+import base64
 import os
 import re
 import sys
@@ -10,6 +11,8 @@ from promptgraft.search.cli.checks import check_file
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
 STANDARD_OUTPUT = "-"
@@ -68,6 +71,36 @@ def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = Fal
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_pictures(cells: "Sequence[object]", output: str) -> list[str | None]:
+    """Write pictures to a folder beside a CSV file, which has the file's name without its suffix.
+
+    Args:
+        cells: Of each row a PNG file as a data URI; anything but a text where there is no picture.
+        output: The CSV file.
+
+    Returns:
+        Path of each picture, relative to the CSV file's folder.
+
+    Raises:
+        InvalidInputError: If the folder can't be made, or is a file.
+    """
+    folder, found = Path(output).with_suffix(""), list[str | None]()
+    if folder == Path(output):
+        folder = folder.with_name(f"{folder.name}_files")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"--output {output}: {folder}, the folder of its pictures, can't be made: {error.strerror}"
+        ) from error
+    for place, cell in enumerate(cells):
+        path = folder / f"{place:05d}.png"
+        if isinstance(cell, str):
+            path.write_bytes(base64.b64decode(cell.partition(",")[2]))
+        found.append(f"{folder.name}/{path.name}" if isinstance(cell, str) else None)
+    return found
 
 
 def _write(frame: "pd.DataFrame", stream: IO[str]) -> None:

@@ -10,7 +10,11 @@ from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
 from promptgraft.search.wording import fenced, in_markdown
 
-_TASKS = {"text": "text-classification", "images": "image-classification"}
+_TASKS = {
+    ("text", "labels"): "text-classification",
+    ("images", "labels"): "image-classification",
+    ("images", "masks"): "image-segmentation",
+}
 
 
 def render_model_card(
@@ -99,7 +103,7 @@ def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
     found = manifest.metrics.get("test", {})
     results = [
         EvalResult(
-            task_type=_TASKS[study.target.reads],
+            task_type=_TASKS[study.target.reads, study.target.answers],
             dataset_type=Path(study.file.target.train).name,
             dataset_name=f"{Path(study.file.target.train).name}, test rows",
             dataset_revision=str(manifest.data.get("test rows")),
@@ -110,7 +114,7 @@ def _metadata(study: Study, manifest: Manifest) -> ModelCardData:
     ]
     return ModelCardData(
         library_name="promptgraft",
-        pipeline_tag=_TASKS[study.target.reads],
+        pipeline_tag=_TASKS[study.target.reads, study.target.answers],
         tags=["prompt-tuning", "transfer-learning", *([] if study.target.one_label else [study.file.target.kind])],
         base_model=_name(manifest),
         model_name=f"{study.name}-trial-{manifest.trial}" if results else None,

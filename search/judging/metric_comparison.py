@@ -114,15 +114,16 @@ def compare_by_metric(
     )
     low, high = (found.low, found.high) if direction == "maximize" else (-found.high, -found.low)
     outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    tables = [task.columns(task.expected(own), texts) for task, own in zip(tasks, outputs, strict=True)]
-    old, new = ([str(cell) for cell in next(iter(table.values()))] for table in tables)
+    sides = [(task, task.expected(own)) for task, own in zip(tasks, outputs, strict=True)]
+    old, new = (task.predict(expected, texts) for task, expected in sides)
+    differ = [place for place in range(len(rows)) if old[place] != new[place]]
+    before, after = (task.described(expected[differ], [texts[place] for place in differ]) for task, expected in sides)
     whole = np.arange(len(rows))
     return MetricComparison(
         *(metric, direction, len(rows), cleaning, measured(0, whole), measured(1, whole), found.low, found.high, level),
         outcome,
         tuple(
-            Disagreement(place, dict(row.fields), tasks[0].show(row), old[place], new[place])
-            for place, row in enumerate(rows)
-            if old[place] != new[place]
+            Disagreement(place, dict(rows[place].fields), tasks[0].show(rows[place]), before[number], after[number])
+            for number, place in enumerate(differ)
         ),
     )

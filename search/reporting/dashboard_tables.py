@@ -95,8 +95,9 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
     logits = _outputs(folder, number)
     if logits is None:
         return []
-    rows = task.scored()
-    (_, predicted), *others = task.columns(task.expected(logits), [row.fields for row in rows]).items()
+    rows, expected = task.scored(), task.expected(logits)
+    texts = [row.fields for row in rows]
+    predicted, (_, *others) = task.described(expected, texts), task.columns(expected, texts).items()
     return [
         {
             **row.fields,

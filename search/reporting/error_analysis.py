@@ -1,5 +1,6 @@
 """What a trial got wrong, and whether it is as sure as it should be, from the outputs that lie in the study's files."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,12 +65,14 @@ class WorstRow:
         answer: What is right.
         predicted: What the model says.
         loss: The row's loss, or what the kind of task has in its place.
+        picture: The row with both drawn onto it, as a data URI of a JPEG file; empty where there is nothing to draw.
     """
 
     fields: Mapping[str, str]
     answer: str
     predicted: str
     loss: float
+    picture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,21 +309,27 @@ def _overall(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], p
 def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], overall: Errors) -> Errors:
     """Add the worst rows, and errors by label where there are labels; see `_errors`."""
     expected = task.expected(logits)
-    (_, cells), *_ = task.columns(expected, [row.fields for row in rows]).items()
     losses = task.blame(logits, rows)
+    order = np.argsort(-losses, kind="stable")[:WORST].tolist()
+    said = task.described(expected[order], [rows[i].fields for i in order])
+    drawn = [task.picture(rows[i], expected[i : i + 1]) for i in order]
     by_class = [
         ClassErrors(own.label, own.count, own.missed, own.precision, own.recall, own.f1, ())
         for own in task.by_label(expected, rows)
     ]
     worst = [
-        WorstRow(dict(rows[i].fields), task.show(rows[i]), str(cells[i]), float(losses[i]))
-        for i in np.argsort(-losses, kind="stable")[:WORST]
+        WorstRow(dict(rows[i].fields), task.show(rows[i]), said[place], float(losses[i]), _as_data(drawn[place]))
+        for place, i in enumerate(order)
     ]
     parts = [
         PartScores(name, len(own), scores(task, logits[own], [rows[i] for i in own]))
         for name, own in task.parts(rows).items()
     ]
     return replace(overall, classes=tuple(by_class), worst=tuple(worst), worst_by=task.blamed_by, parts=tuple(parts))
+
+
+def _as_data(picture: bytes | None) -> str:
+    return "" if picture is None else f"data:image/jpeg;base64,{b64encode(picture).decode()}"
 
 
 def calibration(sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:

@@ -83,7 +83,7 @@ class BackboneLoader(ProblemCollector):
         known = self.attempt((*self.at, "family"), lambda: FAMILIES[family])
         if known is not None and (reason := TASK_KINDS[kind].refuses_family(family, has_head=known.has_head)):
             self.add((*self.at, "family"), f"{reason} for tasks of kind {kind!r}")
-        if known is not None and known.reads != TASK_KINDS[kind].reads:
+        if known is not None and (known.reads, known.answers) != (TASK_KINDS[kind].reads, TASK_KINDS[kind].answers):
             self.add((*self.at, "family"), _unfitting(family, kind))
         if self.problems:
             return False
@@ -177,11 +177,16 @@ class BackboneLoader(ProblemCollector):
 
 
 def _unfitting(family: str, kind: str) -> str:
-    """Say that a family reads something else than a kind of task has, and which ones do."""
-    wanted = TASK_KINDS[kind].reads
-    fitting = " or ".join(sorted(name for name in FAMILIES if FAMILIES[name].reads == wanted))
-    rows = "images" if wanted == "images" else "texts"
-    return f"{family!r} reads {FAMILIES[family].reads}, and rows of kind {kind!r} are {rows}; use {fitting}"
+    """Say that a family reads, or answers with, something else than a kind of task has, and which ones do."""
+    wanted, own = TASK_KINDS[kind], FAMILIES[family]
+    fits = (
+        name for name in FAMILIES if (FAMILIES[name].reads, FAMILIES[name].answers) == (wanted.reads, wanted.answers)
+    )
+    use = f"use {' or '.join(sorted(fits))}"
+    if own.reads != wanted.reads:
+        rows = "images" if wanted.reads == "images" else "texts"
+        return f"{family!r} reads {own.reads}, and rows of kind {kind!r} are {rows}; {use}"
+    return f"{family!r} answers with {own.answers}, and answers of kind {kind!r} are {wanted.answers}; {use}"
 
 
 def source_at(name: str) -> Location:

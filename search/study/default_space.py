@@ -51,7 +51,7 @@ class SpaceFacts:
         rows: Number of the target's labelled rows.
         one_label: Whether each row has exactly one label; see `Task`.
         images: Whether rows are images, which have neither templates nor label words.
-        writes: Whether answers are texts.
+        heads: Heads that read answers.
         languages: Of a translation: from which language into which one.
     """
 
@@ -65,8 +65,13 @@ class SpaceFacts:
     rows: int
     one_label: bool = True
     images: bool = False
-    writes: bool = False
+    heads: tuple[str, ...] = ("label_words", "linear", "probe")
     languages: tuple[str, str] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are texts."""
+        return "answer" in self.heads
 
     @property
     def worded(self) -> bool:
@@ -89,7 +94,7 @@ class SpaceFacts:
             len(target.labelled) if target else 0,
             TASK_KINDS[file.target.kind].one_label,
             TASK_KINDS[file.target.kind].reads == "images",
-            "answer" in TASK_KINDS[file.target.kind].heads,
+            TASK_KINDS[file.target.kind].heads,
             file.target.languages,
         )
 
@@ -158,22 +163,22 @@ def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
     """Return what is searched of encoders: a probe, contrastive updates, and training from the probe on."""
     recurrent, poolings = FAMILIES[facts.family].recurrent, FAMILIES[facts.family].poolings or ()
     found: dict[str, Any] = {
-        "head": "probe",
+        "head": [head for head in ("probe", "linear") if head in facts.heads],
         "steps": update_numbers(facts.rows, effort.most_updates),
         "learning_rate": _log_range(2e-4, 5e-3) if recurrent else _log_range(2e-5, 2e-4),
-        "probe_c": _log_range(0.1, 30.0),
     }
+    if "probe" in facts.heads:
+        found["probe_c"] = _log_range(0.1, 30.0)
     if facts.one_label:
+        found["head"] = "probe"
         found["contrastive_steps"] = [0, *CONTRASTIVE_UPDATES]
-    else:
-        found["head"] = ["probe", "linear"]
     if facts.has_source and facts.one_label:
         found["source_objective"] = ["classification", "contrastive"] if recurrent else "contrastive"
     if len(poolings) > 1:
         found["pooling"] = list(poolings)
     if effort.rich:
         worded = facts.worded and all(any(map(str.isalpha, label)) for label in facts.labels)
-        found["head"] = ["probe", "label_words" if worded else "linear"]
+        found["head"] = [head for head in ("probe", "label_words" if worded else "linear") if head in facts.heads]
         found |= {"prompt_learning_rate": _log_range(1e-3, 3e-2), "layer_decay": [1.0, 0.9, 0.8]}
     return found
 

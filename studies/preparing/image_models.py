@@ -1,4 +1,4 @@
-"""Models that read images: a pretrained convolutional one, and a small transformer with random weights."""
+"""Models that read images: a pretrained convolutional one, and small transformers with random weights."""
 
 import logging
 import tempfile
@@ -37,6 +37,11 @@ SMALL_VIT_CARD = """# A small vision transformer with random weights
 
 6 layers of 128 units, for images of 32 x 32 pixels in patches of 4 x 4. Nothing has been trained: it is what a search
 starts from where no pretrained transformer can be had, and what the source stage then trains.
+"""
+SMALL_SEGFORMER_CARD = """# A small SegFormer with random weights
+
+4 stages of one block each, with 16, 32, 64 and 128 units, for images of 128 x 128 pixels. Nothing has been trained: it
+is what a search starts from where no pretrained model can be had, and what the source stage then trains.
 """
 
 
@@ -113,4 +118,30 @@ def prepare_small_vit() -> None:
     ViTModel(config, add_pooling_layer=False).save_pretrained(partial)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(partial)
     (partial / "README.md").write_text(SMALL_VIT_CARD, encoding="utf-8")
+    partial.rename(folder)
+
+
+def prepare_small_segformer() -> None:
+    """Write a small SegFormer with random weights."""
+    folder = MODELS / "small-segformer"
+    if folder.exists():
+        return
+    logger.info("model: a small random SegFormer")
+    import torch
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+
+    config = SegformerConfig(
+        hidden_sizes=[16, 32, 64, 128],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 4],
+        decoder_hidden_size=64,
+        drop_path_rate=0.0,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    partial = MODELS / "small-segformer.partial"
+    SegformerForSemanticSegmentation(config).save_pretrained(partial)
+    SegformerImageProcessorPil(size={"height": 128, "width": 128}).save_pretrained(partial)
+    (partial / "README.md").write_text(SMALL_SEGFORMER_CARD, encoding="utf-8")
     partial.rename(folder)

@@ -38,6 +38,41 @@ def spec_of_images(table: Path, **changes: object) -> TaskSpec:
     return TaskSpec(str(table), {"image": "image"}, "colour", kind="image_classification", **values)  # type: ignore[arg-type]
 
 
+CLASSES = ("ground", "blue", "red")
+
+
+def draw_masked(number: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Draw noise with a rectangle in the colour of its class, and its mask, whose first line is ignored."""
+    random = np.random.default_rng([seed, number])
+    pixels, mask = random.integers(0, 120, (HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    (top, left), (height, width) = random.integers(1, 16, 2), random.integers(10, 20, 2)
+    own = (slice(top, top + height), slice(left, left + width))
+    mask[own] = 1 + number % 2
+    pixels[own][..., 2 if number % 2 == 0 else 0] += 130
+    mask[0] = 255
+    return pixels.astype(np.uint8), mask
+
+
+def write_masked(folder: Path, count: int = 40, seed: int = 0) -> Path:
+    """Write images and masks, and beside them a table with the columns `image` and `mask`; return its path."""
+    for name in ("pictures", "masks"):
+        (folder / name).mkdir(parents=True)
+    lines = ["image,mask"]
+    for number in range(count):
+        image, mask = draw_masked(number, seed)
+        Image.fromarray(image).save(folder / "pictures" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        lines.append(f"pictures/{number}.png,masks/{number}.png")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def spec_of_masks(table: Path, **changes: object) -> TaskSpec:
+    """Describe the target task over such a table."""
+    values = {"test_rows": 8, "labels": CLASSES} | changes
+    return TaskSpec(str(table), {"image": "image"}, "mask", kind="semantic_segmentation", **values)  # type: ignore[arg-type]
+
+
 def _add(table: Path, name: str, label: str) -> None:
     with table.open("a") as file:
         file.write(f"pictures/{name},{label}\n")

@@ -151,6 +151,29 @@ def write_tiny_image_model(folder: Path, model_type: str, side: int = IMAGE_SIDE
     return str(folder)
 
 
+def write_tiny_segmenter(folder: Path, side: int = IMAGE_SIDE) -> str:
+    """Write a small random SegFormer, with its processor; its norm has means and variances of its own."""
+    import torch
+    from transformers import AutoModelForSemanticSegmentation, SegformerConfig
+    from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        drop_path_rate=0.1,
+        num_labels=5,
+    )
+    model = AutoModelForSemanticSegmentation.from_config(config)
+    model.decode_head.batch_norm.running_mean.normal_(std=0.1)
+    model.decode_head.batch_norm.running_var.uniform_(0.5, 2.0)
+    save_enlarged(model, folder)
+    SegformerImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return str(folder)
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
     "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
     "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
@@ -161,6 +184,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "seq2seq": lambda folder: write_tiny_seq2seq(folder, "t5", sentinel=True),
     "vit": lambda folder: write_tiny_image_model(folder, "vit"),
     "convolutional": lambda folder: write_tiny_image_model(folder, "resnet"),
+    "segmentation": write_tiny_segmenter,
 }
 
 

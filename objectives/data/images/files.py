@@ -5,7 +5,6 @@ import binascii
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +28,7 @@ _KEPT = 65_536
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 # What decoders raise when a file isn't what its first bytes promise.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -40,10 +39,10 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+# The EXIF tag of an image's rotation, and its values by which width and height change places.
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)
 _WHITE = (255, 255, 255, 255)
 _LARGEST_16_BIT = 65535
-# Pixels of a small copy, of the space between two, and of the two lines of text below each.
-THUMBNAIL_SIDE, _MARGIN, _TEXT_HEIGHT = 128, 12, 30
 
 
 class UnreadableImageError(InvalidInputError):
@@ -105,8 +104,28 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | No
         raise UnreadableImageError(path, f"more than {max_pixels} pixels") from None
     except PermissionError:
         raise UnreadableImageError(path, "the file may not be read (permission denied)") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
+
+
+def image_size(reference: str) -> tuple[int, int]:
+    """Return height and width of an image, the way up that it is to be looked at, without decoding it.
+
+    Args:
+        reference: Path or data URI.
+
+    Raises:
+        UnreadableImageError: If it can't be read.
+    """
+    from PIL import Image
+
+    source = BytesIO(_bytes_in(reference)) if is_data(reference) else Path(reference)
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(Path(shown_image(reference)), f"truncated or damaged ({error})") from error
 
 
 def image_folder_rows(folder: Path) -> list[dict[str, str]]:
@@ -164,7 +183,7 @@ def _upright(image: "Image") -> "Image":
 
     try:
         return ImageOps.exif_transpose(image)
-    except _DAMAGE:
+    except DAMAGE:
         return image
 
 
@@ -196,63 +215,6 @@ def _from_numbers(values: npt.NDArray[np.generic]) -> "Image":
     if white is None:
         numbers, white = numbers - least, max(most - least, float(np.finfo(np.float32).tiny))
     return Image.fromarray(np.round(numbers / white * 255).astype(np.uint8))
-
-
-def thumbnail(path: Path, side: int = THUMBNAIL_SIDE) -> bytes:
-    """Return a small copy of an image as the content of a JPEG file, a few kilobytes.
-
-    Args:
-        path: The image; see `open_image`.
-        side: Pixels that neither side exceeds. Smaller images are enlarged by a whole number, so that one can see them.
-
-    Raises:
-        UnreadableImageError: If it can't be read.
-    """
-    return _as_jpeg(_small(path, side))
-
-
-def contact_sheet(images: Sequence[tuple[Path, str]], columns: int = 6) -> bytes:
-    """Put small copies of images in a grid, each with a text below it.
-
-    Args:
-        images: Files and texts, of which each line should have at most 20 characters. One that can't be read is a
-            grey field with its text.
-        columns: Images in a row.
-
-    Returns:
-        The content of a JPEG file.
-    """
-    from PIL import Image, ImageDraw
-
-    width, height = THUMBNAIL_SIDE + _MARGIN, THUMBNAIL_SIDE + _TEXT_HEIGHT + _MARGIN
-    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (path, text) in enumerate(images):
-        left, top = place % columns * width + _MARGIN // 2, place // columns * height + _MARGIN // 2
-        try:
-            small = _small(path, THUMBNAIL_SIDE)
-        except UnreadableImageError:
-            small = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "lightgrey")
-        sheet.paste(small, (left + (THUMBNAIL_SIDE - small.width) // 2, top + (THUMBNAIL_SIDE - small.height) // 2))
-        draw.multiline_text((left, top + THUMBNAIL_SIDE + 2), text, fill="black", spacing=2)
-    return _as_jpeg(sheet)
-
-
-def _small(path: Path, side: int) -> "Image":
-    from PIL.Image import Resampling
-
-    image = open_image(path, least_side=side)
-    if max(image.size) > side:
-        image.thumbnail((side, side))
-        return image
-    times = side // max(image.size)
-    return image.resize((image.width * times, image.height * times), Resampling.NEAREST)
-
-
-def _as_jpeg(image: "Image") -> bytes:
-    content = BytesIO()
-    image.save(content, "JPEG", quality=80)
-    return content.getvalue()
 
 
 def is_data(reference: str) -> bool:

@@ -1,7 +1,6 @@
 """Image classification: a row names the file of an image and has one label; answers are those of texts."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,18 +13,14 @@ from promptgraft.objectives.data import (
     Row,
     image_folder_rows,
     is_folder_of_images,
-    load_image,
     read_table,
 )
-from promptgraft.objectives.kinds.images.image_rows import RAW_SIDE, ImageTask
+from promptgraft.objectives.kinds.images.image_rows import ImageTask, small_image
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Small images that are remembered, of 3 kB each.
-_KEPT = 65_536
 
 
 @TASK_KINDS.register("image_classification")
@@ -63,11 +58,6 @@ class ImageClassification(ImageTask, TextClassification):
 
 def _raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
     """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
-    found = [_small(reference, row.content) for row in rows for reference in row.fields.values()]
+    found = [small_image(reference, row.content) for row in rows for reference in row.fields.values()]
     pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
     return (pixels / 255).astype(np.float32)
-
-
-@lru_cache(maxsize=_KEPT)
-def _small(reference: str, _content: str) -> bytes:
-    return load_image(reference, least_side=RAW_SIDE).resize((RAW_SIDE, RAW_SIDE)).tobytes()

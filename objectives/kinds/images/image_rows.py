@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,8 +30,8 @@ from promptgraft.objectives.data import (
 if TYPE_CHECKING:
     import pandas as pd
 
-# Side of the small images that baselines see.
-RAW_SIDE = 32
+# Side of the small images that baselines see, and such images that are remembered, of 3 kB each.
+RAW_SIDE, _KEPT = 32, 65_536
 # What needs words; a parameter and the values that don't.
 _WITHOUT_WORDS: dict[str, tuple[object, ...]] = {
     "head": ("linear", "probe"),
@@ -122,3 +123,14 @@ class ImageTask(TextTask):
 
 def _files(rows: Sequence[Row]) -> list[Path]:
     return [Path(reference) for row in rows for reference in row.fields.values()]
+
+
+@lru_cache(maxsize=_KEPT)
+def small_image(reference: str, _content: str) -> bytes:
+    """Return the bytes of an image made small, `RAW_SIDE` x `RAW_SIDE` x 3.
+
+    Args:
+        reference: Path or data URI.
+        _content: Hash of its file, which tells versions of it apart.
+    """
+    return load_image(reference, least_side=RAW_SIDE).resize((RAW_SIDE, RAW_SIDE)).tobytes()

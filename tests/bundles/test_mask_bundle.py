@@ -1,0 +1,109 @@
+"""A bundle that finds the classes of pixels: masks as files, within answers, and the same as in the trial."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from PIL import Image
+from typer.testing import CliRunner
+
+from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
+from promptgraft.bundles.formats import convert
+from promptgraft.objectives.backbones import count_layers
+from promptgraft.objectives.data import Row, Split, as_data, mask_in
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.cli import app
+from promptgraft.search.judging import compare_by_metric
+from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
+from tests.support.bundles import write_result
+from tests.support.images import CLASSES, spec_of_masks, write_masked
+from tests.support.models import TinyModels
+
+TEMPLATE = Template("plain", "{{ image }} {{ label }}")
+
+
+class Exported:
+    """A bundle of a small SegFormer, the rows that it was scored by, and their logits."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.images, self.bundle = write_masked(folder / "data", count=24).parent, folder / "bundle"
+        facts = StudyFacts(count_layers(model, "segmentation"), has_head=True, has_source=False)
+        space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
+        target = spec_of_masks(self.images / "table.csv", folds=2, test_rows=6)
+        spec = ObjectiveSpec(
+            BackboneSpec(model, "segmentation"), target, None, space, metric="mean_iou", evaluate_every=2
+        )
+        objective = Objective(spec, torch.device("cpu"))
+        objective.use_split(Split(0, 0))
+        candidate = Candidate(TEMPLATE.id, "", "linear", steps=4, learning_rate=1e-3, frozen_layers=1)
+        result = objective.evaluate(candidate, 0, at=4)
+        write_result(self.bundle, spec, objective, candidate, result)
+        self.rows: tuple[Row, ...] = objective.target.validation
+        self.logits = result.logits
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Exported:
+    return Exported(tmp_path_factory.mktemp("masks"), tiny_models["segmentation"])
+
+
+def test_it_predicts_what_the_trial_did_and_is_verified(exported: Exported) -> None:
+    predictor = Predictor(exported.bundle)
+    paths = [row.fields["image"] for row in exported.rows]
+    assert np.array_equal(predictor.logits([{"image": as_data(path)} for path in paths]), exported.logits)
+    found = verify(exported.bundle)
+    assert found.passed
+    assert (found.rows, found.agreeing, found.difference) == (len(exported.rows), len(exported.rows), 0.0)
+
+
+def test_masks_are_written_beside_the_table_of_predictions(exported: Exported, tmp_path: Path) -> None:
+    table = pd.read_csv(exported.images / "table.csv")[["image"]].head(3)
+    table.loc[1, "image"] = "pictures/none.png"
+    table.to_csv(exported.images / "few.csv", index=False)
+    output = tmp_path / "found.csv"
+    command = ["predict", str(exported.bundle), "--input", str(exported.images / "few.csv"), "--output"]
+    done = CliRunner().invoke(app, [*command, str(output)])
+    assert done.exit_code == 0, done.output
+    assert "1 rows have no prediction" in done.output
+    found = pd.read_csv(output)
+    assert found["mask"].isna().tolist() == [False, True, False]
+    said = Predictor(exported.bundle).predict([str(exported.images / "pictures" / "2.png")])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / found["mask"][2])), mask_in(str(said[0])))
+    assert np.asarray(Image.open(tmp_path / found["mask"][0])).shape == (40, 36)
+    (tmp_path / "taken").write_text("")
+    refused = CliRunner().invoke(app, [*command, str(tmp_path / "taken.csv")])
+    assert refused.exit_code == 2
+    assert "the folder of its pictures, can't be made" in refused.output
+
+
+def test_masks_are_served_within_answers(exported: Exported) -> None:
+    predictor = Predictor(exported.bundle)
+    path = exported.rows[0].fields["image"]
+    with TestClient(
+        create_app([predictor], ["image"], dict.fromkeys(("study", "digest"), "0") | {"trial": 0}, LIMITS)
+    ) as client:
+        answer = client.post("/predict", json={"image": as_data(path)}).json()
+        metrics = client.get("/metrics").text
+    assert answer["mask"] == predictor.predict([path])[0]
+    assert answer["shares"].keys() == set(CLASSES)
+    assert sum(answer["shares"].values()) == pytest.approx(1)
+    assert "ground" in metrics
+
+
+LIMITS = ServingLimits()
+
+
+def test_a_bundle_is_compared_with_itself(exported: Exported) -> None:
+    predictor = Predictor(exported.bundle)
+    found = compare_by_metric(predictor, predictor, exported.rows, 0.05)
+    assert (found.metric, found.low, found.high, found.disagreements) == ("mean_iou", 0.0, 0.0, ())
+
+
+def test_other_formats_are_refused(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="'semantic_segmentation', which of other formats only mlflow holds"):
+        convert(exported.bundle, tmp_path / "onnx", "onnx")
+    assert convert(exported.bundle, tmp_path / "mlflow", "mlflow") == 0.0

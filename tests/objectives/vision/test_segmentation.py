@@ -1,0 +1,186 @@
+"""SegFormer run in part and frozen from below: logits and loss of transformers, and the same trial in any order."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
+from promptgraft.objectives.data import Split, mask_as_data
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.trial.losses import LOSSES, targets_of
+from promptgraft.spaces import (
+    Adapter,
+    Candidate,
+    Constant,
+    InvalidInputError,
+    SearchSpace,
+    SoftPrompt,
+    StudyFacts,
+    Template,
+)
+from tests.support.images import CLASSES, draw_masked, spec_of_masks, write_masked
+from tests.support.models import TinyModels, write_tiny_segmenter
+
+CPU = torch.device("cpu")
+TEMPLATE = Template("plain", "{{ image }} {{ label }}")
+LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
+FORMS = [
+    LINEAR,
+    replace(LINEAR, frozen_layers=2, steps=2),
+    replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=4),
+    replace(LINEAR, source_steps=2, frozen_layers=5),
+]
+
+
+def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Objective:
+    """Load an objective over drawn masks, with a source and two folds, on the first."""
+    facts = StudyFacts(count_layers(model, "segmentation"), has_head=True, has_source=True)
+    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
+    tables = [folder / name / "table.csv" for name in ("target", "source")]
+    for seed, table in enumerate(tables):
+        if not table.exists():
+            write_masked(table.parent, count=24, seed=seed)
+    spec = ObjectiveSpec(
+        BackboneSpec(model, "segmentation"),
+        spec_of_masks(tables[0], folds=2, test_rows=6),
+        spec_of_masks(tables[1], test_rows=None),
+        space,
+        metric="mean_iou",
+        evaluate_every=2,
+        source_training=SourceTraining(frozen_layers=1),
+        files=str(files) if files else None,
+    )
+    objective = Objective(spec, CPU)
+    objective.use_split(Split(0, 0))
+    return objective
+
+
+def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, tiny_models: TinyModels) -> None:
+    """The model's own convolution is put in the place of the head: what it computes must come out."""
+    path = tiny_models["segmentation"]
+    backbone = BACKBONES["segmentation"](BackboneSpec(path, "segmentation"), CPU)
+    assert guess_family(path) == "segmentation"
+    assert count_layers(path, "segmentation") == backbone.n_layers == len(backbone.layers) == 5
+    labels = [f"label {number}" for number in range(5)]
+    model = PromptedModel(backbone, LINEAR, TEMPLATE, None, labels, seed=0)
+    reference = AutoModelForSemanticSegmentation.from_pretrained(path).eval()
+    classifier = reference.decode_head.classifier
+    model.load_head(classifier.weight.detach()[:, :, 0, 0], classifier.bias.detach())
+    processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+    fields, answers, images, masks = [], [], [], []
+    for number in range(3):
+        image, mask = draw_masked(number)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        fields.append({"image": str(tmp_path / f"{number}.png")})
+        answers.append(model.scorer.encode_answer(mask_as_data(mask)))
+        images.append(image)
+        masks.append(mask)
+    inputs = processor(images, segmentation_maps=masks, return_tensors="pt")
+    with torch.no_grad():
+        expected = reference(**inputs)
+        backbone.model.eval()
+        logits = model.logits(model.batch(model.encode_fields(fields)), labels)
+        loss = LOSSES["pixel_cross_entropy"](logits, targets_of("pixel_cross_entropy", answers, 5))
+    torch.testing.assert_close(logits, expected.logits.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    assert float(loss) == pytest.approx(float(expected.loss), abs=1e-5)
+    assert float(loss) > 0.1
+
+
+def test_any_part_of_the_way_computes_the_same(tmp_path: Path, tiny_models: TinyModels) -> None:
+    backbone = BACKBONES["segmentation"](BackboneSpec(tiny_models["segmentation"], "segmentation"), CPU)
+    Image.fromarray(draw_masked(0)[0]).save(tmp_path / "image.png")
+    ids = torch.tensor([backbone.image_ids(str(tmp_path / "image.png"))])
+    frozen = [sum(own.requires_grad for own in backbone.pretrained.values())]
+    with torch.no_grad():
+        hidden = backbone.layers.run(input_ids=ids)
+        assert float(hidden.abs().max()) > 0
+        for depth in range(1, backbone.n_layers):
+            below = backbone.layers.run(0, depth, input_ids=ids)
+            assert torch.equal(backbone.layers.run(depth, None, below), hidden)
+    for depth in range(1, backbone.n_layers + 1):
+        backbone.freeze(depth)
+        frozen.append(sum(own.requires_grad for own in backbone.pretrained.values()))
+    assert frozen == sorted(set(frozen), reverse=True)
+    assert frozen[-1] == 0
+
+
+def test_no_trial_depends_on_those_before_it_and_what_is_saved_computes_the_same(
+    tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """Whatever is in the store, and in whatever order trials come, logits are the same bit for bit."""
+    model = tiny_models["segmentation"]
+    stored = objective_over(model, tmp_path, files=tmp_path / "files")
+    facts = stored.spec.space.facts
+    first = [stored.evaluate(candidate, seed=3) for candidate in FORMS]
+    again = [stored.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
+    fresh = objective_over(model, tmp_path, files=tmp_path / "files")
+    read = [fresh.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
+    for candidate, result, *others in zip(FORMS, first, again, read, strict=True):
+        assert all(np.array_equal(result.logits, other) for other in others)
+        scored = stored.score(candidate.canonical(facts), result.delta, stored.target.validation, seed=3)
+        np.testing.assert_allclose(scored, result.logits, atol=2e-5)
+    alone = objective_over(model, tmp_path).evaluate(FORMS[2], seed=3).logits
+    assert np.array_equal(first[2].logits, alone)
+    assert not np.array_equal(first[0].logits, first[1].logits)
+    assert first[3].trainable_parameters == len(CLASSES) * (16 + 1)
+
+
+def test_frozen_weights_and_running_statistics_stay_bit_for_bit(tmp_path: Path, tiny_models: TinyModels) -> None:
+    objective = objective_over(tiny_models["segmentation"], tmp_path)
+    backbone = objective.backbone
+    before = {name: own.clone() for name, own in backbone.model.state_dict().items()}
+    objective.evaluate(replace(LINEAR, frozen_layers=2), seed=0)
+    after, below = backbone.model.state_dict(), set(backbone.names_below(2))
+    statistics = {name for name in before if "running_" in name or "num_batches" in name}
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in below | statistics)
+    changed = {name for name in backbone.pretrained if not torch.equal(before[name], after[name])}
+    assert changed
+    assert any(name.startswith("decode_head.") for name in changed)
+
+
+def test_masks_can_be_learnt(tmp_path: Path, tiny_models: TinyModels) -> None:
+    objective = objective_over(tiny_models["segmentation"], tmp_path)
+    task = objective.target
+    result = objective.evaluate(replace(LINEAR, steps=60, learning_rate=5e-3, prompt_learning_rate=2e-2), seed=0)
+    constant = task.measure(task.constant(task.validation), task.validation)
+    assert result.metrics["mean_iou"] > constant["mean_iou"]
+    assert result.metrics["loss"] < constant["loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"soft_prompt": SoftPrompt(2)}, "no tokens that vectors could stand among"),
+        ({"adapter": Adapter("lora", 2)}, "adapter.method 'lora' is not supported"),
+        ({"pooling": "first"}, "pooling 'first' does not apply"),
+        ({"head": "probe"}, "reads an image as a whole"),
+    ],
+)
+def test_what_the_family_does_not_have_is_refused(
+    changes: dict[str, object], message: str, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    objective = objective_over(tiny_models["segmentation"], tmp_path)
+    with pytest.raises(InvalidInputError, match=message):
+        objective.untrained([replace(LINEAR, **changes)])  # type: ignore[arg-type]
+
+
+def test_a_head_that_does_not_score_cells_is_refused_in_bundles_too(tiny_models: TinyModels) -> None:
+    backbone = BACKBONES["segmentation"](BackboneSpec(tiny_models["segmentation"], "segmentation"), CPU)
+    with pytest.raises(InvalidInputError, match="head 'probe' doesn't score cells"):
+        PromptedModel(backbone, replace(LINEAR, head="probe"), TEMPLATE, None, CLASSES, seed=0)
+
+
+def test_processors_must_make_square_images(tmp_path: Path) -> None:
+    path = Path(write_tiny_segmenter(tmp_path / "model"))
+    processor = path / "preprocessor_config.json"
+    processor.write_text(processor.read_text().replace('"width": 32', '"width": 64'))
+    with pytest.raises(InvalidInputError, match="makes images of 32 x 64 pixels, but square ones are needed"):
+        BACKBONES["segmentation"](BackboneSpec(str(path), "segmentation"), CPU)
