@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from promptgraft.bundles import verify
 from promptgraft.search.cli.studies import app
 from promptgraft.search.storage import RunFolder, load_existing
-from tests.support.images import add_other_forms, write_images
+from tests.support.images import CLASSES, add_other_forms, write_images, write_masked
 from tests.support.models import TinyModels
 from tests.support.studies import write_study_file
 
@@ -67,3 +67,32 @@ def test_a_search_over_images_in_every_form(
     app(["predict", str(folder.bundle), "--input", str(table), "--output", str(predictions)], standalone_mode=False)
     with predictions.open(newline="") as rows:
         assert len(list(csv.DictReader(rows))) >= 90
+
+
+@pytest.mark.slow
+def test_a_search_over_masks(tmp_path: Path, tiny_models: TinyModels) -> None:
+    task = {"kind": "semantic_segmentation", "text": {"image": "image"}, "label": "mask", "labels": list(CLASSES)}
+    tables = write_masked(tmp_path / "data", 40), write_masked(tmp_path / "source", 16, seed=1)
+    file = write_study_file(
+        tmp_path / "study.yaml",
+        {"path": tiny_models["segmentation"], "family": "segmentation"},
+        source=task | {"train": str(tables[1])},
+        target=task | {"train": str(tables[0]), "test_rows": 10, "folds": 2},
+        space={"frozen_layers": [0, 4], "source_steps": [0, 4], "alpha": [0.0, 0.3], "steps": [2, 4]},
+        baselines=["full_fine_tuning"],
+        budget={"trials": 4},
+        judging={"finalists": 1, "repeats": 2, "ensemble": 2},
+    )
+    folder = RunFolder(tmp_path / "run")
+    where = [str(file), "--workdir", str(folder.path)]
+    app(["run", *where], standalone_mode=False)
+    app(["export", "--anyway", *where], standalone_mode=False)
+    found = verify(folder.bundle)
+    assert (found.passed, found.difference) == (True, 0.0)
+    app(["report", *where], standalone_mode=False)
+    page = (folder.path / "report.html").read_text()
+    assert len(re.findall(r'<img src="data:image/jpeg;base64,[A-Za-z0-9+/=]+" alt="right and predicted"', page)) >= 8
+    output = tmp_path / "found.csv"
+    app(["predict", str(folder.bundle), "--input", str(tables[0]), "--output", str(output)], standalone_mode=False)
+    with output.open(newline="") as rows:
+        assert all((tmp_path / row["mask"]).is_file() for row in csv.DictReader(rows))

@@ -53,7 +53,12 @@ def test_the_documented_kind_keeps_to_the_contract(table: Path, tiny_models: Tin
 
 
 def test_every_built_in_kind_is_checked() -> None:
-    elsewhere = {"recommendation", "user_profile", "image_classification"}  # Each has a test file of its own.
+    elsewhere = {
+        "recommendation",
+        "user_profile",
+        "image_classification",
+        "semantic_segmentation",
+    }  # In files of their own.
     assert set(TASK_KINDS) == {*COLUMNS, *WRITING, *elsewhere}
 
 
