@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from promptgraft.bundles.batcher import Metrics, Probabilities
-from promptgraft.objectives.data import Span, Task, mask_in
+from promptgraft.objectives.data import Box, Span, Task, mask_in
 
 
 class Prediction(BaseModel):
@@ -51,6 +51,23 @@ class SpansPrediction(BaseModel):
     spans: list[LabelledSpan] = Field(description="Labelled parts, in the order of the text.")
 
 
+class FoundBox(BaseModel):
+    """Box around what an image shows."""
+
+    x: float = Field(description="Left side, in pixels.")
+    y: float = Field(description="Upper side.")
+    width: float = Field(description="Width.")
+    height: float = Field(description="Height.")
+    label: str = Field(description="Its label.")
+    score: float = Field(description="Probability of the label.")
+
+
+class BoxesPrediction(BaseModel):
+    """Prediction for one row, where it is boxes in an image."""
+
+    boxes: list[FoundBox] = Field(description="Boxes, the surest first.")
+
+
 class MaskPrediction(BaseModel):
     """Prediction for one row, where each pixel of an image has a label."""
 
@@ -77,6 +94,8 @@ class Answers:
         """What answers are."""
         if self.task.answers == "masks":
             return MaskPrediction
+        if self.task.answers == "boxes":
+            return BoxesPrediction
         if self.task.words() is not None:
             return SpansPrediction
         if self.task.one_label:
@@ -97,6 +116,10 @@ class Answers:
             return MaskPrediction(
                 mask=str(found), shares=dict(zip(self.task.labels, counts / counts.sum(), strict=True))
             )
+        if isinstance(found, tuple) and self.task.answers == "boxes":
+            boxes = [own for own in found if isinstance(own, Box)]
+            self._count([own.label for own in boxes])
+            return BoxesPrediction(boxes=[FoundBox(**asdict(own)) for own in boxes])
         if not self.task.has_labels:
             self._count([])
             return TextPrediction(answer=str(found))

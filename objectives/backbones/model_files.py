@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptgraft.objectives.backbones.checkpoint_files import read_object, refuse_adapter
-from promptgraft.objectives.backbones.families import CONVOLUTIONAL, FAMILIES, RECURRENT, SEGMENTATION
+from promptgraft.objectives.backbones.families import CONVOLUTIONAL, DETECTION, FAMILIES, RECURRENT, SEGMENTATION
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
 
@@ -95,6 +95,8 @@ def count_layers(path: str, family: str = "encoder") -> int:
             f"{family}"
         )
 
+    if kind in DETECTION:
+        return first(_LAYER_KEYS) + 1
     return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)
 
 

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import check_same_kind as check_same_kind
     from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
+    from promptgraft.objectives.data.images.boxes import Boxes as Boxes
+    from promptgraft.objectives.data.images.boxes import boxes_as_answer as boxes_as_answer
+    from promptgraft.objectives.data.images.boxes import boxes_in as boxes_in
+    from promptgraft.objectives.data.images.boxes import boxes_of as boxes_of
+    from promptgraft.objectives.data.images.boxes import coco_rows as coco_rows
+    from promptgraft.objectives.data.images.boxes import is_outside as is_outside
+    from promptgraft.objectives.data.images.boxes import labels_in as labels_in
+    from promptgraft.objectives.data.images.boxes import sized as sized
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images.files import as_data as as_data
     from promptgraft.objectives.data.images.files import image_folder_rows as image_folder_rows
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.masks import mask_in as mask_in
     from promptgraft.objectives.data.images.masks import read_mask as read_mask
     from promptgraft.objectives.data.images.masks import resized_mask as resized_mask
+    from promptgraft.objectives.data.images.pictures import boxed_image as boxed_image
     from promptgraft.objectives.data.images.pictures import contact_sheet as contact_sheet
     from promptgraft.objectives.data.images.pictures import masked_image as masked_image
     from promptgraft.objectives.data.images.pictures import thumbnail as thumbnail
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.rows import IGNORED as IGNORED
     from promptgraft.objectives.data.rows import Answer as Answer
     from promptgraft.objectives.data.rows import AnswerForm as AnswerForm
+    from promptgraft.objectives.data.rows import Box as Box
     from promptgraft.objectives.data.rows import CleaningReport as CleaningReport
     from promptgraft.objectives.data.rows import Comparison as Comparison
     from promptgraft.objectives.data.rows import Direction as Direction

@@ -14,10 +14,10 @@ Direction = Literal["maximize", "minimize"]
 # kinds of task with an output for each word or cell, (rows, words, labels), with zeros behind a row's last word.
 Outputs: TypeAlias = npt.NDArray[np.float32]
 Expected: TypeAlias = npt.NDArray[np.float64]
-# Form of answers: labels, numbers, texts, or parts of texts; or masks, which are images.
-AnswerForm = Literal["labels", "masks"]
+# Form of answers: labels, numbers, texts, or parts of texts; masks, which are images; or boxes in images.
+AnswerForm = Literal["labels", "masks", "boxes"]
 # What is right for a row: index of its label, indices of its labels in ascending order, that of each word, a number, a
-# text, or a mask as a data URI.
+# text, a mask as a data URI, or boxes as JSON.
 Answer: TypeAlias = int | tuple[int, ...] | float | str
 # Finds the words of a text: where each begins and ends.
 WordSplitter: TypeAlias = Callable[[str], list[tuple[int, int]]]
@@ -153,9 +153,30 @@ class Span:
     label: str
 
 
-# What a model says of a row: a label, several labels, a number, a text, a mask as a data URI, or labelled parts of its
-# text.
-Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...]
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box around what an image shows.
+
+    Attributes:
+        x: Its left side, in pixels.
+        y: Its upper side.
+        width: Its width.
+        height: Its height.
+        label: The label.
+        score: Probability of the label.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    score: float
+
+
+# What a model says of a row: a label, several labels, a number, a text, a mask as a data URI, labelled parts of its
+# text, or labelled boxes in its image.
+Prediction: TypeAlias = str | tuple[str, ...] | float | tuple[Span, ...] | tuple[Box, ...]
 # Template field -> value of each row.
 Texts: TypeAlias = Sequence[Mapping[str, str]]
 LossName = Literal[
@@ -165,6 +186,7 @@ LossName = Literal[
     "word_cross_entropy",
     "token_cross_entropy",
     "pixel_cross_entropy",
+    "detection",
 ]
 
 
@@ -204,6 +226,7 @@ class CleaningReport:
         unreadable_image: Rows whose image isn't there, or can't be read as one.
         unreadable_mask: Rows whose mask isn't there, or can't be read as one.
         mask_of_other_size: Rows whose mask hasn't the size of their image.
+        box_outside_image: Rows with a box that stands out of their image.
         duplicate: Further copies of a row that stands already (white space and case aside).
         conflicting: Rows whose text occurs with different labels; all copies are dropped.
         missing_group: Rows without a group, where the task names a column of groups.
@@ -227,6 +250,7 @@ class CleaningReport:
     unreadable_image: int = 0
     unreadable_mask: int = 0
     mask_of_other_size: int = 0
+    box_outside_image: int = 0
     duplicate: int = 0
     conflicting: int = 0
     missing_group: int = 0

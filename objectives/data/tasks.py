@@ -377,7 +377,7 @@ class Task(Refusals, ABC):
 
 
 _KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
-_KINDS += "user_profile images.image_classification images.semantic_segmentation"
+_KINDS += "user_profile images.image_classification images.semantic_segmentation images.object_detection"
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
 )

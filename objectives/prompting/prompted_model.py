@@ -336,7 +336,7 @@ class PromptedModel:
         if self.words:
             shape = [max((len(row.words or ()) for row in rows), default=0)]
         scorer: Any = self.scorer if self.candidate.head == "answer" else None
-        result = torch.zeros(len(rows), *shape, scorer.width if scorer else len(labels))
+        result = torch.zeros(len(rows), *shape, scorer.width if scorer else len(labels) + self.scorer.more)
         self.backbone.model.eval()
         with torch.inference_mode():
             scored = 0

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from promptgraft.objectives.data import IGNORED, IGNORED_PIXEL, Answer, LossName, mask_in
+from promptgraft.objectives.kinds import detection_loss, detection_targets
 from promptgraft.objectives.prompting import Loss
 
 
@@ -74,6 +75,7 @@ LOSSES: Mapping[LossName, Loss] = {
     "word_cross_entropy": word_cross_entropy,
     "token_cross_entropy": word_cross_entropy,
     "pixel_cross_entropy": pixel_cross_entropy,
+    "detection": detection_loss,
 }
 
 
@@ -91,13 +93,15 @@ def targets_of(
     Returns:
         Indices of labels, shape (rows,), or (rows, words) with `IGNORED` behind the last word of a row; indicators or
         numbers, shape (rows, n_labels); token ids of answers, padded with `IGNORED`, shape (rows, answer tokens); or
-        classes of pixels, shape (rows, height, width).
+        classes of pixels, shape (rows, height, width); or boxes, shape (rows, most boxes, 5).
     """
     if loss == "cross_entropy":
         return torch.tensor(answers)
     if loss == "squared_error":
         centre, scale = scaling or (0.0, 1.0)
         return ((torch.tensor(answers, dtype=torch.float64) - centre) / scale).float()[:, None]
+    if loss == "detection":
+        return detection_targets([str(answer) for answer in answers])
     if loss == "pixel_cross_entropy":
         return torch.from_numpy(np.stack([mask_in(str(answer)) for answer in answers])).long()
     if loss in ("word_cross_entropy", "token_cross_entropy"):

@@ -14,6 +14,7 @@ _TASKS = {
     ("text", "labels"): "text-classification",
     ("images", "labels"): "image-classification",
     ("images", "masks"): "image-segmentation",
+    ("images", "boxes"): "object-detection",
 }
 
 

@@ -1,5 +1,6 @@
 """Drawn images of three labels that colour and pattern tell apart, and tables of them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,30 @@ def spec_of_masks(table: Path, **changes: object) -> TaskSpec:
     """Describe the target task over such a table."""
     values = {"test_rows": 8, "labels": CLASSES} | changes
     return TaskSpec(str(table), {"image": "image"}, "mask", kind="semantic_segmentation", **values)  # type: ignore[arg-type]
+
+
+def write_boxed(folder: Path, count: int = 40, seed: int = 0) -> Path:
+    """Write images with one or two rectangles, and beside them a table with the columns `image` and `boxes`."""
+    (folder / "pictures").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        random = np.random.default_rng([seed, number])
+        pixels, boxes = random.integers(0, 120, (HEIGHT, WIDTH, 3)), []
+        for place in range(1 + number % 2):
+            (top, left), (height, width) = random.integers(1, 16, 2), random.integers(10, 20, 2)
+            label = (number // 2 + place) % 2
+            pixels[top : top + height, left : left + width, 2 if label == 0 else 0] += 130
+            boxes.append({"box": [int(left), int(top), int(width), int(height)], "label": CLASSES[1 + label]})
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / f"{number}.png")
+        rows.append(json.dumps({"image": f"pictures/{number}.png", "boxes": boxes}))
+    (folder / "table.jsonl").write_text("\n".join(rows) + "\n")
+    return folder / "table.jsonl"
+
+
+def spec_of_boxes(table: Path, **changes: object) -> TaskSpec:
+    """Describe the target task over such a table."""
+    values = {"test_rows": 8} | changes
+    return TaskSpec(str(table), {"image": "image"}, "boxes", kind="object_detection", **values)  # type: ignore[arg-type]
 
 
 def _add(table: Path, name: str, label: str) -> None:

@@ -174,6 +174,31 @@ def write_tiny_segmenter(folder: Path, side: int = IMAGE_SIDE) -> str:
     return str(folder)
 
 
+def write_tiny_detector(folder: Path, side: int = IMAGE_SIDE) -> str:
+    """Write a small random YOLOS with six queries, with its processor."""
+    import torch
+    from transformers import AutoModelForObjectDetection, YolosConfig
+    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
+
+    torch.manual_seed(0)
+    sizes = {name: value for name, value in _SMALL.items() if name != "intermediate_size"}
+    config = YolosConfig(
+        **sizes,
+        intermediate_size=64,
+        image_size=[side, side],
+        patch_size=8,
+        num_detection_tokens=6,
+        num_labels=2,
+        use_mid_position_embeddings=False,
+    )
+    model = AutoModelForObjectDetection.from_config(config)
+    for name in ("detection_tokens", "position_embeddings", "cls_token"):
+        torch.nn.init.normal_(getattr(model.vit.embeddings, name))
+    save_enlarged(model, folder)
+    YolosImageProcessorPil(size={"height": side, "width": side}, do_pad=False).save_pretrained(folder)
+    return str(folder)
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
     "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
     "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
@@ -185,6 +210,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "vit": lambda folder: write_tiny_image_model(folder, "vit"),
     "convolutional": lambda folder: write_tiny_image_model(folder, "resnet"),
     "segmentation": write_tiny_segmenter,
+    "detection": write_tiny_detector,
 }
 
 

@@ -80,10 +80,8 @@ def masked_image(reference: str, masks: Sequence[tuple[str, Mask]], labels: Sequ
     """
     from PIL import Image, ImageColor
 
-    plain = load_image(reference, least_side=_DRAWN_SIDE)
-    factor = _DRAWN_SIDE / max(plain.size)
-    plain = plain.resize((max(1, round(plain.width * factor)), max(1, round(plain.height * factor))))
-    colours = [_COLOURS[place % len(_COLOURS)] for place in range(max(0, len(labels) - 1))]
+    plain = _drawn_size(reference)
+    colours = [_colour(place) for place in range(max(0, len(labels) - 1))]
     painted = np.array([(0, 0, 0), *map(ImageColor.getrgb, colours)], dtype=np.float64)
     panels = [("image", plain)]
     for title, mask in masks:
@@ -96,6 +94,51 @@ def masked_image(reference: str, masks: Sequence[tuple[str, Mask]], labels: Sequ
         panels.append((title, Image.fromarray(pixels.astype(np.uint8))))
     present = sorted({int(own) for _, mask in masks for own in np.unique(mask)} - {0, IGNORED_PIXEL})
     return _in_a_row(panels, [(colours[own - 1], labels[own]) for own in present])
+
+
+def boxed_image(
+    reference: str, boxes: Sequence[tuple[str, Sequence[tuple[float, float, float, float, int]]]], labels: Sequence[str]
+) -> bytes:
+    """Draw boxes onto copies of an image, side by side behind the image itself, with the colours' labels below.
+
+    Args:
+        reference: Path or data URI of the image.
+        boxes: Title, and left, top, width and height of each box as shares of the image's, with its label.
+        labels: Names of the labels.
+
+    Returns:
+        The content of a JPEG file.
+
+    Raises:
+        UnreadableImageError: If the image can't be read.
+    """
+    from PIL import ImageDraw
+
+    plain = _drawn_size(reference)
+    panels, present = [("image", plain)], set[int]()
+    for title, own in boxes:
+        panel = plain.copy()
+        draw = ImageDraw.Draw(panel)
+        for left, top, width, height, label in own:
+            ends = (
+                (left * plain.width, top * plain.height),
+                ((left + width) * plain.width, (top + height) * plain.height),
+            )
+            draw.rectangle((*ends[0], *ends[1]), outline=_colour(label), width=2)
+            present.add(label)
+        panels.append((title, panel))
+    return _in_a_row(panels, [(_colour(label), labels[label]) for label in sorted(present)])
+
+
+def _drawn_size(reference: str) -> "Image":
+    """Return an image in the size that is drawn onto."""
+    plain = load_image(reference, least_side=_DRAWN_SIDE)
+    factor = _DRAWN_SIDE / max(plain.size)
+    return plain.resize((max(1, round(plain.width * factor)), max(1, round(plain.height * factor))))
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
 
 
 def _in_a_row(panels: Sequence[tuple[str, "Image"]], colours: Sequence[tuple[str, str]]) -> bytes:

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from promptgraft.objectives.data import (
     TASK_KINDS,
     Outputs,
@@ -15,7 +12,7 @@ from promptgraft.objectives.data import (
     is_folder_of_images,
     read_table,
 )
-from promptgraft.objectives.kinds.images.image_rows import ImageTask, small_image
+from promptgraft.objectives.kinds.images.image_rows import ImageTask, raw_pixels
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
@@ -48,16 +45,9 @@ class ImageClassification(ImageTask, TextClassification):
 
     def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
         """Fit logistic regression on the raw pixels of small images, which have no words; see `Task`."""
-        return self.fit_linear(_raw_pixels(train), train, _raw_pixels(rows), c=1.0)
+        return self.fit_linear(raw_pixels(train), train, raw_pixels(rows), c=1.0)
 
     @property
     def purpose(self) -> str:
         """Say that it classifies images; see `Task`."""
         return "Classifies images as"
-
-
-def _raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-    """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
-    found = [small_image(reference, row.content) for row in rows for reference in row.fields.values()]
-    pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
-    return (pixels / 255).astype(np.float32)

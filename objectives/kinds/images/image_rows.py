@@ -6,6 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from promptgraft.objectives.data import (
     CleaningReport,
     Comparison,
@@ -123,6 +126,13 @@ class ImageTask(TextTask):
 
 def _files(rows: Sequence[Row]) -> list[Path]:
     return [Path(reference) for row in rows for reference in row.fields.values()]
+
+
+def raw_pixels(rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Return small images as shares of the largest brightness, shape (rows, side * side * 3)."""
+    found = [small_image(reference, row.content) for row in rows for reference in row.fields.values()]
+    pixels = np.stack([np.frombuffer(own, dtype=np.uint8) for own in found])
+    return (pixels / 255).astype(np.float32)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -130,5 +130,6 @@ def test_raw_pixels_are_the_baseline_without_a_model(tmp_path: Path) -> None:
 def test_the_kind_is_registered_and_reads_images() -> None:
     assert {name for name in TASK_KINDS if TASK_KINDS[name].reads == "images"} == {
         "image_classification",
+        "object_detection",
         "semantic_segmentation",
     }

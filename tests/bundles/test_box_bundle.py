@@ -1,0 +1,63 @@
+"""A bundle that finds boxes: in tables, within answers, and the same as in the trial."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from fastapi.testclient import TestClient
+
+from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
+from promptgraft.bundles.formats import convert
+from promptgraft.objectives.backbones import count_layers
+from promptgraft.objectives.data import Box, Split, as_data
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.judging import compare_by_metric
+from promptgraft.spaces import Candidate, Constant, SearchSpace, StudyFacts, Template
+from tests.support.bundles import write_result
+from tests.support.images import spec_of_boxes, write_boxed
+from tests.support.models import TinyModels
+
+TEMPLATE = Template("plain", "{{ image }} {{ label }}")
+ABOUT = {"study": "test", "trial": 0, "digest": "0"}
+
+
+def test_a_bundle_finds_what_its_trial_did(tmp_path: Path, tiny_models: TinyModels) -> None:
+    model, table, bundle = tiny_models["detection"], write_boxed(tmp_path / "data", count=24), tmp_path / "bundle"
+    facts = StudyFacts(count_layers(model, "detection"), has_head=True, has_source=False)
+    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
+    target = spec_of_boxes(table, folds=2, test_rows=6)
+    spec = ObjectiveSpec(BackboneSpec(model, "detection"), target, None, space, metric="map", evaluate_every=30)
+    objective = Objective(spec, torch.device("cpu"))
+    objective.use_split(Split(0, 0))
+    candidate = Candidate(TEMPLATE.id, "", "linear", steps=30, learning_rate=2e-3, frozen_layers=1)
+    result = objective.evaluate(candidate, 0, at=30)
+    write_result(bundle, spec, objective, candidate, result)
+    rows = objective.target.validation
+    predictor = Predictor(bundle)
+    paths = [row.fields["image"] for row in rows]
+    assert np.array_equal(predictor.logits([{"image": as_data(path)} for path in paths]), result.logits)
+    found = verify(bundle)
+    assert (found.passed, found.agreeing, found.difference) == (True, len(rows), 0.0)
+    said = predictor.predict(paths)
+    assert any(said)
+    assert all(isinstance(own, Box) for boxes in said for own in boxes)  # type: ignore[union-attr]
+    frame = predictor.predict_table(str(table))
+    assert list(frame.columns) == ["image", "input_boxes", "boxes"]
+    assert [len(json.loads(cell)) for cell in frame["boxes"][:2]] == [
+        len(own)
+        for own in predictor.predict([str(table.parent / name) for name in frame["image"][:2]])  # type: ignore[arg-type]
+    ]
+    with TestClient(create_app([predictor], ["image"], ABOUT, ServingLimits())) as client:
+        answer = client.post("/predict", json={"image": as_data(paths[0])}).json()
+    first = said[0]
+    assert isinstance(first, tuple)
+    assert [own["label"] for own in answer["boxes"]] == [own.label for own in first]  # type: ignore[union-attr]
+    compared = compare_by_metric(predictor, predictor, rows, 0.05)
+    assert (compared.metric, compared.low, compared.high, compared.disagreements) == ("map", 0.0, 0.0, ())
+    assert convert(bundle, tmp_path / "mlflow", "mlflow") == 0.0
+    table_of_one = tmp_path / "one.csv"
+    pd.DataFrame({"image": ["none.png"]}).to_csv(table_of_one, index=False)
+    assert predictor.predict_table(str(table_of_one))["boxes"].isna().all()

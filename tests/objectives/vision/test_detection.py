@@ -1,0 +1,133 @@
+"""YOLOS run in part and frozen from below: outputs and loss of transformers, and the same trial in any order."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
+from promptgraft.objectives.data import Split
+from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.trial import Objective
+from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
+from tests.support.images import draw, spec_of_boxes, write_boxed
+from tests.support.models import TinyModels
+
+CPU = torch.device("cpu")
+TEMPLATE = Template("plain", "{{ image }} {{ label }}")
+LABELS = ("blue", "red")
+LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
+FORMS = [
+    LINEAR,
+    replace(LINEAR, frozen_layers=2, steps=2),
+    replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
+    replace(LINEAR, source_steps=2, frozen_layers=4),
+]
+
+
+def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Objective:
+    """Load an objective over drawn boxes, with a source and two folds, on the first."""
+    facts = StudyFacts(count_layers(model, "detection"), has_head=True, has_source=True)
+    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
+    tables = [folder / name / "table.jsonl" for name in ("target", "source")]
+    for seed, table in enumerate(tables):
+        if not table.exists():
+            write_boxed(table.parent, count=24, seed=seed)
+    spec = ObjectiveSpec(
+        BackboneSpec(model, "detection"),
+        spec_of_boxes(tables[0], folds=2, test_rows=6),
+        spec_of_boxes(tables[1], test_rows=None),
+        space,
+        metric="map",
+        evaluate_every=2,
+        source_training=SourceTraining(frozen_layers=1),
+        files=str(files) if files else None,
+    )
+    objective = Objective(spec, CPU)
+    objective.use_split(Split(0, 0))
+    return objective
+
+
+def test_outputs_are_those_of_transformers_in_whatever_parts(tmp_path: Path, tiny_models: TinyModels) -> None:
+    path = tiny_models["detection"]
+    backbone = BACKBONES["detection"](BackboneSpec(path, "detection"), CPU)
+    assert guess_family(path) == "detection"
+    assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) == 4
+    model = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS, seed=0)
+    reference = AutoModelForObjectDetection.from_pretrained(path).eval()
+    last = reference.class_labels_classifier.layers[-1]
+    own = {"weight": last.weight[:2], "bias": last.bias[:2], "nothing": last.weight[2:], "nothing_bias": last.bias[2:]}
+    model.load({f"reader.{name}": value.detach() for name, value in own.items()})
+    images = [draw(number) for number in range(3)]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    fields = [{"image": str(tmp_path / f"{number}.png")} for number in range(3)]
+    inputs = AutoImageProcessor.from_pretrained(path, backend="pil")(images, return_tensors="pt")
+    with torch.no_grad():
+        backbone.model.eval()
+        expected = reference(pixel_values=inputs["pixel_values"])
+        outputs = model.logits(model.batch(model.encode_fields(fields)), LABELS)
+        ids = torch.tensor([backbone.image_ids(fields[0]["image"])])
+        hidden = backbone.layers.run(input_ids=ids)
+        for depth in range(1, backbone.n_layers):
+            below = backbone.layers.run(0, depth, input_ids=ids)
+            assert torch.equal(backbone.layers.run(depth, None, below), hidden)
+    both = torch.cat([expected.logits, expected.pred_boxes], dim=-1)
+    torch.testing.assert_close(outputs, both, atol=1e-5, rtol=1e-5)
+    frozen = [sum(own.requires_grad for own in backbone.pretrained.values())]
+    for depth in range(1, backbone.n_layers + 1):
+        backbone.freeze(depth)
+        frozen.append(sum(own.requires_grad for own in backbone.pretrained.values()))
+    assert frozen == sorted(set(frozen), reverse=True)
+    assert frozen[-1] == 0
+
+
+def test_no_trial_depends_on_those_before_it_and_what_is_saved_computes_the_same(
+    tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """Whatever is in the store, and in whatever order trials come, outputs are the same bit for bit."""
+    model = tiny_models["detection"]
+    stored = objective_over(model, tmp_path, files=tmp_path / "files")
+    facts = stored.spec.space.facts
+    first = [stored.evaluate(candidate, seed=3) for candidate in FORMS]
+    again = [stored.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
+    fresh = objective_over(model, tmp_path, files=tmp_path / "files")
+    read = [fresh.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
+    for candidate, result, *others in zip(FORMS, first, again, read, strict=True):
+        assert all(np.array_equal(result.logits, other) for other in others)
+        scored = stored.score(candidate.canonical(facts), result.delta, stored.target.validation, seed=3)
+        np.testing.assert_allclose(scored, result.logits, atol=2e-5)
+    alone = objective_over(model, tmp_path).evaluate(FORMS[2], seed=3).logits
+    assert np.array_equal(first[2].logits, alone)
+    assert not np.array_equal(first[0].logits, first[1].logits)
+    assert first[3].trainable_parameters == 3 * (32 + 1)
+
+
+def test_frozen_weights_stay_and_boxes_are_learnt(tmp_path: Path, tiny_models: TinyModels) -> None:
+    objective = objective_over(tiny_models["detection"], tmp_path)
+    backbone = objective.backbone
+    before = {name: own.clone() for name, own in backbone.model.state_dict().items()}
+    short = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=0), seed=0)
+    long = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=40, learning_rate=2e-3), seed=0)
+    after = backbone.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in backbone.names_below(1))
+    assert not torch.equal(before["bbox_predictor.layers.2.weight"], after["bbox_predictor.layers.2.weight"])
+    assert long.metrics["loss"] < 0.8 * short.metrics["loss"]
+
+
+def test_models_that_cannot_serve_are_refused(tmp_path: Path, tiny_models: TinyModels) -> None:
+    backbone = BACKBONES["detection"](BackboneSpec(tiny_models["detection"], "detection"), CPU)
+    with pytest.raises(InvalidInputError, match="head 'probe' doesn't score boxes"):
+        PromptedModel(backbone, replace(LINEAR, head="probe"), TEMPLATE, None, LABELS, seed=0)
+    model = AutoModelForObjectDetection.from_pretrained(tiny_models["detection"])
+    model.config.use_mid_position_embeddings = True
+    type(model)(model.config).save_pretrained(tmp_path)
+    processor = Path(tiny_models["detection"]) / "preprocessor_config.json"
+    (tmp_path / "preprocessor_config.json").write_text(processor.read_text())
+    with pytest.raises(InvalidInputError, match="adds positions in every layer"):
+        BACKBONES["detection"](BackboneSpec(str(tmp_path), "detection"), CPU)
