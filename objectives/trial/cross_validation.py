@@ -3,10 +3,11 @@
 Stone (1974), Cross-Validatory Choice and Assessment of Statistical Predictions.
 """
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from statistics import mean
+from statistics import mean, stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -86,14 +87,14 @@ class CrossValidation(Evaluations):
     """Runs one candidate's cycle on every fold: hands out each fold's evaluations, and with the last one the result.
 
     All folds have one seed, and so share what doesn't depend on the target's rows, such as the source stage. The result
-    is that of the step whose mean over the folds is best. A caller that stops asking has stopped the trial.
+    is that of one step for all folds; see `_choose`. A caller that stops asking has stopped the trial.
 
     Args:
         folds: What the cycles use, fold by fold.
         candidate: What to run, canonical.
         seed: Seed of every fold.
         checkpoint: Where to save the state every now and then: a fold that is over isn't run again.
-        at: Step whose state is the result; that of the best mean if None.
+        at: Step whose state is the result; chosen by the folds if None.
 
     Raises:
         TrialError: While iterating; see `Cycle`.
@@ -167,11 +168,7 @@ class CrossValidation(Evaluations):
     def _result(self, outcomes: Sequence[FoldOutcome]) -> Result:
         """Choose the step by the mean over the folds, and put their outcomes together."""
         means = [_mean_of(evaluations) for evaluations in zip(*(own.evaluations for own in outcomes), strict=True)]
-        direction = self._folds[0].spec.direction
-        best = 0
-        for number, found in enumerate(means):
-            if found.is_better(means[best], direction):
-                best = number
+        best = self._choose(means, outcomes)
         chosen, last = means[best], outcomes[-1]
         return Result(
             value=chosen.value,
@@ -190,6 +187,33 @@ class CrossValidation(Evaluations):
             resumed_at=self._resumed_at,
             fold_values=tuple(outcome.evaluations[best].value for outcome in outcomes),
         )
+
+    def _choose(self, means: Sequence[Evaluation], outcomes: Sequence[FoldOutcome]) -> int:
+        """Return the place of the step at which training stops for the model that ships.
+
+        Few rows tell the steps of a curve apart by luck, and the first lucky one may lie in the warm-up. Out of the
+        steps that are no more than a standard error behind the best (Breiman et al. 1984), it is therefore that whose
+        rows are scored best, which for labels is the mean probability of the right one.
+        """
+        spec = self._folds[0].spec
+        best = 0
+        for number, found in enumerate(means):
+            if found.is_better(means[best], spec.direction):
+                best = number
+        if spec.metric == "loss":
+            return best
+        values = [outcome.evaluations[best].value for outcome in outcomes]
+        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        near = [number for number, found in enumerate(means) if abs(found.value - means[best].value) <= error]
+        return max(near, key=lambda number: self._row_score(number, outcomes))
+
+    def _row_score(self, place: int, outcomes: Sequence[FoldOutcome]) -> float:
+        """Return the mean score of the rows at a step; those of a fold are scored by its own task."""
+        scores = []
+        for resources, outcome in zip(self._folds, outcomes, strict=False):
+            target = resources.tasks.target
+            scores.append(target.row_scores(outcome.logits[place], target.validation))
+        return float(np.concatenate(scores).mean())
 
 
 def _mean_of(evaluations: Sequence[Evaluation]) -> Evaluation:
