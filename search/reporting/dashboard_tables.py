@@ -97,7 +97,9 @@ def _predictions(task: Task, folder: RunFolder, number: int) -> list[dict[str, A
         return []
     rows, expected = task.scored(), task.expected(logits)
     texts = [row.fields for row in rows]
-    predicted, (_, *others) = task.described(expected, texts), task.columns(expected, texts).items()
+    predicted = task.described(expected, texts)
+    # Masks and boxes have no further columns, and would need their images.
+    others = list(task.columns(expected, texts).items())[1:] if task.answers == "labels" else []
     return [
         {
             **row.fields,
