@@ -9,7 +9,6 @@ import torch
 from fastapi.testclient import TestClient
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
-from promptgraft.bundles.formats import convert
 from promptgraft.objectives.backbones import count_layers
 from promptgraft.objectives.data import Box, Split, as_data
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
@@ -57,7 +56,6 @@ def test_a_bundle_finds_what_its_trial_did(tmp_path: Path, tiny_models: TinyMode
     assert [own["label"] for own in answer["boxes"]] == [own.label for own in first]  # type: ignore[union-attr]
     compared = compare_by_metric(predictor, predictor, rows, 0.05)
     assert (compared.metric, compared.low, compared.high, compared.disagreements) == ("map", 0.0, 0.0, ())
-    assert convert(bundle, tmp_path / "mlflow", "mlflow") == 0.0
     table_of_one = tmp_path / "one.csv"
     pd.DataFrame({"image": ["none.png"]}).to_csv(table_of_one, index=False)
     assert predictor.predict_table(str(table_of_one))["boxes"].isna().all()
