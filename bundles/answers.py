@@ -1,5 +1,6 @@
 """What a server answers for a row, by the kind of task."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -75,6 +76,20 @@ class MaskPrediction(BaseModel):
     shares: dict[str, float] = Field(description="Share of each label among the pixels; they add up to 1.")
 
 
+class RankedItem(BaseModel):
+    """An item, and how likely it comes next."""
+
+    item: str = Field(description="Text of the item.")
+    probability: float = Field(description="Its probability.")
+
+
+class RecommendedItems(BaseModel):
+    """Prediction for one row, where it is a history of items."""
+
+    item: str | None = Field(description="Likeliest item; null if it is less probable than the server requires.")
+    recommended: list[RankedItem] = Field(description="Likeliest items that the history doesn't have, best first.")
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """Turns probabilities, or numbers, into answers, and counts these by label.
@@ -99,7 +114,7 @@ class Answers:
         if self.task.words() is not None:
             return SpansPrediction
         if self.task.one_label:
-            return Prediction
+            return RecommendedItems if self.task.reads_histories else Prediction
         if self.task.has_labels:
             return LabelsPrediction
         return NumberPrediction if self.task.has_numbers else TextPrediction
@@ -128,14 +143,27 @@ class Answers:
             self._count([own.label for own in spans])
             said = [LabelledSpan(**asdict(own), text=value[own.start : own.end]) for own in spans]
             return SpansPrediction(spans=said)
-        probabilities = dict(zip(self.task.labels, expected.tolist(), strict=True))
         if isinstance(found, tuple):
             labels = [own for own in found if isinstance(own, str)]
             self._count(labels)
-            return LabelsPrediction(labels=labels, probabilities=probabilities)
-        label = found if expected.max() >= self.abstain_below else None
+            return LabelsPrediction(labels=labels, probabilities=self._by_label(expected))
+        return self._one(str(found) if expected.max() >= self.abstain_below else None, expected, text)
+
+    def _by_label(self, expected: Probabilities) -> dict[str, float]:
+        return dict(zip(self.task.labels, expected.tolist(), strict=True))
+
+    def _one(self, label: str | None, expected: Probabilities, text: Mapping[str, str]) -> BaseModel:
+        """Return the answer for a row with one label, or of items; these are too many to count each of them."""
+        if self.task.reads_histories:
+            self._count([])
+            return RecommendedItems(item=label, recommended=self._ranked(expected, text))
         self._count([label] if label else [])
-        return Prediction(label=label, probabilities=probabilities)
+        return Prediction(label=label, probabilities=self._by_label(expected))
+
+    def _ranked(self, expected: Probabilities, text: Mapping[str, str]) -> list[RankedItem]:
+        """Return the likeliest items that a history doesn't have."""
+        (ranked,) = self.task.columns(expected[None], [text])["recommended"]
+        return [RankedItem(item=item, probability=chance) for item, chance in json.loads(ranked)]
 
     def _count(self, labels: Sequence[str]) -> None:
         """Count a row's labels, or that it has none."""

@@ -169,6 +169,7 @@ _LATER: Mapping[str, object] = {
     "signatures": {},
     "languages": None,
     "coverage": (),
+    "item_columns": (),
 }
 
 
@@ -214,6 +215,7 @@ class Manifest(_Part):
         signatures: Metric -> how a library of metrics computed it, where it has a signature for that.
         languages: From which language into which one it translates; None if it doesn't.
         coverage: What it is right about, by how sure it must be; on rows out of their fold.
+        item_columns: Where it recommends items: the columns of their id and their text in the study's table.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it; `requirements.txt` has all that these need.
         digest: SHA-256 of this manifest, written as it is with an empty digest.
@@ -242,6 +244,7 @@ class Manifest(_Part):
     signatures: dict[str, str] = {}
     languages: tuple[str, str] | None = None
     coverage: tuple[CoveragePoint, ...] = ()
+    item_columns: tuple[str, ...] = ()
     files: FileHashes = {}
     versions: dict[str, str] = {}
     digest: str = ""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from promptgraft.bundles.folder import read_manifest
 from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
+from promptgraft.bundles.new_items import NewItems, read_new_items, with_items, with_rows
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
 from promptgraft.objectives.caching import Activations, StageKey, StageStore
 from promptgraft.objectives.data import Prediction, Task, has_text, joined
@@ -85,11 +86,13 @@ class Predictor:
         backbone: Folder or hub id of the pretrained model, where it is not at the recorded place.
         device: Where to compute; chosen from what this process was given if None.
         trust_remote_code: Whether Python code that lies beside the weights may be run.
+        items: Table of items that may be recommended, too, though the bundle has never seen them; see `new_items`.
 
     Attributes:
         folder: The bundle.
         manifest: What it says of itself.
         task: The kind of task, which says what outputs mean.
+        new_items: What the table of items has added.
         members: Its models: more than one if it holds an ensemble. They share the weights that none has changed.
 
     Raises:
@@ -103,8 +106,10 @@ class Predictor:
         device: torch.device | None = None,
         *,
         trust_remote_code: bool = False,
+        items: str | None = None,
     ) -> None:
         self.folder, self.manifest = folder, read_manifest(folder)
+        self.new_items = read_new_items(items, self.manifest) if items else NewItems()
         reference = self.manifest.backbone
         if reference.family not in BACKBONES:
             raise InvalidInputError(
@@ -132,7 +137,7 @@ class Predictor:
             attn_implementation=reference.attn_implementation,
             languages=self.manifest.languages,
         )
-        self.task = self.manifest.task
+        self.task = replace(self.manifest.task, labels=(*self.manifest.labels, *self.new_items.names))
         self._lock = Lock()
         members: list[LoadedModel] = []
         for part in self.manifest.models:
@@ -145,10 +150,11 @@ class Predictor:
         self.members = tuple(members)
 
     def _load(self, part: MemberPart, spec: BackboneSpec, device: torch.device) -> LoadedModel:
-        manifest, file = self.manifest, self.folder / part.file
-        candidate, template, verbalizer = part.parts(manifest.head_labels, manifest.columns)
+        manifest, file, new = self.manifest, self.folder / part.file, self.new_items.names
+        candidate, template, verbalizer = with_items(part, new).parts(manifest.head_labels, manifest.columns)
         backbone = BACKBONES[spec.family](spec, device)
-        model = PromptedModel(backbone, candidate, template, verbalizer, manifest.head_labels, manifest.seed)
+        backbone.expect(manifest.head_labels)
+        model = PromptedModel(backbone, candidate, template, verbalizer, (*manifest.head_labels, *new), manifest.seed)
         if words := self.task.words():
             model.read_words(words)
         model.read_prior(self.task, manifest.head_labels)
@@ -157,7 +163,7 @@ class Predictor:
         except (SafetensorError, OSError, ValueError) as error:
             raise InvalidInputError(f"{file} is no whole safetensors file ({error}); export the trial again") from error
         try:
-            model.load_all(delta, len(manifest.labels))
+            model.load_all(with_rows(delta, model, len(new)), len(manifest.labels))
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"{file} doesn't fit the manifest's candidate: {error}; export the trial again"
@@ -203,7 +209,7 @@ class Predictor:
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names, in the order of the logits."""
-        return self.manifest.labels
+        return self.task.labels
 
     def predict(self, rows: Sequence[Input]) -> list[Prediction]:
         """Return the likeliest label of each row, all that apply, a number, a text or spans, by the kind of task."""

@@ -53,5 +53,6 @@ if TYPE_CHECKING:
     from promptgraft.spaces.templates import break_up as break_up
     from promptgraft.spaces.templates import content_id as content_id
     from promptgraft.spaces.verbalizers import Verbalizer as Verbalizer
+    from promptgraft.spaces.verbalizers import words_of_name as words_of_name
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

@@ -53,3 +53,8 @@ class Verbalizer:
                     f"verbalizer {self.name!r} has no words for label {label!r}; "
                     f"it covers: {', '.join(map(repr, self.words))}"
                 )
+
+
+def words_of_name(label: str) -> str:
+    """Write a label's name in words; names with digits stay, in which `-` may be a sign."""
+    return label if any(map(str.isdigit, label)) else " ".join(label.replace("_", " ").replace("-", " ").split())

@@ -1,7 +1,7 @@
 """Pretrained transformers: loading, restoring, freezing, and the contract of a family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
@@ -277,10 +277,17 @@ class Backbone(WordTokens, ABC):
         return attach(soft, vectors, self.layers, self.prefixed(), seed)
 
     def keep(self, keep: Keep) -> None:
-        """Let what is read of rows, and is the same for all candidates, be kept in a store; texts need none."""
+        """Let what is read of rows or labels, and is the same for many candidates, be kept in a store."""
 
     def forget(self) -> None:
         """Forget what is remembered of rows; nothing is of texts."""
+
+    def expect(self, labels: Collection[str]) -> None:
+        """Leave out of the heads of the next models what they compute of labels whose weights will be loaded.
+
+        Args:
+            labels: These labels.
+        """
 
     def restore(self) -> None:
         """Put back every pretrained weight, exactly, and forget adapters, gradients and modes.

@@ -1,6 +1,6 @@
 """Encoders: pooled hidden states, read by label embeddings or a linear head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel
 
-from promptgraft.objectives.backbones.base import BACKBONES, Backbone
+from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Keep
 from promptgraft.objectives.backbones.label_scorers import Batch, EmbeddingScorer, LabelScorer
 from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
@@ -92,6 +92,16 @@ class Encoder(Backbone):
 
     auto_class = AutoModel
     scorer_class: ClassVar[type[EncoderScorer]] = EncoderScorer
+    _keep: Keep | None = None
+    _expected: Collection[str] = ()
+
+    def keep(self, keep: Keep) -> None:
+        """Let embeddings of many labels, such as the items of a shop, be kept in a store; see `Backbone`."""
+        self._keep = keep
+
+    def expect(self, labels: Collection[str]) -> None:
+        """Leave out embeddings of labels; see `Backbone`."""
+        self._expected = frozenset(labels)
 
     def label_scorer(
         self,
@@ -107,8 +117,15 @@ class Encoder(Backbone):
             if verbalizer is None:
                 raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
             empty = template.render(dict.fromkeys(template.fields, ""))
-            words = [[empty.with_label(word).strip() for word in verbalizer.words[label]] for label in labels]
-            weight = self._embed_labels(words, pool)
+            words = {
+                label: [empty.with_label(word).strip() for word in verbalizer.words[label]]
+                for label in labels
+                if label not in self._expected
+            }
+            weight = torch.zeros(len(labels), self.hidden_size, device=self.device)
+            if words:
+                places = [place for place, label in enumerate(labels) if label in words]
+                weight[places] = self._embed_labels(list(words.values()), candidate.pooling, pool).to(weight)
         elif head == "linear":
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(len(labels), self.hidden_size, generator=generator) * 0.02
@@ -139,13 +156,33 @@ class Encoder(Backbone):
         mask = ((position >= 0) & (position < lengths[:, None])).to(hidden.dtype)
         return (hidden * mask[..., None]).sum(1) / lengths[:, None].to(hidden.dtype)
 
-    def _embed_labels(self, words: list[list[str]], pool: Pool) -> Tensor:
+    def _embed_labels(self, words: list[list[str]], pooling: str, pool: Pool) -> Tensor:
         """Average the normalised embeddings of each label's words; shape (labels, hidden).
 
-        Labels are embedded one by one, unless there are as many as items of a shop: these go together, by length.
+        Labels are embedded one by one, unless there are as many as items of a shop: these go together, by length, and
+        are kept for other candidates.
+
+        Args:
+            words: Of each label.
+            pooling: See `Candidate.pooling`.
+            pool: What it means.
         """
         if len(words) < MANY_LABELS or self.device.type == "meta":
             return torch.stack([self._embed(texts, pool).mean(0) for texts in words])
+        if self._keep is None:
+            return self._embed_many(words, pool)
+        content = {
+            "stage": "label embeddings",
+            "backbone": self.weights_hash,
+            "family": self.family,
+            "numerics": self.spec.numerics,
+            "device": self.device.type,
+            "pooling": pooling,
+            "words": words,
+        }
+        return self._keep(content, lambda: {"weight": self._embed_many(words, pool).cpu()})["weight"]
+
+    def _embed_many(self, words: list[list[str]], pool: Pool) -> Tensor:
         texts = sorted({text for own in words for text in own}, key=lambda text: (len(text), text))
         parts = [texts[first : first + TOGETHER] for first in range(0, len(texts), TOGETHER)]
         known = dict(zip(texts, torch.cat([self._embed(part, pool) for part in parts]), strict=True))

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.near_duplicates import clusters as clusters
     from promptgraft.objectives.data.near_duplicates import drop_known as drop_known
     from promptgraft.objectives.data.near_duplicates import find_near_duplicates as find_near_duplicates
+    from promptgraft.objectives.data.priors import MOST_OF_EASE as MOST_OF_EASE
     from promptgraft.objectives.data.priors import PRIOR as PRIOR
     from promptgraft.objectives.data.priors import PRIOR_BASELINES as PRIOR_BASELINES
     from promptgraft.objectives.data.priors import SEPARATOR as SEPARATOR

@@ -17,8 +17,12 @@ PRIOR = "prior."
 # Stands between the items of a history, which is a text.
 SEPARATOR = "\n"
 
+# EASE inverts a matrix of items by items: 0.8 GB for so many.
+MOST_OF_EASE = 10_000
 # Priors that are baselines by themselves.
 PRIOR_BASELINES = ("neighbours", "ease", "words", "items")
+# Baselines that know items by their ids alone, and aren't priors.
+ITEM_BASELINES = ("popular_lately", "svd", "sasrec", "gru4rec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,9 @@ class PriorNames:
 
     @classmethod
     def lacks_prior(cls, baseline: str) -> bool:
-        """Whether a baseline is a prior alone, and one that the kind hasn't."""
+        """Whether a baseline is a prior alone, and one that the kind hasn't; or needs items, and the kind has none."""
+        if baseline in ITEM_BASELINES:
+            return "neighbours" not in cls.priors
         return baseline in PRIOR_BASELINES and baseline not in cls.priors
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ class HistorySpec:
         least: Users and items with fewer interactions are dropped.
         users: Path of the table of users, where their profiles are predicted.
         attributes: Columns of the profile there.
+        rating: Column of numbers in the table of interactions, where these are rated.
+        least_rating: Interactions with lower ratings are dropped.
     """
 
     user: str
@@ -67,6 +69,8 @@ class HistorySpec:
     least: int = 3
     users: str | None = None
     attributes: tuple[str, ...] = ()
+    rating: str | None = None
+    least_rating: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,52 @@ class LabelScores:
     f1: float
 
 
+class Reported:
+    """The part of every kind of task that says what reports show of a model's outputs, beside its metrics.
+
+    Attributes:
+        blamed_by: What `Task.blame` is, for people.
+        parts_title: What `parts` are, for people.
+        examples_title: What `examples` are, for people.
+    """
+
+    blamed_by: ClassVar[str] = "loss"
+    parts_title: ClassVar[str] = "Scores by length of the answers"
+    examples_title: ClassVar[str] = "The worst rows, side by side"
+
+    def by_row(self, metric: str, outputs: Outputs, rows: Sequence[Row]) -> Expected | None:
+        """Return what each row has of a metric that is a mean over rows, shape (rows,); None where that isn't known.
+
+        It spares those who resample rows to compute the metric again and again.
+        """
+        del metric, outputs, rows
+        return None
+
+    def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
+        """Return the parts of rows whose scores a report shows apart, by their names."""
+        del rows
+        return {}
+
+    def examples(self, blame: Expected, most: int) -> Sequence[int]:
+        """Return which rows a report shows: the worst.
+
+        Args:
+            blame: From `Task.blame`, shape (rows,).
+            most: How many.
+        """
+        return [int(place) for place in np.argsort(-blame, kind="stable")[:most]]
+
+    def by_label(self, expected: Expected, rows: Sequence[Row]) -> list[LabelScores]:
+        """Say how well each label is found; nothing in kinds without labels, or with a confusion table."""
+        del expected, rows
+        return []
+
+    def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
+        """Count true labels (rows) against predicted ones (columns); nothing in kinds that have no such table."""
+        del outputs, rows
+        return []
+
+
 @dataclass(frozen=True, slots=True)
 class CleaningReport:
     """How many rows were read and why some were dropped.
@@ -234,6 +284,8 @@ class CleaningReport:
         overlap: Rows removed since the same text is held out.
         near_duplicate: Rows removed since nearly the same text is held out; see `objectives.data.near_duplicates`.
         near_duplicate_of_other_label: Those of them whose label is another one than that of the held-out text.
+        invalid_rating: Interactions whose rating is no number.
+        low_rating: Interactions that are rated too low.
         few_interactions: Interactions of users or items that have too few.
         no_history: Interactions that are a user's first, or older than those that are trained on.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
@@ -258,6 +310,8 @@ class CleaningReport:
     overlap: int = 0
     near_duplicate: int = 0
     near_duplicate_of_other_label: int = 0
+    invalid_rating: int = 0
+    low_rating: int = 0
     few_interactions: int = 0
     no_history: int = 0
     set_aside: int = 0

@@ -15,10 +15,10 @@ from promptgraft.objectives.data.rows import (
     CleaningReport,
     Direction,
     Expected,
-    LabelScores,
     LossName,
     Outputs,
     Prediction,
+    Reported,
     Row,
     TaskSpec,
     Texts,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task(Refusals, ABC):
+class Task(Refusals, Reported, ABC):
     """A task with its rows cleaned and split; its class, the kind, says all that is known of rows, answers and outputs.
 
     Outputs are what a model computes for each row, or each word or cell of it, one number a label: logits, in kinds of
@@ -51,7 +51,6 @@ class Task(Refusals, ABC):
         has_numbers: Whether answers are numbers, which models are trained on standardised.
         one_answer: Whether rows of the same text with different answers are dropped, since they contradict each other.
         languages: Whether a study names two languages, of texts and answers.
-        blamed_by: What `blame` is, for people.
         reads_histories: Whether rows are made of interactions, which a study names in `histories`.
         bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
         ensembles: Whether the outputs of several models have a mean.
@@ -84,7 +83,6 @@ class Task(Refusals, ABC):
     languages: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
     bootstrap: ClassVar[bool] = False
-    blamed_by: ClassVar[str] = "loss"
     baseline_names: ClassVar[Mapping[str, str]] = {}
 
     labels: tuple[str, ...]
@@ -232,11 +230,6 @@ class Task(Refusals, ABC):
         """Return how bad each row's outputs are, by which a report shows the worst first; shape (rows,)."""
         return self.row_losses(self.expected(outputs), rows)
 
-    def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
-        """Return the parts of rows whose scores a report shows apart, by their names."""
-        del rows
-        return {}
-
     @abstractmethod
     def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:
         """Return the prediction for each row.
@@ -364,16 +357,6 @@ class Task(Refusals, ABC):
         """
         del outputs, rows
         return self
-
-    def by_label(self, expected: Expected, rows: Sequence[Row]) -> list[LabelScores]:
-        """Say how well each label is found; nothing in kinds without labels, or with a confusion table."""
-        del expected, rows
-        return []
-
-    def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
-        """Count true labels (rows) against predicted ones (columns); nothing in kinds that have no such table."""
-        del outputs, rows
-        return []
 
 
 _KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "

@@ -15,6 +15,7 @@ from promptgraft.objectives.data import (
     read_table,
     read_times,
 )
+from promptgraft.objectives.kinds.regression import as_number
 from promptgraft.spaces import InvalidInputError
 
 # Stands between the columns of an item's text.
@@ -145,7 +146,8 @@ def _interactions(
     spec: TaskSpec, histories: HistorySpec, texts: Mapping[str, str]
 ) -> tuple[list[Interaction], Counter[str]]:
     """Read the interactions that can be used, by time; and count the others."""
-    frame = read_table(spec.train, [histories.user, spec.label, histories.time])
+    rated = [] if histories.rating is None else [histories.rating]
+    frame = read_table(spec.train, [histories.user, spec.label, histories.time, *rated])
     try:
         times = read_times(frame[histories.time].tolist())
     except InvalidInputError as error:
@@ -153,11 +155,13 @@ def _interactions(
             f"{spec.train}: column {histories.time!r} must hold dates or numbers: {error}"
         ) from error
     counts: Counter[str] = Counter(read=len(frame))
-    cells = zip(frame[histories.user], frame[spec.label], times, strict=True)
+    ratings = frame[histories.rating].tolist() if histories.rating else []
+    disliked = _disliked(spec.train, histories, ratings) if ratings else [None] * len(frame)
+    cells = zip(frame[histories.user], frame[spec.label], times, disliked, strict=True)
     found: list[Interaction] = []
-    for user, item, time in cells:
+    for user, item, time, dislike in cells:
         own = Interaction((user or "").strip(), (item or "").strip(), time)
-        reason = _unusable(own, texts)
+        reason = _unusable(own, texts) or dislike
         if reason is None:
             found.append(own)
         else:
@@ -167,6 +171,24 @@ def _interactions(
     once = [own for own in found if first[own.user, own.item] is own]
     counts["duplicate"] += len(found) - len(once)
     return once, counts
+
+
+def _disliked(path: str, histories: HistorySpec, cells: Sequence[str | None]) -> list[str | None]:
+    """Say of each rating why its interaction isn't used; None if it is.
+
+    Raises:
+        InvalidInputError: If none is used, as where ratings are on another scale.
+    """
+    ratings = [as_number(cell or "") for cell in cells]
+    numbers = [own for own in ratings if own is not None]
+    least = histories.least_rating or 0.0
+    if not any(own >= least for own in numbers):
+        between = f"they go from {min(numbers):g} to {max(numbers):g}" if numbers else "none of them is a number"
+        raise InvalidInputError(
+            f"{path}: no rating in column {histories.rating!r} reaches `histories.least_rating` ({least:g}): "
+            f"{between}; give it on their scale"
+        )
+    return ["invalid_rating" if own is None else "low_rating" if own < least else None for own in ratings]
 
 
 def _unusable(own: Interaction, texts: Mapping[str, str]) -> str | None:

@@ -5,10 +5,10 @@ Outputs are logits of all items. Items that a user had are never recommended, an
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,19 @@ from promptgraft.objectives.data import (
     seen,
 )
 from promptgraft.objectives.kinds.histories import read_histories
-from promptgraft.objectives.kinds.text_classification import TextClassification, log_loss
+from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 CUTS = (5, 10, 20)
-# Items in a table of predictions.
-SHOWN = 10
+# Items in a table of predictions, and of an example in a report.
+SHOWN, SAID = 10, 3
+# Users with fewer items so far are scored apart.
+FEW_ITEMS = 5
+# Scores that are ranked at a time: 128 MB of float64.
+MOST_SCORES = 2**24
 _TINY = 1e-9
 
 
@@ -46,6 +53,7 @@ class Recommendation(TextClassification, HasPriors):
 
     metrics: ClassVar[Mapping[str, Direction]] = {
         **{f"{name}_at_{cut}": "maximize" for name in ("ndcg", "recall", "coverage") for cut in CUTS},
+        **{f"popularity_at_{cut}": "minimize" for cut in CUTS},
         "mrr": "maximize",
         "loss": "minimize",
     }
@@ -53,6 +61,10 @@ class Recommendation(TextClassification, HasPriors):
     heads = ("label_words", "linear")
     reads_histories = True
     priors = ("popularity", "neighbours", "ease")
+    bootstrap = True
+    blamed_by = "rank"
+    parts_title = "Cold start"
+    examples_title = "Histories, what came, and what was recommended"
     baseline_names: ClassVar[Mapping[str, str]] = {
         "majority": "most popular items",
         "tfidf": "items of users with common items (item-kNN)",
@@ -126,21 +138,68 @@ class Recommendation(TextClassification, HasPriors):
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Rank all items that a user hasn't had; see `Task`.
 
-        NDCG, recall (the share of users whose item is among the first), the mean reciprocal rank, and coverage: the
-        share of all items that are among the first of some user.
+        NDCG, recall (the share of users whose item is among the first), the mean reciprocal rank; coverage: the share
+        of all items that are among the first of some user; popularity: the mean, over the items that are recommended,
+        of the share of these users who have had them.
         """
-        scores = self._unseen(outputs, [row.fields for row in rows])
-        labels = np.array([row.label for row in rows])
-        ranks = ranks_of(scores, labels)
-        order = _best(scores, max(CUTS))
+        best = np.concatenate([_best(scores, max(CUTS)) for scores, _ in self._parts_of(outputs, rows)])
+        shares = np.zeros(len(self.labels))
+        for row in rows:
+            shares[list(self._had(row.fields))] += 1 / len(rows)
         found: dict[str, float] = {}
-        for cut in CUTS:
-            is_in = ranks <= cut
-            found[f"ndcg_at_{cut}"] = float(np.where(is_in, 1 / np.log2(ranks + 1), 0).mean())
-            found[f"recall_at_{cut}"] = float(is_in.mean())
-            found[f"coverage_at_{cut}"] = len(np.unique(order[:, :cut])) / len(self.labels)
-        loss = float(log_loss(self.expected(outputs), labels).mean())
-        return {name: (found | {"mrr": float((1 / ranks).mean()), "loss": loss})[name] for name in self.metrics}
+        ranks = self._ranks(outputs, rows)
+        for name in self.metrics:
+            if (values := self._by_row(name, ranks)) is not None:
+                found[name] = float(values.mean())
+            elif name == "loss":
+                found[name] = float(self._losses(outputs, rows).mean())
+            else:
+                first = best[:, : int(name.rpartition("_")[2])]
+                is_coverage = name.startswith("coverage")
+                found[name] = len(np.unique(first)) / len(shares) if is_coverage else float(shares[first].mean())
+        return found
+
+    def by_row(self, metric: str, outputs: Outputs, rows: Sequence[Row]) -> Expected | None:
+        """Return each user's figure, where the metric is their mean; see `Reported`."""
+        if metric == "loss":
+            return self._losses(outputs, rows)
+        return self._by_row(metric, self._ranks(outputs, rows))
+
+    @staticmethod
+    def _by_row(metric: str, ranks: npt.NDArray[np.int64]) -> Expected | None:
+        name, _, cut = metric.partition("_at_")
+        if name not in ("mrr", "ndcg", "recall"):
+            return None
+        values = {"mrr": 1 / ranks, "ndcg": 1 / np.log2(ranks + 1), "recall": np.ones(len(ranks))}[name]
+        return np.where(ranks <= int(cut or len(ranks) + ranks.max()), values, 0.0)
+
+    def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
+        """Return users with few items, and those whose next item no user had before; see `Reported`."""
+        known = {row.label for row in self.train}.union(*(self._had(row.fields) for row in self.train))
+        few = [len(seen(row.fields)) < FEW_ITEMS for row in rows]
+        new = [row.label not in known for row in rows]
+        named = {
+            f"users with fewer than {FEW_ITEMS} items before": few,
+            f"users with {FEW_ITEMS} items or more": [not own for own in few],
+            "next item in no training row": new,
+            "next item in some training row": [not own for own in new],
+        }
+        found = {name: [place for place, own in enumerate(chosen) if own] for name, chosen in named.items()}
+        return {name: own for name, own in found.items() if own}
+
+    def examples(self, blame: Expected, most: int) -> Sequence[int]:
+        """Return rows from the best to the worst, at equal distances; see `Reported`."""
+        order = np.argsort(blame, kind="stable")
+        return [int(order[place]) for place in np.unique(np.linspace(0, len(order) - 1, most).round().astype(int))]
+
+    def blame(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
+        """Return the rank of the item that came; see `Task`."""
+        return self._ranks(outputs, rows).astype(np.float64)
+
+    def described(self, expected: Expected, texts: Texts) -> list[str]:
+        """Return the first items; see `Task`."""
+        best = _best(self._unseen(expected, texts), SAID)
+        return ["; ".join(self.labels[place] for place in own) for own in best]
 
     def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
         """Count nothing: there are too many items for a table; see `Task`."""
@@ -149,8 +208,7 @@ class Recommendation(TextClassification, HasPriors):
 
     def row_scores(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
         """Return each row's reciprocal rank; see `Task`."""
-        scores = self._unseen(outputs, [row.fields for row in rows])
-        return np.asarray(1 / ranks_of(scores, np.array([row.label for row in rows])))
+        return np.asarray(1 / self._ranks(outputs, rows))
 
     def predict(self, expected: Expected, texts: Texts) -> list[Prediction]:
         """Return the item that each user most likely chooses next, out of those that they haven't had; see `Task`."""
@@ -170,17 +228,17 @@ class Recommendation(TextClassification, HasPriors):
 
     def constant(self, rows: Sequence[Row]) -> Outputs:
         """Rank by popularity among the users to train on; see `Task`."""
-        counts = self._matrix(self.train).sum(axis=0) + _TINY
+        counts = np.asarray(self._matrix(self.train).sum(axis=0)).ravel() + _TINY
         return np.tile(np.log(counts / counts.sum()).astype(np.float32), (len(rows), 1))
 
     def fit_by_words(self, train: Sequence[Row], rows: Sequence[Row]) -> Outputs:
         """Rank by the cosine of items' users, summed over a history (Sarwar et al. 2001); see `Task`."""
         users = self._matrix(train)
-        norms = np.sqrt(users.sum(axis=0)) + _TINY
-        alike = (users.T @ users) / norms[:, None] / norms
-        np.fill_diagonal(alike, 0.0)
-        had = np.isneginf(self._unseen(np.zeros((len(rows), len(self.labels))), [row.fields for row in rows]))
-        scores = had @ alike + _TINY * (users.sum(axis=0) + 1)
+        sizes = np.asarray(users.sum(axis=0), dtype=np.float64).ravel()
+        alike = users.multiply(1 / (np.sqrt(sizes) + _TINY)).tocsr()
+        had = _incidence([self._had(row.fields) for row in rows], len(self.labels))
+        # An item's own cosine is in it, which matters to no item that may be recommended.
+        scores = ((had @ alike.T) @ alike).toarray() + _TINY * (sizes + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
 
     def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
@@ -231,25 +289,45 @@ class Recommendation(TextClassification, HasPriors):
         """Say that it recommends; see `Task`."""
         return "Recommends the next item to users, by the texts of what they had: one of"
 
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.labels)}
+    def _had(self, fields: Mapping[str, str]) -> set[int]:
+        """Return the places of the items of a history."""
+        places = _places_of(self.labels)
+        return {place for name in seen(fields) if (place := places.get(name)) is not None}
 
     def _unseen(self, scores: npt.NDArray[Any], texts: Texts) -> npt.NDArray[Any]:
         """Return scores with -inf where a user had the item."""
-        places, found = self._places(), scores.copy()
+        found = scores.copy()
         for own, fields in zip(found, texts, strict=True):
-            own[[places[name] for name in seen(fields) if name in places]] = -np.inf
+            own[list(self._had(fields))] = -np.inf
         return found
 
-    def _matrix(self, rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+    def _parts_of(self, outputs: Outputs, rows: Sequence[Row]) -> Iterator[tuple[Outputs, Sequence[Row]]]:
+        """Return scores as `_unseen` does, some rows at a time: all together would take much memory."""
+        size = max(1, MOST_SCORES // len(self.labels))
+        for first in range(0, len(rows), size):
+            own = rows[first : first + size]
+            yield self._unseen(outputs[first : first + size], [row.fields for row in own]), own
+
+    def _ranks(self, outputs: Outputs, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+        parts = self._parts_of(outputs, rows)
+        return np.concatenate([ranks_of(scores, np.array([row.label for row in own])) for scores, own in parts])
+
+    def _losses(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
+        """Return each row's negative log-likelihood in nats; items that the user had count."""
+        size = max(1, MOST_SCORES // len(self.labels))
+        return np.concatenate(
+            [
+                self.row_losses(self.expected(outputs[first : first + size]), rows[first : first + size])
+                for first in range(0, len(rows), size)
+            ]
+        )
+
+    def _matrix(self, rows: Sequence[Row]) -> "sparse.csr_matrix":
         """Return which items the users of some rows had, shape (users, items)."""
-        places = self._places()
-        users = {user: place for place, user in enumerate(dict.fromkeys(row.group for row in rows))}
-        found = np.zeros((len(users), len(self.labels)))
+        found: dict[str, set[int]] = {}
         for row in rows:
-            names = [place for name in seen(row.fields) if (place := places.get(name)) is not None]
-            found[users[row.group], [row.label, *names]] = 1
-        return found
+            found.setdefault(row.group, set()).update([row.label, *self._had(row.fields)])
+        return _incidence(list(found.values()), len(self.labels))
 
 
 @lru_cache(maxsize=8)
@@ -270,8 +348,24 @@ def ranks_of(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDA
 
 
 def _best(scores: npt.NDArray[Any], cut: int) -> npt.NDArray[np.int64]:
-    """Return the items with the best scores, shape (rows, cut)."""
-    return np.asarray(np.argsort(-scores, axis=1, kind="stable")[:, :cut])
+    """Return the items with the best scores, shape (rows, cut); of items with the same score the first is better."""
+    if scores.shape[1] <= cut:
+        return np.asarray(np.argsort(-scores, axis=1, kind="stable"))
+    least = np.partition(scores, -cut, axis=1)[:, -cut, None]
+    above, equal = scores > least, scores == least
+    equal &= equal.cumsum(axis=1) <= cut - above.sum(axis=1, keepdims=True)
+    places = np.nonzero(above | equal)[1].reshape(len(scores), cut)
+    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
+    return np.asarray(np.take_along_axis(places, order, axis=1))
+
+
+def _incidence(users: Sequence[set[int]], n_items: int) -> "sparse.csr_matrix":
+    """Return 1 where a user has an item, shape (users, items)."""
+    from scipy import sparse
+
+    columns = [item for items in users for item in sorted(items)]
+    ends = np.cumsum([0, *map(len, users)])
+    return sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(users), n_items))
 
 
 def _sample(rows: Sequence[Row], most: int | None, drawn: random.Random) -> list[Row]:

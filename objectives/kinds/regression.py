@@ -60,7 +60,7 @@ class Regression(TextTask):
         """Take each cell for a number; see `TextTask`. The output is called as the column."""
         if labels is not None:
             raise InvalidInputError("`labels` is given, but rows of kind 'regression' have numbers; leave it out")
-        return [_number(cell) for cell in cells], (spec.label,)
+        return [as_number(cell) for cell in cells], (spec.label,)
 
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
@@ -153,7 +153,7 @@ class Regression(TextTask):
         return "Predicts for a text the number"
 
 
-def _number(cell: str) -> float | None:
+def as_number(cell: str) -> float | None:
     """Read a number that is finite; None if a cell holds none."""
     try:
         found = float(cell)

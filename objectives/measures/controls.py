@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from promptgraft.objectives.backbones import Encoder, at_words
 from promptgraft.objectives.caching import StageKey
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
+from promptgraft.objectives.measures.item_baselines import factorisation, popular_lately
+from promptgraft.objectives.measures.sequence_models import SequenceSettings, sequence_control
 from promptgraft.objectives.spec import SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, SearchSpace, SoftPrompt, Template
@@ -126,7 +128,7 @@ def best_words(objective: Objective, template: Template, rows: Sequence[Row]) ->
         return metrics[task.default_metric], -metrics["loss"]
 
     candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
-    return max(candidates, key=rank)
+    return max(candidates, key=rank) if len(candidates) > 1 else candidates[0]
 
 
 def written_templates(space: SearchSpace) -> list[Template]:
@@ -140,6 +142,10 @@ FITTED: Mapping[str, Callable[[Objective, Sequence[Row]], Logits]] = {
     "tfidf": lambda objective, rows: tfidf(objective.target, rows),
     "zero_shot": zero_shot,
     "majority": lambda objective, rows: objective.target.constant(rows),
+    "popular_lately": popular_lately,
+    "svd": factorisation,
+    "sasrec": sequence_control(SequenceSettings()),
+    "gru4rec": sequence_control(SequenceSettings(reader="gru", layers=1)),
 }
 
 

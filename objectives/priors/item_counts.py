@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from promptgraft.objectives.data import Outputs, PriorRows, PriorTensors, Row, check_tensors, seen
+from promptgraft.objectives.data import MOST_OF_EASE, Outputs, PriorRows, PriorTensors, Row, check_tensors, seen
 from promptgraft.spaces import InvalidInputError
 
 Floats = npt.NDArray[np.float64]
@@ -23,8 +23,6 @@ POPULARITY, WEIGHTS, PLACES = "prior.popularity", "prior.weights", "prior.places
 HAD = -30.0
 # EASE's ridge penalty: on MovieLens 100K all from 100 to 800 serve about as well.
 RIDGE = 300.0
-# EASE inverts a matrix of items by items: 0.8 GB for so many.
-MOST_OF_EASE = 10_000
 # All weights of items on items are kept up to so many; beyond, the largest of each item, but no fewer than these.
 MOST_WEIGHTS, LEAST_KEPT = 4_000_000, 50
 # Users are divided in so many parts to fit the two factors, on so many rows and scores at most.

@@ -51,7 +51,9 @@ class Prior:
         self.kind.check_prior(self.name, own, len(self.labels))
 
     def logits(self, rows: Sequence[EncodedPrompt], labels: Sequence[str]) -> Tensor:
-        """Return what is added to the logits of rows; 0 before it is fitted.
+        """Return what is added to the logits of rows; 0 before it is fitted, and of labels that came later.
+
+        That is what an item has that nobody had.
 
         Args:
             rows: Encoded prompts with their features.
@@ -65,4 +67,7 @@ class Prior:
         tensors = {name: value.numpy() for name, value in self.tensors.items()}
         features = [row.features or () for row in rows]
         found = torch.from_numpy(self.kind.prior_logits(self.name, self.recency, tensors, features))
-        return found[:, [self._places[label] for label in labels]]
+        if all(label in self._places for label in labels):
+            return found[:, [self._places[label] for label in labels]]
+        padded = torch.cat([found, found.new_zeros(len(rows), 1)], dim=1)
+        return padded[:, [self._places.get(label, len(self._places)) for label in labels]]

@@ -24,6 +24,8 @@ from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Tem
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
 BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+# Weights of a head with a row for each label.
+HEAD_WEIGHT = f"{_SCORER}weight"
 CALIBRATION_BIAS = "calibration.bias"
 # Centre and scale of the numbers that outputs are standardised by, shape (2,).
 SCALING = "scaling"
@@ -133,7 +135,7 @@ class PromptedModel:
 
     def load_head(self, weight: Tensor, bias: Tensor) -> None:
         """Set a linear head: weight of shape (labels, hidden), bias of shape (labels,)."""
-        self.load({f"{_SCORER}weight": weight, f"{_SCORER}bias": bias})
+        self.load({HEAD_WEIGHT: weight, f"{_SCORER}bias": bias})
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trainable weights inside the backbone that stand for its own, by name."""

@@ -32,6 +32,12 @@ TrustOption = Annotated[
 AbstainOption = Annotated[
     float, typer.Option(min=0, max=1, help="Smallest probability of a label; rows below it get none.")
 ]
+ItemsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Table of items to recommend, too, by their texts; with the columns of the study's table of items."
+    ),
+]
 RegistryArgument = Annotated[str, typer.Argument(help="Folder of the registry, or models:/NAME in MLflow.")]
 FormulasOption = Annotated[
     bool,
@@ -56,6 +62,7 @@ def predict(
         ),
     ],
     output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],
+    items: ItemsOption = None,
     abstain_below: AbstainOption = 0.0,
     escape_formulas: FormulasOption = False,
     backbone: BackboneOption = None,
@@ -71,8 +78,10 @@ def predict(
     check_output(output, table)
     quiet_transformers()
     with bar("loading the model", quiet=quiet):
-        predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
+        predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items)
         predictions = predictor.predict_table(table, abstain_below)
+    if items:
+        typer.echo(f"{items}: {predictor.new_items}", err=True)
     first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
     if predictor.task.answers == "masks" and output != STANDARD_OUTPUT:
         predictions[first] = write_pictures(predictions[first].tolist(), output)
@@ -195,6 +204,7 @@ def serve(
             help="Batches predicted at the same time; they share weights and cores.  [default: 2 on a CPU, else 1]",
         ),
     ] = None,
+    items: ItemsOption = None,
     abstain_below: AbstainOption = 0.0,
     backbone: BackboneOption = None,
     trust_remote_code: TrustOption = False,
@@ -210,7 +220,9 @@ def serve(
     threads = torch.get_num_threads()
     replicas = replicas or (2 if threads > 1 and choose_device().type == "cpu" else 1)
     torch.set_num_threads(max(1, threads // replicas))
-    predictors = [Predictor(bundle, backbone, trust_remote_code=trust_remote_code) for _ in range(replicas)]
+    predictors = [
+        Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items) for _ in range(replicas)
+    ]
     for predictor in predictors[1:]:
         predictor.share_weights(predictors[0])
     manifest = predictors[0].manifest

@@ -18,7 +18,7 @@ from promptgraft.bundles import (
     demonstration_rows,
 )
 from promptgraft.objectives.backbones import file_hashes
-from promptgraft.objectives.data import all_labels
+from promptgraft.objectives.data import TASK_KINDS, TaskSpec, all_labels
 from promptgraft.objectives.prompting import DemonstrationPools
 from promptgraft.search.exporting.confidence import Confidence
 from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped
@@ -114,7 +114,14 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
         signatures=dict(study.target.signatures),
         languages=backbone.languages,
         coverage=tuple(CoveragePoint(**asdict(point)) for point in coverage),
+        item_columns=_item_columns(study.objective.target),
     )
+
+
+def _item_columns(spec: TaskSpec) -> tuple[str, ...]:
+    """Return the columns of an item's id and its text, where items are recommended."""
+    histories = spec.histories
+    return (spec.label, *histories.text) if histories and TASK_KINDS[spec.kind].one_label else ()
 
 
 def examples_of(shipped: Shipped, count: int) -> Examples | None:

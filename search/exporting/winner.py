@@ -32,6 +32,7 @@ from promptgraft.search.judging import (
     Finalist,
     HeldOut,
     OpenedScores,
+    RowMetric,
     TransferGain,
     check_same,
     control_names,
@@ -298,15 +299,9 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
         named = [(f"{named[0][0] if named else f'winner (trial {number})'}, thresholds as shipped", logits)]
     winner.files.write_tensors(logits_of_test_set(number), {"logits": torch.from_numpy(logits)})
 
-    def measure(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
-        return scores(task, found, [task.test[index] for index in kept])[metric]
-
+    plain, shipping = (RowMetric(own, metric, task.test) for own in (task, decided))
     level = StudyRecord.of(winner.stored).judging.level
-
-    def measure_decided(found: npt.NDArray[np.float32], kept: npt.NDArray[np.int64]) -> float:
-        return scores(decided, found, [task.test[index] for index in kept])[metric]
-
-    interval = score_interval(logits, measure_decided, metric, level, bootstrap=task.bootstrap)
+    interval = score_interval(shipping.of(logits), shipping.measure, metric, level, bootstrap=task.bootstrap)
     names = control_names(winner.stored)
     rows = [
         *named,
@@ -324,7 +319,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
             for place, (name, found) in enumerate(rows)
         ),
         (interval.low, interval.high),
-        transfer_on_test(winner.stored, number, winner.files, measure),
+        transfer_on_test(winner.stored, number, winner.files, plain.measure, plain.of),
         members,
     )
 

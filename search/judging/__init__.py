@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from promptgraft.search.judging.float32_rescoring import trials_to_keep as trials_to_keep
     from promptgraft.search.judging.float32_rescoring import trials_to_rescore as trials_to_rescore
     from promptgraft.search.judging.headline import headline_of as headline_of
+    from promptgraft.search.judging.intervals import RowMetric as RowMetric
     from promptgraft.search.judging.intervals import interval_on_rows as interval_on_rows
     from promptgraft.search.judging.intervals import score_interval as score_interval
     from promptgraft.search.judging.learning_curves import CurvePoint as CurvePoint

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from promptgraft.objectives.data import Row, Task
+from promptgraft.objectives.kinds import scores
+
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-# Logits of some of the held-out rows, shape (n, labels), and which rows these are, shape (n,) -> the metric.
+# What `RowMetric.of` makes of the logits of some of the held-out rows, and which rows these are, shape (n,) -> the
+# metric.
 Measure = Callable[[Logits, Indices], float]
 
 # Samples of rows that a bootstrap draws, as in Koehn (2004), Statistical Significance Tests for Machine Translation.
@@ -34,6 +38,37 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowMetric:
+    """A metric on held-out rows, for samples of them.
+
+    Attributes:
+        task: Computes it.
+        name: Its name.
+        rows: The rows.
+    """
+
+    task: Task
+    name: str
+    rows: Sequence[Row]
+
+    def of(self, logits: Logits) -> Logits:
+        """Return what `measure` takes: each row's figure, shape (rows,), where the metric is their mean; or logits."""
+        values = self.task.by_row(self.name, logits, self.rows)
+        return logits if values is None else values.astype(np.float32)
+
+    def measure(self, found: Logits, kept: Indices) -> float:
+        """Compute the metric on some of the rows.
+
+        Args:
+            found: What `of` returns of these.
+            kept: Which they are, shape (n,).
+        """
+        if found.ndim == 1:
+            return float(found.mean(dtype=np.float64))
+        return scores(self.task, found, [self.rows[index] for index in kept])[self.name]
 
 
 def score_interval(logits: Logits, measure: Measure, metric: str, level: float, *, bootstrap: bool = False) -> Interval:

@@ -8,8 +8,8 @@ import numpy as np
 
 from promptgraft.bundles import Disagreement, Outcome
 from promptgraft.objectives.data import Direction, Outputs, Row, Task, TaskSpec, TextTask
-from promptgraft.objectives.kinds import directions, scores
-from promptgraft.search.judging.intervals import Indices, interval_on_rows
+from promptgraft.objectives.kinds import directions
+from promptgraft.search.judging.intervals import Indices, RowMetric, interval_on_rows
 from promptgraft.spaces import InvalidInputError
 
 
@@ -105,9 +105,11 @@ def compare_by_metric(
     direction = directions(type(tasks[0]))[metric]
     texts = [row.fields for row in rows]
     outputs = [model.logits(texts) for model in models]
+    sides = [RowMetric(task, metric, rows) for task in tasks]
+    values = [side.of(own) for side, own in zip(sides, outputs, strict=True)]
 
     def measured(side: int, kept: Indices) -> float:
-        return scores(tasks[side], outputs[side][kept], [rows[place] for place in kept])[metric]
+        return sides[side].measure(values[side][kept], kept)
 
     found = interval_on_rows(
         lambda kept: measured(1, kept) - measured(0, kept), len(rows), level, bootstrap=tasks[0].bootstrap

@@ -40,6 +40,10 @@ NAMES: Mapping[str, str] = {
     "tfidf": "TF-IDF + logistic regression",
     "zero_shot": "zero-shot, first template",
     "majority": "majority class",
+    "popular_lately": "most popular items lately",
+    "svd": "singular vectors of who had what (PureSVD)",
+    "sasrec": "SASRec, by the order of item ids",
+    "gru4rec": "GRU4Rec, by the order of item ids",
 }
 # What studies are of that say nothing else.
 _USUAL_KIND = "text_classification"
@@ -182,7 +186,13 @@ def transfer(study: optuna.Study, winner: FrozenTrial | None) -> TransferGain | 
     return Comparison(study, found, values, "validation", gain, rival).table()
 
 
-def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure: Measure) -> TransferGain | None:
+def transfer_on_test(
+    study: optuna.Study,
+    trial: int,
+    files: FileStore,
+    measure: Measure,
+    of: Callable[[Logits], Logits] = lambda logits: logits,
+) -> TransferGain | None:
     """Say the same by the test rows, which must have been opened for the trial.
 
     Args:
@@ -190,6 +200,7 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
         trial: The winner.
         files: The study's files.
         measure: Computes the study's metric on test rows.
+        of: Turns logits into what it takes; see `RowMetric`.
 
     Returns:
         None if the trial has had no controls.
@@ -200,7 +211,8 @@ def transfer_on_test(study: optuna.Study, trial: int, files: FileStore, measure:
     kind = TASK_KINDS[StudyRecord.of(study).definition.get("target", {}).get("kind", _USUAL_KIND)]
 
     def predicted(name: str) -> dict[int, Logits]:
-        return {r: own for r in _values(found)[name] if (own := _test_logits(files, trial, name, r)) is not None}
+        read = {r: _test_logits(files, trial, name, r) for r in _values(found)[name]}
+        return {r: of(own) for r, own in read.items() if own is not None}
 
     logits = {name: predicted(name) for name in found}
 

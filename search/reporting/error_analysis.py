@@ -161,7 +161,9 @@ class Errors:
         calibration: Whether the model is as sure as it should be; None where rows have no single label.
         worst: The rows with the largest loss, where they have no single label.
         worst_by: What `loss` of these rows is.
+        worst_title: What these rows are, where they are shown side by side.
         parts: Scores of parts of the rows, where the kind of task has such parts.
+        parts_title: What these parts are.
         reads: What rows hold: `text`, or `images`, of which fields are the paths.
     """
 
@@ -176,7 +178,9 @@ class Errors:
     calibration: Calibration | None
     worst: tuple[WorstRow, ...] = ()
     worst_by: str = "loss"
+    worst_title: str = ""
     parts: tuple[PartScores, ...] = ()
+    parts_title: str = ""
     reads: str = "text"
 
 
@@ -267,7 +271,8 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         part: Which they are.
         file: Where the logits lie.
     """
-    if not task.one_label:
+    confusion = task.confusion(logits, rows) if task.one_label else []
+    if not confusion:
         return _other_errors(task, logits, rows, _overall(task, logits, rows, part, file))
     chances = task.expected(logits)
     predicted, sure = chances.argmax(1), chances.max(1)
@@ -284,7 +289,7 @@ def _errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Row], pa
         by_class.append(ClassErrors(name, int(count), len(wrong), *scores, examples))
     return replace(
         _overall(task, logits, rows, part, file),
-        confusion=task.confusion(logits, rows),
+        confusion=confusion,
         classes=tuple(by_class),
         calibration=calibration(sure, predicted == labels),
     )
@@ -310,7 +315,7 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
     """Add the worst rows, and errors by label where there are labels; see `_errors`."""
     expected = task.expected(logits)
     losses = task.blame(logits, rows)
-    order = np.argsort(-losses, kind="stable")[:WORST].tolist()
+    order = list(task.examples(losses, WORST))
     said = task.described(expected[order], [rows[i].fields for i in order])
     drawn = [task.picture(rows[i], expected[i : i + 1]) for i in order]
     by_class = [
@@ -325,7 +330,15 @@ def _other_errors(task: Task, logits: npt.NDArray[np.float32], rows: Sequence[Ro
         PartScores(name, len(own), scores(task, logits[own], [rows[i] for i in own]))
         for name, own in task.parts(rows).items()
     ]
-    return replace(overall, classes=tuple(by_class), worst=tuple(worst), worst_by=task.blamed_by, parts=tuple(parts))
+    return replace(
+        overall,
+        classes=tuple(by_class),
+        worst=tuple(worst),
+        worst_by=task.blamed_by,
+        worst_title=task.examples_title,
+        parts=tuple(parts),
+        parts_title=task.parts_title,
+    )
 
 
 def _as_data(picture: bytes | None) -> str:

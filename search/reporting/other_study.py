@@ -10,8 +10,7 @@ import optuna
 
 from promptgraft.objectives.data import Task, rows_hash
 from promptgraft.objectives.file_store import FileStore
-from promptgraft.objectives.kinds import scores
-from promptgraft.search.judging import interval_on_rows
+from promptgraft.search.judging import RowMetric, interval_on_rows
 from promptgraft.search.reporting.error_analysis import outputs_on_test_rows
 from promptgraft.search.reporting.status import summarize
 from promptgraft.search.storage import StudyRecord
@@ -172,10 +171,11 @@ def _on_rows(
             return f"the outputs of {score.study} for the test rows aren't there any more"
         found.append(outputs)
     rows = tasks[0].test
+    sides = [RowMetric(task, metric, rows) for task, _ in found]
+    values = [side.of(logits) for side, (_, logits) in zip(sides, found, strict=True)]
 
     def measured(side: int, kept: npt.NDArray[np.int64]) -> float:
-        task, logits = found[side]
-        return scores(task, logits[kept], [rows[place] for place in kept])[metric]
+        return sides[side].measure(values[side][kept], kept)
 
     level = StudyRecord.of(studies[0].stored).judging.level
     interval = interval_on_rows(

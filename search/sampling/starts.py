@@ -32,6 +32,11 @@ _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
 # Parameter -> place, or value; others have their first choice. Strong and cheap points come first; see
 # `search.study.default_space` for what was measured.
 _POINTS: Mapping[str, Mapping[str, int | str]] = {
+    "counts, the source's too": {"prior": "ease", "prior_recency": _MOST, "alpha": _FEW, "steps": _NONE},
+    "counts": {"prior": "ease", "prior_recency": _MOST, "steps": _NONE},
+    "counts and text": {"prior": "ease", "prior_recency": _MOST, "text_weight": _FEW, "steps": _FEW},
+    "neighbours": {"prior": "neighbours", "prior_recency": _MOST, "steps": _NONE},
+    "words and text": {"prior": "words", "text_weight": _FEW, "steps": _FEW},
     "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, "frozen_layers": _FEW},
     "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
     "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _MOST, "steps": _NONE},
@@ -104,12 +109,16 @@ def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:
 
 
 def _point(space: SearchSpace, wanted: Mapping[str, int | str]) -> dict[str, Scalar] | None:
-    """Return the value of each searched parameter; None if the space lacks one that is wanted."""
+    """Return the value of each searched parameter; None if the space lacks one that is wanted, or its value."""
     parameters = {parameter.name: parameter for parameter in space.all_parameters()}
-    if any(name not in parameters for name in wanted):
+    if any(name not in parameters or not _has(parameters[name], value) for name, value in wanted.items()):
         return None
     values = {name: _value(parameter, wanted.get(name)) for name, parameter in parameters.items()}
     return {name: value for name, value in values.items() if not isinstance(parameters[name], Constant)}
+
+
+def _has(parameter: Parameter, wanted: int | str) -> bool:
+    return isinstance(wanted, int) or wanted in extremes(parameter)
 
 
 def _value(parameter: Parameter, wanted: int | str | None) -> Scalar:

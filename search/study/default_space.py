@@ -9,6 +9,8 @@ The source stage has the settings that were cheapest among equals. Accuracy of i
 of 6 splits, on Amazon -> tweets, tweets -> NYT and movie -> Amazon, and CPU-seconds: 80 updates of 32 rows, lower half
 frozen, learning rate 2e-4: 0.857, 0.840, 0.809, 49 to 63; 80 of 16, two thirds frozen, 4e-4: 0.871, 0.834, 0.799, 19 to
 26; 40 of 32, 2e-4: 0.865, 0.837, 0.788, 27 to 35; 20 of 32, 4e-4: 0.851, 0.830, 0.765, 20 to 22.
+
+Kinds that read histories have priors beside the text; docs/task-kinds.md has what these were measured to be worth.
 """
 
 import math
@@ -21,11 +23,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from promptgraft.objectives.backbones import FAMILIES
-from promptgraft.objectives.data import TASK_KINDS, Task, all_labels
+from promptgraft.objectives.data import MOST_OF_EASE, TASK_KINDS, Task, all_labels
 from promptgraft.search.study.effort import EFFORTS, Effort
 from promptgraft.search.study.schema import SourceSection, SourceTrainingSection, StudyFile
 from promptgraft.search.study.space_schema import SpaceSection
-from promptgraft.spaces import LABEL_FIELD, InvalidInputError
+from promptgraft.spaces import LABEL_FIELD, InvalidInputError, words_of_name
 
 SOURCE_UPDATES = 80
 RECURRENT_SOURCE_UPDATES = 400
@@ -34,6 +36,11 @@ CONTRASTIVE_UPDATES = (40, 100)
 LEAST_UPDATES = 32
 # Label words are written out for people for so many labels at most.
 MOST_LABELS = 100
+# Items of a history that templates show, the newest first, where the next one is predicted, and where the user is.
+NEXT_ITEM: Mapping[str, str] = {"last": "[0]", "three": "[:3] | join('; ')", "six": "[:6] | join('; ')"}
+PROFILE: Mapping[str, str] = {"newest": "[:20] | join('; ')", "oldest": "[-20:] | join('; ')"}
+# Rows of users and items are many, and contrast all items: batches that serve that, on the source and the target.
+HISTORY_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,11 @@ class SpaceFacts:
         rows: Number of the target's labelled rows.
         one_label: Whether each row has exactly one label; see `Task`.
         images: Whether rows are images, which have neither templates nor label words.
-        heads: Heads that read answers.
+        heads: Heads that read answers, the default first.
         languages: Of a translation: from which language into which one.
+        histories: Whether rows are histories of users.
+        priors: Priors of the kind of task that so many labels allow.
+        overlaps: Whether a source has some label of the target.
     """
 
     family: str
@@ -67,6 +77,9 @@ class SpaceFacts:
     images: bool = False
     heads: tuple[str, ...] = ("label_words", "linear", "probe")
     languages: tuple[str, str] | None = None
+    histories: bool = False
+    priors: tuple[str, ...] = ()
+    overlaps: bool = True
 
     @property
     def writes(self) -> bool:
@@ -78,24 +91,33 @@ class SpaceFacts:
         """Whether label words apply."""
         return self.one_label and not self.images
 
+    @property
+    def next_item(self) -> bool:
+        """Whether labels are the items of which histories are made."""
+        return self.histories and self.one_label
+
     @classmethod
     def of(cls, file: StudyFile, n_layers: int, target: Task | None, sources: Mapping[str, Task]) -> "SpaceFacts":
         """Take the facts from a study file and its tasks; without a target there are no labels."""
         others = [section.text for section in file.all_sources().values()]
-        known = sources.values()
+        known, kind = sources.values(), TASK_KINDS[file.target.kind]
+        names = all_labels(target, known) if target else ()
         return cls(
             file.only_backbone.family,
             n_layers,
             tuple(field for field in file.target.text if all(field in other for other in others)),
             file.target.label,
-            all_labels(target, known) if target else (),
+            names,
             bool(file.all_sources()),
             bool(sources) and target is not None and all(set(target.labels) <= set(task.labels) for task in known),
             len(target.labelled) if target else 0,
-            TASK_KINDS[file.target.kind].one_label,
-            TASK_KINDS[file.target.kind].reads == "images",
-            TASK_KINDS[file.target.kind].heads,
+            kind.one_label,
+            kind.reads == "images",
+            kind.heads,
             file.target.languages,
+            histories=kind.reads_histories,
+            priors=tuple(name for name in kind.priors if name != "ease" or len(names) <= MOST_OF_EASE),
+            overlaps=target is not None and any(set(target.labels) & set(task.labels) for task in known),
         )
 
 
@@ -133,6 +155,8 @@ def default_source_training(facts: SpaceFacts) -> SourceTrainingSection:
     """Return settings of the source stage that fit the default space."""
     if FAMILIES[facts.family].recurrent:  # These are trained from scratch.
         return SourceTrainingSection(batch_size=32, learning_rate=2e-3)
+    if facts.next_item:
+        return SourceTrainingSection(batch_size=HISTORY_BATCH, learning_rate=2e-4, frozen_layers=facts.n_layers)
     return SourceTrainingSection(batch_size=16, learning_rate=4e-4, frozen_layers=2 * facts.n_layers // 3)
 
 
@@ -156,7 +180,25 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
         content["source_steps"] = [RECURRENT_SOURCE_UPDATES] if family.recurrent else [0, SOURCE_UPDATES]
         content["alpha"] = [0.0, 0.2, 0.5] if facts.shares_labels else 0.0
     own = _encoder_dimensions(facts, effort) if family.has_head else _language_model_dimensions(facts, effort)
-    return SpaceSection.model_validate(content | own)
+    return SpaceSection.model_validate(content | own | _history_dimensions(facts))
+
+
+def _history_dimensions(facts: SpaceFacts) -> dict[str, Any]:
+    """Return what is searched of kinds that read histories: counts beside the text, and what suits many items."""
+    if not facts.histories:
+        return {}
+    counts = [name for name in facts.priors if name != "popularity"]
+    found: dict[str, Any] = {"prior": ["none", *counts], "text_weight": [0.0, 0.1, 0.3, 1.0]}
+    found["prompt_learning_rate"] = _log_range(3e-3, 3e-2)
+    if not facts.next_item:
+        return found
+    found |= {"prior_recency": [0.0, 0.5, 1.0], "batch_size": HISTORY_BATCH}
+    if facts.has_source and facts.overlaps:
+        found["alpha"] = [0.0, 0.3, 0.5]
+    if FAMILIES[facts.family].has_head:
+        found["head"] = list(facts.heads)
+        found["frozen_layers"] = sorted({2 * facts.n_layers // 3, facts.n_layers})
+    return found
 
 
 def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
@@ -169,10 +211,10 @@ def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
     }
     if "probe" in facts.heads:
         found["probe_c"] = _log_range(0.1, 30.0)
-    if facts.one_label:
+    if facts.one_label and "probe" in facts.heads:
         found["head"] = "probe"
         found["contrastive_steps"] = [0, *CONTRASTIVE_UPDATES]
-    if facts.has_source and facts.one_label:
+    if facts.has_source and facts.one_label and "probe" in facts.heads:
         found["source_objective"] = ["classification", "contrastive"] if recurrent else "contrastive"
     if len(poolings) > 1:
         found["pooling"] = list(poolings)
@@ -190,7 +232,7 @@ def _language_model_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, A
         "steps": update_numbers(facts.rows, effort.most_updates // 2),
         "learning_rate": _log_range(5e-5, 1e-3) if encoder_decoder else _log_range(2e-5, 2e-4),
     }
-    if facts.one_label:
+    if facts.one_label and not facts.histories:
         found["calibration"] = ["none", "batch"]
     if effort.rich:
         found |= {"soft_prompt": {"length": [0, 8], "place": "suffix"}, "adapter": {"method": ["none", "lora"]}}
@@ -230,6 +272,10 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
                 f"no template can be drafted with a field named {field!r}; name it otherwise under `text`, as in "
                 f"`text: {{text: {field}}}`, or write space.templates"
             )
+    if facts.histories:
+        (field,), shown = facts.fields, NEXT_ITEM if facts.next_item else PROFILE
+        split = f"{field}.split('\\n')"
+        return {name: f"{{{{ {split}{part} }}}} {{{{ {LABEL_FIELD} }}}}" for name, part in shown.items()}
     joined = " ".join(f"{{{{ {field} }}}}" for field in facts.fields)
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"
     end = "" if family.label_last or family.encoder_decoder else "."
@@ -260,13 +306,9 @@ def _title(name: str) -> str:
 
 def draft_verbalizers(labels: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
     """Write label words from the names of the labels; names with digits, and names that would become alike, stay."""
-    words = {label: label if any(map(str.isdigit, label)) else _as_words(label) for label in labels}
+    words = {label: words_of_name(label) for label in labels}
     counts = Counter(words.values())
     return {"names": {label: (word if word and counts[word] == 1 else label,) for label, word in words.items()}}
-
-
-def _as_words(label: str) -> str:
-    return " ".join(label.replace("_", " ").replace("-", " ").split())
 
 
 def space_text(file: StudyFile) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS
+from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS, Task
 from promptgraft.search.study.schema import Baseline, Control, EffortName, StudyFile, TextBaseline
 
 
@@ -56,7 +56,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     """Set what a study file leaves out to the defaults of its effort and its kind of task; what it states stays."""
     effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
     controls = effort.judging.get("controls", get_args(Control))
-    usable: dict[str, Any] = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
+    usable: dict[str, Any] = {"controls": tuple(name for name in controls if _applies(kind, name))}
     if not kind.ensembles:
         usable["ensemble"] = 1
     changes: dict[str, Any] = {
@@ -67,11 +67,15 @@ def with_effort(file: StudyFile) -> StudyFile:
         changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
         usual = [*effort.baselines, *PRIOR_BASELINES]
-        changes["baselines"] = tuple(name for name in usual if not kind.refuses_baseline(name))
+        changes["baselines"] = tuple(name for name in usual if _applies(kind, name))
     target = file.target
     if effort.folds is not None and target.folds is None and not (target.validation or target.validation_rows):
         changes["target"] = target.model_copy(update={"folds": effort.folds})
     return file.model_copy(update=changes)
+
+
+def _applies(kind: type[Task], baseline: str) -> bool:
+    return not (kind.refuses_baseline(baseline) or kind.lacks_prior(baseline))
 
 
 def _filled(section: Any, defaults: Mapping[str, Any]) -> Any:

@@ -52,7 +52,8 @@ def _moment(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds, json_schema_input_type=float | str), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
-Control = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
+AnyControl = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
+Control = Literal[AnyControl, "popular_lately", "svd", "sasrec", "gru4rec"]
 TextBaseline = Literal[
     "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
 ]
@@ -260,7 +261,7 @@ class JudgingSection(Section):
         "prompt_tokens", description="Cost by which the winner is chosen among finalists that tie with the best."
     )
     controls: Annotated[tuple[Control, ...], OneOrMore] = Field(
-        get_args(Control),
+        get_args(AnyControl),
         description="Baselines that the winner is compared with, on the same seeds and splits; [] for none.",
     )
     ensemble: int = Field(

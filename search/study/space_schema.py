@@ -39,6 +39,17 @@ class HistoriesSection(Section):
     attributes: Words = Field((), description="Columns of that table which are predicted, for user_profile.")
     positions: int = Field(5, ge=1, description="Number of the newest items of each user that are trained on.")
     least: int = Field(3, ge=2, description="Users and items with fewer interactions are dropped.")
+    rating: str | None = Field(None, description="Column of ratings in the table of interactions; see `least_rating`.")
+    least_rating: float | None = Field(
+        None, validate_default=True, description="Interactions that are rated lower are dropped; needs `rating`."
+    )
+
+    @field_validator("least_rating")
+    @classmethod
+    def _goes_with_ratings(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if (value is None) != (info.data.get("rating") is None):
+            raise ValueError("goes with `rating`, the column of ratings: give both, or neither")
+        return value
 
 
 class ConditionSection(Section):

@@ -1,0 +1,168 @@
+"""Items that came after the export are recommended by their texts."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+from optuna.trial import create_trial
+
+from promptgraft.bundles import Predictor, ServingLimits, create_app
+from promptgraft.objectives.backbones import Encoder
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.cli.studies import app
+from promptgraft.search.exporting import export_winner
+from promptgraft.search.running.compatibility import record_study
+from promptgraft.search.storage import RunFolder, keep_result
+from promptgraft.search.study import load_study
+from promptgraft.spaces import Candidate, InvalidInputError
+from tests.support.histories import ITEMS, write_histories
+from tests.support.models import TinyModels
+from tests.support.studies import write_study_file
+
+HISTORY = "\n".join(list(ITEMS.values())[3:6])
+NEW = {"n1": "wooden ball", "n2": "sweet bread", "bread0": "red bread", "n3": ""}
+
+
+def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Path:
+    """Export a trial of a small shop, and return its bundle."""
+    interactions, items = write_histories(folder)
+    histories = {"user": "user", "time": "when", "items": str(items), "text": "title"}
+    file = write_study_file(
+        folder / "study.yaml",
+        {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32},
+        source=None,
+        target={
+            **{"kind": "recommendation", "train": str(interactions), "text": {"history": "history"}, "label": "item"},
+            "histories": histories,
+        },
+        space={
+            "templates": {"last": "{{ history.split('\n')[0] }} {{ label }}"},
+            "head": ["label_words", "linear"],
+            "prior": ["none", "ease"],
+            "text_weight": [0.0, 0.3],
+            "steps": [4],
+        },
+        judging={"finalists": 0},
+    )
+    study, run = load_study(file, rehearsed=True), RunFolder(folder / "run")
+    stored = optuna.create_study(direction=study.objective.direction)
+    record_study(stored, study, 1)
+    space = study.objective.space
+    candidate = Candidate(space.templates[0].id, space.first_verbalizer, steps=4, **own).canonical(space.facts)
+    result = Objective(study.objective).evaluate(candidate, study.file.seed)
+    keep_result(run.files(), 0, result)
+    attrs = {f"validation_{name}": value for name, value in result.metrics.items()}
+    stored.add_trial(
+        create_trial(
+            value=result.value, user_attrs={**attrs, "candidate": candidate.to_dict(), "best_step": result.step}
+        )
+    )
+    return export_winner(study, stored, run).folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Path:
+    return exported(tmp_path_factory.mktemp("shop"), tiny_models, prior="ease", text_weight=0.3)
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    return write_items(tmp_path / "new.csv", NEW)
+
+
+def write_items(path: Path, items: dict[str, str], columns: tuple[str, str] = ("item", "title")) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *items.items()])
+    return path
+
+
+def test_known_items_keep_their_scores_and_new_ones_get_those_of_their_texts(bundle: Path, items: Path) -> None:
+    """A new item has no counts, and its row of the head is its text's embedding by the pretrained model."""
+    usual, wider = Predictor(bundle), Predictor(bundle, items=str(items))
+    assert (wider.new_items.names, wider.new_items.known, wider.new_items.without_text) == (
+        ("wooden ball", "sweet bread"),
+        1,
+        1,
+    )
+    assert wider.labels == (*usual.labels, "wooden ball", "sweet bread")
+    before, found = usual.logits([HISTORY]), wider.logits([HISTORY])
+    assert np.array_equal(found[:, :-2], before)
+    model = wider.members[0].model
+    head = model.weights()["reader.weight"].detach()
+    pretrained = Predictor(bundle).members[0].model.backbone
+    assert isinstance(pretrained, Encoder)
+    pretrained.restore()
+    alone = pretrained._embed(["wooden ball"], pretrained.pool)
+    assert head[-2].numpy() == pytest.approx(alone[0].numpy(), abs=1e-5)
+    text = model.logits(model.batch(model.encode_fields([{"history": HISTORY}])), wider.labels).detach().numpy()
+    assert found[0, -2:] == pytest.approx(0.3 * text[0, -2:], abs=1e-5)
+
+
+def test_the_catalogue_is_not_encoded_again(bundle: Path, items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[str] = []
+    embed = Encoder._embed
+
+    def noted(self: Encoder, texts: list[str], pool: Any) -> Any:
+        embedded.extend(texts)
+        return embed(self, texts, pool)
+
+    monkeypatch.setattr(Encoder, "_embed", noted)
+    Predictor(bundle)
+    assert embedded == []
+    Predictor(bundle, items=str(items))
+    assert embedded == ["wooden ball", "sweet bread"]
+
+
+def test_new_items_are_recommended_by_the_command_line_and_the_server(
+    bundle: Path, items: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, said = tmp_path / "histories.csv", tmp_path / "said.csv"
+    everything = "\n".join(ITEMS.values())
+    pd.DataFrame({"history": [everything]}).to_csv(table, index=False)
+    command = ["predict", str(bundle), "--input", str(table), "--output", str(said), "--items", str(items)]
+    app(command, standalone_mode=False)
+    assert "2 new items, 1 known already; 1 rows are left out" in capsys.readouterr().err
+    recommended = json.loads(pd.read_csv(said)["recommended"][0])
+    assert {name for name, _ in recommended} == {"wooden ball", "sweet bread"}, "what is left"
+    predictor = Predictor(bundle, items=str(items))
+    application = create_app([predictor], ["history"], predictor.manifest.origin, ServingLimits())
+    with TestClient(application) as client:
+        answer = client.post("/predict", json={"history": everything}).json()
+        assert "wooden ball" in client.get("/about").json()["labels"]
+    assert [own["item"] for own in answer["recommended"]] == [name for name, _ in recommended]
+    assert answer["item"] == recommended[0][0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ({"bread0": "red bread"}, ("item", "title"), "no row is a new item"),
+        ({"n1": "wooden ball"}, ("item", "name"), "no column 'title'"),
+    ],
+)
+def test_tables_without_new_items_are_refused(
+    bundle: Path, tmp_path: Path, rows: dict[str, str], columns: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Predictor(bundle, items=str(write_items(tmp_path / "odd.csv", rows, columns)))
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [({"head": "linear"}, "head 'linear' of trial 0 has learnt"), ({"prior": "ease", "text_weight": 0.0}, "counts")],
+    ids=["a head that learns items", "counts alone"],
+)
+def test_models_that_read_no_texts_of_items_take_none(
+    tmp_path: Path, tiny_models: TinyModels, items: Path, own: dict[str, Any], message: str
+) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    folder = exported(shop, tiny_models, **own)
+    with pytest.raises(InvalidInputError, match=message):
+        Predictor(folder, items=str(items))
