@@ -54,6 +54,7 @@ class Task(Refusals, Reported, ABC):
         reads_histories: Whether rows are made of interactions, which a study names in `histories`.
         bootstrap: Whether intervals come from resampled rows, since metrics are no means over rows.
         ensembles: Whether the outputs of several models have a mean.
+        has_folds: Whether labelled rows can be divided into folds.
         baseline_names: What some baselines are called otherwise.
         labels: Names of the outputs, in their order: the labels, or what the number is.
         train: Rows to train on.
@@ -80,6 +81,7 @@ class Task(Refusals, Reported, ABC):
     has_numbers: ClassVar[bool] = False
     one_answer: ClassVar[bool] = True
     ensembles: ClassVar[bool] = True
+    has_folds: ClassVar[bool] = True
     languages: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
     bootstrap: ClassVar[bool] = False

@@ -60,6 +60,7 @@ class Recommendation(TextClassification, HasPriors):
     default_metric = "ndcg_at_10"
     heads = ("label_words", "linear")
     reads_histories = True
+    has_folds = False
     priors = ("popularity", "neighbours", "ease")
     bootstrap = True
     blamed_by = "rank"

@@ -74,7 +74,8 @@ class SequenceModel(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.reader: nn.Module
         if settings.reader == "gru":
-            self.reader = nn.GRU(width, width, settings.layers, batch_first=True, dropout=settings.dropout)
+            dropout = settings.dropout if settings.layers > 1 else 0.0  # It is between layers.
+            self.reader = nn.GRU(width, width, settings.layers, batch_first=True, dropout=dropout)
         else:
             layer = nn.TransformerEncoderLayer(
                 width, settings.heads, 4 * width, settings.dropout, "gelu", batch_first=True, norm_first=True

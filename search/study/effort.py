@@ -57,7 +57,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
     controls = effort.judging.get("controls", get_args(Control))
     usable: dict[str, Any] = {"controls": tuple(name for name in controls if _applies(kind, name))}
-    if not kind.ensembles:
+    if not (kind.ensembles and kind.has_folds):
         usable["ensemble"] = 1
     changes: dict[str, Any] = {
         "budget": _filled(file.budget, {"trials": effort.trials}),
@@ -69,7 +69,12 @@ def with_effort(file: StudyFile) -> StudyFile:
         usual = [*effort.baselines, *PRIOR_BASELINES]
         changes["baselines"] = tuple(name for name in usual if _applies(kind, name))
     target = file.target
-    if effort.folds is not None and target.folds is None and not (target.validation or target.validation_rows):
+    if (
+        effort.folds is not None
+        and kind.has_folds
+        and target.folds is None
+        and not (target.validation or target.validation_rows)
+    ):
         changes["target"] = target.model_copy(update={"folds": effort.folds})
     return file.model_copy(update=changes)
 

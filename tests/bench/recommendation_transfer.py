@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from promptgraft.objectives.data import HistorySpec, TaskSpec
+from promptgraft.objectives.data import HistorySpec, TaskSpec, all_labels
+from promptgraft.objectives.kinds.recommendation import Recommendation
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import RowMetric
@@ -81,9 +82,12 @@ def objective_of(folder: Path, tables: Mapping[str, list[tuple[str, ...]]], sour
         histories=histories,
     )
     other = replace(target, train=write(folder / f"{source}.csv", tables[source]))
+    own = Recommendation.load_target(target, 0)
+    labels = all_labels(own, [Recommendation.load_source(other, 0, own)])
+    words = Verbalizer("names", {name: (name,) for name in labels})
     backbone = BackboneSpec(str(STUDIES / "models/minilm"), "encoder", max_tokens=96)
     facts = StudyFacts(6, has_head=True, has_source=True)
-    space = SearchSpace((TEMPLATE,), (), (), facts)
+    space = SearchSpace((TEMPLATE,), (words,), (), facts)
     spec = ObjectiveSpec(
         backbone,
         target,
@@ -94,10 +98,7 @@ def objective_of(folder: Path, tables: Mapping[str, list[tuple[str, ...]]], sour
         evaluation_batch_size=64,
         source_training=SourceTraining(64, 2e-4, 1e-2, frozen_layers=4),
     )
-    objective = Objective(spec)
-    words = Verbalizer("names", {name: (name,) for name in objective.labels})
-    objective.know((), (words,))
-    return objective
+    return Objective(spec)
 
 
 def gain(with_source: torch.Tensor, without: torch.Tensor, metric: RowMetric) -> Interval:

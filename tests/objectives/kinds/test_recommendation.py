@@ -15,6 +15,7 @@ from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of
 from promptgraft.objectives.measures.controls import FITTED
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
+from promptgraft.search.judging import RowMetric
 from promptgraft.spaces import Candidate, InvalidInputError, SearchSpace, StudyFacts, Template, Verbalizer
 from tests.support.histories import ITEMS, spec_of_histories, write_histories
 from tests.support.models import TinyModels
@@ -73,6 +74,27 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
     assert (report.missing_text, report.missing_time, report.few_interactions) == (1, 1, 1)
 
 
+def test_interactions_that_are_rated_too_low_do_not_count(tmp_path: Path) -> None:
+    usual = [f"u{user},{item},{when}" for user in range(3) for when, item in enumerate("abc")]
+    spec = write(tmp_path, usual)
+    table = Path(spec.train)
+    ratings = ["stars", *("4" if place % 3 else "5" for place in range(9))]
+    table.write_text(
+        "\n".join(f"{line},{own}" for line, own in zip(table.read_text().splitlines(), ratings, strict=True))
+        + "\nu0,c,9,2\nu1,c,9,good\nu2,c,9,\n"
+    )
+    assert spec.histories is not None
+    rated = replace(spec, histories=replace(spec.histories, rating="stars", least_rating=4))
+    report = read_histories(rated).report
+    assert (report.read, report.low_rating, report.invalid_rating, report.duplicate) == (12, 1, 2, 0)
+    other_scale = replace(spec, histories=replace(spec.histories, rating="stars", least_rating=60))
+    with pytest.raises(InvalidInputError, match=r"reaches `histories.least_rating` \(60\): they go from 2 to 5"):
+        read_histories(other_scale)
+    no_numbers = replace(spec, histories=replace(spec.histories, rating="item", least_rating=4))
+    with pytest.raises(InvalidInputError, match="none of them is a number"):
+        read_histories(no_numbers)
+
+
 @pytest.mark.parametrize(
     ("lines", "items", "message"),
     [
@@ -112,6 +134,67 @@ def test_ndcg_equals_that_of_scikit_learn(spec: TaskSpec) -> None:
     ranks = ranks_of(masked, np.array([row.label for row in task.test]))
     assert found["mrr"] == pytest.approx((1 / ranks).mean())
     assert found["recall_at_10"] == pytest.approx((ranks <= 10).mean())
+
+
+def test_what_each_user_has_adds_up_to_the_metrics(spec: TaskSpec) -> None:
+    """Intervals resample these figures; where a metric is no mean over users, there are none."""
+    task = Recommendation.load_target(spec, 0)
+    outputs = np.random.default_rng(1).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
+    found = task.measure(outputs, task.test)
+    for name in task.metrics:
+        values = task.by_row(name, outputs, task.test)
+        if name.startswith(("coverage", "popularity")):
+            assert values is None
+        else:
+            assert values is not None
+            assert found[name] == pytest.approx(values.mean())
+    metric = RowMetric(task, "coverage_at_10", task.test)
+    assert metric.measure(metric.of(outputs), np.arange(len(outputs))) == found["coverage_at_10"]
+
+
+def test_coverage_and_popularity_are_those_of_what_is_recommended(
+    spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Recommendation.load_target(spec, 0)
+    outputs = np.random.default_rng(2).integers(3, size=(len(task.test), len(task.labels))).astype(np.float32)
+    first = [np.argsort(-own, kind="stable")[:5] for own in task._unseen(outputs, [row.fields for row in task.test])]
+    users = [set(seen(row.fields)) for row in task.test]
+    shares = [sum(name in own for own in users) / len(users) for name in task.labels]
+    expected = np.mean([shares[place] for own in first for place in own])
+    found = task.measure(outputs, task.test)
+    assert found["popularity_at_5"] == pytest.approx(expected)
+    assert found["coverage_at_5"] == len(set(np.concatenate(first).tolist())) / len(task.labels)
+    monkeypatch.setattr("promptgraft.objectives.kinds.recommendation.MOST_SCORES", 60)
+    assert task.measure(outputs, task.test) == pytest.approx(found), "some rows at a time"
+    popular = task.measure(task.constant(task.test), task.test)
+    assert popular["popularity_at_5"] > found["popularity_at_5"], "the most popular items are popular"
+
+
+def test_cold_users_and_items_are_apart(spec: TaskSpec) -> None:
+    """Whoever has fewer than five items, and items that only held-out rows have."""
+    task = Recommendation.load_target(replace(spec, train_rows=4), 0)
+    known = {task.labels[row.label] for row in task.train}.union(*(seen(row.fields) for row in task.train))
+    rows = [*task.test, replace(task.test[0], fields={"history": next(iter(ITEMS.values()))})]
+    found = task.parts(rows)
+    assert found["users with fewer than 5 items before"] == [len(rows) - 1]
+    new = [place for place, row in enumerate(rows) if task.labels[row.label] not in known]
+    assert found["next item in no training row"] == new
+    assert new
+    assert sorted([*new, *found["next item in some training row"]]) == list(range(len(rows)))
+
+
+def test_examples_go_from_the_best_to_the_worst(spec: TaskSpec) -> None:
+    task = Recommendation.load_target(spec, 0)
+    outputs = np.random.default_rng(3).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
+    ranks = task.blame(outputs, task.test)
+    chosen = task.examples(ranks, 5)
+    assert [ranks[place] for place in chosen] == sorted(ranks[place] for place in chosen)
+    assert ranks[chosen[0]] == ranks.min()
+    assert ranks[chosen[-1]] == ranks.max()
+    texts = [row.fields for row in task.test]
+    said = task.said(task.expected(outputs), texts)
+    recommended = task.columns(task.expected(outputs), texts)["recommended"]
+    assert said[0].split("; ") == [name for name, _ in json.loads(recommended[0])][:3]
 
 
 def test_ties_go_to_the_item_that_stands_first() -> None:
