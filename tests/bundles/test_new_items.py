@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app
+from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
 from promptgraft.objectives.backbones import Encoder
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
 from promptgraft.search.exporting import export_winner
+from promptgraft.search.reporting import collect_facts, render_page
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import RunFolder, keep_result
-from promptgraft.search.study import load_study
+from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.histories import ITEMS, write_histories
 from tests.support.models import TinyModels
@@ -29,8 +31,18 @@ HISTORY = "\n".join(list(ITEMS.values())[3:6])
 NEW = {"n1": "wooden ball", "n2": "sweet bread", "bread0": "red bread", "n3": ""}
 
 
-def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Path:
-    """Export a trial of a small shop, and return its bundle."""
+@dataclass(frozen=True)
+class Shop:
+    """A small study whose one trial is exported."""
+
+    study: Study
+    stored: optuna.Study
+    run: RunFolder
+    bundle: Path
+
+
+def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Shop:
+    """Export a trial of a small shop."""
     interactions, items = write_histories(folder)
     histories = {"user": "user", "time": "when", "items": str(items), "text": "title"}
     file = write_study_file(
@@ -63,12 +75,17 @@ def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Path:
             value=result.value, user_attrs={**attrs, "candidate": candidate.to_dict(), "best_step": result.step}
         )
     )
-    return export_winner(study, stored, run).folder
+    return Shop(study, stored, run, export_winner(study, stored, run).folder)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Path:
+def shop(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Shop:
     return exported(tmp_path_factory.mktemp("shop"), tiny_models, prior="ease", text_weight=0.3)
+
+
+@pytest.fixture
+def bundle(shop: Shop) -> Path:
+    return shop.bundle
 
 
 @pytest.fixture
@@ -161,8 +178,25 @@ def test_tables_without_new_items_are_refused(
 def test_models_that_read_no_texts_of_items_take_none(
     tmp_path: Path, tiny_models: TinyModels, items: Path, own: dict[str, Any], message: str
 ) -> None:
-    shop = tmp_path / "shop"
-    shop.mkdir()
-    folder = exported(shop, tiny_models, **own)
+    (tmp_path / "shop").mkdir()
+    found = exported(tmp_path / "shop", tiny_models, **own)
     with pytest.raises(InvalidInputError, match=message):
-        Predictor(folder, items=str(items))
+        Predictor(found.bundle, items=str(items))
+
+
+def test_the_report_shows_histories_and_cold_start(shop: Shop) -> None:
+    """From the best to the worst, each with what came and what was recommended; there is no table of all items."""
+    facts = collect_facts(shop.stored, shop.study, shop.run.files())
+    assert len(facts.predictions) == 2
+    for found in facts.predictions:
+        assert (list(found.confusion), found.classes, found.calibration) == ([], (), None)
+        ranks = [row.loss for row in found.worst]
+        assert ranks == sorted(ranks)
+        assert all(row.answer in ITEMS.values() and row.predicted.count("; ") == 2 for row in found.worst)
+        assert sum(part.rows for part in found.parts if part.name.startswith("users")) == found.count
+        assert set(found.parts[0].metrics) == set(shop.study.target.metrics)
+    page = render_page(facts)
+    assert "Histories, what came, and what was recommended" in page
+    assert "Cold start" in page
+    test = dict(facts.predictions[0].metrics)
+    assert test == pytest.approx(read_manifest(shop.bundle).metrics["test"], abs=1e-6)
