@@ -72,11 +72,8 @@ def convert(
     if folder.resolve().is_relative_to(bundle.resolve()):
         raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    if (not predictor.task.one_label or predictor.task.reads != "text") and name != "mlflow":
-        raise InvalidInputError(
-            f"{bundle} is of the task kind {predictor.manifest.kind!r}, which of other formats only mlflow holds; "
-            "convert it to that, or predict or serve the bundle itself"
-        )
+    if name != "mlflow" and (reason := _only_mlflow(predictor)) is not None:
+        raise InvalidInputError(f"{bundle} {reason}")
     if rows is None:
         examples = read_examples(bundle)
         rows = examples.rows if examples else ()
@@ -87,7 +84,7 @@ def convert(
     if not rows:
         return None
     again = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    if predictor.task.one_label:
+    if predictor.task.one_label and not (predictor.task.reads_histories and name == "mlflow"):
         found = FORMATS[name].read(folder, again, rows)
         difference = float(np.abs(found - log_softmax(logits, axis=1)).max() / np.abs(logits).max())
     else:
@@ -98,6 +95,23 @@ def convert(
             f"largest logit, or numbers of the largest number (allowed: {TOLERANCE:.0e}); don't use it"
         )
     return difference
+
+
+def _only_mlflow(predictor: Predictor) -> str | None:
+    """Say why of all formats only MLflow's, which is the bundle itself, holds a bundle; None if others can."""
+    task = predictor.task
+    if not task.one_label or task.reads != "text":
+        return (
+            f"is of the task kind {predictor.manifest.kind!r}, which of other formats only mlflow holds; convert it to "
+            "that, or predict or serve the bundle itself"
+        )
+    counting = next((own.model.prior.name for own in predictor.members if own.model.prior is not None), None)
+    if counting is None:
+        return None
+    return (
+        f"adds counts (prior {counting!r}) to what its model says, which of other formats only mlflow holds; convert "
+        "it to that, or export a trial with prior none, as with --trial N"
+    )
 
 
 def _by_script(script: str) -> Callable[[Path, Predictor, Rows], LogProbabilities]:

@@ -84,5 +84,7 @@ def _signature(manifest: Manifest) -> "ModelSignature":
     first, *others = task.columns(np.zeros((0, len(manifest.labels))), [])
     kind = DataType.string if task.has_labels else DataType.double
     outputs: list[ColSpec | TensorSpec] = [ColSpec(kind, first, required=False)]
-    outputs += [ColSpec(DataType.double, name, required=False) for name in others]
+    ranked = task.one_label and task.reads_histories  # Then other columns are lists, in JSON.
+    rest = DataType.string if ranked else DataType.double
+    outputs += [ColSpec(rest, name, required=False) for name in others]
     return ModelSignature(Schema([ColSpec(DataType.string, name) for name in manifest.columns]), Schema(outputs))

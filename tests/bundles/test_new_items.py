@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
+from promptgraft.bundles.formats import convert
 from promptgraft.objectives.backbones import Encoder
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
@@ -182,6 +183,19 @@ def test_models_that_read_no_texts_of_items_take_none(
     found = exported(tmp_path / "shop", tiny_models, **own)
     with pytest.raises(InvalidInputError, match=message):
         Predictor(found.bundle, items=str(items))
+
+
+@pytest.mark.slow
+def test_other_formats_hold_it_or_say_why_not(shop: Shop, tmp_path: Path, tiny_models: TinyModels) -> None:
+    """MLflow's is the bundle itself; a graph has the embeddings of items in it, but no counts."""
+    assert convert(shop.bundle, tmp_path / "mlflow", "mlflow") == 0.0
+    with pytest.raises(InvalidInputError, match=r"adds counts \(prior 'ease'\)"):
+        convert(shop.bundle, tmp_path / "counts", "onnx")
+    (tmp_path / "texts").mkdir()
+    texts = exported(tmp_path / "texts", tiny_models)
+    difference = convert(texts.bundle, tmp_path / "onnx", "onnx")
+    assert difference is not None
+    assert difference < 1e-5
 
 
 def test_the_report_shows_histories_and_cold_start(shop: Shop) -> None:
