@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from promptgraft.spaces import InvalidInputError
 
 # Rows whose hidden states the models of an ensemble share at a time, and room for these.
 SHARED_ROWS, SHARED_BYTES = 256, 2**30
+# Probabilities of labels that are held at a time: 128 MB.
+MOST_NUMBERS = 2**24
 # A row: template field -> value, or the value alone where there is but one field.
 Input = str | Mapping[str, str]
 
@@ -346,21 +349,31 @@ class Predictor:
             for place, row in enumerate(rows)
             if all(self.task.can_read(row.get(name)) for name in self.manifest.columns)
         ]
-        expected = np.zeros((0, self.task.width))
         texts = [{name: str(rows[place][name]) for name in self.manifest.columns} for place in places]
-        if places:
-            expected = self.expected(texts)
-        (name, predicted), *others = self.task.columns(expected, texts).items()
+        sure, columns = self._in_parts(texts)
+        (name, predicted), *others = columns.items()
         first = np.full(len(rows), None, dtype=object)
-        for place, value, own in zip(places, predicted, expected, strict=True):
-            first[place] = value if not abstain_below or own.max() >= abstain_below else None
+        for place, value, own in zip(places, predicted, sure, strict=True):
+            first[place] = value if not abstain_below or own >= abstain_below else None
         frame = pd.DataFrame({name: first.astype(np.float64) if self.task.has_numbers else first})
         for name, values in others:
-            own = np.asarray(values)
-            column = np.full(len(rows), np.nan, dtype=np.float64 if own.dtype.kind in "fiub" else object)
-            column[places] = own
+            found = np.asarray(values)
+            column = np.full(len(rows), np.nan, dtype=np.float64 if found.dtype.kind in "fiub" else object)
+            column[places] = found
             frame[name] = column
         return frame
+
+    def _in_parts(self, texts: Sequence[Mapping[str, str]]) -> tuple[list[float], dict[str, list[Any]]]:
+        """Return each row's largest probability and its cells by column; with many labels some rows at a time."""
+        columns = {name: list(own) for name, own in self.task.columns(np.zeros((0, self.task.width)), []).items()}
+        size, sure = max(1, MOST_NUMBERS // self.task.width), list[float]()
+        for start in range(0, len(texts), size):
+            own = texts[start : start + size]
+            expected = self.expected(own)
+            sure += expected.reshape(len(own), -1).max(axis=1, initial=0.0).tolist()
+            for name, values in self.task.columns(expected, own).items():
+                columns[name] += list(values)
+        return sure, columns
 
 
 def _hash(tensor: Tensor) -> str:

@@ -59,6 +59,8 @@ class HistorySpec:
         attributes: Columns of the profile there.
         rating: Column of numbers in the table of interactions, where these are rated.
         least_rating: Interactions with lower ratings are dropped.
+        validation_from: Time from which on interactions are chosen by, in place of each user's last but one.
+        test_from: Time from which on they are the test, in place of each user's last one.
     """
 
     user: str
@@ -71,6 +73,8 @@ class HistorySpec:
     attributes: tuple[str, ...] = ()
     rating: str | None = None
     least_rating: float | None = None
+    validation_from: str | None = None
+    test_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from promptgraft.objectives.data import (
     SEPARATOR,
@@ -94,6 +95,67 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
             f"{len(by_user)} and {len(items)} ({report}); add interactions, or lower `histories.least`"
         )
     return Histories(items, dict(sorted(by_user.items())), report)
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """Rows of users by what they are for.
+
+    Attributes:
+        older: Of each user the newest rows that may be trained on.
+        validation: Rows to choose by, one of a user at most.
+        test: Rows of the test set, likewise.
+    """
+
+    older: Sequence[Sequence[Row]]
+    validation: Sequence[Row]
+    test: Sequence[Row]
+
+
+def divide(users: Iterable[Sequence[Row]], spec: HistorySpec) -> Divided:
+    """Divide the rows of users by time.
+
+    Args:
+        users: Rows of each user, oldest first.
+        spec: Says from which times on rows are held out; the last one and the last but one are where it doesn't.
+
+    Raises:
+        InvalidInputError: If the times don't parse, or aren't in order.
+    """
+    if (bounds := held_out_from(spec)) is None:
+        several = [rows for rows in users if len(rows) > 1]
+        older = [rows[:-2][-spec.positions :] for rows in several]
+        return Divided(older, [rows[-2] for rows in several], [rows[-1] for rows in several])
+    first, second = bounds
+    parts = [
+        [
+            [row for row in rows if low <= row.time < high]
+            for low, high in pairwise((-math.inf, first, second, math.inf))
+        ]
+        for rows in users
+    ]
+    return Divided(
+        [before[-spec.positions :] for before, _, _ in parts],
+        [row for _, middle, _ in parts for row in middle[:1]],
+        [row for _, _, after in parts for row in after[:1]],
+    )
+
+
+def held_out_from(spec: HistorySpec) -> tuple[float, float] | None:
+    """Return the times from which on rows are for validation and test; None where each user's last rows are.
+
+    Raises:
+        InvalidInputError: If they don't parse, or aren't in order.
+    """
+    if spec.validation_from is None or spec.test_from is None:
+        return None
+    first, second = (read_times([own])[0] for own in (spec.validation_from, spec.test_from))
+    if not first < second:
+        raise InvalidInputError(
+            f"`histories.validation_from` ({spec.validation_from}) must be a time before `histories.test_from` "
+            f"({spec.test_from})"
+        )
+    return first, second
 
 
 def _of(spec: TaskSpec) -> HistorySpec:

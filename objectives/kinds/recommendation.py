@@ -4,6 +4,7 @@ Outputs are logits of all items. Items that a user had are never recommended, an
 """
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from promptgraft.objectives.data import (
     Texts,
     seen,
 )
-from promptgraft.objectives.kinds.histories import read_histories
+from promptgraft.objectives.kinds.histories import divide, held_out_from, read_histories
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
@@ -76,21 +77,21 @@ class Recommendation(TextClassification, HasPriors):
     def load_target(cls, spec: TaskSpec, seed: int) -> "Recommendation":
         """Read the histories; each user's last item is held out for the test, the one before to choose by.
 
-        `test_rows` and `validation_rows` say of how many users, `train_rows` how many rows are trained on; see `Task`.
+        Or the first ones from certain times on; see `HistorySpec`. `test_rows` and `validation_rows` say of how many
+        users, `train_rows` how many rows are trained on; see `Task`.
         """
         _refuse_splits(spec)
         found = read_histories(spec, spec.labels)
         assert spec.histories is not None
         drawn = random.Random(seed)
-        by_user = list(found.rows(*spec.fields).values())
-        test = _sample([rows[-1] for rows in by_user if len(rows) > 1], spec.test_rows, drawn)
-        validation = _sample([rows[-2] for rows in by_user if len(rows) > 1], spec.validation_rows, drawn)
-        older = [rows[:-2][-spec.histories.positions :] for rows in by_user]
-        train = _sample([row for rows in older for row in rows], spec.train_rows, drawn)
-        if not (train and validation):
+        parts = divide(found.rows(*spec.fields).values(), spec.histories)
+        test = _sample(parts.test, spec.test_rows, drawn)
+        validation = _sample(parts.validation, spec.validation_rows, drawn)
+        train = _sample([row for rows in parts.older for row in rows], spec.train_rows, drawn)
+        if not (train and validation and test):
             raise InvalidInputError(
-                f"{spec.train}: no user has the four items that a row to train on, one to choose by and one for the "
-                f"test take ({found.report}); add interactions"
+                f"{spec.train}: there is no row to train on, none to choose by, or none for the test; a user's first "
+                f"item has no history, so that one of each takes four items ({found.report}); add interactions"
             )
         unused = sum(map(len, found.users.values())) - len(train) - len(validation) - len(test)
         report = found.report + CleaningReport(no_history=unused)
@@ -110,7 +111,11 @@ class Recommendation(TextClassification, HasPriors):
         """Read the histories of a source, without rows that show what a user of the target held out chose."""
         found = read_histories(spec, spec.labels)
         assert spec.histories is not None
-        newest = [row for rows in found.rows(*spec.fields).values() for row in rows[-spec.histories.positions :]]
+        assert target.spec is not None
+        assert target.spec.histories is not None
+        until = (held_out_from(target.spec.histories) or (math.inf,))[0]
+        before = [[row for row in rows if row.time < until] for rows in found.rows(*spec.fields).values()]
+        newest = [row for rows in before for row in rows[-spec.histories.positions :]]
         held_out = {(row.group, target.labels[row.label]) for row in (*target.validation, *target.test)}
         kept = [
             row

@@ -28,6 +28,13 @@ def _range_or_choices(value: Any) -> Any:
     return value if isinstance(value, dict) else {"choices": [value]}
 
 
+# A time as it stands in a table; YAML reads dates, too.
+Moment = Annotated[
+    str | None,
+    BeforeValidator(lambda value: None if value is None else str(value), json_schema_input_type=str | float | None),
+]
+
+
 class HistoriesSection(Section):
     """Where the histories of users come from; `train` is the table of interactions then."""
 
@@ -44,11 +51,28 @@ class HistoriesSection(Section):
         None, validate_default=True, description="Interactions that are rated lower are dropped; needs `rating`."
     )
 
+    validation_from: Moment = Field(
+        None,
+        description="Date or number from which on interactions are chosen by, in place of each user's last but one.",
+    )
+    test_from: Moment = Field(
+        None,
+        validate_default=True,
+        description="Time from which on they are the test, in place of each user's last one; give both, or neither.",
+    )
+
     @field_validator("least_rating")
     @classmethod
     def _goes_with_ratings(cls, value: float | None, info: ValidationInfo) -> float | None:
         if (value is None) != (info.data.get("rating") is None):
             raise ValueError("goes with `rating`, the column of ratings: give both, or neither")
+        return value
+
+    @field_validator("test_from")
+    @classmethod
+    def _goes_with_validation(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (value is None) != (info.data.get("validation_from") is None):
+            raise ValueError("goes with `validation_from`, a time before it: give both, or neither")
         return value
 
 

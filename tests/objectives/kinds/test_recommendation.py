@@ -13,6 +13,7 @@ from promptgraft.objectives.data import Row, Split, TaskSpec
 from promptgraft.objectives.kinds.histories import read_histories
 from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of, seen
 from promptgraft.objectives.measures.controls import FITTED
+from promptgraft.objectives.measures.kind_checks import check_task_kind
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import RowMetric
@@ -54,6 +55,31 @@ def test_no_row_sees_what_came_later(tmp_path: Path) -> None:
     found = read_histories(write(tmp_path, lines))
     rows = found.rows("history").values()
     assert [[seen(row.fields) for row in own] for own in rows] == [[["Apple"], ["Bear", "Apple"]]] * 3
+
+
+def test_it_keeps_to_the_contract(spec: TaskSpec, tiny_models: TinyModels) -> None:
+    check_task_kind(spec, BackboneSpec(tiny_models["encoder"], "encoder", max_tokens=32))
+
+
+def test_rows_may_be_held_out_from_certain_times_on(spec: TaskSpec) -> None:
+    """Nothing that is trained on is newer than what is chosen by, and that is no newer than the test; of no user."""
+    assert spec.histories is not None
+    dated = replace(spec, histories=replace(spec.histories, validation_from="1060", test_from="1110"))
+    task = Recommendation.load_target(dated, 0)
+    assert 0 < len(task.test) < 30
+    assert max(row.time for row in task.train) < 1060 <= min(row.time for row in task.validation)
+    assert max(row.time for row in task.validation) < 1110 <= min(row.time for row in task.test)
+    assert len({row.group for row in task.test}) == len(task.test)
+    source = Recommendation.load_source(replace(spec, histories=replace(spec.histories, positions=50)), 0, task)
+    assert max(row.time for row in source.train) < 1060, "a source must not tell what came later"
+    for bounds, message in (
+        (("1090", "1060"), "must be a time before"),
+        (("1060", "9999"), "none for the test"),
+        (("soon", "later"), "'soon' is no number and no date"),
+    ):
+        odd = replace(spec.histories, validation_from=bounds[0], test_from=bounds[1])
+        with pytest.raises(InvalidInputError, match=message):
+            Recommendation.load_target(replace(spec, histories=odd), 0)
 
 
 def test_rows_of_a_source_that_show_what_is_held_out_are_dropped(spec: TaskSpec) -> None:
