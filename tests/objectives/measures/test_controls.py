@@ -84,7 +84,9 @@ def test_fitted_controls_know_nothing_of_what_they_predict(
     def wrong(own: Sequence[Row]) -> list[Row]:
         return [replace(row, answer=1 - row.label) for row in own]
 
-    for name, control in FITTED.items():
+    applying = {name: own for name, own in FITTED.items() if not objective.target.refuses_baseline(name)}
+    assert {"tfidf", "linear_probe", "zero_shot", "majority"} == applying.keys()
+    for name, control in applying.items():
         found = control(objective, rows)
         assert found.shape == (6, 2), name
         assert np.isfinite(found).all(), name
