@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -297,8 +297,11 @@ class Recommendation(TextClassification, HasPriors):
 
     def _had(self, fields: Mapping[str, str]) -> set[int]:
         """Return the places of the items of a history."""
-        places = _places_of(self.labels)
-        return {place for name in seen(fields) if (place := places.get(name)) is not None}
+        return {place for name in seen(fields) if (place := self._places.get(name)) is not None}
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return _places_of(self.labels)
 
     def _unseen(self, scores: npt.NDArray[Any], texts: Texts) -> npt.NDArray[Any]:
         """Return scores with -inf where a user had the item."""

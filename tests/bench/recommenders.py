@@ -11,6 +11,7 @@ by, and full ranking.
 """
 
 import argparse
+import builtins
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,8 @@ def recbole(folder: str, models: Sequence[str], epochs: int) -> None:
     configured = import_module("recbole.config").Config
 
     torch.set_num_threads(1)
+    for name in ("float", "int", "bool"):  # Which numpy had until 1.24.
+        vars(np).setdefault(name, vars(builtins)[name])
     load_checkpoint = torch.load
     torch.load = lambda *args, **kwargs: load_checkpoint(*args, **{**kwargs, "weights_only": False})
     own = {
@@ -122,6 +125,7 @@ def recbole(folder: str, models: Sequence[str], epochs: int) -> None:
 def agreement(task: Recommendation, folder: str) -> None:
     """Print how far RecBole's metrics of our rankings are from ours."""
     sys.path.append(folder)
+    vars(np).setdefault("float", float)  # Which numpy had until 1.24.
     metrics = import_module("recbole.evaluator.metrics")
     outputs = np.random.default_rng(0).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
     labels = np.array([row.label for row in task.test])
