@@ -105,11 +105,11 @@ def compare_by_metric(
     direction = directions(type(tasks[0]))[metric]
     texts = [row.fields for row in rows]
     outputs = [model.logits(texts) for model in models]
-    sides = [RowMetric(task, metric, rows) for task in tasks]
-    values = [side.of(own) for side, own in zip(sides, outputs, strict=True)]
+    measures = [RowMetric(task, metric, rows) for task in tasks]
+    values = [own.of(logits) for own, logits in zip(measures, outputs, strict=True)]
 
     def measured(side: int, kept: Indices) -> float:
-        return sides[side].measure(values[side][kept], kept)
+        return measures[side].measure(values[side][kept], kept)
 
     found = interval_on_rows(
         lambda kept: measured(1, kept) - measured(0, kept), len(rows), level, bootstrap=tasks[0].bootstrap

@@ -218,7 +218,7 @@ def test_examples_go_from_the_best_to_the_worst(spec: TaskSpec) -> None:
     assert ranks[chosen[0]] == ranks.min()
     assert ranks[chosen[-1]] == ranks.max()
     texts = [row.fields for row in task.test]
-    said = task.said(task.expected(outputs), texts)
+    said = task.described(task.expected(outputs), texts)
     recommended = task.columns(task.expected(outputs), texts)["recommended"]
     assert said[0].split("; ") == [name for name, _ in json.loads(recommended[0])][:3]
 
