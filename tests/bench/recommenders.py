@@ -11,7 +11,6 @@ by, and full ranking.
 """
 
 import argparse
-import builtins
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -90,8 +89,10 @@ def recbole(folder: str, models: Sequence[str], epochs: int) -> None:
     configured = import_module("recbole.config").Config
 
     torch.set_num_threads(1)
-    for name in ("float", "int", "bool"):  # Which numpy had until 1.24.
-        vars(np).setdefault(name, vars(builtins)[name])
+    gone = {"float": float, "int": int, "bool": bool, "complex": complex, "object": object, "str": str, "long": int}
+    gone |= {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "unicode": str}
+    for name, kind in gone.items():  # Which numpy had until 1.24 or 2.0.
+        vars(np).setdefault(name, kind)
     load_checkpoint = torch.load
     torch.load = lambda *args, **kwargs: load_checkpoint(*args, **{**kwargs, "weights_only": False})
     own = {
@@ -137,7 +138,7 @@ def agreement(task: Recommendation, folder: str) -> None:
         theirs = kind({"topk": [20], "metric_decimal_place": 9}).metric_info(hits, one).mean(axis=0)
         for cut in (5, 10, 20):
             name = f"{kind.__name__.lower()}_at_{cut}"
-            print(name, mine[name], "differs by", abs(mine[name] - theirs[cut - 1]))
+            print(name, mine[name], "differs by", abs(mine[name] - theirs[cut - 1]), flush=True)
 
 
 def main() -> None:
