@@ -70,6 +70,6 @@ def _write(name: str, slices: Iterator[tuple[Volume, Volume]]) -> None:
             continue
         for part, pixels in (("images", image), ("masks", mask)):
             Image.fromarray(np.ascontiguousarray(np.flipud(pixels.T))).save(partial / part / f"{number:03d}.png")
-        rows.append((*(f"{name}/{part}/{number:03d}.png" for part in ("images", "masks")), f"slab {number // SLAB}"))
+        rows.append((f"{name}/images/{number:03d}.png", f"{name}/masks/{number:03d}.png", f"slab {number // SLAB}"))
     partial.rename(DATA / name)
     write_table(DATA / f"{name}.csv", rows)
