@@ -39,7 +39,8 @@ def factorisation(objective: Objective, rows: Sequence[Row]) -> Logits:
     task = objective.target
     places = {name: place for place, name in enumerate(task.labels)}
     users = _incidence(sequences_of(task.train, places), len(places))
-    factors = svds(users, k=min(FACTORS, min(users.shape) - 1), random_state=0)[2]
+    few = min(users.shape) <= FACTORS  # Of which svds, which is for large matrices, wants more.
+    factors = np.linalg.svd(users.toarray(), full_matrices=False)[2] if few else svds(users, FACTORS, random_state=0)[2]
     names = [seen(row.fields) for row in rows]
     had = _incidence([[places[name] for name in own if name in places] for own in names], len(places))
     return np.asarray((had @ factors.T) @ factors, dtype=np.float32)
