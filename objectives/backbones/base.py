@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from promptgraft.objectives.backbones.checkpoint_files import check_checkpoint
 from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
-from promptgraft.objectives.backbones.label_scorers import LabelScorer
-from promptgraft.objectives.backbones.loading import (
+from promptgraft.objectives.backbones.files.checkpoint_files import check_checkpoint
+from promptgraft.objectives.backbones.files.loading import (
     check_direction,
     check_tokenizer,
-    check_weights,
     count_positions,
     explained_errors,
+    read_model,
 )
-from promptgraft.objectives.backbones.model_files import check_family, model_folder, weights_hash
+from promptgraft.objectives.backbones.files.model_files import check_family, model_folder, weights_hash
+from promptgraft.objectives.backbones.label_scorers import LabelScorer
 from promptgraft.objectives.backbones.text_tokens import SpecialNames, WordTokens
 from promptgraft.objectives.layers import (
     Injected,
@@ -95,34 +95,11 @@ class Backbone(WordTokens, ABC):
             )
 
     def _read(self, *, shapes_only: bool) -> tuple[Any, Any]:
-        """Load model and tokenizer, the model from safetensors only: unpickling a file can run any code in it.
-
-        Args:
-            shapes_only: Whether headers are enough.
-
-        Raises:
-            InvalidInputError: If a file is missing or damaged, or some weights aren't in the checkpoint.
-        """
-        spec, options = self.spec, dict[str, Any]()
-        if spec.attn_implementation is not None:
-            options["attn_implementation"] = spec.attn_implementation
-        if shapes_only or spec.device_map is not None:
-            options["device_map"] = "meta" if shapes_only else spec.device_map
-        # Where a device map is needed, the model may be too large for more than the asked-for type.
-        dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
-        with explained_errors(spec):
-            model, found = self.auto_class.from_pretrained(
-                spec.path,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-                output_loading_info=True,
-                **options,
-            )
-        check_weights(spec, model, found["missing_keys"], found["unexpected_keys"])
+        """Load model and tokenizer; see `read_model`."""
+        model = read_model(self.spec, self.auto_class, shapes_only=shapes_only)
         tokenizer = self._read_tokenizer(model)
         if self.causal:
-            check_direction(spec, model)
+            check_direction(self.spec, model)
         return model, tokenizer
 
     def _read_tokenizer(self, model: Any) -> Any:

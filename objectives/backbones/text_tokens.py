@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from promptgraft.objectives.backbones.model_files import model_folder
+from promptgraft.objectives.backbones.files.model_files import model_folder
 from promptgraft.spaces import InvalidInputError, Template, Verbalizer, break_up
 
 

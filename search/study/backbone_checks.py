@@ -11,7 +11,8 @@ from promptgraft.objectives.data import TASK_KINDS, Comparison, Task, TaskSpec, 
 from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.constraints import Fixed
 from promptgraft.search.study.default_space import SpaceFacts, with_default_space
-from promptgraft.search.study.schema import SourceSection, StudyFile, TaskSection
+from promptgraft.search.study.schema.study_file import StudyFile
+from promptgraft.search.study.schema.tasks import SourceSection, TaskSection
 from promptgraft.search.study.space_loading import SpaceLoader, history_spec, local_path, model_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, ProblemCollector
 from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, StudyFacts, extremes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from promptgraft.objectives.data import Task, all_labels
 from promptgraft.objectives.spec import ObjectiveSpec
-from promptgraft.search.study.schema import ConstraintsSection
+from promptgraft.search.study.schema.study_file import ConstraintsSection
 from promptgraft.spaces import (
     Candidate,
     Categorical,

@@ -25,8 +25,9 @@ from ruamel.yaml import YAML
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import MOST_OF_EASE, TASK_KINDS, Task, all_labels
 from promptgraft.search.study.effort import EFFORTS, Effort
-from promptgraft.search.study.schema import SourceSection, SourceTrainingSection, StudyFile
-from promptgraft.search.study.space_schema import SpaceSection
+from promptgraft.search.study.schema.sections import SpaceSection
+from promptgraft.search.study.schema.study_file import StudyFile
+from promptgraft.search.study.schema.tasks import SourceSection, SourceTrainingSection
 from promptgraft.spaces import LABEL_FIELD, InvalidInputError, words_of_name
 
 SOURCE_UPDATES = 80

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS, Task
-from promptgraft.search.study.schema import Baseline, Control, EffortName, StudyFile, TextBaseline
+from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS
+from promptgraft.search.study.schema.study_file import Baseline, Control, EffortName, StudyFile, TextBaseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     """Set what a study file leaves out to the defaults of its effort and its kind of task; what it states stays."""
     effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
     controls = effort.judging.get("controls", get_args(Control))
-    usable: dict[str, Any] = {"controls": tuple(name for name in controls if _applies(kind, name))}
+    usable: dict[str, Any] = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
     if not (kind.ensembles and kind.has_folds):
         usable["ensemble"] = 1
     changes: dict[str, Any] = {
@@ -67,7 +67,7 @@ def with_effort(file: StudyFile) -> StudyFile:
         changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
         usual = [*effort.baselines, *PRIOR_BASELINES]
-        changes["baselines"] = tuple(name for name in usual if _applies(kind, name))
+        changes["baselines"] = tuple(name for name in usual if not kind.refuses_baseline(name))
     target = file.target
     if (
         effort.folds is not None
@@ -77,10 +77,6 @@ def with_effort(file: StudyFile) -> StudyFile:
     ):
         changes["target"] = target.model_copy(update={"folds": effort.folds})
     return file.model_copy(update=changes)
-
-
-def _applies(kind: type[Task], baseline: str) -> bool:
-    return not (kind.refuses_baseline(baseline) or kind.lacks_prior(baseline))
 
 
 def _filled(section: Any, defaults: Mapping[str, Any]) -> Any:

@@ -36,7 +36,8 @@ from promptgraft.search.study.backbone_checks import (
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.effort import with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
-from promptgraft.search.study.schema import STUDY_NAME, StudyFile, TaskSection, name_advice
+from promptgraft.search.study.schema.study_file import STUDY_NAME, StudyFile, name_advice
+from promptgraft.search.study.schema.tasks import TaskSection
 from promptgraft.search.study.space_loading import SELF_TRAINING
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
 from promptgraft.spaces import InvalidInputError, SearchSpace, did_you_mean

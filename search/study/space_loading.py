@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from promptgraft.objectives.backbones import FAMILIES, Architecture, check_candidate
 from promptgraft.objectives.data import TASK_KINDS, HistorySpec, Task, all_labels
 from promptgraft.search.study.promptsource import Answered, Imported, read_promptsource
-from promptgraft.search.study.schema import StudyFile
-from promptgraft.search.study.space_schema import BackboneSection, HistoriesSection, ParameterSection, SpaceSection
+from promptgraft.search.study.schema.sections import BackboneSection, HistoriesSection, ParameterSection, SpaceSection
+from promptgraft.search.study.schema.study_file import StudyFile
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector
 from promptgraft.spaces import (
     BACKBONE,

@@ -17,7 +17,7 @@ from promptgraft.bundles import read_manifest
 from promptgraft.search.cli.outputs import COMMANDS, output_schema
 from promptgraft.search.cli.studies import app
 from promptgraft.search.study import manifest_schema, study_reference, study_schema
-from promptgraft.search.study.schema import StudyFile
+from promptgraft.search.study.schema.study_file import StudyFile
 from tests.support.paths import STUDIES
 
 ROOT = STUDIES.parent

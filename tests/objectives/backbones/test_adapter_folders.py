@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from promptgraft.objectives.backbones import guess_family
-from promptgraft.objectives.backbones.checkpoint_files import check_checkpoint
+from promptgraft.objectives.backbones.files.checkpoint_files import check_checkpoint
 from promptgraft.spaces import InvalidInputError
 from tests.support.models import TinyModels
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from promptgraft.search.cli.studies import app
 from promptgraft.search.storage import RunFolder, open_storage
 from promptgraft.search.study import load_study
-from promptgraft.search.study.units import parse_bytes, parse_seconds
+from promptgraft.search.study.schema.units import parse_bytes, parse_seconds
 from promptgraft.search.trials import Limits
 from promptgraft.spaces import InvalidInputError
 

@@ -21,7 +21,7 @@ from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.storage import open_storage
 from promptgraft.search.study import Constraints, EngineSection, Study, load_study
-from promptgraft.search.study.schema import ConstraintsSection
+from promptgraft.search.study.schema.study_file import ConstraintsSection
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import (
     Candidate,

@@ -18,7 +18,7 @@ from promptgraft.search.study.default_space import (
     update_numbers,
 )
 from promptgraft.search.study.effort import EFFORTS
-from promptgraft.search.study.schema import EffortName, StudyFile
+from promptgraft.search.study.schema.study_file import EffortName, StudyFile
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import Categorical, Constant, InvalidInputError, Template, Verbalizer, extremes
 from tests.support.models import TEXT_FAMILIES, TINY_LAYERS, TinyModels

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from promptgraft.search.study.effort import EFFORTS, with_effort
-from promptgraft.search.study.schema import StudyFile
+from promptgraft.search.study.schema.study_file import StudyFile
 
 TABLE = {"train": "a.csv", "text": "text", "label": "label"}
 

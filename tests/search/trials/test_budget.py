@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptgraft.objectives.file_store import DiskFullError, FileStore
 from promptgraft.search.study import BudgetSection, next_moment
-from promptgraft.search.study.units import parse_bytes
+from promptgraft.search.study.schema.units import parse_bytes
 from promptgraft.search.trials import Limits, compute_seconds, describe_use, forecast, tidy
 from promptgraft.spaces import Candidate, InvalidInputError
 

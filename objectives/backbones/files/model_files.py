@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.backbones.checkpoint_files import read_object, refuse_adapter
 from promptgraft.objectives.backbones.families import CONVOLUTIONAL, DETECTION, FAMILIES, RECURRENT, SEGMENTATION
+from promptgraft.objectives.backbones.files.checkpoint_files import read_object, refuse_adapter
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from promptgraft.search.study.schema import EngineSection, StudyFile
-from promptgraft.search.study.space_schema import ConditionSection, ParameterSection
+from promptgraft.search.study.schema.sections import ConditionSection, ParameterSection
+from promptgraft.search.study.schema.study_file import EngineSection, StudyFile
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTRODUCTION = """# Every key of a study file

@@ -1,4 +1,4 @@
-"""What can be wrong with a model that transformers has read: weights that would be random, a tokenizer of another."""
+"""Reading a model by transformers, and what can be wrong with it: random weights, a tokenizer of another model."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -66,7 +66,38 @@ def _explained(spec: BackboneSpec, error: Exception) -> InvalidInputError:
     return InvalidInputError(f"{spec.path} can't be loaded as {spec.family}: {type(error).__name__}: {text[:300]}")
 
 
-def check_weights(spec: BackboneSpec, model: Any, missing: Collection[str], unexpected: Collection[str] = ()) -> None:
+def read_model(spec: BackboneSpec, auto_class: Any, *, shapes_only: bool) -> Any:
+    """Load a model from safetensors only: unpickling a file can run any code in it.
+
+    Args:
+        spec: Which one, and how it computes.
+        auto_class: The class of transformers that loads it.
+        shapes_only: Whether headers are enough.
+
+    Raises:
+        InvalidInputError: If a file is missing or damaged, or some weights aren't in the checkpoint.
+    """
+    options = dict[str, Any]()
+    if spec.attn_implementation is not None:
+        options["attn_implementation"] = spec.attn_implementation
+    if shapes_only or spec.device_map is not None:
+        options["device_map"] = "meta" if shapes_only else spec.device_map
+    # Where a device map is needed, the model may be too large for more than the asked-for type.
+    dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
+    with explained_errors(spec):
+        model, found = auto_class.from_pretrained(
+            spec.path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
+            **options,
+        )
+    _check_weights(spec, model, found["missing_keys"], found["unexpected_keys"])
+    return model
+
+
+def _check_weights(spec: BackboneSpec, model: Any, missing: Collection[str], unexpected: Collection[str] = ()) -> None:
     """Refuse a checkpoint that isn't the configured model's.
 
     Without some of the weights that are read, these would be random, and others each time; with layers that
