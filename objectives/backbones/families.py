@@ -1,7 +1,7 @@
 """What each family of backbones supports, without loading a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from promptgraft.objectives.data import AnswerForm
@@ -116,41 +116,12 @@ FAMILIES.register("vit")(
         model_types=VISION_TRANSFORMERS,
     )
 )
-FAMILIES.register("convolutional")(
-    Family(
-        has_head=True,
-        adapters=False,
-        numerics=False,
-        reads="images",
-        prompt_places=(),
-        poolings=("mean",),
-        model_types=tuple(CONVOLUTIONAL),
-    )
+_UNPROMPTED = Family(
+    has_head=True, adapters=False, numerics=False, reads="images", prompt_places=(), poolings=("mean",)
 )
-FAMILIES.register("segmentation")(
-    Family(
-        has_head=True,
-        adapters=False,
-        numerics=False,
-        reads="images",
-        answers="masks",
-        prompt_places=(),
-        poolings=("mean",),
-        model_types=tuple(SEGMENTATION),
-    )
-)
-FAMILIES.register("detection")(
-    Family(
-        has_head=True,
-        adapters=False,
-        numerics=False,
-        reads="images",
-        answers="boxes",
-        prompt_places=(),
-        poolings=("mean",),
-        model_types=DETECTION,
-    )
-)
+FAMILIES.register("convolutional")(replace(_UNPROMPTED, model_types=tuple(CONVOLUTIONAL)))
+FAMILIES.register("segmentation")(replace(_UNPROMPTED, answers="masks", model_types=tuple(SEGMENTATION)))
+FAMILIES.register("detection")(replace(_UNPROMPTED, answers="boxes", model_types=DETECTION))
 
 
 @dataclass(frozen=True, slots=True)

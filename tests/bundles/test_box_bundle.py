@@ -5,35 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from fastapi.testclient import TestClient
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
-from promptgraft.objectives.backbones import count_layers
-from promptgraft.objectives.data import Box, Split, as_data
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
-from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.data import Box, as_data
 from promptgraft.search.judging import compare_by_metric
-from promptgraft.spaces import Candidate, Constant, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import Candidate
 from tests.support.bundles import write_result
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import spec_of_boxes, write_boxed
 from tests.support.models import TinyModels
 
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 ABOUT = {"study": "test", "trial": 0, "digest": "0"}
 
 
 def test_a_bundle_finds_what_its_trial_did(tmp_path: Path, tiny_models: TinyModels) -> None:
     model, table, bundle = tiny_models["detection"], write_boxed(tmp_path / "data", count=24), tmp_path / "bundle"
-    facts = StudyFacts(count_layers(model, "detection"), has_head=True, has_source=False)
-    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
     target = spec_of_boxes(table, folds=2, test_rows=6)
-    spec = ObjectiveSpec(BackboneSpec(model, "detection"), target, None, space, metric="map", evaluate_every=30)
-    objective = Objective(spec, torch.device("cpu"))
-    objective.use_split(Split(0, 0))
+    objective = objective_over_images(model, "detection", target, metric="map", evaluate_every=30)
     candidate = Candidate(TEMPLATE.id, "", "linear", steps=30, learning_rate=2e-3, frozen_layers=1)
     result = objective.evaluate(candidate, 0, at=30)
-    write_result(bundle, spec, objective, candidate, result)
+    write_result(bundle, objective.spec, objective, candidate, result)
     rows = objective.target.validation
     predictor = Predictor(bundle)
     paths = [row.fields["image"] for row in rows]

@@ -6,20 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
 from promptgraft.bundles import Manifest, Predictor, ServingLimits, create_app, verify
 from promptgraft.bundles.formats import convert
-from promptgraft.objectives.data import Row, Split, UnreadableImageError, as_data
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
-from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, SoftPrompt, StudyFacts, Template
+from promptgraft.objectives.data import Row, UnreadableImageError, as_data
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.bundles import write_result
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import spec_of_images, write_images
-from tests.support.models import TINY_LAYERS, TinyModels
-
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
+from tests.support.models import TinyModels
 
 
 class Exported:
@@ -27,15 +23,11 @@ class Exported:
 
     def __init__(self, folder: Path, model: str) -> None:
         self.images, self.bundle = write_images(folder / "data").parent, folder / "bundle"
-        facts = StudyFacts(TINY_LAYERS, has_head=True, has_source=False)
-        space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
         target = spec_of_images(self.images / "table.csv", folds=2)
-        spec = ObjectiveSpec(BackboneSpec(model, "vit"), target, None, space, evaluate_every=2)
-        objective = Objective(spec, torch.device("cpu"))
-        objective.use_split(Split(0, 0))
+        objective = objective_over_images(model, "vit", target, evaluate_every=2)
         candidate = Candidate(TEMPLATE.id, "", "linear", soft_prompt=SoftPrompt(2), steps=4, learning_rate=1e-3)
         result = objective.evaluate(candidate, 0, at=4)
-        write_result(self.bundle, spec, objective, candidate, result)
+        write_result(self.bundle, objective.spec, objective, candidate, result)
         self.rows: tuple[Row, ...] = objective.target.validation
         self.logits = result.logits
 

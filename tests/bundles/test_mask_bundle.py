@@ -5,25 +5,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
 from promptgraft.bundles.formats import convert
-from promptgraft.objectives.backbones import count_layers
-from promptgraft.objectives.data import Row, Split, as_data, mask_in
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
-from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.data import Row, as_data, mask_in
 from promptgraft.search.cli import app
 from promptgraft.search.judging import compare_by_metric
-from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.bundles import write_result
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import CLASSES, spec_of_masks, write_masked
 from tests.support.models import TinyModels
-
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 
 
 class Exported:
@@ -31,17 +26,11 @@ class Exported:
 
     def __init__(self, folder: Path, model: str) -> None:
         self.images, self.bundle = write_masked(folder / "data", count=24).parent, folder / "bundle"
-        facts = StudyFacts(count_layers(model, "segmentation"), has_head=True, has_source=False)
-        space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
         target = spec_of_masks(self.images / "table.csv", folds=2, test_rows=6)
-        spec = ObjectiveSpec(
-            BackboneSpec(model, "segmentation"), target, None, space, metric="mean_iou", evaluate_every=2
-        )
-        objective = Objective(spec, torch.device("cpu"))
-        objective.use_split(Split(0, 0))
+        objective = objective_over_images(model, "segmentation", target, metric="mean_iou", evaluate_every=2)
         candidate = Candidate(TEMPLATE.id, "", "linear", steps=4, learning_rate=1e-3, frozen_layers=1)
         result = objective.evaluate(candidate, 0, at=4)
-        write_result(self.bundle, spec, objective, candidate, result)
+        write_result(self.bundle, objective.spec, objective, candidate, result)
         self.rows: tuple[Row, ...] = objective.target.validation
         self.logits = result.logits
 

@@ -17,6 +17,7 @@ from promptgraft.objectives.data import (
     TextTask,
     UnreadableImageError,
     as_data,
+    by_rarest,
     drop_known,
     find_similar_images,
     has_text,
@@ -122,6 +123,35 @@ class ImageTask(TextTask):
     def refuses_baseline(cls, name: str) -> bool:
         """Refuse what scores words untrained; see `Task`."""
         return name == "zero_shot" or super().refuses_baseline(name)
+
+
+class PlacesTask(ImageTask):
+    """A task whose answers are about places in an image, which a head reads each by itself.
+
+    Attributes:
+        does: What the kind does with places, for people.
+    """
+
+    does: ClassVar[str]
+    in_places = True
+    heads: ClassVar[tuple[str, ...]] = ("linear",)
+
+    @classmethod
+    def strata(cls, rows: Sequence[Row]) -> list[int]:
+        """Number rows by the rarest of their labels; see `Task`."""
+        return by_rarest([cls.labels_of(row.answer) for row in rows])
+
+    @classmethod
+    def refuses(cls, name: str, value: object) -> str | None:
+        """Refuse a probe, which reads an image as a whole; see `Task`."""
+        if name == "head" and value == "probe":
+            return f"head {value!r} reads an image as a whole, but this kind of task {cls.does}; use 'linear'"
+        return super().refuses(name, value)
+
+    @classmethod
+    def refuses_baseline(cls, name: str) -> bool:
+        """Refuse what reads an image as a whole; see `Task`."""
+        return name in ("linear_probe", "linear_probe_with_source") or super().refuses_baseline(name)
 
 
 def _files(rows: Sequence[Row]) -> list[Path]:

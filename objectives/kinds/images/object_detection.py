@@ -29,7 +29,6 @@ from promptgraft.objectives.data import (
     boxes_as_answer,
     boxes_in,
     boxes_of,
-    by_rarest,
     coco_rows,
     image_size,
     is_outside,
@@ -39,7 +38,7 @@ from promptgraft.objectives.data import (
     sized,
 )
 from promptgraft.objectives.kinds.images.average_precision import average_precisions, overlaps
-from promptgraft.objectives.kinds.images.image_rows import ImageTask, raw_pixels
+from promptgraft.objectives.kinds.images.image_rows import PlacesTask, raw_pixels
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ _SIDES = ("x", "y", "width", "height")
 
 
 @TASK_KINDS.register("object_detection")
-class ObjectDetection(ImageTask):
+class ObjectDetection(PlacesTask):
     """Boxes with labels.
 
     Answers are boxes as text. Outputs are, for each query of the model, logits of the labels and of no object, and a
@@ -65,9 +64,8 @@ class ObjectDetection(ImageTask):
     answers: ClassVar[AnswerForm] = "boxes"
     metrics: ClassVar[Mapping[str, Direction]] = {"map": "maximize", "map_50": "maximize", "loss": "minimize"}
     default_metric = "map"
-    in_places = True
     ensembles = False
-    heads: ClassVar[tuple[str, ...]] = ("linear",)
+    does = "finds boxes"
     blamed_by = "1 - overlap with right boxes"
     baseline_names: ClassVar[Mapping[str, str]] = {
         "tfidf": "boxes of the nearest image by raw pixels",
@@ -146,11 +144,6 @@ class ObjectDetection(ImageTask):
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:
         """Return the labels of an image's boxes; see `Task`."""
         return labels_in(answer) if isinstance(answer, str) else ()
-
-    @classmethod
-    def strata(cls, rows: Sequence[Row]) -> list[int]:
-        """Number rows by the rarest label of their boxes; see `Task`."""
-        return by_rarest([cls.labels_of(row.answer) for row in rows])
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Compute COCO's average precisions, and the model's loss; see `Task`.
@@ -247,8 +240,8 @@ class ObjectDetection(ImageTask):
         corners, labels = np.concatenate([own.corners for own in boxes]), np.concatenate([own.labels for own in boxes])
         found = np.zeros((1, len(self.labels), self.width))
         for label in range(len(self.labels)):
-            own = corners[labels == label].mean(axis=0)
             share = np.mean([label in other.labels for other in boxes])
+            own = corners[labels == label].mean(axis=0) if share else np.zeros(4)  # Of rows that were set aside.
             found[0, label, label], found[0, label, len(self.labels)] = share, 1 - share
             found[0, label, -_NUMBERS:] = [*(own[:2] + own[2:] / 2), *own[2:]]
         return np.tile(self.outputs_of(found), (len(rows), 1, 1))
@@ -271,18 +264,6 @@ class ObjectDetection(ImageTask):
             found[place, queries, -_NUMBERS:-2] = own.corners[:, :2] + own.corners[:, 2:] / 2
             found[place, queries, -2:] = own.corners[:, 2:]
         return found
-
-    @classmethod
-    def refuses(cls, name: str, value: object) -> str | None:
-        """Refuse a probe, which reads an image as a whole; see `Task`."""
-        if name == "head" and value == "probe":
-            return f"head {value!r} reads an image as a whole, but this kind of task finds boxes; use 'linear'"
-        return super().refuses(name, value)
-
-    @classmethod
-    def refuses_baseline(cls, name: str) -> bool:
-        """Refuse what reads an image as a whole; see `Task`."""
-        return name in ("linear_probe", "linear_probe_with_source") or super().refuses_baseline(name)
 
     @property
     def purpose(self) -> str:

@@ -24,7 +24,6 @@ from promptgraft.objectives.data import (
     TaskSpec,
     Texts,
     UnreadableImageError,
-    by_rarest,
     classes_in,
     image_size,
     is_data,
@@ -36,7 +35,7 @@ from promptgraft.objectives.data import (
     resized_mask,
 )
 from promptgraft.objectives.kinds.images.cells import PixelScores, mean_iou, of_pixels, pixel_scores
-from promptgraft.objectives.kinds.images.image_rows import RAW_SIDE, ImageTask, small_image
+from promptgraft.objectives.kinds.images.image_rows import RAW_SIDE, PlacesTask, small_image
 from promptgraft.spaces import InvalidInputError
 
 # Log-probabilities of less are as unlikely: what has no chance at all would make all sums infinite.
@@ -45,12 +44,10 @@ _TINY = 1e-30
 _FITTED_CELLS = 20_000
 # Pixels each way of a cell where a mask is described, whatever the image's size.
 _DESCRIBED = 4
-# Baselines that embed an image as a whole, or score it untrained.
-_NEED_ONE_LABEL = ("linear_probe", "linear_probe_with_source")
 
 
 @TASK_KINDS.register("semantic_segmentation")
-class SemanticSegmentation(ImageTask):
+class SemanticSegmentation(PlacesTask):
     """A class for each pixel of an image.
 
     Answers are masks, as data URIs of PNG files. Outputs are logits of the cells of the model's map, shape (rows,
@@ -65,9 +62,8 @@ class SemanticSegmentation(ImageTask):
         "loss": "minimize",
     }
     default_metric = "mean_iou"
-    in_places = True
     bootstrap = True
-    heads: ClassVar[tuple[str, ...]] = ("linear",)
+    does = "reads its pixels"
     blamed_by = "1 - mean IoU"
     baseline_names: ClassVar[Mapping[str, str]] = {
         "tfidf": "logistic regression on colours and places of pixels",
@@ -126,11 +122,6 @@ class SemanticSegmentation(ImageTask):
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:
         """Return the classes that a mask has pixels of; see `Task`."""
         return classes_in(answer) if isinstance(answer, str) else ()
-
-    @classmethod
-    def strata(cls, rows: Sequence[Row]) -> list[int]:
-        """Number rows by the rarest class in their masks; see `Task`."""
-        return by_rarest([cls.labels_of(row.answer) for row in rows])
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Count pixels over all masks, each at its own size; see `Task`.
@@ -237,18 +228,6 @@ class SemanticSegmentation(ImageTask):
         """Average models, on the finest of their maps; see `Task`."""
         cells = max(own.shape[1] for own in members)
         return super().combine([_on_finer_map(own, cells) for own in members], weights)
-
-    @classmethod
-    def refuses(cls, name: str, value: object) -> str | None:
-        """Refuse a probe, which reads an image as a whole; see `Task`."""
-        if name == "head" and value == "probe":
-            return f"head {value!r} reads an image as a whole, but this kind of task reads its pixels; use 'linear'"
-        return super().refuses(name, value)
-
-    @classmethod
-    def refuses_baseline(cls, name: str) -> bool:
-        """Refuse what reads an image as a whole; see `Task`."""
-        return name in _NEED_ONE_LABEL or super().refuses_baseline(name)
 
     @property
     def purpose(self) -> str:

@@ -10,16 +10,15 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
-from promptgraft.objectives.data import Split
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import Candidate, InvalidInputError
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import draw, spec_of_boxes, write_boxed
 from tests.support.models import TinyModels
 
 CPU = torch.device("cpu")
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 LABELS = ("blue", "red")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
 FORMS = [
@@ -32,25 +31,13 @@ FORMS = [
 
 def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Objective:
     """Load an objective over drawn boxes, with a source and two folds, on the first."""
-    facts = StudyFacts(count_layers(model, "detection"), has_head=True, has_source=True)
-    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
     tables = [folder / name / "table.jsonl" for name in ("target", "source")]
     for seed, table in enumerate(tables):
         if not table.exists():
             write_boxed(table.parent, count=24, seed=seed)
-    spec = ObjectiveSpec(
-        BackboneSpec(model, "detection"),
-        spec_of_boxes(tables[0], folds=2, test_rows=6),
-        spec_of_boxes(tables[1], test_rows=None),
-        space,
-        metric="map",
-        evaluate_every=2,
-        source_training=SourceTraining(frozen_layers=1),
-        files=str(files) if files else None,
-    )
-    objective = Objective(spec, CPU)
-    objective.use_split(Split(0, 0))
-    return objective
+    target, source = spec_of_boxes(tables[0], folds=2, test_rows=6), spec_of_boxes(tables[1], test_rows=None)
+    store = str(files) if files else None
+    return objective_over_images(model, "detection", target, source, metric="map", evaluate_every=2, files=store)
 
 
 def test_outputs_are_those_of_transformers_in_whatever_parts(tmp_path: Path, tiny_models: TinyModels) -> None:

@@ -10,25 +10,20 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
-from promptgraft.objectives.data import Split
 from promptgraft.objectives.measures import FITTED, rank_sources
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import (
     Adapter,
     Candidate,
-    Constant,
     InvalidInputError,
-    SearchSpace,
     SoftPrompt,
-    StudyFacts,
-    Template,
 )
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import LABELS, draw, spec_of_images, write_images
 from tests.support.models import TinyModels, write_tiny_image_model
 
 CPU = torch.device("cpu")
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
 # Of the others, `make test-slow` tries each.
 IN_THE_GATE = ("vit", "dinov2", "resnet", "efficientnet")
@@ -43,27 +38,14 @@ def objective_over(
     family: str, model: str, folder: Path, *, files: Path | None = None, source: bool = False
 ) -> Objective:
     """Load an objective over drawn images, with two folds, on the first."""
-    layers = count_layers(model, family)
-    space = SearchSpace(
-        (TEMPLATE,), (), (Constant("head", "linear"),), StudyFacts(layers, has_head=True, has_source=source)
-    )
     table = folder / "target" / "table.csv"
     target = spec_of_images(table if table.exists() else write_images(folder / "target"), folds=2)
     other = None
     if source:
         own = folder / "source" / "table.csv"
         other = spec_of_images(own if own.exists() else write_images(folder / "source", seed=1), test_rows=None)
-    objective = Objective(
-        ObjectiveSpec(
-            *(BackboneSpec(model, family), target, other, space),
-            evaluate_every=1,
-            source_training=SourceTraining(frozen_layers=1),
-            files=str(files) if files else None,
-        ),
-        CPU,
-    )
-    objective.use_split(Split(0, 0))
-    return objective
+    store = str(files) if files else None
+    return objective_over_images(model, family, target, other, evaluate_every=1, files=store)
 
 
 @pytest.mark.parametrize(("family", "model_type"), MODEL_TYPES)

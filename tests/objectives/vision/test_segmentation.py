@@ -10,26 +10,22 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
-from promptgraft.objectives.data import Split, mask_as_data
+from promptgraft.objectives.data import mask_as_data
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
+from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.objectives.trial.losses import LOSSES, targets_of
 from promptgraft.spaces import (
     Adapter,
     Candidate,
-    Constant,
     InvalidInputError,
-    SearchSpace,
     SoftPrompt,
-    StudyFacts,
-    Template,
 )
+from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import CLASSES, draw_masked, spec_of_masks, write_masked
 from tests.support.models import TinyModels, write_tiny_segmenter
 
 CPU = torch.device("cpu")
-TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
 FORMS = [
     LINEAR,
@@ -41,25 +37,15 @@ FORMS = [
 
 def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Objective:
     """Load an objective over drawn masks, with a source and two folds, on the first."""
-    facts = StudyFacts(count_layers(model, "segmentation"), has_head=True, has_source=True)
-    space = SearchSpace((TEMPLATE,), (), (Constant("head", "linear"),), facts)
     tables = [folder / name / "table.csv" for name in ("target", "source")]
     for seed, table in enumerate(tables):
         if not table.exists():
             write_masked(table.parent, count=24, seed=seed)
-    spec = ObjectiveSpec(
-        BackboneSpec(model, "segmentation"),
-        spec_of_masks(tables[0], folds=2, test_rows=6),
-        spec_of_masks(tables[1], test_rows=None),
-        space,
-        metric="mean_iou",
-        evaluate_every=2,
-        source_training=SourceTraining(frozen_layers=1),
-        files=str(files) if files else None,
+    target, source = spec_of_masks(tables[0], folds=2, test_rows=6), spec_of_masks(tables[1], test_rows=None)
+    store = str(files) if files else None
+    return objective_over_images(
+        model, "segmentation", target, source, metric="mean_iou", evaluate_every=2, files=store
     )
-    objective = Objective(spec, CPU)
-    objective.use_split(Split(0, 0))
-    return objective
 
 
 def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, tiny_models: TinyModels) -> None:

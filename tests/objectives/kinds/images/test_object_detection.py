@@ -199,3 +199,13 @@ def test_baselines_without_a_model(tmp_path: Path) -> None:
 )
 def test_what_does_not_apply_is_refused(name: str, value: object, reason: str) -> None:
     assert reason in str(ObjectDetection.refuses(name, value))
+
+
+def test_a_label_without_a_box_to_train_on_has_no_mean_box(tmp_path: Path) -> None:
+    """As where a fold holds out all rows of it."""
+    task = ObjectDetection.load_target(spec_of_boxes(write_boxed(tmp_path)), 0)
+    blue = tuple(row for row in task.labelled if ObjectDetection.labels_of(row.answer) == (0,))
+    assert len(blue) > 1
+    outputs = replace(task, train=blue).constant(task.test)
+    assert np.isfinite(outputs).all()
+    assert outputs[0, 1, 1] < outputs[0, 1, 2], "nothing is likelier than the label"
