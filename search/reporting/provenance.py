@@ -140,7 +140,9 @@ def data_of(stored: optuna.Study, study: Study) -> dict[str, TableFacts]:
         changed[name] = of_source(recorded, source) != of_source(present, source)
 
     def described(name: str, file: str, task: Task) -> TableFacts:
-        parts = {part: getattr(task, part) for part in ("train", "validation", "test")}
+        parts = {"train": task.train, "validation": task.validation, "test": task.test}
+        if task.folds > 1:  # Each labelled row is trained on, and held out in its turn.
+            parts |= {"train": task.labelled, "validation": task.scored()}
         parts |= {"unlabelled": task.unlabelled} if task.unlabelled else {}
         return TableFacts(
             file=Path(file).name,

@@ -34,6 +34,7 @@ from promptgraft.search.reporting import (
 from promptgraft.search.reporting.error_analysis import WrongExample, analyze_errors
 from promptgraft.search.reporting.facts import Facts
 from promptgraft.search.reporting.page import figure, mistakes
+from promptgraft.search.reporting.provenance import data_of
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import (
     LOGITS_FILE,
@@ -256,6 +257,14 @@ def test_other_rows_are_not_taken_for_the_study_s(stored: optuna.Study, study: S
     assert "the rows have changed since the study was started" in told["missing"][0]
     assert told["data"]["target"]["changed"]
     assert "The target rows are others than those" in render_page(facts)
+
+
+def test_with_folds_all_labelled_rows_are_trained_on_and_held_out(write_study: Callable[..., Path], data: Path) -> None:
+    target = {"train": str(data / "amazon.csv"), "text": "text", "label": "label", "train_rows": 30, "test_rows": 40}
+    study = load_study(write_study(target=target | {"folds": 3}))
+    stored = optuna.create_study(direction="maximize")
+    record_study(stored, study, 1)
+    assert data_of(stored, study)["target"].rows == {"train": 30, "validation": 30, "test": 40}
 
 
 def test_each_source_is_described_by_its_name(write_study: Callable[..., Path], data: Path, folder: RunFolder) -> None:
