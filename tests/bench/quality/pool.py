@@ -38,7 +38,7 @@ from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
 from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, Setting, settings, write_job
 from tests.bench.quality.domains import Row as Example
-from tests.bench.quality.domains import read_rows, write_rows
+from tests.bench.quality.domains import prepare_domains, read_rows, write_rows
 from tests.bench.quality.ours import OVERHEAD_S, study_of
 from tests.bench.quality.running import Results
 from tests.bench.quality.systems import SYSTEMS
@@ -186,8 +186,10 @@ def main() -> None:
     parser.add_argument("--shots", type=numbers, default=[8])
     parser.add_argument("--splits", type=numbers, default=list(range(20)))
     parser.add_argument("--all-baselines", action="store_true", help="also fit those that were pruned or not begun")
+    parser.add_argument("--budget", type=float, help="CPU-seconds, instead of four times what SetFit's defaults took")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     chosen = parser.parse_args()
+    prepare_domains(chosen.out.resolve() / "domains")
     torch.set_num_threads(1)
     out: Path = chosen.out.resolve()
     (out / "pool").mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,7 @@ def main() -> None:
             continue
         job = write_job(setting, out / "domains", MODELS, out / "data")
         first = write_job(replace(setting, split=0), out / "domains", MODELS, out / "data")
-        budget_s = Results(out).budget_s(setting, SYSTEMS["promptgraft"])
+        budget_s = chosen.budget or Results(out).budget_s(setting, SYSTEMS["promptgraft"])
         assert budget_s is not None
         with tempfile.TemporaryDirectory() as folder:
             source = write_source(setting, out / "domains", first, out / "pool")
