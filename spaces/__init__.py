@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.spaces.candidate_parts import Adapter as Adapter
+    from promptgraft.spaces.candidate_parts import Decoding as Decoding
+    from promptgraft.spaces.candidate_parts import Demonstrations as Demonstrations
+    from promptgraft.spaces.candidate_parts import SoftPrompt as SoftPrompt
+    from promptgraft.spaces.candidate_parts import parse_place as parse_place
     from promptgraft.spaces.candidates import DEFAULTS as DEFAULTS
-    from promptgraft.spaces.candidates import Adapter as Adapter
     from promptgraft.spaces.candidates import Candidate as Candidate
-    from promptgraft.spaces.candidates import Decoding as Decoding
-    from promptgraft.spaces.candidates import Demonstrations as Demonstrations
-    from promptgraft.spaces.candidates import SoftPrompt as SoftPrompt
-    from promptgraft.spaces.candidates import parse_place as parse_place
     from promptgraft.spaces.custom_parameters import CUSTOM_PARAMETERS as CUSTOM_PARAMETERS
     from promptgraft.spaces.dimensions import DIMENSIONS as DIMENSIONS
     from promptgraft.spaces.dimensions import dimension_of as dimension_of
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from promptgraft.spaces.template_edits import margins as margins
     from promptgraft.spaces.template_edits import mutate as mutate
     from promptgraft.spaces.template_edits import with_words as with_words
-    from promptgraft.spaces.template_form import form_score as form_score
     from promptgraft.spaces.templates import LABEL_FIELD as LABEL_FIELD
     from promptgraft.spaces.templates import Block as Block
     from promptgraft.spaces.templates import RenderedPrompt as RenderedPrompt
     from promptgraft.spaces.templates import Template as Template
     from promptgraft.spaces.templates import break_up as break_up
     from promptgraft.spaces.templates import content_id as content_id
+    from promptgraft.spaces.templates import form_score as form_score
     from promptgraft.spaces.verbalizers import Verbalizer as Verbalizer
     from promptgraft.spaces.verbalizers import words_of_name as words_of_name
 else:

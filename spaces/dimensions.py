@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from promptgraft.spaces.candidates import HAVE_RECENCY, parse_place
+from promptgraft.spaces.candidate_parts import parse_place
+from promptgraft.spaces.candidates import HAVE_RECENCY
 from promptgraft.spaces.custom_parameters import CUSTOM, CUSTOM_PARAMETERS
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Condition, Constant, Float, Integer, Parameter, Scalar

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TypeVar
 
-from promptgraft.spaces.candidates import Candidate, Decoding, SoftPrompt
+from promptgraft.spaces.candidate_parts import Decoding, SoftPrompt
+from promptgraft.spaces.candidates import Candidate
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
 from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, StudyFacts, SuggestingTrial

@@ -25,7 +25,7 @@ class Adaptability:
 
     Attributes:
         content: How far what it says fits the task; see `content`. None where the study has no label words.
-        form: How short and plain it is; see `spaces.template_form`. None where rows aren't texts.
+        form: How short and plain it is; see `spaces.form_score`. None where rows aren't texts.
     """
 
     content: float | None

@@ -25,7 +25,8 @@ from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Evaluation, Evaluations, Result, max_rss_bytes, mean
 from promptgraft.objectives.trial.row_encoder import RowEncoder
 from promptgraft.objectives.trial.stage_training import SharedStates, StageTraining
-from promptgraft.objectives.trial.training import Trainer, TrainingData, TrainingSettings, Update
+from promptgraft.objectives.trial.training import Trainer, TrainingSettings, Update
+from promptgraft.objectives.trial.trial_data import TrainingData
 from promptgraft.spaces import Adapter, Candidate, Constant, Decoding, TrialError
 
 # Seconds between two checkpoints of a stage, where the cycle itself is not saved.

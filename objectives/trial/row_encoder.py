@@ -4,7 +4,7 @@ from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.caching import Activations, StageKey
 from promptgraft.objectives.prompting import EncodedRow, PromptedModel
 from promptgraft.objectives.trial.resources import Resources
-from promptgraft.objectives.trial.training import first_epoch
+from promptgraft.objectives.trial.trial_data import first_epoch
 
 
 class RowEncoder:

@@ -1,14 +1,30 @@
-"""A study's tasks on one split, and which of their rows a candidate reads."""
+"""What a trial reads: a study's tasks on one split, which of their rows a candidate reads, and batches of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from promptgraft.objectives.data import Expected, Row, Split, Task, all_labels, load_tasks, rows_hash, with_fewer
+from promptgraft.objectives.data import (
+    IGNORED_PIXEL,
+    Expected,
+    LossName,
+    Row,
+    Split,
+    Task,
+    all_labels,
+    load_tasks,
+    rows_hash,
+    with_fewer,
+)
+from promptgraft.objectives.prompting import EncodedRow, count_answers
 from promptgraft.objectives.spec import ObjectiveSpec
+from promptgraft.objectives.trial.losses import targets_of
 from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
 
 
@@ -129,3 +145,83 @@ def certain(chances: Expected, least: float) -> dict[int, int]:
     """
     likeliest = chances.argmax(axis=1)
     return {int(row): int(likeliest[row]) for row in np.flatnonzero(chances.max(axis=1) >= least)}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Encoded rows of one task.
+
+    Attributes:
+        rows: The rows.
+        labels: The task's labels, in the order of the logits.
+        loss: Name of the loss, which decides the form of `targets`.
+        scaling: Centre and scale by which numbers are standardised; None if the answers are labels.
+    """
+
+    rows: Sequence[EncodedRow]
+    labels: Sequence[str]
+    loss: LossName = "cross_entropy"
+    scaling: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, task: Task, rows: Sequence[EncodedRow]) -> "TrainingData":
+        """Take a task's encoded training rows."""
+        return cls(rows, task.labels, task.loss, task.scaling)
+
+    def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Return the answers of some rows, as the loss takes them; see `targets_of`."""
+        return targets_of(self.loss, [row.answer for row in rows], len(self.labels), self.scaling)
+
+    def share(self, part: Sequence[EncodedRow], rows: Sequence[EncodedRow]) -> float:
+        """Return how much a part of a batch counts in the mean loss: by its rows, or by the parts of their answers."""
+        if len(part) == len(rows):
+            return 1.0
+        if self.loss == "pixel_cross_entropy":
+            pixels = [int((self.targets(own) != IGNORED_PIXEL).sum()) for own in (part, rows)]
+            return pixels[0] / max(1, pixels[1])
+        if self.loss != "token_cross_entropy":
+            return count_answers(part) / max(1, count_answers(rows))
+        counts = [sum(len(row.answer) for row in own if isinstance(row.answer, tuple)) for own in (part, rows)]
+        return counts[0] / counts[1]
+
+    def label_weights(self) -> Tensor:
+        """Return what each label's rows count, by the inverse of their number, 1 on average over rows; (labels,)."""
+        counts = torch.bincount(torch.tensor([row.label for row in self.rows]), minlength=len(self.labels))
+        return len(self.rows) / (len(self.labels) * counts.clamp(min=1))
+
+
+def first_epoch(n_rows: int, seed: int) -> list[int]:
+    """Return the order in which `batches` draws the rows for the first time."""
+    order: list[int] = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
+
+
+def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:
+    """Draw batches without end: every epoch is a fresh permutation, and epochs join without a gap.
+
+    Args:
+        data: The rows; where there are fewer than `size`, a batch holds all of them.
+        size: Rows a batch.
+        seed: Seed of the permutations.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, len(data.rows))
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < size:
+            waiting += torch.randperm(len(data.rows), generator=generator).tolist()
+        chosen, waiting = waiting[:size], waiting[size:]
+        yield [data.rows[index] for index in chosen]
+
+
+def balanced_batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:
+    """Draw batches without end in which labels take turns, so that there are pairs of one label; see `batches`."""
+    by_label: dict[int, list[EncodedRow]] = {}
+    for row in data.rows:
+        by_label.setdefault(row.label, []).append(row)
+    order = [by_label[label] for label in sorted(by_label)]
+    drawn = [batches(TrainingData(rows, data.labels), 1, seed + 7919 * turn) for turn, rows in enumerate(order)]
+    size = min(size, len(data.rows))
+    turns = cycle(drawn)
+    while True:
+        yield [next(next(turns))[0] for _ in range(size)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptgraft.spaces import Template, form_score
-from promptgraft.spaces.template_form import HALF_TOKENS
+from promptgraft.spaces.templates import HALF_TOKENS
 
 # A vocabulary of words of up to five letters; longer ones are cut into pieces of that size.
 WHOLE = 5
