@@ -16,6 +16,8 @@ from promptgraft.spaces import InvalidInputError
 
 # Images that are resized and stored together.
 WINDOW_IMAGES = 64
+# What processors do to the numbers of an image, beside resizing and cropping it; EfficientNet's has the last one.
+_NUMBERS = ("do_rescale", "do_normalize", "include_top")
 # Sizes of an image that processors are tried on, neither square nor of a usual shape.
 _TRIED_SIZES = ((37, 53), (61, 41))
 
@@ -32,19 +34,26 @@ class Pixels:
         weights_hash: Hash of the model's files, the processor's configuration among them.
 
     Attributes:
+        processor: The model's image processor.
         shape: Channels, height and width of each image.
+        scale: What bytes of each channel are multiplied by, shape (channels, 1, 1).
+        offset: What is then added, likewise.
 
     Raises:
-        InvalidInputError: If the processor can't be read, or makes images of different shapes.
+        InvalidInputError: If the processor can't be read, makes images of different shapes, or does more than scale
+            their numbers.
     """
 
     def __init__(self, spec: BackboneSpec, weights_hash: str) -> None:
         with explained_errors(spec):
-            self._processor = AutoImageProcessor.from_pretrained(
+            self.processor = AutoImageProcessor.from_pretrained(
                 spec.path, backend="pil", trust_remote_code=spec.trust_remote_code
             )
-        self.shape, self._scale, self._offset = self._tried(spec.path)
-        self._key = {"stage": "pixels", "processor": weights_hash, "pillow": _pillow_version()}
+        self._bare = {name: False for name in _NUMBERS if getattr(self.processor, name, None) is not None}
+        self.shape, self.scale, self.offset = self._tried(spec.path)
+        self._key: dict[str, object] = {"stage": "pixels", "processor": weights_hash, "pillow": _pillow_version()}
+        if "include_top" in self._bare:
+            self._key["include_top"] = False  # In what earlier versions stored, values were scaled by it.
         self._keep: Keep | None = None
         self._references: dict[int, str] = {}
         self._waiting: list[int] = []
@@ -88,16 +97,23 @@ class Pixels:
         Returns:
             Shape (images, channels, height, width), of floats.
         """
+        found = self._whole(numbers)
+        return found.to(device).float() * self.scale.to(device) + self.offset.to(device)
+
+    def _whole(self, numbers: Sequence[int]) -> Tensor:
+        """Return images as they were resized; shape (images, channels, height, width), of bytes."""
         if self._keep is None:
-            found = self._resized(numbers)
-        else:
-            self._lay_out()
-            windows = {self._windows[number][0]: None for number in numbers}
-            kept = {own: self._window(self._keep, own) for own in windows}
-            places = [self._windows[number] for number in numbers]
-            found = torch.stack([kept[window][place] for window, place in places])
-        scale, offset = (own.to(device)[:, None, None] for own in (self._scale, self._offset))
-        return found.to(device).float() * scale + offset
+            return self._resized(numbers)
+        self._lay_out()
+        windows = {self._windows[number][0]: None for number in numbers}
+        kept = {own: self._window(self._keep, own) for own in windows}
+        places = [self._windows[number] for number in numbers]
+        return torch.stack([kept[window][place] for window, place in places])
+
+    def prepare(self, image: Any) -> Any:
+        """Resize one image with the processor; an array of bytes of shape (channels, height, width)."""
+        made = self.processor(image, return_tensors="np", **self._bare)["pixel_values"][0]
+        return np.clip(np.round(made), 0, 255).astype(np.uint8)
 
     def mask(self, answer: str) -> str:
         """Return a mask in the size of the images that the model reads, as the processor resizes it.
@@ -110,7 +126,7 @@ class Pixels:
 
             mask = mask_in(answer)
             image = Image.new("RGB", mask.shape[::-1])
-            made = self._processor(image, segmentation_maps=mask, return_tensors="np", do_reduce_labels=False)
+            made = self.processor(image, segmentation_maps=mask, return_tensors="np", do_reduce_labels=False)
             self._masks[answer] = mask_as_data(made["labels"][0].astype(np.uint8))
         return self._masks[answer]
 
@@ -130,23 +146,18 @@ class Pixels:
         """Decode and resize images; shape (images, channels, height, width), of bytes."""
         found = torch.empty(len(numbers), *self.shape, dtype=torch.uint8)
         for place, number in enumerate(numbers):
-            found[place] = torch.from_numpy(self._run(load_image(self._references[number])))
+            found[place] = torch.from_numpy(self.prepare(load_image(self._references[number])))
             report_progress("reading images", place + 1, len(numbers))
         return found
 
-    def _run(self, image: Any) -> Any:
-        """Resize one image with the processor; an array of bytes of shape (channels, height, width)."""
-        made = self._processor(image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
-        return np.clip(np.round(made), 0, 255).astype(np.uint8)
-
     def _tried(self, path: str) -> tuple[tuple[int, int, int], Tensor, Tensor]:
-        """Return the shape that images get, and scale and offset of each channel's bytes, shape (channels,).
+        """Return the shape that images get, and scale and offset of each channel's bytes, shape (channels, 1, 1).
 
         Processors scale linearly: what they make of black and of white says how.
         """
         from PIL import Image
 
-        shapes = {self._run(Image.new("RGB", size)).shape for size in _TRIED_SIZES}
+        shapes = {self.prepare(Image.new("RGB", size)).shape for size in _TRIED_SIZES}
         if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):
             made = " and ".join(map(str, sorted(shapes)))
             raise InvalidInputError(
@@ -154,13 +165,21 @@ class Pixels:
                 "can't be run together; let preprocessor_config.json resize or crop them to one height and width"
             )
         black, white = (
-            self._processor(Image.new("RGB", _TRIED_SIZES[0], color), return_tensors="np")["pixel_values"][0]
+            self.processor(Image.new("RGB", _TRIED_SIZES[0], color), return_tensors="np")["pixel_values"][0]
             for color in ((0, 0, 0), (255, 255, 255))
         )
         middle = (slice(None), black.shape[1] // 2, black.shape[2] // 2)
         offset = torch.from_numpy(np.asarray(black[middle], dtype=np.float64))
         scale = (torch.from_numpy(np.asarray(white[middle], dtype=np.float64)) - offset) / 255
-        return shapes.pop(), scale.float(), offset.float()
+        scale, offset = scale.float()[:, None, None], offset.float()[:, None, None]
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*_TRIED_SIZES[0], 3), dtype=np.uint8))
+        made = torch.from_numpy(self.processor(noise, return_tensors="np")["pixel_values"][0])
+        if ((torch.from_numpy(self.prepare(noise)) * scale + offset - made).abs() > scale.abs()).any():
+            raise InvalidInputError(
+                f"{path}: its image processor does more to the numbers of an image than to scale them, which isn't "
+                "supported; set do_rescale and do_normalize alone in preprocessor_config.json"
+            )
+        return shapes.pop(), scale, offset
 
 
 def _pillow_version() -> str:

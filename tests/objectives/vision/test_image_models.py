@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
 from promptgraft.objectives.measures import FITTED, rank_sources
@@ -198,6 +200,20 @@ def test_what_a_family_does_not_have_is_refused(
     objective = objective_over(family, tiny_models[family], tmp_path)
     with pytest.raises(InvalidInputError, match=message):
         objective.untrained([replace(LINEAR, **changes)])  # type: ignore[arg-type]
+
+
+def test_efficientnet_processors_that_scale_twice_make_what_they_make(tmp_path: Path) -> None:
+    path = write_tiny_image_model(tmp_path / "model", "efficientnet")
+    size = {"height": 32, "width": 32}
+    processor = EfficientNetImageProcessorPil(
+        size=size, include_top=True, rescale_offset=True, rescale_factor=1 / 127.5
+    )
+    processor.save_pretrained(path)
+    Image.fromarray(draw(0)).save(tmp_path / "image.png")
+    backbone: Any = BACKBONES["convolutional"](BackboneSpec(path, "convolutional"), CPU)
+    found = backbone.pixels.of([backbone.pixels.number(str(tmp_path / "image.png"))], CPU)
+    expected = processor(Image.fromarray(draw(0)), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_models_and_processors_that_cannot_serve_are_refused(tmp_path: Path) -> None:
