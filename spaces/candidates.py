@@ -50,6 +50,9 @@ class Candidate:
         warmup: Share of the updates over which learning rates rise; they fall to 0 over the others.
         label_smoothing: Share of each label that is spread over all labels in the loss.
         class_weights: `balanced` weighs each row by the inverse frequency of its label; `none` doesn't.
+        augmentation: How images change at random in training on the target, and on the source beside it, anew in each
+            pass over the rows: mirrored (`flip`), cropped (`crop`), in other colours (`color`), or two operations of
+            RandAugment (`rand_augment`). What the source stage trains on, and what is scored, stays as it is (`none`).
         probe_c: Inverse strength of the probe's ridge penalty, as scikit-learn's C.
         pooling: What an encoder's text embedding is: the `mean` of its tokens, its `first` or its `last` one.
         calibration: What is subtracted from each label's score in evaluation and prediction: nothing (`none`), or its
@@ -90,6 +93,7 @@ class Candidate:
     warmup: float = 0.1
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    augmentation: str = "none"
     probe_c: float = 1.0
     pooling: str = "mean"
     calibration: str = "none"
@@ -154,6 +158,7 @@ class Candidate:
             changes |= _defaults("label_smoothing", "class_weights") | {"steps": 0}
         if not (trains or embeds):
             changes |= _defaults("batch_size", "learning_rate", "prompt_learning_rate", "weight_decay", "warmup")
+            changes |= _defaults("augmentation")
             changes["frozen_layers"] = facts.n_layers
         if not (trains or embeds or self.head == "probe"):
             changes |= _defaults("self_training", *(["alpha"] if self.prior == "none" else []))
@@ -223,6 +228,8 @@ class Candidate:
             del values["backbone"]
         if self.prior == "none":  # So did priors.
             values = {name: value for name, value in values.items() if name not in OF_PRIORS}
+        if self.augmentation == "none":  # And augmentation.
+            del values["augmentation"]
         values |= {f"{CUSTOM}.{name}": value for name, value in self.custom}
         for group in GROUPS:
             values |= {f"{group}.{name}": value for name, value in asdict(getattr(self, group)).items()}

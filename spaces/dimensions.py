@@ -137,6 +137,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
         Dimension("warmup", float, low=0, high=1),
         Dimension("label_smoothing", float, low=0, high=1),
         Dimension("class_weights", str, options=("none", "balanced")),
+        Dimension("augmentation", str, options=("none", "flip", "crop", "color", "rand_augment")),
         Dimension("probe_c", float, low=0, open_low=True, when=Condition("head", choices=("probe",))),
         Dimension("pooling", str, options=("mean", "first", "last")),
         Dimension("calibration", str, options=("none", "contextual", "batch")),

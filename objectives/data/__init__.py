@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.boxes import coco_rows as coco_rows
     from promptgraft.objectives.data.images.boxes import is_outside as is_outside
     from promptgraft.objectives.data.images.boxes import labels_in as labels_in
+    from promptgraft.objectives.data.images.boxes import mirrored_boxes as mirrored_boxes
     from promptgraft.objectives.data.images.boxes import sized as sized
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images.files import as_data as as_data
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.masks import classes_in as classes_in
     from promptgraft.objectives.data.images.masks import mask_as_data as mask_as_data
     from promptgraft.objectives.data.images.masks import mask_in as mask_in
+    from promptgraft.objectives.data.images.masks import mirrored_mask as mirrored_mask
     from promptgraft.objectives.data.images.masks import read_mask as read_mask
     from promptgraft.objectives.data.images.masks import resized_mask as resized_mask
     from promptgraft.objectives.data.images.pictures import boxed_image as boxed_image

@@ -13,10 +13,12 @@ class Refusals(PriorNames):
     Attributes:
         one_label: Whether each row has exactly one label, which label words and confusion need, among others.
         heads: Heads that read answers, the default first; see `Candidate`.
+        augmentations: How rows may change at random in training; texts don't.
     """
 
     one_label: ClassVar[bool] = False
     heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
+    augmentations: ClassVar[tuple[str, ...]] = ("none",)
 
     @classmethod
     def refuses(cls, name: str, value: object) -> str | None:
@@ -28,6 +30,8 @@ class Refusals(PriorNames):
         """
         if "answer" not in cls.heads and (name.startswith("decoding.") or (name == "head" and value == "answer")):
             return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
+        if name == "augmentation" and value not in cls.augmentations:
+            return cls._refused_augmentation(value)
         allowed = WITHOUT_ONE_LABEL.get(name)
         if cls.one_label or allowed is None or value in allowed:
             return cls.refuses_prior(name, value)
@@ -35,6 +39,10 @@ class Refusals(PriorNames):
         return (
             f"{name} {value!r} needs rows with exactly one label each, which this kind of task has not; use {choices}"
         )
+
+    @classmethod
+    def _refused_augmentation(cls, value: object) -> str:
+        return f"augmentation {value!r} changes images, and rows of this kind of task are texts; leave it out"
 
     @classmethod
     def refuses_template(cls, template: Template) -> str | None:

@@ -160,6 +160,15 @@ class Task(Refusals, Reported, ABC):
         """Return the labels of an answer; none where answers aren't labels."""
         return (answer,) if isinstance(answer, int) else answer if isinstance(answer, tuple) else ()
 
+    @classmethod
+    def mirrored(cls, answer: Any) -> Any:
+        """Return the answer of an image whose left and right are exchanged: the same, unless it is about places.
+
+        Args:
+            answer: A row's, as training takes it; see `LabelScorer.encode_answer`.
+        """
+        return answer
+
     @property
     def width(self) -> int:
         """Numbers of outputs a row, or a word; one for each label where answers are labels."""

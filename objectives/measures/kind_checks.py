@@ -11,7 +11,7 @@ from promptgraft.objectives.backbones import FAMILIES, count_layers
 from promptgraft.objectives.data import TASK_KINDS, Outputs, Split, Task, TaskSpec, rows_hash
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Candidate, Categorical, Decoding, SearchSpace, StudyFacts, Template
+from promptgraft.spaces import DIMENSIONS, Candidate, Categorical, Decoding, SearchSpace, StudyFacts, Template
 
 # Largest difference of a loss that is computed in two ways.
 CLOSE = 1e-4
@@ -41,6 +41,7 @@ def check_task_kind(spec: TaskSpec, backbone: BackboneSpec) -> None:
     task = kind.load_target(spec, seed=0)
     assert task == kind.load_target(spec, seed=0), "the same table and seed must give the same task"
     _check_splits(task)
+    _check_augmentations(task)
     computed = _check_trials(spec, backbone)
     noise = np.random.default_rng(0).normal(size=computed.shape).astype(np.float32)
     for outputs in [computed] if _writes(kind) else [computed, noise]:  # Noise is no text.
@@ -65,6 +66,18 @@ def _check_splits(task: Task) -> None:
     assert not task.has_folds or scored == sorted(rows_hash([row]) for row in task.labelled), (
         "each labelled row is scored once over the folds"
     )
+
+
+def _check_augmentations(task: Task) -> None:
+    assert task.augmentations[0] == "none", "rows may always stay as they are"
+    for name in DIMENSIONS["augmentation"].options:
+        assert (task.refuses("augmentation", name) is None) == (name in task.augmentations), "refuse what isn't listed"
+    if "flip" in task.augmentations:
+        once = [task.mirrored(row.answer) for row in task.train]
+        assert [task.labels_of(own) for own in once] == [task.labels_of(row.answer) for row in task.train]
+        twice = [replace(row, answer=task.mirrored(own)) for row, own in zip(task.train, once, strict=True)]
+        first, second = (task.row_losses(task.expected(task.constant(rows)), rows) for rows in (task.train, twice))
+        assert np.allclose(first, second), "an answer that is mirrored twice is the answer"
 
 
 def _check_outputs(task: Task, outputs: Outputs) -> None:
@@ -109,6 +122,7 @@ def _check_trials(spec: TaskSpec, backbone: BackboneSpec) -> Outputs:
     )
     tried = WRITING if _writes(kind) else READING if "probe" in kind.heads else LINEAR
     one, two = (Candidate(template.id, "", **own) for own in tried)  # type: ignore[arg-type]
+    one = replace(one, augmentation=kind.augmentations[-1])
     space = SearchSpace((template,), (), (Categorical("head", tuple({one.head: 1, two.head: 1})),), facts)
     objective = Objective(
         ObjectiveSpec(

@@ -37,6 +37,7 @@ class EncodedPrompt:
         words: Where the first token of each word of the row's text is, -1 for one that the prompt has no room for; in
             kinds of task with an output for each word.
         features: What a prior reads of the row; None where the candidate has no prior.
+        is_view: Whether it is an image that was changed at random, of which nothing is known from other trials.
     """
 
     ids: tuple[int, ...]
@@ -44,6 +45,7 @@ class EncodedPrompt:
     demonstration_tokens: int = 0
     words: tuple[int, ...] | None = None
     features: tuple[int, ...] | None = None
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A backbone with a candidate's soft prompt and label scorer attached: what one trial trains."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -229,6 +229,17 @@ class PromptedModel:
         """
         return [self._encoded(own, pool) for own in fields]
 
+    def view(self, row: EncodedRow, mirrored: Callable[[Any], Any], seed: str) -> EncodedRow:
+        """Return a row as one pass over the training rows shows it: changed at random as the candidate says.
+
+        Args:
+            row: The row.
+            mirrored: Returns the answer of a mirrored image.
+            seed: Tells the trial's seed and the pass.
+        """
+        ids, is_mirrored = self._prompts.view(row.ids, self.candidate.augmentation, seed)
+        return replace(row, ids=ids, answer=mirrored(row.answer) if is_mirrored else row.answer, is_view=True)
+
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None = None) -> RenderedPrompt:
         """Render the prompt that the model sees for these fields; see `encode`."""
         return self._prompts.render(fields, pool)
@@ -244,7 +255,8 @@ class PromptedModel:
         input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for index, row in enumerate(rows):
             input_ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        known = self.activations.known([row.ids for row in rows]) if self.activations else None
+        changed = any(row.is_view for row in rows)
+        known = self.activations.known([row.ids for row in rows]) if self.activations and not changed else None
         places = [torch.tensor(row.words) for row in rows if row.words is not None]
         words = pad_sequence(places, batch_first=True, padding_value=-1).to(device) if places else None
         answers = answer_tokens(rows, device) if self.candidate.head == "answer" else None

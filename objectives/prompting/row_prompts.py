@@ -41,6 +41,15 @@ class Prompts(ABC):
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> RenderedPrompt:
         """Show what the model sees of a row; see `encode`."""
 
+    def view(self, ids: tuple[int, ...], augmentation: str, seed: str) -> tuple[tuple[int, ...], bool]:
+        """Change a row at random, as one pass over the rows shows it; see `ImageEncoder.view`.
+
+        Raises:
+            InvalidInputError: If rows hold texts.
+        """
+        del seed
+        raise InvalidInputError(f"augmentation {augmentation!r} changes images, not texts (of {len(ids)} tokens)")
+
     @abstractmethod
     def own_tokens(self) -> int:
         """Count the tokens that don't come from a row."""
@@ -87,6 +96,11 @@ class ImagePrompts(Prompts):
         """Name the image; see `Prompts`."""
         del pool
         return RenderedPrompt(f"{shown_image(fields[self._field])} ", "")
+
+    def view(self, ids: tuple[int, ...], augmentation: str, seed: str) -> tuple[tuple[int, ...], bool]:
+        """Change an image at random; see `Prompts`."""
+        found: tuple[tuple[int, ...], bool] = self._backbone.view(ids, augmentation, seed)
+        return found
 
     def own_tokens(self) -> int:
         """Return 0: nothing stands around an image."""

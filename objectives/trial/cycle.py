@@ -207,15 +207,15 @@ class Cycle(Evaluations):
         return EmbeddedRows(functional.normalize(embeddings, dim=-1), targets, places)
 
     def _target_data(self, model: PromptedModel) -> TrainingData:
-        return TrainingData.of(self._resources.tasks.target, self._rows.encode(model, "target", self.seed + 1))
+        rows = self._rows.encode(model, "target", self.seed + 1)
+        return TrainingData.of(self._resources.tasks.target, rows, model)
 
     def _source_data(self, model: PromptedModel) -> TrainingData | None:
         """Return the source's rows, if they take part after the migration."""
         if not self.candidate.alpha:
             return None
-        return TrainingData.of(
-            self._resources.tasks.source(self.candidate), self._rows.encode(model, "source", self.seed)
-        )
+        rows = self._rows.encode(model, "source", self.seed)
+        return TrainingData.of(self._resources.tasks.source(self.candidate), rows, model)
 
     def _target_trainer(self, model: PromptedModel, saved: Saved | None) -> Trainer:
         """Build what trains on both tasks, in the saved state if there is one."""

@@ -130,6 +130,7 @@ class Resources:
             "adapter": asdict(candidate.adapter),
             "frozen_layers": candidate.frozen_layers,
             "pooling": candidate.pooling,
+            **({} if candidate.augmentation == "none" else {"augmentation": candidate.augmentation}),
             "settings": {name: getattr(settings, name) for name in (*numbers, "weight_decay", "warmup")},
             "seed": seed,
         }

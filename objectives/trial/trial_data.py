@@ -1,10 +1,10 @@
 """What a trial reads: a study's tasks on one split, which of their rows a candidate reads, and batches of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from promptgraft.objectives.data import (
     rows_hash,
     with_fewer,
 )
-from promptgraft.objectives.prompting import EncodedRow, count_answers
+from promptgraft.objectives.prompting import EncodedRow, PromptedModel, count_answers
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.losses import targets_of
 from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
@@ -156,17 +156,38 @@ class TrainingData:
         labels: The task's labels, in the order of the logits.
         loss: Name of the loss, which decides the form of `targets`.
         scaling: Centre and scale by which numbers are standardised; None if the answers are labels.
+        change: Changes a row at random, by a seed, each time that it is drawn; None if rows stay as they are.
     """
 
     rows: Sequence[EncodedRow]
     labels: Sequence[str]
     loss: LossName = "cross_entropy"
     scaling: tuple[float, float] | None = None
+    change: Callable[[EncodedRow, str], EncodedRow] | None = None
 
     @classmethod
-    def of(cls, task: Task, rows: Sequence[EncodedRow]) -> "TrainingData":
-        """Take a task's encoded training rows."""
-        return cls(rows, task.labels, task.loss, task.scaling)
+    def of(cls, task: Task, rows: Sequence[EncodedRow], model: PromptedModel | None = None) -> "TrainingData":
+        """Take a task's encoded training rows.
+
+        Args:
+            task: The task.
+            rows: The rows.
+            model: Changes them at random, if its candidate says so; they stay as they are if None.
+        """
+        found = cls(rows, task.labels, task.loss, task.scaling)
+        if model is None or model.candidate.augmentation == "none":
+            return found
+        return replace(found, change=lambda row, seed: model.view(row, task.mirrored, seed))
+
+    def drawn(self, index: int, seed: int, number: int) -> EncodedRow:
+        """Return a row as a pass over the rows has it.
+
+        Args:
+            index: Which one.
+            seed: Seed of the batches.
+            number: Number of the pass, from 0 on.
+        """
+        return self.rows[index] if self.change is None else self.change(self.rows[index], f"{seed} {number}")
 
     def targets(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Return the answers of some rows, as the loss takes them; see `targets_of`."""
@@ -206,12 +227,13 @@ def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRo
     """
     generator = torch.Generator().manual_seed(seed)
     size = min(size, len(data.rows))
-    waiting: list[int] = []
+    passes, waiting = count(), list[tuple[int, int]]()
     while True:
         while len(waiting) < size:
-            waiting += torch.randperm(len(data.rows), generator=generator).tolist()
+            number = next(passes)
+            waiting += [(index, number) for index in torch.randperm(len(data.rows), generator=generator).tolist()]
         chosen, waiting = waiting[:size], waiting[size:]
-        yield [data.rows[index] for index in chosen]
+        yield [data.drawn(index, seed, number) for index, number in chosen]
 
 
 def balanced_batches(data: TrainingData, size: int, seed: int) -> Iterator[list[EncodedRow]]:
@@ -220,7 +242,7 @@ def balanced_batches(data: TrainingData, size: int, seed: int) -> Iterator[list[
     for row in data.rows:
         by_label.setdefault(row.label, []).append(row)
     order = [by_label[label] for label in sorted(by_label)]
-    drawn = [batches(TrainingData(rows, data.labels), 1, seed + 7919 * turn) for turn, rows in enumerate(order)]
+    drawn = [batches(replace(data, rows=rows), 1, seed + 7919 * turn) for turn, rows in enumerate(order)]
     size = min(size, len(data.rows))
     turns = cycle(drawn)
     while True:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from promptgraft.objectives.backbones import Encoder, EncoderScorer, Keep, LabelScorer, Pool
 from promptgraft.objectives.layers import PromptedStack
+from promptgraft.objectives.vision.augmentation import View
 from promptgraft.objectives.vision.image_stack import ImageStack, Parts, VisualPrompt
 from promptgraft.objectives.vision.pixels import Pixels
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
@@ -38,6 +39,17 @@ class ImageEncoder(Encoder):
             UnreadableImageError: If the file can't be read.
         """
         return (self.pixels.number(reference), *range(1, self.layers.tokens))
+
+    def view(self, ids: tuple[int, ...], augmentation: str, seed: str) -> tuple[tuple[int, ...], bool]:
+        """Return the ids of an image as one pass over the rows shows it, and whether it is mirrored.
+
+        Args:
+            ids: The image's.
+            augmentation: How it changes; see `Candidate`.
+            seed: Tells the trial's seed and the pass.
+        """
+        view = View(ids[0], augmentation, seed)
+        return (self.pixels.view(view), *ids[1:]), view.mirrored
 
     def keep(self, keep: Keep) -> None:
         """Let resized images be kept in a store; see `Backbone`."""

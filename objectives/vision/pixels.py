@@ -12,10 +12,13 @@ from promptgraft.objectives.backbones import Keep, explained_errors
 from promptgraft.objectives.data import image_hash, load_image, mask_as_data, mask_in
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.objectives.vision.augmentation import View
 from promptgraft.spaces import InvalidInputError
 
 # Images that are resized and stored together.
 WINDOW_IMAGES = 64
+# Views that are remembered, many times those of a batch.
+_KEPT_VIEWS = 65_536
 # What processors do to the numbers of an image, beside resizing and cropping it; EfficientNet's has the last one.
 _NUMBERS = ("do_rescale", "do_normalize", "include_top")
 # Sizes of an image that processors are tried on, neither square nor of a usual shape.
@@ -59,6 +62,7 @@ class Pixels:
         self._waiting: list[int] = []
         self._windows: dict[int, tuple[tuple[int, ...], int]] = {}
         self._masks: dict[str, str] = {}
+        self._views: dict[int, View] = {}
 
     def keep(self, keep: Keep) -> None:
         """Let what is resized be kept in a store."""
@@ -86,18 +90,33 @@ class Pixels:
         self._waiting.clear()
         self._windows.clear()
         self._masks.clear()
+        self._views.clear()
+
+    def view(self, view: View) -> int:
+        """Return the number of a view of an image, and remember how it is made, until many others came."""
+        found = view.own_number
+        self._views.pop(found, None)
+        self._views[found] = view
+        if len(self._views) > _KEPT_VIEWS:
+            del self._views[next(iter(self._views))]
+        return found
 
     def of(self, numbers: Sequence[int], device: torch.device) -> Tensor:
         """Return images as the model reads them.
 
         Args:
-            numbers: Numbers of images that it has been shown.
+            numbers: Numbers of images that it has been shown, or of views of them.
             device: Where they are needed.
 
         Returns:
             Shape (images, channels, height, width), of floats.
         """
-        found = self._whole(numbers)
+        views = [self._views.get(number) for number in numbers]
+        pairs = zip(numbers, views, strict=True)
+        found = self._whole([number if view is None else view.number for number, view in pairs])
+        for place, view in enumerate(views):
+            if view is not None:
+                found[place] = view.of(found[place])
         return found.to(device).float() * self.scale.to(device) + self.offset.to(device)
 
     def _whole(self, numbers: Sequence[int]) -> Tensor:
@@ -173,8 +192,8 @@ class Pixels:
         scale = (torch.from_numpy(np.asarray(white[middle], dtype=np.float64)) - offset) / 255
         scale, offset = scale.float()[:, None, None], offset.float()[:, None, None]
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*_TRIED_SIZES[0], 3), dtype=np.uint8))
-        made = torch.from_numpy(self.processor(noise, return_tensors="np")["pixel_values"][0])
-        if ((torch.from_numpy(self.prepare(noise)) * scale + offset - made).abs() > scale.abs()).any():
+        wanted = torch.from_numpy(self.processor(noise, return_tensors="np")["pixel_values"][0])
+        if ((torch.from_numpy(self.prepare(noise)) * scale + offset - wanted).abs() > scale.abs()).any():
             raise InvalidInputError(
                 f"{path}: its image processor does more to the numbers of an image than to scale them, which isn't "
                 "supported; set do_rescale and do_normalize alone in preprocessor_config.json"

@@ -85,6 +85,12 @@ BASE = Candidate("t", "v", soft_prompt=SoftPrompt(4, "label_words", "suffix"), f
         (ENCODER, replace(BASE, source="tweets"), BASE),
         # Where none is said, it is the first.
         (SEVERAL, BASE, replace(BASE, source="movie")),
+        # Nothing is trained: images don't change.
+        (
+            ENCODER,
+            replace(BASE, head="probe", verbalizer="", soft_prompt=SoftPrompt(), steps=0, augmentation="flip"),
+            replace(BASE, head="probe", verbalizer="", soft_prompt=SoftPrompt(), steps=0),
+        ),
         # No source task.
         (replace(ENCODER, has_source=False), replace(BASE, alpha=0.9, source_steps=5), replace(BASE, alpha=0.0)),
     ],
@@ -181,3 +187,10 @@ def test_a_parameter_that_no_package_brings_is_refused() -> None:
         InvalidInputError, match="unknown custom parameter 'momentum'; no installed package provides any"
     ):
         replace(BASE, custom=(("momentum", 0.5),)).canonical(ENCODER)
+
+
+def test_candidates_without_augmentation_have_the_keys_and_records_of_before() -> None:
+    assert "augmentation" not in BASE.to_dict()
+    flipped = replace(BASE, augmentation="flip")
+    assert flipped.key != BASE.key
+    assert flipped.canonical(ENCODER) == flipped == Candidate.from_values(flipped.to_dict())  # type: ignore[arg-type]

@@ -102,6 +102,14 @@ def sized(answer: str, size: tuple[int, int]) -> str:
     return json.dumps(json.loads(answer) | {"size": size})
 
 
+def mirrored_boxes(answer: str) -> str:
+    """Return the boxes of an image whose left and right are exchanged; see `boxes_as_answer`."""
+    content = json.loads(answer)
+    width = content["size"][1]
+    boxes = [[width - left - wide, top, wide, high, label] for left, top, wide, high, label in content["boxes"]]
+    return json.dumps(content | {"boxes": boxes})
+
+
 def is_outside(boxes: Boxes) -> bool:
     """Whether a box stands out of its image by more than rounding makes."""
     margin = ROUNDING / np.array(boxes.size[::-1])

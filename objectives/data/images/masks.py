@@ -80,6 +80,13 @@ def resized_mask(data: str, height: int, width: int) -> Mask:
     return np.array(Image.fromarray(mask_in(data)).resize((width, height), Resampling.NEAREST), dtype=np.uint8)
 
 
+# A training row's mask is mirrored in every other pass.
+@lru_cache(maxsize=4096)
+def mirrored_mask(data: str) -> str:
+    """Return the mask that a data URI holds with left and right exchanged."""
+    return mask_as_data(np.ascontiguousarray(mask_in(data)[:, ::-1]))
+
+
 @lru_cache(maxsize=65_536)
 def classes_in(data: str) -> tuple[int, ...]:
     """Return the classes that a mask has pixels of, in ascending order, without those that are ignored."""

@@ -49,6 +49,7 @@ class ImageTask(TextTask):
     """A task whose rows name the file of an image."""
 
     reads: ClassVar[Literal["text", "images"]] = "images"
+    augmentations: ClassVar[tuple[str, ...]] = ("none", "flip", "crop", "color", "rand_augment")
 
     @classmethod
     def completed(cls, row: Row, path: str) -> Row:
@@ -135,6 +136,7 @@ class PlacesTask(ImageTask):
     does: ClassVar[str]
     in_places = True
     heads: ClassVar[tuple[str, ...]] = ("linear",)
+    augmentations: ClassVar[tuple[str, ...]] = ("none", "flip", "color")
 
     @classmethod
     def strata(cls, rows: Sequence[Row]) -> list[int]:
@@ -152,6 +154,11 @@ class PlacesTask(ImageTask):
     def refuses_baseline(cls, name: str) -> bool:
         """Refuse what reads an image as a whole; see `Task`."""
         return name in ("linear_probe", "linear_probe_with_source") or super().refuses_baseline(name)
+
+    @classmethod
+    def _refused_augmentation(cls, value: object) -> str:
+        use = " or ".join(map(repr, cls.augmentations))
+        return f"augmentation {value!r} moves what an image shows, but this kind of task {cls.does}; use {use}"
 
 
 def _files(rows: Sequence[Row]) -> list[Path]:

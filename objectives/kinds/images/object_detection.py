@@ -33,6 +33,7 @@ from promptgraft.objectives.data import (
     image_size,
     is_outside,
     labels_in,
+    mirrored_boxes,
     read_labels,
     read_table,
     sized,
@@ -144,6 +145,11 @@ class ObjectDetection(PlacesTask):
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:
         """Return the labels of an image's boxes; see `Task`."""
         return labels_in(answer) if isinstance(answer, str) else ()
+
+    @classmethod
+    def mirrored(cls, answer: Any) -> Any:
+        """Mirror the boxes; see `Task`."""
+        return mirrored_boxes(answer)
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Compute COCO's average precisions, and the model's loss; see `Task`.

@@ -31,6 +31,7 @@ from promptgraft.objectives.data import (
     mask_as_data,
     mask_in,
     masked_image,
+    mirrored_mask,
     read_mask,
     resized_mask,
 )
@@ -122,6 +123,11 @@ class SemanticSegmentation(PlacesTask):
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:
         """Return the classes that a mask has pixels of; see `Task`."""
         return classes_in(answer) if isinstance(answer, str) else ()
+
+    @classmethod
+    def mirrored(cls, answer: Any) -> Any:
+        """Mirror the mask; see `Task`."""
+        return mirrored_mask(answer)
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
         """Count pixels over all masks, each at its own size; see `Task`.

@@ -254,6 +254,9 @@ class SpaceSection(Section):
     warmup: Searched = Field(None, description="Share of the updates over which learning rates rise.")
     label_smoothing: Searched = Field(None, description="Share of each label that is spread over all labels.")
     class_weights: Searched = Field(None, description="Weights of rows by label frequency: none or balanced.")
+    augmentation: Searched = Field(
+        None, description="Random changes of images in training: none, flip, crop, color or rand_augment."
+    )
     probe_c: Searched = Field(None, description="Inverse strength of the probe's ridge penalty.")
     calibration: Searched = Field(None, description="Calibration of the scores: none, contextual or batch.")
     self_training: Searched = Field(

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.search.sampling import baseline_candidates, start_points
 from promptgraft.search.study import load_study, space_text
 from promptgraft.search.study.yaml_lines import StudyFileError
-from promptgraft.spaces import Candidate, SoftPrompt
+from promptgraft.spaces import Candidate, SoftPrompt, extremes
 from tests.support.images import write_images
 from tests.support.models import TinyModels
 from tests.support.studies import write_study_file
+
+CHANGES = ("none", "flip", "crop", "color", "rand_augment")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,25 @@ def test_what_is_searched_of_texts_is_refused(
         assert "needs words" in found[f"space.{name}"]
     assert "use prefix or layer K" in found["space.soft_prompt.place"]
     assert "zero_shot does not apply" in found["judging.controls"]
+
+
+def test_images_may_change_at_random_and_texts_may_not(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    study = load_study(write(tmp_path, tables, tiny_models["vit"], space={"head": "linear", "augmentation": CHANGES}))
+    (own,) = (own for own in study.objective.space.parameters if own.name == "augmentation")
+    assert extremes(own) == CHANGES
+    found = problems(write(tmp_path, tables, tiny_models["vit"], space={"head": "linear", "augmentation": "flipp"}))
+    assert found["space.augmentation"] == "augmentation cannot be 'flipp'; did you mean 'flip'?"
+    assert TASK_KINDS["text_classification"].refuses("augmentation", "none") is None
+    for kind in ("text_classification", "multi_label", "regression", "text_generation", "recommendation"):
+        assert TASK_KINDS[kind].refuses("augmentation", "flip") == (
+            "augmentation 'flip' changes images, and rows of this kind of task are texts; leave it out"
+        )
+    assert TASK_KINDS["object_detection"].refuses("augmentation", "crop") == (
+        "augmentation 'crop' moves what an image shows, but this kind of task finds boxes; use 'none' or 'flip' or "
+        "'color'"
+    )
 
 
 def test_models_and_tasks_must_fit(tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels) -> None:
