@@ -12,12 +12,11 @@ import torch
 from scipy.special import log_softmax
 
 from promptgraft.bundles import TOLERANCE, Predictor, read_examples
-from promptgraft.bundles.formats import onnx as onnx_model
-from promptgraft.bundles.formats import plain as plain_model
 from promptgraft.bundles.formats.mlflow import write_mlflow_model
 from promptgraft.bundles.formats.onnx import write_onnx_model
 from promptgraft.bundles.formats.peft import write_peft_adapter
 from promptgraft.bundles.formats.plain import write_plain_model
+from promptgraft.bundles.formats.script_parts import SCRIPT_FILE
 from promptgraft.objectives.backbones import CausalScorer
 from promptgraft.objectives.file_store import share
 from promptgraft.spaces import InvalidInputError, did_you_mean
@@ -72,7 +71,7 @@ def convert(
     if folder.resolve().is_relative_to(bundle.resolve()):
         raise InvalidInputError(f"{folder} is in the bundle, which holds only what was exported; name another folder")
     predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
-    if name != "mlflow" and (reason := _only_mlflow(predictor)) is not None:
+    if name != "mlflow" and (reason := _refused(predictor, name)) is not None:
         raise InvalidInputError(f"{bundle} {reason}")
     if rows is None:
         examples = read_examples(bundle)
@@ -97,13 +96,14 @@ def convert(
     return difference
 
 
-def _only_mlflow(predictor: Predictor) -> str | None:
-    """Say why of all formats only MLflow's, which is the bundle itself, holds a bundle; None if others can."""
+def _refused(predictor: Predictor, name: str) -> str | None:
+    """Say why a format can't hold a bundle, as MLflow's can, which is the bundle itself; None if it may."""
     task = predictor.task
-    if not task.one_label or task.reads != "text":
+    if not task.one_label or (task.reads != "text" and name != "onnx"):
+        which = "mlflow and onnx alone hold" if task.one_label else "only mlflow holds"
         return (
-            f"is of the task kind {predictor.manifest.kind!r}, which of other formats only mlflow holds; convert it to "
-            "that, or predict or serve the bundle itself"
+            f"is of the task kind {predictor.manifest.kind!r}, which of other formats {which}; convert it to that, or "
+            "predict or serve the bundle itself"
         )
     counting = next((own.model.prior.name for own in predictor.members if own.model.prior is not None), None)
     if counting is None:
@@ -114,16 +114,12 @@ def _only_mlflow(predictor: Predictor) -> str | None:
     )
 
 
-def _by_script(script: str) -> Callable[[Path, Predictor, Rows], LogProbabilities]:
+def _by_script(folder: Path, _: Predictor, rows: Rows) -> LogProbabilities:
     """Score rows with the script that was written beside a model."""
-
-    def read(folder: Path, _: Predictor, rows: Rows) -> LogProbabilities:
-        names = runpy.run_path(str(folder / script))
-        loaded = names["load"]()
-        scores = np.stack([np.asarray(names["score"](*loaded, dict(row)), dtype=np.float64) for row in rows])
-        return np.asarray(log_softmax(scores, axis=1))
-
-    return read
+    names = runpy.run_path(str(folder / SCRIPT_FILE))
+    loaded = names["load"]()
+    scores = np.stack([np.asarray(names["score"](*loaded, dict(row)), dtype=np.float64) for row in rows])
+    return np.asarray(log_softmax(scores, axis=1))
 
 
 def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
@@ -177,7 +173,7 @@ def _difference(found: pd.DataFrame, expected: pd.DataFrame) -> float:
 
 FORMATS: Mapping[str, Format] = {
     "peft": Format(write_peft_adapter, _by_peft),
-    "plain": Format(write_plain_model, _by_script(plain_model.SCRIPT_FILE)),
-    "onnx": Format(write_onnx_model, _by_script(onnx_model.SCRIPT_FILE)),
+    "plain": Format(write_plain_model, _by_script),
+    "onnx": Format(write_onnx_model, _by_script),
     "mlflow": Format(write_mlflow_model, _by_mlflow),
 }

@@ -1,7 +1,9 @@
-"""An encoder's bundle as one ONNX graph, token ids in, logits out: soft prompt, head and calibration are part of it."""
+"""An encoder's bundle as one ONNX graph, token ids in, logits out: soft prompt, head and calibration are part of it.
+
+Of models that read images the graph takes pixels; see `onnx_images`.
+"""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
-from promptgraft.bundles.formats.script_parts import TEXTS
-from promptgraft.objectives.backbones import Batch, EncoderScorer
+from promptgraft.bundles.formats.onnx_images import write_graph, write_image_model
+from promptgraft.bundles.formats.script_parts import PROMPT_FILE, SCRIPT_FILE, TEXTS
+from promptgraft.objectives.backbones import FAMILIES, Batch, EncoderScorer
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.spaces import InvalidInputError
 
-MODEL_FILE, PROMPT_FILE, SCRIPT_FILE = "model.onnx", "prompt.json", "classify.py"
 # Two rows of different lengths, so that nothing of them is taken for a constant.
 _TRACED = ("a text", "another text, which is longer")
 
@@ -102,33 +104,22 @@ def write_onnx_model(predictor: Predictor, folder: Path) -> None:
         folder: Where to.
 
     Raises:
-        InvalidInputError: If its backbone is no encoder.
+        InvalidInputError: If its backbone is no encoder, or its images are prepared as the script can't.
     """
     model, manifest = predictor.only_model("an ONNX model").model, predictor.manifest
+    if FAMILIES[manifest.backbone.family].reads == "images":
+        write_image_model(model, manifest, folder)
+        return
     if manifest.backbone.family != "encoder":
         raise InvalidInputError(
             f"ONNX models are made of encoders only, not of family {manifest.backbone.family!r}; a causal LM can be "
             "written as a plain model"
         )
     assert isinstance(model.scorer, EncoderScorer)
-    folder.mkdir(parents=True, exist_ok=True)
-    for weight in model.weights().values():
-        weight.requires_grad_(False)
     batch = model.batch(model.encode_fields([dict.fromkeys(manifest.columns, text) for text in _TRACED]))
     mask = (torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]).long()
     sizes: dict[str, Any] = {name: {0: "rows", 1: "tokens"} for name in ("input_ids", "attention_mask")}
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # Of what the tracer holds constant; `convert` checks what came out.
-        # The newer exporter holds the number of rows constant here (torch 2.13).
-        torch.onnx.export(
-            _Graph(model, manifest.labels).eval(),
-            (batch.input_ids, mask),
-            folder / MODEL_FILE,
-            dynamo=False,
-            input_names=list(sizes),
-            output_names=["logits"],
-            dynamic_axes={**sizes, "logits": {0: "rows"}},
-        )
+    write_graph(model, _Graph(model, manifest.labels), (batch.input_ids, mask), sizes, folder)
     model.backbone.tokenizer.save_pretrained(folder)
     content = {
         "template": manifest.template.text,

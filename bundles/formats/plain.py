@@ -15,11 +15,10 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from promptgraft.bundles import Predictor
-from promptgraft.bundles.formats.script_parts import TEXTS
+from promptgraft.bundles.formats.script_parts import PROMPT_FILE, SCRIPT_FILE, TEXTS
 from promptgraft.objectives.backbones import CausalScorer
 from promptgraft.spaces import InvalidInputError
 
-PROMPT_FILE, SCRIPT_FILE = "prompt.json", "classify.py"
 _LABEL = re.compile(r"\{\{-?\s*label\s*-?\}\}")
 
 _SCRIPT = (

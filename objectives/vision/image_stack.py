@@ -63,7 +63,11 @@ class ImageStack(LayerStack):
         Args:
             input_ids: Ids of whole images, as `ImageEncoder.image_ids` makes them; shape (rows, tokens).
         """
-        return self._folded(self._parts.embed(self._pixels(input_ids[:, 0].tolist(), self.device)))
+        return self.embed_pixels(self._pixels(input_ids[:, 0].tolist(), self.device))
+
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Embed images, shape (rows, channels, height, width); see `embed`."""
+        return self._folded(self._parts.embed(pixels))
 
     def mask(self, lengths: Tensor, width: int) -> Tensor | None:  # noqa: ARG002
         """Return no mask: all images have as many tokens."""
@@ -85,7 +89,7 @@ class ImageStack(LayerStack):
         """Run the blocks from `first` up to `last`; see `LayerStack`."""
         last = len(self) if last is None else last
         state = self.embed(inputs["input_ids"]) if hidden is None else hidden
-        state = state if len(self._shapes[first]) == 2 else state.reshape(len(state), *self._shapes[first])
+        state = state if len(self._shapes[first]) == 2 else state.reshape(-1, *self._shapes[first])
         for block in self.layers[first:last]:
             state = block(state)
         return self._parts.finish(state) if last == len(self) else self._folded(state)
@@ -128,7 +132,7 @@ class VisualPrompt(PromptedStack):
         depth, hidden = (0, layers.embed(input_ids)) if known is None else (known.depth, known.hidden)
         if depth < self.entry:
             hidden = layers.run(depth, self.entry, hidden)
-        vectors = self.vectors().to(hidden.dtype).expand(len(hidden), -1, -1)
+        vectors = self.vectors().to(hidden.dtype).expand(hidden.shape[0], -1, -1)
         return layers.run(self.entry, None, torch.cat([hidden, vectors], dim=1))
 
     def vectors(self) -> Tensor:

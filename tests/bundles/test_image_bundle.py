@@ -1,31 +1,57 @@
 """A bundle that reads images: from paths, from within requests, and from nothing but its own examples."""
 
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from promptgraft.bundles import Manifest, Predictor, ServingLimits, create_app, verify
 from promptgraft.bundles.formats import convert
-from promptgraft.objectives.data import Row, UnreadableImageError, as_data
+from promptgraft.objectives.backbones import FAMILIES, guess_family
+from promptgraft.objectives.data import Row, UnreadableImageError, as_data, load_image
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.bundles import write_result
 from tests.support.image_objectives import TEMPLATE, objective_over_images
-from tests.support.images import spec_of_images, write_images
-from tests.support.models import TinyModels
+from tests.support.images import add_other_forms, draw, spec_of_images, write_images
+from tests.support.models import IMAGE_SIDE, TinyModels, write_tiny_image_model
+
+EDGE = {"shortest_edge": IMAGE_SIDE}
+SQUARE = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+PROCESSORS = {
+    "convnext": ConvNextImageProcessorPil(size=EDGE, crop_pct=0.875),
+    "efficientnet": EfficientNetImageProcessorPil(size=SQUARE, include_top=True),
+    "resnet": ViTImageProcessorPil(size={"shortest_edge": IMAGE_SIDE + 8}, do_center_crop=True, crop_size=SQUARE),
+}
+# Of the others, `make test-slow` tries each.
+GRAPHS = [
+    pytest.param(own, marks=() if own in PROCESSORS else pytest.mark.slow)
+    for name in ("vit", "convolutional")
+    for own in FAMILIES[name].model_types
+    if own not in ("vit", "dinov2_with_registers")
+]
 
 
 class Exported:
     """A bundle of a vision transformer, the rows that it was scored by, and their logits."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, family: str = "vit", **changes: Any) -> None:
         self.images, self.bundle = write_images(folder / "data").parent, folder / "bundle"
         target = spec_of_images(self.images / "table.csv", folds=2)
-        objective = objective_over_images(model, "vit", target, evaluate_every=2)
-        candidate = Candidate(TEMPLATE.id, "", "linear", soft_prompt=SoftPrompt(2), steps=4, learning_rate=1e-3)
+        objective = objective_over_images(model, family, target, evaluate_every=2)
+        changes = {"soft_prompt": SoftPrompt(2)} | changes if family == "vit" else changes
+        candidate = Candidate(TEMPLATE.id, "", "linear", steps=4, learning_rate=1e-3, **changes)
         result = objective.evaluate(candidate, 0, at=4)
         write_result(self.bundle, objective.spec, objective, candidate, result)
         self.rows: tuple[Row, ...] = objective.target.validation
@@ -97,6 +123,69 @@ def test_it_is_served_with_images_within_requests_alone(exported: Exported) -> N
         assert [own["label"] for own in both.json()["predictions"]] == [answer.json()["label"]] * 2
 
 
-def test_other_formats_are_refused(exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="'image_classification', which of other formats only mlflow holds"):
-        convert(exported.bundle, tmp_path / "onnx", "onnx")
+def scripts(folder: Path) -> dict[str, Any]:
+    return runpy.run_path(str(folder / "classify.py"))
+
+
+def check_graph(exported: Exported, folder: Path) -> None:
+    """Check that a converted bundle computes the same, rows alone and together."""
+    difference = convert(exported.bundle, folder, "onnx")
+    assert difference is not None
+    assert difference <= 1e-5
+    names = scripts(folder)
+    pixels = np.stack([names["prepared"](names["opened"](row.fields["image"])) for row in exported.rows])
+    (found,) = onnxruntime.InferenceSession(folder / "model.onnx").run(None, {"pixels": pixels})
+    assert np.abs(found - exported.logits).max() <= 1e-5 * np.abs(exported.logits).max()
+
+
+def test_a_vision_transformer_is_one_onnx_graph(exported: Exported, tmp_path: Path) -> None:
+    check_graph(exported, tmp_path / "onnx")
+    path = exported.rows[0].fields["image"]
+    command = [sys.executable, str(tmp_path / "onnx" / "classify.py"), path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (label,) = Predictor(exported.bundle).predict([path])
+    assert said.startswith(f"{label} 0.")
+    assert said.endswith(f"{path}\n")
+
+
+@pytest.mark.parametrize("model_type", GRAPHS)
+def test_other_models_of_images_are_onnx_graphs(model_type: str, tmp_path: Path) -> None:
+    """Some with an image processor that does other things than a vision transformer's."""
+    path = Path(write_tiny_image_model(tmp_path / "model", model_type))
+    if model_type in PROCESSORS:
+        PROCESSORS[model_type].save_pretrained(path)
+    check_graph(Exported(tmp_path, str(path), guess_family(str(path)) or ""), tmp_path / "onnx")
+
+
+def test_the_script_reads_what_the_bundle_reads(exported: Exported, tmp_path: Path) -> None:
+    convert(exported.bundle, tmp_path / "onnx", "onnx")
+    table = write_images(tmp_path / "forms", 12)
+    add_other_forms(table)
+    pictures, turned, opened = table.parent / "pictures", Image.Exif(), scripts(tmp_path / "onnx")["opened"]
+    turned[0x0112] = 6
+    Image.fromarray(draw(1)).save(pictures / "turned.jpg", exif=turned)
+    Image.fromarray(draw(2)[..., 0].astype(np.float32) / 255).save(pictures / "floats.tiff")
+    Image.fromarray(draw(2)[..., 0].astype(np.int32) * 999).save(pictures / "wide.tiff")
+    Image.fromarray(draw(3)).quantize(8).save(pictures / "palette.gif", transparency=0)
+    names = ["print.jpg", "scan.png", "logo.webp", "turned.jpg", "floats.tiff", "wide.tiff", "palette.gif"]
+    for path in [str(pictures / name) for name in names]:
+        assert np.array_equal(np.asarray(opened(path)), np.asarray(load_image(path))), path
+        assert np.array_equal(np.asarray(opened(as_data(path))), np.asarray(load_image(path))), path
+
+
+def test_what_a_graph_or_its_script_cannot_hold_is_refused(exported: Exported, tmp_path: Path) -> None:
+    for name in ("plain", "peft"):
+        with pytest.raises(InvalidInputError, match="which of other formats mlflow and onnx alone hold"):
+            convert(exported.bundle, tmp_path / name, name)
+    path = Path(write_tiny_image_model(tmp_path / "model", "resnet"))
+    size = {"shortest_edge": 40, "longest_edge": 64}
+    ViTImageProcessorPil(size=size, do_center_crop=True, crop_size=SQUARE).save_pretrained(path)
+    other = Exported(tmp_path, str(path), "convolutional")
+    with pytest.raises(InvalidInputError, match="ViTImageProcessorPil does more than resize images and crop them"):
+        convert(other.bundle, tmp_path / "onnx", "onnx")
+    assert not (tmp_path / "onnx").exists()
+    shutil.rmtree(path)
+    unknown = Exported(tmp_path / "unknown", write_tiny_image_model(path, "dinov2_with_registers"))
+    with pytest.raises(InvalidInputError, match=r"torch can't write 'dinov2_with_registers' .*upsample"):
+        convert(unknown.bundle, tmp_path / "onnx", "onnx")
+    assert not (tmp_path / "onnx").exists()

@@ -25,7 +25,7 @@ _SCHEME = "data:"
 # Hashes of files that are remembered.
 _KEPT = 65_536
 # Formats that are read, by Pillow's names. Others, such as PostScript, would run programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 # What decoders raise when a file isn't what its first bytes promise.
 DAMAGE = (
@@ -69,7 +69,7 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | No
     file with several images (GIF, TIFF) the first is read. Colour profiles are ignored.
 
     Args:
-        path: A file in one of `FORMATS`, whatever its suffix.
+        path: A file in one of `IMAGE_FORMATS`, whatever its suffix.
         max_pixels: Images with more pixels are refused before they are decoded.
         least_side: A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, as long as neither side is less than
             twice this many pixels. That takes a fraction of the time and memory, where the image is made small anyway.
@@ -87,7 +87,7 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | No
             raise UnreadableImageError(path, "there is no such file")
         if path.stat().st_size == 0:
             raise UnreadableImageError(path, "the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             pixels = image.width * image.height
             if pixels > max_pixels:
                 size = f"{image.width} x {image.height} pixels"
@@ -99,7 +99,7 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | No
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(FORMATS)}") from None
+        raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImageError(path, f"more than {max_pixels} pixels") from None
     except PermissionError:
@@ -121,7 +121,7 @@ def image_size(reference: str) -> tuple[int, int]:
 
     source = BytesIO(_bytes_in(reference)) if is_data(reference) else Path(reference)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
             turned = image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
             return (image.width, image.height) if turned else (image.height, image.width)
     except (*DAMAGE, Image.DecompressionBombError) as error:
