@@ -85,7 +85,8 @@ def test_what_is_searched_of_texts_is_refused(
 def test_images_may_change_at_random_and_texts_may_not(
     tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
 ) -> None:
-    study = load_study(write(tmp_path, tables, tiny_models["vit"], space={"head": "linear", "augmentation": CHANGES}))
+    space = {"head": "linear", "augmentation": CHANGES}
+    study = load_study(write(tmp_path, tables, tiny_models["vit"], space=space), rehearsed=True)
     (own,) = (own for own in study.objective.space.parameters if own.name == "augmentation")
     assert extremes(own) == CHANGES
     found = problems(write(tmp_path, tables, tiny_models["vit"], space={"head": "linear", "augmentation": "flipp"}))
