@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import TASK_KINDS, Row, Task
 from promptgraft.objectives.prompting import DemonstrationPool
 from promptgraft.spaces import DIMENSIONS, Candidate, InvalidInputError, Template, Verbalizer
@@ -129,14 +130,12 @@ class MemberPart(_Part):
     verbalizer: VerbalizerPart | None
     demonstrations: tuple[DemonstrationRow, ...] = ()
 
-    def parts(
-        self, head_labels: Sequence[str], columns: Mapping[str, str]
-    ) -> tuple[Candidate, Template, Verbalizer | None]:
+    def parts(self, head_labels: Sequence[str], shown: Sequence[str]) -> tuple[Candidate, Template, Verbalizer | None]:
         """Build the candidate, its template and its verbalizer.
 
         Args:
             head_labels: Labels that the head was built for.
-            columns: Template field -> column of the input table.
+            shown: Names of the fields that templates may show.
 
         Raises:
             InvalidInputError: If they don't make sense, or the verbalizer lacks words for a label.
@@ -146,7 +145,7 @@ class MemberPart(_Part):
             verbalizer = Verbalizer(self.verbalizer.name, self.verbalizer.words)
             verbalizer.check_labels(head_labels)
         template = Template(self.template.name, self.template.text)
-        template.check_fields(columns)
+        template.check_fields(shown)
         return self._candidate(), template, verbalizer
 
     def _candidate(self) -> Candidate:
@@ -303,7 +302,12 @@ class Manifest(_Part):
 
     def parts(self) -> tuple[Candidate, Template, Verbalizer | None]:
         """Build the trial's candidate, its template and its verbalizer; see `MemberPart.parts`."""
-        return self.models[0].parts(self.head_labels, self.columns)
+        return self.models[0].parts(self.head_labels, self.shown)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the fields that templates show; none where texts are of labels alone."""
+        return () if FAMILIES[self.backbone.family].texts_of_labels else tuple(self.columns)
 
     def pool(self, member: MemberPart | None = None) -> DemonstrationPool | None:
         """Build a model's pool of demonstrations; None if its candidate has none.
@@ -315,7 +319,7 @@ class Manifest(_Part):
             InvalidInputError: If there are too few rows.
         """
         member = member or self.models[0]
-        candidate, template, verbalizer = member.parts(self.head_labels, self.columns)
+        candidate, template, verbalizer = member.parts(self.head_labels, self.shown)
         if not candidate.demonstrations.count:
             return None
         rows = [

@@ -154,7 +154,7 @@ class Predictor:
 
     def _load(self, part: MemberPart, spec: BackboneSpec, device: torch.device) -> LoadedModel:
         manifest, file, new = self.manifest, self.folder / part.file, self.new_items.names
-        candidate, template, verbalizer = with_items(part, new).parts(manifest.head_labels, manifest.columns)
+        candidate, template, verbalizer = with_items(part, new).parts(manifest.head_labels, manifest.shown)
         backbone = BACKBONES[spec.family](spec, device)
         backbone.expect(manifest.head_labels)
         model = PromptedModel(backbone, candidate, template, verbalizer, (*manifest.head_labels, *new), manifest.seed)

@@ -189,7 +189,7 @@ class Candidate:
 
     def _canonical_prompt(self, facts: StudyFacts) -> SoftPrompt:
         soft = self.soft_prompt
-        if not soft.length:
+        if not (soft.length and facts.reads_texts(self.head)):
             return SoftPrompt()
         from_source = soft.init == "source"
         if (from_source and not (facts.has_source and self.source_steps)) or (soft.deep and not from_source):

@@ -147,6 +147,8 @@ class StudyFacts:
         has_source: Whether the study names a source task.
         sources: Names of its source tasks, if there are several.
         backbones: The facts with each backbone, by name, if the study names them; the others are of the first then.
+        texts_of_labels: Whether texts are of labels alone, beside rows that hold images: heads that don't read label
+            words have no use for them.
     """
 
     n_layers: int
@@ -154,3 +156,8 @@ class StudyFacts:
     has_source: bool
     sources: tuple[str, ...] = ()
     backbones: Mapping[str, "StudyFacts"] = field(default_factory=dict)
+    texts_of_labels: bool = False
+
+    def reads_texts(self, head: str) -> bool:
+        """Whether a candidate with this head reads texts, so that template and soft prompt have an effect."""
+        return head == "label_words" or not self.texts_of_labels

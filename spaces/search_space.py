@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from promptgraft.spaces.candidate_parts import Decoding, SoftPrompt
 from promptgraft.spaces.candidates import Candidate
@@ -121,7 +121,8 @@ class SearchSpace:
         soft = candidate.soft_prompt
         if soft.init == "template" and not self.template(candidate.template).words:
             candidate = replace(candidate, soft_prompt=replace(soft, init="vocabulary"))
-        if candidate.ignores_text:  # Whatever the template, the outcome is the same.
+        # Whatever the template, the outcome is the same.
+        if candidate.ignores_text or not self.facts.reads_texts(candidate.head):
             candidate = replace(candidate, template=self.templates[0].id)
         return candidate.canonical(self.facts)
 
@@ -159,7 +160,7 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides which candidates can be suggested, 16 hexadecimal digits."""
-        facts = {name: value for name, value in asdict(self.facts).items() if value or name != "backbones"}
+        facts = {name: value for name, value in _content(asdict(self.facts)).items() if value or name != "backbones"}
         content = {"parameters": [describe(p) for p in self.all_parameters()], "facts": facts}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -210,6 +211,12 @@ def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
     if isinstance(parameter, Categorical):
         return parameter.choices
     return (parameter.low, parameter.high)
+
+
+def _content(facts: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of facts what came later and says nothing, so that other fingerprints stay as they are."""
+    own = {name: value for name, value in facts.items() if value or name != "texts_of_labels"}
+    return own | {"backbones": {name: _content(other) for name, other in facts["backbones"].items()}}
 
 
 def _pool(name: str, ids: tuple[str, ...]) -> Parameter:

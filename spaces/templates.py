@@ -115,8 +115,6 @@ class Template:
             raise InvalidInputError(
                 f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, got it {labels} times"
             )
-        if not self.fields:
-            raise InvalidInputError(f"template {self.name!r} has no field; add one, such as {{{{ text }}}}")
         self.render(dict.fromkeys(self.fields, "x"))
 
     @property
@@ -140,13 +138,23 @@ class Template:
         return _blocks(self.text)
 
     def check_fields(self, available: Iterable[str]) -> None:
-        """Refuse fields that the data does not have.
+        """Refuse fields that the data does not have, and a template that shows nothing of the data.
+
+        Args:
+            available: Names of the fields; none where texts are of labels alone, beside which a model reads an image.
 
         Raises:
-            InvalidInputError: If a field of the template is not among `available`.
+            InvalidInputError: If a field of the template is not among `available`, or it has none.
         """
         known = list(available)
+        if known and not self.fields:
+            raise InvalidInputError(f"template {self.name!r} has no field; add one, such as {{{{ {known[0]} }}}}")
         for field in self.fields:
+            if not known:
+                raise InvalidInputError(
+                    f"template {self.name!r} has the field {field!r}, but the model compares the image with the text "
+                    "of a label, in which it has no place; leave the field out"
+                )
             if field not in known:
                 raise InvalidInputError(
                     f"template {self.name!r} uses the unknown field {field!r}; {did_you_mean(field, known)}"

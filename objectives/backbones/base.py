@@ -65,8 +65,7 @@ class Backbone(WordTokens, ABC):
         for option in NUMERICS:
             check_numerics(self.family, option, getattr(spec, option))
         check_family(spec.path, self.family)
-        images = FAMILIES[self.family].reads == "images"
-        check_checkpoint(model_folder(spec.path), custom_code=spec.trust_remote_code, images=images)
+        check_checkpoint(model_folder(spec.path), FAMILIES[self.family], custom_code=spec.trust_remote_code)
         on_meta = device.type == "meta"
         self.model, self.tokenizer = self._read(shapes_only=on_meta)
         self.stack = self._find_stack()
@@ -243,15 +242,20 @@ class Backbone(WordTokens, ABC):
             verbalizer: Its label words, likewise.
             seed: Seed of what is initialised at random.
         """
-        soft, vectors = candidate.soft_prompt, torch.empty(0)
-        if soft.length:
-            word_ids: list[int] = []
-            if soft.init == "label_words" and verbalizer is not None:
-                word_ids = self.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
-            elif soft.init == "template":
-                word_ids = self.tokenizer.encode(template.words, add_special_tokens=False)
-            vectors = initial_vectors(soft.length, self.embeddings, word_ids, seed).to(self.device, torch.float32)
+        soft = candidate.soft_prompt
+        vectors = self._first_values(candidate, template, verbalizer, seed) if soft.length else torch.empty(0)
         return attach(soft, vectors, self.layers, self.prefixed(), seed)
+
+    def _first_values(
+        self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, seed: int
+    ) -> Tensor:
+        """Return first values of a soft prompt among embedded tokens, shape (length, hidden)."""
+        soft, word_ids = candidate.soft_prompt, list[int]()
+        if soft.init == "label_words" and verbalizer is not None:
+            word_ids = self.label_word_ids([word for entry in verbalizer.words.values() for word in entry])
+        elif soft.init == "template":
+            word_ids = self.tokenizer.encode(template.words, add_special_tokens=False)
+        return initial_vectors(soft.length, self.embeddings, word_ids, seed).to(self.device, torch.float32)
 
     def keep(self, keep: Keep) -> None:
         """Let what is read of rows or labels, and is the same for many candidates, be kept in a store."""
@@ -360,6 +364,7 @@ BACKBONES: Registry[type[Backbone]] = Registry(
         "promptgraft.objectives.vision.convolutional",
         "promptgraft.objectives.vision.segmentation",
         "promptgraft.objectives.vision.detection",
+        "promptgraft.objectives.vision.clip",
     ],
 )
 

@@ -13,7 +13,7 @@ from promptgraft.objectives.backbones.base import BACKBONES, Backbone, Keep
 from promptgraft.objectives.backbones.label_scorers import Batch, EmbeddingScorer, LabelScorer
 from promptgraft.objectives.backbones.text_tokens import PromptTokens
 from promptgraft.objectives.layers import PromptedStack
-from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
+from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 
 # Cosines are multiplied by this before the softmax: the scale with which sentence encoders are trained
 # (sentence-transformers' MultipleNegativesRankingLoss).
@@ -114,14 +114,8 @@ class Encoder(Backbone):
         """Build the head; label embeddings start as those of the label words in the empty template."""
         head, pool = candidate.head, self._pool_of(candidate)
         if head == "label_words":
-            if verbalizer is None:
-                raise InvalidInputError("head 'label_words' needs a verbalizer, but the candidate names none")
-            empty = template.render(dict.fromkeys(template.fields, ""))
-            words = {
-                label: [empty.with_label(word).strip() for word in verbalizer.words[label]]
-                for label in labels
-                if label not in self._expected
-            }
+            known = self._label_words(candidate, verbalizer)
+            words = {label: self.texts_of(template, known, label) for label in labels if label not in self._expected}
             weight = torch.zeros(len(labels), self.hidden_size, device=self.device)
             if words:
                 places = [place for place, label in enumerate(labels) if label in words]
@@ -132,6 +126,12 @@ class Encoder(Backbone):
         else:
             weight = torch.zeros(len(labels), self.hidden_size)  # A probe is fitted once there are rows.
         return self._scorer(template, labels, weight.to(self.device), head, pool)
+
+    @staticmethod
+    def texts_of(template: Template, verbalizer: Verbalizer, label: str) -> list[str]:
+        """Return a label's words, each in the empty template."""
+        empty = template.render(dict.fromkeys(template.fields, ""))
+        return [empty.with_label(word).strip() for word in verbalizer.words[label]]
 
     def _scorer(self, template: Template, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> LabelScorer:
         """Build the head with its first values."""

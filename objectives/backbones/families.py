@@ -1,6 +1,6 @@
 """What each family of backbones supports, without loading a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,11 +54,21 @@ SEGMENTATION: Mapping[str, str] = {"segformer": "depths"}
 # Models that find boxes and were tested, by `model_type`. What makes boxes of the last layer counts as one more.
 DETECTION = ("yolos",)
 
+# Models that compare images with texts and were tested, by `model_type`.
+CLIP = ("chinese_clip", "clip", "metaclip_2", "siglip")
+
 # What rows hold for a family to read.
 Reads = Literal["text", "images"]
 
 # Hyperparameters of text embeddings, which language models don't have; at their defaults they have no effect.
 ENCODERS_ONLY = ("head", "source_objective", "contrastive_steps", "pooling")
+
+# What needs texts, of rows or of labels; a parameter and the values that don't.
+_WITHOUT_WORDS: Mapping[str, tuple[object, ...]] = {
+    "head": ("linear", "probe"),
+    "soft_prompt.init": ("vocabulary", "source"),
+    "calibration": ("none",),
+}
 
 # Options of a backbone that `check_numerics` checks.
 NUMERICS = ("dtype", "autocast", "attn_implementation")
@@ -78,6 +88,8 @@ class Family:
         writes: Whether it can write answers that are texts.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
         reads: What rows hold for it to read.
+        texts_of_labels: Whether it reads texts of labels beside rows that hold images: those of templates and label
+            words.
         answers: Form of the answers that are read off it.
         prompt_places: Kinds of places that a soft prompt may have; none where it takes no soft prompt.
         poolings: How hidden states may be pooled; any way if None.
@@ -93,10 +105,20 @@ class Family:
     writes: bool = False
     recurrent: bool = False
     reads: Reads = "text"
+    texts_of_labels: bool = False
     answers: AnswerForm = "labels"
     prompt_places: tuple[str, ...] = ("prefix", "suffix", "layer K", "deep")
     poolings: tuple[str, ...] | None = None
     model_types: tuple[str, ...] = ()
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it reads texts at all, so that templates and label words have an effect."""
+        return self.reads == "text" or self.texts_of_labels
+
+    def heads(self, of_kind: Sequence[str]) -> tuple[str, ...]:
+        """Return which of the heads of a kind of task it has, the default first."""
+        return tuple(head for head in of_kind if self.has_words or head != "label_words")
 
 
 # The class of each family is registered by the same name in `objectives.backbones.base`, which imports torch.
@@ -122,6 +144,17 @@ _UNPROMPTED = Family(
 FAMILIES.register("convolutional")(replace(_UNPROMPTED, model_types=tuple(CONVOLUTIONAL)))
 FAMILIES.register("segmentation")(replace(_UNPROMPTED, answers="masks", model_types=tuple(SEGMENTATION)))
 FAMILIES.register("detection")(replace(_UNPROMPTED, answers="boxes", model_types=DETECTION))
+FAMILIES.register("clip")(
+    Family(
+        has_head=True,
+        numerics=False,
+        reads="images",
+        texts_of_labels=True,
+        prompt_places=("prefix", "suffix"),
+        poolings=("mean",),
+        model_types=CLIP,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +230,12 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
 
 def _check_reading(name: str, value: object, known: Family, family: str) -> None:
     """Refuse what a family doesn't have because of what it reads."""
+    allowed = _WITHOUT_WORDS.get(name)
+    if not known.has_words and allowed is not None and value not in allowed:
+        raise InvalidInputError(
+            f"{name} {value!r} needs words, and models of the backbone family {family!r} read images alone; use "
+            f"{' or '.join(map(repr, allowed))}"
+        )
     if name == "soft_prompt.length" and value and not known.prompt_places:
         raise InvalidInputError(
             f"soft_prompt.length is {value}, but models of the backbone family {family!r} have no tokens that vectors "
@@ -229,10 +268,12 @@ def _check_length(length: int, place: str, model: Architecture) -> None:
 
 def _check_place(place: str, model: Architecture) -> None:
     layer = parse_place(place)
-    places = FAMILIES[model.family].prompt_places
+    known = FAMILIES[model.family]
+    places = known.prompt_places
     if places and (place if layer is None else "layer K") not in places:
+        reason = ", whose vectors stand among the words of a label's text" if known.texts_of_labels else ""
         raise InvalidInputError(
-            f"soft_prompt.place {place!r} is not supported by the backbone family {model.family!r}; use "
+            f"soft_prompt.place {place!r} is not supported by the backbone family {model.family!r}{reason}; use "
             f"{' or '.join(places)}"
         )
     if place == "deep":

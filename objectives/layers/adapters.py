@@ -19,7 +19,8 @@ _NAME = "default"
 _ALIKE = {"marian": "bart", "m2m_100": "bart"}
 # Vision transformers, of which PEFT lists none. Their layers are called alike: queries and values get LoRA, as PEFT has
 # it for BERT; keys, values and the second matrix of the feed-forward network get (IA)3.
-_VISION = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
+_TOWERS = ("chinese_clip_vision_model", "clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model")
+_VISION = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn", *_TOWERS)
 _VISION_LORA, _VISION_IA3, _VISION_FEEDFORWARD = ["q_proj", "v_proj"], ["k_proj", "v_proj", "fc2"], ["fc2"]
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.measures.controls import Logits as Logits
     from promptgraft.objectives.measures.controls import TrainedControl as TrainedControl
     from promptgraft.objectives.measures.controls import best_words as best_words
+    from promptgraft.objectives.measures.controls import has_zero_shot as has_zero_shot
     from promptgraft.objectives.measures.controls import tfidf as tfidf
     from promptgraft.objectives.measures.controls import trained_controls as trained_controls
     from promptgraft.objectives.measures.controls import written_templates as written_templates

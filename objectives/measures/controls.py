@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from promptgraft.objectives.backbones import Encoder, at_words
+from promptgraft.objectives.backbones import FAMILIES, Encoder, at_words
 from promptgraft.objectives.caching import StageKey
 from promptgraft.objectives.data import Row, Task, fields_key, rows_hash
 from promptgraft.objectives.measures.item_baselines import factorisation, popular_lately
@@ -120,7 +120,8 @@ def best_words(objective: Objective, template: Template, rows: Sequence[Row]) ->
     """Return the untrained candidate of a template and the verbalizer with which it does best on some rows."""
     space, task = objective.spec.space, objective.target
     if not space.verbalizers:
-        plain = Candidate(template.id, "", head=task.heads[0], steps=0, decoding=space.first_decoding)
+        head = first_head(objective)
+        plain = Candidate(template.id, "", head=head, steps=0, decoding=space.first_decoding)
         return plain.canonical(space.facts)
 
     def rank(candidate: Candidate) -> tuple[float, float]:
@@ -129,6 +130,16 @@ def best_words(objective: Objective, template: Template, rows: Sequence[Row]) ->
 
     candidates = [Candidate(template.id, entry.id, steps=0).canonical(space.facts) for entry in space.verbalizers]
     return max(candidates, key=rank) if len(candidates) > 1 else candidates[0]
+
+
+def first_head(objective: Objective) -> str:
+    """Return the head that the target's kind and the backbone's family have, the default of those that there are."""
+    return FAMILIES[objective.spec.backbone.family].heads(objective.target.heads)[0]
+
+
+def has_zero_shot(objective: Objective) -> bool:
+    """Whether the untrained backbone can score the target's labels."""
+    return FAMILIES[objective.spec.backbone.family].has_words and not objective.target.refuses_baseline("zero_shot")
 
 
 def written_templates(space: SearchSpace) -> list[Template]:
@@ -161,10 +172,8 @@ def features(objective: Objective, rows: Sequence[Row]) -> npt.NDArray[np.float3
     places = {fields_key(row.fields): place for place, row in enumerate(labelled)}
     wanted = [places.get(fields_key(row.fields), -1) for row in rows]
     together = labelled if min(wanted, default=-1) >= 0 else tuple(rows)
-    first = Candidate(written_templates(space)[0].id, space.first_verbalizer, steps=0)
-    if "label_words" not in objective.target.heads:
-        first = replace(first, head=objective.target.heads[0])
-    first = first.canonical(space.facts)
+    template = written_templates(space)[0].id
+    first = Candidate(template, space.first_verbalizer, first_head(objective), steps=0).canonical(space.facts)
     key = {
         "stage": "features",
         "template": written_templates(space)[0].text,

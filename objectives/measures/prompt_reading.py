@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures.records import PromptAsTokens
 from promptgraft.objectives.prompting import SOFT_PROMPT
@@ -42,7 +43,8 @@ def prompt_as_tokens(
         None where no tokens can be compared with it; see `is_readable`.
     """
     soft = candidate.soft_prompt
-    if not is_readable(soft) or objective.target.reads != "text":
+    objective.use_backbone(candidate.backbone)
+    if not (is_readable(soft) and FAMILIES[objective.spec.backbone.family].has_words):
         return None
     (model,) = objective.untrained([candidate])
     model.load(delta)

@@ -33,15 +33,15 @@ class Rehearsal:
         self._tasks = StudyTasks(target, sources).folds()
 
     def try_prompt(self, candidate: Candidate) -> None:
-        """Encode a short and a long text, where rows are texts.
+        """Encode a short and a long text, where rows are texts, or those of labels.
 
         Raises:
             InvalidInputError: If the template leaves no room for it.
         """
-        if self._tasks[0].target.reads != "text":
-            return
         bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter(), demonstrations=Demonstrations())
         model = self._sizes.model(bare)
+        if self._tasks[0].target.reads != "text":
+            return
         longest = "word " * self._spec.backbone.max_tokens
         model.encode_fields([dict.fromkeys(model.template.fields, text) for text in ("word", longest)])
 

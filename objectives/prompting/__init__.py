@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.prompting.encoded_rows import count_answers as count_answers
     from promptgraft.objectives.prompting.prompted_model import BACKBONE as BACKBONE
     from promptgraft.objectives.prompting.prompted_model import CALIBRATION_BIAS as CALIBRATION_BIAS
+    from promptgraft.objectives.prompting.prompted_model import HEAD as HEAD
     from promptgraft.objectives.prompting.prompted_model import HEAD_WEIGHT as HEAD_WEIGHT
     from promptgraft.objectives.prompting.prompted_model import SOFT_PROMPT as SOFT_PROMPT
     from promptgraft.objectives.prompting.prompted_model import PromptedModel as PromptedModel

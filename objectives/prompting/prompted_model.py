@@ -23,9 +23,9 @@ from promptgraft.objectives.prompting.word_places import WordPlaces
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
 
 # Prefixes of the names of weights, as bundles and checkpoints store them.
-BACKBONE, _ADAPTER, _SCORER, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
+BACKBONE, _ADAPTER, HEAD, SOFT_PROMPT = "backbone.", "adapter.", "reader.", "soft_prompt."
 # Weights of a head with a row for each label.
-HEAD_WEIGHT = f"{_SCORER}weight"
+HEAD_WEIGHT = f"{HEAD}weight"
 CALIBRATION_BIAS = "calibration.bias"
 # Centre and scale of the numbers that outputs are standardised by, shape (2,).
 SCALING = "scaling"
@@ -126,16 +126,16 @@ class PromptedModel:
 
     def attached(self) -> dict[str, nn.Parameter]:
         """The trainable weights that the migration attaches, by name."""
-        weights = {_SCORER + name: parameter for name, parameter in self.scorer.named_parameters()}
+        weights = {HEAD + name: parameter for name, parameter in self.scorer.named_parameters()}
         return weights | {SOFT_PROMPT + name: parameter for name, parameter in self.stack.trained.items()}
 
     def heads(self) -> tuple[str, ...]:
         """Names of the weights that make logits of what the backbone says; none where its own vocabulary does."""
-        return tuple(_SCORER + name for name, _ in self.scorer.named_parameters())
+        return tuple(HEAD + name for name, _ in self.scorer.named_parameters())
 
     def load_head(self, weight: Tensor, bias: Tensor) -> None:
         """Set a linear head: weight of shape (labels, hidden), bias of shape (labels,)."""
-        self.load({HEAD_WEIGHT: weight, f"{_SCORER}bias": bias})
+        self.load({HEAD_WEIGHT: weight, f"{HEAD}bias": bias})
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trainable weights inside the backbone that stand for its own, by name."""

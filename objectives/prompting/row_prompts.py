@@ -69,7 +69,7 @@ class Prompts(ABC):
 def prompts_of(backbone: Backbone, candidate: Candidate, template: Template, scorer: LabelScorer) -> Prompts:
     """Return what makes ids of rows for a model, by what its family reads."""
     if FAMILIES[backbone.family].reads == "images":
-        return ImagePrompts(backbone, template)
+        return ImagePrompts(backbone, candidate, template)
     return TextPrompts(backbone, candidate, template, scorer)
 
 
@@ -78,24 +78,27 @@ class ImagePrompts(Prompts):
 
     Args:
         backbone: A model that reads images.
-        template: Names the field.
+        candidate: Says what reads them.
+        template: The template, which no row is a part of.
     """
 
     stored = False
 
-    def __init__(self, backbone: Any, template: Template) -> None:
-        self._backbone = backbone
-        (self._field,) = template.fields
+    def __init__(self, backbone: Any, candidate: Candidate, template: Template) -> None:
+        self._backbone, self._candidate, self._template = backbone, candidate, template
 
     def encode(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> EncodedPrompt:
         """Make ids of an image; see `Prompts`."""
         del pool
-        return EncodedPrompt(self._backbone.image_ids(fields[self._field]))
+        (reference,) = fields.values()
+        return EncodedPrompt(self._backbone.image_ids(reference))
 
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> RenderedPrompt:
-        """Name the image; see `Prompts`."""
+        """Name the image, and with it the text of a label; see `Prompts`."""
         del pool
-        return RenderedPrompt(f"{shown_image(fields[self._field])} ", "")
+        (reference,) = fields.values()
+        text = self._template.render(dict.fromkeys(self._template.fields, ""))
+        return RenderedPrompt(f"{shown_image(reference)} {text.before.lstrip()}", text.after)
 
     def view(self, ids: tuple[int, ...], augmentation: str, seed: str) -> tuple[tuple[int, ...], bool]:
         """Change an image at random; see `Prompts`."""
@@ -103,8 +106,9 @@ class ImagePrompts(Prompts):
         return found
 
     def own_tokens(self) -> int:
-        """Return 0: nothing stands around an image."""
-        return 0
+        """Count the tokens of labels' texts; see `Prompts`."""
+        own: int = self._backbone.own_tokens(self._candidate, self._template)
+        return own
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from promptgraft.objectives.prompting import PromptedModel
+from promptgraft.objectives.prompting import HEAD, PromptedModel
 from promptgraft.spaces import TrialError
 
 
@@ -17,18 +17,21 @@ class LoadReport:
         loaded: Taken from the source stage.
         pretrained: Kept as the backbone has them.
         fresh: Attached by the migration and not trained on the source.
+        left: Trained on the source and without a place here: rows of a head whose place context vectors take.
     """
 
     loaded: tuple[str, ...]
     pretrained: tuple[str, ...]
     fresh: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Counts, and the names of the fresh weights."""
         names = f" ({', '.join(self.fresh)})" if self.fresh else ""
+        left = f", {len(self.left)} left behind ({', '.join(self.left)})" if self.left else ""
         return (
             f"{len(self.loaded)} weights from the source stage, {len(self.pretrained)} pretrained, "
-            f"{len(self.fresh)} fresh{names}"
+            f"{len(self.fresh)} fresh{names}{left}"
         )
 
 
@@ -46,6 +49,8 @@ def migrate(model: PromptedModel, source_state: Mapping[str, Tensor]) -> LoadRep
         TrialError: If a weight of the source has no place in the target, or another shape there.
     """
     weights = model.weights()
+    left = () if model.heads() else tuple(name for name in source_state if name.startswith(HEAD))
+    source_state = {name: value for name, value in source_state.items() if name not in left}
     unexpected = sorted(set(source_state) - set(weights))
     if unexpected:
         raise TrialError(f"the source stage holds weights that the target model lacks: {', '.join(unexpected)}")
@@ -60,4 +65,5 @@ def migrate(model: PromptedModel, source_state: Mapping[str, Tensor]) -> LoadRep
         loaded=tuple(name for name in weights if name in source_state),
         pretrained=tuple(name for name in model.carried() if name not in source_state),
         fresh=tuple(name for name in model.adapters() | model.attached() if name not in source_state),
+        left=left,
     )

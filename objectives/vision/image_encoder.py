@@ -83,6 +83,27 @@ class ImageEncoder(Encoder):
             return PromptedStack(self.layers)
         return VisualPrompt(self.layers, self._first_vectors(soft.length, seed).to(self.device), soft.layer or 0)
 
+    def own_tokens(self, candidate: Candidate, template: Template) -> int:  # noqa: ARG002
+        """Count the tokens of a prompt beside those of the image and of the soft prompt: there are none."""
+        return 0
+
+    def check_size(self, size: int | Sequence[int]) -> None:
+        """Refuse an image processor that makes images of another size than the model reads.
+
+        Args:
+            size: Side, or height and width, of the images that the model reads.
+
+        Raises:
+            InvalidInputError: If it is another one.
+        """
+        wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        if wanted != self.pixels.shape[1:]:
+            raise InvalidInputError(
+                f"{self.spec.path}: its image processor makes images of {self.pixels.shape[1]} x "
+                f"{self.pixels.shape[2]} pixels, but the model in config.json reads {wanted[0]} x {wanted[1]}; put "
+                "preprocessor_config.json right"
+            )
+
     @property
     def hidden_size(self) -> int:
         """Width of the hidden states that a head reads."""

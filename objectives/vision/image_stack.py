@@ -18,18 +18,20 @@ class Parts:
         embed: Makes patches or a first map of images, shape (rows, channels, height, width).
         blocks: Layers or stages, each of which takes what the one before makes.
         finish: Makes hidden states, shape (rows, tokens, hidden), of what the last one makes.
+        others: What else each block takes.
     """
 
     embed: Callable[[Tensor], Tensor]
     blocks: Sequence[nn.Module]
     finish: Callable[[Tensor], Tensor]
+    others: tuple[Any, ...] = ()
 
 
 class ImageStack(LayerStack):
     """A model of images: numbers of images in, last hidden states out, or any part of that way.
 
-    Hidden states between two blocks have the shape (rows, tokens, hidden). Maps of convolutional models, whose size
-    changes from stage to stage, count as one token each.
+    Hidden states between two blocks have the shape (rows, tokens, hidden). Where one token is read in the end, all that
+    an image has before counts as one, too, such as the maps of convolutional models, whose size changes on the way.
 
     Args:
         stack: The pretrained model.
@@ -52,10 +54,9 @@ class ImageStack(LayerStack):
             state = parts.embed(torch.zeros(1, *shape, device=self.device))
             for block in self.layers:
                 self._shapes.append(tuple(state.shape[1:]))
-                state = block(state)
+                state = block(state, *parts.others)
             self._shapes.append(tuple(state.shape[1:]))
-            self.width = int(parts.finish(state).shape[2])
-        self.tokens = self._shapes[0][0] if len(self._shapes[0]) == 2 else 1
+            _, self.tokens, self.width = map(int, parts.finish(state).shape)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Look images up and embed them; shape (rows, tokens, hidden).
@@ -89,14 +90,13 @@ class ImageStack(LayerStack):
         """Run the blocks from `first` up to `last`; see `LayerStack`."""
         last = len(self) if last is None else last
         state = self.embed(inputs["input_ids"]) if hidden is None else hidden
-        state = state if len(self._shapes[first]) == 2 else state.reshape(-1, *self._shapes[first])
+        state = state.reshape(-1, *self._shapes[first]) if self.tokens == 1 else state
         for block in self.layers[first:last]:
-            state = block(state)
+            state = block(state, *self._parts.others)
         return self._parts.finish(state) if last == len(self) else self._folded(state)
 
-    @staticmethod
-    def _folded(state: Tensor) -> Tensor:
-        return state if state.ndim == 3 else state.flatten(1)[:, None]
+    def _folded(self, state: Tensor) -> Tensor:
+        return state.flatten(1)[:, None] if self.tokens == 1 else state
 
 
 class VisualPrompt(PromptedStack):

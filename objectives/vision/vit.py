@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.vision.image_encoder import ImageEncoder
 from promptgraft.objectives.vision.image_stack import Parts
-from promptgraft.spaces import InvalidInputError
 
 
 @BACKBONES.register("vit")
@@ -16,14 +15,8 @@ class VisionTransformer(ImageEncoder):
     """A vision transformer, such as ViT, DeiT or DINOv2."""
 
     def _parts(self) -> Parts:
-        size = getattr(self.model.config, "image_size", None)
-        wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        if wanted != self.pixels.shape[1:] and self.model.config.model_type not in _INTERPOLATING:
-            raise InvalidInputError(
-                f"{self.spec.path}: its image processor makes images of {self.pixels.shape[1]} x "
-                f"{self.pixels.shape[2]} pixels, but the model in config.json reads {wanted[0]} x {wanted[1]}; put "
-                "preprocessor_config.json right"
-            )
+        if self.model.config.model_type not in _INTERPOLATING:
+            self.check_size(self.model.config.image_size)
         layers = self.stack.encoder.layer if hasattr(self.stack, "encoder") else self.stack.layers
         return Parts(self.stack.embeddings, list(layers), self.stack.layernorm)
 

@@ -17,6 +17,7 @@ from promptgraft.objectives.data import WHOLE, Outputs, Split, Task
 from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.measures import (
     best_words,
+    has_zero_shot,
     is_readable,
     prompt_as_tokens,
     tfidf,
@@ -266,10 +267,10 @@ def _refuse_what_is_worse(optuna_study: optuna.Study) -> None:
 def _read_prompt(winner: ExportedTrial) -> None:
     """Record what the trial's soft prompt is near to, once; see `objectives.measures.prompt_reading`."""
     candidate, number = winner.candidate, winner.trial.number
-    texts = winner.study.target.reads == "text"
-    if texts and is_readable(candidate.soft_prompt) and StudyRecord.of(winner.stored).reading(number) is None:
+    if is_readable(candidate.soft_prompt) and StudyRecord.of(winner.stored).reading(number) is None:
         reading = prompt_as_tokens(winner.objective, candidate, winner.delta, winner.study.file.seed)
-        write_study(winner.stored, f"{PROMPT_AS_TOKENS}{number}", reading)
+        if reading is not None:
+            write_study(winner.stored, f"{PROMPT_AS_TOKENS}{number}", reading)
 
 
 def _misses_controls(record: Opening, optuna_study: optuna.Study) -> bool:
@@ -311,7 +312,7 @@ def _compare(shipped: Shipped, say: Callable[[str], None]) -> OpenedScores:
             f"{names['tfidf']}, all labelled rows ({len(task.labelled)} rows)",
             tfidf(task, task.test, task.labelled),
         ),
-        *(() if task.refuses_baseline("zero_shot") else _zero_shot(winner.objective, say)),
+        *(_zero_shot(winner.objective, say) if has_zero_shot(winner.objective) else ()),
     ]
     return OpenedScores(
         tuple(

@@ -276,10 +276,10 @@ def _example(study: Study, candidate: Mapping[str, Any]) -> str | None:
     """Render the first validation row with a candidate's template, its label in brackets, demonstrations aside.
 
     Returns:
-        The text; None without rows, or where they are images, of which it would be the path.
+        The text; None without rows, or where it shows images, of which it would be the path.
     """
     template = next((t for t in study.objective.space.templates if t.id == candidate.get("template")), None)
-    if template is None or not study.target.validation or study.target.reads != "text":
+    if template is None or not study.target.validation or (study.target.reads != "text" and template.fields):
         return None
     row = study.target.validation[0]
     return template.render(row.fields).with_label(f"[{study.target.show(row)}]")

@@ -7,8 +7,9 @@ from itertools import islice
 import optuna
 from optuna.storages import RDBStorage
 
-from promptgraft.objectives.backbones import model_folder
+from promptgraft.objectives.backbones import FAMILIES, model_folder
 from promptgraft.objectives.data import PRIOR_BASELINES
+from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.storage import TrialRecord, baseline_attrs, study_lock
 from promptgraft.search.study import Study
 from promptgraft.search.trials import BASELINE_NAMES
@@ -34,10 +35,9 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     Returns:
         Name -> candidate, canonical; `NAME@BACKBONE` where there are several backbones.
     """
-    spaces = study.objective.space.backbones
-    if not spaces:
-        return _allowed(study, _on(study, study.objective.space))
-    on_each = {name: _on(study, spaces[name]) for name in by_size(study)}
+    if not study.objective.space.backbones:
+        return _allowed(study, _on(study, study.objective))
+    on_each = {name: _on(study, study.objective.on(name)) for name in by_size(study)}
     most = max(study.file.budget.trials // 2, *map(len, on_each.values()))
     found = {
         f"{name}@{backbone}": replace(own[name], backbone=backbone)
@@ -60,15 +60,16 @@ def _allowed(study: Study, found: dict[str, Candidate]) -> dict[str, Candidate]:
     return {name: own for name, own in found.items() if bounds is None or not bounds.broken_by(own)}
 
 
-def _on(study: Study, space: SearchSpace) -> dict[str, Candidate]:
-    """Return the baselines on one backbone, given its space."""
-    target, facts = study.target, space.facts
-    first = Candidate(space.templates[0].id, space.first_verbalizer, target.heads[0], decoding=space.first_decoding)
+def _on(study: Study, spec: ObjectiveSpec) -> dict[str, Candidate]:
+    """Return the baselines on one backbone, given the study's fixed part on it."""
+    target, space, family = study.target, spec.space, FAMILIES[spec.backbone.family]
+    facts, head = space.facts, family.heads(target.heads)[0]
+    first = Candidate(space.templates[0].id, space.first_verbalizer, head, decoding=space.first_decoding)
     source_name = next(iter(study.sources), "")
     source = study.sources.get(source_name)
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
     found = {
-        "zero_shot": replace(first, steps=0),
+        **({"zero_shot": replace(first, steps=0)} if family.has_words else {}),
         "full_fine_tuning": replace(
             first, head="linear" if facts.has_head else first.head, steps=_updates(study, space)
         ),

@@ -105,10 +105,16 @@ class BackboneLoader(ProblemCollector):
             sources: The source tasks, by name.
             rehearse: Tries what trials would do with the backbone's files; nothing is tried if None.
         """
-        n_layers, has_head = self.n_layers or 10**6, FAMILIES[self.file.only_backbone.family].has_head
+        n_layers, family = self.n_layers or 10**6, FAMILIES[self.file.only_backbone.family]
         if not self._fill_space(SpaceFacts.of(self.file, n_layers, target, sources)):
             return
-        facts = StudyFacts(n_layers, has_head, bool(self.file.all_sources()), tuple(self.file.sources))
+        facts = StudyFacts(
+            n_layers,
+            family.has_head,
+            bool(self.file.all_sources()),
+            tuple(self.file.sources),
+            texts_of_labels=family.texts_of_labels,
+        )
         loader = SpaceLoader(self.yaml, self.problems, self.file, self._model_type, self.name, self.names)
         space = loader.read(facts, target, sources)
         self.left_out = loader.left_out
@@ -127,7 +133,7 @@ class BackboneLoader(ProblemCollector):
             return False
         if self.file.space is None:
             self.drafted = "space"
-        elif filled.space != self.file.space and TASK_KINDS[self.file.target.kind].reads == "text":
+        elif filled.space != self.file.space and FAMILIES[self.file.only_backbone.family].has_words:
             self.drafted = "wording"
         self.file = filled
         return True

@@ -58,7 +58,7 @@ class SpaceFacts:
         shares_labels: Whether each source has all labels of the target.
         rows: Number of the target's labelled rows.
         one_label: Whether each row has exactly one label; see `Task`.
-        images: Whether rows are images, which have neither templates nor label words.
+        images: Whether rows are images, of which templates show nothing.
         heads: Heads that read answers, the default first.
         languages: Of a translation: from which language into which one.
         histories: Whether rows are histories of users.
@@ -90,7 +90,7 @@ class SpaceFacts:
     @property
     def worded(self) -> bool:
         """Whether label words apply."""
-        return self.one_label and not self.images
+        return self.one_label and FAMILIES[self.family].has_words
 
     @property
     def next_item(self) -> bool:
@@ -114,7 +114,7 @@ class SpaceFacts:
             len(target.labelled) if target else 0,
             kind.one_label,
             kind.reads == "images",
-            kind.heads,
+            FAMILIES[file.only_backbone.family].heads(kind.heads),
             file.target.languages,
             histories=kind.reads_histories,
             priors=tuple(name for name in kind.priors if name != "ease" or len(names) <= MOST_OF_EASE),
@@ -141,8 +141,11 @@ def with_default_space(file: StudyFile, facts: SpaceFacts) -> StudyFile:
             }
         )
     changes: dict[str, Any] = {}
-    if not (file.space.templates or file.space.chat_templates or file.space.promptsource):
+    has_words = FAMILIES[facts.family].has_words
+    if not (has_words and (file.space.templates or file.space.chat_templates or file.space.promptsource)):
         changes["templates"] = draft_templates(facts)
+    if not has_words:  # Templates and label words are another backbone's.
+        changes["verbalizers"] = {}
     if facts.worded and not (file.space.verbalizers or file.space.promptsource):
         changes["verbalizers"] = draft_verbalizers(facts.labels)
     return file.model_copy(update={"space": file.space.model_copy(update=changes)}) if changes else file
@@ -156,6 +159,9 @@ def default_source_training(facts: SpaceFacts) -> SourceTrainingSection:
     """Return settings of the source stage that fit the default space."""
     if FAMILIES[facts.family].recurrent:  # These are trained from scratch.
         return SourceTrainingSection(batch_size=32, learning_rate=2e-3)
+    if FAMILIES[facts.family].texts_of_labels:
+        half = facts.n_layers // 2
+        return SourceTrainingSection(batch_size=16, learning_rate=2e-5, head_learning_rate=1e-3, frozen_layers=half)
     if facts.next_item:
         return SourceTrainingSection(batch_size=HISTORY_BATCH, learning_rate=2e-4, frozen_layers=facts.n_layers)
     return SourceTrainingSection(batch_size=16, learning_rate=4e-4, frozen_layers=2 * facts.n_layers // 3)
@@ -180,7 +186,8 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
     if facts.has_source:
         content["source_steps"] = [RECURRENT_SOURCE_UPDATES] if family.recurrent else [0, SOURCE_UPDATES]
         content["alpha"] = [0.0, 0.2, 0.5] if facts.shares_labels else 0.0
-    own = _encoder_dimensions(facts, effort) if family.has_head else _language_model_dimensions(facts, effort)
+    dimensions = _encoder_dimensions if family.has_head else _language_model_dimensions
+    own = (_image_text_dimensions if family.texts_of_labels else dimensions)(facts, effort)
     return SpaceSection.model_validate(content | own | _history_dimensions(facts))
 
 
@@ -223,6 +230,22 @@ def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
         worded = facts.worded and all(any(map(str.isalpha, label)) for label in facts.labels)
         found["head"] = [head for head in ("probe", "label_words" if worded else "linear") if head in facts.heads]
         found |= {"prompt_learning_rate": _log_range(1e-3, 3e-2), "layer_decay": [1.0, 0.9, 0.8]}
+    return found
+
+
+def _image_text_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
+    """Return what is searched of models that compare images with texts: their embeddings of labels, or context."""
+    found: dict[str, Any] = {
+        "head": ["label_words", "probe"],
+        "steps": update_numbers(facts.rows, effort.most_updates),
+        "frozen_layers": sorted({0, facts.n_layers} if effort.all_layers else {facts.n_layers // 2, facts.n_layers}),
+        "learning_rate": _log_range(1e-6, 1e-4),
+        "prompt_learning_rate": _log_range(3e-4, 1e-2),
+        "probe_c": _log_range(0.1, 30.0),
+        "soft_prompt": {"length": [0, 4, 16] if effort.rich else [0, 4], "place": "prefix"},
+    }
+    if effort.rich:
+        found |= {"calibration": ["none", "batch"], "layer_decay": [1.0, 0.9, 0.8]}
     return found
 
 
@@ -281,6 +304,8 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"
     end = "" if family.label_last or family.encoder_decoder else "."
     statement = f"{joined} It was {label}{end}"
+    if family.texts_of_labels:
+        return {"photo": f"a photo of {label}", "plain": label}
     if facts.images or not (facts.one_label or facts.writes):
         return {"plain": f"{joined} {label}"}
     if family.has_head:
@@ -326,8 +351,8 @@ def space_text(file: StudyFile) -> str:
         content["sources"] = {name: {"training": training[name]} for name in file.sources}
     if file.space is not None:
         space = file.space.model_dump(mode="json", exclude_defaults=True)
-        if TASK_KINDS[file.target.kind].reads != "text":
-            del space["templates"]  # Those of images are always the same.
+        if not FAMILIES[file.only_backbone.family].has_words:
+            del space["templates"]  # They are always the same.
         if any(len(words) > MOST_LABELS for words in file.space.verbalizers.values()):
             del space["verbalizers"]
         content["space"] = _shortened(space)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS
 from promptgraft.search.study.schema.study_file import Baseline, Control, EffortName, StudyFile, TextBaseline
 
@@ -56,7 +57,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     """Set what a study file leaves out to the defaults of its effort and its kind of task; what it states stays."""
     effort, kind = EFFORTS[file.effort], TASK_KINDS[file.target.kind]
     controls = effort.judging.get("controls", get_args(Control))
-    usable: dict[str, Any] = {"controls": tuple(name for name in controls if not kind.refuses_baseline(name))}
+    usable: dict[str, Any] = {"controls": tuple(name for name in controls if not refuses_baseline(file, name))}
     if not (kind.ensembles and kind.has_folds):
         usable["ensemble"] = 1
     changes: dict[str, Any] = {
@@ -67,7 +68,7 @@ def with_effort(file: StudyFile) -> StudyFile:
         changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
         usual = [*effort.baselines, *PRIOR_BASELINES]
-        changes["baselines"] = tuple(name for name in usual if not kind.refuses_baseline(name))
+        changes["baselines"] = tuple(name for name in usual if not refuses_baseline(file, name))
     target = file.target
     if (
         effort.folds is not None
@@ -77,6 +78,14 @@ def with_effort(file: StudyFile) -> StudyFile:
     ):
         changes["target"] = target.model_copy(update={"folds": effort.folds})
     return file.model_copy(update=changes)
+
+
+def refuses_baseline(file: StudyFile, name: str) -> bool:
+    """Whether a baseline doesn't apply to a study: to its kind of task, or to one of its backbones."""
+    if TASK_KINDS[file.target.kind].refuses_baseline(name):
+        return True
+    families = {own.only_backbone.family for own in file.on_each_backbone().values()} & {*FAMILIES}
+    return name == "zero_shot" and not all(FAMILIES[family].has_words for family in families)
 
 
 def _filled(section: Any, defaults: Mapping[str, Any]) -> Any:

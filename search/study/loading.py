@@ -5,11 +5,13 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import (
     TASK_KINDS,
     Comparison,
@@ -34,7 +36,7 @@ from promptgraft.search.study.backbone_checks import (
     task_spec,
 )
 from promptgraft.search.study.constraints import Constraints, constraints_of
-from promptgraft.search.study.effort import with_effort
+from promptgraft.search.study.effort import refuses_baseline, with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
 from promptgraft.search.study.schema.study_file import STUDY_NAME, StudyFile, name_advice
 from promptgraft.search.study.schema.tasks import TaskSection
@@ -307,15 +309,20 @@ class StudyLoader(ProblemCollector):
                 self.add(("target", key), f"{reason} for tasks of kind {name!r}")
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():
-            for baseline in filter(kind.refuses_baseline, names):
-                self.add(location, f"{baseline} does not apply to tasks of kind {name!r}; leave it out")
+            for baseline in filter(partial(refuses_baseline, file), names):
+                whose = f"tasks of kind {name!r}" if kind.refuses_baseline(baseline) else "models that read no texts"
+                self.add(location, f"{baseline} does not apply to {whose}; leave it out")
 
         if file.source is not None and file.sources:
             self.add(("sources",), "can't be given beside `source`; give that one a name among them")
 
     def _check_images(self, file: StudyFile) -> None:
-        """Refuse what needs words, where rows are images."""
+        """Refuse what needs texts, where rows are images; models may read those of labels beside them."""
+        families = {own.only_backbone.family for own in file.on_each_backbone().values()} & {*FAMILIES}
+        has_words = any(FAMILIES[family].has_words for family in families)
         for name in ("templates", "chat_templates", "promptsource", "grow", "verbalizers"):
+            if has_words and name in ("templates", "verbalizers"):
+                continue
             if file.space is not None and getattr(file.space, name):
                 self.add(("space", name), "needs texts, and rows of this kind of task are images; leave it out")
         sections: dict[Location, TaskSection] = {("target",): file.target}

@@ -183,7 +183,7 @@ class SpaceLoader(ProblemCollector):
 
     def _template(self, name: str, text: str, fields: set[str]) -> Template:
         template = Template(name, text)
-        template.check_fields(sorted(fields))
+        template.check_fields(() if self.family.texts_of_labels else sorted(fields))
         if reason := self.kind.refuses_template(template):
             raise InvalidInputError(reason)
         if self.family.label_last:
@@ -204,8 +204,9 @@ class SpaceLoader(ProblemCollector):
         described = {".".join(path): (path, section) for path, section in self.section.described().items()}
         if self.file.sources:
             described.setdefault("source", (("source",), ParameterSection(choices=tuple(self.file.sources))))
-        if "label_words" not in self.kind.heads:
-            described.setdefault("head", (("head",), ParameterSection(choices=self.kind.heads[:1])))
+        heads = self.family.heads(self.kind.heads)
+        if "label_words" not in heads:
+            described.setdefault("head", (("head",), ParameterSection(choices=heads[:1])))
         parameters: list[Parameter] = []
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name in described:

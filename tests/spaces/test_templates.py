@@ -26,7 +26,6 @@ def test_any_text_comes_out_as_it_went_in(value: str) -> None:
     [
         ("{{ text }}", "exactly once"),
         ("{{ text }} {{ label }} {{ label }}", "exactly once"),
-        ("{{ label }}", "has no field"),
         ("{{ text } {{ label }}", "not valid jinja2"),
         ("{{ text.__class__.__mro__ }} {{ label }}", "cannot be rendered"),
         ("{% if false %}{{ label }}{% endif %}{{ text }}", "print the label exactly once"),
@@ -41,6 +40,15 @@ def test_a_bad_template_is_refused_with_its_name(text: str, message: str) -> Non
 def test_an_unknown_field_is_named_with_a_suggestion() -> None:
     with pytest.raises(InvalidInputError, match=r"unknown field 'texxt'; did you mean 'text'\?"):
         Template("t", "{{ texxt }} {{ label }}").check_fields(["text", "title"])
+
+
+def test_fields_are_needed_where_there_are_any() -> None:
+    alone = Template("alone", "a photo of {{ label }}")
+    alone.check_fields(())
+    with pytest.raises(InvalidInputError, match=r"'alone' has no field; add one, such as \{\{ text \}\}"):
+        alone.check_fields(["text"])
+    with pytest.raises(InvalidInputError, match=r"has the field 'text', but the model compares the image"):
+        REVIEW.check_fields(())
 
 
 def test_a_missing_value_is_an_error() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptgraft.objectives.backbones import FAMILIES
 from tests.support.paths import MODELS
+from tests.support.tokenizers import write_clip_tokenizer
 
 if TYPE_CHECKING:
     from promptgraft.objectives.backbones import Backbone
@@ -199,6 +200,41 @@ def write_tiny_detector(folder: Path, side: int = IMAGE_SIDE) -> str:
     return str(folder)
 
 
+CLIP_POSITIONS = 24
+
+
+def write_tiny_clip(folder: Path, model_type: str = "clip", side: int = IMAGE_SIDE, **changes: Any) -> str:
+    """Write a small random model of images and texts, with tokenizer and image processor; all its weights differ."""
+    import torch
+    from transformers import AutoConfig, AutoModelForZeroShotImageClassification
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    vocabulary = write_clip_tokenizer(folder, ["a photo of a red, green or blue stripe", "the colour is red"])
+    small = {**_SMALL, "attention_dropout": 0.1}
+    ids = {"vocab_size": vocabulary, "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}
+    ids |= {"pad_token_id": vocabulary - 1, "max_position_embeddings": CLIP_POSITIONS, "hidden_size": 48}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config={**small, **ids, "num_hidden_layers": 2, "projection_size": 32, **changes},
+        vision_config={**small, "image_size": side, "patch_size": 8},
+        projection_dim=16,
+        logit_scale_init_value=2.0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForZeroShotImageClassification.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embedding" in name:
+                parameter.normal_(0, 0.5)
+    save_enlarged(model, folder)
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
 WRITERS: dict[str, Callable[[Path], str]] = {
     "encoder": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModel", {}),
     "masked_lm": lambda folder: _write_tiny_transformer(folder, "minilm", "AutoModelForMaskedLM", {}),
@@ -211,6 +247,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "convolutional": lambda folder: write_tiny_image_model(folder, "resnet"),
     "segmentation": write_tiny_segmenter,
     "detection": write_tiny_detector,
+    "clip": write_tiny_clip,
 }
 
 

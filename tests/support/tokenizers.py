@@ -15,6 +15,35 @@ SQUARE = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 STYLES = ("word pieces", "byte pairs", "unigrams", "whole words")
 
 
+def write_clip_tokenizer(folder: Path, texts: list[str], *, ended: bool = True) -> int:
+    """Write a tokenizer of byte pairs whose tokens of beginning and end are the last, as CLIP's are.
+
+    Args:
+        folder: Where to.
+        texts: Texts that it is trained on.
+        ended: Whether it puts the end token behind a text.
+
+    Returns:
+        Its number of tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False))
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    made.add_special_tokens([begin, end])
+    special = [(name, made.token_to_id(name)) for name in (begin, end)]
+    pattern = f"{begin} $A {end}" if ended else f"{begin} $A"
+    made.post_processor = processors.TemplateProcessing(single=pattern, special_tokens=special)
+    roles = {"bos_token": begin, "eos_token": end, "pad_token": end, "unk_token": end}
+    PreTrainedTokenizerFast(tokenizer_object=made, **roles).save_pretrained(folder)
+    return int(made.get_vocab_size())
+
+
 def write_tokenizer(style: str, folder: Path, **changes: Any) -> int:
     """Write a tokenizer as transformers loads it.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from promptgraft.objectives.backbones.families import Family
 from promptgraft.spaces import InvalidInputError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -28,13 +29,13 @@ _READ_JSON = (
 )
 
 
-def check_checkpoint(folder: Path, *, custom_code: bool, images: bool = False) -> None:
+def check_checkpoint(folder: Path, family: Family, *, custom_code: bool) -> None:
     """Refuse a folder in which a file is missing, is cut off, is no more than a pointer, or would change the weights.
 
     Args:
         folder: The model's folder.
+        family: Its family: models that read images need an image processor, and those that read texts a tokenizer.
         custom_code: Whether Python code beside the weights may read them, and other files than transformers does.
-        images: Whether the model reads images, which need a processor rather than a tokenizer.
 
     Raises:
         InvalidInputError: With the file.
@@ -45,12 +46,12 @@ def check_checkpoint(folder: Path, *, custom_code: bool, images: bool = False) -
     refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
-    if images and not (folder / PROCESSOR_FILE).is_file():
+    if family.reads == "images" and not (folder / PROCESSOR_FILE).is_file():
         raise InvalidInputError(
             f"{folder} holds no {PROCESSOR_FILE}, which says how images are resized and scaled for the model; copy it, "
             "too, or write it with save_pretrained of the model's image processor"
         )
-    if not (custom_code or images or _has_tokenizer(folder)):
+    if family.has_words and not (custom_code or _has_tokenizer(folder)):
         raise InvalidInputError(
             f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
             "the model's other files, too"

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.backbones.families import CONVOLUTIONAL, DETECTION, FAMILIES, RECURRENT, SEGMENTATION
+from promptgraft.objectives.backbones.families import CLIP, CONVOLUTIONAL, DETECTION, FAMILIES, RECURRENT, SEGMENTATION
 from promptgraft.objectives.backbones.files.checkpoint_files import read_object, refuse_adapter
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
@@ -12,6 +12,8 @@ from promptgraft.spaces import InvalidInputError
 # What transformers' configurations call the number of layers.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "num_decoder_layers"))
+# Layers of a vision tower whose configuration doesn't state them: transformers' default for all of `CLIP`.
+_TOWER_LAYERS = 12
 
 
 def weights_hash(path: str) -> str:
@@ -95,6 +97,8 @@ def count_layers(path: str, family: str = "encoder") -> int:
             f"{family}"
         )
 
+    if kind in CLIP:
+        return int((content.get("vision_config") or {}).get("num_hidden_layers", _TOWER_LAYERS))
     if kind in DETECTION:
         return first(_LAYER_KEYS) + 1
     return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)

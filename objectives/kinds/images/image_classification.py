@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 class ImageClassification(ImageTask, TextClassification):
     """One label an image, two or more labels."""
 
-    heads: ClassVar[tuple[str, ...]] = ("linear", "probe")
     baseline_names: ClassVar[dict[str, str]] = {"tfidf": "logistic regression on raw pixels"}
 
     @classmethod

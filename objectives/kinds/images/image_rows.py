@@ -36,13 +36,8 @@ if TYPE_CHECKING:
 
 # Side of the small images that baselines see, and such images that are remembered, of 3 kB each.
 RAW_SIDE, _KEPT = 32, 65_536
-# What needs words; a parameter and the values that don't.
-_WITHOUT_WORDS: dict[str, tuple[object, ...]] = {
-    "head": ("linear", "probe"),
-    "demonstrations.count": (0,),
-    "soft_prompt.init": ("vocabulary", "source"),
-    "calibration": ("none",),
-}
+# What needs rows of texts; a parameter and the values that don't. What needs any texts is for families to say.
+_WITHOUT_TEXTS: dict[str, tuple[object, ...]] = {"demonstrations.count": (0,), "calibration": ("none", "batch")}
 
 
 class ImageTask(TextTask):
@@ -113,17 +108,12 @@ class ImageTask(TextTask):
 
     @classmethod
     def refuses(cls, name: str, value: object) -> str | None:
-        """Refuse what needs words; see `Task`."""
-        allowed = _WITHOUT_WORDS.get(name)
+        """Refuse what needs rows of texts; see `Task`."""
+        allowed = _WITHOUT_TEXTS.get(name)
         if allowed is not None and value not in allowed:
             choices = " or ".join(map(repr, allowed))
-            return f"{name} {value!r} needs words, and rows of this kind of task are images; use {choices}"
+            return f"{name} {value!r} needs texts, and rows of this kind of task are images; use {choices}"
         return super().refuses(name, value)
-
-    @classmethod
-    def refuses_baseline(cls, name: str) -> bool:
-        """Refuse what scores words untrained; see `Task`."""
-        return name == "zero_shot" or super().refuses_baseline(name)
 
 
 class PlacesTask(ImageTask):

@@ -16,7 +16,7 @@ from tests.support.models import TinyModels
 TEMPLATE = Template("plain", "{{ image }} {{ label }}")
 
 
-@pytest.mark.parametrize("family", ["vit", "convolutional"])
+@pytest.mark.parametrize("family", ["vit", "convolutional", "clip"])
 def test_a_trial_takes_images_in_every_form(family: str, tmp_path: Path, tiny_models: TinyModels) -> None:
     table = write_images(tmp_path, 30)
     add_other_forms(table)

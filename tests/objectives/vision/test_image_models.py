@@ -21,12 +21,13 @@ from promptgraft.spaces import (
     InvalidInputError,
     SoftPrompt,
 )
-from tests.support.image_objectives import TEMPLATE, objective_over_images
+from tests.support.image_objectives import BARE, COLOURS, PHOTO, TEMPLATE, objective_over_images
 from tests.support.images import LABELS, draw, spec_of_images, write_images
 from tests.support.models import TinyModels, write_tiny_image_model
 
 CPU = torch.device("cpu")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
+WORDS = replace(LINEAR, template=PHOTO.id, verbalizer=COLOURS.id, head="label_words", prompt_learning_rate=3e-3)
 # Of the others, `make test-slow` tries each.
 IN_THE_GATE = ("vit", "dinov2", "resnet", "efficientnet")
 MODEL_TYPES = [
@@ -81,14 +82,14 @@ def test_each_architecture_computes_what_transformers_does(family: str, model_ty
     assert shapes.hidden_size == backbone.hidden_size == hidden.shape[2]
 
 
-@pytest.mark.parametrize("family", ["vit", "convolutional"])
+@pytest.mark.parametrize("family", ["vit", "convolutional", "clip"])
 def test_frozen_weights_and_running_statistics_stay_bit_for_bit(
     family: str, tmp_path: Path, tiny_models: TinyModels
 ) -> None:
     objective = objective_over(family, tiny_models[family], tmp_path)
     backbone = objective.backbone
     before = {name: own.clone() for name, own in backbone.model.state_dict().items()}
-    candidate = replace(LINEAR, frozen_layers=1)
+    candidate = replace(WORDS if family == "clip" else LINEAR, frozen_layers=1)
     result = objective.evaluate(candidate, seed=0)
     after = backbone.model.state_dict()
     below = set(backbone.names_below(1))
@@ -115,6 +116,15 @@ FORMS = {
         replace(LINEAR, frozen_layers=1),
         replace(LINEAR, head="probe", steps=0),
         replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
+    ],
+    "clip": [
+        WORDS,
+        replace(WORDS, frozen_layers=3, calibration="batch"),
+        replace(WORDS, template=BARE.id, soft_prompt=SoftPrompt(3), frozen_layers=3),
+        replace(WORDS, soft_prompt=SoftPrompt(2, "source", "suffix"), source_steps=2, alpha=0.4, frozen_layers=1),
+        replace(WORDS, soft_prompt=SoftPrompt(2, "template"), source_steps=2, adapter=Adapter("lora", 2)),
+        replace(WORDS, source_steps=2, alpha=0.3, frozen_layers=2, adapter=Adapter("ia3")),
+        replace(LINEAR, template=PHOTO.id, head="probe", contrastive_steps=2, frozen_layers=1),
     ],
 }
 
@@ -165,7 +175,10 @@ def test_what_is_saved_computes_the_same(family: str, tmp_path: Path, tiny_model
         result = objective.evaluate(canonical, seed=1)
         again = objective.score(canonical, result.delta, objective.target.validation, seed=1)
         np.testing.assert_allclose(again, result.logits, atol=2e-5)
-        assert result.prompt_tokens == candidate.soft_prompt.length
+        template = objective.spec.space.template(canonical.template)
+        own = objective.backbone.own_tokens(canonical, template)  # type: ignore[attr-defined]
+        assert bool(own) == (canonical.head == "label_words")
+        assert result.prompt_tokens == own + candidate.soft_prompt.length
 
 
 def test_a_soft_prompt_changes_what_is_behind_it_alone(tmp_path: Path, tiny_models: TinyModels) -> None:
@@ -192,6 +205,16 @@ def test_a_soft_prompt_changes_what_is_behind_it_alone(tmp_path: Path, tiny_mode
         ("vit", {"soft_prompt": SoftPrompt(2, parametrization="mlp")}, "use direct"),
         ("vit", {"pooling": "last"}, "use mean or first"),
         ("vit", {"head": "label_words"}, "needs words"),
+        (
+            "clip",
+            {"soft_prompt": SoftPrompt(2, place="layer 1")},
+            "among the words of a label's text; use prefix or suf",
+        ),
+        ("clip", {"soft_prompt": SoftPrompt(2, place="deep")}, "use prefix or suffix"),
+        ("clip", {"soft_prompt": SoftPrompt(2, parametrization="lstm")}, "use direct"),
+        ("clip", {"pooling": "first"}, "pooling 'first' does not apply .*; use mean"),
+        ("clip", {"head": "label_words", "verbalizer": ""}, "needs a verbalizer"),
+        ("clip", {"calibration": "contextual"}, "needs texts"),
     ],
 )
 def test_what_a_family_does_not_have_is_refused(
@@ -199,7 +222,7 @@ def test_what_a_family_does_not_have_is_refused(
 ) -> None:
     objective = objective_over(family, tiny_models[family], tmp_path)
     with pytest.raises(InvalidInputError, match=message):
-        objective.untrained([replace(LINEAR, **changes)])  # type: ignore[arg-type]
+        objective.untrained([replace(WORDS if family == "clip" else LINEAR, **changes)])  # type: ignore[arg-type]
 
 
 def test_efficientnet_processors_that_scale_twice_make_what_they_make(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promptgraft.objectives.backbones import FAMILIES, Architecture, check_candidate
 from promptgraft.objectives.data import TASK_KINDS, rows_hash
 from promptgraft.objectives.kinds.images.image_classification import ImageClassification
 from promptgraft.objectives.measures.kind_checks import check_task_kind
@@ -18,7 +19,7 @@ from tests.support.images import LABELS, draw, spec_of_images, write_images
 from tests.support.models import TinyModels
 
 
-@pytest.mark.parametrize("family", ["vit", "convolutional"])
+@pytest.mark.parametrize("family", ["vit", "convolutional", "clip"])
 def test_the_kind_keeps_to_the_contract(family: str, tmp_path: Path, tiny_models: TinyModels) -> None:
     check_task_kind(spec_of_images(write_images(tmp_path)), BackboneSpec(tiny_models[family], family))
 
@@ -101,18 +102,33 @@ def test_a_missing_column_and_a_label_without_rows_are_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("head", "answer", "not texts that are written"),
+        ("demonstrations.count", 2, "needs texts"),
+        ("calibration", "contextual", "needs texts"),
+    ],
+)
+def test_what_needs_rows_of_texts_is_refused(name: str, value: object, reason: str) -> None:
+    assert reason in str(ImageClassification.refuses(name, value))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if FAMILIES[name].reads == "images"])
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("head", "label_words"),
-        ("head", "answer"),
-        ("demonstrations.count", 2),
         ("soft_prompt.init", "template"),
         ("soft_prompt.init", "label_words"),
-        ("calibration", "contextual"),
+        ("calibration", "batch"),
     ],
 )
-def test_what_needs_words_is_refused(name: str, value: object) -> None:
-    assert "needs words" in str(ImageClassification.refuses(name, value))
+def test_what_needs_words_is_refused_by_models_without_any(family: str, name: str, value: object) -> None:
+    if FAMILIES[family].texts_of_labels:
+        check_candidate({name: value}, Architecture(family, 3))
+        return
+    with pytest.raises(InvalidInputError, match=f"{name} {value!r} needs words"):
+        check_candidate({name: value}, Architecture(family, 3))
 
 
 def test_raw_pixels_are_the_baseline_without_a_model(tmp_path: Path) -> None:
