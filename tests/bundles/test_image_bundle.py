@@ -4,6 +4,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from promptgraft.objectives.backbones import FAMILIES, guess_family
 from promptgraft.objectives.data import Row, UnreadableImageError, as_data, load_image
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.bundles import write_result
-from tests.support.image_objectives import TEMPLATE, objective_over_images
+from tests.support.image_objectives import COLOURS, PHOTO, TEMPLATE, objective_over_images
 from tests.support.images import add_other_forms, draw, spec_of_images, write_images
 from tests.support.models import IMAGE_SIDE, TinyModels, write_tiny_image_model
 
@@ -44,23 +45,27 @@ GRAPHS = [
 
 
 class Exported:
-    """A bundle of a vision transformer, the rows that it was scored by, and their logits."""
+    """A bundle of a model of images, the rows that it was scored by, and their logits."""
 
     def __init__(self, folder: Path, model: str, family: str = "vit", **changes: Any) -> None:
         self.images, self.bundle = write_images(folder / "data").parent, folder / "bundle"
         target = spec_of_images(self.images / "table.csv", folds=2)
         objective = objective_over_images(model, family, target, evaluate_every=2)
-        changes = {"soft_prompt": SoftPrompt(2)} | changes if family == "vit" else changes
+        changes = {"soft_prompt": SoftPrompt(2)} | changes if family in {"vit", "clip"} else changes
         candidate = Candidate(TEMPLATE.id, "", "linear", steps=4, learning_rate=1e-3, **changes)
+        if family == "clip":  # Label words, around which context is learnt.
+            candidate = replace(candidate, template=PHOTO.id, verbalizer=COLOURS.id, head="label_words")
         result = objective.evaluate(candidate, 0, at=4)
         write_result(self.bundle, objective.spec, objective, candidate, result)
         self.rows: tuple[Row, ...] = objective.target.validation
         self.logits = result.logits
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Exported:
-    return Exported(tmp_path_factory.mktemp("images"), tiny_models["vit"])
+@pytest.fixture(scope="module", params=["vit", "clip"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels
+) -> Exported:
+    return Exported(tmp_path_factory.mktemp("images"), tiny_models[request.param], request.param)
 
 
 def test_it_predicts_what_the_trial_did(exported: Exported) -> None:

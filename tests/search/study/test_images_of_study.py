@@ -33,7 +33,8 @@ def write(folder: Path, tables: tuple[Path, Path], model: str, family: str = "vi
         "baselines": None,
         "judging": None,
     }
-    return write_study_file(folder / "study.yaml", {"path": model, "family": family}, **content | sections)
+    backbone = None if "backbones" in sections else {"path": model, "family": family}
+    return write_study_file(folder / "study.yaml", backbone, **content | sections)
 
 
 def problems(path: Path, *, rehearsed: bool = False) -> dict[str, str]:
@@ -76,10 +77,73 @@ def test_what_is_searched_of_texts_is_refused(
     found = problems(write(tmp_path, tables, tiny_models["vit"], space=space, judging=judging))
     for name in ("templates", "verbalizers", "grow"):
         assert "rows of this kind of task are images; leave it out" in found[f"space.{name}"]
-    for name in ("head", "demonstrations.count", "soft_prompt.init", "calibration"):
+    for name in ("head", "soft_prompt.init", "calibration"):
         assert "needs words" in found[f"space.{name}"]
+    assert "needs texts" in found["space.demonstrations.count"]
     assert "use prefix or layer K" in found["space.soft_prompt.place"]
-    assert "zero_shot does not apply" in found["judging.controls"]
+    assert "zero_shot does not apply to models that read no texts" in found["judging.controls"]
+
+
+@pytest.mark.parametrize("effort", ["quick", "best"])
+def test_models_that_read_texts_of_labels_search_them(
+    effort: str, tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    study = load_study(write(tmp_path, tables, tiny_models["clip"], "clip", effort=effort), rehearsed=True)
+    space = study.objective.space
+    assert [template.text for template in space.templates] == ["a photo of {{ label }}", "{{ label }}"]
+    assert space.verbalizers[0].words["red"] == ("red",)
+    names = {parameter.name for parameter in space.parameters}
+    assert {"head", "soft_prompt.length", "frozen_layers", "probe_c", "prompt_learning_rate"} <= names
+    assert "a photo of {{ label }}" in space_text(study.file)
+    first = baseline_candidates(study)["zero_shot"]
+    assert (first.head, first.template, first.verbalizer) == (
+        "label_words",
+        space.templates[0].id,
+        space.verbalizers[0].id,
+    )
+    assert ("zero_shot" in study.file.judging.controls) == (effort == "best")
+    assert start_points(study)
+    assert study.cautions == ()
+
+
+def test_what_texts_of_labels_can_not_hold_is_refused(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    space = {
+        "templates": {"own": "{{ image }} of {{ label }}"},
+        "verbalizers": {"own": {"red": "red", "green": "green", "blue": "blue"}},
+        "grow": {"sources": ["mutation"]},
+        "soft_prompt": {"length": [0, 2], "place": ["prefix", "layer 1"]},
+        "calibration": ["none", "contextual"],
+    }
+    found = problems(write(tmp_path, tables, tiny_models["clip"], "clip", space=space))
+    assert "has the field 'image', but the model compares the image with the text" in found["space.templates.own"]
+    assert (
+        "whose vectors stand among the words of a label's text; use prefix or suffix"
+        in found["space.soft_prompt.place"]
+    )
+    assert "'contextual' needs texts" in found["space.calibration"]
+    assert "needs texts" in found["space.grow"]
+    long = {"templates": {"long": "a photo of the very, very, very last {{ label }}"}, "soft_prompt": {"length": 4}}
+    found = problems(write(tmp_path, tables, tiny_models["clip"], "clip", space=long), rehearsed=True)
+    assert "has 24 positions; shorten the template" in found["space.templates.long"]
+    short = {"templates": {"short": "{{ label }}"}, "soft_prompt": {"length": [0, 40]}}
+    found = problems(write(tmp_path, tables, tiny_models["clip"], "clip", space=short), rehearsed=True)
+    assert "and 40 context vectors" in found["space.soft_prompt.length"]
+
+
+def test_templates_are_of_those_backbones_that_read_them(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    backbones = {name: {"path": tiny_models[name], "family": name} for name in ("vit", "clip")}
+    space = {"templates": {"own": "one {{ label }}", "other": "{{ label }}"}, "head": ["label_words", "linear"]}
+    path = write(tmp_path, tables, "", backbones=backbones, space=space)
+    study = load_study(path, rehearsed=True)
+    spaces = study.objective.space.backbones
+    assert [template.name for template in spaces["clip"].templates] == ["own", "other"]
+    assert [template.text for template in spaces["vit"].templates] == ["{{ image }} {{ label }}"]
+    assert (len(spaces["clip"].verbalizers), len(spaces["vit"].verbalizers)) == (1, 0)
+    assert "zero_shot" not in study.file.judging.controls
 
 
 def test_images_may_change_at_random_and_texts_may_not(
@@ -105,7 +169,7 @@ def test_images_may_change_at_random_and_texts_may_not(
 def test_models_and_tasks_must_fit(tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels) -> None:
     found = problems(write(tmp_path, tables, tiny_models["encoder"], "encoder"))
     assert found["backbone.family"] == (
-        "'encoder' reads text, and rows of kind 'image_classification' are images; use convolutional or vit"
+        "'encoder' reads text, and rows of kind 'image_classification' are images; use clip or convolutional or vit"
     )
     texts = {"kind": "text_classification", "train": str(tables[0]), "text": "image", "label": "colour"}
     found = problems(write(tmp_path, tables, tiny_models["vit"], target=texts, source=None))

@@ -59,7 +59,7 @@ def test_models_and_kinds_must_fit(tables: tuple[Path, Path], tmp_path: Path, ti
     )
     task = {"kind": "image_classification", "train": str(tables[0]), "text": {"image": "image"}, "label": "mask"}
     found = problems(write(tmp_path, tables, tiny_models["segmentation"], target=task, source=None))
-    assert "are labels; use convolutional or vit" in found["backbone.family"]
+    assert "are labels; use clip or convolutional or vit" in found["backbone.family"]
     found = problems(write(tmp_path, tables, tiny_models["vit"]))
     assert "write family: vit" in found["backbone.family"]
 
