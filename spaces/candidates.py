@@ -148,7 +148,8 @@ class Candidate:
         changes: dict[str, object] = {}
         carried = self.frozen_layers < facts.n_layers
         attached = facts.has_head or self.soft_prompt.length > 0
-        embeds = bool(self.contrastive_steps) and (carried or self.soft_prompt.length > 0)
+        in_rows = self.soft_prompt.length > 0 and not facts.texts_of_labels
+        embeds = bool(self.contrastive_steps) and (carried or in_rows)
         trains = bool(self.steps) and (carried or attached)
         if not self.source_steps:
             changes |= _defaults("source_objective")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import Row, by_turns
 from promptgraft.objectives.growth.plan import Growth, GrowthPlan
 from promptgraft.objectives.growth.template_sources import NEEDS_WRITER, Request, drafts
@@ -194,7 +195,11 @@ def _usable(
 
 def _check(objective: Objective, template: Template, request: Request) -> None:
     """Refuse a template that the backbone can't read, that misses the label or all of the text, or is too long."""
-    template.check_fields(request.rows[0].fields)
+    alone = FAMILIES[objective.backbone.family].texts_of_labels
+    template.check_fields(() if alone else request.rows[0].fields)
+    if alone:
+        for verbalizer in objective.spec.space.verbalizers:  # Refuses texts that are too long.
+            objective.backbone.reader("label_words", template, verbalizer, objective.labels, seed=0)
     if objective.backbone.causal:
         template.check_label_last()
     if not objective.backbone.has_head:

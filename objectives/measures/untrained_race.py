@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import Row, by_turns
 from promptgraft.objectives.layers import Known, PromptedStack
 from promptgraft.objectives.measures.records import UntrainedScore
@@ -90,7 +91,8 @@ def score_untrained_prompts(
 
 
 def _form(model: PromptedModel) -> Form:
-    return model.template.id, model.scorer.masks
+    alone = FAMILIES[model.backbone.family].texts_of_labels  # What is run is the image, whatever the template.
+    return "" if alone else model.template.id, model.scorer.masks
 
 
 def _stacks(

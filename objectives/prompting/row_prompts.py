@@ -94,11 +94,13 @@ class ImagePrompts(Prompts):
         return EncodedPrompt(self._backbone.image_ids(reference))
 
     def render(self, fields: Mapping[str, str], pool: DemonstrationPool | None) -> RenderedPrompt:
-        """Name the image, and with it the text of a label; see `Prompts`."""
+        """Name the image, and with it the text of a label that is read; see `Prompts`."""
         del pool
         (reference,) = fields.values()
-        text = self._template.render(dict.fromkeys(self._template.fields, ""))
-        return RenderedPrompt(f"{shown_image(reference)} {text.before.lstrip()}", text.after)
+        text = RenderedPrompt("", "")
+        if self._candidate.head == "label_words":
+            text = self._template.render(dict.fromkeys(self._template.fields, ""))
+        return RenderedPrompt(f"{shown_image(reference)} {text.before}", text.after)
 
     def view(self, ids: tuple[int, ...], augmentation: str, seed: str) -> tuple[tuple[int, ...], bool]:
         """Change an image at random; see `Prompts`."""

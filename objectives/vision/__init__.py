@@ -1,1 +1,1 @@
-"""Pretrained models that read images: how images become tensors, and the families `vit` and `convolutional`."""
+"""Pretrained models that read images: how images become tensors, and their families."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ class Clip(ImageEncoder):
                 )
         return tokenizer
 
-    @property
+    @cached_property
     def _tokens(self) -> PromptTokens:
         return PromptTokens(self.special_names, Template("label", "{{ label }}"))
 

@@ -320,9 +320,8 @@ class StudyLoader(ProblemCollector):
         """Refuse what needs texts, where rows are images; models may read those of labels beside them."""
         families = {own.only_backbone.family for own in file.on_each_backbone().values()} & {*FAMILIES}
         has_words = any(FAMILIES[family].has_words for family in families)
-        for name in ("templates", "chat_templates", "promptsource", "grow", "verbalizers"):
-            if has_words and name in ("templates", "verbalizers"):
-                continue
+        of_labels = () if has_words else ("templates", "verbalizers", "grow")
+        for name in ("chat_templates", "promptsource", *of_labels):
             if file.space is not None and getattr(file.space, name):
                 self.add(("space", name), "needs texts, and rows of this kind of task are images; leave it out")
         sections: dict[Location, TaskSection] = {("target",): file.target}

@@ -166,10 +166,11 @@ class SpaceLoader(ProblemCollector):
             with self.collecting(("space", "grow", "verbalizer_sources")):
                 VERBALIZER_SOURCES[source]
         searched = grow.verbalizers and "likelihood" in grow.verbalizer_sources
-        if searched and self.family.encoder_decoder:
+        if searched and (self.family.encoder_decoder or self.family.texts_of_labels):
+            family = self.file.only_backbone.family
             self.add(
                 ("space", "grow", "verbalizers"),
-                "must be 0: label words can't be searched with a seq2seq model; or name other verbalizer_sources",
+                f"must be 0: label words can't be searched with a {family} model; or name other verbalizer_sources",
             )
         for source in grow.sources:
             with self.collecting(("space", "grow", "sources")):

@@ -35,11 +35,8 @@ def objective_over_images(
     if texts:
         heads = Categorical("head", ("label_words", "linear", "probe"))
         space = SearchSpace((PHOTO, BARE), (COLOURS,), (heads,), facts)
-    spec = ObjectiveSpec(
-        *(BackboneSpec(model, family), target, source, space),
-        source_training=SourceTraining(frozen_layers=1),
-        **settings,
-    )
+    settings = {"source_training": SourceTraining(frozen_layers=1), **settings}
+    spec = ObjectiveSpec(BackboneSpec(model, family), target, source, space, **settings)
     objective = Objective(spec, torch.device("cpu"))
     objective.use_split(Split(0, 0))
     return objective

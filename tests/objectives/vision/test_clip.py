@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
+from promptgraft.objectives.growth import GrowthPlan, grow
 from promptgraft.objectives.prompting import PromptedModel
-from promptgraft.objectives.spec import BackboneSpec
+from promptgraft.objectives.spec import BackboneSpec, SourceTraining
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt, Template, Verbalizer
 from tests.support.image_objectives import BARE, COLOURS, PHOTO, objective_over_images
 from tests.support.images import LABELS, draw, spec_of_images, write_images
@@ -163,12 +164,45 @@ def test_rows_of_a_source_stay_behind_where_context_takes_their_place(tmp_path: 
     assert "soft_prompt.weight" in report.fresh
 
 
+def test_what_a_source_teaches_the_vision_tower_shows_in_texts_of_other_images(
+    tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    """After 20 updates on other images, texts tell the target's labels apart untrained."""
+    target, source = (
+        spec_of_images(write_images(tmp_path / name, seed=seed), folds=2) for seed, name in enumerate("ab")
+    )
+    source = replace(source, folds=None, test_rows=None)
+    training = SourceTraining(learning_rate=1e-3, head_learning_rate=1e-3)
+    objective = objective_over_images(tiny_models["clip"], "clip", target, source, source_training=training)
+    before, after = (objective.evaluate(replace(WORDS, source_steps=steps, steps=0), 0).metrics for steps in (0, 20))
+    assert after["loss"] < before["loss"] - 0.1
+    assert after["accuracy"] > 0.8
+
+
 def test_heads_that_read_no_texts_have_no_use_for_them(tmp_path: Path, tiny_models: TinyModels) -> None:
     target = spec_of_images(write_images(tmp_path), folds=2)
     space = objective_over_images(tiny_models["clip"], "clip", target).spec.space
     one = Candidate(PHOTO.id, COLOURS.id, "linear", soft_prompt=SoftPrompt(4, "label_words"))
     assert one.canonical(space.facts) == Candidate(PHOTO.id, "", "linear").canonical(space.facts)
-    assert replace(one, head="label_words").canonical(space.facts).soft_prompt.length == 4
+    read = replace(one, head="label_words", contrastive_steps=4)
+    assert read.canonical(space.facts).soft_prompt.length == 4
+    assert read.canonical(space.facts).contrastive_steps == 4
+    assert replace(read, frozen_layers=3).canonical(space.facts).contrastive_steps == 0  # Images move nothing then.
+
+
+def test_templates_grow_without_fields_and_share_the_images(tmp_path: Path, tiny_models: TinyModels) -> None:
+    target = spec_of_images(write_images(tmp_path), folds=2)
+    objective = objective_over_images(tiny_models["clip"], "clip", target)
+    backbone: Any = objective.backbone
+    runs, run = [], backbone.layers.run
+    backbone.layers.run = lambda *args, **inputs: runs.append(inputs) or run(*args, **inputs)
+    longer = Template("longer", "this is a picture of one {{ label }} stripe")
+    growth = grow(objective, (PHOTO, longer), GrowthPlan(("mutation", "crossover"), size=3), 0, 0)
+    del backbone.layers.run
+    assert len(growth.templates) == 3
+    assert all(template.fields == () for template in growth.templates)
+    assert growth == grow(objective, (PHOTO, longer), GrowthPlan(("mutation", "crossover"), size=3), 0, 0)
+    assert len(runs) == 2  # Of 32 rows in two rounds, whatever the number of templates.
 
 
 def test_texts_that_are_too_long_and_files_that_lack_a_part_are_refused(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_what_texts_of_labels_can_not_hold_is_refused(
     space = {
         "templates": {"own": "{{ image }} of {{ label }}"},
         "verbalizers": {"own": {"red": "red", "green": "green", "blue": "blue"}},
-        "grow": {"sources": ["mutation"]},
+        "grow": {"sources": ["mutation"], "verbalizers": 1},
         "soft_prompt": {"length": [0, 2], "place": ["prefix", "layer 1"]},
         "calibration": ["none", "contextual"],
     }
@@ -123,7 +123,7 @@ def test_what_texts_of_labels_can_not_hold_is_refused(
         in found["space.soft_prompt.place"]
     )
     assert "'contextual' needs texts" in found["space.calibration"]
-    assert "needs texts" in found["space.grow"]
+    assert "can't be searched with a clip model" in found["space.grow.verbalizers"]
     long = {"templates": {"long": "a photo of the very, very, very last {{ label }}"}, "soft_prompt": {"length": 4}}
     found = problems(write(tmp_path, tables, tiny_models["clip"], "clip", space=long), rehearsed=True)
     assert "has 24 positions; shorten the template" in found["space.templates.long"]
