@@ -18,7 +18,7 @@ from promptgraft.spaces import Candidate, RenderedPrompt, Template, Verbalizer
 # Cosines are multiplied by this before the softmax: the scale with which sentence encoders are trained
 # (sentence-transformers' MultipleNegativesRankingLoss).
 COSINE_SCALE = 20.0
-# From so many labels on, their words are embedded so many together.
+# From so many labels on, their words are embedded, so many together.
 MANY_LABELS, TOGETHER = 200, 64
 
 Pool: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
@@ -86,12 +86,18 @@ class EncoderScorer(EmbeddingScorer):
 
 @BACKBONES.register("encoder")
 class Encoder(Backbone):
-    """A bidirectional encoder, such as BERT or a sentence encoder."""
+    """A bidirectional encoder, such as BERT or a sentence encoder.
+
+    Attributes:
+        scorer_class: Its head.
+        many_labels: From so many labels on, their embeddings are computed together, and kept.
+    """
 
     causal = False
 
     auto_class = AutoModel
     scorer_class: ClassVar[type[EncoderScorer]] = EncoderScorer
+    many_labels: ClassVar[int] = MANY_LABELS
     _keep: Keep | None = None
     _expected: Collection[str] = ()
 
@@ -167,7 +173,7 @@ class Encoder(Backbone):
             pooling: See `Candidate.pooling`.
             pool: What it means.
         """
-        if len(words) < MANY_LABELS or self.device.type == "meta":
+        if len(words) < self.many_labels or self.device.type == "meta":
             return torch.stack([self._embed(texts, pool).mean(0) for texts in words])
         if self._keep is None:
             return self._embed_many(words, pool)

@@ -47,9 +47,10 @@ class Clip(ImageEncoder):
     """
 
     auto_class = AutoModelForZeroShotImageClassification
+    many_labels = 1  # Texts take longer than all that is trained on frozen features.
 
     def keep(self, keep: Keep) -> None:
-        """Let resized images and embeddings of many labels be kept in a store; see `Backbone`."""
+        """Let resized images and embeddings of labels be kept in a store; see `Backbone`."""
         super().keep(keep)
         Encoder.keep(self, keep)
 

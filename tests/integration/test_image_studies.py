@@ -16,12 +16,13 @@ from tests.support.studies import write_study_file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["vit", "convolutional"])
+@pytest.mark.parametrize("family", ["vit", "convolutional", "clip"])
 def test_a_search_over_images_in_every_form(
     family: str, tmp_path: Path, tiny_models: TinyModels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = write_images(tmp_path / "data", 90)
     add_other_forms(table)
+    texts = {"head": ["label_words", "probe"], "soft_prompt": {"length": [0, 2], "place": "suffix"}, "frozen_layers": 3}
     file = write_study_file(
         tmp_path / "study.yaml",
         {"path": tiny_models[family], "family": family},
@@ -40,8 +41,9 @@ def test_a_search_over_images_in_every_form(
             "steps": [0, 2],
             "learning_rate": {"low": 1e-6, "high": 1e-5, "log": True},
             "probe_c": [1e-6],  # It hardly learns: there are mistakes to look at.
+            **(texts if family == "clip" else {}),
         },
-        baselines=["linear_probe"],
+        baselines=["linear_probe", *(["zero_shot"] if family == "clip" else [])],
         budget={"trials": 4},
         judging={"finalists": 1, "repeats": 2},
     )

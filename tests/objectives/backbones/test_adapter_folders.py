@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from promptgraft.objectives.backbones import guess_family
+from promptgraft.objectives.backbones import FAMILIES, guess_family
 from promptgraft.objectives.backbones.files.checkpoint_files import check_checkpoint
 from promptgraft.spaces import InvalidInputError
 from tests.support.models import TinyModels
@@ -28,7 +28,7 @@ def test_the_command_makes_a_model_of_an_adapter(tmp_path: Path, tiny_models: Ti
     exec(command[1], {})
 
     merged = Path(f"{folder}-merged")
-    check_checkpoint(merged, custom_code=False)
+    check_checkpoint(merged, FAMILIES["causal_lm"], custom_code=False)
     assert guess_family(str(merged)) == "causal_lm"
     before, after = (load_file(Path(own) / "model.safetensors")[f"{linear}.weight"] for own in (base, merged))
     assert not before.equal(after)
