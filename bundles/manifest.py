@@ -254,16 +254,18 @@ class Manifest(_Part):
             raise ValueError(
                 f"there is no task kind {self.kind!r} here; install the package that the study was run with"
             )
-        least = 2 if TASK_KINDS[self.kind].has_labels else 1
+        kind = TASK_KINDS[self.kind]
+        # What is found at places may be of a single kind.
+        least = 2 if kind.has_labels and not kind.in_places else 1
         if len(set(self.labels)) < max(least, len(self.labels)) or len(set(self.head_labels)) < len(self.head_labels):
-            raise ValueError("labels must be two or more, each once")
+            raise ValueError(f"labels must be {least} or more, each once")
         if len(self.thresholds) not in (0, len(self.labels)):
             raise ValueError("thresholds must be as many as labels")
         if not set(self.labels) <= set(self.head_labels):
             raise ValueError("labels must be among head_labels")
         rows = [*self.demonstrations, *(entry for member in self.members for entry in member.demonstrations)]
         shown = {entry.label for entry in rows}
-        if TASK_KINDS[self.kind].has_labels and not shown <= set(self.labels):
+        if kind.has_labels and not shown <= set(self.labels):
             raise ValueError("labels of demonstrations must be among labels")
         if sum(member.weight for member in self.members) >= 1:
             raise ValueError("weights of members must leave some for the trial itself")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from fastapi.testclient import TestClient
 
 from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
@@ -19,8 +20,10 @@ from tests.support.models import TinyModels
 ABOUT = {"study": "test", "trial": 0, "digest": "0"}
 
 
-def test_a_bundle_finds_what_its_trial_did(tmp_path: Path, tiny_models: TinyModels) -> None:
-    model, table, bundle = tiny_models["detection"], write_boxed(tmp_path / "data", count=24), tmp_path / "bundle"
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_bundle_finds_what_its_trial_did(labels: int, tmp_path: Path, tiny_models: TinyModels) -> None:
+    model, bundle = tiny_models["detection"], tmp_path / "bundle"
+    table = write_boxed(tmp_path / "data", count=24, labels=labels)
     target = spec_of_boxes(table, folds=2, test_rows=6)
     objective = objective_over_images(model, "detection", target, metric="map", evaluate_every=30)
     candidate = Candidate(TEMPLATE.id, "", "linear", steps=30, learning_rate=2e-3, frozen_layers=1)

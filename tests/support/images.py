@@ -74,8 +74,8 @@ def spec_of_masks(table: Path, **changes: object) -> TaskSpec:
     return TaskSpec(str(table), {"image": "image"}, "mask", kind="semantic_segmentation", **values)  # type: ignore[arg-type]
 
 
-def write_boxed(folder: Path, count: int = 40, seed: int = 0) -> Path:
-    """Write images with one or two rectangles, and beside them a table with the columns `image` and `boxes`."""
+def write_boxed(folder: Path, count: int = 40, seed: int = 0, labels: int = 2) -> Path:
+    """Write images with one or two rectangles of so many labels, and a table with the columns `image` and `boxes`."""
     (folder / "pictures").mkdir(parents=True)
     rows = []
     for number in range(count):
@@ -83,7 +83,7 @@ def write_boxed(folder: Path, count: int = 40, seed: int = 0) -> Path:
         pixels, boxes = random.integers(0, 120, (HEIGHT, WIDTH, 3)), []
         for place in range(1 + number % 2):
             (top, left), (height, width) = random.integers(1, 16, 2), random.integers(10, 20, 2)
-            label = (number // 2 + place) % 2
+            label = (number // 2 + place) % labels
             pixels[top : top + height, left : left + width, 2 if label == 0 else 0] += 130
             boxes.append({"box": [int(left), int(top), int(width), int(height)], "label": CLASSES[1 + label]})
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / f"{number}.png")
