@@ -9,9 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from promptgraft.objectives.data.table_files import (
     COMPRESSIONS,
@@ -27,6 +25,9 @@ from promptgraft.objectives.data.table_files import (
     tables_in,
 )
 from promptgraft.spaces import InvalidInputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STANDARD_INPUT = ("-", "/dev/stdin")
 # Of these, the first with which a header has the wanted columns.
@@ -61,7 +62,7 @@ _REMEDIES: dict[type, str] = {
 }
 
 
-def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
     """Read columns of a table, every value as text.
 
     Args:
@@ -79,6 +80,8 @@ def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> 
         InvalidInputError: If the file is missing, empty, damaged, or lacks a column; if a cell holds a list, an object
             or bytes; or if it isn't known which of two columns is meant.
     """
+    import pandas as pd
+
     table = _read_path(path, columns)
     values: dict[str, list[str | None]] = {}
     for name in columns:
@@ -93,7 +96,7 @@ def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> 
     return pd.DataFrame(values, dtype=object)
 
 
-def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_rows(path: str, columns: Sequence[str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Read a table to predict its rows: as `read_table`, but with all its columns, and a cell for every row.
 
     Args:
@@ -107,6 +110,8 @@ def read_rows(path: str, columns: Sequence[str]) -> tuple[pd.DataFrame, pd.DataF
     Raises:
         InvalidInputError: As `read_table`, but for what single cells hold.
     """
+    import pandas as pd
+
     if path in STANDARD_INPUT or Path(path).is_fifo():
         content = sys.stdin.buffer.read() if path in STANDARD_INPUT else Path(path).read_bytes()
         table = _read(path, content, _looks_like(content), columns)
@@ -365,6 +370,8 @@ def _text(value: object) -> str | None:
     kind = _kind_of(value)
     if kind is not None:
         raise TypeError(_REMEDIES[kind])
+    import pandas as pd
+
     return None if pd.isna(value) else str(value)  # type: ignore[call-overload]
 
 

@@ -6,12 +6,13 @@ one trained model knows the first alone; that for a difference between two ways 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data import Row, Task
-from promptgraft.objectives.kinds import scores
+if TYPE_CHECKING:
+    from promptgraft.objectives.data import Row, Task
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -50,9 +51,9 @@ class RowMetric:
         rows: The rows.
     """
 
-    task: Task
+    task: "Task"
     name: str
-    rows: Sequence[Row]
+    rows: "Sequence[Row]"
 
     def of(self, logits: Logits) -> Logits:
         """Return what `measure` takes: each row's figure, shape (rows,), where the metric is their mean; or logits."""
@@ -68,6 +69,8 @@ class RowMetric:
         """
         if found.ndim == 1:
             return float(found.mean(dtype=np.float64))
+        from promptgraft.objectives.kinds import scores
+
         return scores(self.task, found, [self.rows[index] for index in kept])[self.name]
 
 

@@ -16,7 +16,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
-from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging.intervals import Interval, Logits, Measure, gain_on_rows, gain_over_repeats
 from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS
@@ -117,7 +116,11 @@ class TransferGain:
 def control_names(study: optuna.Study) -> Mapping[str, str]:
     """Return what the winner and its controls are called in a study, some of them by its kind of task."""
     kind = StudyRecord.of(study).definition.get("target", {}).get("kind", _USUAL_KIND)
-    return NAMES if kind == _USUAL_KIND else {**NAMES, **TASK_KINDS[kind].baseline_names}
+    if kind == _USUAL_KIND:
+        return NAMES
+    from promptgraft.objectives.data import TASK_KINDS
+
+    return {**NAMES, **TASK_KINDS[kind].baseline_names}
 
 
 def control_logits_file(trial: int | str, control: str, repeat: int) -> str:
@@ -205,6 +208,8 @@ def transfer_on_test(
     Returns:
         None if the trial has had no controls.
     """
+    from promptgraft.objectives.data import TASK_KINDS  # Those who show a study without its test rows need none of it.
+
     found = control_outcomes(study, trial)
     if not found:
         return None

@@ -7,7 +7,8 @@ import os
 import sqlite3
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -292,7 +293,8 @@ def stored_studies(url: str) -> list[str]:
     Raises:
         InvalidInputError: If it can't be opened.
     """
-    return _open_stored(url)[1]
+    storage = _open_stored(url)
+    return [] if storage is None else _names_in(storage, url)
 
 
 def load_existing(name: str, url: str) -> optuna.Study:
@@ -301,10 +303,14 @@ def load_existing(name: str, url: str) -> optuna.Study:
     Raises:
         NotStartedError: If there is none.
     """
-    storage, known = _open_stored(url)
-    if storage is not None and name in known:
-        return optuna.load_study(study_name=name, storage=storage)
+    storage = _open_stored(url)
+    known: list[str] = []
     if storage is not None:
+        with suppress(KeyError), _explained_errors(url):
+            found = optuna.load_study(study_name=name, storage=storage)
+            found.user_attrs  # noqa: B018  # Tables that can't be read are told here, not by whoever reads them next.
+            return found
+        known = _names_in(storage, url)
         storage.engine.dispose()  # A server has few connections, and a study may be looked for again and again.
     path = sqlite_file(_settings(url)[1])
     where = masked_url(url) if path is None else path.resolve()
@@ -312,13 +318,23 @@ def load_existing(name: str, url: str) -> optuna.Study:
     raise NotStartedError(f"study {name!r} has not been started in {where}: {there}")
 
 
-def _open_stored(url: str) -> tuple[RDBStorage | None, list[str]]:
-    """Open a storage, unless there is no database, and list its studies."""
+def _open_stored(url: str) -> RDBStorage | None:
+    """Open a storage, unless there is no database."""
     path = sqlite_file(_settings(url)[1])
     if path is not None and not (path.is_file() and path.stat().st_size):
-        return None, []  # Opening it would create its tables.
-    storage = open_storage(url)
+        return None  # Opening it would create its tables.
+    return open_storage(url)
+
+
+def _names_in(storage: RDBStorage, url: str) -> list[str]:
+    with _explained_errors(url):
+        return sorted(optuna.get_all_study_names(storage))
+
+
+@contextmanager
+def _explained_errors(url: str) -> Iterator[None]:
+    """Say what is wrong with a storage, in place of an error of the libraries that read it."""
     try:
-        return storage, sorted(optuna.get_all_study_names(storage))
+        yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise _opening_error(url, path, error) from error
+        raise _opening_error(url, sqlite_file(_settings(url)[1]), error) from error
