@@ -47,12 +47,12 @@ class Registry(Generic[T]):
 
     Args:
         what: Kind of entry, in the singular, for error messages ("backbone family").
-        builtins: Modules that register the built-in entries; imported when the first name is looked up.
+        builtins: Modules that each register the built-in entry of their own name, imported when it is looked up.
     """
 
     def __init__(self, what: str, builtins: Sequence[str] = ()) -> None:
         self.what = what
-        self._builtins = builtins
+        self._builtins = {module.rpartition(".")[2]: module for module in builtins}
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -63,7 +63,8 @@ class Registry(Generic[T]):
         """
 
         def add(entry: T) -> T:
-            if name in self._entries:
+            is_builtin = getattr(entry, "__module__", None) == self._builtins.get(name)
+            if name in self._entries or (name in self._builtins and not is_builtin):
                 raise InvalidInputError(f"{self.what} {name!r} is registered twice; choose another name")
             self._entries[name] = entry
             return entry
@@ -73,30 +74,31 @@ class Registry(Generic[T]):
     @contextmanager
     def temporarily(self) -> Iterator[None]:
         """Forget on exit what was registered in the meantime, as a test or an example wants it."""
-        self._load()
+        self._load(*self._builtins)
         before = dict(self._entries)
         try:
             yield
         finally:
             self._entries = before
 
-    def _load(self) -> None:
+    def _load(self, *names: str) -> None:
+        """Import plugins, and what registers these built-in entries."""
         with uncollected():
-            for module in self._builtins:
-                import_module(module)
+            for name in names:
+                import_module(self._builtins[name])
         load_plugins()
 
     def __getitem__(self, name: str) -> T:
-        self._load()
+        self._load(*([name] if name in self._builtins else []))
         if name not in self._entries:
-            hint = did_you_mean(name, self._entries) if self._entries else "no installed package provides any"
+            known = list(self)
+            hint = did_you_mean(name, known) if known else "no installed package provides any"
             raise InvalidInputError(f"unknown {self.what} {name!r}; {hint}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        self._load()
-        return name in self._entries
+        return name in list(self)
 
     def __iter__(self) -> Iterator[str]:
         self._load()
-        return iter(self._entries)
+        return iter(dict.fromkeys((*self._builtins, *self._entries)))

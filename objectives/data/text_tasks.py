@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
 from promptgraft.objectives.data.labels import check_label_names
-from promptgraft.objectives.data.near_duplicates import clusters, drop_known
 from promptgraft.objectives.data.rows import (
     UNLABELLED,
     Answer,
@@ -111,11 +110,15 @@ class TextTask(Task):
         cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
     ) -> tuple[list[Row], CleaningReport]:
         """Drop the rows that held-out ones give away; see `drop_known`."""
+        from promptgraft.objectives.data.near_duplicates import drop_known  # Predicting needs none of it.
+
         return drop_known(rows, held_out, comparison)
 
     @classmethod
     def alike(cls, rows: Sequence[Row], spec: TaskSpec) -> list[int]:
         """Number rows so that those that are nearly the same, or of one group, have one number."""
+        from promptgraft.objectives.data.near_duplicates import clusters
+
         return clusters(rows, [row.group for row in rows] if spec.group else None, spec.comparison)
 
     @classmethod

@@ -11,7 +11,7 @@ import typer
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv, write_pictures
-from promptgraft.search.cli.options import JsonOption, QuietOption, console, reported
+from promptgraft.search.cli.options import JsonOption, QuietOption, console, loading, reported
 from promptgraft.search.wording import one_line, size
 
 if TYPE_CHECKING:
@@ -70,15 +70,16 @@ def predict(
     quiet: QuietOption = False,
 ) -> None:
     """Predict the rows of a table, and add the predictions to its columns."""
-    import numpy as np
-
-    from promptgraft.bundles import Predictor
-    from promptgraft.objectives.runtime import quiet_transformers
-
     check_output(output, table)
-    quiet_transformers()
     with bar("loading the model", quiet=quiet):
-        predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items)
+        with loading():
+            import numpy as np
+
+            from promptgraft.bundles import Predictor
+            from promptgraft.objectives.runtime import quiet_transformers
+
+            quiet_transformers()
+            predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items)
         predictions = predictor.predict_table(table, abstain_below)
     if items:
         typer.echo(f"{items}: {predictor.new_items}", err=True)

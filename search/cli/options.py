@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import gc
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
 
-from promptgraft.spaces import InvalidInputError, PromptgraftError, masked
+from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, uncollected
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +61,14 @@ WorkdirOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Load what a command needs to its end: it is never looked through for garbage, which takes as long as pandas."""
+    with uncollected():
+        yield
+        gc.freeze()
 
 
 def reported(command: Callable[P, R]) -> Callable[P, R]:

@@ -45,7 +45,8 @@ def answer() -> None:
         from promptgraft.objectives.backbones import BACKBONES
         from promptgraft.objectives.measures import Rehearsal as Rehearsal
 
-        list(BACKBONES)
+        for family in BACKBONES:
+            BACKBONES[family]
     with suppress(Exception):  # If it is no loss of the driver, the driver rehearses again, and reports it.
         while True:
             found = list(rehearse(pickle.load(sys.stdin.buffer)))

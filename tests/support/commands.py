@@ -1,5 +1,6 @@
 """Commands as a user types them, in a process of their own or in this one."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -37,4 +38,7 @@ def typed(*arguments: str, stdin: str | None = None) -> Result:
     """Run a command in this process, which has torch already; `stdin` is what stands on its standard input."""
     from promptgraft.search.cli.studies import app
 
-    return CliRunner().invoke(app, arguments, input=stdin)
+    try:
+        return CliRunner().invoke(app, arguments, input=stdin)
+    finally:
+        gc.unfreeze()  # What a command keeps to its end is garbage here.
