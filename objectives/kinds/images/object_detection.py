@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -159,7 +160,7 @@ class ObjectDetection(PlacesTask):
         """
         expected = self.expected(outputs)
         chances, boxes = self._parts(expected)
-        at_all, at_half = average_precisions(chances[..., :-1], boxes, [boxes_of(_answer_of(row)) for row in rows])
+        at_all, at_half = average_precisions(chances[..., :-1], boxes, [_answer_of(row) for row in rows])
         return {"map": at_all, "map_50": at_half, "loss": float(self.row_losses(expected, rows).mean())}
 
     def expected(self, outputs: Outputs | Expected) -> Expected:
@@ -174,14 +175,8 @@ class ObjectDetection(PlacesTask):
 
     def row_losses(self, expected: Expected, rows: Sequence[Row]) -> Expected:
         """Return each image's loss, as transformers has it; see `Task`."""
-        import torch  # Here, since most commands have no use for it.
-
-        from promptgraft.objectives.kinds.images.detection_loss import detection_loss, detection_targets
-
-        outputs = torch.from_numpy(self.outputs_of(expected))
-        targets = [detection_targets([_answer_of(row)]) for row in rows]
-        pairs = zip(outputs, targets, strict=True)
-        return np.array([float(detection_loss(own[None], wanted)) for own, wanted in pairs])
+        pairs = zip(self.outputs_of(expected), rows, strict=True)
+        return np.array([_loss_of(own.tobytes(), len(own), _answer_of(row)) for own, row in pairs])
 
     def row_scores(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
         """Return the mean over an image's boxes of the best overlap, times the chance of the label there; see `Task`.
@@ -322,3 +317,15 @@ def _in_cell(boxes: Sequence[Any]) -> str:
 
 def _counted(labels: Sequence[str]) -> str:
     return ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common()) or "nothing"
+
+
+# An interval draws the same images a thousand times.
+@lru_cache(maxsize=16_384)
+def _loss_of(outputs: bytes, queries: int, answer: str) -> float:
+    """Return an image's loss, given its outputs as float32 of shape (queries, labels + 5)."""
+    import torch  # Here, since most commands have no use for it.
+
+    from promptgraft.objectives.kinds.images.detection_loss import detection_loss, detection_targets
+
+    own = torch.from_numpy(np.frombuffer(outputs, dtype=np.float32).reshape(1, queries, -1).copy())
+    return float(detection_loss(own, detection_targets([answer])))
