@@ -22,7 +22,7 @@ def test_a_search_over_images_in_every_form(
 ) -> None:
     table = write_images(tmp_path / "data", 90)
     add_other_forms(table)
-    texts = {"head": ["label_words", "probe"], "soft_prompt": {"length": [0, 2], "place": "suffix"}, "frozen_layers": 3}
+    texts = {"head": "label_words", "soft_prompt": {"length": [0, 2], "place": "suffix"}, "frozen_layers": 3}
     file = write_study_file(
         tmp_path / "study.yaml",
         {"path": tiny_models[family], "family": family},
@@ -43,7 +43,7 @@ def test_a_search_over_images_in_every_form(
             "probe_c": [1e-6],  # It hardly learns: there are mistakes to look at.
             **(texts if family == "clip" else {}),
         },
-        baselines=["linear_probe", *(["zero_shot"] if family == "clip" else [])],
+        baselines=["zero_shot" if family == "clip" else "linear_probe"],
         budget={"trials": 4},
         judging={"finalists": 1, "repeats": 2},
     )
@@ -58,7 +58,8 @@ def test_a_search_over_images_in_every_form(
         path.name.endswith("mistakes.jpg") or path.read_bytes()[:3] == b"\xff\xd8\xff"
         for path in folder.dashboard.iterdir()
     )
-    app(["export", *where], standalone_mode=False)
+    app(["export", *(["--anyway"] if family == "clip" else []), *where], standalone_mode=False)
+    assert ("zero-shot, template photo" in capsys.readouterr().out) == (family == "clip")
     assert verify(folder.bundle).passed
     app(["report", *where], standalone_mode=False)
     page = (folder.path / "report.html").read_text()

@@ -22,10 +22,11 @@ _ADAPTED = {
     "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
     "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
 }
-PROCESSOR_FILE = "preprocessor_config.json"
+# The image processor alone, and together with a tokenizer as transformers 5 writes both.
+PROCESSOR_FILE, PROCESSORS_FILE = "preprocessor_config.json", "processor_config.json"
 _READ_JSON = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *(PROCESSOR_FILE, INDEX_FILE),
+    *(PROCESSOR_FILE, PROCESSORS_FILE, INDEX_FILE),
 )
 
 
@@ -46,7 +47,7 @@ def check_checkpoint(folder: Path, family: Family, *, custom_code: bool) -> None
     refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
-    if family.reads == "images" and not (folder / PROCESSOR_FILE).is_file():
+    if family.reads == "images" and not any((folder / name).is_file() for name in (PROCESSOR_FILE, PROCESSORS_FILE)):
         raise InvalidInputError(
             f"{folder} holds no {PROCESSOR_FILE}, which says how images are resized and scaled for the model; copy it, "
             "too, or write it with save_pretrained of the model's image processor"

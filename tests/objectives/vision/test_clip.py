@@ -1,5 +1,6 @@
 """Models of images and texts: logits are those of transformers, context is learnt, and texts are computed once."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
 from promptgraft.objectives.growth import GrowthPlan, grow
@@ -224,6 +226,12 @@ def test_texts_that_are_too_long_and_files_that_lack_a_part_are_refused(tmp_path
         with pytest.raises(InvalidInputError, match=reason):
             BACKBONES["clip"](BackboneSpec(str(path), "clip"), CPU)
         (path / name).write_bytes(content)
+    both = CLIPProcessor(CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+    both.save_pretrained(tmp_path / "both")
+    shutil.copyfile(path / "config.json", tmp_path / "both" / "config.json")
+    shutil.copyfile(path / "model.safetensors", tmp_path / "both" / "model.safetensors")
+    assert not (tmp_path / "both" / "preprocessor_config.json").exists()
+    assert BACKBONES["clip"](BackboneSpec(str(tmp_path / "both"), "clip"), CPU).pixels.shape == (3, 32, 32)  # type: ignore[attr-defined]
     processor = path / "preprocessor_config.json"
     processor.write_text(processor.read_text().replace("32", "40"))
     with pytest.raises(InvalidInputError, match=r"of 40 x 40 pixels, but the model in config\.json reads 32 x 32"):
