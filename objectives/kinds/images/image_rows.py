@@ -135,8 +135,8 @@ class PlacesTask(ImageTask):
 
     @classmethod
     def refuses(cls, name: str, value: object) -> str | None:
-        """Refuse a probe, which reads an image as a whole; see `Task`."""
-        if name == "head" and value == "probe":
+        """Refuse a probe and label words, which read an image as a whole; see `Task`."""
+        if name == "head" and value in ("probe", "label_words"):
             return f"head {value!r} reads an image as a whole, but this kind of task {cls.does}; use 'linear'"
         return super().refuses(name, value)
 

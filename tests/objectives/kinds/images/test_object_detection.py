@@ -192,8 +192,8 @@ def test_baselines_without_a_model(tmp_path: Path) -> None:
     ("name", "value", "reason"),
     [
         ("head", "probe", "finds boxes"),
-        ("head", "label_words", "needs words"),
-        ("calibration", "batch", "needs words"),
+        ("head", "label_words", "reads an image as a whole"),
+        ("calibration", "batch", "exactly one label"),
         ("class_weights", "balanced", "exactly one label"),
         ("decoding.beams", 3, "not texts"),
     ],

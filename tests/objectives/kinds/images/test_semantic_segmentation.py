@@ -180,9 +180,9 @@ def test_the_worst_rows_are_drawn(tmp_path: Path) -> None:
     ("name", "value", "reason"),
     [
         ("head", "probe", "reads an image as a whole"),
-        ("head", "label_words", "needs words"),
-        ("demonstrations.count", 2, "needs words"),
-        ("calibration", "batch", "needs words"),
+        ("head", "label_words", "reads an image as a whole"),
+        ("demonstrations.count", 2, "needs texts"),
+        ("calibration", "batch", "exactly one label"),
         ("contrastive_steps", 20, "exactly one label"),
         ("self_training", 0.9, "exactly one label"),
         ("decoding.beams", 3, "not texts"),
