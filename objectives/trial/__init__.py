@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.trial.objective import Objective as Objective
     from promptgraft.objectives.trial.results import Evaluation as Evaluation
     from promptgraft.objectives.trial.results import Result as Result
+    from promptgraft.objectives.trial.trial_data import LoadedTasks as LoadedTasks
     from promptgraft.objectives.trial.trial_data import StudyTasks as StudyTasks
 else:
     __getattr__, __all__ = lazy_exports(__name__, __file__)

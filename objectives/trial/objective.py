@@ -21,7 +21,7 @@ from promptgraft.objectives.trial.cross_validation import CrossValidation
 from promptgraft.objectives.trial.cycle import Cycle
 from promptgraft.objectives.trial.resources import Resources
 from promptgraft.objectives.trial.results import Result
-from promptgraft.objectives.trial.trial_data import StudyTasks
+from promptgraft.objectives.trial.trial_data import LoadedTasks, StudyTasks
 from promptgraft.spaces import Candidate, SearchSpace, Template, Verbalizer
 
 
@@ -34,6 +34,7 @@ class Objective:
     Args:
         spec: The study's fixed part.
         device: Where to compute; chosen from what this process was given if None.
+        tasks: The study's target and sources, where another process has read them; they are read here if None.
 
     Raises:
         InvalidInputError: If the data or the backbone can't serve.
@@ -45,16 +46,18 @@ class Objective:
         0.796875
     """
 
-    def __init__(self, spec: ObjectiveSpec, device: torch.device | None = None) -> None:
-        tasks = StudyTasks.load(spec)
+    def __init__(
+        self, spec: ObjectiveSpec, device: torch.device | None = None, tasks: LoadedTasks | None = None
+    ) -> None:
+        own_tasks = StudyTasks(*tasks) if tasks else StudyTasks.load(spec)
         stages = StageStore(FileStore(spec.files) if spec.files else None, spec.memory_bytes)
         self._spec = spec
         self._in_use = next(iter(spec.backbones), "")
         own = spec.on(self._in_use)
         self._resources = Resources(
             spec=own,
-            tasks=tasks,
-            demonstrations=DemonstrationPools(tasks.target, tasks.sources, own.space),
+            tasks=own_tasks,
+            demonstrations=DemonstrationPools(own_tasks.target, own_tasks.sources, own.space),
             backbones=LoadedBackbones(device or choose_device(), stages),
             stages=stages,
         )

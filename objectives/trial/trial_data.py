@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, cycle
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from promptgraft.objectives.prompting import EncodedRow, PromptedModel, count_an
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.losses import targets_of
 from promptgraft.spaces import Candidate, InvalidInputError, did_you_mean
+
+# The target, and the sources by name, as they were loaded.
+LoadedTasks: TypeAlias = tuple[Task, Mapping[str, Task]]
 
 
 class StudyTasks:

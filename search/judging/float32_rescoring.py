@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import optuna
@@ -28,6 +28,9 @@ from promptgraft.search.storage import (
 from promptgraft.search.study import Study
 from promptgraft.search.trials import KEPT_DELTAS, float32_scores, pareto_front, top_trials
 from promptgraft.spaces import BACKBONE, Candidate
+
+if TYPE_CHECKING:
+    from promptgraft.objectives.trial import LoadedTasks
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,9 @@ def rescoring_jobs(study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[R
     return [(number, trial.values, record.weights_hash(number) or trial.weights_hash) for number, trial in own]
 
 
-def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dict[int, Float32Score]:
+def score_in_float32(
+    spec: ObjectiveSpec, trials: Sequence[RescoringJob], tasks: "LoadedTasks | None" = None
+) -> dict[int, Float32Score]:
     """Score the validation rows with the kept weights of some trials, on the backbone in float32.
 
     What calibration takes off stays as the search computed it: production has no training rows to compute it from, and
@@ -92,6 +97,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
     Args:
         spec: The study's fixed part, with its files.
         trials: Number, candidate and hash of the weights of each.
+        tasks: The study's tasks; they are read here if None.
 
     Returns:
         The score of each trial whose own weights are there, by its number.
@@ -102,7 +108,7 @@ def score_in_float32(spec: ObjectiveSpec, trials: Sequence[RescoringJob]) -> dic
 
     assert spec.files is not None
     files = FileStore(spec.files)
-    objective = Objective(replace(spec.in_float32(), files=None))
+    objective = Objective(replace(spec.in_float32(), files=None), tasks=tasks)
     found: dict[int, Float32Score] = {}
     for number, values, expected in trials:
         try:

@@ -23,13 +23,14 @@ from promptgraft.search.running.finals import Confirmation
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.progress import Progress
 from promptgraft.search.running.ray_session import (
+    LocalRay,
     RayLostError,
     RaySession,
     prepare_environment,
     ray_session,
     trial_slots,
-    wanted_cpus,
 )
+from promptgraft.search.running.repeat_workers import shared_tasks
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunOptions, RunOutcome, RunState
 from promptgraft.search.running.scratch import scratch_folder
@@ -158,7 +159,7 @@ class Driver:
         if confirmation.is_needed():
             try:
                 with self.progress.shown():
-                    failure = confirmation.judge(options.address, self._wanted_cpus())
+                    failure = confirmation.judge(options.address, self._local_ray())
             except KeyboardInterrupt:
                 return None, False
             self._note_verdict()
@@ -233,7 +234,7 @@ class Driver:
         restarts, finished = 0, self.ledger.finished
         while True:
             with (
-                ray_session(options.address, self._wanted_cpus()) as session,
+                ray_session(options.address, self._local_ray()) as session,
                 scratch_folder() as scratch,
             ):
                 try:
@@ -310,6 +311,7 @@ class Driver:
         return tune.with_parameters(
             TrialRunner,
             spec=replace(self.study.objective, files=self.options.folder.files_url),
+            tasks=shared_tasks(self.study),
             checkpoint_every_s=self.study.file.checkpoint.every,
             threads=self.study.file.resources.cpu,
         )
@@ -391,8 +393,8 @@ class Driver:
         last = failed[-1]
         return f"no trial is complete; {len(failed)} failed, trial {last.number} with: {TrialRecord.of(last).cause}"
 
-    def _wanted_cpus(self) -> int:
-        return wanted_cpus(self.study.file, self.options.concurrent)
+    def _local_ray(self) -> LocalRay:
+        return LocalRay.of(self.study.file, self.options.concurrent)
 
     def _slots(self, session: RaySession) -> int:
         return trial_slots(self.study.file.resources, session.resources(), self.options.concurrent)

@@ -36,13 +36,21 @@ from promptgraft.search.judging import (
     trials_to_rescore,
 )
 from promptgraft.search.running.ray_session import (
+    LocalRay,
     RayLostError,
     RaySession,
     ray_error_in_words,
     ray_session,
     trial_slots,
 )
-from promptgraft.search.running.repeat_workers import Job, RepeatWorkers, Start, WorkersLostError, repeat_runners
+from promptgraft.search.running.repeat_workers import (
+    Job,
+    RepeatWorkers,
+    Start,
+    WorkersLostError,
+    repeat_runners,
+    shared_tasks,
+)
 from promptgraft.search.storage import (
     CONTROL,
     CURVE,
@@ -252,12 +260,12 @@ class Confirmation:
         """Whether anything is left to do."""
         return bool(trials_to_rescore(self.stored, self.study) or self.jobs())
 
-    def judge(self, address: str | None, cpus: int) -> str | None:
+    def judge(self, address: str | None, local: LocalRay) -> str | None:
         """Do what is left on a Ray of its own; see `run`.
 
         Args:
             address: Ray cluster to join; a local one is started if None.
-            cpus: Logical CPUs of a local Ray.
+            local: The local Ray.
 
         Returns:
             Why it could not be done, in words; None if it was, or time or compute was used up.
@@ -268,7 +276,7 @@ class Confirmation:
         import ray
 
         try:
-            with ray_session(address, cpus) as session:
+            with ray_session(address, local) as session:
                 self.run(session)
         except (ray.exceptions.RayError, RayLostError, WorkersLostError) as error:
             return f"the finalists could not be judged: {ray_error_in_words(error)}. The same command goes on with it"
@@ -302,9 +310,7 @@ class Confirmation:
         self._score_in_float32()
         resources = self.study.file.resources
         room = trial_slots(resources, session.resources(), self.at_most)
-        spec = replace(self.study.objective, files=self.files)
-        runners = repeat_runners(spec, resources, self.study.file.seed)
-        workers = RepeatWorkers(runners, lambda: session.is_alive)
+        workers = RepeatWorkers(repeat_runners(self.study, self.files), lambda: session.is_alive)
         done = 0
         while True:
             self.show(done, self.count_left())
@@ -333,7 +339,8 @@ class Confirmation:
             return
         spec = replace(self.study.objective, files=self.files)
         task = ray.remote(score_finalists).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-        scores = ray.get(task.remote(spec, resources.cpu, rescoring_jobs(self.stored, pending)))
+        jobs = rescoring_jobs(self.stored, pending)
+        scores = ray.get(task.remote(spec, shared_tasks(self.study), resources.cpu, jobs))
         until_storage_answers(lambda: record_float32_scores(self.stored, scores))
         self.say(f"finalists: {len(pending)} trials scored again in float32")
 

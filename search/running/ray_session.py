@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import psutil
 
-from promptgraft.search.study import Finding, RehearsalJob, Rehearse, ResourcesSection, StudyFile, rehearse
+from promptgraft.search.study import Finding, RehearsalJob, ResourcesSection, StudyFile, rehearse
 from promptgraft.search.trials import cause_of
 from promptgraft.search.workers import RehearsalProcess
 from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url, uncollected
@@ -30,6 +31,12 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+}
+# What a local Ray reads as it starts: whether it starts workers before it is asked, and what these import.
+_ON_DEMAND = {"RAY_prestart_worker_first_driver": "0"}
+_IN_ADVANCE = {
+    "RAY_prestart_worker_first_driver": "1",
+    "RAY_preload_python_modules": "promptgraft.search.workers.preloading",
 }
 _READY_S = 60
 _QUIET = {"log_to_driver": False, "configure_logging": False}
@@ -97,8 +104,6 @@ def prepare_environment(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if address is None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
-        # Tasks could use workers that are started in advance; trials run in actors, which can't.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
@@ -165,68 +170,94 @@ def trial_slots(resources: ResourcesSection, total: Mapping[str, float], at_most
     return min(fit, at_most or fit)
 
 
+@dataclass(frozen=True, slots=True)
+class LocalRay:
+    """What a local Ray has.
+
+    Attributes:
+        cpus: Logical CPUs.
+        in_advance: Whether a worker for each CPU is started at once, and imports what trials need. Not where a trial
+            has several CPUs, since most would have nothing to do; nor where it has a GPU: which one a worker sees is
+            set when it gets a trial, and has to be before it imports anything.
+    """
+
+    cpus: int
+    in_advance: bool = False
+
+    @classmethod
+    def of(cls, file: StudyFile, concurrent: int | None) -> "LocalRay":
+        """Return what a study needs.
+
+        Args:
+            file: The study file.
+            concurrent: Trials at a time; None for as many as fit.
+        """
+        resources = file.resources
+        return cls((concurrent or file.concurrent()) * resources.cpu, resources.cpu == 1 and not resources.gpu)
+
+    def start(self) -> None:
+        """Start it."""
+        import ray
+
+        with _only_what_trials_need(), _environment(_IN_ADVANCE if self.in_advance else _ON_DEMAND):
+            ray.init(address="local", num_cpus=self.cpus, include_dashboard=False, **_QUIET)
+
+
 class EarlyRay:
     """A local Ray that is started before a session needs it, while another process is at work; it is the next one's."""
 
     def __init__(self) -> None:
-        self._cpus: int | None = None
+        self._running: LocalRay | None = None
 
-    def start(self, cpus: int) -> None:
-        """Start it with some logical CPUs, unless it is there."""
-        if not self._is_there(cpus):
+    def start(self, wanted: LocalRay) -> None:
+        """Start it, unless it is there."""
+        if not self._is_there(wanted):
             self.stop()
-            _start_local(cpus)
-            self._cpus = cpus
+            wanted.start()
+            self._running = wanted
 
-    def take(self, cpus: int) -> bool:
-        """Whether it is there with so many CPUs; from now on it is the caller's. It ends if it has others."""
-        if not self._is_there(cpus):
+    def take(self, wanted: LocalRay) -> bool:
+        """Whether it is there and as wanted; from now on it is the caller's. It ends if it is another one."""
+        if not self._is_there(wanted):
             self.stop()
             return False
-        self._cpus = None
+        self._running = None
         return True
 
     def stop(self) -> None:
         """End it, if no session has taken it."""
-        if self._cpus is not None:
+        if self._running is not None:
             import ray
 
-            self._cpus = None
+            self._running = None
             ray.shutdown()
 
-    def _is_there(self, cpus: int) -> bool:
+    def _is_there(self, wanted: LocalRay) -> bool:
         import ray
 
-        return self._cpus == cpus and bool(ray.is_initialized())
+        return self._running == wanted and bool(ray.is_initialized())
 
 
 EARLY_RAY = EarlyRay()
 
 
-def wanted_cpus(file: StudyFile, concurrent: int | None) -> int:
-    """Return how many logical CPUs a local Ray gets.
+def _use_plain_workers() -> None:
+    """Let trials run in workers that are there: with an environment of their own, Ray starts one anew for each.
 
-    Args:
-        file: The study file.
-        concurrent: Trials at a time; None for as many as fit.
+    Ray Tune's says `PL_DISABLE_FORK`, for PyTorch Lightning. What other versions of Ray call otherwise stays.
     """
-    return (concurrent or file.concurrent()) * file.resources.cpu
+    from ray.tune.execution import class_cache
 
-
-def _start_local(cpus: int) -> None:
-    import ray
-
-    with _only_what_trials_need():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_QUIET)
+    getattr(class_cache, "DEFAULT_ENV_VARS", {}).clear()
 
 
 @contextmanager
-def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
+def ray_session(address: str | None, local: LocalRay) -> Iterator[RaySession]:
     """Start a local Ray or join a cluster; SIGTERM and SIGHUP then stop the run as Ctrl-C does.
 
     Args:
         address: Cluster to join; a local Ray is started if None.
-        cpus: Logical CPUs of a local Ray.
+        local: The local Ray.
 
     Raises:
         InvalidInputError: If no cluster answers at the address.
@@ -242,13 +273,26 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
                     f"no Ray cluster answers at {masked_url(address)}: {ray_error_in_words(error)}; start one with "
                     "`ray start --head`, or leave out --address for a Ray on this machine"
                 ) from error
-        elif not EARLY_RAY.take(cpus):
-            _start_local(cpus)
+        elif not EARLY_RAY.take(local):
+            local.start()
         try:
             stop.install()  # Ray has taken SIGTERM for itself.
-            yield _ready_session(address, cpus, stop)
+            _use_plain_workers()
+            yield _ready_session(address, local.cpus, stop)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while, except for those that the user has set."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager
@@ -282,80 +326,62 @@ def _ready_session(address: str | None, cpus: int, stop: "StopSignals") -> RaySe
             time.sleep(0.05)  # On a busy machine the node is registered a moment later.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     if address is not None:
-        _check_nodes()
+        from promptgraft.search.workers import check_nodes
+
+        check_nodes()
     vital = [] if address else [child for child in psutil.Process().children() if child.name() in _VITAL]
     return RaySession(vital, stop)
 
 
-def _check_nodes() -> None:
-    """See that every node of a cluster that can run trials has this version installed.
-
-    Raises:
-        InvalidInputError: If one has not.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # Defined here, so that it travels by value: a node without the package could not import it.
-    def installed() -> str | None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("promptgraft")
-        except PackageNotFoundError:
-            return None
-
-    ours = installed()
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    answers = [
-        ray.remote(installed)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote()
-        for node in nodes
-    ]
-    for node, answer in zip(nodes, answers, strict=True):
-        try:
-            theirs = ray.get(answer)
-        except ray.exceptions.RayError as error:
-            # It has died since: those that join in its place aren't asked either.
-            logger.warning("node %s could not be asked for its version: %s", node["NodeManagerHostname"], error)
-            continue
-        if theirs != ours:
-            raise InvalidInputError(
-                f"node {node['NodeManagerHostname']} has promptgraft {theirs or 'not installed'}, but the driver has "
-                f"{ours}; install the same wheel on every node"
-            )
-
-
-@contextmanager
-def early_start(concurrent: int | None, address: str | None) -> Iterator[Rehearse]:
-    """Yield what rehearses a study in another process, and starts Ray meanwhile if the run needs a local one.
-
-    Where this process has imported torch already, there is nothing to win, and it rehearses here.
+class EarlyStart:
+    """What a run does while its study is checked: it starts a local Ray, and rehearses the study in another process.
 
     Args:
         concurrent: Trials at a time; None for as many as fit.
         address: Ray cluster that will be joined; a local Ray is started if None.
+        process: Rehearses; None where this process has imported torch already, so that there is nothing to win.
     """
-    if "torch" in sys.modules:
-        yield lambda _, job: list(rehearse(job))
-        return
-    process = RehearsalProcess()
 
-    def rehearse_elsewhere(file: StudyFile, job: RehearsalJob) -> list[Finding]:
+    def __init__(self, concurrent: int | None, address: str | None, process: RehearsalProcess | None) -> None:
+        self._concurrent = concurrent
+        self._address = address
+        self._process = process
+
+    def begin(self, file: StudyFile) -> None:
+        """Start Ray, whose workers import what trials need while this process reads the tables."""
+        if self._process is None:
+            return
+        prepare_environment(self._address)
+        if self._address is None:
+            EARLY_RAY.start(LocalRay.of(file, self._concurrent))
+
+    def rehearse(self, file: StudyFile, job: RehearsalJob) -> list[Finding]:  # noqa: ARG002
+        """Rehearse the study, and import what comes next meanwhile."""
+        if self._process is None:
+            return list(rehearse(job))
         with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(process.rehearse, job)
-            prepare_environment(address)
-            if address is None:
-                EARLY_RAY.start(wanted_cpus(file, concurrent))
+            found = pool.submit(self._process.rehearse, job)
             with uncollected():
                 for module in _NEEDED_NEXT:
                     import_module(module)
             findings = found.result()
         return list(rehearse(job)) if findings is None else findings
 
+
+@contextmanager
+def early_start(concurrent: int | None, address: str | None) -> Iterator[EarlyStart]:
+    """Yield what is to be done while a study is checked; see `EarlyStart`.
+
+    Args:
+        concurrent: Trials at a time; None for as many as fit.
+        address: Ray cluster that will be joined; a local Ray is started if None.
+    """
+    if "torch" in sys.modules:
+        yield EarlyStart(concurrent, address, None)
+        return
+    process = RehearsalProcess()
     try:
-        yield rehearse_elsewhere
+        yield EarlyStart(concurrent, address, process)
     except BaseException:
         EARLY_RAY.stop()
         raise

@@ -6,16 +6,16 @@ every repeat for ever, though: then nothing is recorded, and the run ends with a
 """
 
 import logging
+import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.running.ray_session import RayLostError
 from promptgraft.search.running.retries import Loss, lost_worker
 from promptgraft.search.storage import Outcome, StudyRecord
-from promptgraft.search.study import ResourcesSection
+from promptgraft.search.study import Study
 from promptgraft.spaces import PromptgraftError
 
 logger = logging.getLogger(__name__)
@@ -70,21 +70,35 @@ class _Task:
     has_begun: bool
 
 
-def repeat_runners(spec: ObjectiveSpec, resources: ResourcesSection, seed: int) -> Callable[[], Any]:
+def shared_tasks(study: Study) -> Any:
+    """Return Ray's reference to a study's tasks, which workers then need not read and compare anew.
+
+    Returns:
+        None where a plugin's task can't be sent: each worker reads the tables then.
+    """
+    import ray
+
+    try:
+        return ray.put((study.target, dict(study.sources)))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return None
+
+
+def repeat_runners(study: Study, files: str) -> Callable[[], Any]:
     """Return what starts an actor that runs repeats, `search.workers.RepeatRunner`.
 
     Args:
-        spec: The study's fixed part, with its files.
-        resources: What one repeat gets.
-        seed: The study's seed.
+        study: The study.
+        files: Where its files are.
     """
     import ray
 
     from promptgraft.search.workers import RepeatRunner
 
+    resources = study.file.resources
     actor = ray.remote(RepeatRunner).options(num_cpus=resources.cpu, num_gpus=resources.gpu)
-    shared = ray.put(spec)
-    return lambda: actor.remote(shared, resources.cpu, seed)
+    spec, tasks = ray.put(replace(study.objective, files=files)), shared_tasks(study)
+    return lambda: actor.remote(spec, tasks, resources.cpu, study.file.seed)
 
 
 class RepeatWorkers:

@@ -30,7 +30,7 @@ from promptgraft.spaces import Candidate, mask_logs, uncollected
 
 if TYPE_CHECKING:
     from promptgraft.objectives.growth import Growth
-    from promptgraft.objectives.trial import CrossValidation, Cycle, Evaluation, Result
+    from promptgraft.objectives.trial import CrossValidation, Cycle, Evaluation, LoadedTasks, Result
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,23 @@ logger = logging.getLogger(__name__)
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
     """Runs one cycle at a time; a step of Ray's is the training up to the next report."""
 
-    def setup(self, config: dict[str, Any], spec: ObjectiveSpec, checkpoint_every_s: float, threads: int) -> None:
-        """Load the study's fixed part once; Ray then reuses this actor for many trials."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        spec: ObjectiveSpec,
+        tasks: "LoadedTasks | None",
+        checkpoint_every_s: float,
+        threads: int,
+    ) -> None:
+        """Load the study's fixed part once; Ray then reuses this actor for many trials.
+
+        Args:
+            config: The first job.
+            spec: The study's fixed part, with its files.
+            tasks: Its tasks; they are read here if None.
+            checkpoint_every_s: Seconds between two checkpoints.
+            threads: Threads of one cycle.
+        """
         with uncollected():
             import torch
 
@@ -50,7 +65,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             mask_logs()
             quiet_transformers()
             torch.set_num_threads(threads)
-            self._objective: Objective = Objective(spec)
+            self._objective: Objective = Objective(spec, tasks=tasks)
         assert spec.files is not None
         self._files = FileStore(spec.files)
         context = ray.get_runtime_context()
@@ -186,11 +201,12 @@ class RepeatRunner(Repeats):
 
     Args:
         spec: The study's fixed part.
+        tasks: Its tasks; they are read here if None.
         threads: Threads of one cycle.
         seed: The study's seed.
     """
 
-    def __init__(self, spec: ObjectiveSpec, threads: int, seed: int) -> None:
+    def __init__(self, spec: ObjectiveSpec, tasks: "LoadedTasks | None", threads: int, seed: int) -> None:
         with uncollected():
             import torch
 
@@ -201,11 +217,14 @@ class RepeatRunner(Repeats):
         quiet_transformers()
         torch.set_num_threads(threads)
         assert spec.files is not None
-        super().__init__(Objective(spec), FileStore(spec.files), seed)
+        super().__init__(Objective(spec, tasks=tasks), FileStore(spec.files), seed)
 
 
 def score_finalists(
-    spec: ObjectiveSpec, threads: int, trials: list[tuple[int, dict[str, Any], str | None]]
+    spec: ObjectiveSpec,
+    tasks: "LoadedTasks | None",
+    threads: int,
+    trials: list[tuple[int, dict[str, Any], str | None]],
 ) -> dict[int, Float32Score]:
     """Score trials again in float32; see `search.judging.float32_rescoring`."""
     import torch
@@ -216,4 +235,4 @@ def score_finalists(
     mask_logs()
     quiet_transformers()
     torch.set_num_threads(threads)
-    return score_in_float32(spec, trials)
+    return score_in_float32(spec, trials, tasks)

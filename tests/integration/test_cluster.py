@@ -90,13 +90,13 @@ def test_half_a_gpu_each_on_two_nodes_from_the_wheel(
 DYING = """
 import ray
 from ray.cluster_utils import Cluster
-from promptgraft.search.running.ray_session import _check_nodes
+from promptgraft.search.workers import check_nodes
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False)
 nodes[0].kill_raylet(check_alive=False)
 assert sum(node["Alive"] for node in ray.nodes()) == 3, "the cluster should not know yet"
-_check_nodes()
+check_nodes()
 print("the run would go on")
 cluster.shutdown()
 """

@@ -1,6 +1,7 @@
 """Whole searches over real Ray Tune workers and a real SQLite study, with a small random model."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard._note import get_note_from_system_attrs
 from safetensors.numpy import load_file
 
-from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.trial import Objective, StudyTasks
 from promptgraft.search.reporting import artifact_store
 from promptgraft.search.running import RunOptions, RunOutcome, run_study
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, load_existing, open_storage, to_json, trial_file
@@ -47,6 +48,16 @@ def ran(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 def folder(ran: tuple[RunFolder, RunOutcome]) -> RunFolder:
     """The folder of a finished search, for tests that only read it."""
     return ran[0]
+
+
+def test_workers_get_the_rows_that_they_would_read(study_file: Path) -> None:
+    study = load_study(study_file)
+    sent, read = (
+        StudyTasks(*pickle.loads(pickle.dumps((study.target, study.sources)))),
+        StudyTasks.load(study.objective),
+    )
+    assert (sent.target, sent.sources, sent.labels) == (read.target, read.sources, read.labels)
+    assert len(sent.target.train) == 16
 
 
 def expected_state(trial: FrozenTrial, folder: RunFolder) -> str:

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import ray
 
-from promptgraft.search.running.ray_session import EARLY_RAY, prepare_environment, ray_session
+from promptgraft.search.running.ray_session import EARLY_RAY, LocalRay, prepare_environment, ray_session
 from promptgraft.search.study import Finding, RehearsalJob, StudyFile, load_study, rehearse
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.workers import RehearsalProcess
@@ -48,23 +48,23 @@ def test_another_process_finds_what_this_one_does(tmp_path: Path, tiny_models: T
 
 def test_what_is_started_early_is_the_next_session_s_alone() -> None:
     prepare_environment(None)
-    EARLY_RAY.start(1)
-    EARLY_RAY.start(1)
+    EARLY_RAY.start(LocalRay(1))
+    EARLY_RAY.start(LocalRay(1))
     node = ray.get_runtime_context().get_node_id()
-    with ray_session(None, 1) as session:
+    with ray_session(None, LocalRay(1)) as session:
         assert ray.get_runtime_context().get_node_id() == node
         assert session.is_alive
         EARLY_RAY.stop()  # It is the session's now.
         assert ray.is_initialized()
     assert not ray.is_initialized()
-    assert not EARLY_RAY.take(1)
+    assert not EARLY_RAY.take(LocalRay(1))
 
 
 def test_one_with_other_cpus_is_replaced() -> None:
     prepare_environment(None)
-    EARLY_RAY.start(1)
+    EARLY_RAY.start(LocalRay(1))
     node = ray.get_runtime_context().get_node_id()
-    with ray_session(None, 2) as session:
+    with ray_session(None, LocalRay(2)) as session:
         assert ray.get_runtime_context().get_node_id() != node
         assert session.resources()["CPU"] == 2
     assert not ray.is_initialized()

@@ -13,9 +13,11 @@ import psutil
 import pytest
 import ray
 
-from promptgraft.search.running.ray_session import RayLostError, prepare_environment
-from promptgraft.search.running.repeat_workers import MAX_LOST, Job, RepeatWorkers, WorkersLostError
+from promptgraft.search.running.ray_session import LocalRay, RayLostError, prepare_environment
+from promptgraft.search.running.repeat_workers import MAX_LOST, Job, RepeatWorkers, WorkersLostError, shared_tasks
 from promptgraft.search.storage import Outcome
+from promptgraft.search.study import load_study
+from tests.support.studies import WriteStudy
 
 
 class Runner:
@@ -42,7 +44,7 @@ class Runner:
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
     prepare_environment(None)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    LocalRay(2).start()
     yield
     ray.shutdown()
 
@@ -142,3 +144,11 @@ def _terminate(pid_file: Path) -> None:
     while not pid_file.is_file() or not pid_file.read_text():
         time.sleep(0.02)
     psutil.Process(int(pid_file.read_text())).terminate()
+
+
+def test_tasks_that_can_t_be_sent_are_read_by_each_worker(write_study: WriteStudy) -> None:
+    study = load_study(write_study())
+    target, sources = ray.get(shared_tasks(study))
+    assert (target, sources) == (study.target, dict(study.sources))
+    study.target.__dict__["lock"] = threading.Lock()  # As a plugin's may have one.
+    assert shared_tasks(study) is None
