@@ -128,8 +128,8 @@ def run(
         from promptgraft.search.study import load_study, parse_seconds
 
         mask_logs()
-        with early_start(concurrent, address) as early:
-            loaded = load_study(study, new_study, rehearsed=True, rehearse=early.rehearse, begin=early.begin)
+        with early_start(concurrent, address) as rehearse:
+            loaded = load_study(study, new_study, rehearsed=True, rehearse=rehearse)
         from promptgraft.search.running import Progress, RunOptions, run_study
         from promptgraft.search.storage import StudyReference
     reference = StudyReference.resolve(new_study or str(study), storage, workdir)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from promptgraft.search.study import Finding, RehearsalJob, ResourcesSection, StudyFile, rehearse
+from promptgraft.search.study import Finding, RehearsalJob, Rehearse, ResourcesSection, StudyFile, rehearse
 from promptgraft.search.trials import cause_of
 from promptgraft.search.workers import RehearsalProcess
 from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, masked_url, uncollected
@@ -333,55 +333,35 @@ def _ready_session(address: str | None, cpus: int, stop: "StopSignals") -> RaySe
     return RaySession(vital, stop)
 
 
-class EarlyStart:
-    """What a run does while its study is checked: it starts a local Ray, and rehearses the study in another process.
-
-    Args:
-        concurrent: Trials at a time; None for as many as fit.
-        address: Ray cluster that will be joined; a local Ray is started if None.
-        process: Rehearses; None where this process has imported torch already, so that there is nothing to win.
-    """
-
-    def __init__(self, concurrent: int | None, address: str | None, process: RehearsalProcess | None) -> None:
-        self._concurrent = concurrent
-        self._address = address
-        self._process = process
-
-    def begin(self, file: StudyFile) -> None:
-        """Start Ray, whose workers import what trials need while this process reads the tables."""
-        if self._process is None:
-            return
-        prepare_environment(self._address)
-        if self._address is None:
-            EARLY_RAY.start(LocalRay.of(file, self._concurrent))
-
-    def rehearse(self, file: StudyFile, job: RehearsalJob) -> list[Finding]:  # noqa: ARG002
-        """Rehearse the study, and import what comes next meanwhile."""
-        if self._process is None:
-            return list(rehearse(job))
-        with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(self._process.rehearse, job)
-            with uncollected():
-                for module in _NEEDED_NEXT:
-                    import_module(module)
-            findings = found.result()
-        return list(rehearse(job)) if findings is None else findings
-
-
 @contextmanager
-def early_start(concurrent: int | None, address: str | None) -> Iterator[EarlyStart]:
-    """Yield what is to be done while a study is checked; see `EarlyStart`.
+def early_start(concurrent: int | None, address: str | None) -> Iterator[Rehearse]:
+    """Yield what rehearses a study in another process, and starts Ray meanwhile if the run needs a local one.
+
+    Where this process has imported torch already, there is nothing to win, and it rehearses here.
 
     Args:
         concurrent: Trials at a time; None for as many as fit.
         address: Ray cluster that will be joined; a local Ray is started if None.
     """
     if "torch" in sys.modules:
-        yield EarlyStart(concurrent, address, None)
+        yield lambda _, job: list(rehearse(job))
         return
     process = RehearsalProcess()
+
+    def rehearse_elsewhere(file: StudyFile, job: RehearsalJob) -> list[Finding]:
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(process.rehearse, job)
+            prepare_environment(address)
+            if address is None:
+                EARLY_RAY.start(LocalRay.of(file, concurrent))
+            with uncollected():
+                for module in _NEEDED_NEXT:
+                    import_module(module)
+            findings = found.result()
+        return list(rehearse(job)) if findings is None else findings
+
     try:
-        yield EarlyStart(concurrent, address, process)
+        yield rehearse_elsewhere
     except BaseException:
         EARLY_RAY.stop()
         raise

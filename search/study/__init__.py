@@ -7,6 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.search.study.backbone_checks import Finding as Finding
     from promptgraft.search.study.backbone_checks import RehearsalJob as RehearsalJob
+    from promptgraft.search.study.backbone_checks import Rehearse as Rehearse
     from promptgraft.search.study.backbone_checks import rehearse as rehearse
     from promptgraft.search.study.constraints import Constraints as Constraints
     from promptgraft.search.study.default_space import space_text as space_text

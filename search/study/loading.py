@@ -3,7 +3,7 @@
 import logging
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,6 @@ def load_study(
     *,
     rehearsed: bool = False,
     rehearse: Rehearse | None = None,
-    begin: Callable[[StudyFile], None] | None = None,
 ) -> Study:
     """Read a study file and check it against its data and its backbone.
 
@@ -108,7 +107,6 @@ def load_study(
         comparison: How near duplicates are found.
         rehearsed: Whether to try, too, what trials would do with the backbone's files; imports torch.
         rehearse: Does that elsewhere.
-        begin: Gets what the file says before the tables are read, which may take long.
 
     Raises:
         StudyFileError: With every problem found.
@@ -118,7 +116,7 @@ def load_study(
         raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
     if rehearsed and rehearse is None:
         rehearse = rehearse_here
-    return StudyLoader(LinedYaml(path), name, comparison).read(rehearse, begin)
+    return StudyLoader(LinedYaml(path), name, comparison).read(rehearse)
 
 
 class StudyLoader(ProblemCollector):
@@ -130,7 +128,7 @@ class StudyLoader(ProblemCollector):
         self.comparison = comparison
         self.folder = yaml.path.resolve().parent
 
-    def read(self, rehearse: Rehearse | None = None, begin: Callable[[StudyFile], None] | None = None) -> Study:
+    def read(self, rehearse: Rehearse | None = None) -> Study:
         """Build the study, or raise with every problem found; see `load_study`."""
         parsed = self._parse()
         if self.attempt(("target", "kind"), lambda: TASK_KINDS[parsed.target.kind]) is None:
@@ -143,8 +141,6 @@ class StudyLoader(ProblemCollector):
         if unusable:
             self._collect(unusable)
             raise StudyFileError(self.yaml.path, self.problems)
-        if begin is not None and not self.problems:
-            begin(file)
         target, sources = self._load_tasks(file)
         file = self._with_label_names(file, [*([target] if target else []), *sources.values()])
         for loader, own in zip(loaders, file.on_each_backbone().values(), strict=True):
