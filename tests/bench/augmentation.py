@@ -1,0 +1,90 @@
+"""Measure whether changing images at random helps: one candidate with each augmentation, at equal updates.
+
+    python -m tests.bench.augmentation studies/image_classification.yaml --out runs/augmentation.jsonl
+
+Each seed has folds of its own, the same for all augmentations; accuracy and loss are those of the last update, the mean
+over the folds. What is measured is kept: a run that was stopped goes on. Prints paired differences to `none`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from promptgraft.objectives.data import Split
+from promptgraft.objectives.progress import StageProgress
+from promptgraft.objectives.trial import Objective
+from promptgraft.search.study import load_study
+from promptgraft.spaces import Candidate
+
+Entry = dict[str, float | str]
+METRICS = ("accuracy", "loss")
+
+
+def measure(objective: Objective, candidate: Candidate, seed: int) -> Entry:
+    """Run a candidate on the folds of a seed."""
+    objective.use_split(Split(seed))
+    began, last = time.process_time(), dict[int, dict[str, float]]()
+    for report in objective.run(candidate, seed):
+        if not isinstance(report, StageProgress):
+            last[report.fold] = dict(report.metrics)
+    found: Entry = {name: mean(own[name] for own in last.values()) for name in METRICS}
+    return {"augmentation": candidate.augmentation, "seed": seed, **found, "cpu_s": time.process_time() - began}
+
+
+def entries(path: Path) -> list[Entry]:
+    """Read what was measured; nothing if the file isn't there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(found: list[Entry]) -> Iterator[str]:
+    """Write the mean of each metric, and its paired difference to `none` with the standard error over seeds."""
+    values = {(own["augmentation"], own["seed"]): own for own in found}
+    for name in dict.fromkeys(own["augmentation"] for own in found):
+        seeds = [seed for own, seed in values if own == name and ("none", seed) in values]
+        parts = [f"{len(seeds)} seeds"]
+        for metric in (*METRICS, "cpu_s"):
+            own = [float(values[name, seed][metric]) for seed in seeds]
+            gains = [value - float(values["none", seed][metric]) for value, seed in zip(own, seeds, strict=True)]
+            error = f" ± {stdev(gains) / len(gains) ** 0.5:.3f}" if len(gains) > 1 else ""
+            parts.append(f"{metric} {mean(own):.3f}" + ("" if name == "none" else f" ({mean(gains):+.3f}{error})"))
+        yield f"{name}: {', '.join(parts)}"
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/augmentation.jsonl"))
+    parser.add_argument("--head", default="probe")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--frozen-layers", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    study = load_study(asked.study)
+    candidate = Candidate(
+        study.objective.space.templates[0].id,
+        "",
+        asked.head,
+        frozen_layers=asked.frozen_layers,
+        steps=asked.steps,
+        learning_rate=asked.learning_rate,
+        probe_c=10.0,
+    )
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    spec = replace(study.objective, evaluate_every=asked.steps, files=str(asked.out.with_suffix("")))
+    objective, known = Objective(spec), {(own["augmentation"], own["seed"]) for own in entries(asked.out)}
+    for name in type(objective.target).augmentations:
+        for seed in range(asked.seeds):
+            if (name, seed) not in known:
+                with asked.out.open("a") as file:
+                    file.write(json.dumps(measure(objective, replace(candidate, augmentation=name), seed)) + "\n")
+    print("\n".join(table(entries(asked.out))))
+
+
+if __name__ == "__main__":
+    main()
