@@ -1,7 +1,7 @@
 """CPU-seconds of trials on a model of CLIP's size (ViT-B/32, random weights) whose vision tower is frozen.
 
     python studies/prepare.py --images
-    OMP_NUM_THREADS=1 python -m tests.bench.image_texts        # 10 minutes
+    OMP_NUM_THREADS=1 python -m tests.bench.image_texts
 
 Each form of a trial is run three times: without a store, with an empty one, and once more with what is in it then.
 There are 100 images of Fashion-MNIST in two folds, one of which is trained on, the other scored before and after.

@@ -118,13 +118,11 @@ FORMS = {
         replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
     ],
     "clip": [
-        WORDS,
+        replace(WORDS, source_steps=2, alpha=0.3, frozen_layers=2, adapter=Adapter("ia3")),
         replace(WORDS, frozen_layers=3, calibration="batch"),
         replace(WORDS, template=BARE.id, soft_prompt=SoftPrompt(3), frozen_layers=3),
         replace(WORDS, soft_prompt=SoftPrompt(2, "source", "suffix"), source_steps=2, alpha=0.4, frozen_layers=1),
-        replace(WORDS, soft_prompt=SoftPrompt(2, "template"), source_steps=2, adapter=Adapter("lora", 2)),
-        replace(WORDS, source_steps=2, alpha=0.3, frozen_layers=2, adapter=Adapter("ia3")),
-        replace(WORDS, soft_prompt=SoftPrompt(2), contrastive_steps=2, frozen_layers=2, steps=2),
+        replace(WORDS, soft_prompt=SoftPrompt(2, "template"), contrastive_steps=2, adapter=Adapter("lora", 2), steps=2),
         replace(LINEAR, template=PHOTO.id, head="probe", contrastive_steps=2, frozen_layers=1),
     ],
 }
