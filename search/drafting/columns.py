@@ -97,6 +97,12 @@ class Column:
         return bool(pd.to_datetime(pd.Series(seen), format="mixed", errors="coerce", utc=True).notna().mean() > 0.9)
 
     @property
+    def is_code(self) -> bool:
+        """Whether nearly all values are codes, such as `aa-01`: one word each, and of one length."""
+        lengths = Counter(len(value) for value in self.values if len(value.split()) == 1)
+        return max(lengths.values(), default=0) > 0.9 * len(self.values)
+
+    @property
     def largest_share(self) -> float:
         """Rows of the most frequent value, as a share of the filled rows."""
         return max(self.values.values(), default=0) / self.filled if self.filled else 0.0
@@ -215,7 +221,11 @@ def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[
     found = [column for column in columns if column.may_be_text and column.name != label]
     if not found:  # Short texts, such as queries of a word or two.
         short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
-        found = [column for column in short if not column.is_numeric and not column.is_link][:1]
+        short = [column for column in short if not column.is_numeric and not column.is_link]
+        found = ([column for column in short if not column.is_code] or short)[:1]
+        others = ", ".join(column.name for column in short if column not in found)
+        if others:
+            doubts.append(f"{found[0].name} is taken for the text; {others} may be meant: --text NAME")
     if not found:
         raise UnclearColumnError(
             f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}", "text"

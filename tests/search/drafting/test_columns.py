@@ -78,6 +78,20 @@ def test_pairs_of_texts_are_both_taken_and_said(tmp_path: Path) -> None:
     assert "text and other" in view.doubts[0]
 
 
+def test_codes_are_no_texts_if_there_are_others(tmp_path: Path) -> None:
+    """As in ISO's table of languages: a code and a name for each, most names of one word."""
+    kinds = {"living": ["Ghotuo", "Alumu-Tesu", "Ari", "Amal"], "extinct": ["Abipon", "Old Kentish", "Acatec"]}
+    rows = [(kind, f"{name}{number}") for kind, names in kinds.items() for number in range(9) for name in names]
+    table = tmp_path / "languages.csv"
+    lines = [f"a{number:02},{kind},{name}" for number, (kind, name) in enumerate(rows)]
+    table.write_text("\n".join(["code,kind,name", *lines]))
+    seen = view_table(str(table))
+    assert (seen.text, seen.label) == (("name",), "kind")
+    assert seen.doubts == ("name is taken for the text; code may be meant: --text NAME",)
+    table.write_text("\n".join(["code,kind", *(line.rpartition(",")[0] for line in lines)]))
+    assert view_table(str(table)).text == ("code",)
+
+
 def test_short_and_chinese_texts_and_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     texts = ["房间很干净，服务也好", "不好", "早餐很差，不会再来了", "很好"] * 3
