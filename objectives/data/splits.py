@@ -45,6 +45,14 @@ def take(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str, d
     return _stratified(rows, size, seed, spec, name)
 
 
+def default_test_rows(spec: TaskSpec, rows: Sequence[Row]) -> int:
+    """Return how many rows a study tests on that doesn't say so."""
+    if spec.train_rows is None or spec.time is not None or spec.group is not None:
+        return max(1, len(rows) // 5)
+    # Some more than are asked for stay, since those that say nearly the same as a test row can't be used.
+    return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)
+
+
 def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take so many rows of each label (few-shot protocol of LM-BFF; Gao et al. 2021, arXiv:2012.15723); see `take`."""
     from sklearn.model_selection import train_test_split

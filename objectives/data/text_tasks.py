@@ -21,7 +21,7 @@ from promptgraft.objectives.data.rows import (
     Texts,
     row_key,
 )
-from promptgraft.objectives.data.splits import take, take_shots, with_every_label
+from promptgraft.objectives.data.splits import default_test_rows, take, take_shots, with_every_label
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
 from promptgraft.objectives.data.tasks import Task
 from promptgraft.objectives.data.times import read_times
@@ -146,7 +146,7 @@ class TextTask(Task):
         if spec.test is None:
             if cls.one_label and cls.has_labels:
                 cls(labels, (), spec=spec)._require_labels(rows, spec, least=2)
-            rest, test = take(rows, spec.test_rows or _default_test_rows(spec, rows), seed, spec, "test", report)
+            rest, test = take(rows, spec.test_rows or default_test_rows(spec, rows), seed, spec, "test", report)
             report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
         else:
             test, _, own = cls.clean(spec.test, spec, cls.kept_labels(labels, spec))
@@ -394,10 +394,3 @@ def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport)
     if spec.train_rows is None:
         return rows
     return with_every_label(*take(rows, spec.train_rows, seed, spec, "train", dropped), spec)
-
-
-def _default_test_rows(spec: TaskSpec, rows: list[Row]) -> int:
-    if spec.train_rows is None or spec.time is not None or spec.group is not None:
-        return max(1, len(rows) // 5)
-    # Some more than are asked for stay, since those that say nearly the same as a test row can't be used.
-    return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)
