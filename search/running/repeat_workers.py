@@ -6,7 +6,6 @@ every repeat for ever, though: then nothing is recorded, and the run ends with a
 """
 
 import logging
-import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -77,10 +76,11 @@ def shared_tasks(study: Study) -> Any:
         None where a plugin's task can't be sent: each worker reads the tables then.
     """
     import ray
+    from ray.cloudpickle import PicklingError
 
     try:
         return ray.put((study.target, dict(study.sources)))
-    except (TypeError, AttributeError, pickle.PicklingError):
+    except (TypeError, AttributeError, PicklingError):
         return None
 
 

@@ -308,7 +308,7 @@ def load_existing(name: str, url: str) -> optuna.Study:
     if storage is not None:
         with suppress(KeyError), _explained_errors(url):
             found = optuna.load_study(study_name=name, storage=storage)
-            found.user_attrs  # noqa: B018  # Tables that can't be read are told here, not by whoever reads them next.
+            found.directions  # noqa: B018  # Tables that can't be read are told here, not by whoever reads them next.
             return found
         known = _names_in(storage, url)
         storage.engine.dispose()  # A server has few connections, and a study may be looked for again and again.
