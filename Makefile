@@ -40,7 +40,7 @@ demo: .venv/.installed  ## A whole search in small: run, export, predict (6 min)
 	@echo "look at it: $(BIN)/promptgraft dashboard demo"
 	@$(BIN)/promptgraft best demo | head -1
 
-smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (50 min)
+smollm2: .venv/.installed  ## Six trials of a causal LM, and their judging (an hour)
 	$(BIN)/python studies/prepare.py --smollm2
 	$(BIN)/promptgraft run studies/smollm2.yaml --trials 6
 	$(BIN)/promptgraft export smollm2
