@@ -17,6 +17,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
+from promptgraft.search.storage.attributes import StudyRecord
 from promptgraft.search.storage.heartbeats import GRACE_S, HEARTBEAT_S
 from promptgraft.search.storage.optuna_private import open_current
 from promptgraft.spaces import InvalidInputError, did_you_mean, masked, masked_url
@@ -308,7 +309,7 @@ def load_existing(name: str, url: str) -> optuna.Study:
     if storage is not None:
         with suppress(KeyError), _explained_errors(url):
             found = optuna.load_study(study_name=name, storage=storage)
-            found.directions  # noqa: B018  # Tables that can't be read are told here, not by whoever reads them next.
+            StudyRecord.of(found)  # Tables that can't be read are told here, not by whoever reads them next.
             return found
         known = _names_in(storage, url)
         storage.engine.dispose()  # A server has few connections, and a study may be looked for again and again.
