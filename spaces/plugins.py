@@ -74,12 +74,16 @@ class Registry(Generic[T]):
     @contextmanager
     def temporarily(self) -> Iterator[None]:
         """Forget on exit what was registered in the meantime, as a test or an example wants it."""
-        self._load(*self._builtins)
+        self.load_all()
         before = dict(self._entries)
         try:
             yield
         finally:
             self._entries = before
+
+    def load_all(self) -> None:
+        """Import plugins and all built-in entries, which otherwise happens when an entry is first looked up."""
+        self._load(*self._builtins)
 
     def _load(self, *names: str) -> None:
         """Import plugins, and what registers these built-in entries."""

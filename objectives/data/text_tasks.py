@@ -110,7 +110,7 @@ class TextTask(Task):
         cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
     ) -> tuple[list[Row], CleaningReport]:
         """Drop the rows that held-out ones give away; see `drop_known`."""
-        from promptgraft.objectives.data.near_duplicates import drop_known  # Predicting needs none of it.
+        from promptgraft.objectives.data.near_duplicates import drop_known  # Here, since predicting has no use for it.
 
         return drop_known(rows, held_out, comparison)
 

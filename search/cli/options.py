@@ -65,7 +65,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Load what a command needs to its end: it is never looked through for garbage, which takes as long as pandas."""
+    """Exempt what is loaded here from garbage collection: a pass over it takes as long as importing pandas."""
     with uncollected():
         yield
         gc.freeze()

@@ -208,7 +208,7 @@ def transfer_on_test(
     Returns:
         None if the trial has had no controls.
     """
-    from promptgraft.objectives.data import TASK_KINDS  # Those who show a study without its test rows need none of it.
+    from promptgraft.objectives.data import TASK_KINDS  # Here, since commands that show a study have no use for it.
 
     found = control_outcomes(study, trial)
     if not found:

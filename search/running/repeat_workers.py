@@ -145,8 +145,8 @@ class RepeatWorkers:
         """Wait until a repeat ends or a worker dies.
 
         Returns:
-            What is to be recorded: nothing if a repeat is to be run again; beside it, those that failed before any had
-            succeeded.
+            Repeats and their outcomes, to be recorded: the one that ended, and those that were given up because their
+            workers died, which are held back until a repeat succeeds. Empty if a repeat will be run again.
 
         Raises:
             WorkersLostError: If one worker after the other dies and no repeat succeeds.

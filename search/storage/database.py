@@ -309,7 +309,7 @@ def load_existing(name: str, url: str) -> optuna.Study:
     if storage is not None:
         with suppress(KeyError), _explained_errors(url):
             found = optuna.load_study(study_name=name, storage=storage)
-            StudyRecord.of(found)  # Tables that can't be read are told here, not by whoever reads them next.
+            StudyRecord.of(found)  # Fails here, with a message, if the attributes' table is damaged.
             return found
         known = _names_in(storage, url)
         storage.engine.dispose()  # A server has few connections, and a study may be looked for again and again.

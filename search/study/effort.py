@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from promptgraft.objectives.backbones import FAMILIES
+from promptgraft.objectives.backbones import FAMILIES, Family
 from promptgraft.objectives.data import PRIOR_BASELINES, TASK_KINDS
 from promptgraft.search.study.schema.study_file import Baseline, Control, EffortName, StudyFile, TextBaseline
 
@@ -84,8 +84,13 @@ def refuses_baseline(file: StudyFile, name: str) -> bool:
     """Whether a baseline doesn't apply to a study: to its kind of task, or to one of its backbones."""
     if TASK_KINDS[file.target.kind].refuses_baseline(name):
         return True
-    families = {own.only_backbone.family for own in file.on_each_backbone().values()} & {*FAMILIES}
-    return name == "zero_shot" and not all(FAMILIES[family].has_words for family in families)
+    return name == "zero_shot" and not all(family.has_words for family in families_of(file))
+
+
+def families_of(file: StudyFile) -> list[Family]:
+    """Return the families of a study's backbones, but for unknown ones."""
+    names = {own.only_backbone.family for own in file.on_each_backbone().values()}
+    return [FAMILIES[name] for name in names if name in FAMILIES]
 
 
 def _filled(section: Any, defaults: Mapping[str, Any]) -> Any:

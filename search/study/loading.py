@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import (
     TASK_KINDS,
     Comparison,
@@ -36,7 +35,7 @@ from promptgraft.search.study.backbone_checks import (
     task_spec,
 )
 from promptgraft.search.study.constraints import Constraints, constraints_of
-from promptgraft.search.study.effort import refuses_baseline, with_effort
+from promptgraft.search.study.effort import families_of, refuses_baseline, with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
 from promptgraft.search.study.schema.study_file import STUDY_NAME, StudyFile, name_advice
 from promptgraft.search.study.schema.tasks import TaskSection
@@ -318,8 +317,7 @@ class StudyLoader(ProblemCollector):
 
     def _check_images(self, file: StudyFile) -> None:
         """Refuse what needs texts, where rows are images; models may read those of labels beside them."""
-        families = {own.only_backbone.family for own in file.on_each_backbone().values()} & {*FAMILIES}
-        has_words = any(FAMILIES[family].has_words for family in families)
+        has_words = any(family.has_words for family in families_of(file))
         of_labels = () if has_words else ("templates", "verbalizers", "grow")
         for name in ("chat_templates", "promptsource", *of_labels):
             if file.space is not None and getattr(file.space, name):

@@ -1,4 +1,4 @@
-"""What trials need, imported: workers of a local Ray do so as they start, before there is a trial."""
+"""Imports what trials need. Workers of a local Ray import this module as they start, before they get a trial."""
 
 import gc
 
@@ -13,6 +13,5 @@ with uncollected():
     from promptgraft.objectives.trial import Objective  # noqa: F401
     from promptgraft.search.workers.worker import TrialRunner  # noqa: F401
 
-    for family in BACKBONES:
-        BACKBONES[family]
-    gc.freeze()  # It stays, and is never looked through for garbage.
+    BACKBONES.load_all()
+    gc.freeze()  # All of this stays loaded: collections needn't look through it.

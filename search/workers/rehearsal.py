@@ -41,15 +41,11 @@ def answer() -> None:
     """Rehearse each job that is read from standard input, as `RehearsalProcess` does."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What libraries print is no answer.
-    with (
-        uncollected(),
-        suppress(Exception),
-    ):  # If it is no loss of the driver, the driver rehearses again, and reports it.
+    with uncollected(), suppress(Exception):  # The driver, if it is still there, rehearses again and reports the error.
         from promptgraft.objectives.backbones import BACKBONES
         from promptgraft.objectives.measures import Rehearsal as Rehearsal
 
-        for family in BACKBONES:
-            BACKBONES[family]
+        BACKBONES.load_all()
         while True:
             found = list(rehearse(pickle.load(sys.stdin.buffer)))
             pickle.dump(found, answers)

@@ -35,6 +35,10 @@ Moment = Annotated[
 ]
 
 
+# A key of `histories`, and the one without which it has no meaning.
+_PAIRED = {"least_rating": ("rating", "the column of ratings"), "test_from": ("validation_from", "a time before it")}
+
+
 class HistoriesSection(Section):
     """Where the histories of users come from; `train` is the table of interactions then."""
 
@@ -61,18 +65,12 @@ class HistoriesSection(Section):
         description="Time from which on they are the test, in place of each user's last one; give both, or neither.",
     )
 
-    @field_validator("least_rating")
+    @field_validator("least_rating", "test_from")
     @classmethod
-    def _goes_with_ratings(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if (value is None) != (info.data.get("rating") is None):
-            raise ValueError("goes with `rating`, the column of ratings: give both, or neither")
-        return value
-
-    @field_validator("test_from")
-    @classmethod
-    def _goes_with_validation(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if (value is None) != (info.data.get("validation_from") is None):
-            raise ValueError("goes with `validation_from`, a time before it: give both, or neither")
+    def _comes_in_pairs(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
+        other, what = _PAIRED[info.field_name or ""]
+        if (value is None) != (info.data.get(other) is None):
+            raise ValueError(f"goes with `{other}`, {what}: give both, or neither")
         return value
 
 
