@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import log_softmax
 
 Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
@@ -48,18 +48,23 @@ def choose_members(scores: Mapping[int, Probabilities], first: int, picks: int) 
 def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
     """Return what to divide logits by, so that they are likeliest.
 
+    A row's label is taken to be right with a probability of (rows + 1) / (rows + 2): were it certain, few rows that are
+    all right would ask for a temperature of almost 0.
+
     Args:
         logits: Of rows that the model wasn't trained on, shape (rows, labels).
         labels: Index of each row's label, shape (rows,).
 
-    Source: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
+    Source: Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2; Platt (1999),
+        Probabilistic Outputs for Support Vector Machines, section 2.2, for the targets.
     """
-    from promptgraft.objectives.kinds import log_loss  # Here, since it brings scikit-learn, and `status` is quick.
-
     wide = logits.astype(np.float64)
+    doubt = 1 / (len(labels) + 2)
+    targets = np.full(wide.shape, doubt / (wide.shape[1] - 1))
+    targets[np.arange(len(labels)), labels] = 1 - doubt
 
     def loss(log_temperature: float) -> float:
-        return float(log_loss(softmax(wide / np.exp(log_temperature), axis=1), labels).mean())
+        return float(-(targets * log_softmax(wide / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
     found = minimize_scalar(loss, bounds=(-_LOG_TEMPERATURE, _LOG_TEMPERATURE), method="bounded")
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0

@@ -63,6 +63,14 @@ def test_the_temperature_that_was_planted_is_found_and_calibrates(planted_at: fl
         assert after < error(softmax(fresh, axis=1)) / 2
 
 
+@pytest.mark.parametrize(("rows", "labels"), [(16, 2), (16, 5), (200, 2)])
+def test_few_rows_that_are_all_right_do_not_make_a_model_certain(rows: int, labels: int) -> None:
+    answers = np.arange(rows) % labels
+    logits = np.eye(labels, dtype=np.float32)[answers]
+    sure = softmax(logits / best_temperature(logits, answers), axis=1)[np.arange(rows), answers]
+    assert sure == pytest.approx((rows + 1) / (rows + 2), abs=1e-3)
+
+
 def test_accuracy_rises_where_doubtful_rows_are_left_to_a_person() -> None:
     logits, labels = planted(2000, 3, 1.0)
     curve = coverage_curve(softmax(logits, axis=1), labels)
