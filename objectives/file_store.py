@@ -143,10 +143,13 @@ class FileStore:
 
     def read_logits(self, name: str) -> "npt.NDArray[np.float32]":
         """Read the tensor `logits` of a safetensors file; imports no torch. See `read_tensors`."""
+        return self.read_arrays(name)["logits"]
+
+    def read_arrays(self, name: str) -> "dict[str, npt.NDArray[np.float32]]":
+        """Read a safetensors file of numbers in float32; imports no torch. See `read_tensors`."""
         from safetensors.numpy import load, load_file
 
-        logits: npt.NDArray[np.float32] = self._read_whole(name, load_file, load)["logits"]
-        return logits
+        return self._read_whole(name, load_file, load)
 
     def _read_whole(
         self, name: str, load_file: Callable[[Path], dict[str, T]], load: Callable[[bytes], dict[str, T]]

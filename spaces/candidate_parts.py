@@ -11,17 +11,19 @@ _LAYER_PLACE = re.compile(r"layer (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """Trainable vectors among the embedded tokens, or trainable keys and values in every layer.
+    """Trainable vectors among the embedded tokens, keys and values in every layer, or pixels around an image.
 
     Attributes:
-        length: Number of vectors, in tokens; 0 means none.
+        length: Number of vectors, in tokens, or width of a `frame`, in pixels; 0 means none.
         init: Initial values: `vocabulary` (rows sampled from the embedding matrix), `label_words` or `template` (the
             rows of those words, repeated), or `source` (as `vocabulary`, then trained in the source stage; SPoT, Vu et
             al. 2022, arXiv:2110.07904). With a network, these are its inputs. Keys and values of `deep` are
-            initialized at random.
+            initialized at random, and a `frame` with zeros.
         place: `prefix` (before the text), `suffix` (after the text and before a causal LM's label), `layer K` (as
-            `suffix`, but inserted at layer K: layers 0..K-1 never see them) or `deep` (keys and values before the
-            text's in every layer, including frozen ones; prefix tuning, Li & Liang 2021, arXiv:2101.00190).
+            `suffix`, but inserted at layer K: layers 0..K-1 never see them), `deep` (keys and values before the
+            text's in every layer, including frozen ones; prefix tuning, Li & Liang 2021, arXiv:2101.00190) or `frame`
+            (what is added to the outermost pixels of each image; visual prompting, Bahng et al. 2022,
+            arXiv:2203.17274).
         parametrization: What is trained: the vectors themselves (`direct`), or inputs and a network that computes the
             vectors from them: `mlp`, or `lstm` followed by an MLP (P-tuning, Liu et al. 2021, arXiv:2103.10385; for
             `deep` the projection of Li & Liang, which is an MLP).
@@ -36,6 +38,16 @@ class SoftPrompt:
     def deep(self) -> bool:
         """Whether it consists of keys and values in every layer."""
         return self.place == "deep"
+
+    @property
+    def framed(self) -> bool:
+        """Whether it is a frame of pixels."""
+        return self.place == "frame"
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens by which it makes what a model reads longer."""
+        return 0 if self.framed else self.length
 
     def check(self) -> None:
         """Refuse a network that the place does not support.
@@ -112,17 +124,18 @@ def parse_place(place: str) -> int | None:
     """Parse a soft prompt's place.
 
     Returns:
-        K for `layer K`, None for `prefix`, `suffix` and `deep`.
+        K for `layer K`, None for `prefix`, `suffix`, `deep` and `frame`.
 
     Raises:
         InvalidInputError: If it is none of these.
     """
-    if place in ("prefix", "suffix", "deep"):
+    if place in ("prefix", "suffix", "deep", "frame"):
         return None
     match = _LAYER_PLACE.fullmatch(place)
     if match is None:
         raise InvalidInputError(
-            f"unknown soft-prompt place {place!r}; expected 'prefix', 'suffix', 'deep' or 'layer K' with K = 0, 1, …"
+            f"unknown soft-prompt place {place!r}; expected 'prefix', 'suffix', 'deep', 'frame' or 'layer K' with "
+            "K = 0, 1, …"
         )
     return int(match.group(1))
 

@@ -148,7 +148,7 @@ class Candidate:
         changes: dict[str, object] = {}
         carried = self.frozen_layers < facts.n_layers
         attached = facts.has_head or self.soft_prompt.length > 0
-        in_rows = self.soft_prompt.length > 0 and not facts.texts_of_labels
+        in_rows = self.soft_prompt.length > 0 and (self.soft_prompt.framed or not facts.texts_of_labels)
         embeds = bool(self.contrastive_steps) and (carried or in_rows)
         trains = bool(self.steps) and (carried or attached)
         if not self.source_steps:
@@ -190,10 +190,10 @@ class Candidate:
 
     def _canonical_prompt(self, facts: StudyFacts) -> SoftPrompt:
         soft = self.soft_prompt
-        if not (soft.length and facts.reads_texts(self.head)):
+        if not (soft.length and (soft.framed or facts.reads_texts(self.head))):
             return SoftPrompt()
-        from_source = soft.init == "source"
-        if (from_source and not (facts.has_source and self.source_steps)) or (soft.deep and not from_source):
+        from_source, has_words = soft.init == "source", not (soft.deep or soft.framed)
+        if (from_source and not (facts.has_source and self.source_steps)) or not (from_source or has_words):
             return replace(soft, init=SoftPrompt().init)
         return soft
 

@@ -77,7 +77,8 @@ class _Graph(nn.Module):
         self.scale, self.offset = pixels.scale, pixels.offset
 
     def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.layers.embed_pixels(pixels.float() * self.scale + self.offset)
+        embed = getattr(self.model.stack, "embed_pixels", self.layers.embed_pixels)  # A frame has its own.
+        hidden = embed(pixels.float() * self.scale + self.offset)
         lengths = torch.full((hidden.shape[0],), self.layers.tokens)
         ids = lengths[:, None].expand(-1, self.layers.tokens)
         logits = self.model.logits(Batch(ids, lengths, Known(0, hidden, {})), self.labels)

@@ -91,7 +91,7 @@ class Family:
         texts_of_labels: Whether it reads texts of labels beside rows that hold images: those of templates and label
             words.
         answers: Form of the answers that are read off it.
-        prompt_places: Kinds of places that a soft prompt may have; none where it takes no soft prompt.
+        prompt_places: Kinds of places that a soft prompt may have; none where it takes none.
         poolings: How hidden states may be pooled; any way if None.
         model_types: The `model_type` of its models; any if empty.
     """
@@ -133,24 +133,24 @@ FAMILIES.register("vit")(
         has_head=True,
         numerics=False,
         reads="images",
-        prompt_places=("prefix", "layer K"),
+        prompt_places=("prefix", "layer K", "frame"),
         poolings=("mean", "first"),
         model_types=VISION_TRANSFORMERS,
     )
 )
-_UNPROMPTED = Family(
-    has_head=True, adapters=False, numerics=False, reads="images", prompt_places=(), poolings=("mean",)
+_FRAMED = Family(
+    has_head=True, adapters=False, numerics=False, reads="images", prompt_places=("frame",), poolings=("mean",)
 )
-FAMILIES.register("convolutional")(replace(_UNPROMPTED, model_types=tuple(CONVOLUTIONAL)))
-FAMILIES.register("segmentation")(replace(_UNPROMPTED, answers="masks", model_types=tuple(SEGMENTATION)))
-FAMILIES.register("detection")(replace(_UNPROMPTED, answers="boxes", model_types=DETECTION))
+FAMILIES.register("convolutional")(replace(_FRAMED, model_types=tuple(CONVOLUTIONAL)))
+FAMILIES.register("segmentation")(replace(_FRAMED, answers="masks", model_types=tuple(SEGMENTATION)))
+FAMILIES.register("detection")(replace(_FRAMED, answers="boxes", model_types=DETECTION))
 FAMILIES.register("clip")(
     Family(
         has_head=True,
         numerics=False,
         reads="images",
         texts_of_labels=True,
-        prompt_places=("prefix", "suffix"),
+        prompt_places=("prefix", "suffix", "frame"),
         poolings=("mean",),
         model_types=CLIP,
     )
@@ -236,11 +236,6 @@ def _check_reading(name: str, value: object, known: Family, family: str) -> None
             f"{name} {value!r} needs words, and models of the backbone family {family!r} read images alone; use "
             f"{' or '.join(map(repr, allowed))}"
         )
-    if name == "soft_prompt.length" and value and not known.prompt_places:
-        raise InvalidInputError(
-            f"soft_prompt.length is {value}, but models of the backbone family {family!r} have no tokens that vectors "
-            "could stand among; use 0"
-        )
     if name == "pooling" and known.poolings is not None and value not in known.poolings:
         raise InvalidInputError(
             f"pooling {value!r} does not apply to the backbone family {family!r}; use {' or '.join(known.poolings)}"
@@ -270,11 +265,13 @@ def _check_place(place: str, model: Architecture) -> None:
     layer = parse_place(place)
     known = FAMILIES[model.family]
     places = known.prompt_places
-    if places and (place if layer is None else "layer K") not in places:
+    if (place if layer is None else "layer K") not in places:
         reason = ", whose vectors stand among the words of a label's text" if known.texts_of_labels else ""
+        reason = reason or (", whose rows aren't images" if place == "frame" else "")
+        reason = reason or (", which has no tokens that vectors could stand among" if places == ("frame",) else "")
         raise InvalidInputError(
             f"soft_prompt.place {place!r} is not supported by the backbone family {model.family!r}{reason}; use "
-            f"{' or '.join(places)}"
+            f"{' or '.join(places) or 'soft_prompt.length 0'}"
         )
     if place == "deep":
         _check_deep(model)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.masks import resized_mask as resized_mask
     from promptgraft.objectives.data.images.pictures import boxed_image as boxed_image
     from promptgraft.objectives.data.images.pictures import contact_sheet as contact_sheet
+    from promptgraft.objectives.data.images.pictures import drawn_frame as drawn_frame
     from promptgraft.objectives.data.images.pictures import masked_image as masked_image
     from promptgraft.objectives.data.images.pictures import thumbnail as thumbnail
     from promptgraft.objectives.data.images.similar import find_similar_images as find_similar_images

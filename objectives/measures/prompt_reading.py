@@ -25,7 +25,7 @@ RANDOM_PROMPTS = 5
 
 def is_readable(soft_prompt: SoftPrompt) -> bool:
     """Whether a soft prompt stands among the embedded tokens: it has vectors, and enters below the first layer."""
-    return soft_prompt.length > 0 and not soft_prompt.deep and not soft_prompt.layer
+    return soft_prompt.tokens > 0 and not soft_prompt.deep and not soft_prompt.layer
 
 
 def prompt_as_tokens(

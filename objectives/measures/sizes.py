@@ -42,7 +42,7 @@ class Sizes:
         plain = replace(backbone.in_float32(), attn_implementation=None, device_map=None)
         self._backbone = BACKBONES[backbone.family](plain, torch.device("meta"))
         places = FAMILIES[backbone.family].prompt_places
-        self._any_place = "suffix" if "suffix" in places or not places else places[0]
+        self._any_place = next((own for own in ("suffix", "prefix") if own in places), None)
         self._tokens: dict[tuple[str, str, Demonstrations], int] = {}
         self._parameters: dict[tuple[str, SoftPrompt, int, Adapter], int] = {}
 
@@ -58,7 +58,7 @@ class Sizes:
             bare = replace(candidate, soft_prompt=SoftPrompt(), adapter=Adapter())
             model = self.model(bare)
             self._tokens[key] = model.prompt_tokens(self._shown(model))
-        return self._tokens[key] + candidate.soft_prompt.length
+        return self._tokens[key] + candidate.soft_prompt.tokens
 
     def trainable_parameters(self, candidate: Candidate) -> int:
         """Count the weights that the target stage would train; see `Result.trainable_parameters`.
@@ -67,9 +67,10 @@ class Sizes:
             InvalidInputError: If the backbone can't do what the candidate asks.
         """
         candidate = candidate.canonical(self.space.facts)
-        # Neither first values nor places change the number, but whether it is keys and values in every layer does.
-        place = "deep" if candidate.soft_prompt.deep else self._any_place
-        soft = replace(candidate.soft_prompt, init="vocabulary", place=place)
+        # Neither first values of vectors nor their places change the number.
+        soft = replace(candidate.soft_prompt, init="vocabulary")
+        if self._any_place and not (soft.deep or soft.framed):
+            soft = replace(soft, place=self._any_place)
         key = (candidate.head, soft, candidate.frozen_layers, candidate.adapter)
         if key not in self._parameters:
             self._parameters[key] = self.model(replace(candidate, soft_prompt=soft)).trainable_parameters

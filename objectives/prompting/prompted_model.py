@@ -165,7 +165,7 @@ class PromptedModel:
             rows: Encoded rows over which the tokens of demonstrations are averaged, if there are any.
         """
         shown = round(sum(row.demonstration_tokens for row in rows) / max(1, len(rows)))
-        return self._prompts.own_tokens() + self.candidate.soft_prompt.length + shown
+        return self._prompts.own_tokens() + self.candidate.soft_prompt.tokens + shown
 
     def snapshot(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Copy weights to the CPU, and with them calibration and scaling of their scores."""

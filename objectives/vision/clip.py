@@ -62,8 +62,8 @@ class Clip(ImageEncoder):
     def label_scorer(
         self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, labels: Sequence[str], seed: int
     ) -> LabelScorer:
-        """Build the head; see `Encoder.label_scorer`. With a soft prompt no rows of it are trained."""
-        if candidate.head == "label_words" and candidate.soft_prompt.length:
+        """Build the head; see `Encoder.label_scorer`. With context vectors no rows of it are trained."""
+        if candidate.head == "label_words" and candidate.soft_prompt.tokens:
             words = self._label_words(candidate, verbalizer)
             texts = {label: self.texts_of(template, words, label) for label in labels}
             return ContextScorer(self._pool_of(candidate), self._scale, LabelTexts(self, texts, candidate.soft_prompt))
@@ -73,8 +73,8 @@ class Clip(ImageEncoder):
         self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, seed: int
     ) -> PromptedStack:
         """Keep a candidate's context vectors beside the vision tower, which never sees them; see `Backbone`."""
-        if not candidate.soft_prompt.length:
-            return PromptedStack(self.layers)
+        if not candidate.soft_prompt.tokens:
+            return super().put_prompt(candidate, template, verbalizer, seed)
         return ContextPrompt(self.layers, self._first_values(candidate, template, verbalizer, seed))
 
     @property

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from promptgraft.objectives.backbones import Encoder, EncoderScorer, Keep, LabelScorer, Pool
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.objectives.vision.augmentation import View
-from promptgraft.objectives.vision.image_stack import ImageStack, Parts, VisualPrompt
+from promptgraft.objectives.vision.image_stack import ImageStack, Parts
 from promptgraft.objectives.vision.pixels import Pixels
+from promptgraft.objectives.vision.visual_prompts import Frame, VisualPrompt
 from promptgraft.spaces import Candidate, InvalidInputError, Template, Verbalizer
 
 
@@ -76,11 +77,13 @@ class ImageEncoder(Encoder):
     def put_prompt(
         self, candidate: Candidate, template: Template, verbalizer: Verbalizer | None, seed: int
     ) -> PromptedStack:
-        """Put a candidate's vectors among the patches; see `Backbone`."""
+        """Put a candidate's frame around images, or its vectors among the patches; see `Backbone`."""
         del template, verbalizer
         soft = candidate.soft_prompt
         if not soft.length:
             return PromptedStack(self.layers)
+        if soft.framed:
+            return Frame(self.layers, soft.length, self.pixels.shape)
         return VisualPrompt(self.layers, self._first_vectors(soft.length, seed).to(self.device), soft.layer or 0)
 
     def own_tokens(self, candidate: Candidate, template: Template) -> int:  # noqa: ARG002

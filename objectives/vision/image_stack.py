@@ -1,4 +1,4 @@
-"""A model of images that can be run in part, and vectors that are trained among an image's patches."""
+"""A model of images that can be run in part: from one block to another, on what is known before it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptgraft.objectives.layers import Known, LayerStack, PromptedStack, checkpoint_layer
+from promptgraft.objectives.layers import LayerStack, checkpoint_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,11 @@ class ImageStack(LayerStack):
         Args:
             input_ids: Ids of whole images, as `ImageEncoder.image_ids` makes them; shape (rows, tokens).
         """
-        return self.embed_pixels(self._pixels(input_ids[:, 0].tolist(), self.device))
+        return self.embed_pixels(self.pixels(input_ids))
+
+    def pixels(self, input_ids: Tensor) -> Tensor:
+        """Look images up; shape (rows, channels, height, width). See `embed`."""
+        return self._pixels(input_ids[:, 0].tolist(), self.device)
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Embed images, shape (rows, channels, height, width); see `embed`."""
@@ -97,44 +101,3 @@ class ImageStack(LayerStack):
 
     def _folded(self, state: Tensor) -> Tensor:
         return state.flatten(1)[:, None] if self.tokens == 1 else state
-
-
-class VisualPrompt(PromptedStack):
-    """Vectors that are trained among an image's patches, from one layer on (visual prompt tuning, shallow).
-
-    Behind the embeddings a vision transformer doesn't know in which order its tokens are. So the vectors stand behind
-    the patches, which is the same as between the class token and the patches.
-
-    Args:
-        layers: The pretrained model.
-        vectors: First values, shape (length, hidden).
-        layer: Layer that they enter; 0 with the embeddings.
-
-    Source: Jia et al. 2022, arXiv:2203.12119.
-    """
-
-    def __init__(self, layers: LayerStack, vectors: Tensor, layer: int) -> None:
-        super().__init__(layers)
-        self.length = len(vectors)
-        self.entry: int = layer
-        self.trained = {"weight": nn.Parameter(vectors.clone())}
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        lengths: Tensor,  # noqa: ARG002
-        insert_at: Tensor,  # noqa: ARG002
-        known: Known | None = None,
-        read_at: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """Run the model around the vectors; see `PromptedStack`."""
-        layers = self.layers
-        depth, hidden = (0, layers.embed(input_ids)) if known is None else (known.depth, known.hidden)
-        if depth < self.entry:
-            hidden = layers.run(depth, self.entry, hidden)
-        vectors = self.vectors().to(hidden.dtype).expand(hidden.shape[0], -1, -1)
-        return layers.run(self.entry, None, torch.cat([hidden, vectors], dim=1))
-
-    def vectors(self) -> Tensor:
-        """Return the vectors as they are now; see `PromptedStack`."""
-        return self.trained["weight"]

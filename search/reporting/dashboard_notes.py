@@ -166,8 +166,10 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
     """Write a trial's note, in Markdown: a rendered prompt, metrics, confusion, losses."""
     last = reports[-1]
     soft = candidate.soft_prompt
-    start = "random values" if soft.deep and soft.init != "source" else soft.init
-    place = f"{soft.length} soft tokens, {soft.place}, from {start}" if soft.length else "no soft prompt"
+    start = {"deep": "random values", "frame": "zeros"}.get(soft.place, soft.init)
+    start = soft.init if soft.init == "source" else start
+    what = f"a frame of {soft.length} pixels" if soft.framed else f"{soft.length} soft tokens, {soft.place}"
+    place = f"{what}, from {start}" if soft.length else "no soft prompt"
     if soft.parametrization != "direct":
         place += f", through an {soft.parametrization.upper()}"
     place += _demonstrations(candidate, last)

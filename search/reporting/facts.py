@@ -1,6 +1,7 @@
 """`promptgraft report`: everything that a study found, as typed facts; `search.reporting.page` shows them."""
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from promptgraft.objectives.data import drawn_frame
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.search.judging import NAMES, WINNER, ControlRow
 from promptgraft.search.reporting.error_analysis import Errors, analyze_errors
@@ -29,7 +31,16 @@ from promptgraft.search.reporting.other_study import SideBySide
 from promptgraft.search.reporting.provenance import Cost, Provenance, TableFacts, cost_of, data_of, provenance_of
 from promptgraft.search.reporting.status import Summary, summarize
 from promptgraft.search.sampling import study_as_run
-from promptgraft.search.storage import NothingToExportError, Opening, StudyRecord, StudyReference, TrialRecord, to_json
+from promptgraft.search.storage import (
+    DELTA_FILE,
+    NothingToExportError,
+    Opening,
+    StudyRecord,
+    StudyReference,
+    TrialRecord,
+    to_json,
+    trial_file,
+)
 from promptgraft.search.study import Study
 from promptgraft.search.trials import metric_of
 from promptgraft.spaces import InvalidInputError, Scalar
@@ -101,6 +112,21 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """A soft prompt that is a frame of pixels.
+
+    Attributes:
+        width: In pixels.
+        most: The most that it adds to a pixel's channel or takes off, on the scale on which the model reads pixels.
+        picture: What it adds, as a data URI of a JPEG file.
+    """
+
+    width: int
+    most: float
+    picture: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a reader wants to know first.
 
@@ -119,6 +145,7 @@ class Answer:
         costs: What its trial cost.
         example: The first validation row, rendered; None without the rows, or where they are images.
         load_report: What the migration did with the weights.
+        frame: Its soft prompt, if that is a frame of pixels and its weights are still there.
     """
 
     trial: int
@@ -135,6 +162,7 @@ class Answer:
     costs: Mapping[str, float]
     example: str | None
     load_report: str | None
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +244,7 @@ def collect_facts(stored: optuna.Study, study: Study | None, files: FileStore, r
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         level=StudyRecord.of(stored).judging.level,
         summary=summary,
-        answer=_answer(stored, summary, winner, names, study),
+        answer=_answer(stored, summary, winner, names, study, files),
         history=history,
         importances=measure_importances([own.knobs for own in known], [own.value or 0.0 for own in known]),
         templates=templates_of(stored, history),
@@ -232,7 +260,12 @@ def collect_facts(stored: optuna.Study, study: Study | None, files: FileStore, r
 
 
 def _answer(
-    stored: optuna.Study, summary: Summary, winner: FrozenTrial, names: Mapping[str, str], study: Study | None
+    stored: optuna.Study,
+    summary: Summary,
+    winner: FrozenTrial,
+    names: Mapping[str, str],
+    study: Study | None,
+    files: FileStore,
 ) -> Answer:
     """Put together what a reader wants to know first."""
     transfer, own = summary.transfer, TrialRecord.of(winner)
@@ -261,7 +294,23 @@ def _answer(
         costs=costs,
         example=_example(study, own.values) if study else None,
         load_report=own.load_report,
+        frame=_frame(files, winner.number) if own.values.get("soft_prompt.place") == "frame" else None,
     )
+
+
+def _frame(files: FileStore, trial: int) -> Frame | None:
+    """Draw a trial's frame; None if it has none, or its weights were dropped."""
+    try:
+        weights = files.read_arrays(trial_file(trial, DELTA_FILE))
+    except OSError:
+        return None
+    prefix = "soft_prompt."
+    sides = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if not sides:
+        return None
+    picture = b64encode(drawn_frame(sides)).decode()
+    most = max(float(abs(own).max()) for own in sides.values())
+    return Frame(sides["top"].shape[1], most, f"data:image/jpeg;base64,{picture}")
 
 
 def _test_score(opening: Opening | None, metric: str) -> TestScore | None:

@@ -15,7 +15,16 @@ from promptgraft.search.study.schema.study_file import StudyFile
 from promptgraft.search.study.schema.tasks import SourceSection, TaskSection
 from promptgraft.search.study.space_loading import SpaceLoader, history_spec, local_path, model_path
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, ProblemCollector
-from promptgraft.spaces import Candidate, InvalidInputError, Parameter, Scalar, SearchSpace, StudyFacts, extremes
+from promptgraft.spaces import (
+    DIMENSIONS,
+    Candidate,
+    InvalidInputError,
+    Parameter,
+    Scalar,
+    SearchSpace,
+    StudyFacts,
+    extremes,
+)
 
 Drafted = Literal["nothing", "wording", "space"]
 
@@ -250,7 +259,9 @@ def rehearse(job: RehearsalJob) -> Iterator[Finding]:
             tried.append((("space", "verbalizers", words), partial(rehearsal.try_words, candidate)))
     tried += [(place, partial(rehearsal.try_candidate, candidate)) for place, candidate in _extreme(space)]
     for place, attempt in tried:
-        for problem in _problem(place, attempt):
+        for _, message in _problem(place, attempt):
+            named = message.partition(" ")[0]  # What all candidates have in common is said once, where it stands.
+            problem = ("space", *named.split(".")) if named in DIMENSIONS else place, message
             if problem not in found:
                 found.add(problem)
                 yield problem

@@ -175,8 +175,9 @@ def _values(parameter: Parameter, parameters: Sequence[Parameter]) -> list[Scala
     if isinstance(parameter, Constant):
         return [parameter.value]
     if parameter.name == "soft_prompt.place" and isinstance(parameter, Categorical) and not conditions:
-        # Of places, only `deep` has another size.
-        return list({choice == "deep": choice for choice in parameter.choices}.values())
+        # Of places, only these have another size.
+        sizes = {choice if choice in ("deep", "frame") else "": choice for choice in parameter.choices}
+        return list(sizes.values())
     if isinstance(parameter, Categorical):
         return list(parameter.choices if parameter.name in (*_POOLS, *_SIZING) or conditions else parameter.choices[:1])
     if parameter.name not in _SIZING and not conditions:

@@ -51,7 +51,8 @@ class Exported:
         self.images, self.bundle = write_images(folder / "data").parent, folder / "bundle"
         target = spec_of_images(self.images / "table.csv", folds=2)
         objective = objective_over_images(model, family, target, evaluate_every=2)
-        changes = {"soft_prompt": SoftPrompt(2)} | changes if family in {"vit", "clip"} else changes
+        place = "prefix" if family in {"vit", "clip"} else "frame"
+        changes = {"soft_prompt": SoftPrompt(2, place=place)} | changes
         candidate = Candidate(TEMPLATE.id, "", "linear", steps=4, learning_rate=1e-3, **changes)
         if family == "clip":  # Label words, around which context is learnt.
             candidate = replace(candidate, template=PHOTO.id, verbalizer=COLOURS.id, head="label_words")

@@ -156,7 +156,7 @@ def test_places(place: str, layer: int | None) -> None:
 
 
 def test_an_unknown_place_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="'prefix', 'suffix', 'deep' or 'layer K'"):
+    with pytest.raises(InvalidInputError, match="'prefix', 'suffix', 'deep', 'frame' or 'layer K'"):
         _ = SoftPrompt(1, "vocabulary", "middle").layer
 
 

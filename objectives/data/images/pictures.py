@@ -1,11 +1,12 @@
 """Pictures for people: small copies of images, sheets of them, and what a model found in an image drawn onto it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from promptgraft.objectives.data.images.files import UnreadableImageError, load_image, open_image
 from promptgraft.objectives.data.images.masks import IGNORED_PIXEL, Mask
@@ -130,6 +131,27 @@ def boxed_image(
     return _in_a_row(panels, [(_colour(label), labels[label]) for label in sorted(present)])
 
 
+def drawn_frame(sides: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+    """Draw what a frame adds to the pixels of images: grey where nothing, light or dark where the most.
+
+    Args:
+        sides: `top`, `left`, `right` and `bottom`, each of shape (channels, height, width), the first and last with the
+            corners.
+
+    Returns:
+        The content of a JPEG file.
+    """
+    from PIL import Image
+
+    channels, height, width = sides["left"].shape
+    within = np.zeros((channels, height, sides["top"].shape[2] - 2 * width), dtype=np.float32)
+    middle = np.concatenate([sides["left"], within, sides["right"]], axis=2)
+    whole = np.concatenate([sides["top"], middle, sides["bottom"]], axis=1)
+    most = max(float(np.abs(whole).max()), float(np.finfo(np.float32).tiny))
+    drawn = Image.fromarray(np.round(127.5 + 127.5 * whole / most).astype(np.uint8).transpose(1, 2, 0))
+    return _as_jpeg(_enlarged(drawn, _DRAWN_SIDE))
+
+
 def _drawn_size(reference: str) -> "Image":
     """Return an image in the size that is drawn onto."""
     plain = load_image(reference, least_side=_DRAWN_SIDE)
@@ -161,13 +183,18 @@ def _in_a_row(panels: Sequence[tuple[str, "Image"]], colours: Sequence[tuple[str
 
 
 def _small(path: Path, side: int) -> "Image":
-    from PIL.Image import Resampling
-
     image = open_image(path, least_side=side)
     if max(image.size) > side:
         image.thumbnail((side, side))
         return image
-    times = side // max(image.size)
+    return _enlarged(image, side)
+
+
+def _enlarged(image: "Image", side: int) -> "Image":
+    """Enlarge an image by a whole number, so that neither side exceeds so many pixels."""
+    from PIL.Image import Resampling
+
+    times = max(1, side // max(image.size))
     return image.resize((image.width * times, image.height * times), Resampling.NEAREST)
 
 

@@ -114,11 +114,13 @@ class DemonstrationsSection(Section):
 
 
 class SoftPromptSection(Section):
-    """Trainable vectors that are added to the prompt."""
+    """Trainable vectors that are added to the prompt, or pixels that are added to images."""
 
-    length: Searched = Field(None, description="Number of vectors; 0 for no soft prompt.")
+    length: Searched = Field(
+        None, description="Number of vectors, or width of a frame in pixels; 0 for no soft prompt."
+    )
     init: Searched = Field(None, description="Initial values: vocabulary, label_words, template or source.")
-    place: Searched = Field(None, description="Position: prefix, suffix, layer K or deep.")
+    place: Searched = Field(None, description="Position: prefix, suffix, layer K, deep or frame.")
     parametrization: Searched = Field(
         None, description="What is trained: the vectors (direct), or a network that makes them (mlp, lstm)."
     )

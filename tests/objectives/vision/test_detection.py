@@ -13,7 +13,7 @@ from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_fami
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.spaces import Candidate, InvalidInputError
+from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import draw, spec_of_boxes, write_boxed
 from tests.support.models import TinyModels
@@ -26,6 +26,7 @@ FORMS = [
     replace(LINEAR, frozen_layers=2, steps=2),
     replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
     replace(LINEAR, source_steps=2, frozen_layers=4),
+    replace(LINEAR, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=3),
 ]
 
 

@@ -111,11 +111,14 @@ FORMS = {
         replace(LINEAR, adapter=Adapter("lora", 2), frozen_layers=1),
         replace(LINEAR, head="probe", steps=0, source_steps=2, alpha=0.5),
         replace(LINEAR, head="probe", contrastive_steps=2, steps=2, frozen_layers=1, adapter=Adapter("ia3")),
+        replace(LINEAR, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=2),
     ],
     "convolutional": [
         replace(LINEAR, frozen_layers=1),
         replace(LINEAR, head="probe", steps=0),
         replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
+        replace(LINEAR, soft_prompt=SoftPrompt(3, "source", "frame"), source_steps=2, frozen_layers=1),
+        replace(LINEAR, head="probe", soft_prompt=SoftPrompt(2, place="frame"), frozen_layers=2, contrastive_steps=2),
     ],
     "clip": [
         replace(WORDS, source_steps=2, alpha=0.3, frozen_layers=2, adapter=Adapter("ia3")),
@@ -123,6 +126,7 @@ FORMS = {
         replace(WORDS, template=BARE.id, soft_prompt=SoftPrompt(3), frozen_layers=3),
         replace(WORDS, soft_prompt=SoftPrompt(2, "source", "suffix"), source_steps=2, alpha=0.4, frozen_layers=1),
         replace(WORDS, soft_prompt=SoftPrompt(2, "template"), contrastive_steps=2, adapter=Adapter("lora", 2), steps=2),
+        replace(WORDS, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=3, calibration="batch"),
         replace(LINEAR, template=PHOTO.id, head="probe", contrastive_steps=2, frozen_layers=1),
     ],
 }
@@ -177,7 +181,7 @@ def test_what_is_saved_computes_the_same(family: str, tmp_path: Path, tiny_model
         template = objective.spec.space.template(canonical.template)
         own = objective.backbone.own_tokens(canonical, template)  # type: ignore[attr-defined]
         assert bool(own) == (canonical.head == "label_words")
-        assert result.prompt_tokens == own + candidate.soft_prompt.length
+        assert result.prompt_tokens == own + candidate.soft_prompt.tokens
 
 
 def test_a_soft_prompt_changes_what_is_behind_it_alone(tmp_path: Path, tiny_models: TinyModels) -> None:
@@ -195,10 +199,10 @@ def test_a_soft_prompt_changes_what_is_behind_it_alone(tmp_path: Path, tiny_mode
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("convolutional", {"soft_prompt": SoftPrompt(2)}, "no tokens that vectors could stand among"),
+        ("convolutional", {"soft_prompt": SoftPrompt(2)}, "no tokens that vectors could stand among; use frame"),
         ("convolutional", {"adapter": Adapter("lora", 2)}, "adapter.method 'lora' is not supported"),
         ("convolutional", {"pooling": "first"}, "pooling 'first' does not apply .*; use mean"),
-        ("vit", {"soft_prompt": SoftPrompt(2, place="suffix")}, "use prefix or layer K"),
+        ("vit", {"soft_prompt": SoftPrompt(2, place="suffix")}, "use prefix or layer K or frame"),
         ("vit", {"soft_prompt": SoftPrompt(2, place="deep")}, "use prefix or layer K"),
         ("vit", {"soft_prompt": SoftPrompt(2, place="layer 3")}, r"needs a layer in \[0, 2\]"),
         ("vit", {"soft_prompt": SoftPrompt(2, parametrization="mlp")}, "use direct"),
@@ -207,7 +211,7 @@ def test_a_soft_prompt_changes_what_is_behind_it_alone(tmp_path: Path, tiny_mode
         (
             "clip",
             {"soft_prompt": SoftPrompt(2, place="layer 1")},
-            "among the words of a label's text; use prefix or suf",
+            "among the words of a label's text; use prefix or suffix or frame",
         ),
         ("clip", {"soft_prompt": SoftPrompt(2, place="deep")}, "use prefix or suffix"),
         ("clip", {"soft_prompt": SoftPrompt(2, parametrization="lstm")}, "use direct"),

@@ -32,6 +32,7 @@ FORMS = [
     replace(LINEAR, frozen_layers=2, steps=2),
     replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=4),
     replace(LINEAR, source_steps=2, frozen_layers=5),
+    replace(LINEAR, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=5),
 ]
 
 

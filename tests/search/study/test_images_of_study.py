@@ -214,3 +214,25 @@ def test_numerics_are_those_of_the_model(
     value = "bfloat16" if name == "dtype" else "eager"
     path.write_text(path.read_text().replace("backbone:", f"backbone:\n  {name}: {value}", 1))
     assert "is not supported by the backbone family 'vit'" in problems(path)[f"backbone.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "where", "message"),
+    [
+        ({"length": [0, 2]}, "place", "no tokens that vectors could stand among; use frame"),
+        ({"length": [2, 16], "place": "frame"}, "length", "reads images of 32 x 32 pixels"),
+    ],
+)
+def test_what_no_candidate_can_have_is_said_once(
+    prompt: dict[str, Any],
+    where: str,
+    message: str,
+    tables: tuple[Path, Path],
+    tmp_path: Path,
+    tiny_models: TinyModels,
+) -> None:
+    space = {"head": ["linear", "probe"], "steps": [2, 4], "frozen_layers": [0, 1], "soft_prompt": prompt}
+    file = write(tmp_path, tables, tiny_models["convolutional"], "convolutional", space=space, source=None)
+    found = problems(file, rehearsed=True)
+    assert list(found) == [f"space.soft_prompt.{where}"]
+    assert message in found[f"space.soft_prompt.{where}"]

@@ -67,14 +67,14 @@ def test_models_and_kinds_must_fit(tables: tuple[Path, Path], tmp_path: Path, ti
 def test_what_does_not_apply_is_refused(tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels) -> None:
     space = {
         "head": ["linear", "probe"],
-        "soft_prompt": {"length": [0, 2]},
+        "soft_prompt": {"length": [0, 2], "place": "suffix"},
         "adapter": {"method": ["none", "lora"]},
         "frozen_layers": [0, 6],
     }
     baselines = ["linear_probe", "full_fine_tuning"]
     found = problems(write(tmp_path, tables, tiny_models["segmentation"], space=space, baselines=baselines))
     assert "reads an image as a whole" in found["space.head"]
-    assert "no tokens that vectors could stand among" in found["space.soft_prompt.length"]
+    assert "no tokens that vectors could stand among" in found["space.soft_prompt.place"]
     assert "'lora' is not supported" in found["space.adapter.method"]
     assert "must be in [0, 5]" in found["space.frozen_layers"]
     assert "linear_probe does not apply" in found["baselines"]
