@@ -1,4 +1,4 @@
-"""What production gets of a winner: manifest, predictor, verification, comparison and server."""
+"""What production gets of a winner: manifest, predictor, verification and comparison."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,6 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.bundles.audit import current_user as current_user
     from promptgraft.bundles.audit import timestamp as timestamp
-    from promptgraft.bundles.batcher import ServingLimits as ServingLimits
     from promptgraft.bundles.comparison import BundleComparison as BundleComparison
     from promptgraft.bundles.comparison import Disagreement as Disagreement
     from promptgraft.bundles.comparison import Outcome as Outcome
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from promptgraft.bundles.folder import copy_bundle as copy_bundle
     from promptgraft.bundles.folder import read_examples as read_examples
     from promptgraft.bundles.folder import read_manifest as read_manifest
-    from promptgraft.bundles.listening import listen as listen
     from promptgraft.bundles.manifest import LOCK_FILE as LOCK_FILE
     from promptgraft.bundles.manifest import MANIFEST_FILE as MANIFEST_FILE
     from promptgraft.bundles.manifest import BackboneReference as BackboneReference
@@ -33,10 +31,11 @@ if TYPE_CHECKING:
     from promptgraft.bundles.manifest import TemplatePart as TemplatePart
     from promptgraft.bundles.manifest import VerbalizerPart as VerbalizerPart
     from promptgraft.bundles.manifest import demonstration_rows as demonstration_rows
+    from promptgraft.bundles.predictor import Input as Input
     from promptgraft.bundles.predictor import Predictor as Predictor
+    from promptgraft.bundles.predictor import check_abstaining as check_abstaining
     from promptgraft.bundles.publishing import plan_upload as plan_upload
     from promptgraft.bundles.publishing import push as push
-    from promptgraft.bundles.server import create_app as create_app
     from promptgraft.bundles.verification import TOLERANCE as TOLERANCE
     from promptgraft.bundles.verification import Verification as Verification
     from promptgraft.bundles.verification import verify as verify

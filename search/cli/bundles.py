@@ -213,7 +213,8 @@ def serve(
     """Serve a bundle over HTTP until Ctrl-C or SIGTERM; /docs describes the paths."""
     import torch
 
-    from promptgraft.bundles import Predictor, ServingLimits, bound_socket, create_app, is_loopback, listen, url_of
+    from promptgraft.bundles import Predictor, bound_socket, is_loopback, url_of
+    from promptgraft.bundles.serving import ServingLimits, create_app, listen
     from promptgraft.objectives.runtime import choose_device, quiet_transformers
 
     quiet_transformers()

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
+from promptgraft.bundles import Predictor, verify
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.data import Box, as_data
 from promptgraft.search.judging import compare_by_metric
 from promptgraft.spaces import Candidate

@@ -18,8 +18,9 @@ from transformers.models.convnext.image_processing_pil_convnext import ConvNextI
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from promptgraft.bundles import Manifest, Predictor, ServingLimits, create_app, verify
+from promptgraft.bundles import Manifest, Predictor, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.backbones import FAMILIES, guess_family
 from promptgraft.objectives.data import Row, UnreadableImageError, as_data, load_image
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt

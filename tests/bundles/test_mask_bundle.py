@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, verify
+from promptgraft.bundles import Predictor, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.data import Row, as_data, mask_in
 from promptgraft.search.cli import app
 from promptgraft.search.judging import compare_by_metric

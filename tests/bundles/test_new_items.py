@@ -13,8 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
+from promptgraft.bundles import Predictor, read_manifest
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.backbones import Encoder
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app

@@ -6,9 +6,9 @@ Facades import lazily at run time (`spaces/facade.py`), so a type checker sees o
 from promptgraft import __version__ as __version__
 from promptgraft.bundles import Manifest as Manifest
 from promptgraft.bundles import Predictor as Predictor
-from promptgraft.bundles import create_app as create_app
 from promptgraft.bundles.formats import convert as convert
 from promptgraft.bundles.registry import open_registry as open_registry
+from promptgraft.bundles.serving import create_app as create_app
 from promptgraft.objectives.backbones import BACKBONES as BACKBONES
 from promptgraft.objectives.backbones import FAMILIES as FAMILIES
 from promptgraft.objectives.backbones import Backbone as Backbone

@@ -14,8 +14,9 @@ import pytest
 from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
-from promptgraft.bundles import TOLERANCE, Predictor, ServingLimits, create_app, read_manifest, verify
+from promptgraft.bundles import TOLERANCE, Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.data import Row, Span, Task
 from promptgraft.objectives.kinds.multi_label import labels_in
 from promptgraft.objectives.trial import Objective

@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 from sacrebleu.metrics import BLEU, CHRF
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest, verify
+from promptgraft.bundles import Predictor, read_manifest, verify
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
 from promptgraft.search.exporting import export_winner

@@ -10,8 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from promptgraft.bundles.batcher import ServingLimits
-from promptgraft.bundles.doors import port_error
+from promptgraft.bundles import port_error
+from promptgraft.bundles.serving.batcher import ServingLimits
 
 GRACE_S = 30  # For open requests when the server shuts down.
 

@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptgraft.bundles.answers import Answers
-from promptgraft.bundles.batcher import Batcher, Metrics, OverloadedError, ServedModel, ServingLimits
-from promptgraft.bundles.doors import why_refused
-from promptgraft.bundles.predictor import check_abstaining
+from promptgraft.bundles import check_abstaining, why_refused
+from promptgraft.bundles.serving.answers import Answers
+from promptgraft.bundles.serving.batcher import Batcher, Metrics, OverloadedError, ServedModel, ServingLimits
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)

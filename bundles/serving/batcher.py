@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from promptgraft.bundles.predictor import Input
+from promptgraft.bundles import Input
 from promptgraft.objectives.data import Task
 
 logger = logging.getLogger(__name__)

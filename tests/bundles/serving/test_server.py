@@ -20,7 +20,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
-from promptgraft.bundles import Predictor, ServingLimits, create_app, read_manifest
+from promptgraft.bundles import Predictor, read_manifest
+from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.spec import ObjectiveSpec
 from tests.support.bundles import export_small
 from tests.support.commands import typed

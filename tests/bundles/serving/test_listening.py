@@ -15,9 +15,10 @@ import pytest
 import requests
 from fastapi.testclient import TestClient
 
-from promptgraft.bundles import ServingLimits, bound_socket, create_app, is_loopback, listen
-from promptgraft.bundles.batcher import Probabilities
+from promptgraft.bundles import bound_socket, is_loopback
 from promptgraft.bundles.predictor import Input
+from promptgraft.bundles.serving import ServingLimits, create_app, listen
+from promptgraft.bundles.serving.batcher import Probabilities
 from promptgraft.objectives.data import TASK_KINDS
 from promptgraft.spaces import InvalidInputError
 from tests.support.hostile_page import CHROMIUM, status_of

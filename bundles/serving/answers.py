@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from pydantic import BaseModel, Field
 
-from promptgraft.bundles.batcher import Metrics, Probabilities
+from promptgraft.bundles.serving.batcher import Metrics, Probabilities
 from promptgraft.objectives.data import Box, Span, Task, mask_in
 
 
