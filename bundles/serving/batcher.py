@@ -44,6 +44,7 @@ class ServingLimits:
         request_rows: Most rows of one request.
         text_characters: Longest value of a field, in characters.
         body_bytes: Largest request body.
+        request_pixels: Most pixels of the images of one request.
         waiting_rows: Most rows that may wait, over all requests.
         bodies_bytes: Most bytes of all request bodies together, not counting the first 64 KiB of each.
         connections: Most open connections; one more closes the one that has been silent longest.
@@ -54,6 +55,7 @@ class ServingLimits:
     request_rows: int = 1000
     text_characters: int = 100_000
     body_bytes: int = 16 * 2**20
+    request_pixels: int = 500_000_000
     waiting_rows: int = 4096
     bodies_bytes: int = 128 * 2**20
     connections: int = 512
@@ -95,10 +97,13 @@ class Batcher:
     Args:
         limits: How many rows at once, and how many may wait.
         metrics: Told what is done.
+
+    Attributes:
+        limits: The same.
     """
 
     def __init__(self, limits: ServingLimits, metrics: "Metrics") -> None:
-        self._limits, self._metrics = limits, metrics
+        self.limits, self._metrics = limits, metrics
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._rows = 0
@@ -110,7 +115,7 @@ class Batcher:
             OverloadedError: If too many rows wait already.
             InvalidInputError: If these can't be predicted.
         """
-        if self._rows and self._rows + len(rows) > self._limits.waiting_rows:
+        if self._rows and self._rows + len(rows) > self.limits.waiting_rows:
             raise OverloadedError
         waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -132,7 +137,7 @@ class Batcher:
         """Take the requests that fit into one batch, in their order; those given up in the meantime are dropped."""
         chosen: list[_Waiting] = []
         rows = 0
-        while self._queue and (not chosen or rows + len(self._queue[0].rows) <= self._limits.batch_rows):
+        while self._queue and (not chosen or rows + len(self._queue[0].rows) <= self.limits.batch_rows):
             waiting = self._queue.popleft()
             self._count(-len(waiting.rows))
             if not waiting.done.done():

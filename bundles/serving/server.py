@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -20,22 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from promptgraft.bundles import check_abstaining, why_refused
 from promptgraft.bundles.serving.answers import Answers
 from promptgraft.bundles.serving.batcher import Batcher, Metrics, OverloadedError, ServedModel, ServingLimits
+from promptgraft.bundles.serving.problems import PROBLEMS, Problem, problem
+from promptgraft.bundles.serving.uploads import MULTIPART, Uploads, too_many_pixels, upload_schema
 from promptgraft.spaces import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
+_SINGLE, _BATCH = "/predict", "/predict/batch"
 # So much of each body doesn't count towards what all may have together: small requests get through in any case.
 _FREE_BYTES = 64 * 2**10
 
 # A character that is neither white space nor a control character: text without any would be empty once stripped.
 _SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
 _IMAGE = r"^data:[a-zA-Z0-9.+/-]*;base64,[A-Za-z0-9+/]+=*$"
-
-
-class Problem(BaseModel):
-    """Reason why a request was refused."""
-
-    error: str = Field(description="What is wrong, and where.")
 
 
 class State(BaseModel):
@@ -55,24 +51,13 @@ class About(BaseModel):
     abstain_below: float = Field(description="Smallest probability at which a row gets a label.")
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Request body is not valid JSON."},
-    403: {"model": Problem, "description": "Request comes from a page of another site."},
-    408: {"model": Problem, "description": "Request did not arrive in time."},
-    413: {"model": Problem, "description": "Request body is too large."},
-    415: {"model": Problem, "description": "Request body is not of the type application/json."},
-    422: {"model": Problem, "description": "Rows are not valid."},
-    429: {"model": Problem, "description": "Too many rows are waiting; try again later."},
-    503: {"model": Problem, "description": "Too many large requests arrive at once; try again later."},
-}
-
-
 def _bodies(fields: Sequence[str], limits: ServingLimits, *, images: bool) -> tuple[Any, Any]:
     """Build the models of the request bodies for one row and for several.
 
-    Images come within the body: paths would be those of files of this machine.
+    Images come within the body: paths would be those of files of this machine. As base64 they are a third longer than
+    the files that a body may have in their place.
     """
-    longest, pattern = (limits.body_bytes, _IMAGE) if images else (limits.text_characters, _SOMETHING)
+    longest, pattern = (2 * limits.body_bytes, _IMAGE) if images else (limits.text_characters, _SOMETHING)
     about = "Image as a data URI: data:image/jpeg;base64,... of a file." if images else None
     # Users name the fields, and may choose a name that pydantic reserves; so aliases carry the names.
     given: dict[str, Any] = {
@@ -119,21 +104,41 @@ def create_app(
     # What has no content type is read as JSON: pages of other sites, which could send that, are turned away before.
     version = str(about["digest"])[:12]
     app = FastAPI(title="promptgraft", version=version, lifespan=lifespan, docs_url="/docs", strict_content_type=False)
-    app.add_middleware(_Observed, metrics=metrics, paths={"/predict", "/predict/batch"})
+    images = task.reads == "images"
+    if images:
+        app.add_middleware(Uploads, single=_SINGLE, batch=_BATCH, limits=limits)
+    app.add_middleware(_Observed, metrics=metrics, paths={_SINGLE, _BATCH})
     app.add_middleware(_Bounded, limits=limits)
-    app.add_middleware(_Guarded, local=local)
-    _add_predictions(app, batcher, answers, _bodies(fields, limits, images=task.reads == "images"))
+    app.add_middleware(
+        _Guarded, local=local, kinds=("application/json", MULTIPART) if images else ("application/json",)
+    )
+    uploads = [upload_schema(fields, several=own) if images else None for own in (False, True)]
+    _add_predictions(app, batcher, answers, _bodies(fields, limits, images=images), uploads)
     bundle = About(**about, labels=list(task.labels), fields=list(fields), abstain_below=abstain_below)
     _add_status(app, bundle, metrics)
     _add_error_handlers(app)
     return app
 
 
-def _add_predictions(app: FastAPI, batcher: Batcher, answers: Answers, bodies: tuple[Any, Any]) -> None:
-    """Add the paths that predict rows."""
+def _add_predictions(
+    app: FastAPI, batcher: Batcher, answers: Answers, bodies: tuple[Any, Any], uploads: Sequence[dict[str, Any] | None]
+) -> None:
+    """Add the paths that predict rows: one, and several.
+
+    Args:
+        app: The server.
+        batcher: Predicts.
+        answers: Makes answers of predictions.
+        bodies: Models of the two paths' bodies.
+        uploads: What OpenAPI says of files in their place; None where rows are no images.
+    """
     row, batch = bodies
 
     async def answer(rows: Sequence[Mapping[str, str]]) -> list[BaseModel]:
+        if answers.task.reads == "images":
+            reason = await asyncio.to_thread(too_many_pixels, rows, batcher.limits)
+            if reason is not None:
+                raise HTTPException(413, reason)
         try:
             found = await batcher.predict(rows)
         except OverloadedError as error:
@@ -148,13 +153,13 @@ def _add_predictions(app: FastAPI, batcher: Batcher, answers: Answers, bodies: t
         predictions=(list[answers.model], ...),  # type: ignore[name-defined]
     )
 
-    @app.post("/predict", responses=_PROBLEMS, response_model=answers.model)
+    @app.post(_SINGLE, responses=PROBLEMS, response_model=answers.model, openapi_extra=uploads[0])
     async def predict(body: row) -> Any:  # type: ignore[valid-type]
         """Predict one row."""
         (found,) = await answer([_plain(body)])
         return found
 
-    @app.post("/predict/batch", responses=_PROBLEMS, response_model=several)
+    @app.post(_BATCH, responses=PROBLEMS, response_model=several, openapi_extra=uploads[1])
     async def predict_batch(body: batch) -> Any:  # type: ignore[valid-type]
         """Predict several rows."""
         return {"predictions": await answer(_plain(body)["rows"])}
@@ -193,11 +198,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def refuse(_: Request, error: RequestValidationError) -> Response:
         broken = any(entry["type"] == "json_invalid" for entry in error.errors())
         message = "; ".join(_message(entry) for entry in error.errors()[:5])
-        return _problem(400 if broken else 422, message)
+        return problem(400 if broken else 422, message)
 
     @app.exception_handler(StarletteHTTPException)
     async def report(_: Request, error: StarletteHTTPException) -> Response:
-        return _problem(error.status_code, str(error.detail), error.headers)
+        return problem(error.status_code, str(error.detail), error.headers)
 
 
 def _plain(body: BaseModel) -> Any:
@@ -210,17 +215,11 @@ def _message(entry: Mapping[str, Any]) -> str:
     return f"{where}: {entry['msg']}" if where else str(entry["msg"])
 
 
-def _problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    # Half a surrogate pair can't be sent as UTF-8, so it is escaped.
-    content = {"error": message.encode("utf-8", "backslashreplace").decode()}
-    return JSONResponse(content, status, headers=dict(headers or {}))
-
-
 class _Guarded:
-    """Turns away pages of other sites, and bodies that are no JSON."""
+    """Turns away pages of other sites, and bodies of other kinds than are read."""
 
-    def __init__(self, app: ASGIApp, *, local: bool) -> None:
-        self._app, self._local = app, local
+    def __init__(self, app: ASGIApp, *, local: bool, kinds: Sequence[str]) -> None:
+        self._app, self._local, self._kinds = app, local, kinds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None
@@ -229,10 +228,11 @@ class _Guarded:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             reason = why_refused(headers, local=self._local)
             if reason is not None:
-                refusal = _problem(403, reason)
-            elif scope["method"] == "POST" and kind and kind != "application/json" and not kind.endswith("+json"):
-                refusal = _problem(
-                    415, f"the body is {kind}; send JSON, with the header content-type: application/json"
+                refusal = problem(403, reason)
+            elif scope["method"] == "POST" and kind and kind not in self._kinds and not kind.endswith("+json"):
+                files = f", or files as {MULTIPART}" if MULTIPART in self._kinds else ""
+                refusal = problem(
+                    415, f"the body is {kind}; send JSON, with the header content-type: application/json{files}"
                 )
         await (refusal or self._app)(scope, receive, send)
 
@@ -255,7 +255,7 @@ class _Bounded:
                     refusal = await self._read(scope, receive, body)
             except TimeoutError:
                 seconds = f"{self._limits.read_seconds:g} s"
-                refusal = _problem(408, f"the request didn't arrive within {seconds}", {"Connection": "close"})
+                refusal = problem(408, f"the request didn't arrive within {seconds}", {"Connection": "close"})
             if body.gone:
                 return
             if refusal is not None:
@@ -287,9 +287,9 @@ class _Bounded:
             self._held += held - body.held
             body.held = held
             if held and self._held > self._limits.bodies_bytes:
-                return _problem(503, "too many large requests arrive at once; try again later", {"Retry-After": "1"})
+                return problem(503, "too many large requests arrive at once; try again later", {"Retry-After": "1"})
             more, too_large = message.get("more_body", False), size > most
-        return _problem(413, f"the request body is larger than {most} bytes") if too_large else None
+        return problem(413, f"the request body is larger than {most} bytes") if too_large else None
 
 
 @dataclass(slots=True)

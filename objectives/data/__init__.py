@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.boxes import mirrored_boxes as mirrored_boxes
     from promptgraft.objectives.data.images.boxes import sized as sized
     from promptgraft.objectives.data.images.files import IMAGE_FORMATS as IMAGE_FORMATS
+    from promptgraft.objectives.data.images.files import TooManyPixelsError as TooManyPixelsError
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images.files import as_data as as_data
     from promptgraft.objectives.data.images.files import image_folder_rows as image_folder_rows

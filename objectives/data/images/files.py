@@ -4,11 +4,12 @@ import base64
 import binascii
 import hashlib
 import struct
+import warnings
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from PIL.Image import Image
 
 # Larger images are refused before they are decoded: as RGB, one of this size takes 150 MB.
@@ -28,7 +31,7 @@ _KEPT = 65_536
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
 # What decoders raise when a file isn't what its first bytes promise.
-DAMAGE = (
+_DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -62,6 +65,10 @@ class UnreadableImageError(InvalidInputError):
         return f"{self.path}: {self.reason}"
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """An image has more pixels than are read."""
+
+
 def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | None = None) -> "Image":
     """Read an image as RGB, the way up that it is to be looked at.
 
@@ -78,54 +85,82 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS, least_side: int | No
         The image, in mode RGB. It doesn't depend on the file any more.
 
     Raises:
-        UnreadableImageError: If there is no such file, or if it is empty, no image, too large, truncated or damaged.
+        TooManyPixelsError: If it is too large.
+        UnreadableImageError: If there is no such file, or if it is empty, no image, truncated or damaged.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        if not path.is_file():
-            raise UnreadableImageError(path, "there is no such file")
-        if path.stat().st_size == 0:
-            raise UnreadableImageError(path, "the file is empty")
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            pixels = image.width * image.height
-            if pixels > max_pixels:
-                size = f"{image.width} x {image.height} pixels"
-                raise UnreadableImageError(path, f"{size}, which is more than {max_pixels} in all")
-            if least_side is not None:
-                image.draft(None, (2 * least_side, 2 * least_side))
-            image.load()
-            return _as_rgb(_upright(image))
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImageError(path, f"more than {max_pixels} pixels") from None
-    except PermissionError:
-        raise UnreadableImageError(path, "the file may not be read (permission denied)") from None
-    except DAMAGE as error:
-        raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
+    return _as_opened(path, path, max_pixels, least_side)
 
 
-def image_size(reference: str) -> tuple[int, int]:
+def image_size(reference: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return height and width of an image, the way up that it is to be looked at, without decoding it.
 
     Args:
         reference: Path or data URI.
+        max_pixels: See `open_image`.
 
     Raises:
+        TooManyPixelsError: If it has more pixels.
         UnreadableImageError: If it can't be read.
     """
-    from PIL import Image
+    source = _bytes_in(reference) if is_data(reference) else Path(reference)
+    with opened_image(source, Path(shown_image(reference)), max_pixels) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+        return (image.width, image.height) if turned else (image.height, image.width)
 
-    source = BytesIO(_bytes_in(reference)) if is_data(reference) else Path(reference)
+
+def _as_opened(source: Path | bytes, path: Path, max_pixels: int, least_side: int | None) -> "Image":
+    """Read an image from a file or its content; see `open_image`."""
+    with opened_image(source, path, max_pixels) as image:
+        if least_side is not None:
+            image.draft(None, (2 * least_side, 2 * least_side))
+        image.load()
+        return _as_rgb(_upright(image))
+
+
+@contextmanager
+def opened_image(
+    source: Path | bytes, path: Path, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = IMAGE_FORMATS
+) -> "Iterator[Image]":
+    """Open an image, and tell of whatever is wrong with it as one kind of error, without any warning.
+
+    Args:
+        source: Its file, or the content of that.
+        path: What it is called in errors.
+        max_pixels: See `open_image`.
+        formats: Those that are read, by Pillow's names.
+
+    Raises:
+        TooManyPixelsError: If it is too large.
+        UnreadableImageError: If it can't be opened, or what is done with it then fails.
+    """
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(Path(shown_image(reference)), f"truncated or damaged ({error})") from error
+        if isinstance(source, Path) and not source.is_file():
+            raise UnreadableImageError(path, "it is a folder" if source.is_dir() else "there is no such file")
+        if (source.stat().st_size if isinstance(source, Path) else len(source)) == 0:
+            raise UnreadableImageError(path, "the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stream = source if isinstance(source, Path) else BytesIO(source)
+            with Image.open(stream, formats=formats) as image:
+                if image.width * image.height > max_pixels:
+                    raise TooManyPixelsError(path, f"{image.width} x {image.height} pixels, {_more_than(max_pixels)}")
+                yield image
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(formats)}") from None
+    except Image.DecompressionBombError:
+        raise TooManyPixelsError(path, f"more pixels than Pillow opens, {_more_than(max_pixels)}") from None
+    except PermissionError:
+        raise UnreadableImageError(path, "the file may not be read (permission denied)") from None
+    except _DAMAGE as error:
+        raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
+
+
+def _more_than(max_pixels: int) -> str:
+    return f"which is more than {max_pixels} in all"
 
 
 def image_folder_rows(folder: Path) -> list[dict[str, str]]:
@@ -183,7 +218,7 @@ def _upright(image: "Image") -> "Image":
 
     try:
         return ImageOps.exif_transpose(image)
-    except DAMAGE:
+    except _DAMAGE:
         return image
 
 
@@ -259,13 +294,7 @@ def load_image(reference: str, *, least_side: int | None = None) -> "Image":
     """
     if not is_data(reference):
         return open_image(Path(reference), least_side=least_side)
-    with NamedTemporaryFile(suffix=".image") as file:
-        file.write(_bytes_in(reference))
-        file.flush()
-        try:
-            return open_image(Path(file.name), least_side=least_side)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(Path(shown_image(reference)), error.reason) from error
+    return _as_opened(_bytes_in(reference), Path(shown_image(reference)), MAX_PIXELS, least_side)
 
 
 def as_data(reference: str) -> str:

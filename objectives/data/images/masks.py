@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data.images.files import DAMAGE, MAX_PIXELS, UnreadableImageError
+from promptgraft.objectives.data.images.files import UnreadableImageError, opened_image
 
 # Class of each pixel, shape (height, width).
 Mask: TypeAlias = npt.NDArray[np.uint8]
@@ -34,21 +34,10 @@ def read_mask(path: Path) -> npt.NDArray[np.int64]:
     Raises:
         UnreadableImageError: If there is no such file, or it holds no such image.
     """
-    from PIL import Image
-
-    if not path.is_file():
-        raise UnreadableImageError(path, "there is no such file")
-    try:
-        with Image.open(path, formats=_LOSSLESS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(path, f"more than {MAX_PIXELS} pixels")
-            if image.mode not in _NUMBERS:
-                raise UnreadableImageError(path, f"its pixels are of the mode {image.mode}, not one number each")
-            return np.asarray(image).astype(np.int64)
-    except UnreadableImageError:
-        raise
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(path, f"no mask ({error})") from error
+    with opened_image(path, path, formats=_LOSSLESS) as image:
+        if image.mode not in _NUMBERS:
+            raise UnreadableImageError(path, f"its pixels are of the mode {image.mode}, not one number each")
+        return np.asarray(image).astype(np.int64)
 
 
 def mask_as_data(mask: Mask) -> str:

@@ -147,7 +147,7 @@ def test_files_that_are_no_images_are_refused_with_the_reason(tmp_path: Path) ->
         "text.png": "not an image in one of the formats JPEG, PNG",
         "script.eps": "not an image in one of the formats",
         "absent.jpg": "there is no such file",
-        ".": "there is no such file",
+        ".": "it is a folder",
         "a\0b.jpg": "there is no such file",
     }
     for name, reason in reasons.items():
