@@ -105,6 +105,7 @@ class Template:
         try:
             tree = _ENVIRONMENT.checked(self.text)
             labels = sum(node.name == LABEL_FIELD for node in tree.find_all(nodes.Name))
+            fields = self.fields  # Looks up filters, too.
         except jinja2.TemplateSyntaxError as error:
             raise InvalidInputError(
                 f"template {self.name!r} is not valid jinja2: {error.message} (line {error.lineno})"
@@ -115,7 +116,7 @@ class Template:
             raise InvalidInputError(
                 f"template {self.name!r} must contain {{{{ {LABEL_FIELD} }}}} exactly once, got it {labels} times"
             )
-        self.render(dict.fromkeys(self.fields, "x"))
+        self.render(dict.fromkeys(fields, "x"))
 
     @property
     def id(self) -> str:

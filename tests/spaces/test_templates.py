@@ -27,6 +27,7 @@ def test_any_text_comes_out_as_it_went_in(value: str) -> None:
         ("{{ text }}", "exactly once"),
         ("{{ text }} {{ label }} {{ label }}", "exactly once"),
         ("{{ text } {{ label }}", "not valid jinja2"),
+        ("{{ text | nosuch }} {{ label }}", "not valid jinja2: No filter named 'nosuch'"),
         ("{{ text.__class__.__mro__ }} {{ label }}", "cannot be rendered"),
         ("{% if false %}{{ label }}{% endif %}{{ text }}", "print the label exactly once"),
     ],
