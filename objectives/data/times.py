@@ -31,6 +31,8 @@ _FORMATS = (
     "%a %b %d %H:%M:%S %z %Y",
 )
 _SOLID = ("%d%m%Y", "%m%d%Y")
+# From here on numbers are probably seconds since 1970, or parts of them.
+_SECONDS = 1e8
 _REMEDY = "write dates as 2024-12-31 or 2024-12-31T23:59:59+00:00, or numbers"
 
 
@@ -51,9 +53,16 @@ def read_times(cells: Sequence[str | None]) -> list[float]:
     known = [texts[place] for place in places]
     found = np.full(len(texts), math.nan)
     if known:
+        _refuse_words_among_numbers(known)
         found[places] = _numbers(known) if all(map(_NUMBER.fullmatch, known)) else _dates(known)
     values: list[float] = found.tolist()
     return values
+
+
+def _refuse_words_among_numbers(texts: Sequence[str]) -> None:
+    odd = [text for text in texts if not _NUMBER.fullmatch(text)]
+    if odd and len(odd) < len(texts) / 2:
+        raise InvalidInputError(f"{odd[0]!r} is no number, unlike the other cells; {_REMEDY}")
 
 
 def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -64,6 +73,11 @@ def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     numbers = np.array([float(text) for text in texts])
     if not np.isfinite(numbers).all():
         raise InvalidInputError(f"{texts[int(np.argmin(np.isfinite(numbers)))]!r} is too large a number; {_REMEDY}")
+    if numbers.min() >= _SECONDS and numbers.max() >= 100 * numbers.min():
+        raise InvalidInputError(
+            f"{texts[int(numbers.argmin())]!r} looks like seconds and {texts[int(numbers.argmax())]!r} like "
+            f"milliseconds; {_REMEDY} of one unit"
+        )
     return numbers
 
 

@@ -159,7 +159,7 @@ def as_number(cell: str) -> float | None:
         found = float(cell)
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return found if math.isfinite(found) and "_" not in cell else None  # Python takes 2024_01 for 202401.
 
 
 def _numbers(rows: Sequence[Row]) -> Expected:

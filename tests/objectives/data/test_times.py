@@ -61,6 +61,8 @@ def test_a_format_that_all_cells_have(cells: list[str], expected: list[str]) -> 
         (["31012024", "01022024"], "looks like a date that begins with its day or month"),
         (["1", "1e400"], "'1e400' is too large a number"),
         (["2024-W05-1"], "'2024-W05-1' is no number and no date"),
+        (["1", "2", "now"], "'now' is no number, unlike the other cells"),
+        (["1700000000", "1700000000000"], "'1700000000' looks like seconds and '1700000000000' like milliseconds"),
         (["now"], "write dates as 2024-12-31 or"),
     ],
 )
