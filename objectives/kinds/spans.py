@@ -29,13 +29,21 @@ def word_places(text: str) -> list[tuple[int, int]]:
     return [found.span() for found in _WORD.finditer(text)]
 
 
-def spans_in(cell: str) -> list[Span] | None:
-    """Read a cell: a JSON list of objects with start, end and label, or of lists of these; None if it is no such."""
+def spans_in(cell: str, text: str) -> list[Span] | None:
+    """Read a cell: a JSON list of objects with start, end and label, or of lists of these; None if it is no such.
+
+    Args:
+        cell: The cell.
+        text: The text that its spans are places of; an object whose `text` isn't what stands there is no span.
+    """
     found: list[Span] = []
     try:
         for entry in json.loads(cell):
             start, end, label = (entry[name] for name in _PARTS) if isinstance(entry, dict) else entry
             if type(start) is not int or type(end) is not int or not has_text(label):
+                return None
+            said = entry.get("text") if isinstance(entry, dict) else None
+            if isinstance(said, str) and said.strip() != text[max(0, start) : end].strip():
                 return None
             found.append(Span(start, end, label.strip()))
     except (ValueError, TypeError, KeyError, RecursionError):

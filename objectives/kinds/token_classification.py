@@ -66,7 +66,7 @@ class TokenClassification(TextTask):
             raise InvalidInputError(
                 f"`text` names {len(spec.fields)} columns, but spans are places in one; name that one"
             )
-        found = [spans_in(cell) for cell in cells]
+        found = [spans_in(cell, _only(text)) for cell, text in zip(cells, texts, strict=True)]
         occurring = sorted({span.label for own in found for span in own or ()})
         index, names = read_labels(occurring, labels, choosing=choosing)
         answers: list[Answer | None] = []
