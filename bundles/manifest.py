@@ -341,3 +341,13 @@ def demonstration_rows(pool: DemonstrationPool | None, labels: Sequence[str]) ->
     rows = pool.rows if pool else ()
     names = [labels[row.answer] if isinstance(row.answer, int) else str(row.answer) for row in rows]
     return tuple(DemonstrationRow(fields=dict(row.fields), label=name) for row, name in zip(rows, names, strict=True))
+
+
+def check_abstaining(task: Task, abstain_below: float) -> None:
+    """Refuse a smallest probability of a label where rows have no single label.
+
+    Raises:
+        InvalidInputError: If it is given for such a kind of task.
+    """
+    if abstain_below and not task.one_label:
+        raise InvalidInputError(f"--abstain-below is {abstain_below:g}, but this bundle's rows have no single label")

@@ -1,7 +1,7 @@
 """Predictions from a bundle; needs neither Optuna nor Ray."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from promptgraft.bundles.folder import read_manifest
-from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart
+from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart, check_abstaining
 from promptgraft.bundles.new_items import NewItems, read_new_items, with_items, with_rows
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
 from promptgraft.objectives.caching import Activations, StageKey, StageStore
-from promptgraft.objectives.data import Prediction, Task, has_text, joined
+from promptgraft.objectives.data import Prediction, has_text, joined, read_frame
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -32,6 +32,8 @@ SHARED_ROWS, SHARED_BYTES = 256, 2**30
 MOST_NUMBERS = 2**24
 # A row: template field -> value, or the value alone where there is but one field.
 Input = str | Mapping[str, str]
+# Rows; of a frame, the columns that the model was fitted to.
+Inputs = Iterable[Input] | pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +106,15 @@ class Predictor:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         backbone: str | None = None,
         device: torch.device | None = None,
         *,
         trust_remote_code: bool = False,
         items: str | None = None,
     ) -> None:
-        self.folder, self.manifest = folder, read_manifest(folder)
+        self.folder = folder = Path(folder).expanduser()
+        self.manifest = read_manifest(folder)
         self.new_items = read_new_items(items, self.manifest) if items else NewItems()
         reference = self.manifest.backbone
         if reference.family not in BACKBONES:
@@ -214,11 +217,12 @@ class Predictor:
         """Label names, in the order of the logits."""
         return self.task.labels
 
-    def predict(self, rows: Sequence[Input]) -> list[Prediction]:
+    def predict(self, rows: Inputs) -> list[Prediction]:
         """Return the likeliest label of each row, all that apply, a number, a text or spans, by the kind of task."""
-        return self.task.predict(self.expected(rows), self.texts(rows))
+        texts = self.texts(rows)
+        return self.task.predict(self.expected(texts), texts)
 
-    def predict_proba(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
+    def predict_proba(self, rows: Inputs) -> npt.NDArray[np.float64]:
         """Return each label's probability, shape (len(rows), len(labels)), or of each word; see `logits`.
 
         Raises:
@@ -229,15 +233,16 @@ class Predictor:
             raise InvalidInputError(f"{self.folder} predicts {what}, which have no probabilities; use predict")
         return self.expected(rows)
 
-    def expected(self, rows: Sequence[Input]) -> npt.NDArray[np.float64]:
+    def expected(self, rows: Inputs) -> npt.NDArray[np.float64]:
         """Return each label's probability, or the numbers; see `logits`."""
         return self.task.expected(self.logits(rows).astype(np.float64) / self.manifest.temperature)
 
-    def logits(self, rows: Sequence[Input]) -> npt.NDArray[np.float32]:
+    def logits(self, rows: Inputs) -> npt.NDArray[np.float32]:
         """Score rows; one that is too long is cut as it was in training.
 
         Args:
-            rows: Template field -> value, one mapping a row; or texts, where templates have but one field.
+            rows: Template field -> value, one mapping a row; or texts, where templates have but one field; or a frame
+                with the columns of the study's table.
 
         Returns:
             Logits before the temperature, shape (len(rows), len(labels)); those of an ensemble are the logarithms of
@@ -247,7 +252,7 @@ class Predictor:
         Raises:
             InvalidInputError: If a row lacks a field, or has one that is empty or no text.
         """
-        checked = [self._fields(number, row) for number, row in enumerate(rows)]
+        checked = [{name: value.strip() for name, value in row.items()} for row in self.texts(rows)]
         size = len(checked) if len(self.members) == 1 else SHARED_ROWS
         with self._lock:
             parts = [self._score_all(checked[start : start + size]) for start in range(0, len(checked), size or 1)]
@@ -285,10 +290,15 @@ class Predictor:
         found: npt.NDArray[np.float32] = model.score(encoded, self.labels, size).numpy()
         return found
 
-    def texts(self, rows: Sequence[Input]) -> list[Mapping[str, str]]:
-        """Return the fields of rows, as they were given."""
-        names = self.manifest.columns
-        return [{name: row if isinstance(row, str) else row[name] for name in names} for row in rows]
+    def texts(self, rows: Inputs) -> list[Mapping[str, str]]:
+        """Return the fields of rows, as they were given; see `logits`."""
+        if isinstance(rows, pd.DataFrame):
+            columns = self.manifest.columns
+            cells = read_frame(rows, list(dict.fromkeys(columns.values()))).to_dict("records")
+            rows = [{name: own[column] for name, column in columns.items()} for own in cells]
+        if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+            raise InvalidInputError(f"expected a list of rows, or a frame, got {type(rows).__name__}; write [row]")
+        return [self._fields(number, row) for number, row in enumerate(rows)]
 
     def _fields(self, number: int, row: Input) -> Mapping[str, str]:
         names = list(self.manifest.columns)
@@ -300,7 +310,7 @@ class Predictor:
         for name in names:
             if not has_text(row.get(name)):
                 raise InvalidInputError(f"{wanted}, each a text that isn't empty, got {row.get(name)!r} for {name!r}")
-        return {name: row[name].strip() for name in names}
+        return {name: row[name] for name in names}
 
     def predict_table(self, path: str, abstain_below: float = 0.0) -> pd.DataFrame:
         """Predict every row of a CSV, TSV, JSONL or Parquet file, or of such a table on standard input (`-`).
@@ -378,13 +388,3 @@ class Predictor:
 
 def _hash(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def check_abstaining(task: Task, abstain_below: float) -> None:
-    """Refuse a smallest probability of a label where rows have no single label.
-
-    Raises:
-        InvalidInputError: If it is given for such a kind of task.
-    """
-    if abstain_below and not task.one_label:
-        raise InvalidInputError(f"--abstain-below is {abstain_below:g}, but this bundle's rows have no single label")

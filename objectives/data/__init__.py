@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.label_leaks import find_label_leaks as find_label_leaks
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels
+    from promptgraft.objectives.data.labels import are_amounts as are_amounts
+    from promptgraft.objectives.data.labels import joined_labels as joined_labels
     from promptgraft.objectives.data.labels import label_number as label_number
     from promptgraft.objectives.data.labels import match_labels as match_labels
     from promptgraft.objectives.data.labels import named_by as named_by
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.splits import merged as merged
     from promptgraft.objectives.data.splits import with_fewer as with_fewer
     from promptgraft.objectives.data.tables import has_text as has_text
+    from promptgraft.objectives.data.tables import read_frame as read_frame
     from promptgraft.objectives.data.tables import read_rows as read_rows
     from promptgraft.objectives.data.tables import read_table as read_table
     from promptgraft.objectives.data.tasks import TASK_KINDS as TASK_KINDS

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
 # White space, underscores, and hyphens that aren't the sign of a number.
 _BETWEEN_WORDS = re.compile(r"(?:[\s_]|-(?!\d)|(?<=\w)-)+")
+# What people write between the labels of a cell.
+_BETWEEN_LABELS = "|,;/+&"
+_LIST = re.compile(r"\[.*['\",].*\]")
+# A scale of so many grades, such as 1 to 10, may well be labels.
+MOST_GRADES = 11
 # Control characters, other separators of lines, and characters that turn the direction of writing.
 _FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -107,6 +112,33 @@ def alike_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
         plain = "".join(character for character in plain if unicodedata.category(character) != "Cf").strip()
         found.setdefault(plain, {})[label] = None
     return [tuple(own) for own in found.values() if len(own) > 1]
+
+
+def joined_labels(labels: Sequence[str], kept: str = "") -> str | None:
+    """Find a label that is probably several in one cell: a list, or labels that stand alone as well; None if none is.
+
+    Args:
+        labels: The labels.
+        kept: A separator of labels that was heeded, and isn't looked for.
+    """
+    known = set(labels)
+    for label in labels:
+        if _LIST.fullmatch(label):
+            return label
+        for separator in _BETWEEN_LABELS.replace(kept, ""):
+            parts = [part.strip() for part in label.split(separator)]
+            if len(parts) > 1 and all(parts) and sum(part in known for part in parts) > 1:
+                return label
+    return None
+
+
+def are_amounts(labels: Sequence[str]) -> bool:
+    """Whether labels are probably measured, not named: many numbers that don't count from 0 or 1 on."""
+    values = [_value(label) for label in labels if _NUMBER.fullmatch(label)]
+    if len(values) < len(labels) or len(labels) <= MOST_GRADES:
+        return False
+    counted = {str(number) for number in range(len(labels))}
+    return not (set(values) == counted or set(values) == (counted - {"0"}) | {str(len(labels))})
 
 
 def label_number(label: str) -> int | None:

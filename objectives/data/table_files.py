@@ -3,10 +3,9 @@
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 from promptgraft.spaces import InvalidInputError, masked, masked_url
 
@@ -16,9 +15,14 @@ if TYPE_CHECKING:
 # Compression -> how its files begin.
 COMPRESSIONS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 _NAMES = {".gz": "gzip", ".zst": "zstd"}
+# How a file begins that git keeps elsewhere, and hasn't fetched.
+LFS_POINTER = b"version https://git-lfs"
 # Of a folder that `datasets.Dataset.save_to_disk` wrote, and of one with several such folders.
 _DATASET_FILE, _STATE_FILE, _SPLITS_FILE = "dataset_info.json", "state.json", "dataset_dict.json"
 _SHOWN = 8
+# Folders and files of programs, such as those of macOS in an archive; those that begin with a point are none of the
+# user's either.
+_NOBODYS = "__MACOSX"
 # A word's tag in a file of words: B, I and O, or with E (or L) for the last and S (or U) for an only one.
 _TAG = re.compile(r"O|(?P<part>[BIESLU])-(?P<label>.+)")
 
@@ -83,7 +87,7 @@ def read_excel(content: bytes) -> Columns:
     """Read the one sheet of an Excel file that has cells; its first row is the header.
 
     Raises:
-        ValueError: If openpyxl is missing, or several sheets have cells.
+        ValueError: If openpyxl is missing, several sheets have cells, or a formula has no value.
     """
     try:
         from openpyxl import load_workbook
@@ -92,22 +96,38 @@ def read_excel(content: bytes) -> Columns:
             "it needs openpyxl: pip install 'promptgraft[excel]'; or save the sheet as CSV UTF-8"
         ) from error
     try:
-        book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-    except (BadZipFile, KeyError) as error:
+        sheets = {name: rows for name, rows in _sheets(load_workbook, content, values=True).items() if _lines(rows)}
+        written = _sheets(load_workbook, content, values=False) if sheets else {}
+    except Exception as error:  # Over a damaged file, openpyxl raises what its parsers do.
         raise ValueError(f"it is no whole Excel file: {error}") from error
-    sheets = {
-        sheet.title: [row for row in sheet.iter_rows(values_only=True) if any(map(_is_filled, row))] for sheet in book
-    }
-    filled = {title: rows for title, rows in sheets.items() if rows}
-    if len(filled) > 1:
-        raise ValueError(f"{len(filled)} sheets have cells ({', '.join(filled)}); keep one, or save it as CSV UTF-8")
-    header, *rows = next(iter(filled.values()), [()])
-    names = ["" if name is None else str(name) for name in header]
-    return names, [list(column) for column in zip(*rows, strict=True)]
+    if len(sheets) > 1:
+        raise ValueError(f"{len(sheets)} sheets have cells ({', '.join(sheets)}); keep one, or save it as CSV UTF-8")
+    for name, rows in sheets.items():
+        for cells, formulas in zip(rows, written[name], strict=True):
+            for cell, formula in zip(cells, formulas, strict=True):
+                if formula.data_type == "f" and cell.value is None:
+                    raise ValueError(
+                        f"cell {formula.coordinate} holds a formula without its value; open the file in a spreadsheet "
+                        "program and save it, or save the sheet as CSV UTF-8"
+                    )
+    header, *lines = _lines(next(iter(sheets.values()), [])) or [[]]
+    width = max(len(header), *map(len, lines)) if lines else len(header)
+    names = ["" if name is None else str(name) for name in header] + [""] * (width - len(header))
+    return names, [[line[place] if place < len(line) else None for line in lines] for place in range(width)]
 
 
-def _is_filled(value: object) -> bool:
-    return value is not None and value != ""
+def _sheets(load: Callable[..., Any], content: bytes, *, values: bool) -> dict[str, list[Any]]:
+    """Return the rows of each sheet of an Excel file: cells with their values, or with their formulas."""
+    book = load(io.BytesIO(content), read_only=True, data_only=values)
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()  # Some programs write a size that is too small.
+    return {sheet.title: list(sheet.iter_rows()) for sheet in book.worksheets}
+
+
+def _lines(rows: Sequence[Any]) -> list[list[object]]:
+    """Return the values of the rows that have some; errors such as #N/A are none."""
+    found = [[None if cell.data_type == "e" else cell.value for cell in row] for row in rows]
+    return [line for line in found if any(value is not None and value != "" for value in line)]
 
 
 def read_arrow(content: bytes) -> Columns:
@@ -117,9 +137,24 @@ def read_arrow(content: bytes) -> Columns:
     source = pa.BufferReader(content)
     is_file = content.startswith(b"ARROW1")
     with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source) as reader:
-        table = reader.read_all()
+        return _described_columns(reader.read_all())
+
+
+def read_parquet(content: bytes) -> Columns:
+    """Read a Parquet file."""
+    from pyarrow.parquet import ParquetFile
+
+    return _described_columns(ParquetFile(io.BytesIO(content)).read())
+
+
+def _described_columns(table: "pa.Table") -> Columns:
+    """Return the columns of a table in which `datasets` may have described them."""
     described = (table.schema.metadata or {}).get(b"huggingface")
-    return _columns(table, json.loads(described)["info"]["features"] if described else {})
+    try:
+        features = json.loads(described)["info"]["features"] if described else None
+    except (ValueError, KeyError, TypeError):
+        features = None  # Another program's.
+    return _columns(table, features)
 
 
 def read_folder(path: str) -> Columns | None:
@@ -129,20 +164,45 @@ def read_folder(path: str) -> Columns | None:
         Names and columns; of folders of texts `text` and `label`. None if it is no such folder.
 
     Raises:
-        InvalidInputError: If it holds several tables, or is damaged.
+        InvalidInputError: If it holds several tables, is damaged, or texts are elsewhere than in a class's folder.
     """
     folder = Path(path)
     if (folder / _SPLITS_FILE).is_file():
-        splits = json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]
+        try:
+            splits = [str(name) for name in json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(f"{folder / _SPLITS_FILE}: names no `splits`: {error}; save it again") from error
         raise InvalidInputError(
-            f"{path}: it holds the tables {', '.join(splits)}; name one, such as {path}/{splits[0]}"
+            f"{path}: it holds the tables {', '.join(splits)}; name one, such as {path}/{(splits or ['train'])[0]}"
         )
     if (folder / _DATASET_FILE).is_file():
         return _read_dataset(folder)
-    texts = sorted(file for file in folder.glob("*/*.txt") if file.is_file())
-    if not texts:
+    classes = [own for own in sorted(folder.iterdir()) if own.is_dir() and _is_the_users(own)]
+    texts = {own: [file for file in sorted(own.iterdir()) if _is_text(file)] for own in classes}
+    if not any(texts.values()):
         return None
-    return ["text", "label"], [[_text_of(file) for file in texts], [file.parent.name for file in texts]]
+    deeper = next((file for own in classes for file in sorted(own.glob("*/*")) if _is_text(file, own)), None)
+    if deeper is not None:
+        raise InvalidInputError(
+            f"{path}: {deeper.relative_to(folder)} lies deeper than in a folder of its class; name the folder that "
+            f"holds one folder for each class, such as {deeper.parent.parent}, or move it"
+        )
+    if empty := [own.name for own in classes if not texts[own]]:
+        raise InvalidInputError(
+            f"{path}: no .txt file is in {', '.join(empty)}, beside folders of the texts of a class; put some there, "
+            "or move the folder away"
+        )
+    files = [file for own in classes for file in texts[own]]
+    return ["text", "label"], [[_text_of(file) for file in files], [file.parent.name for file in files]]
+
+
+def _is_text(file: Path, folder: Path | None = None) -> bool:
+    is_users = _is_the_users(file) and (folder is None or _is_the_users(file.parent))
+    return is_users and file.suffix.lower() == ".txt" and not file.is_dir()
+
+
+def _is_the_users(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != _NOBODYS
 
 
 def _read_dataset(folder: Path) -> Columns:
@@ -151,28 +211,54 @@ def _read_dataset(folder: Path) -> Columns:
 
     try:
         state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        if state.get("_indices_data_files"):
+            raise ValueError("its rows are chosen by a list of indices, as old versions of `datasets` wrote it")
         parts = []
         for file in state["_data_files"]:
             with pa.ipc.open_stream(pa.memory_map(str(folder / file["filename"]))) as reader:
                 parts.append(reader.read_all())
         info = json.loads((folder / _DATASET_FILE).read_text(encoding="utf-8"))
-        return _columns(pa.concat_tables(parts), info.get("features") or {})
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's own errors are ValueErrors, too.
+        return _columns(pa.concat_tables(parts), info.get("features"))
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # Arrow's own errors are ValueErrors, too.
         raise InvalidInputError(
             f"{folder}: can't be read as a dataset of `datasets`: {error}; save it again"
         ) from error
 
 
-def _columns(table: "pa.Table", features: dict[str, Any]) -> Columns:
-    """Return a table's columns; classes, which `datasets` stores as numbers, by their names."""
+def _columns(table: "pa.Table", features: Any) -> Columns:
+    """Return a table's columns; classes, which `datasets` stores as numbers, by their names.
+
+    Raises:
+        ValueError: If a number stands for no class.
+    """
+    known = features if isinstance(features, dict) else {}
     columns: list[Sequence[object]] = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        names = features.get(name, {}).get("names") if isinstance(features.get(name), dict) else None
-        values = column.to_pylist()
-        columns.append(
-            [names[value] if value is not None and value >= 0 else None for value in values] if names else values
-        )
+        classes, values = _class_names(known.get(name)), column.to_pylist()
+        try:
+            columns.append([_named(value, classes) for value in values] if classes else values)
+        except IndexError as error:
+            raise ValueError(f"column {name!r} has a class beyond the {len(classes)} that are named") from error
     return list(table.column_names), columns
+
+
+def _class_names(feature: Any) -> list[str]:
+    """Return the names of the classes of a column, or of those that its lists hold; none if it has none."""
+    while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
+        feature = next(iter(feature), None) if isinstance(feature, list) else feature["feature"]
+    return (feature.get("names") or []) if isinstance(feature, dict) else []
+
+
+def _named(value: Any, classes: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(inner, classes) for inner in value]
+    return classes[value] if isinstance(value, int) and value >= 0 else None
 
 
 def _text_of(file: Path) -> str:
@@ -182,6 +268,8 @@ def _text_of(file: Path) -> str:
         raise InvalidInputError(
             f"{file}: is not UTF-8 text (byte {error.start}); convert it, for instance with iconv"
         ) from error
+    except OSError as error:
+        raise InvalidInputError(f"{file}: can't be read: {error.strerror}; mend or remove it") from error
 
 
 def tables_in(path: str, kinds: Sequence[str]) -> list[str]:
@@ -205,7 +293,8 @@ def read_conll(text: str) -> Columns:
     spans: list[list[dict[str, Any]]] = []
     words: list[str] = []
     is_open = False  # Whether the word before is in the last span.
-    for number, line in enumerate([*text.splitlines(), ""], 1):
+    # Only a line feed ends a line: words may hold other separators of lines, such as U+2028.
+    for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
         cells = line.split("\t") if "\t" in line else line.split()
         if not line.strip():
             texts += [" ".join(words)] * bool(words)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptgraft.objectives.data.table_files import (
     COMPRESSIONS,
+    LFS_POINTER,
     decompressed,
     fetch,
     is_url,
@@ -20,6 +21,7 @@ from promptgraft.objectives.data.table_files import (
     read_conll,
     read_excel,
     read_folder,
+    read_parquet,
     shown_path,
     suffixes_of,
     tables_in,
@@ -80,9 +82,19 @@ def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> 
         InvalidInputError: If the file is missing, empty, damaged, or lacks a column; if a cell holds a list, an object
             or bytes; or if it isn't known which of two columns is meant.
     """
+    return _as_texts(path, _read_path(path, columns), columns, lists)
+
+
+def read_frame(frame: "pd.DataFrame", columns: Sequence[str]) -> "pd.DataFrame":
+    """Take columns of a frame as `read_table` takes those of a file, such as numbers as texts."""
+    table = _Table([str(name) for name in frame.columns], [frame.iloc[:, n].tolist() for n in range(frame.shape[1])])
+    _check_columns("the frame", table, columns)
+    return _as_texts("the frame", table, columns)
+
+
+def _as_texts(path: str, table: "_Table", columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
     import pandas as pd
 
-    table = _read_path(path, columns)
     values: dict[str, list[str | None]] = {}
     for name in columns:
         try:
@@ -177,13 +189,16 @@ def _check_kind(path: str) -> None:
 
 def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Table:
     if not content:
-        raise InvalidInputError(f"{path}: the file is empty; expected a table with the columns {', '.join(columns)}")
+        wanted = f" with the columns {', '.join(columns)}" if columns else ""
+        raise InvalidInputError(f"{path}: the file is empty; expected a table{wanted}")
+    if content.startswith(LFS_POINTER):
+        raise InvalidInputError(f"{path}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
     compression = next((name for name in COMPRESSIONS if kind.endswith(name)), "")
     kind = kind.removesuffix(compression)
     try:
         content = decompressed(content, compression)
         table = _READERS[kind or _looks_like(content)](content, columns)
-    except (ValueError, OSError, csv.Error, RecursionError) as error:
+    except (ValueError, OSError, csv.Error, RecursionError, NotImplementedError) as error:  # Arrow's are some of these.
         raise InvalidInputError(f"{path}: can't be read as {kind[1:] or 'a table'}: {error}") from error
     return _checked(path, table, columns)
 
@@ -192,6 +207,11 @@ def _checked(path: str, table: _Table, columns: Sequence[str]) -> _Table:
     """Return a table that has rows, and each of the columns once."""
     if not table.columns or not len(table.columns[0]):
         raise InvalidInputError(f"{path}: the table has no rows")
+    _check_columns(path, table, columns)
+    return table
+
+
+def _check_columns(path: str, table: _Table, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in table.names:
             raise InvalidInputError(f"{path}: no column {column!r}; {did_you_mean(column, table.names)}")
@@ -200,7 +220,6 @@ def _checked(path: str, table: _Table, columns: Sequence[str]) -> _Table:
                 f"{path}: {table.names.count(column)} columns are named {column!r}, so it isn't known which one is "
                 "meant; rename them"
             )
-    return table
 
 
 def _looks_like(content: bytes) -> str:
@@ -334,19 +353,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_parquet(content: bytes, _: Sequence[str]) -> _Table:
-    from pyarrow.parquet import ParquetFile
-
-    table = ParquetFile(io.BytesIO(content)).read()
-    return _Table(list(table.column_names), [column.to_pylist() for column in table.columns])
-
-
 _READERS: Mapping[str, Callable[[bytes, Sequence[str]], _Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".parquet": lambda content, _: _Table(*read_parquet(content)),
     ".arrow": lambda content, _: _Table(*read_arrow(content)),
     ".feather": lambda content, _: _Table(*read_arrow(content)),
     ".xlsx": lambda content, _: _Table(*read_excel(content)),

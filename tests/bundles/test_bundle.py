@@ -239,6 +239,20 @@ def test_rows_that_can_t_be_predicted_are_told(bundle: Path, rows: list[object])
         Predictor(bundle).logits(["good", *rows])  # type: ignore[list-item]
 
 
+def test_a_frame_has_its_texts_predicted_and_nothing_else(bundle: Path) -> None:
+    """Not the names of its columns, and no missing cell as the word nan; nor is one text a list of its characters."""
+    predictor = Predictor(str(bundle))
+    frame = pd.DataFrame({"id": [1, 2], "text": ["good", 10]})
+    assert predictor.predict(frame) == predictor.predict(["good", "10"]) == predictor.predict(iter(["good", "10"]))
+    with pytest.raises(InvalidInputError, match="row 1: expected the field 'text', each a text that isn't empty"):
+        predictor.predict(pd.DataFrame({"text": ["good", None]}))
+    with pytest.raises(InvalidInputError, match="the frame: no column 'text'; did you mean 'texts'"):
+        predictor.predict(pd.DataFrame({"texts": ["good"]}))
+    for rows in ("good", {"text": "good"}, None):
+        with pytest.raises(InvalidInputError, match="expected a list of rows, or a frame, got"):
+            predictor.predict(rows)  # type: ignore[arg-type]
+
+
 def test_threads_share_a_predictor(bundle: Path) -> None:
     """Each gets what it would get alone; a text is as good as a field of that text."""
     predictor = Predictor(bundle)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptgraft.objectives.data import TaskSpec, alike_labels, label_number, match_labels, named_by
+from promptgraft.objectives.data import (
+    TaskSpec,
+    alike_labels,
+    are_amounts,
+    joined_labels,
+    label_number,
+    match_labels,
+    named_by,
+)
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
@@ -67,6 +75,35 @@ def test_labels_that_are_probably_one() -> None:
         ("true", "1"),
     ]
     assert alike_labels(["a", "b", "0", "1", "10", "-1", "\U0001f44d", "\U0001f44e"]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["a", "b", "a|b"], "a|b"),
+        (["b, c", "b", "c"], "b, c"),
+        (["['a', 'b']", "['a']"], "['a', 'b']"),
+        (["sports & games", "sports", "news"], None),  # Only one of both stands alone.
+        (["[OTHER]", "a/b", "c"], None),
+    ],
+)
+def test_labels_that_are_several(labels: list[str], found: str | None) -> None:
+    assert joined_labels(labels) == found
+    assert joined_labels(["a", "b", "a|b"], kept="|") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "are"),
+    [
+        ([f"{n / 2:g}" for n in range(3, 20)], True),
+        (["0.0", *map(str, range(1, 77))], False),  # Numbers of classes.
+        ([f"{n}.0" for n in range(1, 13)], False),
+        ([str(n) for n in range(0, 101, 10)], False),  # A scale.
+        ([*map(str, range(0, 200, 10)), "many"], False),
+    ],
+)
+def test_labels_that_are_amounts(labels: list[str], are: bool) -> None:
+    assert are_amounts(labels) == are
 
 
 NUMBERS = {"3": 3, "10": 10, "3.0": 3, "True": 1, "false": 0, "03": None, "a": None, "-1": None}

@@ -102,6 +102,10 @@ def test_a_dataset_saved_to_disk_has_the_names_of_its_classes(tmp_path: Path) ->
     (tmp_path / "all" / "train" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(InvalidInputError, match="can't be read as a dataset of `datasets`"):
         read_table(str(tmp_path / "all" / "train"), COLUMNS)
+    state = tmp_path / "all" / "train" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"_indices_data_files": [{"filename": "i.arrow"}]}))
+    with pytest.raises(InvalidInputError, match="its rows are chosen by a list of indices"):
+        read_table(str(tmp_path / "all" / "train"), COLUMNS)
 
 
 def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
@@ -145,3 +149,92 @@ def test_tables_at_urls(server: str, tmp_path: Path) -> None:
         read_table(f"{server}/t.html", COLUMNS)
     with pytest.raises(InvalidInputError, match=r"nothing://t.csv: can't be read"):
         read_table("nothing://t.csv", COLUMNS)
+
+
+def huggingface(features: dict[str, object]) -> dict[bytes, bytes]:
+    """Metadata by which `datasets` describes columns."""
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_classes_have_their_names_in_lists_too(tmp_path: Path, kind: str) -> None:
+    from pyarrow import parquet
+
+    classes = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    features = {"label": classes, "all": {"feature": classes, "_type": "List"}, "old": [classes]}
+    lists = pa.array([[1, 0], [], None])
+    table = pa.table({"label": pa.array([1, 0, -1]), "all": lists, "old": lists})
+    path = tmp_path / f"t.{kind}"
+
+    def written(metadata: dict[bytes, bytes]) -> str:
+        described = table.replace_schema_metadata(metadata)
+        if kind == "parquet":
+            parquet.write_table(described, path)
+        else:
+            feather.write_feather(described, path)
+        return str(path)
+
+    found = read_table(written(huggingface(features)), list(features), ["all", "old"])
+    assert found["label"].tolist() == ["pos", "neg", None]
+    assert found["all"].tolist() == found["old"].tolist() == ['["pos", "neg"]', "[]", None]
+    with pytest.raises(InvalidInputError, match="column 'label' has a class beyond the 1 that are named"):
+        read_table(written(huggingface({"label": {"names": ["neg"]}})), ["label"])
+
+
+def test_texts_that_are_in_no_class_are_not_read_as_one(tmp_path: Path) -> None:
+    """What programs leave behind counts for nothing; what a user may have meant is refused."""
+    for name in ("pos/1.txt", "neg/2.TXT", ".ipynb_checkpoints/1.txt", "__MACOSX/._1.txt", "pos/._1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert sorted(cells(tmp_path)) == [["neg/2.TXT", "neg"], ["pos/1.txt", "pos"]]
+    (tmp_path / "neutral").mkdir()
+    with pytest.raises(InvalidInputError, match=r"no \.txt file is in neutral, beside folders of the texts of a class"):
+        cells(tmp_path)
+    (tmp_path / "neutral" / "2023").mkdir()
+    (tmp_path / "neutral" / "2023" / "3.txt").write_text("so so")
+    with pytest.raises(InvalidInputError, match=r"neutral/2023/3.txt lies deeper than in a folder of its class"):
+        cells(tmp_path)
+
+
+def test_cells_of_a_book_that_hold_no_value(tmp_path: Path) -> None:
+    """Errors are missing; a formula that was never computed would be missing in silence, so it is refused."""
+    from openpyxl import Workbook
+
+    book = Workbook()
+    for row in (COLUMNS, *ROWS):
+        book.active.append(row)
+    book.active["B2"] = "#N/A"
+    book.active["B2"].data_type = "e"
+    book.save(tmp_path / "t.xlsx")
+    assert [label for _, label in cells(tmp_path / "t.xlsx")] == [None, "neg", "pos"]
+    book.active["B3"] = '=IF(A3="", "pos", "neg")'
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(InvalidInputError, match="cell B3 holds a formula without its value; open the file"):
+        cells(tmp_path / "t.xlsx")
+
+
+def test_a_book_is_read_whole_whatever_size_it_claims_and_refused_if_it_is_damaged(tmp_path: Path) -> None:
+    from zipfile import ZipFile
+
+    write_excel(tmp_path / "t.xlsx")
+    with ZipFile(tmp_path / "t.xlsx") as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+
+    def written(content: bytes) -> Path:
+        with ZipFile(tmp_path / "other.xlsx", "w") as other:
+            for name in parts:
+                other.writestr(name, content if name == sheet else parts[name])
+        return tmp_path / "other.xlsx"
+
+    assert b'ref="A1:B4"' in parts[sheet]
+    assert cells(written(parts[sheet].replace(b'ref="A1:B4"', b'ref="A1"'))) == ROWS
+    with pytest.raises(InvalidInputError, match="it is no whole Excel file"):
+        cells(written(parts[sheet][: len(parts[sheet]) // 2]))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.csv.gz"])
+def test_a_table_that_git_has_not_fetched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(InvalidInputError, match="is a Git LFS pointer, not the file itself; fetch it with: git lfs pu"):
+        cells(tmp_path / name)

@@ -77,6 +77,7 @@ def test_spans_become_tags_and_tags_become_spans(tmp_path: Path) -> None:
         ("Ann", [[0, 3]], "invalid_label"),
         ("Ann", [[0, 3, " "]], "invalid_label"),
         ("Ann", [{"start": 0, "end": 3}], "invalid_label"),
+        ("Oh Ann", [{"start": 4, "end": 7, "label": "PER", "text": "Ann"}], "invalid_label"),  # Another place.
         ("Ann", "PER", "invalid_label"),
         ("Ann", 3, "invalid_label"),
         ("Ann", None, "missing_label"),
@@ -103,13 +104,13 @@ def test_spans_of_other_labels_do_not_count(tmp_path: Path) -> None:
 def test_files_of_words_are_read(tmp_path: Path) -> None:
     file = tmp_path / "words.conll"
     lines = ["-DOCSTART- -X- O", "", "Ann NNP B-PER", "Lee NNP I-PER", "met VB O", "Bo NNP I-PER", "in IN O"]
-    lines += ["New NNP B-LOC", "York NNP E-LOC", ". . O", "", "# a comment", "Nobody\tNN\tO", "#\tSYM\tO"]
-    file.write_text("\n".join(lines) + "\n")
+    lines += ["New NNP B-LOC", "York NNP E-LOC", ". . O", "", "# a comment", "No\u2028body\tNN\tO", "#\tSYM\tO"]
+    file.write_bytes(("\r\n".join(lines) + "\n").encode())  # A separator of lines in a word ends none.
     spec = TaskSpec(str(file), {"text": "text"}, "spans", kind="token_classification")
     rows, names, _ = TokenClassification.clean(str(file), spec, None)
     assert names == NAMES
-    assert [row.fields["text"] for row in rows] == ["Ann Lee met Bo in New York .", "Nobody #"]
-    assert [row.answer for row in rows] == [(3, 4, 0, 3, 0, 1, 2, 0), (0, 0)]
+    assert [row.fields["text"] for row in rows] == ["Ann Lee met Bo in New York .", "No\u2028body #"]
+    assert [row.answer for row in rows] == [(3, 4, 0, 3, 0, 1, 2, 0), (0, 0, 0)]
     file.write_text("Ann B-PER\nmet VERB\n")
     with pytest.raises(
         InvalidInputError, match=r"line 2 is 'met VERB'; expected a word, and in the last column its tag"
