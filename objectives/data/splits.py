@@ -53,6 +53,11 @@ def default_test_rows(spec: TaskSpec, rows: Sequence[Row]) -> int:
     return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)
 
 
+def elsewhere(spec: TaskSpec) -> str:
+    """Say which rows of a label are needed, where none can be trained on."""
+    return f", in other groups by {spec.group!r}" if spec.group else ", older ones" if spec.time else ""
+
+
 def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Parts:
     """Take so many rows of each label (few-shot protocol of LM-BFF; Gao et al. 2021, arXiv:2012.15723); see `take`."""
     from sklearn.model_selection import train_test_split

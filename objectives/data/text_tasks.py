@@ -21,7 +21,7 @@ from promptgraft.objectives.data.rows import (
     Texts,
     row_key,
 )
-from promptgraft.objectives.data.splits import default_test_rows, take, take_shots, with_every_label
+from promptgraft.objectives.data.splits import default_test_rows, elsewhere, take, take_shots, with_every_label
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
 from promptgraft.objectives.data.tasks import Task
 from promptgraft.objectives.data.times import read_times
@@ -323,7 +323,9 @@ class TextTask(Task):
         report = CleaningReport(**counts)
         lacking = cls.shortage(rows, names)
         if lacking is not None:
-            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report})")
+            odd = next((cell for cell, answer in zip(cells, answers, strict=True) if cell and answer is None), None)
+            such = f"; invalid is, for instance, {odd[:60]!r}" if odd is not None else ""
+            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{such})")
         return rows, names, report
 
     @classmethod
@@ -350,7 +352,7 @@ class TextTask(Task):
         if missing:
             raise InvalidInputError(
                 f"{spec.train}: no train row has the label {', '.join(map(repr, missing))}; raise train_rows, label "
-                "more rows of it, or leave the label out with `labels`"
+                f"more rows of it{elsewhere(spec)}, or leave the label out with `labels`"
             )
         short = [self.labels[index] for index in self.needed_labels if counts[index] < least]
         if short:

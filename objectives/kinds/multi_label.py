@@ -79,7 +79,8 @@ class MultiLabel(TextTask):
         found = sorted({repr(names[label]) for row in rows for label in cls.labels_of(row.answer)})
         if len(found) > 1:
             return None
-        return f"at least two labels after cleaning, found {', '.join(found) or 'none'}"
+        how = "" if found or cls.reads_histories else "; write them as a|b, or as a JSON list"
+        return f"at least two labels after cleaning, found {', '.join(found) or 'none'}{how}"
 
     @classmethod
     def strata(cls, rows: Sequence[Row]) -> list[int]:

@@ -1,7 +1,6 @@
 """From a study file to a study: every error at once, with its line."""
 
 import logging
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,13 +15,9 @@ from promptgraft.objectives.data import (
     Comparison,
     Task,
     TaskSpec,
-    absent_labels,
-    alike_labels,
     all_labels,
     check_same_kind,
-    find_label_leaks,
     named_by,
-    wanted_folds,
 )
 from promptgraft.objectives.kinds import directions
 from promptgraft.objectives.spec import ObjectiveSpec
@@ -34,21 +29,18 @@ from promptgraft.search.study.backbone_checks import (
     source_at,
     task_spec,
 )
+from promptgraft.search.study.cautions import cautions_of
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.effort import families_of, refuses_baseline, with_effort
 from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
-from promptgraft.search.study.schema.study_file import STUDY_NAME, StudyFile, name_advice
+from promptgraft.search.study.schema.study_file import StudyFile, check_study_name, name_advice
 from promptgraft.search.study.schema.tasks import TaskSection
-from promptgraft.search.study.space_loading import SELF_TRAINING
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
 from promptgraft.spaces import InvalidInputError, SearchSpace, did_you_mean
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-# Share of the near duplicates from which on they are probably none, since their labels differ.
-MANY_OF_OTHER_LABEL = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +83,7 @@ class Study:
 
 
 def load_study(
-    path: Path,
+    path: Path | str,
     name: str | None = None,
     comparison: Comparison = "fields",
     *,
@@ -111,11 +103,11 @@ def load_study(
         StudyFileError: With every problem found.
         InvalidInputError: If the file isn't there, or the name can't be one.
     """
-    if name is not None and not re.fullmatch(STUDY_NAME, name):
-        raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
+    if name is not None:
+        check_study_name(name)
     if rehearsed and rehearse is None:
         rehearse = rehearse_here
-    return StudyLoader(LinedYaml(path), name, comparison).read(rehearse)
+    return StudyLoader(LinedYaml(Path(path).expanduser()), name, comparison).read(rehearse)
 
 
 class StudyLoader(ProblemCollector):
@@ -165,7 +157,10 @@ class StudyLoader(ProblemCollector):
             drafted=loaders[0].drafted,
             on_backbones=files if file.backbones else {},
         )
-        return replace(study, cautions=self._cautions(study))
+        cautions = self.attempt(("target",), lambda: cautions_of(study.file, study.tasks, study.objective.space))
+        if cautions is None:
+            raise StudyFileError(self.yaml.path, self.problems)
+        return replace(study, cautions=cautions)
 
     def _backbones(self, file: StudyFile) -> list[BackboneLoader]:
         """Return what loads each backbone's part of the study."""
@@ -189,36 +184,6 @@ class StudyLoader(ProblemCollector):
             known = self.yaml.problem(location, "").where in {problem.where for problem in self.problems}
             if not known and all((location, value) in loader.left_out for loader in loaders):
                 self.add(location, reason)
-
-    def _cautions(self, study: Study) -> tuple[str, ...]:
-        """Say what makes scores doubtful."""
-        file, target = study.file, study.target
-        found = [f"{name}: {leak}" for name, task in study.tasks.items() for leak in find_label_leaks(task)]
-        found += [f"target: {lacking}" for lacking in self._absent_labels(target, file.metric)]
-        labels = all_labels(target, study.sources.values())
-        for names in alike_labels(labels):
-            found.append(f"the labels {', '.join(map(repr, names))} are different; if they mean one, write them alike")
-        for name, words in file.space.verbalizers.items() if file.space else ():
-            unknown = ", ".join(repr(label) for label in words if label not in labels)
-            if unknown:
-                found.append(f"verbalizer {name!r} has words for {unknown}, but no row has that label")
-        cleaning = target.cleaning
-        if cleaning.near_duplicate_of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
-            found.append(f"target: {cleaning}; numbers, symbols or single words may decide the label")
-        wanted = wanted_folds(len(target.labelled), file.target.folds)
-        if 1 < target.folds < wanted:
-            found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
-        if target.unlabelled and not any(entry.name == SELF_TRAINING for entry in study.objective.space.parameters):
-            found.append(f"target.unlabelled has no effect, since the space has no {SELF_TRAINING}, such as [0, 0.9]")
-        if file.judging.ensemble > 1 and target.folds < 2:
-            found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
-        return tuple(found)
-
-    def _absent_labels(self, target: Task, metric: str) -> list[str]:
-        found = self.attempt(("target",), lambda: absent_labels(target, metric))
-        if found is None:
-            raise StudyFileError(self.yaml.path, self.problems)
-        return found
 
     def _with_label_names(self, file: StudyFile, tasks: Sequence[Task]) -> StudyFile:
         """Return the file with its label words under the labels' names as the tables write them."""

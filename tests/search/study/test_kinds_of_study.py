@@ -120,3 +120,43 @@ def test_baselines_metrics_families_and_kinds_that_do_not_fit_are_refused(
     path = write(tmp_path, table, tiny_models, "regression", space=space)
     path.write_text(path.read_text().replace("kind: regression", "kind: regress"))
     assert problems(path)["target.kind"] == "unknown task kind 'regress'; did you mean 'regression'?"
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "said"),
+    [
+        (
+            "text_classification",
+            ["a|b", "a", "b"],
+            "'a|b' looks like several labels of one row; if it is, set kind: mu",
+        ),
+        ("multi_label", ["a, b", "a", "b"], "'a, b' looks like several labels of one row; if it is, write | between"),
+        (
+            "text_classification",
+            [f"{n / 4}" for n in range(1, 17)],
+            "labels are numbers (0.25, 0.5, 0.75, ...); if they",
+        ),
+        (
+            "regression",
+            ["1", "2", "1,5"],
+            "answers that can't be read are left out: are they written as this",
+        ),
+    ],
+)
+def test_answers_that_look_like_those_of_another_kind_are_a_caution(
+    kind: str, cells: list[str], said: str, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    table = tmp_path / "rows.csv"
+    lines = [f'word{n} and {n * 7} other{n % 5}{n},"{cells[n % len(cells)]}"' for n in range(10 * len(cells))]
+    table.write_text("\n".join(["text,label", *lines]))
+    task = {"kind": kind, "train": str(table), "text": "text", "label": "label"}
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48}
+    sections: dict[str, Any] = {
+        "source": None,
+        "target": task,
+        "space": {"steps": 4},
+        "baselines": None,
+        "judging": None,
+    }
+    study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **sections))
+    assert any(said in caution for caution in study.cautions), study.cautions

@@ -1,0 +1,85 @@
+"""What makes the scores of a study doubtful, though it can be run: said by `validate`, `init`, `run` and the report."""
+
+from collections.abc import Mapping
+
+from promptgraft.objectives.data import (
+    Task,
+    absent_labels,
+    alike_labels,
+    all_labels,
+    are_amounts,
+    find_label_leaks,
+    joined_labels,
+    wanted_folds,
+)
+from promptgraft.search.study.schema.study_file import StudyFile
+from promptgraft.search.study.space_loading import SELF_TRAINING
+from promptgraft.search.wording import one_line
+from promptgraft.spaces import SearchSpace
+
+# Share of the near duplicates from which on they are probably none, since their labels differ.
+MANY_OF_OTHER_LABEL = 0.3
+# Share of the rows whose answers can't be read from which on that is no slip of the pen.
+MANY_UNREADABLE = 0.05
+
+
+def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) -> tuple[str, ...]:
+    """Say what makes scores doubtful.
+
+    Args:
+        file: The study file.
+        tasks: Its tasks, by what messages call them; the target first.
+        space: The search space.
+
+    Raises:
+        InvalidInputError: If the training rows of a fold lack a label.
+    """
+    target = tasks["target"]
+    found = [f"{name}: {leak}" for name, task in tasks.items() for leak in find_label_leaks(task)]
+    found += [f"target: {lacking}" for lacking in absent_labels(target, file.metric)]
+    found += [f"{name}: {doubt}" for name, task in tasks.items() for doubt in _doubts(task)]
+    labels = all_labels(target, list(tasks.values())[1:])
+    for names in alike_labels(labels):
+        found.append(f"the labels {', '.join(map(repr, names))} are different; if they mean one, write them alike")
+    for name, words in file.space.verbalizers.items() if file.space else ():
+        unknown = ", ".join(repr(label) for label in words if label not in labels)
+        if unknown:
+            found.append(f"verbalizer {name!r} has words for {unknown}, but no row has that label")
+    cleaning = target.cleaning
+    if cleaning.near_duplicate_of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
+        found.append(f"target: {cleaning}; numbers, symbols or single words may decide the label")
+    if _unreadable(file, target) > MANY_UNREADABLE * cleaning.read:
+        found.append(
+            f"target: {cleaning}; answers that can't be read are left out: are they written as this kind of task needs?"
+        )
+    wanted = wanted_folds(len(target.labelled), file.target.folds)
+    if 1 < target.folds < wanted:
+        found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
+    if target.unlabelled and not any(entry.name == SELF_TRAINING for entry in space.parameters):
+        found.append(f"target.unlabelled has no effect, since the space has no {SELF_TRAINING}, such as [0, 0.9]")
+    if file.judging.ensemble > 1 and target.folds < 2:
+        found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
+    return tuple(found)
+
+
+def _unreadable(file: StudyFile, target: Task) -> int:
+    """Count the rows that are left out since an answer, or a rating, can't be read."""
+    if target.reads_histories:
+        return target.cleaning.invalid_rating
+    return target.cleaning.invalid_label if file.target.labels is None else 0
+
+
+def _doubts(task: Task) -> list[str]:
+    """Say where labels look like answers of another kind of task."""
+    if not task.has_labels or task.in_places or task.reads_histories or task.reads != "text":
+        return []
+    found = []
+    if several := joined_labels(task.labels, kept="|" if not task.one_label else ""):
+        remedy = "set kind: multi_label, and write | between them" if task.one_label else "write | between them"
+        found.append(f"{one_line(several)!r} looks like several labels of one row; if it is, {remedy}")
+    if task.one_label and are_amounts(task.labels):
+        shown = ", ".join(task.labels[:3])
+        found.append(
+            f"the {len(task.labels)} labels are numbers ({shown}, ...); if they are amounts, set kind: regression"
+        )
+    return found
