@@ -78,6 +78,12 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
     histories = _of(spec)
     texts = read_items(histories, spec.label)
     found, counts = _interactions(spec, histories, texts)
+    if not found and counts["missing_text"]:
+        item = next(filter(None, read_table(spec.train, [spec.label])[spec.label]))
+        raise InvalidInputError(
+            f"{spec.train}: no item of column {spec.label!r}, such as {item!r}, is in {histories.items} with a text, "
+            f"such as {next(iter(texts), '')!r}; write their ids alike"
+        )
     kept = _frequent(found, histories.least)
     counts["few_interactions"] += len(found) - len(kept)
     items = tuple(names or sorted({texts[one.item] for one in kept}))
@@ -149,7 +155,10 @@ def held_out_from(spec: HistorySpec) -> tuple[float, float] | None:
     """
     if spec.validation_from is None or spec.test_from is None:
         return None
-    first, second = (read_times([own])[0] for own in (spec.validation_from, spec.test_from))
+    try:
+        first, second = (read_times([own])[0] for own in (spec.validation_from, spec.test_from))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"`histories.validation_from` or `test_from`: {error}") from error
     if not first < second:
         raise InvalidInputError(
             f"`histories.validation_from` ({spec.validation_from}) must be a time before `histories.test_from` "

@@ -89,10 +89,15 @@ class Recommendation(TextClassification, HasPriors):
         validation = _sample(parts.validation, spec.validation_rows, drawn)
         train = _sample([row for rows in parts.older for row in rows], spec.train_rows, drawn)
         if not (train and validation and test):
-            raise InvalidInputError(
-                f"{spec.train}: there is no row to train on, none to choose by, or none for the test; a user's first "
-                f"item has no history, so that one of each takes four items ({found.report}); add interactions"
+            lies = f"{len(train)} rows to train on, {len(validation)} to choose by and {len(test)} for the test"
+            bounds = spec.histories.validation_from, spec.histories.test_from
+            remedy = (
+                f"`validation_from` ({bounds[0]}) and `test_from` ({bounds[1]}) must lie among the times of column "
+                f"{spec.histories.time!r}, and be written as they are"
+                if bounds[0]
+                else "a user's first item has no history, so that one of each takes four items; add interactions"
             )
+            raise InvalidInputError(f"{spec.train}: there are {lies} ({found.report}); {remedy}")
         unused = sum(map(len, found.users.values())) - len(train) - len(validation) - len(test)
         report = found.report + CleaningReport(no_history=unused)
         return cls(

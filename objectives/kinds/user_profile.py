@@ -62,6 +62,11 @@ class UserProfile(MultiLabel, HasPriors):
                 answer = tuple(sorted(places[label] for label in profile))
                 rows.append(Row({field: newest_first(own)}, answer, user))
         report = found.report + CleaningReport(**counts)
+        if not found.users.keys() & profiles.keys():
+            raise InvalidInputError(
+                f"{spec.train}: no user, such as {next(iter(found.users))!r}, is in the table of users, such as "
+                f"{next(iter(profiles), '')!r}; write their ids alike"
+            )
         if (lacking := cls.shortage(rows, names)) is not None:
             raise InvalidInputError(f"{spec.train}: users with a profile must have {lacking} ({report})")
         return rows, names, report

@@ -74,7 +74,7 @@ def test_rows_may_be_held_out_from_certain_times_on(spec: TaskSpec) -> None:
     assert max(row.time for row in source.train) < 1060, "a source must not tell what came later"
     for bounds, message in (
         (("1090", "1060"), "must be a time before"),
-        (("1060", "9999"), "none for the test"),
+        (("1060", "9999"), "and 0 for the test .* must lie among the times of column 'when'"),
         (("soon", "later"), "'soon' is no number and no date"),
     ):
         odd = replace(spec.histories, validation_from=bounds[0], test_from=bounds[1])
