@@ -4,12 +4,13 @@ What a call computes is stored as a study, like that of a command: `promptgraft 
 `export` know it, and the same call goes on with it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -24,11 +25,11 @@ from promptgraft.search.reporting import collect_facts, render_page, study_with_
 from promptgraft.search.running import Progress, RunOptions, RunOutcome, run_study
 from promptgraft.search.sampling import study_as_run
 from promptgraft.search.storage import StudyReference, own_folder
-from promptgraft.search.study import load_study, parse_seconds
+from promptgraft.search.study import EffortName, Study, check_study_name, load_study, parse_seconds
 from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
-EffortName = Literal["quick", "balanced", "best"]
+Columns = str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Winner:
         """
         stored = self.reference.load()
         loaded = study_as_run(self.reference, stored)
-        options = ExportOptions(output=Path(folder) if folder is not None else None, anyway=anyway, force=force)
+        output = Path(_at_home(folder)) if folder is not None else None
+        options = ExportOptions(output=output, anyway=anyway, force=force)
         return export_winner(loaded, stored, self.reference.folder, options).folder
 
     def report(self, file: str | Path | None = None) -> Path:
@@ -97,21 +99,17 @@ class Winner:
         Args:
             rows: Texts; or mappings, or a frame, with the columns that the study was fitted to.
         """
-        predictor = self.predictor()
-        if isinstance(rows, pd.DataFrame):
-            columns = predictor.manifest.columns
-            rows = [{field: str(row[column]) for field, column in columns.items()} for row in rows.to_dict("records")]
-        return predictor.predict(list(rows))
+        return self.predictor().predict(rows)
 
 
 def fit(
     table: Table,
     *,
-    backbone: str | Sequence[str] | Mapping[str, str],
+    backbone: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     source: Table | None = None,
-    text: Sequence[str] = (),
+    text: Columns = (),
     label: str | None = None,
-    source_text: Sequence[str] = (),
+    source_text: Columns = (),
     source_label: str | None = None,
     family: str | None = None,
     effort: EffortName = "balanced",
@@ -129,7 +127,7 @@ def fit(
         backbone: Folder or hub id of the pretrained model; or of several, which are searched over, in a list or by what
             they are to be called.
         source: A table of a task with more labels, to transfer from.
-        text: The text columns; found by what columns hold if left out.
+        text: The text column, or several; found by what columns hold if left out.
         label: The label column; likewise.
         source_text: The source's text columns; likewise.
         source_label: The source's label column; likewise.
@@ -150,36 +148,72 @@ def fit(
         >>> winner = promptgraft.fit(frame, label="intent", backbone="models/minilm", time="30m")  # doctest: +SKIP
         >>> print(winner.verdict)  # doctest: +SKIP
     """
-    place = Path(folder).resolve()
+    _check_options(trials, concurrent, time)
+    check_study_name(name)
+    place = Path(folder).expanduser().resolve()
     place.mkdir(parents=True, exist_ok=True)
-    target = view_table(as_file(table, place / f"{name}-target.jsonl"), text, label)
+    file = place / f"{name}.yaml"
+    is_new = not file.exists()
+    target = view_table(as_file(table, place / f"{name}-target.jsonl", anew=is_new), _listed(text), label)
     other = None
     if source is not None:
-        other = view_table(as_file(source, place / f"{name}-source.jsonl"), source_text, source_label)
+        written = as_file(source, place / f"{name}-source.jsonl", anew=is_new)
+        other = view_table(written, _listed(source_text), source_label)
     draft = draft_study(target, other, _models(backbone, family), place, DraftOptions(effort, name))
-    file = place / f"{name}.yaml"
-    if not file.exists():
-        write_draft(draft, file)
-    elif file.read_text(encoding="utf-8") != draft.text:
+    if not is_new and file.read_text(encoding="utf-8") != draft.text:
         raise InvalidInputError(f"{file} is another study; give this one another `name`, or run that one by `run`")
-    return run(file, trials=trials, time=time, concurrent=concurrent, folder=place / name, verbose=verbose)
+    if is_new:
+        write_draft(draft, file)
+    try:
+        loaded = load_study(file, rehearsed=True)
+    except BaseException:
+        if is_new:  # Else the mended call would be refused, since another study is there.
+            file.unlink()
+        raise
+    reference = StudyReference.resolve(str(file), None, str(place / name))
+    return _run(loaded, reference, trials, time, concurrent, None, verbose=verbose)
+
+
+def _check_options(trials: object, concurrent: object, time: str | None) -> None:
+    for name, value in {"trials": trials, "concurrent": concurrent}.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise InvalidInputError(f"{name} must be a positive integer, got {value!r}")
+    try:
+        seconds = parse_seconds(time) if time is not None else None
+    except ValueError as error:
+        raise InvalidInputError(f"time: {error}, got {time!r}") from error
+    if seconds == 0:
+        raise InvalidInputError(f"time: expected more than 0, got {time!r}")
+
+
+def _listed(columns: Columns) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def _models(
-    backbone: str | Sequence[str] | Mapping[str, str], family: str | None
+    backbone: str | Path | Sequence[str | Path] | Mapping[str, str | Path], family: str | None
 ) -> tuple[str, str] | dict[str, tuple[str, str]]:
     """Return each model with its family; those of a list are called by the last part of their paths.
 
     Raises:
-        InvalidInputError: If two are called alike, or a model's family isn't clear.
+        InvalidInputError: If two are called alike, there is none, or a model's family isn't clear.
     """
-    if isinstance(backbone, str):
-        return backbone, family or guess_family(backbone)
-    named = backbone if isinstance(backbone, Mapping) else {_called(path): path for path in backbone}
+    if isinstance(backbone, str | Path):
+        path = _at_home(backbone)
+        return path, family or guess_family(path)
+    if not isinstance(backbone, Sequence | Mapping) or not backbone:
+        raise InvalidInputError(f"backbone must be a folder or a hub id, or several of them, got {backbone!r}")
+    named = backbone if isinstance(backbone, Mapping) else {_called(str(path)): path for path in backbone}
     if len(named) < len(backbone) or family is not None:
         problem = "two have the same name" if family is None else "`family` is of one"
         raise InvalidInputError(f"backbone names several models, but {problem}; write {{name: path, ...}}, no family")
-    return {name: (path, guess_family(path)) for name, path in named.items()}
+    paths = {name: _at_home(path) for name, path in named.items()}
+    return {name: (path, guess_family(path)) for name, path in paths.items()}
+
+
+def _at_home(path: str | Path) -> str:
+    """Return a path with the home folder in place of `~`."""
+    return str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
 
 
 def _called(path: str) -> str:
@@ -213,12 +247,24 @@ def run(
         StudyFileError: With every problem of the file.
         PromptgraftError: If the search gave up, or the winner could not be judged; what is finished is kept.
     """
-    loaded = load_study(Path(study), rehearsed=True)
-    reference = StudyReference.resolve(str(study), storage, None if folder is None else str(folder))
-    try:
-        timeout_s = parse_seconds(time) if time else None
-    except ValueError as error:
-        raise InvalidInputError(f"time: {error}, got {time!r}") from error
+    _check_options(trials, concurrent, time)
+    file = _at_home(study)
+    loaded = load_study(Path(file), rehearsed=True)
+    reference = StudyReference.resolve(file, storage, None if folder is None else _at_home(folder))
+    return _run(loaded, reference, trials, time, concurrent, address, verbose=verbose)
+
+
+def _run(
+    loaded: Study,
+    reference: StudyReference,
+    trials: int | None,
+    time: str | None,
+    concurrent: int | None,
+    address: str | None,
+    *,
+    verbose: bool,
+) -> Winner:
+    timeout_s = parse_seconds(time) if time else None
     wanted = trials or loaded.file.budget.trials
     console = Console() if verbose else Console(file=StringIO())
     progress = Progress(loaded.name, loaded.file.metric, wanted, console=console)
@@ -227,7 +273,7 @@ def run(
     return Winner(reference)
 
 
-def winner_of(study: str, *, folder: str | Path | None = None, storage: str | None = None) -> Winner:
+def winner_of(study: str | Path, *, folder: str | Path | None = None, storage: str | None = None) -> Winner:
     """Return what a study that was run before has found.
 
     Args:
@@ -238,7 +284,7 @@ def winner_of(study: str, *, folder: str | Path | None = None, storage: str | No
     Raises:
         InvalidInputError: If there is no such study.
     """
-    reference = StudyReference.resolve(study, storage, None if folder is None else str(folder))
+    reference = StudyReference.resolve(_at_home(study), storage, None if folder is None else _at_home(folder))
     reference.load()
     return Winner(reference)
 
@@ -258,21 +304,48 @@ def _with_class_names(frame: Any, features: Any) -> Any:
     return frame.assign(**{column: frame[column].map(own) for column, own in numbered.items()})
 
 
-def as_file(table: Table, file: Path) -> str:
-    """Return the path of a table; one that is in memory is written, once.
+def as_file(table: Table, file: Path, *, anew: bool = False) -> str:
+    """Return the path of a table; one that is in memory is written.
+
+    Args:
+        table: The table.
+        file: Where to.
+        anew: Whether another table may be there, of a call that was refused.
 
     Raises:
         InvalidInputError: If another table is there, or it is no table.
     """
     if isinstance(table, str | Path):
-        return str(table)
+        return _at_home(table)
     frame = table if isinstance(table, pd.DataFrame) else getattr(table, "to_pandas", lambda: None)()
     frame = _with_class_names(frame, getattr(table, "features", None))
     if not isinstance(frame, pd.DataFrame):
         raise InvalidInputError(f"expected a path, a DataFrame or a datasets.Dataset, got {type(table).__name__}")
-    content = frame.to_json(orient="records", lines=True, force_ascii=False)
-    if not file.exists():
+    content = _as_lines(frame)
+    if anew or not file.exists():
         file.write_text(content, encoding="utf-8")
     elif file.read_text(encoding="utf-8") != content:
         raise InvalidInputError(f"{file} holds another table, of an earlier call; give this one another `name`")
     return str(file)
+
+
+def _as_lines(frame: pd.DataFrame) -> str:
+    """Write a frame as JSON lines, without losing a digit."""
+    if frame.columns.nlevels > 1 or not frame.columns.is_unique:
+        raise InvalidInputError(
+            f"expected a frame whose columns have one name each, got {', '.join(map(repr, frame.columns))}; rename them"
+        )
+    missing = frame.isna()
+    rows = frame.astype(object).where(~missing, None).to_dict("records")
+    return "".join(f"{json.dumps(row, default=_plain)}\n" for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON knows in place of a value of numpy or pandas.
+
+    Raises:
+        InvalidInputError: If a text would lose by it.
+    """
+    if isinstance(value, bytes):
+        raise InvalidInputError(f"the table holds bytes, such as {value[:20]!r}; decode them to text")
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -46,7 +46,7 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
 ) -> None:
     """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
-    from promptgraft.objectives.backbones import guess_family
+    from promptgraft.objectives.backbones import FAMILIES, guess_family
     from promptgraft.search.drafting import DraftOptions, cost_line, draft_study, study_name_of, write_draft
     from promptgraft.search.study import load_study
 
@@ -57,6 +57,7 @@ def init(
     other = _view(source, source_text or (), source_label, asks=asks, prefix="source-") if source else None
     chosen = backbone or _ask_backbone(target, asks=asks)
     model = (chosen, family or guess_family(chosen))
+    FAMILIES[model[1]]  # Known, or an error.
     draft = draft_study(target, other, model, file.resolve().parent, DraftOptions(effort, timeout=time))
     for line in draft.lines:
         typer.echo(line)
@@ -76,6 +77,8 @@ def _view(path: str, text: "Sequence[str]", label: str | None, *, asks: bool, pr
     """
     from promptgraft.search.drafting import UnclearColumnError, view_table
 
+    if path == "-":
+        raise InvalidInputError("-: a study reads its table again and again; save it as a file, and name that")
     while True:
         try:
             return view_table(path, text, label)

@@ -174,8 +174,20 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None) ->
         if name not in names:
             raise InvalidInputError(f"{path}: no column {name!r}; {did_you_mean(name, names)}")
     doubts: list[str] = []
+    is_named = label is not None
     label = label or _choose_label(path, columns, text, doubts)
     chosen = tuple(text) or _choose_text(path, columns, label, doubts)
+    for name in (*chosen, label):
+        if names.count(name) > 1:
+            raise InvalidInputError(
+                f"{path}: {names.count(name)} columns are named {name!r}, so it isn't known which one is meant; rename "
+                "them"
+            )
+    if not is_named and label in next(column for column in columns if column.name == label).values:
+        raise InvalidInputError(
+            f"{path}: the first line seems to be a row, not the columns' names: {label!r} is also a value of its "
+            "column; write a first line with names, or name the column with --label if that is its name"
+        )
     keys = list(zip(*(whole[name].tolist() for name in chosen), strict=True))
     repeated, rare = len(keys) - len(set(keys)), _rare_labels(keys, whole[label].tolist())
     return TableView(path, len(whole), columns, chosen, label, tuple(doubts), repeated, rare)

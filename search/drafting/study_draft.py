@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from promptgraft.search.drafting.columns import FEWEST_TEXTS, TableView
+from promptgraft.search.study import EffortName, parse_seconds
 from promptgraft.search.wording import one_line
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, did_you_mean
 
 # Test rows are a fifth of the table, and no more than this: 1,000 tell accuracies apart that differ by 3 points.
 TEST_SHARE, MOST_TEST_ROWS = 5, 1000
@@ -74,9 +75,17 @@ def draft_study(
         options: What else was decided; the defaults if None.
 
     Raises:
-        InvalidInputError: If source and target have no field in common.
+        InvalidInputError: If source and target have no field in common, or an option isn't one.
     """
     options = options or DraftOptions()
+    if options.effort not in get_args(EffortName):
+        raise InvalidInputError(
+            f"unknown effort {options.effort!r}; {did_you_mean(options.effort, get_args(EffortName))}"
+        )
+    try:
+        parse_seconds(options.timeout or "1s")
+    except ValueError as error:
+        raise InvalidInputError(f"time: {error}, got {options.timeout!r}") from error
     fields = _fields(target, source)
     needed = _needed_tokens(target, source)
     most = MOST_TOKENS_QUICK if options.effort == "quick" else MOST_TOKENS

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from promptgraft.search.study.schema.json_schema import study_schema as study_schema
     from promptgraft.search.study.schema.sections import GrowSection as GrowSection
     from promptgraft.search.study.schema.study_file import BudgetSection as BudgetSection
+    from promptgraft.search.study.schema.study_file import EffortName as EffortName
     from promptgraft.search.study.schema.study_file import EngineSection as EngineSection
     from promptgraft.search.study.schema.study_file import JudgingSection as JudgingSection
     from promptgraft.search.study.schema.study_file import ResourcesSection as ResourcesSection
     from promptgraft.search.study.schema.study_file import StudyFile as StudyFile
+    from promptgraft.search.study.schema.study_file import check_study_name as check_study_name
     from promptgraft.search.study.schema.units import next_moment as next_moment
     from promptgraft.search.study.schema.units import parse_seconds as parse_seconds
     from promptgraft.search.study.space_loading import model_path as model_path

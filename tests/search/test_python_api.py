@@ -1,5 +1,6 @@
 """The Python API, over real workers and a tiny model."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,47 @@ def test_what_is_no_table_and_no_study(tmp_path: Path, tiny_models: TinyModels) 
         fit({"text": ["a"]}, backbone=tiny_models["encoder"], folder=tmp_path)
     with pytest.raises(InvalidInputError):
         winner_of("nothing", folder=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials must be a positive integer, got 0"),
+        ({"concurrent": -1}, "concurrent must be a positive integer, got -1"),
+        ({"time": "soon"}, "time: expected a time such as 90s"),
+        ({"name": "a/b"}, "the study's name may hold letters"),
+        ({"effort": "turbo"}, "unknown effort 'turbo'; expected one of: quick, balanced, best"),
+        ({"text": "txt"}, "no column 'txt'; did you mean 'text'"),
+        ({"backbone": []}, "backbone must be a folder or a hub id, or several of them, got"),
+    ],
+)
+def test_a_call_that_is_refused_leaves_no_study_behind(
+    frame: pd.DataFrame, tiny_models: TinyModels, options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """Else the mended call would be refused, too, since another study is there."""
+    with pytest.raises(InvalidInputError, match=message):
+        fit(frame, **{"backbone": tiny_models["encoder"], "folder": tmp_path, **options})  # type: ignore[arg-type]
+    assert list(tmp_path.glob("*.yaml")) == []
+
+
+def test_a_frame_is_written_as_it_is(tmp_path: Path) -> None:
+    number = 0.1234567890123456
+    texts = pd.Series(["half \ud83d", None], dtype=object)
+    frame = pd.DataFrame({"text": texts, "n": [2**53 + 1, 1], "x": [number, 1e-12]})
+    frame = frame.assign(label=pd.Categorical(["a", None]), day=pd.Timestamp("2026-01-02"))
+    rows = [json.loads(line) for line in Path(as_file(frame, tmp_path / "t.jsonl")).read_text().splitlines()]
+    common = {"day": "2026-01-02 00:00:00"}
+    assert rows == [
+        {"text": "half \ud83d", "n": 2**53 + 1, "x": number, "label": "a", **common},
+        {"text": None, "n": 1, "x": 1e-12, "label": None, **common},
+    ]
+    refused = {
+        "columns have one name each": pd.concat([frame, frame.text], axis=1),
+        "the table holds bytes, such as b'good'; decode": pd.DataFrame({"text": [b"good"]}),
+    }
+    for message, other in refused.items():
+        with pytest.raises(InvalidInputError, match=message):
+            as_file(other, tmp_path / "other.jsonl")
 
 
 def test_classes_of_a_dataset_are_written_by_their_names(tmp_path: Path) -> None:

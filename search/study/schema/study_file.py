@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from promptgraft.search.study.schema.sections import BackboneSection, GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.schema.tasks import SourceSection, TargetSection
 from promptgraft.search.study.schema.units import next_moment, parse_bytes, parse_seconds
+from promptgraft.spaces import InvalidInputError
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 BACKBONE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -24,6 +25,16 @@ def name_advice(name: object) -> str:
         "may hold letters (a to z), digits, '-', '_' and '.', and begins with a letter or a digit, since it names a "
         f"folder; for instance {like!r}"
     )
+
+
+def check_study_name(name: str) -> None:
+    """Refuse a name that no study can have.
+
+    Raises:
+        InvalidInputError: If it is none.
+    """
+    if not re.fullmatch(STUDY_NAME, name):
+        raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
 
 
 def _moment(value: Any) -> Any:

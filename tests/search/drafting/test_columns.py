@@ -135,3 +135,15 @@ def test_labels_of_few_different_texts_are_rare_unless_nearly_all_are(tmp_path: 
     more = [{"id": 0, "text": "the same text again", "label": "seldom"}] * 9
     assert view_table(write(tmp_path, rows() + more)).rare == {"seldom": 1}
     assert view_table(write(tmp_path, rows()[:4] + more)).rare == {}
+
+
+def test_columns_of_one_name_and_a_table_without_names(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    lines = [f"{row['text']},{row['text']} again,{row['label']}" for row in rows()]
+    path.write_text("\n".join(["text,text,label", *lines]))
+    with pytest.raises(InvalidInputError, match="2 columns are named 'text', so it isn't known which one is meant"):
+        view_table(str(path))
+    path.write_text("\n".join(f"{row['text']},{row['label']}" for row in rows()))
+    with pytest.raises(InvalidInputError, match="the first line seems to be a row, not the columns' names: 'no' is"):
+        view_table(str(path))
+    assert view_table(str(path), label="no").rows == 11
