@@ -171,7 +171,8 @@ def _as_written(value: Any, texts: Any) -> Any:
         return {str(name): _as_written(inner, texts[name]) for name, inner in zip(texts, value.values(), strict=True)}
     if isinstance(value, list) and isinstance(texts, list) and len(value) == len(texts):
         return [_as_written(inner, text) for inner, text in zip(value, texts, strict=True)]
-    return texts if isinstance(texts, str) and isinstance(value, bool | int | float) else value
+    # What nothing is written for stays None.
+    return texts if isinstance(texts, str) and texts and isinstance(value, bool | int | float | None) else value
 
 
 def _plain(node: Any) -> Any:

@@ -62,7 +62,7 @@ def study(write_study: WriteStudy, train: str, *, words: str, labels: str | None
         (["false", "true"], "csv", "{false: bad, true: good}", None, {"false": "bad", "true": "good"}),
         (["no", "yes"], "csv", "{no: bad, yes: good}", "[no, yes]", {"no": "bad", "yes": "good"}),
         (["01", "02"], "csv", "{01: bad, 02: good}", "[01, 02]", {"01": "bad", "02": "good"}),
-        (["null", "x"], "csv", "{null: bad, x: good}", None, {"null": "bad", "x": "good"}),
+        (["null", "x"], "csv", "{null: bad, x: good}", "[null, x]", {"null": "bad", "x": "good"}),
         (["2024-01-01", "x"], "csv", "{2024-01-01: 1, x: [2, true]}", None, {"2024-01-01": "1", "x": "2"}),
         ([-1, 1.5], "csv", "{-1: bad, 1.5: good}", "[-1, 1.5]", {"-1.0": "bad", "1.5": "good"}),
     ],
