@@ -104,7 +104,8 @@ class Backbone(WordTokens, ABC):
     def _read_tokenizer(self, model: Any) -> Any:
         """Load the tokenizer; None where rows aren't texts."""
         with explained_errors(self.spec):
-            tokenizer = AutoTokenizer.from_pretrained(self.spec.path, trust_remote_code=self.spec.trust_remote_code)
+            folder = model_folder(self.spec.path)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.spec.trust_remote_code)
         check_tokenizer(self.spec, model, tokenizer)
         return tokenizer
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from promptgraft.objectives.backbones import Keep, explained_errors
+from promptgraft.objectives.backbones import Keep, explained_errors, model_folder
 from promptgraft.objectives.data import image_hash, load_image, mask_as_data, mask_in
 from promptgraft.objectives.progress import report_progress
 from promptgraft.objectives.spec import BackboneSpec
@@ -50,7 +50,7 @@ class Pixels:
     def __init__(self, spec: BackboneSpec, weights_hash: str) -> None:
         with explained_errors(spec):
             self.processor = AutoImageProcessor.from_pretrained(
-                spec.path, backend="pil", trust_remote_code=spec.trust_remote_code
+                model_folder(spec.path), backend="pil", trust_remote_code=spec.trust_remote_code
             )
         self._bare = {name: False for name in _NUMBERS if getattr(self.processor, name, None) is not None}
         self.shape, self.scale, self.offset = self._tried(spec.path)

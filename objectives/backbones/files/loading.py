@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from promptgraft.objectives.backbones.files.model_files import model_folder
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError
 
@@ -86,7 +87,7 @@ def read_model(spec: BackboneSpec, auto_class: Any, *, shapes_only: bool) -> Any
     dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
     with explained_errors(spec):
         model, found = auto_class.from_pretrained(
-            spec.path,
+            model_folder(spec.path),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=spec.trust_remote_code,

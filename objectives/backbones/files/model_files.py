@@ -15,6 +15,9 @@ _ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "n
 # Layers of a vision tower whose configuration doesn't state them: transformers' default for all of `CLIP`.
 _TOWER_LAYERS = 12
 
+# Files of a model on the hub that are fetched: all but weights in other formats than safetensors.
+_FETCHED = [f"*.{kind}" for kind in ("json", "txt", "model", "safetensors", "jinja", "spm", "tiktoken", "bpe", "py")]
+
 
 def weights_hash(path: str) -> str:
     """Hash a model's configuration, tokenizer and weights into one; 16 hexadecimal digits."""
@@ -49,6 +52,9 @@ def file_hashes(path: str) -> dict[str, str]:
 def model_folder(path: str) -> Path:
     """Return the local folder of a model, fetching a hub id through the hub's own cache.
 
+    Args:
+        path: The folder, or the hub id, with `@` and a branch, tag or commit behind it if it isn't to be the newest.
+
     Raises:
         InvalidInputError: If there is no such folder and no such model.
     """
@@ -59,8 +65,9 @@ def model_folder(path: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, _, revision = path.partition("@")
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_FETCHED))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidInputError(

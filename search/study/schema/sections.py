@@ -147,7 +147,10 @@ class DecodingSection(Section):
 class BackboneSection(Section):
     """The pretrained model."""
 
-    path: str = Field(description="Local folder (relative to the study file) or hub id.")
+    path: str = Field(
+        description="Local folder (relative to the study file) or hub id; with @ and a branch, tag or commit behind it "
+        "if it isn't to be the newest."
+    )
     family: str = Field(description="Name of the backbone family, such as encoder.")
     max_tokens: int = Field(128, ge=8, description="Longest prompt, in tokens; longer texts are truncated.")
     trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
