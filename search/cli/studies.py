@@ -187,7 +187,14 @@ def status(
         raise InvalidInputError(
             f"no study was started in {Path('runs').resolve()}; start one with: promptgraft run STUDY.yaml"
         )
-    found = [summarise(reference.load()) for reference in references]
+    found = []
+    for reference in references:
+        try:
+            found.append(summarise(reference.load()))
+        except InvalidInputError as error:
+            if study is not None:
+                raise
+            typer.echo(f"left out: {error}", err=True)
     if as_json:
         typer.echo(json.dumps(to_json(found[0] if study is not None else found)))
         return

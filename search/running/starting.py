@@ -20,6 +20,7 @@ from promptgraft.search.storage import (
     keep_copy,
     open_storage,
     own_folder,
+    refuse_foreign,
     until_storage_answers,
 )
 from promptgraft.search.study import Study, with_recorded_rows
@@ -68,6 +69,7 @@ def _started_ledger(
     stored = optuna.create_study(
         storage=storage, study_name=study.name, directions=study.objective.directions, load_if_exists=True
     )
+    refuse_foreign(stored)
     folder = own_folder(stored, folder)  # First, since it has to tell a new study from an older one.
     study = with_recorded_rows(study, StudyRecord.of(stored).identity)
     finished = sum(trial.state in FINISHED for trial in stored.get_trials(deepcopy=False))

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.records import to_json as to_json
     from promptgraft.search.storage.reference import NothingToExportError as NothingToExportError
     from promptgraft.search.storage.reference import StudyReference as StudyReference
+    from promptgraft.search.storage.reference import refuse_foreign as refuse_foreign
     from promptgraft.search.storage.reference import started_studies as started_studies
     from promptgraft.search.storage.trial_files import DELTA_FILE as DELTA_FILE
     from promptgraft.search.storage.trial_files import FLOAT32_LOGITS_FILE as FLOAT32_LOGITS_FILE

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
-from promptgraft.search.storage.attributes import StudyRecord
+from promptgraft.search.storage.attributes import StudyRecord, TrialRecord
 from promptgraft.search.storage.database import NotStartedError, load_existing, stored_studies
 from promptgraft.search.storage.folder import RunFolder
 from promptgraft.spaces import InvalidInputError, PromptgraftError
@@ -57,10 +58,12 @@ class StudyReference:
         """Load the stored study.
 
         Raises:
-            InvalidInputError: If it was not started here.
+            InvalidInputError: If it was not started here, or by another program.
         """
         try:
-            return load_existing(self.name, self.storage_url)
+            study = load_existing(self.name, self.storage_url)
+            refuse_foreign(study)
+            return study
         except NotStartedError as error:
             runs = Path("runs").resolve()
             names = [entry.name for entry in started_studies(Path("runs"))[0]]
@@ -80,6 +83,20 @@ class StudyReference:
         if self.file is None and recorded is None:
             raise InvalidInputError("the study's record names no study file; name it in place of the study")
         return self.file or Path(str(recorded))
+
+
+def refuse_foreign(study: optuna.Study) -> None:
+    """Refuse a study whose trials are another program's: their values are of something else.
+
+    Raises:
+        InvalidInputError: If it is one.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if trials and not StudyRecord.of(study).identity and not any(TrialRecord.of(own).has_candidate for own in trials):
+        raise InvalidInputError(
+            f"study {study.study_name!r} has {len(trials)} trials of another program than promptgraft; give this one "
+            "another name, or another storage"
+        )
 
 
 def _named_in(file: Path) -> str:

@@ -22,8 +22,23 @@ def started(folder: Path, name: str = "s", url: str | None = None) -> str:
     """Create a study with a trial; returns its storage."""
     url = url or RunFolder(folder).storage_url()
     study = optuna.create_study(study_name=name, storage=open_storage(url), load_if_exists=True)
-    study.add_trial(optuna.trial.create_trial(value=0.5))
+    study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs={"candidate": {"template": "plain"}}))
     return url
+
+
+def test_a_study_of_another_program_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values are of something else: they would be the best of the search, or what `status` fails on."""
+    monkeypatch.chdir(tmp_path)
+    started(tmp_path / "runs" / "ours", "ours")
+    storage = open_storage(RunFolder(tmp_path / "runs" / "theirs").storage_url())
+    optuna.create_study(study_name="theirs", storage=storage).add_trial(optuna.trial.create_trial(value=0.5))
+    with pytest.raises(
+        InvalidInputError, match="study 'theirs' has 1 trials of another program than promptgraft; give"
+    ):
+        StudyReference.resolve("theirs", None, None).load()
+    listed = CliRunner().invoke(app, ["status"])
+    assert (listed.exit_code, "ours: 1" in listed.stdout) == (0, True)
+    assert "left out: study 'theirs' has" in listed.stderr
 
 
 @pytest.mark.parametrize("name", ODD)
