@@ -17,7 +17,7 @@ from promptgraft.bundles.formats.onnx import write_onnx_model
 from promptgraft.bundles.formats.peft import write_peft_adapter
 from promptgraft.bundles.formats.plain import write_plain_model
 from promptgraft.bundles.formats.script_parts import SCRIPT_FILE
-from promptgraft.objectives.backbones import CausalScorer
+from promptgraft.objectives.backbones import CausalScorer, model_folder
 from promptgraft.objectives.file_store import share
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
@@ -130,7 +130,7 @@ def _by_peft(folder: Path, bundle: Predictor, rows: Rows) -> LogProbabilities:
     loaded = bundle.only_model("an adapter of PEFT")
     scorer, path = loaded.model.scorer, loaded.model.backbone.spec.path
     assert isinstance(scorer, CausalScorer)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(model_folder(path), dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder).eval()
     scores = torch.empty(len(rows), len(bundle.labels), dtype=torch.float64)
     for place, row in enumerate(loaded.model.encode_fields(rows, loaded.pool)):

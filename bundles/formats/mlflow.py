@@ -81,8 +81,8 @@ def _signature(manifest: Manifest) -> "ModelSignature":
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
     task = manifest.task
-    first, *others = task.columns(np.zeros((0, len(manifest.labels))), [])
-    kind = DataType.string if task.has_labels else DataType.double
+    first, *others = task.columns(np.zeros((0, task.width)), [])
+    kind = DataType.double if task.has_numbers else DataType.string
     outputs: list[ColSpec | TensorSpec] = [ColSpec(kind, first, required=False)]
     ranked = task.one_label and task.reads_histories  # Then other columns are lists, in JSON.
     rest = DataType.string if ranked else DataType.double

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import mlflow.pyfunc
 import optuna
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.types import DataType
 from optuna.trial import create_trial
 from sacrebleu.metrics import BLEU, CHRF
 
 from promptgraft.bundles import Predictor, read_manifest, verify
+from promptgraft.bundles.formats import convert
 from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.cli.studies import app
@@ -105,6 +108,16 @@ def test_a_table_gets_the_answers(shipped: Shipped, tmp_path: Path) -> None:
     assert [*predictor.predict(texts[:2]), ""] == said["answer"].tolist()
     with pytest.raises(InvalidInputError, match="predicts texts, which have no probabilities"):
         predictor.predict_proba(texts[:2])
+
+
+def test_mlflow_holds_it(shipped: Shipped, tmp_path: Path) -> None:
+    assert convert(shipped.export.folder, tmp_path / "mlflow", "mlflow") == 0
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
+    assert loaded.predict(pd.DataFrame({"text": ["red dog 1"]}))["answer"].tolist() == Predictor(
+        shipped.export.folder
+    ).predict(["red dog 1"])
+    (answer,) = loaded.metadata.get_output_schema()
+    assert (answer.name, answer.type) == ("answer", DataType.string)
 
 
 def test_it_is_served(shipped: Shipped) -> None:
