@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -249,6 +250,17 @@ class StudyFile(Section):
         if value.cost == "latency_ms" and "latency_ms" not in info.data.get("minimize", ()):
             raise ValueError("cost: latency_ms is measured only if `minimize` names it, too")
         return value
+
+    @field_validator("notify")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        try:
+            parsed = urlsplit(value or "http://nobody")
+            if parsed.hostname and (parsed.port is None or parsed.port):
+                return value
+        except ValueError:
+            pass
+        raise ValueError("expected a URL with a host, such as https://example.org/hook")
 
     @field_validator("minimize")
     @classmethod

@@ -12,6 +12,7 @@ import pytest
 
 from promptgraft.search.storage import RunFolder
 from promptgraft.search.study import load_study
+from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.search.tracking import Tracking
 from promptgraft.search.tracking.notify import notify
 
@@ -78,6 +79,12 @@ def test_a_failure_is_a_warning(hook: Hook, caplog: pytest.LogCaptureFixture, st
     (warning,) = caplog.messages
     assert warning.startswith(f"127.0.0.1 could not be notified that the run has ended: HTTP Error {status}")
     assert "s3cret" not in warning
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "https://:80/x", "http://host:99999"])
+def test_what_is_no_url_is_told_before_the_run(write_study: Callable[..., Path], url: str) -> None:
+    with pytest.raises(StudyFileError, match="notify: expected a URL with a host, such as"):
+        load_study(write_study(notify=url))
 
 
 def test_nobody_listens(hook: Hook, caplog: pytest.LogCaptureFixture) -> None:
