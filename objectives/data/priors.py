@@ -129,7 +129,7 @@ class HasPriors(ABC):
 
 def seen(fields: Mapping[str, str]) -> list[str]:
     """Return the items of a row's history, newest first."""
-    return [name for text in fields.values() for name in text.split(SEPARATOR)]
+    return [name.strip() for text in fields.values() for name in text.split(SEPARATOR)]
 
 
 def check_tensors(tensors: PriorTensors, shapes: Mapping[str, tuple[int, ...]], most: int = 0) -> None:

@@ -17,7 +17,9 @@ from promptgraft.search.wording import one_line, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptgraft.bundles import BundleComparison, Disagreement
+    import pandas as pd
+
+    from promptgraft.bundles import BundleComparison, Disagreement, Predictor
     from promptgraft.search.judging import MetricComparison
 
 app = typer.Typer()
@@ -96,7 +98,19 @@ def predict(
     )
     note = f"; {skipped} rows have no prediction, since {why}" if skipped else ""
     note += f"; {unsure} rows have no label, since none has a probability of {abstain_below:g}" if unsure else ""
+    if strange := _strange_histories(predictor, predictions):
+        note += f"; no item of {strange} histories is known: write the texts of items, one a line, the newest first"
     typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
+
+
+def _strange_histories(predictor: "Predictor", table: "pd.DataFrame") -> int:
+    """Count the histories of a table of which no item is known, such as those that hold ids."""
+    from promptgraft.objectives.data import has_text, seen
+
+    if not (predictor.task.reads_histories and predictor.task.one_label):
+        return 0
+    known, (column,) = set(predictor.task.labels), predictor.manifest.columns.values()
+    return sum(known.isdisjoint(seen({column: cell})) for cell in table[column] if has_text(cell))
 
 
 @app.command()

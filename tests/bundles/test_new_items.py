@@ -142,11 +142,13 @@ def test_new_items_are_recommended_by_the_command_line_and_the_server(
     bundle: Path, items: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, said = tmp_path / "histories.csv", tmp_path / "said.csv"
-    everything = "\n".join(ITEMS.values())
-    pd.DataFrame({"history": [everything]}).to_csv(table, index=False)
+    everything = "\r\n".join(ITEMS.values())
+    pd.DataFrame({"history": [everything, "12\n7"]}).to_csv(table, index=False)
     command = ["predict", str(bundle), "--input", str(table), "--output", str(said), "--items", str(items)]
     app(command, standalone_mode=False)
-    assert "2 new items, 1 known already; 1 rows are left out" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "2 new items, 1 known already; 1 rows are left out" in printed.err
+    assert "no item of 1 histories is known: write the texts of items, one a line, the newest first" in printed.out
     recommended = json.loads(pd.read_csv(said)["recommended"][0])
     assert {name for name, _ in recommended} == {"wooden ball", "sweet bread"}, "what is left"
     predictor = Predictor(bundle, items=str(items))
