@@ -17,7 +17,7 @@ class Verbalizer:
         words: Label words by label; one or more per label, each of one or more tokens.
 
     Raises:
-        InvalidInputError: If a label has no words, or two labels share a word.
+        InvalidInputError: If a label has no words, one ends with white space, or two labels share a word.
     """
 
     name: str
@@ -29,6 +29,11 @@ class Verbalizer:
             if not words or any(not word.strip() for word in words):
                 raise InvalidInputError(f"verbalizer {self.name!r} has no words for label {label!r}; give at least one")
             for word in words:
+                if word != word.rstrip():
+                    raise InvalidInputError(
+                        f"verbalizer {self.name!r} has the word {word!r} for {label!r}, which ends with white space: a "
+                        "model would have to write that, too; leave it out"
+                    )
                 if word in owner:
                     raise InvalidInputError(
                         f"verbalizer {self.name!r} uses the word {word!r} for {owner[word]!r} and for {label!r}; "

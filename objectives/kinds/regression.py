@@ -1,6 +1,5 @@
 """Regression: rows with text fields and a number."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -23,6 +22,8 @@ from promptgraft.spaces import InvalidInputError
 
 # Parts of the scale that splits have in the same shares: as many as have so many rows, at most.
 STRATA, ROWS_PER_STRATUM = 5, 8
+# Numbers are below it: as float32, outputs can't be much larger.
+MOST = 1e37
 
 
 @TASK_KINDS.register("regression")
@@ -154,12 +155,13 @@ class Regression(TextTask):
 
 
 def as_number(cell: str) -> float | None:
-    """Read a number that is finite; None if a cell holds none."""
+    """Read a number that outputs can hold; None if a cell holds none."""
     try:
         found = float(cell)
     except ValueError:
         return None
-    return found if math.isfinite(found) and "_" not in cell else None  # Python takes 2024_01 for 202401.
+    # Python takes 2024_01 for 202401. The largest numbers are some programs' sign for a missing one.
+    return found if abs(found) < MOST and "_" not in cell else None
 
 
 def _numbers(rows: Sequence[Row]) -> Expected:

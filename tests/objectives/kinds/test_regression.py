@@ -18,9 +18,9 @@ def test_cells_that_are_no_number_are_counted(tmp_path: Path) -> None:
     table = write_kinds(tmp_path / "rows.csv")
     with table.open("a") as file:
         file.write('none,x,x,\na word,x,x,three\nnot finite,x,x,inf\nnot a number,x,x,nan\na comma,x,x,"1,5"\n')
-        file.write("a month,x,x,2024_01\n")
+        file.write("a month,x,x,2024_01\nmissing,x,x,1.7976931348623157e308\n")
     task = Regression.load_target(spec_of_kind(table, "regression"), 0)
-    assert (task.cleaning.missing_label, task.cleaning.invalid_label) == (1, 5)
+    assert (task.cleaning.missing_label, task.cleaning.invalid_label) == (1, 6)
     assert task.labels == ("score",)
 
 
