@@ -20,7 +20,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a study that was started, a file and a folder."""
     monkeypatch.chdir(tmp_path)
     storage = open_storage(RunFolder(Path("runs/s")).storage_url())
-    optuna.create_study(study_name="s", storage=storage).add_trial(create_trial(value=0.5))
+    optuna.create_study(study_name="s", storage=storage).add_trial(
+        create_trial(value=0.5, user_attrs={"candidate": {"template": "plain"}})
+    )
     (tmp_path / "file").write_text("text")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.yaml").mkdir()

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 def started(tmp_path: Path) -> optuna.Study:
     """A study of which this process has finished a trial, and whose winner it judges now."""
     study = optuna.create_study(storage=sqlite_url(tmp_path), study_name="s", direction="maximize")
-    study.add_trial(optuna.trial.create_trial(value=0.8125))
+    study.add_trial(optuna.trial.create_trial(value=0.8125, user_attrs={"candidate": {"template": "plain"}}))
     record_run(study, Limits(1), 1, str(tmp_path), new_owner())
     return study
 
