@@ -158,7 +158,7 @@ class FileStore:
             return load(self.fs.cat_file(self.path(name)))
         path = Path(self.path(name))
         tensors = load_file(path)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # It may be gone meanwhile, somebody else's, or on a disk that is read only.
             os.utime(path)  # So that what is used stays longest.
         return tensors
 

@@ -35,11 +35,18 @@ def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
     if storage.engine.dialect.name == "sqlite":
         path = sqlite_file(storage.url)
         assert path is not None
+        lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_TIMEOUT_S)
         try:
-            with FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_TIMEOUT_S):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise StudyLockedError(_message(study_name)) from error
+        except OSError as error:
+            error.filename = error.filename or lock.lock_file  # Of a disk that is read only, it doesn't say which.
+            raise
+        try:
+            yield
+        finally:
+            lock.release()
         return
     key = int.from_bytes(sha256(f"promptgraft/{study_name}".encode()).digest()[:8], signed=True)
     with storage.engine.connect() as connection, connection.begin():

@@ -1,5 +1,7 @@
 """Where studies are: URLs with options, odd characters in paths, other folders, and databases that are damaged."""
 
+import errno
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from promptgraft.objectives.file_store import FileStore
@@ -183,3 +186,19 @@ def test_a_url_that_nothing_knows_is_refused_in_a_sentence() -> None:
         InvalidInputError, match="can't keep files at nowhere://u:\\*\\*\\*@bucket/x: Protocol not known"
     ):
         FileStore("nowhere://u:hunter2@bucket/x")
+
+
+def test_files_on_a_disk_that_is_read_only_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They used to be reported as missing, since they could not be marked as used."""
+    files = FileStore(str(tmp_path))
+    files.write_tensors("logits.safetensors", {"logits": torch.ones(2, 2)})
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("os.utime", refuse)
+    assert files.read_logits("logits.safetensors").sum() == 4
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    url = started(tmp_path / "locked")
+    with pytest.raises(OSError, match=r"Read-only file system: .*study\.db\.lock"), study_lock(open_storage(url), "s"):
+        pass
