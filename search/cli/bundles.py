@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from promptgraft.bundles import BundleComparison, Disagreement, Predictor
     from promptgraft.search.judging import MetricComparison
 
+PANEL = "Bundles"
 app = typer.Typer()
 registry = typer.Typer(help="Promote bundles and roll back.", no_args_is_help=True)
-app.add_typer(registry, name="registry")
+app.add_typer(registry, name="registry", rich_help_panel=PANEL)
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle: a folder that `export` wrote.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Folder or hub id of the backbone, if it has moved.")]
@@ -51,7 +52,7 @@ DISAGREEMENTS = 10  # Rows shown on the terminal.
 OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def predict(
     bundle: BundleArgument,
@@ -113,7 +114,7 @@ def _strange_histories(predictor: "Predictor", table: "pd.DataFrame") -> int:
     return sum(known.isdisjoint(seen({column: cell})) for cell in table[column] if has_text(cell))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def verify(
     bundle: BundleArgument,
@@ -148,7 +149,7 @@ def verify(
         raise typer.Exit(CHANGED)
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def convert(
     bundle: BundleArgument,
@@ -174,7 +175,7 @@ def convert(
     typer.echo(f"{folder}: {to}; {checked}")
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def push(
     bundle: BundleArgument,
@@ -200,7 +201,7 @@ def push(
     typer.echo(f"{bundle}: {address}")
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def serve(
     bundle: BundleArgument,
@@ -216,7 +217,8 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help="Batches predicted at the same time; they share weights and cores.  [default: 2 on a CPU, else 1]",
+            help="Batches predicted at the same time; they share weights and cores.",
+            show_default="2 on a CPU, else 1",
         ),
     ] = None,
     items: ItemsOption = None,
@@ -255,7 +257,7 @@ def serve(
     listen(application, taken, limits, partial(typer.echo, f"{bundle}: {url_of(host, port)}/docs (stop with Ctrl-C)"))
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 @reported
 def compare(
     champion: Annotated[Path, typer.Argument(help="Bundle in production.")],

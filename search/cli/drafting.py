@@ -36,16 +36,16 @@ def init(
     source_text: Annotated[list[str] | None, typer.Option(help="Text column of the source.")] = None,
     source_label: Annotated[str | None, typer.Option(help="Label column of the source.")] = None,
     family: Annotated[
-        str | None, typer.Option(help="Family of the model.  [default: what its config.json says]")
+        str | None, typer.Option(help="Family of the model.", show_default="what its config.json says")
     ] = None,
     effort: Annotated[str, typer.Option(help="quick, balanced or best.")] = "balanced",
     time: Annotated[str | None, typer.Option(help="Time limit of a run, such as 8h.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Study file to write.  [default: the table's name with .yaml]")
+        Path | None, typer.Option(help="Study file to write.", show_default="the table's name with .yaml")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
 ) -> None:
-    """Look at a table, and write a first study file for it; only what can't be seen there is asked for."""
+    """Write a first study file for a table; asks only for what the table doesn't show."""
     from promptgraft.objectives.backbones import FAMILIES, guess_family
     from promptgraft.search.drafting import DraftOptions, cost_line, draft_study, study_name_of, write_draft
     from promptgraft.search.study import load_study

@@ -51,13 +51,14 @@ StudyArgument = Annotated[str, typer.Argument(help="Study file, or name of an ex
 StorageOption = Annotated[
     str | None,
     typer.Option(
-        help="Optuna storage URL, sqlite or postgresql.  [default: runs/NAME/study.db]",
+        help="Optuna storage URL, sqlite or postgresql.",
+        show_default="runs/NAME/study.db",
         envvar="PROMPTGRAFT_STORAGE",  # Keeps a password off the command line.
         show_envvar=True,
     ),
 ]
 WorkdirOption = Annotated[
-    str | None, typer.Option(help="Folder of the study, or URL of its files (s3://...).  [default: runs/NAME]")
+    str | None, typer.Option(help="Folder of the study, or URL of its files (s3://...).", show_default="runs/NAME")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

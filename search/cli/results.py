@@ -70,8 +70,8 @@ def best(
 @reported
 def export(
     study: StudyArgument,
-    trial: Annotated[int | None, typer.Option(help="Number of the trial to export.  [default: the winner]")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: runs/NAME/bundle]")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial to export.", show_default="the winner")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write.", show_default="runs/NAME/bundle")] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Export the winner although a baseline is shown to be better.")
     ] = False,
@@ -169,7 +169,9 @@ def _test_set_table(exported: "Export", metric: str) -> "Table":
 @reported
 def report(
     study: StudyArgument,
-    output: Annotated[Path | None, typer.Option(help="HTML file to write.  [default: runs/NAME/report.html]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", show_default="runs/NAME/report.html")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the facts as one JSON object, and write no page.")
     ] = False,

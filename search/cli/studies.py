@@ -37,6 +37,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+studies = typer.Typer()
+seldom = typer.Typer()
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,7 +60,7 @@ def main(
     atexit.register(gc.freeze)
 
 
-@app.command()
+@studies.command()
 @reported
 def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None:
     """Check a study file, its data and its backbone, and report every error at once."""
@@ -87,7 +89,7 @@ def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None
         typer.echo(f"caution: {caution}", err=True)
 
 
-@app.command()
+@seldom.command(rich_help_panel="Seldom needed")
 @reported
 def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json: JsonOption = False) -> None:
     """Rank the sources of a study by their expected transfer, before anything is trained."""
@@ -103,7 +105,7 @@ def sources(study: Annotated[Path, typer.Argument(help="Study file.")], as_json:
     typer.echo(MEANING)
 
 
-@app.command()
+@studies.command()
 @reported
 def run(
     study: Annotated[Path, typer.Argument(help="Study file.")],
@@ -164,7 +166,7 @@ def _arguments(study: str, storage: str | None, workdir: str | None) -> str:
     return shlex.join([study, *(word for option, value in named.items() if value for word in (option, value))])
 
 
-@app.command()
+@studies.command()
 @reported
 def status(
     study: Annotated[str | None, typer.Argument(help="Study file or name; all studies if left out.")] = None,
@@ -217,7 +219,7 @@ class Schema(StrEnum):
     history = "history"
 
 
-@app.command()
+@seldom.command(rich_help_panel="Seldom needed")
 @reported
 def schema(
     of: Annotated[
@@ -239,7 +241,7 @@ def schema(
     typer.echo(json.dumps(written.get(of, partial(output_schema, of.value))(), indent=1))
 
 
-@app.command()
+@seldom.command(rich_help_panel="Seldom needed")
 @reported
 def new_recurrent(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
@@ -262,7 +264,7 @@ def new_recurrent(
     typer.echo(f"{folder}: random weights; use it in a study with `backbone: {{path: {folder}, family: recurrent}}`")
 
 
-@app.command()
+@seldom.command(rich_help_panel="Seldom needed")
 @reported
 def upgrade(
     study: Annotated[str | None, typer.Argument(help="Study file or name; not needed with --storage.")] = None,
@@ -283,8 +285,6 @@ def upgrade(
         typer.echo(f"{masked_url(storage)}: {before} -> {after}")
 
 
-app.add_typer(drafting.app)
-app.add_typer(watching.app)
-app.add_typer(dashboard.app)
-app.add_typer(results.app)
-app.add_typer(bundle_commands.app)
+# In the order in which a new user needs them, which is that of `--help`.
+for commands in (drafting.app, studies, watching.app, results.app, dashboard.app, bundle_commands.app, seldom):
+    app.add_typer(commands)

@@ -59,6 +59,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0
     for command in ("validate", "run", "status", "best", "export", "report", "predict", "dashboard", "new-recurrent"):
         assert result.stdout.count(f"│ {command} ") == 1, command
+    places = [result.stdout.index(f"│ {command} ") for command in ("init", "validate", "run", "export", "predict")]
+    assert places == sorted(places)
+
+
+def test_help_says_the_defaults_that_are_no_values() -> None:
+    assert "[default: (the table's name with .yaml)]" in typed("init", "--help").stdout
 
 
 def test_version_imports_nothing_heavy() -> None:
