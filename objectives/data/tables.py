@@ -68,9 +68,9 @@ def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> 
     """Read columns of a table, every value as text.
 
     Args:
-        path: A `.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather`, `.xlsx` or `.conll` file, also
-            with `.gz` or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a folder of
-            `.txt` files for each class.
+        path: A `.csv`, `.tsv`, `.json`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`, `.feather`, `.xlsx` or `.conll`
+            file, also with `.gz` or `.zst` behind that; a URL of one; a folder that `datasets` has saved; or one with a
+            folder of `.txt` files for each class.
         columns: The columns to read.
         lists: Those of them that may hold lists, which become JSON.
 
@@ -227,7 +227,8 @@ def _looks_like(content: bytes) -> str:
     for kind, mark in {".parquet": b"PAR1", ".arrow": b"ARROW1", ".xlsx": b"PK\x03\x04", **COMPRESSIONS}.items():
         if content.startswith(mark):
             return kind
-    return ".jsonl" if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".csv"
+    text = content.removeprefix(codecs.BOM_UTF8).lstrip()
+    return ".json" if re.match(rb"\{|\[\s*\{", text) else ".csv"
 
 
 def _decoded(content: bytes) -> str:
@@ -340,6 +341,21 @@ def _read_jsonl(content: bytes, _: Sequence[str]) -> _Table:
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not an object; write one JSON object in each line")  # noqa: TRY004
         rows.append(row)
+    return _of_objects(rows)
+
+
+def _read_json(content: bytes, columns: Sequence[str]) -> _Table:
+    """Read a list of objects; a file that isn't one is read line by line."""
+    text = _decoded(content)
+    if not text.lstrip("\ufeff \t\r\n").startswith("["):
+        return _read_jsonl(content, columns)
+    rows = json.loads(text, object_pairs_hook=_object)
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError('expected a list of objects, such as [{"text": "...", "label": "..."}, ...]')
+    return _of_objects(rows)
+
+
+def _of_objects(rows: Sequence[Mapping[str, Any]]) -> _Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     return _Table(names, [[row.get(name) for row in rows] for name in names])
 
@@ -356,6 +372,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _READERS: Mapping[str, Callable[[bytes, Sequence[str]], _Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
+    ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".parquet": lambda content, _: _Table(*read_parquet(content)),

@@ -60,7 +60,7 @@ def predict(
         str,
         typer.Option(
             "--input",
-            help="Table with the columns of text or images: CSV, JSONL, Parquet, Excel, ...; - for standard input; or "
+            help="Table with the columns of text or images: CSV, JSON, Parquet, Excel, ...; - for standard input; or "
             "a folder of images.",
         ),
     ],

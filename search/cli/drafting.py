@@ -24,7 +24,7 @@ def init(
     table: Annotated[
         str,
         typer.Argument(
-            help="Table of the target's labelled rows: CSV, JSONL, Parquet, Excel, ...; a file, URL or folder."
+            help="Table of the target's labelled rows: CSV, JSON, Parquet, Excel, ...; a file, URL or folder."
         ),
     ],
     backbone: Annotated[

@@ -24,9 +24,9 @@ class TaskSection(Section):
     """A table of labelled rows."""
 
     train: str = Field(
-        description="Table, relative to the study file: CSV, TSV, JSONL, Parquet, Arrow or Excel, also compressed "
-        "(.gz, .zst); a URL of one (https://, s3://, hf://datasets/...); a folder that `datasets` has saved; or a "
-        "folder with a folder of .txt files, or of images, for each class."
+        description="Table, relative to the study file: CSV, TSV, JSON, JSONL, Parquet, Arrow or Excel, also "
+        "compressed (.gz, .zst); a URL of one (https://, s3://, hf://datasets/...); a folder that `datasets` has "
+        "saved; or a folder with a folder of .txt files, or of images, for each class."
     )
     text: Annotated[
         dict[str, str],

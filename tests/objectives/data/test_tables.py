@@ -60,6 +60,8 @@ def cells(path: str, columns: Sequence[str] = COLUMNS) -> list[list[str | None]]
         ("long.csv", f"text,label\n{'x' * 200_000},y\n", [["x" * 200_000, "y"]]),
         ("null.csv", 'text,label\nNA,null\n"",x\n', [["NA", "null"], [None, "x"]]),
         ("bom.jsonl", '\ufeff{"text": "a\u2028b\x85c", "label": true}\r\n\n{"label": null}', LINES),
+        ("list.json", '[{"text": "a", "label": 1},\n {"label": null, "text": "b"}]', [["a", "1"], ["b", None]]),
+        ("lines.json", '{"text": "a", "label": 1}\n{"text": "b", "label": 2}', [["a", "1"], ["b", "2"]]),
         ("nan.ndjson", '{"text": "a", "label": NaN, "tags": ["x"]}', [["a", None]]),
     ],
 )  # fmt: skip
@@ -89,11 +91,13 @@ def test_valid_tables_are_read(tmp_path: Path, name: str, content: str | bytes, 
         ("object.jsonl", '{"text": {"body": "a"}, "label": 1}', "column 'text' holds, in row 1, an object; write its"),
         ("labels.jsonl", '{"text": "a", "label": ["x", "y"]}', "column 'label' holds, in row 1, a list"),
         ("array.jsonl", '[{"text": "a", "label": 1}]', "line 1 is not an object; write one JSON object in each line"),
+        ("texts.json", '["a", "b"]', "can't be read as json: expected a list of objects, such as"),
+        ("cut.json", '[{"text": "a"', "can't be read as json: Expecting"),
         ("pretty.jsonl", '{\n "text": "a"}', "line 1: .*; write one JSON object in each line"),
         ("headless.csv", "I loved it,y\nI hated it,n\n", "no column 'text'; expected one of: I loved it, y"),
         ("forged.csv", '"a\nerror: b",label\nx,y\n', r"expected one of: 'a\\nerror: b', label"),
         ("folder.csv", None, "is a folder"),
-        ("book.xls", b"PK", "unknown kind of table '.xls'; expected one of .csv, .tsv, .jsonl"),
+        ("book.xls", b"PK", "unknown kind of table '.xls'; expected one of .csv, .tsv, .json, .jsonl"),
         ("book.xlsx", b"PK", "can't be read as xlsx"),
         ("half.csv.gz", b"\x1f\x8b\x08", "no whole gzip file"),
     ],
@@ -220,7 +224,15 @@ def test_rows_to_predict_keep_all_columns_and_every_row(tmp_path: Path) -> None:
     assert whole["tags"].tolist() == ['["x", "é"]', None, None, '{"a": 1}']
 
 
-@pytest.mark.parametrize("content", [as_csv([("a", "b")], ";"), as_jsonl([("a", "b")], True), as_parquet([("a", "b")])])
+@pytest.mark.parametrize(
+    "content",
+    [
+        as_csv([("a", "b")], ";"),
+        as_jsonl([("a", "b")], True),
+        as_parquet([("a", "b")]),
+        b'[{"text": "a", "label": "b"}]',
+    ],
+)
 def test_rows_to_predict_come_through_a_pipe_or_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
