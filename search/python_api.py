@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
@@ -30,6 +30,7 @@ from promptgraft.spaces import InvalidInputError, PromptgraftError
 
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
 Columns = str | Sequence[str]
+KindName = Literal["text_classification", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ def fit(
     source: Table | None = None,
     text: Columns = (),
     label: str | None = None,
+    kind: KindName | None = None,
     source_text: Columns = (),
     source_label: str | None = None,
     family: str | None = None,
@@ -129,7 +131,8 @@ def fit(
         source: A table of a task with more labels, to transfer from.
         text: The text column, or several; found by what columns hold if left out.
         label: The label column; likewise.
-        source_text: The source's text columns; likewise.
+        kind: `text_classification`, or `regression` to predict a number; by what the label column holds if None.
+        source_text: That or those of the source; likewise.
         source_label: The source's label column; likewise.
         family: Family of the backbone; by its config.json if None, as it always is of several.
         effort: How much to spend: `quick`, `balanced` or `best`.
@@ -154,11 +157,11 @@ def fit(
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{name}.yaml"
     is_new = not file.exists()
-    target = view_table(as_file(table, place / f"{name}-target.jsonl", anew=is_new), _listed(text), label)
+    target = view_table(as_file(table, place / f"{name}-target.jsonl", anew=is_new), _listed(text), label, kind)
     other = None
     if source is not None:
         written = as_file(source, place / f"{name}-source.jsonl", anew=is_new)
-        other = view_table(written, _listed(source_text), source_label)
+        other = view_table(written, _listed(source_text), source_label, target.kind)
     draft = draft_study(target, other, _models(backbone, family), place, DraftOptions(effort, name))
     if not is_new and file.read_text(encoding="utf-8") != draft.text:
         raise InvalidInputError(f"{file} is another study; give this one another `name`, or run that one by `run`")

@@ -33,6 +33,12 @@ def init(
     source: Annotated[str | None, typer.Option(help="Table of a task with more labels, to transfer from.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Text column of the table; may be repeated.")] = None,
     label: Annotated[str | None, typer.Option(help="Label column of the table.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="text_classification, or regression to predict a number.", show_default="what the labels look like"
+        ),
+    ] = None,
     source_text: Annotated[list[str] | None, typer.Option(help="Text column of the source.")] = None,
     source_label: Annotated[str | None, typer.Option(help="Label column of the source.")] = None,
     family: Annotated[
@@ -53,8 +59,10 @@ def init(
     asks = not yes and is_terminal()
     file = output or Path(f"{study_name_of(table)}.yaml")
     check_file(file, "--output")
-    target = _view(table, text or (), label, asks=asks)
-    other = _view(source, source_text or (), source_label, asks=asks, prefix="source-") if source else None
+    target = _view(table, text or (), label, kind, asks=asks)
+    other = None
+    if source:
+        other = _view(source, source_text or (), source_label, target.kind, asks=asks, prefix="source-")
     chosen = backbone or _ask_backbone(target, asks=asks)
     model = (chosen, family or guess_family(chosen))
     FAMILIES[model[1]]  # Known, or an error.
@@ -69,7 +77,9 @@ def init(
     typer.echo(f"{file}: {loaded.target.sizes}; next: promptgraft run {file}")
 
 
-def _view(path: str, text: "Sequence[str]", label: str | None, *, asks: bool, prefix: str = "") -> "TableView":
+def _view(
+    path: str, text: "Sequence[str]", label: str | None, kind: str | None, *, asks: bool, prefix: str = ""
+) -> "TableView":
     """Look at a table; ask for a column that isn't clear.
 
     Raises:
@@ -81,7 +91,7 @@ def _view(path: str, text: "Sequence[str]", label: str | None, *, asks: bool, pr
         raise InvalidInputError("-: a study reads its table again and again; save it as a file, and name that")
     while True:
         try:
-            return view_table(path, text, label)
+            return view_table(path, text, label, kind)
         except UnclearColumnError as error:
             if not asks:
                 raise UnclearColumnError(str(error).replace("--", f"--{prefix}", 1), error.role) from error

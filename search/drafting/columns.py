@@ -1,5 +1,6 @@
 """What the columns of a table seem to hold: which are texts, and which is the label."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,9 @@ TEXT_WORDS, TEXT_DISTINCT = 3, 0.3
 LOPSIDED = 0.95
 # A label with fewer different texts is left out: each fold and the test rows need some.
 FEWEST_TEXTS = 5
+# Numbers of more values than this, or with decimals, are predicted as such; fewer are classes, such as stars.
+MOST_CLASSES_OF_NUMBERS = 20
+CLASSES, NUMBERS = KINDS = ("text_classification", "regression")
 _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
 _DATE_WORDS, _DATES_SEEN = 6, 100
 
@@ -73,6 +77,28 @@ class Column:
         return numbers > 0.9 * self.filled
 
     @property
+    def holds_numbers(self) -> bool:
+        """Whether nearly all values are finite numbers."""
+        return sum(self.values[value] for value in self.values if _is_finite(value)) > 0.95 * self.filled
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The numbers among its values, in order, each once."""
+        return tuple(sorted({float(value) for value in self.values if _is_finite(value)}))
+
+    @property
+    def may_be_number(self) -> bool:
+        """Whether the values look like numbers that could be predicted: not like a row's own number."""
+        is_id = self.distinct == 1 and all(map(float.is_integer, self.numbers))
+        return self.holds_numbers and len(self.numbers) > 2 and not is_id
+
+    @property
+    def kind(self) -> str:
+        """The kind of task, if this is the label."""
+        is_scale = len(self.numbers) > MOST_CLASSES_OF_NUMBERS or not all(map(float.is_integer, self.numbers))
+        return NUMBERS if self.holds_numbers and is_scale else CLASSES
+
+    @property
     def may_be_text(self) -> bool:
         """Whether the values look like texts."""
         long = self.words >= TEXT_WORDS and self.distinct >= TEXT_DISTINCT
@@ -108,6 +134,13 @@ class Column:
         return max(self.values.values(), default=0) / self.filled if self.filled else 0.0
 
 
+def _is_finite(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
 def count_words(text: str) -> int:
     """Count words; two characters of a script that is written without spaces are about one."""
     dense = sum("\u3040" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0eff" for character in text)
@@ -124,10 +157,11 @@ class TableView:
         columns: Its columns, in their order.
         text: Names of the text columns.
         label: Name of the label column.
+        kind: Kind of task: `text_classification`, or `regression` where the label is a number.
         doubts: Where other columns would do as well; for people.
         repeated: Number of rows whose texts occur in an earlier row.
         rare: Labels with fewer than `FEWEST_TEXTS` different texts, and how many they have; none if two or more labels
-            wouldn't be left.
+            wouldn't be left, or labels are numbers.
     """
 
     path: str
@@ -135,6 +169,7 @@ class TableView:
     columns: tuple[Column, ...]
     text: tuple[str, ...]
     label: str
+    kind: str
     doubts: tuple[str, ...]
     repeated: int
     rare: Mapping[str, int]
@@ -154,18 +189,24 @@ class TableView:
         return language_of(value for name in self.text for value in self.column(name).values)
 
 
-def view_table(path: str, text: Sequence[str] = (), label: str | None = None) -> TableView:
+def view_table(path: str, text: Sequence[str] = (), label: str | None = None, kind: str | None = None) -> TableView:
     """Read a table, and find its text and its label.
 
     Args:
         path: The table.
         text: Names of the text columns, if they are known.
         label: Name of the label column, if it is known.
+        kind: Kind of task, if it is known: `text_classification` or `regression`.
 
     Raises:
         InvalidInputError: If the table can't be read, has no such column, or no column looks like a label or a text;
-            the message lists the columns.
+            the message lists the columns. If the kind is another one, or the label of a regression isn't a number.
     """
+    if kind is not None and kind not in KINDS:
+        raise InvalidInputError(
+            f"kind must be one of {', '.join(KINDS)}, got {kind!r}; write the study file of another kind by hand: "
+            "docs/task-kinds.md"
+        )
     given = [*text, *([label] if label else [])]
     _, whole = read_rows(path, given)
     columns = tuple(Column.of(str(name), whole.iloc[:, place].tolist()) for place, name in enumerate(whole.columns))
@@ -189,8 +230,25 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None) ->
             "column; write a first line with names, or name the column with --label if that is its name"
         )
     keys = list(zip(*(whole[name].tolist() for name in chosen), strict=True))
-    repeated, rare = len(keys) - len(set(keys)), _rare_labels(keys, whole[label].tolist())
-    return TableView(path, len(whole), columns, chosen, label, tuple(doubts), repeated, rare)
+    answers = next(column for column in columns if column.name == label)
+    kind = _choose_kind(path, answers, kind, doubts)
+    rare = _rare_labels(keys, whole[label].tolist()) if kind == CLASSES else {}
+    return TableView(path, len(whole), columns, chosen, label, kind, tuple(doubts), len(keys) - len(set(keys)), rare)
+
+
+def _choose_kind(path: str, label: Column, kind: str | None, doubts: list[str]) -> str:
+    if kind == NUMBERS and not label.holds_numbers:
+        odd = next((value for value in label.values if not _is_finite(value)), "")
+        raise UnclearColumnError(
+            f"{path}: column {label.name!r} holds {odd!r}, which is no number; name another one with --label, or take "
+            f"each value for a class with --kind {CLASSES}",
+            "label",
+        )
+    if kind is None and label.kind == CLASSES and label.may_be_number:
+        doubts.append(
+            f"{label.name} holds numbers, each of which is taken for a class: --kind {NUMBERS} predicts numbers"
+        )
+    return kind or label.kind
 
 
 def _rare_labels(texts: Sequence[tuple[str | None, ...]], labels: Sequence[str | None]) -> dict[str, int]:
@@ -203,18 +261,19 @@ def _rare_labels(texts: Sequence[tuple[str | None, ...]], labels: Sequence[str |
 
 
 def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], doubts: list[str]) -> str:
-    possible = [column for column in columns if column.may_be_label and column.name not in text]
+    possible = [c for c in columns if (c.may_be_label or c.may_be_number) and c.name not in text]
     named = [column for column in possible if _label_name(column) is not None]
     if named:
         return min(named, key=lambda column: _label_name(column) or 0).name
-    plain = [column for column in possible if not column.may_be_text]
+    plain = [column for column in possible if column.may_be_label and not column.may_be_text]
     plain = [column for column in plain if column.largest_share <= LOPSIDED] or plain
+    plain = plain or [column for column in possible if column.may_be_number]
     if len(plain) == 1:
         return plain[0].name
     if not plain:
         raise UnclearColumnError(
-            f"{path}: no column looks like a label (2 to {MOST_LABELS} values, several rows of each); name it with "
-            f"--label; the columns are {_described(columns)}",
+            f"{path}: no column looks like a label (2 to {MOST_LABELS} values, several rows of each, or numbers); name "
+            f"it with --label; the columns are {_described(columns)}",
             "label",
         )
     fewest = min(plain, key=lambda column: len(column.values))

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from promptgraft.search.drafting.columns import FEWEST_TEXTS, TableView
+from promptgraft.search.drafting.columns import CLASSES, FEWEST_TEXTS, NUMBERS, TableView
 from promptgraft.search.study import EffortName, parse_seconds
 from promptgraft.search.wording import one_line
 from promptgraft.spaces import InvalidInputError, did_you_mean
@@ -90,6 +90,7 @@ def draft_study(
     needed = _needed_tokens(target, source)
     most = MOST_TOKENS_QUICK if options.effort == "quick" else MOST_TOKENS
     tokens = min(needed, most)
+    kind = {"kind": target.kind} if target.kind != CLASSES else {}
     content: dict[str, Any] = {
         "study": options.name or study_name_of(target.path),
         "effort": options.effort,
@@ -104,6 +105,7 @@ def draft_study(
         content["backbone"] = section(backbone)
     if source is not None:
         content["source"] = {
+            **kind,
             "train": _relative(source.path, folder),
             "text": _columns(fields, source),
             "label": source.label,
@@ -111,6 +113,7 @@ def draft_study(
     test_rows = max(2, min(MOST_TEST_ROWS, target.rows // TEST_SHARE))
     is_part = options.effort == "quick" and target.rows - test_rows > 2 * sum(QUICK_ROWS.values())
     content["target"] = {
+        **kind,
         "train": _relative(target.path, folder),
         "text": _columns(fields, target),
         "label": target.label,
@@ -226,15 +229,23 @@ def _yaml(content: Mapping[str, Any]) -> str:
 
 def _described(role: str, table: TableView) -> list[str]:
     """Say what a table holds."""
-    shown = [f"{one_line(label)} ({count})" for label, count in list(table.labels.items())[:SHOWN_LABELS]]
-    more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
     words = ", ".join(f"{name} {table.column(name).words:.0f}" for name in table.text)
-    share = table.column(table.label).largest_share
     return [
         f"{role} {table.path}: {table.rows} rows; text: {', '.join(table.text)}; label: {table.label}",
-        f"  labels: {', '.join(shown)}{more}; the most frequent one has {100 * share:.0f}% of the rows",
+        f"  {_answers(table)}",
         f"  language: {table.language}; median number of words: {words}; repeated texts: {table.repeated}",
     ]
+
+
+def _answers(table: TableView) -> str:
+    """Say what a table's label column holds."""
+    column = table.column(table.label)
+    if table.kind == NUMBERS:
+        numbers = column.numbers
+        return f"numbers: {numbers[0]:g} to {numbers[-1]:g}, {len(numbers)} different ones, to be predicted as such"
+    shown = [f"{one_line(label)} ({count})" for label, count in list(table.labels.items())[:SHOWN_LABELS]]
+    more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
+    return f"labels: {', '.join(shown)}{more}; the most frequent one has {100 * column.largest_share:.0f}% of the rows"
 
 
 def _cautions(target: TableView, source: TableView | None) -> list[str]:
@@ -243,6 +254,11 @@ def _cautions(target: TableView, source: TableView | None) -> list[str]:
     if target.rare:
         left_out = ", ".join(f"{one_line(label)} ({count})" for label, count in target.rare.items())
         found.append(f"labels with fewer than {FEWEST_TEXTS} different texts are left out of `labels`: {left_out}")
+    if target.kind == NUMBERS:
+        if source is not None and source.label != target.label:
+            names = f"{source.label}, {target.label}"
+            found.append(f"the source's numbers have another name ({names}), so their losses aren't mixed: alpha is 0")
+        return found
     if target.column(target.label).largest_share > UNBALANCED:
         found.append("most rows have one label, so accuracy says little of the others: set metric: f1_macro")
     if source is not None and not set(target.labels) <= set(source.labels):

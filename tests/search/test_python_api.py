@@ -31,7 +31,8 @@ def frame(data: Path) -> pd.DataFrame:
 def fitted(frame: pd.DataFrame, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     """A small search, and the folder of its study file."""
     folder = tmp_path_factory.mktemp("runs")
-    return fit(frame, backbone=tiny_models["encoder"], effort="quick", trials=2, name="mine", folder=folder), folder
+    options = {"effort": "quick", "trials": 2, "name": "mine", "folder": folder}
+    return fit(frame, text="text", backbone=tiny_models["encoder"], **options), folder
 
 
 def test_it_says_what_to_ship_predicts_and_reports(fitted: Fitted, frame: pd.DataFrame) -> None:

@@ -147,3 +147,23 @@ def test_columns_of_one_name_and_a_table_without_names(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="the first line seems to be a row, not the columns' names: 'no' is"):
         view_table(str(path))
     assert view_table(str(path), label="no").rows == 11
+
+
+def test_numbers_of_many_values_are_predicted_as_such_and_few_are_classes(tmp_path: Path) -> None:
+    table = [{"text": f"{text} {n}", "price": (n * 7) % 40 + n % 2 / 2} for n, text in enumerate(TEXTS * 5)]
+    seen = view_table(write(tmp_path, table))
+    assert (seen.label, seen.kind, seen.rare, seen.doubts) == ("price", "regression", {}, ())
+    stars = write(tmp_path, [{**row, "price": n % 5} for n, row in enumerate(table)])
+    seen = view_table(stars)
+    assert (seen.label, seen.kind) == ("price", "text_classification")
+    assert "--kind regression" in seen.doubts[0]
+    seen = view_table(stars, kind="regression")
+    assert (seen.kind, seen.doubts) == ("regression", ())
+
+
+def test_a_label_that_is_no_number_and_a_kind_that_is_not_drafted(tmp_path: Path) -> None:
+    path = write(tmp_path, rows())
+    with pytest.raises(InvalidInputError, match="column 'label' holds 'no', which is no number"):
+        view_table(path, kind="regression")
+    with pytest.raises(InvalidInputError, match="got 'translation'; write the study file"):
+        view_table(path, kind="translation")

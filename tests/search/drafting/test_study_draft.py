@@ -160,3 +160,18 @@ def test_a_compressed_table_and_a_url_make_studies(
         assert code == 0, shown
         study = load_study(tmp_path / output)
         assert (study.name, study.file.target.train) == ("reviews", table)
+
+
+def test_numbers_make_a_regression(tmp_path: Path, tiny_models: TinyModels) -> None:
+    lines = "".join(f"the flat has {n} rooms and a view,{n * 9.5}\n" for n in range(60))
+    (tmp_path / "flats.csv").write_text(f"note,rent\n{lines}")
+    (tmp_path / "houses.csv").write_text(f"note,price\n{lines}")
+    tables = (tmp_path / "flats.csv", "--source", tmp_path / "houses.csv")
+    code, output = init(*tables, "--backbone", tiny_models["encoder"], "--output", tmp_path / "flats.yaml")
+    assert code == 0, output
+    assert "numbers: 0 to 560.5, 60 different ones" in output
+    assert "the source's numbers have another name (price, rent)" in output
+    study = load_study(tmp_path / "flats.yaml")
+    assert (study.file.target.kind, study.file.metric) == ("regression", "rmse")
+    assert study.file.space is not None
+    assert "probe" in str(study.file.space.head)
