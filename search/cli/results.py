@@ -38,7 +38,7 @@ def best(
 ) -> None:
     """Show the winner, or the best trial so far."""
     from promptgraft.search.judging import ensemble_line, transfer_lines, verdict_lines
-    from promptgraft.search.reporting import front_lines
+    from promptgraft.search.reporting import front_lines, names_of
     from promptgraft.search.reporting import summarize as summarise
     from promptgraft.search.storage import NothingToExportError, StudyRecord, StudyReference, to_json
 
@@ -54,8 +54,15 @@ def best(
     typer.echo(f"trial {found.number}: validation {summary.metric} {found.value:.4f}")
     if found.float32 is not None:
         typer.echo(f"  scored again in float32: {found.float32.value:.4f}")
-    for name, value in (found.candidate or {}).items():
-        typer.echo(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+    searched, names = stored.get_trials(deepcopy=False)[found.number].params, names_of(stored)
+    settings = dict(found.candidate or {})
+    for name, value in settings.items():
+        if name in searched:
+            shown = f"{value:.3g}" if isinstance(value, float) else names.get(str(value), value)
+            typer.echo(f"  {name}: {'none' if shown == '' else shown}")
+    fixed = len(settings.keys() - searched.keys())
+    if fixed:
+        typer.echo(f"  and {fixed} settings that were not searched (--json)")
     for line in verdict_lines(summary.verdict, summary.metric) + transfer_lines(summary.transfer, summary.metric):
         typer.echo(line)
     ensemble = StudyRecord.of(stored).ensemble

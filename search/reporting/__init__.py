@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.facts import collect_facts as collect_facts
     from promptgraft.search.reporting.facts import fact_tables as fact_tables
     from promptgraft.search.reporting.facts import study_with_rows as study_with_rows
+    from promptgraft.search.reporting.history import names_of as names_of
     from promptgraft.search.reporting.other_study import ReportedStudy as ReportedStudy
     from promptgraft.search.reporting.other_study import side_by_side as side_by_side
     from promptgraft.search.reporting.page import render_page as render_page

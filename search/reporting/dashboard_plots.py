@@ -114,7 +114,7 @@ def _gain(stored: optuna.Study, metric: str) -> go.Figure | None:
     values = [behind.value for _, behind in entries]
     over = [behind.high - behind.value for _, behind in entries]
     under = [behind.value - behind.low for _, behind in entries]
-    figure = go.Figure(layout={"title": f"winner ahead of its controls, {metric}, with intervals<br>{found.verdict}"})
+    figure = go.Figure(layout={"title": f"winner ahead of its baselines, {metric}, with intervals<br>{found.verdict}"})
     bars = {"type": "data", "symmetric": False, "array": over, "arrayminus": under}
     figure.add_scatter(x=values, y=[name for name, _ in entries], mode="markers", error_x=bars)
     return figure.add_vline(x=0, line_dash="dot").update_yaxes(autorange="reversed", automargin=True)

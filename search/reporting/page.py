@@ -1,8 +1,9 @@
 """A report as one self-contained page: no scripts, nothing loaded from elsewhere."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ def render_page(facts: Facts) -> str:
         "size": size,
         "signed": signed,
         "plain": plain,
+        "moment": moment,
         "file_name": lambda path: Path(path).name,
     }
     environment.globals |= {
         "against_best": against_best,
         "reading_line": reading_line,
         "tested_from": TESTED_FROM,
+        "different_metrics": different_metrics,
         "mistakes": mistakes,
         "picture": picture,
     }
@@ -64,8 +67,8 @@ def drawn(facts: Facts) -> dict[str, Any]:
     metric, answer, summary = facts.metric, facts.answer, facts.summary
     marks: dict[str, float] = {}
     if answer.fresh and answer.fresh.mean is not None:
-        marks["winner, fresh repeats"] = answer.fresh.mean
-    marks |= {"winner, repeats": answer.race.mean} if answer.race and not marks else {}
+        marks["winner, fresh reruns"] = answer.fresh.mean
+    marks |= {"winner, reruns": answer.race.mean} if answer.race and not marks else {}
     marks |= {"winner, test rows": answer.test.value} if answer.test else {}
     knobs = facts.importances.knobs
     found: dict[str, Any] = {
@@ -80,12 +83,12 @@ def drawn(facts: Facts) -> dict[str, Any]:
         "finalists": charts.intervals(
             "finalists",
             [_with_error(f"trial {entry.number}", entry) for entry in summary.verdict.finalists],
-            f"{metric}: mean of its repeats, standard error",
+            f"{metric}: mean of its reruns, standard error",
         ),
         "controls": charts.intervals(
             "controls",
             [_with_error(e.name, e) for e in _controls(summary) if e.mean is not None],
-            f"{metric}: mean of fresh repeats, standard error",
+            f"{metric}: mean of fresh reruns, standard error",
         ),
         "knobs": _knobs(facts),
         "reliability": [
@@ -143,6 +146,14 @@ def _fronts(facts: Facts) -> list[str]:
     return [charts.front(f"front-{place}", facts.history, front, metric, cost) for place, cost in enumerate(costs)]
 
 
+def different_metrics(table: Sequence[tuple[str, Mapping[str, float]]]) -> list[str]:
+    """Name the metrics of systems, but those that an earlier one equals in all of them, as micro F1 may accuracy."""
+    found: dict[tuple[float, ...], str] = {}
+    for name in table[0][1]:
+        found.setdefault(tuple(metrics[name] for _, metrics in table), name)
+    return list(found.values())
+
+
 def mistakes(found: Errors) -> list[tuple[str, WrongExample]]:
     """List true labels and wrong examples of all classes, those first that the model was surest of."""
     everything = [(own.label, example) for own in found.classes for example in own.examples]
@@ -163,12 +174,22 @@ def figure(value: object) -> str:
         return "–" if value is None else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10):
         return f"{int(value):,}"
-    return f"{value:.4f}" if 0.001 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+    if value == 0 or 0.1 <= abs(value) < 100:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if 0.001 <= abs(value) < 0.1 else f"{value:.3g}"
 
 
 def plain(value: object) -> str:
     """Write a setting: a number with the digits that it needs, other things as they are."""
     return f"{value:.4g}" if isinstance(value, float) else figure(value)
+
+
+def moment(when: object) -> str:
+    """Write a time in UTC to the minute; what is no time as it is."""
+    try:
+        return f"{datetime.fromisoformat(str(when)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return figure(when)
 
 
 def signed(value: float) -> str:

@@ -149,6 +149,10 @@ def test_export_then_predict(finished: Path, tmp_path: Path, monkeypatch: pytest
 def test_best_prints_the_candidate(finished: Path) -> None:
     result = promptgraft("best", "small", "--json", absent="torch,ray,sklearn,pandas", cwd=finished)
     assert printed("best", result.stdout)["candidate"]["template"].split("-")[0] in ("a", "b")
+    shown = promptgraft("best", "small", cwd=finished).stdout.splitlines()
+    assert {"  template: a", "  template: b"} & set(shown)
+    assert not any(line.startswith("  steps") for line in shown)
+    assert "settings that were not searched" in "".join(shown)
 
 
 def test_bad_input_is_one_message_and_exit_code_2(

@@ -33,7 +33,7 @@ from promptgraft.search.reporting import (
 )
 from promptgraft.search.reporting.error_analysis import WrongExample, analyze_errors
 from promptgraft.search.reporting.facts import Facts
-from promptgraft.search.reporting.page import figure, mistakes
+from promptgraft.search.reporting.page import different_metrics, figure, mistakes, moment
 from promptgraft.search.reporting.provenance import data_of
 from promptgraft.search.running.compatibility import record_study
 from promptgraft.search.storage import (
@@ -161,7 +161,12 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
     assert html.index("Winner") < html.index("History") < html.index("Where the numbers come from")
     assert "<b>sealed</b>" in html
     assert str(escape(told["summary"]["transfer"]["sentence"])) in html
-    for section in ("Tie set", "Which knobs mattered", "More data, or more search?", "Is it as sure as it should be?"):
+    for section in (
+        "Tie set",
+        "hyperparameters mattered",
+        "More data, or more search?",
+        "Is it as sure as it should be?",
+    ):
         assert section in html
 
 
@@ -187,8 +192,8 @@ def test_opened_rows_are_reported(stored: optuna.Study, study: Study, folder: Ru
     assert gap == {"to": "the test rows", "value": told["answer"]["in_search"] - metrics["accuracy"]}
     assert sum(entry["wrong"] for entry in opened["classes"]) == round((1 - metrics["accuracy"]) * len(task.test))
     html = render_page(facts)
-    assert "95 % interval 0.3000 to 0.7000" in html
-    assert "opened 2026-01-01T00:00:00+00:00 by someone@here for trial 11" in html
+    assert "95 % interval 0.300 to 0.700" in html
+    assert "opened 2026-01-01 00:00 UTC by someone@here for trial 11" in html
 
 
 def test_texts_are_data(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
@@ -339,7 +344,7 @@ def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Pa
     facts = collected(stored, study, folder)
     told = said(facts)
     assert told["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
-    assert "<b>+0.1150</b>" in render_page(facts)
+    assert "<b>+0.115</b>" in render_page(facts)
 
 
 def test_a_winner_without_controls(stored: optuna.Study, study: Study, folder: RunFolder) -> None:
@@ -348,9 +353,9 @@ def test_a_winner_without_controls(stored: optuna.Study, study: Study, folder: R
         for number, value in ((11, 0.7), (9, 0.5)):
             stored.set_user_attr(f"{REPEAT}{number}_{repeat}", {"value": value + repeat / 100})
     html = render_page(collected(stored, study, folder))
-    assert "mean of the 2 repeats that chose it" in html
-    assert "<b>trial 11</b>, the best mean of 2 repeats." in html
-    assert "the winner has had no controls" in html
+    assert "mean of the 2 reruns that chose it" in html
+    assert "<b>trial 11</b>, the best mean of 2 reruns." in html
+    assert "Whether the source helps is not known" in html
 
 
 def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
@@ -482,7 +487,15 @@ def test_mistakes_on_images_are_pictures(stored: optuna.Study, study: Study, fol
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.87654, "0.8765"), (12345, "12,345"), (None, "–"), (1.2e-5, "1.2e-05"), ("x", "x"), (30.0, "30")],
+    [
+        (0.87654, "0.877"),
+        (0.0067, "0.0067"),
+        (12345, "12,345"),
+        (None, "–"),
+        (1.2e-5, "1.2e-05"),
+        ("x", "x"),
+        (30.0, "30"),
+    ],
 )
 def test_numbers_are_written_for_people(value: object, shown: str) -> None:
     assert figure(value) == shown
@@ -521,3 +534,16 @@ def test_a_phone_needs_no_sideways_scrolling(
     found = re.search(r"<title>(\d+) (\d+)</title>", dom)
     assert found is not None, dom[:2000]
     assert int(found.group(1)) <= int(found.group(2))
+
+
+def test_what_every_system_has_twice_is_shown_once() -> None:
+    table = [
+        ("winner", {"accuracy": 0.8, "f1_micro": 0.8, "loss": 0.5}),
+        ("tfidf", {"accuracy": 0.7, "f1_micro": 0.7, "loss": 0.7}),
+    ]
+    assert different_metrics(table) == ["accuracy", "loss"]
+
+
+def test_times_are_written_to_the_minute_in_utc() -> None:
+    assert moment("2026-01-01T02:30:59+02:00") == "2026-01-01 00:30 UTC"
+    assert moment(None) == "–"
