@@ -18,7 +18,7 @@ def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> It
     """Show how far the block has come, as the code in it reports by `objectives.progress.report_progress`.
 
     Args:
-        what: Name of the bar until the code in the block reports one.
+        what: Name of the bar while no part of the block reports how far it is.
         quiet: Whether to show nothing.
         patience_s: Seconds after which the bar appears.
     """
@@ -31,9 +31,11 @@ def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> It
     task = shown.add_task(what, total=None)
 
     def listen(now: str, done: int, total: int | None) -> None:
-        if shown.tasks[task].description != now:
-            shown.reset(task, description=now, total=total)
-        shown.update(task, completed=done, total=total)
+        # A part that is over says nothing of what comes next.
+        name, goal = (what, None) if done == total else (now, total)
+        if shown.tasks[task].description != name:
+            shown.reset(task, description=name, total=goal)
+        shown.update(task, completed=done, total=goal)
 
     start = Timer(patience_s, shown.start)
     start.daemon = True
@@ -49,14 +51,28 @@ def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> It
 
 def _progress() -> "Progress":
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """The time left, and nothing while it isn't known."""
+
+        def render(self, task: Task) -> Text:
+            return Text("left ").append_text(super().render(task)) if task.time_remaining is not None else Text()
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(24),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        Left(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)

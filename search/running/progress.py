@@ -1,10 +1,11 @@
-"""What `run` and `watch` show: a live table in a terminal, plain lines elsewhere."""
+"""What `run` and `watch` show: a live table in a terminal or a notebook, plain lines elsewhere."""
 
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +18,9 @@ from promptgraft.search.wording import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAR = 24  # Columns.
+# Of a notebook's cell.
+_CELL_WIDTH, _CELL_REFRESH_S = 100, 1.0
+_CELL = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
 
 
 def sparkline(values: list[float]) -> str:
@@ -37,6 +41,7 @@ class Progress:
         metric: What is optimised.
         wanted: Finished trials to reach.
         ran_s: Seconds for which the run had gone on when it began to be shown.
+        ends_at: When the search ends at the latest, seconds since the epoch; None without such a limit.
     """
 
     name: str
@@ -50,12 +55,18 @@ class Progress:
     finished: int = 0
     forecast: Forecast | None = None
     ran_s: float = 0.0
+    ends_at: float | None = None
 
     def __post_init__(self) -> None:
         self._started = time.monotonic() - self.ran_s
         self._judging: tuple[int, int] | None = None
         self._judging_since = 0.0
         self._lock = threading.Lock()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the table is drawn again and again, so that a line for each trial isn't needed."""
+        return self.console.is_terminal or self.console.is_jupyter
 
     def update(self, states: dict[str, int], finished: int) -> None:
         """Take over the study's counts."""
@@ -65,7 +76,7 @@ class Progress:
         """Show where a live trial is before its next evaluation."""
         with self._lock:
             self.stages[number] = message
-        if not self.console.is_terminal:
+        if not self.is_live:
             self.say(f"trial {number}  {message}")
 
     def evaluated(self, number: int, message: Evaluated) -> None:
@@ -84,7 +95,7 @@ class Progress:
         with self._lock:
             self.curves.pop(number, None)
             self.stages.pop(number, None)
-        if not self.console.is_terminal:
+        if not self.is_live:
             shown = "" if value is None else f"{self.metric} {value:.4f}"
             best = "" if self.best is None else f"best {self.best[1]:.4f} (trial {self.best[0]})"
             counts = f"{self.finished}/{self.wanted} finished"
@@ -103,8 +114,10 @@ class Progress:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def left(self) -> str:
-        """Say how long the search will go on, by the forecast."""
-        return duration(max(0.0, self.forecast.ends_at - time.time())) if self.forecast else "?"
+        """Say how long the search will go on, by the forecast, or else at most."""
+        if self.forecast:
+            return duration(max(0.0, self.forecast.ends_at - time.time()))
+        return "?" if self.ends_at is None else f"≤ {duration(max(0.0, self.ends_at - time.time()))}"
 
     def __rich__(self) -> RenderableType:
         """Draw the live table."""
@@ -124,6 +137,8 @@ class Progress:
             stages = [Text(f"  trial {number:>4}  {message}") for number, message in sorted(self.stages.items())]
         if self._judging:
             return Group(head, Text(f"  {self._judged(*self._judging)}"))
+        if not any(self.states.values()):
+            return Group(head, Text("  starting the workers"))
         end = [Text(f"  {self.forecast}")] if self.forecast else []
         return Group(head, *end, *stages, *curves)
 
@@ -136,9 +151,37 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the table while the block runs, if there is a terminal."""
-        if not self.console.is_terminal:
+        """Show the table while the block runs, in a terminal or a notebook."""
+        if self.console.is_jupyter:
+            with self._in_a_cell():
+                yield
+            return
+        if not self.is_live:
             yield
             return
         with Live(get_renderable=self.__rich__, console=self.console, refresh_per_second=2):
             yield
+
+    @contextmanager
+    def _in_a_cell(self) -> Iterator[None]:
+        """Show the table in the output of a notebook's cell, in place; rich's own way needs widgets."""
+        from IPython.display import HTML, display
+
+        def drawn() -> HTML:
+            page = Console(file=StringIO(), record=True, width=_CELL_WIDTH, force_jupyter=False)
+            page.print(self)
+            return HTML(page.export_html(inline_styles=True, code_format=_CELL))
+
+        def refresh() -> None:
+            while not over.wait(_CELL_REFRESH_S):
+                cell.update(drawn())
+
+        cell, over = display(drawn(), display_id=True), threading.Event()
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            cell.update(drawn())

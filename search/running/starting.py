@@ -59,6 +59,7 @@ def run_study(study: Study, options: RunOptions, progress: Progress | None = Non
     if orphans:
         logger.warning("%d trials of a driver that ended are recorded as FAIL and queued again", orphans)
     progress = progress or Progress(study.name, study.file.metric, limits.trials)
+    progress.ends_at = limits.search_ends_at
     return Driver(study, replace(options, folder=folder), ledger, progress, limits).run()
 
 

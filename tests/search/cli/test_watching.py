@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def test_judging_says_how_much_is_left() -> None:
     assert f"{'━' * 18}{'─' * 6}  6 reruns done, 2 left, about 0s" in captured.get()
 
 
+def test_before_there_is_a_forecast_the_time_limit_is_said() -> None:
+    progress = Progress("s", "accuracy", 1, ends_at=time.time() + 7200.5)
+    with progress.console.capture() as captured:
+        progress.console.print(progress)
+    assert "≤ 2h 00m" in captured.get()
+    assert "starting the workers" in captured.get()
+    progress.update({"RUNNING": 1}, 0)
+    with progress.console.capture() as captured:
+        progress.console.print(progress)
+    assert "starting" not in captured.get()
+
+
 def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     with bar("waiting", patience_s=0):
         report_progress("scoring rows", 5, 10)
@@ -82,11 +95,11 @@ def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capf
     os.set_blocking(master, False)
     shown = b""
 
-    def seen() -> bool:
+    def seen(what: bytes = b"scoring rows") -> bool:
         nonlocal shown
         with contextlib.suppress(BlockingIOError):
             shown += os.read(master, 65536)
-        return b"scoring rows" in shown
+        return what in shown
 
     with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", terminal)
@@ -96,4 +109,7 @@ def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capf
         with bar("waiting", patience_s=0):
             report_progress("scoring rows", 5, 10)
             wait_until(seen, 10)
+            shown = b""
+            report_progress("scoring rows", 10, 10)  # What comes next isn't known.
+            wait_until(lambda: seen(b"waiting"), 10)
     os.close(master)
