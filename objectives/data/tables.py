@@ -50,8 +50,8 @@ INVISIBLE = (
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
 _SAVE_AS_UTF_8 = (
-    "save the file as UTF-8: in Excel as 'CSV UTF-8', elsewhere with iconv -f ENCODING -t UTF-8 OLD > NEW, where "
-    "ENCODING is what the program that wrote it uses, such as WINDOWS-1252, SHIFT_JIS, GB18030 or KOI8-R"
+    "save the file as UTF-8: in Excel as 'CSV UTF-8', elsewhere with iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, or with "
+    "another encoding of the program that wrote it, such as SHIFT_JIS, GB18030 or KOI8-R"
 )
 _SHOWN_BYTES = 20
 _VISIBLE = re.compile(f"[^{INVISIBLE}\U000e0000-\U000e0fff]")

@@ -1,10 +1,13 @@
 """Progress bars on standard error for what takes long; nothing where that is no terminal."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Timer
 from typing import TYPE_CHECKING
+
+import typer
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -14,16 +17,19 @@ PATIENCE_S = 2.0
 
 
 @contextmanager
-def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> Iterator[None]:
+def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> Iterator[Callable[[str], None]]:
     """Show how far the block has come, as the code in it reports by `objectives.progress.report_progress`.
 
     Args:
         what: Name of the bar while no part of the block reports how far it is.
         quiet: Whether to show nothing.
         patience_s: Seconds after which the bar appears.
+
+    Yields:
+        What shows a line on standard error, above the bar.
     """
     if quiet or not sys.stderr.isatty():
-        yield
+        yield _nothing if quiet else partial(typer.echo, err=True)
         return
     from promptgraft.objectives.progress import listening
 
@@ -42,11 +48,15 @@ def bar(what: str, *, quiet: bool = False, patience_s: float = PATIENCE_S) -> It
     start.start()
     try:
         with listening(listen):
-            yield
+            yield partial(shown.console.print, highlight=False, markup=False, soft_wrap=True)
     finally:
         start.cancel()
         start.join()
         shown.stop()
+
+
+def _nothing(_: str) -> None:
+    """Say nothing."""
 
 
 def _progress() -> "Progress":

@@ -1,6 +1,7 @@
 """Commands about bundles; they need neither Optuna nor Ray."""
 
 import json
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -254,7 +255,10 @@ def serve(
         local=is_loopback(address),
         abstain_below=abstain_below,
     )
-    listen(application, taken, limits, partial(typer.echo, f"{bundle}: {url_of(host, port)}/docs (stop with Ctrl-C)"))
+    row = json.dumps(dict.fromkeys(manifest.columns, "..."))
+    asked = f"curl -s {url_of(host, port)}/predict -H 'content-type: application/json' -d {shlex.quote(row)}"
+    ready = f"{bundle}: {url_of(host, port)}/docs (stop with Ctrl-C)\ntry it: {asked}"
+    listen(application, taken, limits, partial(typer.echo, ready))
 
 
 @app.command(rich_help_panel=PANEL)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,8 +115,7 @@ def export(
         examples=examples,
         force=force,
     )
-    say = partial(typer.echo, err=True) if not quiet else _nothing
-    with bar("exporting", quiet=quiet):
+    with bar("exporting", quiet=quiet) as say:
         exported = export_winner(loaded, optuna_study, reference.folder, options, say)
     metric = loaded.file.metric
     typer.echo(headline_of(optuna_study))
@@ -151,10 +149,6 @@ def export(
         typer.echo(line)
     trials = f"trials {', '.join(map(str, exported.members))}" if exported.members else f"trial {exported.trial}"
     typer.echo(f"bundle of {trials}: {exported.folder}")
-
-
-def _nothing(_: str) -> None:
-    """Say nothing."""
 
 
 def _test_set_table(exported: "Export", metric: str) -> "Table":

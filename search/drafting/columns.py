@@ -290,21 +290,27 @@ def _label_name(column: Column) -> int | None:
 
 def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[str]) -> tuple[str, ...]:
     found = [column for column in columns if column.may_be_text and column.name != label]
-    if not found:  # Short texts, such as queries of a word or two.
-        short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
-        short = [column for column in short if not column.is_numeric and not column.is_link]
-        found = ([column for column in short if not column.is_code] or short)[:1]
-        others = ", ".join(column.name for column in short if column not in found)
-        if others:
-            doubts.append(f"{found[0].name} is taken for the text; {others} may be meant: --text NAME")
-    if not found:
+    # Short texts, such as queries of a word or two.
+    short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
+    short = [c for c in short if c not in found and not c.is_numeric and not c.is_link]
+    worded = [column for column in short if not column.is_code and not column.is_date]
+    if found:
+        shown = " and ".join(column.name for column in found)
+        if len(found) > 1:
+            doubts.append(f"the text is {shown}; for one of them alone: --text NAME")
+        if worded:
+            others = ", ".join(column.name for column in worded)
+            doubts.append(f"the text is {shown}; {others} may belong to it: --text NAME, once for each column")
+        return tuple(column.name for column in found)
+    if not short:
         raise UnclearColumnError(
             f"{path}: no column looks like a text; name it with --text; the columns are {_described(columns)}", "text"
         )
-    if len(found) > 1:
-        shown = " and ".join(column.name for column in found)
-        doubts.append(f"the text is {shown}; for one of them alone: --text NAME")
-    return tuple(column.name for column in found)
+    chosen = (worded or short)[0]
+    others = ", ".join(column.name for column in short if column is not chosen)
+    if others:
+        doubts.append(f"{chosen.name} is taken for the text; {others} may be meant: --text NAME")
+    return (chosen.name,)
 
 
 def _described(columns: Sequence[Column]) -> str:

@@ -336,5 +336,5 @@ def _zero_shot(objective: Objective, say: Callable[[str], None]) -> Iterator[tup
     for number, template in enumerate(templates, 1):
         say(f"untrained, for comparison: template {template.name}, {number} of {len(templates)}")
         chosen = best_words(objective, template, task.validation)
-        words = f", words {space.verbalizer(chosen.verbalizer).name}" if chosen.verbalizer else ""
+        words = f", label words {space.verbalizer(chosen.verbalizer).name}" if chosen.verbalizer else ""
         yield f"zero-shot, template {template.name}{words}", objective.score(chosen, {}, task.test)

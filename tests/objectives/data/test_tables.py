@@ -74,7 +74,7 @@ def test_valid_tables_are_read(tmp_path: Path, name: str, content: str | bytes, 
     [
         ("latin.csv", "text,label\nx,y\ncafé,y\n".encode("latin-1"), "line 3 is not utf-8 .*0xe9; as WIN.* 'café,y'"),
         ("gbk.jsonl", '{"text": "很好", "label": 1}'.encode("gbk"), "line 1 is not utf-8 text"),
-        ("cp1252.csv", "text,label\n5 €,y\n".encode("cp1252"), r"line 2 is not .* iconv -f ENCODING -t UTF-8"),
+        ("cp1252.csv", "text,label\n5 €,y\n".encode("cp1252"), r"line 2 is not .* iconv -f WINDOWS-1252 -t UTF-8"),
         ("sjis.csv", "text;label\nとても良い;y\n".encode("shift-jis"), "line 2 is not .* SHIFT_JIS"),
         ("gb.tsv", "text\tlabel\n很好看\ty\n".encode("gb18030"), "line 2 is not utf-8 text"),
         ("koi8.csv", "text|label\nОчень хороший|y\n".encode("koi8-r"), "line 2 is not utf-8 text"),

@@ -106,9 +106,12 @@ def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capf
         with bar("waiting", quiet=True, patience_s=0):
             report_progress("scoring rows", 5, 10)
         assert not seen(), "quiet"
-        with bar("waiting", patience_s=0):
+        with bar("waiting", patience_s=0) as say:
             report_progress("scoring rows", 5, 10)
             wait_until(seen, 10)
+            say("now this")
+            wait_until(lambda: seen(b"now this\r\n"), 10)
+            assert b"\x1b[2Know this" in shown, "on a line of its own"
             shown = b""
             report_progress("scoring rows", 10, 10)  # What comes next isn't known.
             wait_until(lambda: seen(b"waiting"), 10)
