@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from promptgraft.bundles.manifest import MemberPart as MemberPart
     from promptgraft.bundles.manifest import TemplatePart as TemplatePart
     from promptgraft.bundles.manifest import VerbalizerPart as VerbalizerPart
+    from promptgraft.bundles.manifest import check_abstaining as check_abstaining
     from promptgraft.bundles.manifest import demonstration_rows as demonstration_rows
     from promptgraft.bundles.predictor import Input as Input
     from promptgraft.bundles.predictor import Predictor as Predictor
-    from promptgraft.bundles.predictor import check_abstaining as check_abstaining
     from promptgraft.bundles.publishing import plan_upload as plan_upload
     from promptgraft.bundles.publishing import push as push
     from promptgraft.bundles.verification import TOLERANCE as TOLERANCE
