@@ -99,7 +99,7 @@ def recbole(folder: str, models: Sequence[str], epochs: int) -> None:
         "data_path": str(Path(folder) / "recbole/dataset_example"),
         "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]},
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
-        "metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "AveragePopularity"],
+        "metrics": ["Recall", "NDCG", "MRR"],
         "topk": [10],
         "valid_metric": "NDCG@10",
         "epochs": epochs,
