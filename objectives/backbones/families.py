@@ -43,16 +43,17 @@ CONVOLUTIONAL: Mapping[str, str | int] = {
     "convnextv2": "depths",
     "efficientnet": "num_block_repeats",
     "mobilenet_v2": 6,
+    "mobilevit": 5,
     "regnet": "depths",
     "resnet": "depths",
 }
 
 # Models that find the classes of pixels and were tested, by `model_type`: the key of their configuration with an entry
-# for each stage of the encoder. What makes a map of all stages is one more.
-SEGMENTATION: Mapping[str, str] = {"segformer": "depths"}
+# for each stage of the encoder, or how many stages there are. What makes the map that is read is one more.
+SEGMENTATION: Mapping[str, str | int] = {"segformer": "depths", "mobilevit": 5}
 
 # Models that find boxes and were tested, by `model_type`. What makes boxes of the last layer counts as one more.
-DETECTION = ("yolos",)
+DETECTION = ("detr", "yolos")
 
 # Models that compare images with texts and were tested, by `model_type`.
 CLIP = ("chinese_clip", "clip", "metaclip_2", "siglip")

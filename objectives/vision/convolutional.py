@@ -17,7 +17,7 @@ _MOBILENET_STAGES = (2, 3, 4, 3, 3, 1)
 
 @BACKBONES.register("convolutional")
 class Convolutional(ImageEncoder):
-    """A convolutional model, such as ResNet, ConvNeXt, EfficientNet or MobileNetV2."""
+    """A convolutional model, such as ResNet, ConvNeXt, EfficientNet, MobileNetV2 or MobileViT."""
 
     def _parts(self) -> Parts:
         return _PARTS[self.model.config.model_type](self.stack)
@@ -54,6 +54,10 @@ def _mobilenet_v2(stack: Any) -> Parts:
     )
 
 
+def _mobilevit(stack: Any) -> Parts:
+    return Parts(stack.conv_stem, list(stack.encoder.layer), lambda state: mean_of_map(stack.conv_1x1_exp(state)))
+
+
 def _grouped(blocks: Sequence[nn.Module], sizes: Sequence[int]) -> Iterator[nn.Module]:
     """Put blocks that follow each other into stages of given sizes."""
     left = iter(blocks)
@@ -70,6 +74,7 @@ _PARTS = {
     "convnextv2": _convnext,
     "efficientnet": _efficientnet,
     "mobilenet_v2": _mobilenet_v2,
+    "mobilevit": _mobilevit,
     "regnet": _resnet,
     "resnet": _resnet,
 }

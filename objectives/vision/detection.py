@@ -1,4 +1,4 @@
-"""Models that find boxes: transformers with queries among the patches, frozen from below, and a linear head."""
+"""Models that find boxes: transformers with queries, frozen from below, and a linear head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,10 @@ BOX = 4
 
 @BACKBONES.register("detection")
 class Detection(ImageEncoder):
-    """A model of object detection, such as YOLOS, without the matrix that scores its own labels.
+    """A model of object detection: YOLOS or DETR, without the matrix that scores its own labels.
 
-    Its blocks are the layers of the transformer, and what makes a box and features of each query. A head scores the
-    features.
+    Its blocks are the layers of the transformer, DETR's encoder, and what makes a box and features of each query: of
+    DETR the decoder, too. A head scores the features.
     """
 
     auto_class = AutoModelForObjectDetection
@@ -35,13 +35,19 @@ class Detection(ImageEncoder):
     @property
     def queries(self) -> int:
         """Number of boxes that are found in each image, most of them around nothing."""
-        return int(self.model.config.num_detection_tokens)
+        config = self.model.config
+        return int(config.num_queries if config.model_type == "detr" else config.num_detection_tokens)
 
     def _find_stack(self) -> Any:
-        self.model.class_labels_classifier.layers[-1] = nn.Identity()  # Its labels are others.
+        if self.model.config.model_type == "detr":
+            self.model.class_labels_classifier = nn.Identity()  # Its labels are others.
+        else:
+            self.model.class_labels_classifier.layers[-1] = nn.Identity()
         return self.model
 
     def _parts(self) -> Parts:
+        if self.model.config.model_type == "detr":
+            return self._parts_of_detr()
         config, vit = self.model.config, self.model.vit
         if config.use_mid_position_embeddings:
             raise InvalidInputError(
@@ -49,6 +55,25 @@ class Detection(ImageEncoder):
                 "config.json), which isn't supported; use one without"
             )
         return Parts(vit.embeddings, [*vit.encoder.layer, _Found(self.model)], lambda state: state)
+
+    def _parts_of_detr(self) -> Parts:
+        """Return the parts of a DETR; its layers all get the positions of the map that its convolutions make."""
+        detr, config = self.model.model, self.model.config
+
+        def convolved(pixels: Tensor) -> Tensor:
+            everywhere = torch.ones_like(pixels[:, 0])
+            return detr.input_projection(detr.backbone(pixels, everywhere)[-1][0])  # type: ignore[no-any-return]
+
+        def embed(pixels: Tensor) -> Tensor:
+            tokens = convolved(pixels).flatten(2).transpose(1, 2)
+            return nn.functional.dropout(tokens, config.dropout, detr.encoder.training)
+
+        with torch.no_grad():
+            made = convolved(torch.zeros(1, *self.pixels.shape, device=self.device))
+            positions = detr.position_embedding(shape=made.shape, device=made.device, dtype=made.dtype)
+        others = (None, positions.flatten(2).transpose(1, 2))
+        blocks = [*detr.encoder.layers, _FoundByDecoder(self.model)]
+        return Parts(embed, blocks, lambda state: state.flatten(1)[:, None], others)
 
     def _scorer(self, template: Template, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> LabelScorer:
         del template
@@ -82,7 +107,7 @@ class BoxScorer(EncoderScorer):
     def embed(self, stack: PromptedStack, batch: Batch) -> Tensor:
         """Return features and box of each query, shape (rows, queries, hidden + 4); see `EmbeddingScorer`."""
         hidden: Tensor = stack(batch.input_ids, batch.lengths, batch.lengths, batch.known)
-        return hidden[:, -self.cells :]
+        return hidden.reshape(len(hidden), -1, self.weight.shape[1] + BOX)[:, -self.cells :]
 
     def _biases(self, rows: Tensor) -> Tensor:
         assert self.bias is not None, "a linear head has biases"
@@ -99,3 +124,22 @@ class _Found(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         normed = self.norm(state)
         return torch.cat([self.features(normed), self.boxes(normed).sigmoid()], dim=-1)
+
+
+class _FoundByDecoder(nn.Module):
+    """Makes features and a box of each of DETR's queries, shape (rows, queries, hidden + 4)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder, self.boxes = model.model.decoder, model.bbox_predictor
+        self.queries = model.model.query_position_embeddings
+
+    def forward(self, state: Tensor, mask: None, positions: Tensor) -> Tensor:  # noqa: ARG002
+        queries = self.queries.weight.expand(len(state), -1, -1)
+        found = self.decoder(
+            inputs_embeds=torch.zeros_like(queries),
+            spatial_position_embeddings=positions,
+            object_queries_position_embeddings=queries,
+            encoder_hidden_states=state,
+        ).last_hidden_state
+        return torch.cat([found, self.boxes(found).sigmoid()], dim=-1)

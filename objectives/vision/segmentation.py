@@ -14,13 +14,17 @@ from promptgraft.objectives.vision.image_encoder import ImageEncoder
 from promptgraft.objectives.vision.image_stack import Parts
 from promptgraft.spaces import InvalidInputError, Template
 
+# What makes logits of maps, by `model_type`.
+_HEADS = {"mobilevit": "segmentation_head", "segformer": "decode_head"}
+
 
 @BACKBONES.register("segmentation")
 class Segmentation(ImageEncoder):
-    """A model of semantic segmentation, such as SegFormer, without the convolution that scores its own labels.
+    """A model of semantic segmentation: SegFormer or MobileViT, without the convolution that scores its own labels.
 
-    Its blocks are the stages of the encoder, and what makes one map of all their maps. That map has a cell for some
-    pixels each way; a head scores each cell, as a convolution of 1 x 1 does, and the scores are interpolated.
+    Its blocks are the stages of the encoder, and what makes one map of all their maps, or of the last one. That map has
+    a cell for some pixels each way; a head scores each cell, as a convolution of 1 x 1 does, and the scores are
+    interpolated.
     """
 
     auto_class = AutoModelForSemanticSegmentation
@@ -36,26 +40,41 @@ class Segmentation(ImageEncoder):
         return prod(self._map_shape[1:])
 
     def _find_stack(self) -> Any:
-        self.model.decode_head.classifier = nn.Identity()  # Its labels are others.
+        self._head = getattr(self.model, _HEADS[self.model.config.model_type])
+        self._head.classifier = nn.Identity()  # Its labels are others.
         return self.model
 
     def _parts(self) -> Parts:
-        stages, state = list(self.model.segformer.stages), torch.zeros(1, *self.pixels.shape, device=self.device)
-        shapes: list[torch.Size] = []
+        model = self.model
+        if model.config.model_type == "mobilevit":
+            embed, stages = model.mobilevit.conv_stem, list(model.mobilevit.encoder.layer)
+            last = self._shapes(embed, stages)[-1:]  # Its head reads no other.
+            return Parts(embed, [*stages, self._map_of(last)], lambda state: state)
+        stages = list(model.segformer.stages)
+        _, *made = self._shapes(nn.Identity(), stages)
+        blocks = [_Stage(stage, shape) for stage, shape in zip(stages, [None, *made[:-1]], strict=True)]
+        return Parts(lambda pixels: pixels, [*blocks, self._map_of(made)], lambda state: state)
+
+    def _shapes(self, embed: nn.Module, stages: Sequence[nn.Module]) -> list[torch.Size]:
+        """Return the shape of the map that each stage reads, and of the one that the last one makes."""
         with torch.no_grad():
+            maps = [embed(torch.zeros(1, *self.pixels.shape, device=self.device))]
             for stage in stages:
-                shapes.append(state.shape[1:])
-                state = stage(state)
-        reads, made = [None, *shapes[1:]], [*shapes[1:], state.shape[1:]]
-        if not self.model.config.reshape_last_stage or made[0][1] != made[0][2]:
+                maps.append(stage(maps[-1]))
+        return [own.shape[1:] for own in maps]
+
+    def _map_of(self, made: Sequence[torch.Size]) -> "_MapOfAll":
+        """Return what makes the map that is read of those that stages made."""
+        if not getattr(self.model.config, "reshape_last_stage", True) or made[0][1] != made[0][2]:
             raise InvalidInputError(
                 f"{self.spec.path}: its image processor makes images of {self.pixels.shape[1]} x "
                 f"{self.pixels.shape[2]} pixels, but square ones are needed; set size in preprocessor_config.json so, "
-                "and reshape_last_stage in config.json to true"
+                "and reshape_last_stage in config.json, where it is there, to true"
             )
-        self._map_shape = (int(self.model.config.decoder_hidden_size), *made[0][1:])
-        blocks = [_Stage(stage, shape) for stage, shape in zip(stages, reads, strict=True)]
-        return Parts(lambda pixels: pixels, [*blocks, _MapOfAll(self.model.decode_head, made)], lambda state: state)
+        with torch.no_grad():
+            found = self._head([torch.zeros(1, *shape, device=self.device) for shape in made])
+        self._map_shape = tuple(found.shape[1:])
+        return _MapOfAll(self._head, made)
 
     def _scorer(self, template: Template, labels: Sequence[str], weight: Tensor, head: str, pool: Pool) -> LabelScorer:
         del template
@@ -110,7 +129,7 @@ class _Stage(nn.Module):
 
 
 class _MapOfAll(nn.Module):
-    """Makes of the maps of all stages one whose cells are read, shape (rows, 1, cells * hidden), cell after cell."""
+    """Makes of the maps of stages one whose cells are read, shape (rows, 1, cells * hidden), cell after cell."""
 
     def __init__(self, head: nn.Module, shapes: Sequence[torch.Size]) -> None:
         super().__init__()
@@ -118,7 +137,7 @@ class _MapOfAll(nn.Module):
         self._shapes = shapes
 
     def forward(self, state: Tensor) -> Tensor:
-        flat = torch.split(state[:, 0], [prod(shape) for shape in self._shapes], dim=1)
+        flat = torch.split(state.flatten(1), [prod(shape) for shape in self._shapes], dim=1)
         maps = [own.reshape(len(state), *shape) for own, shape in zip(flat, self._shapes, strict=True)]
         found: Tensor = self.head(maps)
         return found.flatten(2).transpose(1, 2).flatten(1)[:, None]

@@ -116,6 +116,12 @@ def save_enlarged(model: Any, folder: Path) -> None:
 
 
 IMAGE_SIDE = 32
+_SMALL_MOBILEVIT: dict[str, Any] = {
+    "hidden_sizes": [8, 8, 8],
+    "neck_hidden_sizes": [8, 8, 8, 8, 16, 16, 32],
+    "num_attention_heads": 2,
+    "initializer_range": 0.25,
+}
 
 
 def write_tiny_image_model(folder: Path, model_type: str, side: int = IMAGE_SIDE) -> str:
@@ -139,6 +145,7 @@ def write_tiny_image_model(folder: Path, model_type: str, side: int = IMAGE_SIDE
         "mobilenet_v2": {"image_size": side, "depth_multiplier": 0.1, "min_depth": 8},
         "regnet": {**stages, "groups_width": 4},
         "resnet": {**stages, "layer_type": "basic"},
+        "mobilevit": {**_SMALL_MOBILEVIT, "image_size": side},
     }
     own["convnextv2"] = own["convnext"]
     torch.manual_seed(0)
@@ -152,49 +159,68 @@ def write_tiny_image_model(folder: Path, model_type: str, side: int = IMAGE_SIDE
     return str(folder)
 
 
-def write_tiny_segmenter(folder: Path, side: int = IMAGE_SIDE) -> str:
-    """Write a small random SegFormer, with its processor; its norm has means and variances of its own."""
+def write_tiny_segmenter(folder: Path, model_type: str = "segformer", side: int = IMAGE_SIDE) -> str:
+    """Write a small random model of masks, with a processor; its norms have means and variances of their own."""
     import torch
-    from transformers import AutoModelForSemanticSegmentation, SegformerConfig
+    from transformers import AutoConfig, AutoModelForSemanticSegmentation
     from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
     torch.manual_seed(0)
-    config = SegformerConfig(
-        hidden_sizes=[8, 8, 16, 16],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16,
-        drop_path_rate=0.1,
-        num_labels=5,
-    )
+    own: dict[str, dict[str, Any]] = {
+        "segformer": {
+            "hidden_sizes": [8, 8, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 16,
+            "drop_path_rate": 0.1,
+        },
+        "mobilevit": {**_SMALL_MOBILEVIT, "aspp_out_channels": 16, "output_stride": 8, "atrous_rates": [1, 2, 3]},
+    }
+    config = AutoConfig.for_model(model_type, num_labels=5, **own[model_type])
     model = AutoModelForSemanticSegmentation.from_config(config)
-    model.decode_head.batch_norm.running_mean.normal_(std=0.1)
-    model.decode_head.batch_norm.running_var.uniform_(0.5, 2.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
     save_enlarged(model, folder)
     SegformerImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     return str(folder)
 
 
-def write_tiny_detector(folder: Path, side: int = IMAGE_SIDE) -> str:
-    """Write a small random YOLOS with six queries, with its processor."""
+def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMAGE_SIDE) -> str:
+    """Write a small random model of boxes with six queries, with a processor."""
     import torch
-    from transformers import AutoModelForObjectDetection, YolosConfig
+    from transformers import AutoConfig, AutoModelForObjectDetection
     from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
     torch.manual_seed(0)
     sizes = {name: value for name, value in _SMALL.items() if name != "intermediate_size"}
-    config = YolosConfig(
-        **sizes,
-        intermediate_size=64,
-        image_size=[side, side],
-        patch_size=8,
-        num_detection_tokens=6,
-        num_labels=2,
-        use_mid_position_embeddings=False,
-    )
+    resnet = {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
+    resnet |= {"layer_type": "basic", "out_features": ["stage2"]}
+    halves = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    own: dict[str, dict[str, Any]] = {
+        "yolos": {
+            **sizes,
+            "intermediate_size": 64,
+            "image_size": [side, side],
+            "patch_size": 8,
+            "num_detection_tokens": 6,
+            "use_mid_position_embeddings": False,
+        },
+        "detr": {
+            **halves,
+            "d_model": 32,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "num_queries": 6,
+            "backbone_config": resnet,
+        },
+    }
+    config = AutoConfig.for_model(model_type, num_labels=2, **own[model_type])
     model = AutoModelForObjectDetection.from_config(config)
-    for name in ("detection_tokens", "position_embeddings", "cls_token"):
-        torch.nn.init.normal_(getattr(model.vit.embeddings, name))
+    if model_type == "yolos":
+        for name in ("detection_tokens", "position_embeddings", "cls_token"):
+            torch.nn.init.normal_(getattr(model.vit.embeddings, name))
     save_enlarged(model, folder)
     YolosImageProcessorPil(size={"height": side, "width": side}, do_pad=False).save_pretrained(folder)
     return str(folder)

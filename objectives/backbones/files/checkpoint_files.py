@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.backbones.families import Family
+from promptgraft.objectives.backbones.families import FAMILIES, Family
 from promptgraft.spaces import InvalidInputError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -47,16 +47,7 @@ def check_checkpoint(folder: Path, family: Family, *, custom_code: bool) -> None
     refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise InvalidInputError(f"{folder} holds no config.json; expected a folder that transformers can load")
-    if family.reads == "images" and not any((folder / name).is_file() for name in (PROCESSOR_FILE, PROCESSORS_FILE)):
-        raise InvalidInputError(
-            f"{folder} holds no {PROCESSOR_FILE}, which says how images are resized and scaled for the model; copy it, "
-            "too, or write it with save_pretrained of the model's image processor"
-        )
-    if family.has_words and not (custom_code or _has_tokenizer(folder)):
-        raise InvalidInputError(
-            f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
-            "the model's other files, too"
-        )
+    _check_readers(folder, family, custom_code=custom_code)
     for file in folder.iterdir():
         if _has_vocabulary(file.name):
             _check_bytes(file)
@@ -68,6 +59,27 @@ def check_checkpoint(folder: Path, family: Family, *, custom_code: bool) -> None
                 f"{file} lacks {len(absent)} of the tensors that {INDEX_FILE} names, such as {absent[0]}; copy the "
                 "model again"
             )
+
+
+def _check_readers(folder: Path, family: Family, *, custom_code: bool) -> None:
+    """Refuse a folder without the image processor or the tokenizer that its family needs."""
+    if family.reads == "images" and not any((folder / name).is_file() for name in (PROCESSOR_FILE, PROCESSORS_FILE)):
+        raise InvalidInputError(
+            f"{folder} holds no {PROCESSOR_FILE}, which says how images are resized and scaled for the model; copy it, "
+            "too, or write it with save_pretrained of the model's image processor"
+        )
+    if family.reads == "text" and (folder / PROCESSOR_FILE).is_file() and not _has_tokenizer(folder):
+        served = {name: FAMILIES[name].model_types for name in FAMILIES if FAMILIES[name].reads == "images"}
+        kinds = "; ".join(f"family {name}: {', '.join(own)}" for name, own in served.items())
+        raise InvalidInputError(
+            f"{folder} is a {read_object(folder / 'config.json').get('model_type')!r} model, which reads images "
+            f"({PROCESSOR_FILE}), and none of those that are served ({kinds}); use one of these"
+        )
+    if family.has_words and not (custom_code or _has_tokenizer(folder)):
+        raise InvalidInputError(
+            f"{folder} holds no tokenizer: expected tokenizer.json, or the vocabulary that comes with the model; copy "
+            "the model's other files, too"
+        )
 
 
 def refuse_adapter(folder: Path) -> None:

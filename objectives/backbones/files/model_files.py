@@ -87,13 +87,12 @@ def count_layers(path: str, family: str = "encoder") -> int:
     """
     content = _config(path)
     kind = str(content.get("model_type"))
-    if isinstance(content.get(SEGMENTATION.get(kind, "")), list):
-        return len(content[SEGMENTATION[kind]]) + 1
-    stages = CONVOLUTIONAL.get(kind)
+    segments = family == "segmentation"
+    stages = (SEGMENTATION if segments else CONVOLUTIONAL).get(kind)
+    if isinstance(stages, str) and isinstance(content.get(stages), list):
+        stages = len(content[stages])
     if isinstance(stages, int):
-        return stages
-    if stages is not None and isinstance(content.get(stages), list):
-        return len(content[stages])
+        return stages + segments
 
     def first(keys: tuple[str, ...]) -> int:
         for key in keys:
@@ -107,7 +106,7 @@ def count_layers(path: str, family: str = "encoder") -> int:
     if kind in CLIP:
         return int((content.get("vision_config") or {}).get("num_hidden_layers", _TOWER_LAYERS))
     if kind in DETECTION:
-        return first(_LAYER_KEYS) + 1
+        return first((*_LAYER_KEYS, "encoder_layers")) + 1
     return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)
 
 
@@ -121,7 +120,7 @@ def check_family(path: str, family: str) -> None:
     config = _config(path)
     model_type, both = config.get("model_type"), config.get("is_encoder_decoder", False) is True
     _check_model_type(path, str(model_type), family)
-    if both and not FAMILIES[family].encoder_decoder:
+    if both and not (FAMILIES[family].encoder_decoder or FAMILIES[family].model_types):
         raise InvalidInputError(
             f"{path} is a {model_type!r} model with an encoder and a decoder, not of the family {family!r}; write "
             "family: seq2seq"
@@ -135,8 +134,10 @@ def check_family(path: str, family: str) -> None:
 
 def _check_model_type(path: str, model_type: str, family: str) -> None:
     own = FAMILIES[family].model_types
+    if model_type in own:
+        return
     others = [name for name in FAMILIES if model_type in FAMILIES[name].model_types and name != family]
-    if (own and model_type not in own) or others:
+    if own or others:
         remedy = f"write family: {others[0]}" if others else f"expected one of {', '.join(own)}"
         raise InvalidInputError(f"{path} is a {model_type!r} model, not of the family {family!r}; {remedy}")
 
@@ -153,12 +154,12 @@ def guess_family(path: str) -> str:
     config = _config(path)
     if config.get("model_type") == RECURRENT:
         return "recurrent"
+    architectures = " ".join(config.get("architectures") or ())
+    known = [name for name in FAMILIES if config.get("model_type") in FAMILIES[name].model_types]
+    if known:  # The last one where a model's masks are what its file is for.
+        return known[-1 if "ForSemanticSegmentation" in architectures else 0]
     if config.get("is_encoder_decoder"):
         return "seq2seq"
-    for name in FAMILIES:
-        if config.get("model_type") in FAMILIES[name].model_types:
-            return name
-    architectures = " ".join(config.get("architectures") or ())
     if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
         return "causal_lm"
     return "masked_lm" if "ForMaskedLM" in architectures else "encoder"

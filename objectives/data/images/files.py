@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Larger images are refused before they are decoded: as RGB, one of this size takes 150 MB.
 MAX_PIXELS = 50_000_000
 _SCHEME = "data:"
+# Characters of a path in errors.
+_SHOWN = 300
 # Hashes of files that are remembered.
 _KEPT = 65_536
 # Formats that are read, by Pillow's names. Others, such as PostScript, would run programs.
@@ -62,7 +64,8 @@ class UnreadableImageError(InvalidInputError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        name = str(self.path)
+        return f"{name if len(name) <= _SHOWN else f'{name[:_SHOWN]}…'}: {self.reason}"
 
 
 class TooManyPixelsError(UnreadableImageError):
@@ -136,9 +139,7 @@ def opened_image(
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if isinstance(source, Path) and not source.is_file():
-            raise UnreadableImageError(path, "it is a folder" if source.is_dir() else "there is no such file")
-        if (source.stat().st_size if isinstance(source, Path) else len(source)) == 0:
+        if (_checked(source).stat().st_size if isinstance(source, Path) else len(source)) == 0:
             raise UnreadableImageError(path, "the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -278,7 +279,7 @@ def image_hash(reference: str) -> str:
     """
     if is_data(reference):
         return hashlib.sha256(_bytes_in(reference)).hexdigest()
-    path = Path(reference)
+    path = _checked(Path(reference))
     try:
         state = path.stat()
         return _hash_of_file(path, state.st_size, state.st_mtime_ns)
@@ -306,7 +307,7 @@ def as_data(reference: str) -> str:
     if is_data(reference):
         return reference
     try:
-        content = Path(reference).read_bytes()
+        content = _checked(Path(reference)).read_bytes()
     except OSError as error:
         raise UnreadableImageError(Path(reference), error.strerror or str(error)) from error
     return f"{_SCHEME};base64,{base64.b64encode(content).decode()}"
@@ -315,6 +316,17 @@ def as_data(reference: str) -> str:
 def shown_image(reference: str) -> str:
     """Return a reference for people: a path as it is, a data URI by its length."""
     return f"image of {len(reference)} characters" if is_data(reference) else reference
+
+
+def _checked(path: Path) -> Path:
+    """Refuse what isn't a regular file: of others, such as pipes, reading may never end."""
+    try:
+        if path.is_file():
+            return path
+        reason = "it is a folder" if path.is_dir() else "it is no regular file"
+        raise UnreadableImageError(path, reason if path.exists() else "there is no such file")
+    except OSError as error:  # Such as names that are too long.
+        raise UnreadableImageError(path, error.strerror or str(error)) from error
 
 
 def _bytes_in(reference: str) -> bytes:

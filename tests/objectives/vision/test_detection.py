@@ -1,4 +1,4 @@
-"""YOLOS run in part and frozen from below: outputs and loss of transformers, and the same trial in any order."""
+"""Models of boxes run in part and frozen from below: outputs of transformers, and the same trial in any order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +10,14 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
+from promptgraft.objectives.backbones.families import DETECTION
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import draw, spec_of_boxes, write_boxed
-from tests.support.models import TinyModels
+from tests.support.models import TinyModels, write_tiny_detector
 
 CPU = torch.device("cpu")
 LABELS = ("blue", "red")
@@ -25,9 +26,14 @@ FORMS = [
     LINEAR,
     replace(LINEAR, frozen_layers=2, steps=2),
     replace(LINEAR, source_steps=2, alpha=0.3, frozen_layers=1),
-    replace(LINEAR, source_steps=2, frozen_layers=4),
-    replace(LINEAR, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=3),
+    replace(LINEAR, soft_prompt=SoftPrompt(3, place="frame"), frozen_layers=2),
 ]
+
+
+@pytest.fixture(scope="module", params=DETECTION)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small random model of each architecture; returns its folder."""
+    return write_tiny_detector(tmp_path_factory.mktemp("model"), request.param)
 
 
 def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Objective:
@@ -41,16 +47,17 @@ def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Ob
     return objective_over_images(model, "detection", target, source, metric="map", evaluate_every=2, files=store)
 
 
-def test_outputs_are_those_of_transformers_in_whatever_parts(tmp_path: Path, tiny_models: TinyModels) -> None:
-    path = tiny_models["detection"]
+def test_outputs_are_those_of_transformers_in_whatever_parts(model: str, tmp_path: Path) -> None:
+    path = model
     backbone = BACKBONES["detection"](BackboneSpec(path, "detection"), CPU)
     assert guess_family(path) == "detection"
-    assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) == 4
-    model = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS, seed=0)
+    assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) >= 3
+    prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS, seed=0)
     reference = AutoModelForObjectDetection.from_pretrained(path).eval()
-    last = reference.class_labels_classifier.layers[-1]
+    own_head = reference.class_labels_classifier
+    last = own_head.layers[-1] if hasattr(own_head, "layers") else own_head
     own = {"weight": last.weight[:2], "bias": last.bias[:2], "nothing": last.weight[2:], "nothing_bias": last.bias[2:]}
-    model.load({f"reader.{name}": value.detach() for name, value in own.items()})
+    prompted.load({f"reader.{name}": value.detach() for name, value in own.items()})
     images = [draw(number) for number in range(3)]
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -59,7 +66,7 @@ def test_outputs_are_those_of_transformers_in_whatever_parts(tmp_path: Path, tin
     with torch.no_grad():
         backbone.model.eval()
         expected = reference(pixel_values=inputs["pixel_values"])
-        outputs = model.logits(model.batch(model.encode_fields(fields)), LABELS)
+        outputs = prompted.logits(prompted.batch(prompted.encode_fields(fields)), LABELS)
         ids = torch.tensor([backbone.image_ids(fields[0]["image"])])
         hidden = backbone.layers.run(input_ids=ids)
         for depth in range(1, backbone.n_layers):
@@ -75,29 +82,26 @@ def test_outputs_are_those_of_transformers_in_whatever_parts(tmp_path: Path, tin
     assert frozen[-1] == 0
 
 
-def test_no_trial_depends_on_those_before_it_and_what_is_saved_computes_the_same(
-    tmp_path: Path, tiny_models: TinyModels
-) -> None:
+def test_no_trial_depends_on_those_before_it_and_what_is_saved_computes_the_same(model: str, tmp_path: Path) -> None:
     """Whatever is in the store, and in whatever order trials come, outputs are the same bit for bit."""
-    model = tiny_models["detection"]
     stored = objective_over(model, tmp_path, files=tmp_path / "files")
-    facts = stored.spec.space.facts
-    first = [stored.evaluate(candidate, seed=3) for candidate in FORMS]
-    again = [stored.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
+    facts, forms = stored.spec.space.facts, [*FORMS, replace(LINEAR, frozen_layers=stored.backbone.n_layers)]
+    first = [stored.evaluate(candidate, seed=3) for candidate in forms]
+    again = [stored.evaluate(candidate, seed=3).logits for candidate in reversed(forms)][::-1]
     fresh = objective_over(model, tmp_path, files=tmp_path / "files")
-    read = [fresh.evaluate(candidate, seed=3).logits for candidate in reversed(FORMS)][::-1]
-    for candidate, result, *others in zip(FORMS, first, again, read, strict=True):
+    read = [fresh.evaluate(candidate, seed=3).logits for candidate in reversed(forms)][::-1]
+    for candidate, result, *others in zip(forms, first, again, read, strict=True):
         assert all(np.array_equal(result.logits, other) for other in others)
         scored = stored.score(candidate.canonical(facts), result.delta, stored.target.validation, seed=3)
         np.testing.assert_allclose(scored, result.logits, atol=2e-5)
     alone = objective_over(model, tmp_path).evaluate(FORMS[2], seed=3).logits
     assert np.array_equal(first[2].logits, alone)
     assert not np.array_equal(first[0].logits, first[1].logits)
-    assert first[3].trainable_parameters == 3 * (32 + 1)
+    assert first[-1].trainable_parameters == 3 * (32 + 1)
 
 
-def test_frozen_weights_stay_and_boxes_are_learnt(tmp_path: Path, tiny_models: TinyModels) -> None:
-    objective = objective_over(tiny_models["detection"], tmp_path)
+def test_frozen_weights_stay_and_boxes_are_learnt(model: str, tmp_path: Path) -> None:
+    objective = objective_over(model, tmp_path)
     backbone = objective.backbone
     before = {name: own.clone() for name, own in backbone.model.state_dict().items()}
     short = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=0), seed=0)
@@ -105,7 +109,7 @@ def test_frozen_weights_stay_and_boxes_are_learnt(tmp_path: Path, tiny_models: T
     after = backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in backbone.names_below(1))
     assert not torch.equal(before["bbox_predictor.layers.2.weight"], after["bbox_predictor.layers.2.weight"])
-    assert long.metrics["loss"] < 0.8 * short.metrics["loss"]
+    assert long.metrics["loss"] < 0.9 * short.metrics["loss"]
 
 
 def test_models_that_cannot_serve_are_refused(tmp_path: Path, tiny_models: TinyModels) -> None:

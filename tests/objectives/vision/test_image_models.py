@@ -1,5 +1,6 @@
 """Models of images run in part, frozen from below, with vectors among patches; what is saved computes the same."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, count_layers, guess_family
@@ -55,15 +56,16 @@ def objective_over(
 def test_each_architecture_computes_what_transformers_does(family: str, model_type: str, tmp_path: Path) -> None:
     path = write_tiny_image_model(tmp_path / "model", model_type)
     Image.fromarray(draw(0)).save(tmp_path / "image.png")
-    backbone = BACKBONES[family](BackboneSpec(path, family), CPU)
+    backbone: Any = BACKBONES[family](BackboneSpec(path, family), CPU)
     assert guess_family(path) == family
     assert count_layers(path, family) == backbone.n_layers == len(backbone.layers) > 1
     pixels = AutoImageProcessor.from_pretrained(path, backend="pil")(Image.fromarray(draw(0)), return_tensors="pt")
     reference = AutoModel.from_pretrained(path).eval()
     ids = torch.tensor([backbone.image_ids(str(tmp_path / "image.png"))])
     with torch.no_grad():
+        torch.testing.assert_close(backbone.layers.pixels(ids), pixels["pixel_values"], atol=1e-6, rtol=0)
         hidden = backbone.layers.run(input_ids=ids)
-        found = reference(**pixels)
+        found = reference(backbone.layers.pixels(ids))
         expected = found.last_hidden_state if family == "vit" else found.pooler_output.flatten(1)[:, None]
         if model_type == "efficientnet":  # Its pooler has a fixed size, larger than these maps.
             expected = found.last_hidden_state.mean((2, 3))[:, None]
@@ -248,6 +250,14 @@ def test_models_and_processors_that_cannot_serve_are_refused(tmp_path: Path) -> 
         BACKBONES["encoder"](BackboneSpec(str(path), "encoder"), CPU)
     with pytest.raises(InvalidInputError, match="write family: vit"):
         BACKBONES["convolutional"](BackboneSpec(str(path), "convolutional"), CPU)
+    other = Path(shutil.copytree(path, tmp_path / "swin"))
+    AutoConfig.for_model("swin").save_pretrained(other)
+    with pytest.raises(
+        InvalidInputError, match=r"'swin' model, which reads images .*family segmentation: segformer, mo"
+    ):
+        BACKBONES[guess_family(str(other))](BackboneSpec(str(other), guess_family(str(other))), CPU)
+    with pytest.raises(InvalidInputError, match="'swin' model, not of the family 'vit'; expected one of deit, dinov2"):
+        BACKBONES["vit"](BackboneSpec(str(other), "vit"), CPU)
     processor = path / "preprocessor_config.json"
     whole = processor.read_text()
     processor.write_text(whole.replace("32", "64"))
