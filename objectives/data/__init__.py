@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.files import images_in as images_in
     from promptgraft.objectives.data.images.files import is_data as is_data
     from promptgraft.objectives.data.images.files import is_folder_of_images as is_folder_of_images
+    from promptgraft.objectives.data.images.files import is_image_file as is_image_file
     from promptgraft.objectives.data.images.files import load_image as load_image
     from promptgraft.objectives.data.images.files import located as located
     from promptgraft.objectives.data.images.files import open_image as open_image

@@ -90,6 +90,11 @@ class TextTask(Task):
         return self.fit_linear(known, train, vectorizer.transform(texts(rows)), c=10.0)
 
     @classmethod
+    def why_unusable(cls, row: Row) -> str:  # noqa: ARG003
+        """Say more of a row that can't be used, such as what is wrong with its file; empty if there is no more."""
+        return ""
+
+    @classmethod
     def unusable(cls, row: Row) -> str | None:  # noqa: ARG003
         """Say why a row with text and answer can't be used, as `CleaningReport` counts it; None if it can."""
         return None
@@ -100,9 +105,8 @@ class TextTask(Task):
         return read_table(path, columns, lists)
 
     @classmethod
-    def completed(cls, row: Row, path: str) -> Row:
+    def completed(cls, row: Row, path: str) -> Row:  # noqa: ARG003
         """Return a row of a table with what else is known of it, where its fields name files."""
-        del path
         return row
 
     @classmethod
@@ -283,8 +287,7 @@ class TextTask(Task):
             The rows in file order, the labels, and what was dropped.
 
         Raises:
-            InvalidInputError: If the table can't be read, a label is missing or can't be printed, or there are too few
-                different answers.
+            InvalidInputError: If the table can't be read, a label is missing or can't be printed, or answers are too few.
         """
         keys = [column for column in (spec.group, spec.time) if column is not None]
         lists = () if cls.one_label or not cls.has_labels else (spec.label,)
@@ -302,7 +305,7 @@ class TextTask(Task):
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: column {spec.label!r}: {error}") from error
         counts: Counter[str] = Counter(read=len(records))
-        kept: list[Row] = []
+        kept, unused = list[Row](), ""
         for record, text, cell, answer, time in zip(records, texts, cells, answers, times, strict=True):
             row = {name: value.strip() for name, value in text.items()}
             group = (record[spec.group] or "").strip() if spec.group else ""
@@ -314,6 +317,8 @@ class TextTask(Task):
             whole = cls.completed(Row(row, 0 if answer is None else answer, group, time), path)
             reason = reason or cls.unusable(whole)
             if reason is not None:
+                odd = f"; invalid is, for instance, {cell[:60]!r}" if cell and answer is None else ""
+                unused = unused or odd or cls.why_unusable(whole)
                 counts[reason] += 1
             else:
                 kept.append(whole)
@@ -321,11 +326,8 @@ class TextTask(Task):
             kept, names = cls._without_unused(kept, names)
         rows = _drop_duplicates(kept, counts, one_answer=cls.one_answer)
         report = CleaningReport(**counts)
-        lacking = cls.shortage(rows, names)
-        if lacking is not None:
-            odd = next((cell for cell, answer in zip(cells, answers, strict=True) if cell and answer is None), None)
-            such = f"; invalid is, for instance, {odd[:60]!r}" if odd is not None else ""
-            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{such})")
+        if (lacking := cls.shortage(rows, names)) is not None:
+            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{unused})")
         return rows, names, report
 
     @classmethod

@@ -62,7 +62,7 @@ def predict(
         typer.Option(
             "--input",
             help="Table with the columns of text or images: CSV, JSON, Parquet, Excel, ...; - for standard input; or "
-            "a folder of images.",
+            "an image, or a folder of images.",
         ),
     ],
     output: Annotated[str, typer.Option(help="CSV file to write; - for standard output.")],

@@ -87,6 +87,8 @@ def test_it_predicts_tables_and_folders(exported: Exported, tmp_path: Path) -> N
     assert list(frame.columns[:3]) == ["image", "colour", "label"]
     by_name = dict(zip(listed["image"], listed["label"], strict=True))
     assert [by_name[Path(name).name] for name in frame["image"]] == frame["label"].tolist()
+    alone = predictor.predict_table(str(folder / "pictures" / "0.png"))
+    assert (alone["image"].tolist(), alone["label"].tolist()) == (["0.png"], [by_name["0.png"]])
     shutil.copyfile(folder / "pictures" / "0.png", tmp_path / "one.png")
     (tmp_path / "two.png").write_text("no image")
     pd.DataFrame({"image": ["one.png", "two.png", "none.png", ""]}).to_csv(tmp_path / "few.csv", index=False)

@@ -41,7 +41,7 @@ def boxes_in(cell: str) -> list[LabelledBox] | None:
     """
     try:
         entries = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entries, list):
         return None
@@ -56,7 +56,8 @@ def _box_in(entry: Any) -> LabelledBox | None:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], list) or len(entry[0]) != 4:
         return None
     numbers, label = entry
-    if not all(isinstance(own, int | float) and math.isfinite(own) for own in numbers) or not isinstance(label, str):
+    are_numbers = all(type(own) in (int, float) and math.isfinite(own) for own in numbers)
+    if not are_numbers or not isinstance(label, str):
         return None
     left, top, width, height = map(float, numbers)
     return (left, top, width, height, label.strip()) if width > 0 and height > 0 and label.strip() else None
@@ -78,7 +79,7 @@ def coco_rows(path: Path) -> list[dict[str, str]]:
         return [{"image": own["file_name"], "boxes": json.dumps(boxes[own["id"]])} for own in content["images"]]
     except OSError as error:
         raise InvalidInputError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInputError(
             f"{path}: is no COCO file of boxes, with images, annotations and categories ({type(error).__name__}: "
             f"{error}); write one, or a table with a column of images and one of boxes"

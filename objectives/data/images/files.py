@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import re
 import struct
 import warnings
 import zlib
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Larger images are refused before they are decoded: as RGB, one of this size takes 150 MB.
 MAX_PIXELS = 50_000_000
 _SCHEME = "data:"
+# Beginnings of URLs, of whose slashes a path keeps one.
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 # Characters of a path in errors.
 _SHOWN = 300
 # Hashes of files that are remembered.
@@ -260,12 +263,22 @@ def is_data(reference: str) -> bool:
 
 def located(reference: str, folder: Path) -> str:
     """Return a reference whose path, if it is one, is relative to a folder, as an absolute path."""
-    return reference if is_data(reference) else str(folder / Path(reference).expanduser())
+    if is_data(reference) or _URL.match(reference):
+        return reference
+    try:
+        return str(folder / Path(reference).expanduser())
+    except RuntimeError:  # There is no such user: it is the name of a file.
+        return str(folder / reference)
 
 
 def is_folder_of_images(path: Path) -> bool:
     """Whether a path is a folder of images in folders, rather than a table that `datasets` has saved."""
     return path.is_dir() and not any(path.glob("*.json"))
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a path is a file with a suffix of images."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def image_hash(reference: str) -> str:
@@ -320,6 +333,8 @@ def shown_image(reference: str) -> str:
 
 def _checked(path: Path) -> Path:
     """Refuse what isn't a regular file: of others, such as pipes, reading may never end."""
+    if _URL.match(str(path)):
+        raise UnreadableImageError(path, "images aren't fetched from URLs; download them, and name the files")
     try:
         if path.is_file():
             return path

@@ -26,6 +26,7 @@ from promptgraft.objectives.data import (
     images_in,
     is_data,
     is_folder_of_images,
+    is_image_file,
     load_image,
     located,
     read_rows,
@@ -68,6 +69,16 @@ class ImageTask(TextTask):
         return "unreadable_image" if any(map(is_data, row.fields.values())) else None
 
     @classmethod
+    def why_unusable(cls, row: Row) -> str:
+        """Say why an image can't be read; see `TextTask`."""
+        try:
+            for reference in row.fields.values():
+                load_image(reference, least_side=RAW_SIDE)
+        except UnreadableImageError as error:
+            return f"; the first that can't be read: {error}"
+        return ""
+
+    @classmethod
     def without_known(
         cls, rows: Sequence[Row], held_out: Sequence[Row], comparison: Comparison
     ) -> tuple[list[Row], CleaningReport]:
@@ -83,15 +94,17 @@ class ImageTask(TextTask):
 
     @classmethod
     def read_unanswered(cls, path: str, columns: Sequence[str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
-        """Read a table of images, or list those of a folder; see `Task`."""
-        if not is_folder_of_images(Path(path)):
+        """Read a table of images, or list those of a folder, or the one that is named; see `Task`."""
+        alone = is_image_file(Path(path))
+        if not alone and not is_folder_of_images(Path(path)):
             wanted, whole = read_rows(path, columns)
             folder = Path(path).parent if Path(path).is_file() else Path()
             return wanted.map(lambda value: located(value.strip(), folder) if has_text(value) else None), whole
         import pandas as pd
 
-        files = images_in(Path(path))
-        found = pd.DataFrame({columns[0]: [str(Path(path) / file) for file in files]}, dtype=object)
+        folder = Path(path).parent if alone else Path(path)
+        files = [Path(path).name] if alone else images_in(folder)
+        found = pd.DataFrame({columns[0]: [str(folder / file) for file in files]}, dtype=object)
         return found, pd.DataFrame({columns[0]: files}, dtype=object)
 
     @classmethod

@@ -1,8 +1,10 @@
 """Images of every form are read as RGB; files that are none are refused with the reason."""
 
 import io
+import os
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptgraft.objectives.data import UnreadableImageError, contact_sheet, image_folder_rows, open_image, thumbnail
+from promptgraft.objectives.data import (
+    UnreadableImageError,
+    as_data,
+    contact_sheet,
+    image_folder_rows,
+    image_hash,
+    image_size,
+    load_image,
+    located,
+    open_image,
+    thumbnail,
+)
 from promptgraft.spaces import InvalidInputError
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
@@ -154,6 +167,36 @@ def test_files_that_are_no_images_are_refused_with_the_reason(tmp_path: Path) ->
         with pytest.raises(UnreadableImageError) as caught:
             open_image(tmp_path / name)
         assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize("read", [image_hash, as_data, image_size, load_image])
+def test_what_is_no_file_of_ours_is_refused_by_all_that_read_one(read: Callable[[str], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # Reading it would never end.
+    reasons = {
+        "absent.jpg": "there is no such file",
+        "~nobody.png": "there is no such file",
+        ".": "it is a folder",
+        "pipe.png": "it is no regular file",
+        "x" * 5000: "File name too long",
+        "https://example.com/a.png": "images aren't fetched from URLs",
+        "s3://bucket/a.png": "images aren't fetched from URLs",
+        "file:///etc/hostname": "images aren't fetched from URLs",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UnreadableImageError, match=reason) as caught:
+            read(located(name, tmp_path))
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_warned_of(tmp_path: Path) -> None:
+    """A file may be worth a warning of Pillow's; there is one message for each, or none."""
+    exif = b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00"
+    damaged = saved(Image.new("RGB", (16, 8), RED), tmp_path / "photo.jpg", exif=exif)
+    assert open_image(damaged).size == image_size(str(damaged))[::-1] == (16, 8)
+    large = saved(Image.new("1", (10_000, 10_000)), tmp_path / "large.png")
+    with pytest.raises(UnreadableImageError, match="10000 x 10000 pixels, which is more than 50000000"):
+        open_image(large)
 
 
 def test_errors_come_back_from_workers(tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ def test_rows_whose_image_cannot_be_read_are_dropped_and_counted(tmp_path: Path)
     assert all(Path(row.fields["image"]).is_absolute() for row in task.labelled)
 
 
+def test_where_no_image_can_be_read_one_says_why(tmp_path: Path) -> None:
+    for where, reason in (("pictures", "0.png: there is no such file"), ("https://example.com", "aren't fetched")):
+        table = tmp_path / "table.csv"
+        table.write_text("image,colour\n" + "".join(f"{where}/{i}.png,{LABELS[i % 3]}\n" for i in range(30)))
+        said = f"dropped: 30 unreadable image; the first that can't be read: .*{reason}"
+        with pytest.raises(InvalidInputError, match=said):
+            ImageClassification.load_target(spec_of_images(table), 0)
+
+
 def test_rows_are_told_apart_by_what_their_files_hold(tmp_path: Path) -> None:
     table = write_images(tmp_path)
     pictures = tmp_path / "pictures"

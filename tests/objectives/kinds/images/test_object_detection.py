@@ -39,6 +39,8 @@ def test_rows_whose_boxes_cannot_serve_are_dropped_and_counted(tmp_path: Path) -
         [{"box": [1, 1, 3], "label": "red"}],
         [{"box": [1, 1, 3, 4]}],
         "no list",
+        "[" * 2000,
+        [{"box": [True, 1, 3, 4], "label": "red"}],
         [{"box": [30, 1, 12, 4], "label": "red"}],
         [{"box": [-5, 1, 12, 4], "label": "red"}],
         [],
@@ -52,7 +54,7 @@ def test_rows_whose_boxes_cannot_serve_are_dropped_and_counted(tmp_path: Path) -
         file.write(json.dumps({"image": "pictures/none.png", "boxes": []}) + "\n")
     task = ObjectDetection.load_target(spec_of_boxes(table), 0)
     found = task.cleaning
-    assert (found.invalid_label, found.box_outside_image, found.unreadable_image) == (4, 2, 1)
+    assert (found.invalid_label, found.box_outside_image, found.unreadable_image) == (6, 2, 1)
     assert task.labels == LABELS
     assert len(task.labelled) + len(task.test) == 42
 
