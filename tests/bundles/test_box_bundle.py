@@ -16,14 +16,14 @@ from promptgraft.spaces import Candidate
 from tests.support.bundles import write_result
 from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import spec_of_boxes, write_boxed
-from tests.support.models import TinyModels
+from tests.support.models import write_tiny_detector
 
 ABOUT = {"study": "test", "trial": 0, "digest": "0"}
 
 
-@pytest.mark.parametrize("labels", [1, 2])
-def test_a_bundle_finds_what_its_trial_did(labels: int, tmp_path: Path, tiny_models: TinyModels) -> None:
-    model, bundle = tiny_models["detection"], tmp_path / "bundle"
+@pytest.mark.parametrize(("labels", "model_type"), [(1, "yolos"), (2, "detr")])
+def test_a_bundle_finds_what_its_trial_did(labels: int, model_type: str, tmp_path: Path) -> None:
+    model, bundle = write_tiny_detector(tmp_path / "model", model_type), tmp_path / "bundle"
     table = write_boxed(tmp_path / "data", count=24, labels=labels)
     target = spec_of_boxes(table, folds=2, test_rows=6)
     objective = objective_over_images(model, "detection", target, metric="map", evaluate_every=30)

@@ -19,11 +19,11 @@ from promptgraft.spaces import Candidate, InvalidInputError
 from tests.support.bundles import write_result
 from tests.support.image_objectives import TEMPLATE, objective_over_images
 from tests.support.images import CLASSES, spec_of_masks, write_masked
-from tests.support.models import TinyModels
+from tests.support.models import write_tiny_segmenter
 
 
 class Exported:
-    """A bundle of a small SegFormer, the rows that it was scored by, and their logits."""
+    """A bundle of a small MobileViT, the rows that it was scored by, and their logits."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.images, self.bundle = write_masked(folder / "data", count=24).parent, folder / "bundle"
@@ -37,8 +37,9 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Exported:
-    return Exported(tmp_path_factory.mktemp("masks"), tiny_models["segmentation"])
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("masks")
+    return Exported(folder, write_tiny_segmenter(folder / "model", "mobilevit"))
 
 
 def test_it_predicts_what_the_trial_did_and_is_verified(exported: Exported) -> None:
