@@ -43,13 +43,15 @@ def masked_url(url: str) -> str:
 def mask_logs() -> None:
     """Log warnings to standard error, without the secrets in them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_MaskingFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_MaskingFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class _MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
+        """Write `warning: what`, and who says it where that isn't promptgraft."""
+        who = "" if record.name.partition(".")[0] == "promptgraft" else f" {record.name}"
+        return masked(f"{record.levelname.lower()}{who}: {super().format(record)}")
 
 
 def _masked_pair(found: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ def dashboard(
     from optuna.storages import get_storage
     from optuna_dashboard import wsgi
 
-    from promptgraft.search.cli.local_server import HOST, local_server
+    from promptgraft.search.cli.local_server import HOST, local_server, with_wrapped_lines
     from promptgraft.search.reporting import artifact_store
     from promptgraft.search.storage import StudyReference, open_storage
 
@@ -30,7 +30,8 @@ def dashboard(
     reference.load()
     store = artifact_store(reference.folder)
     cached = get_storage(open_storage(reference.storage_url))  # Finished trials are read once, not at each request.
-    with local_server(wsgi(cached, artifact_store=store), port) as server:
+    application = with_wrapped_lines(wsgi(cached, artifact_store=store))
+    with local_server(application, port) as server:
         typer.echo(f"Optuna Dashboard: http://{HOST}:{server.server_port}/dashboard (stop with Ctrl-C)")
         with suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST = "127.0.0.1"
+# Optuna Dashboard writes each user attribute on one line; the settings of a trial make a page of 5,000 pixels of it.
+_WRAPPING = b"<style>main p.MuiTypography-body1 { white-space: normal; overflow-wrap: anywhere }</style></head>"
 
 
 def local_server(application: "WSGIApplication", port: int) -> WSGIServer:
@@ -45,6 +47,28 @@ def _guarded(application: "WSGIApplication") -> "WSGIApplication":
             return start_response(status, [*headers, ("X-Frame-Options", "DENY")], *rest)
 
         return application(environ, start)
+
+    return answer
+
+
+def with_wrapped_lines(application: "WSGIApplication") -> "WSGIApplication":
+    """Have long lines of Optuna Dashboard's pages wrap."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        started: list[Any] = []
+
+        def start(*arguments: Any) -> Callable[[bytes], object]:
+            started.extend(arguments)
+            return lambda _: None
+
+        body = application(environ, start)
+        status, headers, *rest = started
+        if dict(headers).get("Content-Type", "").startswith("text/html"):
+            body = [b"".join(body).replace(b"</head>", _WRAPPING, 1)]
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body[0]))))
+        start_response(status, headers, *rest)
+        return body
 
     return answer
 

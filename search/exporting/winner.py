@@ -46,6 +46,7 @@ from promptgraft.search.judging import (
     transfer,
     transfer_on_test,
 )
+from promptgraft.search.reporting import save_study_note
 from promptgraft.search.storage import (
     DELTA_FILE,
     PROMPT_AS_TOKENS,
@@ -54,6 +55,7 @@ from promptgraft.search.storage import (
     RunFolder,
     StudyRecord,
     own_folder,
+    until_storage_answers,
     write_study,
 )
 from promptgraft.search.study import Study
@@ -176,6 +178,7 @@ def export_winner(
             manifest = manifest.model_copy(update={"metrics": metrics, "intervals": intervals})
         staging.describe(manifest, render_model_card(study, manifest, found, confidence))
         staging.put_in_place()
+    until_storage_answers(lambda: save_study_note(optuna_study, study))
     if study.file.track:
         Tracking(study, optuna_study, folder).add_bundle(
             options.output or folder.bundle, held_out[0].metrics if held_out else {}

@@ -34,9 +34,12 @@ def headline_of(study: optuna.Study) -> str | None:
     ensemble = StudyRecord.of(study).shipped_ensemble(winner.number)
     if ensemble is not None:
         what = f"the ensemble of trials {', '.join(map(str, ensemble.members))}"
-    if better := _better_on_test(study, winner):
-        return f"T{what[1:]}: {_score(study, winner, ensemble)}. Don't ship it yet: {better}."
+    ahead, shown = _ahead_on_test(study, winner) or ("", False)
+    if shown:
+        return f"T{what[1:]}: {_score(study, winner, ensemble)}. Don't ship it yet: on the same rows, {ahead}."
     shipped = f"Ship {what}: {_score(study, winner, ensemble)}."
+    if ahead:
+        shipped += f" On the same rows, {ahead}, which isn't shown to be better."
     beaten = _against_baselines(study, winner, name) if ensemble is None else _against_one(study, ensemble)
     return f"{shipped} {beaten}".rstrip()
 
@@ -68,17 +71,22 @@ def _tested(opening: Opening, metric: str, level: float) -> str:
     return f"{metric} {value:.3f} on the test rows, {100 * (1 - level):.3g}% interval {low:.3f} to {high:.3f}"
 
 
-def _better_on_test(study: optuna.Study, winner: FrozenTrial) -> str | None:
-    """Name the best system that beats what ships on the test rows by more than its interval; None if none does."""
+def _ahead_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool] | None:
+    """Say what the best other system has if it is ahead of what ships on the test rows.
+
+    Returns:
+        That, and whether it is ahead by more than the interval of what ships; None if nothing is ahead.
+    """
     opening, metric = StudyRecord.of(study).opening(winner.number), (study.metric_names or ["value"])[0]
     if opening is None or not opening.table or not opening.interval:
         return None
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
-    others = [(name, dict(figures)[metric]) for name, figures in opening.table[1:] if metric in dict(figures)]
-    name, value = max(others, key=lambda entry: sign * entry[1], default=("", opening.interval[0]))
-    if any(sign * (value - end) <= 0 for end in opening.interval):
+    (_, own), *rest = opening.table
+    others = [(name, dict(figures)[metric]) for name, figures in rest if metric in dict(figures)]
+    name, value = max(others, key=lambda entry: sign * entry[1], default=("", dict(own)[metric]))
+    if sign * (value - dict(own)[metric]) <= 0:
         return None
-    return f"on the same rows, {name} has {metric} {value:.3f}"
+    return f"{name} has {metric} {value:.3f}", all(sign * (value - end) > 0 for end in opening.interval)
 
 
 def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:

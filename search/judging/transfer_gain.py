@@ -47,7 +47,7 @@ NAMES: Mapping[str, str] = {
 # What studies are of that say nothing else.
 _USUAL_KIND = "text_classification"
 _UNKNOWN = {
-    "not tried": "Whether transfer helps was not found out: nothing to compare with has had two repeats.",
+    "not tried": "Whether transfer helps was not found out: nothing to compare with has had two reruns.",
     "no source": "The study names no source, so there was nothing to transfer from.",
 }
 
@@ -282,7 +282,7 @@ class Comparison:
             kind: TransferVerdict = "not tried" if self.has_source else "no source"
             return TransferGain(*shown, kind, _UNKNOWN[kind], 0, None, None, None)
         ours, theirs = pair
-        gain, over = self._better(ours, theirs, self.level), f"{len(common)} fresh repeats on {self.rows} rows"
+        gain, over = self._better(ours, theirs, self.level), f"{len(common)} fresh reruns on {self.rows} rows"
         rival = self._closer_rival(*pair)
         if rival is not None and (gain.low > 0 or rival.gain.low <= 0):  # Folds alone don't show that it helped.
             gain, theirs, over = rival.gain, BEST_TARGET_ONLY, f"{rival.folds} folds of the search, which chose both"
@@ -374,7 +374,7 @@ def transfer_lines(table: TransferGain | None, metric: str) -> list[str]:
     for entry in table.controls:
         error = "" if entry.standard_error is None else f" (standard error {entry.standard_error:.4f})"
         value = "-" if entry.mean is None else f"{entry.mean:.4f}{error}"
-        failed = f"; {entry.failed} repeats failed" if entry.failed else ""
+        failed = f"; {entry.failed} reruns failed" if entry.failed else ""
         lines.append(f"  {entry.name.ljust(width)}  {metric} {value}{failed}")
     return lines
 

@@ -174,7 +174,7 @@ def winning_trial(study: optuna.Study) -> FrozenTrial | None:
 
 def repeat_name(trial: int, repeat: int) -> str:
     """Name a trial's repeat, for people."""
-    return f"repeat {repeat} of trial {trial}"
+    return f"rerun {repeat} of trial {trial}"
 
 
 def outcome_line(name: str, outcome: Outcome, metric: str) -> str:
@@ -195,12 +195,12 @@ def verdict_lines(table: VerdictTable, metric: str) -> list[str]:
         figures = f"{entry.mean:.4f} (standard error {entry.standard_error:.4f})"
         if place == 0:
             lines.append(
-                f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} repeats on other "
+                f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} reruns on other "
                 f"seeds and splits, which chose it among finalists; {entry.in_search:.4f} in the search"
             )
         lines.append(f"  trial {entry.number}  {figures}, {cost} {entry.cost:g}; {against_best(entry)}")
     for lost in table.failed:
-        lines.append(f"  trial {lost.number}  is out: repeat {lost.repeat} failed: {lost.failure}")
+        lines.append(f"  trial {lost.number}  is out: rerun {lost.repeat} failed: {lost.failure}")
     return lines
 
 

@@ -118,7 +118,7 @@ def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
         return ""
     lines = ["", "", f"### Finalists, run again on other seeds and splits ({study.file.metric})", ""]
     lines += [
-        f"| trial | in the search | repeats | standard error | {table.cost.replace('_', ' ')} | |",
+        f"| trial | in the search | reruns | standard error | {table.cost.replace('_', ' ')} | |",
         "| ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for place, entry in enumerate(table.finalists):
@@ -127,7 +127,7 @@ def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
         mean = f"{entry.mean:.4f} ({values}) | {entry.standard_error:.4f}"
         lines.append(f"| {name} | {entry.in_search:.4f} | {mean} | {entry.cost:g} | {against_best(entry)} |")
     for lost in table.failed:
-        lines.append(f"| {lost.number} | | repeat {lost.repeat} failed: {lost.failure} | | | out |")
+        lines.append(f"| {lost.number} | | rerun {lost.repeat} failed: {lost.failure} | | | out |")
     return "\n".join(lines)
 
 
@@ -182,10 +182,11 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
         place += f", source `{candidate.source}`"
     place += "".join(f", {name} {_short(value)}" for name, value in candidate.custom)
     labels = [in_markdown(label) for label in study.target.labels]
+    template = next((t.name for t in study.objective.space.templates if t.id == candidate.template), candidate.template)
     lines = [
         "### Prompt",
         "",
-        f"Template `{candidate.template}`, {place}. A validation row, with its true label in brackets:",
+        f"Template `{template}`, {place}. A validation row, with its true label in brackets:",
         "",
         *fenced(_wrapped(last.example)),
         "",

@@ -274,8 +274,8 @@ def _answer(
     test = _test_score(StudyRecord.of(stored).opening(winner.number), summary.metric)
     searched = float(metric_of(winner) or 0.0)
     sign = 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
-    since = {"the repeats that chose it": raced.mean if raced else None}
-    since |= {f"fresh repeats on {transfer.rows} rows" if transfer else "fresh repeats": fresh.mean if fresh else None}
+    since = {"the reruns that chose it": raced.mean if raced else None}
+    since |= {f"fresh reruns on {transfer.rows} rows" if transfer else "fresh reruns": fresh.mean if fresh else None}
     since |= {"the test rows": test.value if test else None}
     costs = {name: cost for name in COSTS if (cost := own.figure(name)) is not None}
     scored = summary.winner.float32 if summary.winner else None

@@ -98,9 +98,9 @@ def measure_importances(knobs: Sequence[Mapping[str, Any]], values: Sequence[flo
 
 def _too_little(columns: Mapping[str, Any], scores: npt.NDArray[np.float64]) -> str | None:
     if len(scores) < MIN_TRIALS:
-        return f"too few COMPLETE trials to tell: {len(scores)}, and fewer than {MIN_TRIALS} say nothing"
+        return f"it takes {MIN_TRIALS} COMPLETE trials with hyperparameters, and there are {len(scores)}"
     if not columns:
-        return "no knob varied"
+        return "no hyperparameter varied"
     if len(set(scores.tolist())) == 1:
         return "all trials have the same value"
     return None

@@ -178,7 +178,7 @@ class Confirmation:
         jobs = [
             Job(
                 attr(name, repeat),
-                f"fresh repeat {repeat - repeats.start + 1} of {names[name]}",
+                f"fresh rerun {repeat - repeats.start + 1} of {names[name]}",
                 start(repeat),
                 about.get(name, {}),
             )
@@ -202,7 +202,7 @@ class Confirmation:
         jobs = [
             Job(
                 curve_attr(trial.number, part, count, repeat),
-                f"fresh repeat {repeat - repeats.start + 1} of the winner on {count} {part} rows",
+                f"fresh rerun {repeat - repeats.start + 1} of the winner on {count} {part} rows",
                 start(part, count, repeat),
             )
             for repeat in repeats
@@ -290,8 +290,8 @@ class Confirmation:
             return None
         first = judged.failed[0]
         return (
-            f"no finalist could be judged: a repeat of every trial failed, that of trial {first.number} with: "
-            f"{first.failure}. Failed repeats are not run again: mend what failed and run more trials, or another "
+            f"no finalist could be judged: a rerun of every trial failed, that of trial {first.number} with: "
+            f"{first.failure}. Failed reruns are not run again: mend what failed and run more trials, or another "
             "study"
         )
 
@@ -325,7 +325,7 @@ class Confirmation:
             done += len(ended)
             if is_idle and not ended:
                 if left:
-                    self.say(f"time or compute is used up: {len(left)} repeats were not run")
+                    self.say(f"time or compute is used up: reruns left out: {len(left)}")
                 return
 
     def _score_in_float32(self) -> None:

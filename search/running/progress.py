@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import StringIO
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -62,6 +63,7 @@ class Progress:
         self._judging: tuple[int, int] | None = None
         self._judging_since = 0.0
         self._lock = threading.Lock()
+        self._cell: Any = None  # Of a notebook.
 
     @property
     def is_live(self) -> bool:
@@ -151,7 +153,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the table while the block runs, in a terminal or a notebook."""
+        """Show the table while the block runs, in a terminal or a notebook; it stays in the notebook."""
         if self.console.is_jupyter:
             with self._in_a_cell():
                 yield
@@ -159,7 +161,7 @@ class Progress:
         if not self.is_live:
             yield
             return
-        with Live(get_renderable=self.__rich__, console=self.console, refresh_per_second=2):
+        with Live(get_renderable=self.__rich__, console=self.console, refresh_per_second=2, transient=True):
             yield
 
     @contextmanager
@@ -174,9 +176,9 @@ class Progress:
 
         def refresh() -> None:
             while not over.wait(_CELL_REFRESH_S):
-                cell.update(drawn())
+                self._cell.update(drawn())
 
-        cell, over = display(drawn(), display_id=True), threading.Event()
+        self._cell, over = self._cell or display(drawn(), display_id=True), threading.Event()
         thread = threading.Thread(target=refresh, daemon=True)
         thread.start()
         try:
@@ -184,4 +186,4 @@ class Progress:
         finally:
             over.set()
             thread.join()
-            cell.update(drawn())
+            self._cell.update(drawn())

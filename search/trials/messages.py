@@ -77,7 +77,7 @@ class RepeatJob:
     verbalizers: tuple[Verbalizer, ...] = ()
 
     def __str__(self) -> str:
-        return f"repeat {self.repeat} of trial {self.trial}"
+        return f"rerun {self.repeat} of trial {self.trial}"
 
 
 SideJob: TypeAlias = GrowthJob | RepeatJob

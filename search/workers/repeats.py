@@ -109,7 +109,7 @@ class Repeats:
         except DiskFullError:
             raise  # Which says nothing of the candidate.
         except Exception as error:  # The repeat's boundary: it fails, and that is recorded.
-            logger.exception("repeat %d failed", repeat)
+            logger.exception("rerun %d failed", repeat)
             return Outcome(failure=cause_of(error))
         seconds = round(time.perf_counter() - started, 3)
         return Outcome(metrics[self._objective.spec.metric], dict(metrics), seconds)

@@ -94,7 +94,7 @@ def test_a_finalist_that_kills_its_worker_is_out_and_the_others_are_judged(study
     assert judged.winner is not None
     assert judged.winner.params["custom.deadly"] in (1, 3)
     assert [len(entry.values) for entry in judged.finalists] == [2, 2]
-    assert "is out: repeat 1 failed: the worker died" in "".join(verdict_lines(judged.table(), "accuracy"))
+    assert "is out: rerun 1 failed: the worker died" in "".join(verdict_lines(judged.table(), "accuracy"))
     assert any(name.startswith("control_") for name in stored.user_attrs), "its controls were run, too"
 
 

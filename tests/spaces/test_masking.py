@@ -69,7 +69,10 @@ def test_logs_are_masked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         raise ConnectionError(URLS[0])
     except ConnectionError:
         logging.getLogger("promptgraft.test").exception("no answer from %s", URLS[1])
+        logging.getLogger("other").warning("of its own")
     shown = capsys.readouterr().err
+    assert shown.startswith("error: no answer")
+    assert "warning other: of its own" in shown
     assert "no answer from postgresql+psycopg://graft:***@db" in shown
     assert "ConnectionError" in shown
     assert SECRET not in shown

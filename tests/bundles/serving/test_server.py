@@ -77,6 +77,7 @@ def server(bundle: Path) -> Iterator[Server]:
     yield server
     code, said = server.end()
     assert "Traceback" not in said
+    assert f"try it: curl -s {server.url}/predict" in said
     assert code in (0, -signal.SIGTERM)
 
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 from optuna_dashboard import wsgi
 
-from promptgraft.search.cli.local_server import local_server
+from promptgraft.search.cli.local_server import local_server, with_wrapped_lines
 from promptgraft.search.storage import open_storage
 from promptgraft.spaces import InvalidInputError
 from tests.support.commands import typed
@@ -34,6 +34,18 @@ def serving(stored: optuna.Study, *, guarded: bool = True) -> Iterator[int]:
     with server:
         thread.start()
         yield server.server_port
+        server.shutdown()
+
+
+def test_long_lines_wrap_in_pages_alone(stored: optuna.Study) -> None:
+    server = local_server(with_wrapped_lines(wsgi(stored._storage)), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+        own = f"http://127.0.0.1:{server.server_port}"
+        page = requests.get(f"{own}/dashboard/", timeout=30)
+        assert "overflow-wrap: anywhere" in page.text
+        assert page.text.rstrip().endswith("</html>")
+        assert requests.get(f"{own}/api/studies", timeout=30).json()["study_summaries"][0]["study_name"] == "s"
         server.shutdown()
 
 

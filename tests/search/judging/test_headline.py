@@ -107,6 +107,17 @@ def test_once_the_test_set_was_opened_its_score_is_what_counts(study: optuna.Stu
     assert said(study) == "Ship trial 0: accuracy 0.790 on the test rows, 95% interval 0.770 to 0.810."
 
 
+def test_a_baseline_that_is_ahead_within_the_interval_is_named(study: optuna.Study) -> None:
+    add(study, [0.8, 0.83])
+    table = [["winner (trial 0)", {"accuracy": 0.79}], ["TF-IDF", {"accuracy": 0.8}], ["majority", {"accuracy": 0.5}]]
+    opening = {"opened": "2026-01-01", "rows": "abc", "table": table, "interval": [0.77, 0.81]}
+    study.set_user_attr("held_out_trial_0", opening)
+    assert said(study) == (
+        "Ship trial 0: accuracy 0.790 on the test rows, 95% interval 0.770 to 0.810. On the same rows, TF-IDF has "
+        "accuracy 0.800, which isn't shown to be better."
+    )
+
+
 def test_what_a_baseline_beats_on_the_test_rows_is_not_to_be_shipped(study: optuna.Study) -> None:
     add(study, [0.8, 0.83])
     table = [["winner (trial 0)", {"accuracy": 0.79}], ["TF-IDF", {"accuracy": 0.82}], ["majority", {"accuracy": 0.5}]]

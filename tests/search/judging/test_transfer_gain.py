@@ -86,7 +86,7 @@ def test_the_interval_is_student_s() -> None:
     each = np.array([0.10, 0.11, 0.07])
     half = student.ppf(0.975, 2) * each.std(ddof=1) / np.sqrt(3)
     assert (found.gain, found.low) == (pytest.approx(each.mean()), pytest.approx(each.mean() - half))
-    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh repeats" in found.sentence
+    assert "accuracy better by +9.3 points, 95 % interval +4.2 to +14.5 (3 fresh reruns" in found.sentence
 
 
 def test_a_control_that_is_better_is_named() -> None:
@@ -178,7 +178,7 @@ def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -
     study = searched([0.82, 0.801, 0.84, 0.83], CLOSE, unsure)
     alone = transfer(study, study.get_trials()[1])
     assert alone is not None
-    assert (alone.verdict, "3 fresh repeats" in alone.sentence) == ("made no difference", True)
+    assert (alone.verdict, "3 fresh reruns" in alone.sentence) == ("made no difference", True)
     study = searched(CLOSE, [0.6, 0.6, 0.6, 0.6], {"winner": WINNER, "majority": [0.5] * 3})
     without = transfer(study, study.get_trials()[1])
     assert without is not None
@@ -192,7 +192,7 @@ def test_repeats_of_the_best_target_only_trial_of_an_older_version_count() -> No
     found = transfer(study, study.get_trials()[1])
     assert found is not None
     assert found.verdict == "made no difference"
-    assert "3 fresh repeats" in found.sentence
+    assert "3 fresh reruns" in found.sentence
     partly = searched([0.9, 0.91, 0.9, 0.92], [0.6] * 4, {**controls, "target_only_searched": [0.8]})
     found = transfer(partly, partly.get_trials()[1])
     assert found is not None
@@ -254,8 +254,8 @@ def test_failed_repeats_are_told() -> None:
     study = stored({"winner": WINNER, "full_fine_tuning": [0.7, "out of memory", 0.8], "target_only": ["lost"] * 3})
     lines = transfer_lines(transfer_of(study), "accuracy")
     tuned, alone = (next(line for line in lines if NAMES[name] in line) for name in ("full_fine_tuning", "target_only"))
-    assert "accuracy 0.7500 (standard error 0.0500); 1 repeats failed" in tuned
-    assert "accuracy -; 3 repeats failed" in alone
+    assert "accuracy 0.7500 (standard error 0.0500); 1 reruns failed" in tuned
+    assert "accuracy -; 3 reruns failed" in alone
     assert list(control_outcomes(study, 0)) == ["winner", "target_only", "full_fine_tuning"]
 
 

@@ -173,7 +173,7 @@ def test_the_winner_is_the_verdict_s() -> None:
     assert found is not None
     assert found.number == 1
     lines = verdict_lines(reach_verdict(study).table(), "accuracy")
-    assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0115) over 3 repeats")
+    assert lines[0].startswith("winner: trial 1, accuracy 0.7600 (standard error 0.0115) over 3 reruns")
     assert lines[0].endswith("0.8500 in the search")
 
 
@@ -196,7 +196,7 @@ def test_meanwhile_those_are_compared_that_have_had_two() -> None:
 def test_a_failed_repeat_is_told_and_its_trial_can_t_win() -> None:
     study = stored({0: [0.8, 0.7], 1: [0.9, "the loss is nan"], 2: [0.79, 0.71]})
     assert [entry.number for entry in reach_verdict(study).finalists] == [2, 0]
-    assert "trial 1  is out: repeat 2 failed: the loss is nan" in "\n".join(
+    assert "trial 1  is out: rerun 2 failed: the loss is nan" in "\n".join(
         verdict_lines(reach_verdict(study).table(), "accuracy")
     )
 
@@ -215,11 +215,11 @@ def test_controls_come_early_where_time_may_end(write_study: WriteStudy, ends_at
     record = stored({0: [0.8, 0.7], 1: [0.78, 0.74], 2: [0.7, 0.7]})
     record.set_user_attr("definition", {"judging": {"finalists": 3, "repeats": 3}})
     jobs = Confirmation(study, record, "", Limits(3, ends_at), None, print).jobs()
-    assert {job.name.split()[0] for job in jobs} == ({"fresh"} if ends_at else {"repeat"})
+    assert {job.name.split()[0] for job in jobs} == ({"fresh"} if ends_at else {"rerun"})
     for number, value in ((0, 0.8), (1, 0.75), (2, 0.7)):
         record.set_user_attr(f"{REPEAT}{number}_3", {"value": value})
     jobs = Confirmation(study, record, "", Limits(3, ends_at), None, print).jobs()
-    assert {job.name.split(" of ")[0] for job in jobs} == {"fresh repeat 1", "fresh repeat 2"}
+    assert {job.name.split(" of ")[0] for job in jobs} == {"fresh rerun 1", "fresh rerun 2"}
 
 
 def test_a_study_from_before_is_not_judged() -> None:

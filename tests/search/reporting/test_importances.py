@@ -56,8 +56,8 @@ def test_noise_is_not_taken_for_more_than_chance(knobs: list[dict[str, Any]]) ->
 @pytest.mark.parametrize(
     ("count", "values", "reason"),
     [
-        (5, list(range(5)), "too few COMPLETE trials to tell: 5, and fewer than 10 say nothing"),
-        (0, [], "too few COMPLETE trials to tell: 0, and fewer than 10 say nothing"),
+        (5, list(range(5)), "it takes 10 COMPLETE trials with hyperparameters, and there are 5"),
+        (0, [], "it takes 10 COMPLETE trials with hyperparameters, and there are 0"),
         (TRIALS, [0.5] * TRIALS, "all trials have the same value"),
     ],
 )
@@ -68,7 +68,7 @@ def test_why_nothing_is_measured(knobs: list[dict[str, Any]], count: int, values
 
 
 def test_knobs_that_never_varied() -> None:
-    assert measure_importances([{"steps": 8}] * 12, [n / 12 for n in range(12)]).reason == "no knob varied"
+    assert measure_importances([{"steps": 8}] * 12, [n / 12 for n in range(12)]).reason == "no hyperparameter varied"
 
 
 def test_a_single_trial_that_differs() -> None:

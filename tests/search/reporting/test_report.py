@@ -154,8 +154,8 @@ def test_the_answer_comes_first_and_rows_stay_sealed(stored: optuna.Study, study
     assert told["answer"]["fresh"]["mean"] == pytest.approx(0.7 + 0.5 / 90)
     assert [found["rows"] for found in told["predictions"]] == ["validation"]
     assert [gap["to"] for gap in told["answer"]["gaps"]] == [
-        "the repeats that chose it",
-        "fresh repeats on validation rows",
+        "the reruns that chose it",
+        "fresh reruns on validation rows",
     ]
     assert told["answer"]["gaps"][0]["value"] == pytest.approx(0.631 - 0.715)
     assert html.index("Winner") < html.index("History") < html.index("Where the numbers come from")
@@ -343,7 +343,7 @@ def test_a_loss_that_looked_too_good_is_optimistic(write_study: Callable[..., Pa
         stored.set_user_attr(f"{REPEAT}0_{repeat}", {"value": 0.5 + repeat / 100})
     facts = collected(stored, study, folder)
     told = said(facts)
-    assert told["answer"]["gaps"] == [{"to": "the repeats that chose it", "value": pytest.approx(0.115)}]
+    assert told["answer"]["gaps"] == [{"to": "the reruns that chose it", "value": pytest.approx(0.115)}]
     assert "<b>+0.115</b>" in render_page(facts)
 
 

@@ -30,7 +30,7 @@ def test_a_study_of_which_no_trial_could_be_judged_says_so_in_each_run(write_stu
     said = confirmation.nothing_judged()
     assert said is not None
     assert said.startswith("no finalist could be judged: ")
-    assert "that of trial 0 with: out of memory at 0. Failed repeats are not run again" in said
+    assert "that of trial 0 with: out of memory at 0. Failed reruns are not run again" in said
     assert not confirmation.is_needed()
     stored.add_trial(create_trial(value=0.7, user_attrs={"candidate": {"steps": 6}, "best_step": 4, **costs}))
     assert confirmation.nothing_judged() is None

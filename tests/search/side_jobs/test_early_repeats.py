@@ -61,7 +61,7 @@ def test_they_take_a_share_of_the_compute(tmp_path: Path) -> None:
     assert bench.repeats.running == 1
     assert bench.begin() is None, "what runs counts, too"
     bench.end(Outcome(0.7, {}, 4.0))
-    assert (bench.repeats.running, bench.said) == (0, ["repeat 1 of trial 2"])
+    assert (bench.repeats.running, bench.said) == (0, ["rerun 1 of trial 2"])
     bench.finish(0.5)
     assert bench.begin() is None, "4 s and 10 s are more than a quarter of 50 s"
     bench.finish(0.5)
@@ -113,7 +113,7 @@ def test_a_search_repeats_its_best_trials_as_it_goes(write_study: Callable[..., 
     progress = Listening("tiny", "accuracy", 8)
     progress.events = []
     assert run_study(study, RunOptions(folder, concurrent=1), progress).finished == 8
-    first = next(place for place, event in enumerate(progress.events) if event.startswith("repeat 1 of trial"))
+    first = next(place for place, event in enumerate(progress.events) if event.startswith("rerun 1 of trial"))
     assert "ended" in progress.events[first - 1]
     assert any("ended" in event for event in progress.events[first:]), "all repeats came after the last trial"
     stored = load_existing("tiny", folder.storage_url())

@@ -112,7 +112,7 @@ def test_judging_goes_on_though_the_storage_goes_away_at_any_statement(write_stu
             statements += 1
         assert statements > 0, call
     assert stored.user_attrs[job.attr] == {"value": 0.5, "seconds": 1.0}
-    assert [left.name for left in confirmation.jobs()] == ["repeat 2 of trial 0", "repeat 3 of trial 0"]
+    assert [left.name for left in confirmation.jobs()] == ["rerun 2 of trial 0", "rerun 3 of trial 0"]
 
 
 def test_who_waits_for_too_long_gets_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
