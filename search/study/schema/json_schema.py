@@ -13,9 +13,9 @@ from promptgraft.search.study.schema.study_file import EngineSection, StudyFile
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTRODUCTION = """# Every key of a study file
 
-Generated from the schema (`make docs`). For an introduction see `docs/study-files.md`. Times are numbers of seconds or
-text such as `8h`; sizes are numbers of bytes or text such as `20GB`. A *parameter* is a value, a list of choices, or a
-mapping with the keys of its own section."""
+Generated from the schema (`make docs`). For an introduction see [study-files.md](study-files.md). Times are numbers of
+seconds or text such as `8h`; sizes are numbers of bytes or text such as `20GB`. A *parameter* is a value, a list of
+choices, or a mapping with the keys of its own section."""
 
 _NAMED = {ParameterSection: "A parameter", ConditionSection: "`when` of a parameter"}
 
