@@ -217,7 +217,8 @@ def write_recurrent(folder: Path, tokenizer: str, seed: int, **sizes: Any) -> Re
     try:
         read = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"no tokenizer can be read from {tokenizer!r}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(f"no tokenizer can be read from {tokenizer!r}: {reason}") from error
     config = RecurrentConfig(vocab_size=len(read), **sizes)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

@@ -69,6 +69,9 @@ def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = Fal
                 partial.chmod(path.stat().st_mode & 0o777)
             _write(frame, stream)
         partial.replace(path)
+    except OSError as error:
+        error.filename = output  # Of a full disk, it doesn't say which.
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

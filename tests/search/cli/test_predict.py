@@ -83,8 +83,9 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> Non
         def __str__(self) -> str:
             raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space left") as caught:
         write_csv(pd.DataFrame({"a": ["x" * 10**6, Broken()]}), str(output))
+    assert caught.value.filename == str(output)
     assert output.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
     output.chmod(0o640)
