@@ -19,6 +19,8 @@ from promptgraft.spaces import InvalidInputError, PromptgraftError, masked, unco
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Exit code of what was stopped.
+INTERRUPTED = 130
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -81,6 +83,10 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **{name: _at_home(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
         except PromptgraftError as error:
             raise _failed(str(error), error.exit_code) from error
+        except SystemExit as error:
+            if error.code == signal.SIGTERM:  # Ray's answer to that signal, before a run takes it for Ctrl-C.
+                raise typer.Exit(INTERRUPTED) from error
+            raise
         except BrokenPipeError:
             raise  # The reader has gone, such as `head`; typer ends quietly.
         except OSError as error:

@@ -16,6 +16,7 @@ from promptgraft.search.cli import bundles as bundle_commands
 from promptgraft.search.cli import dashboard, drafting, results, watching
 from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.options import (
+    INTERRUPTED,
     JsonOption,
     QuietOption,
     StorageOption,
@@ -26,7 +27,6 @@ from promptgraft.search.cli.options import (
 )
 from promptgraft.spaces import InvalidInputError, mask_logs, masked_url
 
-INTERRUPTED = 130
 # Objects made between two looks for garbage; Python's own is 700.
 _COLLECTED_AFTER = 50_000
 # Labels that `validate` names.
