@@ -21,7 +21,7 @@ from promptgraft.objectives.data import Prediction
 from promptgraft.search.drafting import DraftOptions, draft_study, view_table, write_draft
 from promptgraft.search.exporting import ExportOptions, export_winner
 from promptgraft.search.judging import headline_of
-from promptgraft.search.reporting import collect_facts, render_page, study_with_rows
+from promptgraft.search.reporting import collect_facts, study_with_rows, write_page
 from promptgraft.search.running import Progress, RunOptions, RunOutcome, run_study
 from promptgraft.search.sampling import study_as_run
 from promptgraft.search.storage import StudyReference, own_folder
@@ -85,8 +85,7 @@ class Winner:
         folder = own_folder(stored, self.reference.folder)
         path = Path(file) if file is not None else folder.path / "report.html"
         loaded, reason = study_with_rows(self.reference, stored)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render_page(collect_facts(stored, loaded, folder.files(), reason)), encoding="utf-8")
+        write_page(path, collect_facts(stored, loaded, folder.files(), reason))
         return path
 
     def predictor(self) -> Predictor:

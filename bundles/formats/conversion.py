@@ -1,6 +1,7 @@
 """Other people's formats for a bundle, each checked against the bundle once it is written."""
 
 import runpy
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +78,7 @@ def convert(
         examples = read_examples(bundle)
         rows = examples.rows if examples else ()
     logits = predictor.logits(rows).astype(np.float64) if rows else np.zeros((0, 0))
-    FORMATS[name].write(predictor, folder)
-    for path in folder.rglob("*.safetensors"):
-        share(path)
+    _write(FORMATS[name], predictor, folder)
     if not rows:
         return None
     again = Predictor(bundle, backbone, trust_remote_code=trust_remote_code)
@@ -94,6 +93,17 @@ def convert(
             f"largest logit, or numbers of the largest number (allowed: {TOLERANCE:.0e}); don't use it"
         )
     return difference
+
+
+def _write(form: Format, predictor: Predictor, folder: Path) -> None:
+    """Write a new folder, whole or not at all: a part would pass for a model, and be in the way of the next attempt."""
+    try:
+        form.write(predictor, folder)
+        for path in folder.rglob("*.safetensors"):
+            share(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _refused(predictor: Predictor, name: str) -> str | None:

@@ -70,7 +70,8 @@ def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = Fal
             _write(frame, stream)
         partial.replace(path)
     except OSError as error:
-        error.filename = output  # Of a full disk, it doesn't say which.
+        if error.errno is not None:  # Of a full disk, it doesn't say which.
+            error.filename = output
         raise
     finally:
         partial.unlink(missing_ok=True)

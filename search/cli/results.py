@@ -9,6 +9,7 @@ import typer
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_file, check_folder
+from promptgraft.search.cli.csv_files import write_csv
 from promptgraft.search.cli.options import (
     JsonOption,
     QuietOption,
@@ -210,14 +211,13 @@ def report(
     if csv is not None:
         csv.mkdir(parents=True, exist_ok=True)
         for name, table in fact_tables(facts).items():
-            table.to_csv(csv / f"{name}.csv", index=False)
+            write_csv(table, str(csv / f"{name}.csv"))
     if as_json:
         typer.echo(json.dumps(to_json(facts), allow_nan=False))
         return
-    from promptgraft.search.reporting import render_page
+    from promptgraft.search.reporting import write_page
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_page(facts), encoding="utf-8")
+    write_page(path, facts)
     for missing in facts.missing:
         typer.echo(f"left out: {missing}", err=True)
     typer.echo(f"report of {reference.name}: {path}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptgraft.search.reporting.other_study import ReportedStudy as ReportedStudy
     from promptgraft.search.reporting.other_study import side_by_side as side_by_side
     from promptgraft.search.reporting.page import render_page as render_page
+    from promptgraft.search.reporting.page import write_page as write_page
     from promptgraft.search.reporting.run_view import RunView as RunView
     from promptgraft.search.reporting.run_view import view_run as view_run
     from promptgraft.search.reporting.sources import MEANING as MEANING

@@ -1,5 +1,6 @@
 """A report as one self-contained page: no scripts, nothing loaded from elsewhere."""
 
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -24,6 +25,26 @@ TEMPLATE = "report.html.j2"
 MAX_KNOBS = 16
 # Images in a contact sheet, of some 5 kB each.
 MAX_PICTURES = 36
+
+
+def write_page(path: Path, facts: Facts) -> None:
+    """Write a report; an earlier one stays until the new one is whole.
+
+    Args:
+        path: The HTML file.
+        facts: From `collect_facts`.
+    """
+    page, path = render_page(facts), path.resolve()  # A link stays, and what it leads to is replaced.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # A pipe, or a device.
+        path.write_text(page, encoding="utf-8")
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def render_page(facts: Facts) -> str:

@@ -41,7 +41,8 @@ def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
         except Timeout as error:
             raise StudyLockedError(_message(study_name)) from error
         except OSError as error:
-            error.filename = error.filename or lock.lock_file  # Of a disk that is read only, it doesn't say which.
+            if error.errno is not None:  # Of a disk that is read only, it doesn't say which.
+                error.filename = error.filename or lock.lock_file
             raise
         try:
             yield

@@ -22,6 +22,7 @@ from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Adapter, Candidate, Demonstrations, InvalidInputError, SoftPrompt, Template
 from tests.support.bundles import export
+from tests.support.disks import largest_file
 from tests.support.specs import TEMPLATES, VERBALIZERS
 
 MakeSpec = Callable[..., ObjectiveSpec]
@@ -149,6 +150,9 @@ def test_an_encoder_is_no_plain_model_and_no_adapter(encoder: dict[str, Path], t
         convert(encoder["prefix"], tmp_path / "c", "onx")
     with pytest.raises(InvalidInputError, match="is there already"):
         convert(encoder["prefix"], tmp_path, "onnx")
+    with largest_file(1000), pytest.raises(OSError, match="File too large"):
+        convert(encoder["prefix"], tmp_path / "d", "mlflow")
+    assert not (tmp_path / "d").exists()
     with pytest.raises(InvalidInputError, match="is in the bundle"):
         convert(encoder["prefix"], encoder["prefix"] / "onnx", "onnx")
 

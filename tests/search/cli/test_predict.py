@@ -1,5 +1,6 @@
 """`predict` and `compare` on people's tables: nothing of theirs is lost, overwritten or run."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> Non
 
     class Broken:
         def __str__(self) -> str:
-            raise OSError("no space left")
+            raise OSError(errno.ENOSPC, "no space left")
 
     with pytest.raises(OSError, match="no space left") as caught:
         write_csv(pd.DataFrame({"a": ["x" * 10**6, Broken()]}), str(output))

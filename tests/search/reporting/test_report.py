@@ -30,6 +30,7 @@ from promptgraft.search.reporting import (
     render_page,
     side_by_side,
     study_with_rows,
+    write_page,
 )
 from promptgraft.search.reporting.error_analysis import WrongExample, analyze_errors
 from promptgraft.search.reporting.facts import Facts
@@ -52,6 +53,7 @@ from promptgraft.search.storage import (
 )
 from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate, Template
+from tests.support.disks import largest_file
 from tests.support.images import spec_of_images, write_images
 from tests.support.outputs import printed
 from tests.support.specs import VERBALIZERS
@@ -366,6 +368,11 @@ def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
     told = said(facts)
     html = render_page(facts)
     assert html == render_page(facts)
+    write_page(folder.path / "page.html", facts)
+    with largest_file(1000), pytest.raises(OSError, match="File too large"):
+        write_page(folder.path / "page.html", facts)
+    assert (folder.path / "page.html").read_text() == html, "an earlier page stays until the new one is whole"
+    assert not list(folder.path.glob(".page*"))
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     text = re.sub(r"<(style|svg).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
