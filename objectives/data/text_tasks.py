@@ -287,7 +287,7 @@ class TextTask(Task):
             The rows in file order, the labels, and what was dropped.
 
         Raises:
-            InvalidInputError: If the table can't be read, a label is missing or can't be printed, or answers are too few.
+            InvalidInputError: If the table can't be read, a label is missing or unprintable, or answers are too few.
         """
         keys = [column for column in (spec.group, spec.time) if column is not None]
         lists = () if cls.one_label or not cls.has_labels else (spec.label,)
