@@ -149,22 +149,19 @@ def opened_image(
             stream = source if isinstance(source, Path) else BytesIO(source)
             with Image.open(stream, formats=formats) as image:
                 if image.width * image.height > max_pixels:
-                    raise TooManyPixelsError(path, f"{image.width} x {image.height} pixels, {_more_than(max_pixels)}")
+                    size = f"{image.width} x {image.height} pixels"
+                    raise TooManyPixelsError(path, f"{size}, which is more than {max_pixels} in all")
                 yield image
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
         raise UnreadableImageError(path, f"not an image in one of the formats {', '.join(formats)}") from None
     except Image.DecompressionBombError:
-        raise TooManyPixelsError(path, f"more pixels than Pillow opens, {_more_than(max_pixels)}") from None
+        raise TooManyPixelsError(path, f"more than {max_pixels} pixels") from None
     except PermissionError:
         raise UnreadableImageError(path, "the file may not be read (permission denied)") from None
     except _DAMAGE as error:
         raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
-
-
-def _more_than(max_pixels: int) -> str:
-    return f"which is more than {max_pixels} in all"
 
 
 def image_folder_rows(folder: Path) -> list[dict[str, str]]:
