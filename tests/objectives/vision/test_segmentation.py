@@ -37,7 +37,11 @@ FORMS = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(SEGMENTATION))
+# Of the others, `make test-slow` tries each; a bundle of MobileViT is in the gate.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(own, marks=() if own == "segformer" else pytest.mark.slow) for own in SEGMENTATION],
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small random model of each architecture; returns its folder."""
     return write_tiny_segmenter(tmp_path_factory.mktemp("model"), request.param)
