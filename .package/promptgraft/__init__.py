@@ -7,12 +7,15 @@ Example:
     ['negative']
 """
 
+import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from promptgraft.spaces.facade import lazy_exports
 
 __version__ = version("promptgraft")
+# In a notebook tqdm asks for widgets, which nothing here draws.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 if TYPE_CHECKING:
     from promptgraft.bundles.predictor import Predictor as Predictor

@@ -80,12 +80,7 @@ class Driver:
     """
 
     def __init__(
-        self,
-        study: Study,
-        options: RunOptions,
-        ledger: StudyLedger,
-        progress: Progress,
-        limits: Limits,
+        self, study: Study, options: RunOptions, ledger: StudyLedger, progress: Progress, limits: Limits
     ) -> None:
         self.study = study
         self.options = options
@@ -233,10 +228,7 @@ class Driver:
         options = self.options
         restarts, finished = 0, self.ledger.finished
         while True:
-            with (
-                ray_session(options.address, self._local_ray()) as session,
-                scratch_folder() as scratch,
-            ):
+            with ray_session(options.address, self._local_ray()) as session, scratch_folder() as scratch:
                 try:
                     self._fit(searcher, session, scratch)
                     return
@@ -289,6 +281,8 @@ class Driver:
                 name=self.study.name,
                 storage_path=scratch,
                 verbose=0,
+                # Ray's own choice in a notebook clears what its cell has shown.
+                progress_reporter=tune.CLIReporter(),
                 callbacks=[watchdog],
                 stop=HardEnd(self.limits.ends_at, lambda: session.stop.came),
                 failure_config=tune.FailureConfig(max_failures=0),

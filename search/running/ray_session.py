@@ -102,6 +102,7 @@ def prepare_environment(address: str | None) -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # In a notebook it asks for packages that aren't needed.
     if address is None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
