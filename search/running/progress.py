@@ -21,7 +21,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAR = 24  # Columns.
 # Of a notebook's cell.
 _CELL_WIDTH, _CELL_REFRESH_S = 100, 1.0
-_CELL = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
+_CELL = '<pre style="line-height: normal; overflow-x: auto; font-family: monospace">{code}</pre>'
 
 
 def sparkline(values: list[float]) -> str:
@@ -186,4 +186,5 @@ class Progress:
         finally:
             over.set()
             thread.join()
+            self._judging = None
             self._cell.update(drawn())

@@ -36,7 +36,7 @@ def backbones(tiny_models: TinyModels) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def study(write_study: WriteStudy, backbones: dict[str, dict[str, Any]]) -> Study:
-    return load_study(write_study(backbone=None, backbones=backbones, space=SPACE))
+    return load_study(str(write_study(backbone=None, backbones=backbones, space=SPACE)))
 
 
 def drawn(study: Study, count: int = 40) -> list[tuple[Candidate, dict[str, Any]]]:
