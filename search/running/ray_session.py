@@ -1,10 +1,12 @@
 """Ray for the time of a run: started on this machine, or a cluster that is joined."""
 
+import errno
 import logging
 import os
 import secrets
 import signal
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -136,6 +138,8 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in ((signal.SIGINT, self._stop), (signal.SIGTERM, self._pass), (signal.SIGHUP, self._pass)):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # As `nohup` wants it.
             found = signal.signal(number, handler)
             self._before.setdefault(number, found)
 
@@ -145,7 +149,20 @@ class StopSignals:
 
     def _pass(self, number: int, frame: Any) -> None:  # noqa: ARG002
         self.came = True
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         signal.raise_signal(signal.SIGINT)  # While Ray Tune is at work, that is its own.
+
+
+def _let_go_of_terminal() -> None:
+    """Send to nowhere what would go to a terminal that is gone: writing there is an error."""
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+                    os.dup2(nowhere.fileno(), stream)
 
 
 def trial_slots(resources: ResourcesSection, total: Mapping[str, float], at_most: int | None) -> int:
