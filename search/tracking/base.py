@@ -93,8 +93,8 @@ class Tracker(ABC):
         """Add a trial that has ended."""
 
     @abstractmethod
-    def end(self, reason: str, verdict: Sequence[str]) -> None:
-        """Record why a run has ended, and what its verdict is."""
+    def end(self, state: str, reason: str, verdict: Sequence[str]) -> None:
+        """Record how a run has ended (`ended`, `stopped` or `failed`), why, and what its verdict is."""
 
     @abstractmethod
     def add_bundle(self, folder: Path, metrics: Mapping[str, float]) -> None:

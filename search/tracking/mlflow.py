@@ -14,8 +14,9 @@ from promptgraft.search.tracking.base import TrackedStudy, TrackedTrial, Tracker
 
 _STUDY, _TRIAL, _STATE, _CAUSE = (f"promptgraft.{name}" for name in ("study", "trial", "state", "cause"))
 _ENDED, _VERDICT = "promptgraft.ended", "promptgraft.verdict"
-# MLflow's name of the end of a trial.
+# MLflow's name of the end of a trial, and of a run.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+_STATUS |= {"ended": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _PER_PAGE = 1000
 
 
@@ -54,10 +55,10 @@ class MlflowTracker(Tracker):
         self._client.log_batch(run, metrics, [Param(name, str(value)) for name, value in trial.params.items()])
         self._client.set_terminated(run, _STATUS[trial.state], ended)
 
-    def end(self, reason: str, verdict: Sequence[str]) -> None:
+    def end(self, state: str, reason: str, verdict: Sequence[str]) -> None:
         """See `Tracker`."""
         self._client.log_batch(self._parent, tags=[RunTag(_ENDED, reason), RunTag(_VERDICT, "\n".join(verdict))])
-        self._client.set_terminated(self._parent)
+        self._client.set_terminated(self._parent, _STATUS[state])
 
     def add_bundle(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """See `Tracker`."""

@@ -35,10 +35,10 @@ class TensorboardTracker(Tracker):
             if trial.cause:
                 writer.add_text("cause", trial.cause)
 
-    def end(self, reason: str, verdict: Sequence[str]) -> None:
+    def end(self, state: str, reason: str, verdict: Sequence[str]) -> None:
         """See `Tracker`."""
         with SummaryWriter(str(self._folder / "study")) as writer:
-            writer.add_text("verdict", "\n\n".join([*verdict, f"ended: {reason}"]))
+            writer.add_text("verdict", "\n\n".join([*verdict, f"{state}: {reason}"]))
 
     def add_bundle(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the test scores and the bundle's folder: event files hold no folders."""

@@ -59,7 +59,7 @@ class Tracking:
             reason: Why it ended.
             verdict: What to ship, in a sentence; and a warning if there is one.
         """
-        self._do(lambda tracker: tracker.end(reason, verdict))
+        self._do(lambda tracker: tracker.end(state, reason, verdict))
         self._thread.shutdown()
         if self._notify:
             name = self._study.name

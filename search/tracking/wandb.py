@@ -35,10 +35,10 @@ class WandbTracker(Tracker):
         run.summary.update({**trial.metrics, "state": trial.state} | ({"cause": trial.cause} if trial.cause else {}))
         run.finish(exit_code=1 if trial.state == "FAIL" else 0)
 
-    def end(self, reason: str, verdict: Sequence[str]) -> None:
+    def end(self, state: str, reason: str, verdict: Sequence[str]) -> None:
         """See `Tracker`."""
         run = self._run("study", self.study.name, "study", {})
-        run.summary.update({"ended": reason, "verdict": "\n".join(verdict)})
+        run.summary.update({"state": state, "ended": reason, "verdict": "\n".join(verdict)})
         run.finish()
 
     def add_bundle(self, folder: Path, metrics: Mapping[str, float]) -> None:

@@ -59,11 +59,21 @@ def test_mlflow_has_a_run_for_the_study_and_one_for_each_trial(
         tracking = Tracking(study, stored, folder)
         tracking.add_trial(number)
         tracking.end("stopped", "it was stopped")
+    client = mlflow.MlflowClient()
+
+    def status() -> str:
+        experiment = client.get_experiment_by_name("tiny")
+        (parent,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'tiny'")
+        return str(parent.info.status)
+
+    assert status() == "KILLED"
+    Tracking(study, stored, folder).end("failed", "the disk is full")
+    assert status() == "FAILED"
     tracking = Tracking(study, stored, folder)
     tracking.add_earlier()
     tracking.end("ended", "all trials are finished", ["Ship trial 0."])
     Tracking(study, stored, folder).add_bundle(bundle, {"accuracy": 0.7})
-    client = mlflow.MlflowClient()
+    assert status() == "FINISHED"
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     parent, done, failed = runs["tiny"], runs["trial 0"], runs["trial 1"]
