@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -343,6 +344,23 @@ def fields_key(fields: Mapping[str, str]) -> str:
 def row_key(row: Row) -> str:
     """Return what makes two rows the same: the hash of their files, or their `fields_key`."""
     return row.content or fields_key(row.fields)
+
+
+def drop_duplicates(rows: list[Row], counts: Counter[str], *, one_answer: bool) -> list[Row]:
+    """Return rows that stand once; counts further copies, and those whose answers differ where there is one answer."""
+    answers: dict[str, set[Answer]] = {}
+    for row in rows:
+        answers.setdefault(row_key(row), set()).add(row.answer)
+    unique: dict[str, Row] = {}
+    for row in rows:
+        key = row_key(row)
+        if len(answers[key]) > 1 and one_answer:
+            counts["conflicting"] += 1
+        elif key in unique:
+            counts["duplicate"] += 1
+        else:
+            unique[key] = row
+    return list(unique.values())
 
 
 def normalise(text: str) -> str:

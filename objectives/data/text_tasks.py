@@ -19,6 +19,7 @@ from promptgraft.objectives.data.rows import (
     Row,
     TaskSpec,
     Texts,
+    drop_duplicates,
     row_key,
 )
 from promptgraft.objectives.data.splits import default_test_rows, elsewhere, take, take_shots, with_every_label
@@ -324,9 +325,10 @@ class TextTask(Task):
                 kept.append(whole)
         if labels is None and cls.has_labels:
             kept, names = cls._without_unused(kept, names)
-        rows = _drop_duplicates(kept, counts, one_answer=cls.one_answer)
+        rows = drop_duplicates(kept, counts, one_answer=cls.one_answer)
         report = CleaningReport(**counts)
-        if (lacking := cls.shortage(rows, names)) is not None:
+        lacking = cls.shortage(rows, names)
+        if lacking is not None:
             raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{unused})")
         return rows, names, report
 
@@ -373,22 +375,6 @@ def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | No
     if not has_text(label):
         return "missing_label"
     return None if known else "invalid_label"
-
-
-def _drop_duplicates(rows: list[Row], counts: Counter[str], *, one_answer: bool) -> list[Row]:
-    answers: dict[str, set[Answer]] = {}
-    for row in rows:
-        answers.setdefault(row_key(row), set()).add(row.answer)
-    unique: dict[str, Row] = {}
-    for row in rows:
-        key = row_key(row)
-        if len(answers[key]) > 1 and one_answer:
-            counts["conflicting"] += 1
-        elif key in unique:
-            counts["duplicate"] += 1
-        else:
-            unique[key] = row
-    return list(unique.values())
 
 
 def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:
