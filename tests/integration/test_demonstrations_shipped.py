@@ -40,6 +40,7 @@ def test_an_exported_winner_predicts_what_its_trial_did(study: Study, tmp_path: 
     result = objective.evaluate(candidate, SEED)
     folder.files().write_tensors(trial_file(0, DELTA_FILE), result.delta)
     stored = optuna.create_study(direction="maximize")
+    stored.set_metric_names(["accuracy"])
     attrs = {"candidate": candidate.to_dict()} | {f"validation_{name}": value for name, value in result.metrics.items()}
     stored.add_trial(create_trial(value=result.value, user_attrs=attrs))
     export = export_winner(study, stored, folder)

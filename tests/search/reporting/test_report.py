@@ -330,7 +330,7 @@ def test_several_objectives(write_study: Callable[..., Path], folder: RunFolder)
     html = render_page(facts)
     assert [entry["number"] for entry in told["summary"]["front"]] == [0, 1]
     assert "Pareto front" in html
-    assert "too few COMPLETE trials to tell: 3" in html
+    assert "COMPLETE trials with hyperparameters, and there are 3" in html
     assert told["history"][2]["values"] == {"accuracy": 0.6, "prompt_tokens": 7.0}
 
 
