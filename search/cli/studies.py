@@ -146,7 +146,8 @@ def run(
     progress = Progress(loaded.name, loaded.file.metric, wanted, console=console(quiet=quiet))
     options = RunOptions(reference.folder, reference.storage_url, wanted, timeout_s, concurrent, address)
     outcome = run_study(loaded, options, progress)
-    states = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
+    shown = outcome.states | {"FAIL": outcome.states.get("FAIL", 0) - outcome.cut_off, "cut off": outcome.cut_off}
+    states = ", ".join(f"{count} {state}" for state, count in sorted(shown.items()) if count)
     counts = f"{outcome.finished} of {outcome.wanted} trials finished ({states})"
     if outcome.ended_because is None:
         typer.echo(f"study {loaded.name}: {counts}; stopped; the same command goes on")

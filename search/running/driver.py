@@ -374,7 +374,7 @@ class Driver:
         if failure:
             ended_because, needs_help = f"{ended_because}, but {failure}", True
         counts = (ledger.counts(), ledger.finished, max(self.limits.trials, ledger.finished))
-        return RunOutcome(*counts, ended_because, needs_help, tuple(lines))
+        return RunOutcome(*counts, ended_because, needs_help, tuple(lines), ledger.cut_off)
 
     def _nothing_completed(self) -> str | None:
         """Say why there is nothing to ship, if no trial is COMPLETE; None if one is."""

@@ -134,6 +134,11 @@ class StudyLedger:
         return sum(self.states[state] for state in FINISHED)
 
     @property
+    def cut_off(self) -> int:
+        """Trials that are FAIL through no fault of theirs."""
+        return self.states[TrialState.FAIL] - self._errors
+
+    @property
     def failure_rate(self) -> float:
         """Share of FAIL among the ended trials, interrupted ones aside; 0 while there are few."""
         ended = self._errors + self.finished

@@ -90,6 +90,7 @@ class RunOutcome:
         ended_because: Why no further trial started; None if the run was interrupted.
         needs_help: Whether someone has to look into it: the search gave up, or the finalists could not be judged.
         verdict: What to ship, in a sentence; and a warning if a baseline is shown to be better.
+        cut_off: Trials that are FAIL through no fault of theirs, such as those that still ran when the time was up.
     """
 
     states: dict[str, int]
@@ -98,3 +99,4 @@ class RunOutcome:
     ended_because: str | None
     needs_help: bool = False
     verdict: tuple[str, ...] = ()
+    cut_off: int = 0

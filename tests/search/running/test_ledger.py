@@ -71,6 +71,7 @@ def test_states_and_curves_are_recorded_when_they_happen(ledger: OpenLedger, tmp
     assert trials[1].intermediate_values == {0: 0.1}
     assert trials[2].user_attrs["cause"] == "out of luck"
     assert book.counts() == {"COMPLETE": 1, "PRUNED": 1, "FAIL": 1}
+    assert book.cut_off == 0
 
 
 def test_the_study_s_pruner_decides_and_never_at_the_last_step(ledger: OpenLedger, tmp_path: Path) -> None:
@@ -119,6 +120,7 @@ def test_interrupted_trials_are_failed_and_queued_again(ledger: OpenLedger, tmp_
     assert lost is not None
     assert book.interrupt(Loss.STOPPED, "stopped") == 1
     assert book.counts() == {"COMPLETE": 1, "FAIL": 1, "WAITING": 1}
+    assert book.cut_off == 1
     assert book.failure_rate == 0
     again = ledger(tmp_path).ask()
     assert again is not None
