@@ -124,9 +124,10 @@ class Column:
 
     @property
     def is_code(self) -> bool:
-        """Whether nearly all values are codes, such as `aa-01`: one word each, and of one length."""
-        lengths = Counter(len(value) for value in self.values if len(value.split()) == 1)
-        return max(lengths.values(), default=0) > 0.9 * len(self.values)
+        """Whether nearly all values are codes, such as `aa-01`: one word each, of one length or with a digit."""
+        words = [value for value in self.values if len(value.split()) == 1]
+        lengths, numbered = Counter(map(len, words)), sum(any(map(str.isdigit, word)) for word in words)
+        return max(*lengths.values(), numbered, 0) > 0.9 * len(self.values)
 
     @property
     def largest_share(self) -> float:

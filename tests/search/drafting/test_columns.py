@@ -170,7 +170,9 @@ def test_a_label_that_is_no_number_and_a_kind_that_is_not_drafted(tmp_path: Path
 
 
 def test_short_texts_beside_a_longer_one_are_a_doubt(tmp_path: Path) -> None:
-    table = [{**row, "name": f"{row['text'].split()[1]} {n}"} for n, row in enumerate(rows())]
+    table = [
+        {**row, "name": f"{str(row['text']).split()[1]} {n}", "key": f"{'x' * n}{n}"} for n, row in enumerate(rows())
+    ]
     seen = view_table(write(tmp_path, table))
     assert seen.text == ("text",)
     assert seen.doubts == ("the text is text; name may belong to it: --text NAME, once for each column",)
