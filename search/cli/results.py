@@ -141,7 +141,7 @@ def export(
         typer.echo(
             f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"
         )
-    typer.echo(f"in the search it had {metric} {exported.validation:.3f}, which is the best of all trials")
+    typer.echo(f"validation {metric} was {exported.validation:.3f}, the best of a search and therefore optimistic")
     if exported.repeats:
         found = exported.repeats
         shown = f"{found.mean:.3f} (standard error {found.standard_error:.3f})"
