@@ -46,6 +46,7 @@ def file_hashes(path: str) -> dict[str, str]:
         report_progress("hashing files", done, len(names))
         with (folder / name).open("rb") as stream:
             hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    report_progress("hashing files", len(names), len(names))
     return hashes
 
 

@@ -11,6 +11,7 @@ import signal, sys, time
 from pathlib import Path
 from promptgraft.search.running.ray_session import StopSignals
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
 with StopSignals() as stop:
     try:
         print("ready", flush=True)
@@ -38,8 +39,8 @@ def test_a_lost_terminal_stops_a_run_that_still_has_something_to_say(tmp_path: P
         assert terminal.stdout is not None
         assert terminal.stdout.readline().strip() == b"ready"
         terminal.kill()
-    wait_until(ended.exists, 30)
-    wait_until(lambda: ended.read_text() == "stopped: True", 30)
+    wait_until(ended.exists)
+    wait_until(lambda: ended.read_text() == "stopped: True")
 
 
 def test_nohup_keeps_a_run_going() -> None:
