@@ -293,8 +293,8 @@ def _choose_text(path: str, columns: Sequence[Column], label: str, doubts: list[
     found = [column for column in columns if column.may_be_text and column.name != label]
     # Short texts, such as queries of a word or two.
     short = [column for column in columns if column.name != label and column.distinct >= TEXT_DISTINCT]
-    short = [c for c in short if c not in found and not c.is_numeric and not c.is_link]
-    worded = [column for column in short if not column.is_code and not column.is_date]
+    short = [c for c in short if c not in found and not c.is_numeric and not c.is_link and not c.is_date]
+    worded = [column for column in short if not column.is_code]
     if found:
         shown = " and ".join(column.name for column in found)
         if len(found) > 1:

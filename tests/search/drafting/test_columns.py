@@ -169,6 +169,13 @@ def test_a_label_that_is_no_number_and_a_kind_that_is_not_drafted(tmp_path: Path
         view_table(path, kind="translation")
 
 
+def test_dates_beside_short_texts_are_no_doubt(tmp_path: Path) -> None:
+    """As in a table of films: titles of a word or two, and when they came out."""
+    table = [{"title": f"film {n}", "out": f"Jan {n % 28 + 1} 19{50 + n}", "label": "ab"[n % 2]} for n in range(40)]
+    seen = view_table(write(tmp_path, table))
+    assert (seen.text, seen.doubts) == (("title",), ())
+
+
 def test_short_texts_beside_a_longer_one_are_a_doubt(tmp_path: Path) -> None:
     table = [
         {**row, "name": f"{str(row['text']).split()[1]} {n}", "key": f"{'x' * n}{n}"} for n, row in enumerate(rows())
