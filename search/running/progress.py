@@ -117,6 +117,8 @@ class Progress:
 
     def left(self) -> str:
         """Say how long the search will go on, by the forecast, or else at most."""
+        if self.finished >= self.wanted:
+            return duration(0.0)
         if self.forecast:
             return duration(max(0.0, self.forecast.ends_at - time.time()))
         return "?" if self.ends_at is None else f"≤ {duration(max(0.0, self.ends_at - time.time()))}"

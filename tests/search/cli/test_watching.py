@@ -85,6 +85,9 @@ def test_before_there_is_a_forecast_the_time_limit_is_said() -> None:
     with progress.console.capture() as captured:
         progress.console.print(progress)
     assert "starting" not in captured.get()
+    progress.update({"COMPLETE": 1}, 1)
+    assert progress.left() == "0s"
+    assert Progress("s", "accuracy", 1).left() == "?"
 
 
 def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
