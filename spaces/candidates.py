@@ -61,9 +61,10 @@ class Candidate:
         self_training: Smallest probability at which an unlabelled target row is trained on with its likeliest label;
             the same candidate, trained on the labelled rows alone, says how likely that is (Yarowsky 1995,
             doi:10.3115/981658.981684). 0 for no unlabelled rows.
-        prior: Counts of the training rows that join the text's logits, in kinds that read histories: `popularity` of
-            items, `neighbours` (item-kNN, Sarwar et al. 2001), `ease` (Steck 2019, doi:10.1145/3308558.3313710), or
-            TF-IDF of `words` or `items`; see `objectives.data.priors`. A source's rows count alpha / (1 - alpha) times.
+        prior: Counts of the training rows that join the text's logits: TF-IDF of `words` or `characters`; in kinds that
+            read histories also TF-IDF of `items`, `popularity` of items, `neighbours` (item-kNN, Sarwar et al. 2001) or
+            `ease` (Steck 2019, doi:10.1145/3308558.3313710); see `objectives.data.priors`. A source's rows count
+            alpha / (1 - alpha) times.
         prior_recency: The k-th newest item of a history counts k ** -prior_recency.
         text_weight: Factor of the text's logits beside a prior; with 0 the prior predicts alone.
         decoding: How answers that are texts are written.

@@ -98,7 +98,7 @@ class Dimension:
 
 _HAS_DEMONSTRATIONS = Condition("demonstrations.count", above=0)
 _HAS_AN_ORDER = Condition("demonstrations.count", above=1)
-PRIORS = ("popularity", "neighbours", "ease", "words", "items")
+PRIORS = ("popularity", "neighbours", "ease", "words", "characters", "items")
 _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 
 # In the order in which a trial suggests them: a condition may refer only to earlier dimensions.

@@ -119,8 +119,8 @@ def _refused(predictor: Predictor, name: str) -> str | None:
     if counting is None:
         return None
     return (
-        f"adds counts (prior {counting!r}) to what its model says, which of other formats only mlflow holds; convert "
-        "it to that, or export a trial with prior none, as with --trial N"
+        f"adds a prior ({counting!r}) to what its model says, which of other formats only mlflow holds; convert it to "
+        "that, or export a trial with prior none, as with --trial N"
     )
 
 

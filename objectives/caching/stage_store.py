@@ -20,7 +20,7 @@ from promptgraft.objectives.file_store import FileStore
 logger = logging.getLogger(__name__)
 
 # Part of every key: raise it when the code that computes a stage changes its outcome.
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 FOLDER = "stages"
 _Progress = TypeVar("_Progress")
 

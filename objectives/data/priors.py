@@ -1,4 +1,4 @@
-"""Priors: what is counted on training rows and joins a text's logits, in kinds of task that read histories."""
+"""Priors: what is counted on training rows and joins the logits of what the backbone makes of a text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SEPARATOR = "\n"
 # EASE inverts a matrix of items by items: 0.8 GB for so many.
 MOST_OF_EASE = 10_000
 # Priors that are baselines by themselves.
-PRIOR_BASELINES = ("neighbours", "ease", "words", "items")
+PRIOR_BASELINES = ("neighbours", "ease", "words", "characters", "items")
 # Baselines that know items by their ids alone, and aren't priors.
 ITEM_BASELINES = ("popular_lately", "svd", "sasrec", "gru4rec")
 

@@ -25,6 +25,7 @@ from promptgraft.objectives.data import (
     has_text,
     read_labels,
 )
+from promptgraft.objectives.kinds.word_priors import HasWordPriors
 
 # Stands between the labels of a cell.
 SEPARATOR = "|"
@@ -32,7 +33,7 @@ _TINY = 1e-12
 
 
 @TASK_KINDS.register("multi_label")
-class MultiLabel(TextTask):
+class MultiLabel(HasWordPriors, TextTask):
     """Any number of labels a row, out of two or more."""
 
     loss = "binary_cross_entropy"
@@ -44,6 +45,7 @@ class MultiLabel(TextTask):
         "loss": "minimize",
     }
     default_metric = "average_precision"
+    priors: ClassVar[tuple[str, ...]] = ("words", "characters")
     baseline_names: ClassVar[Mapping[str, str]] = {
         "tfidf": "TF-IDF + logistic regression for each label",
         "majority": "share of each label",

@@ -19,7 +19,6 @@ from promptgraft.objectives.data import (
     CleaningReport,
     Direction,
     Expected,
-    HasPriors,
     Outputs,
     Prediction,
     PriorRows,
@@ -49,7 +48,7 @@ _TINY = 1e-9
 
 
 @TASK_KINDS.register("recommendation")
-class Recommendation(TextClassification, HasPriors):
+class Recommendation(TextClassification):
     """The next item of a user, by the texts of those before it; split by time: each user's last one is for the test."""
 
     metrics: ClassVar[Mapping[str, Direction]] = {

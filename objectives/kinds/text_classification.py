@@ -21,6 +21,7 @@ from promptgraft.objectives.data import (
     has_text,
     read_labels,
 )
+from promptgraft.objectives.kinds.word_priors import HasWordPriors
 
 # Metric name -> the direction in which it is better, in Optuna's words.
 DIRECTIONS: Mapping[str, Direction] = {
@@ -39,13 +40,14 @@ _TINY = 1e-12
 
 
 @TASK_KINDS.register("text_classification")
-class TextClassification(TextTask):
+class TextClassification(HasWordPriors, TextTask):
     """One label a row, two or more labels."""
 
     metrics = DIRECTIONS
     default_metric = "accuracy"
     one_label = True
     heads: ClassVar[tuple[str, ...]] = ("label_words", "linear", "probe")
+    priors: ClassVar[tuple[str, ...]] = ("words", "characters")
 
     @classmethod
     def read_answers(

@@ -1,7 +1,7 @@
 """User profiles: a row is what a user had, its answer one value of each attribute, such as age group and occupation."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,10 +13,7 @@ from promptgraft.objectives.data import (
     CleaningReport,
     Comparison,
     Expected,
-    HasPriors,
     Outputs,
-    PriorRows,
-    PriorTensors,
     Row,
     TaskSpec,
     has_text,
@@ -34,7 +31,7 @@ _TINY = 1e-12
 
 
 @TASK_KINDS.register("user_profile")
-class UserProfile(MultiLabel, HasPriors):
+class UserProfile(MultiLabel):
     """Several labels a user, one of each attribute."""
 
     default_metric = "f1_macro"
@@ -84,36 +81,6 @@ class UserProfile(MultiLabel, HasPriors):
         """Say that no two users are the same; see `TextTask`."""
         del spec
         return list(range(len(rows)))
-
-    def prior_features(self, name: str, fields: Mapping[str, str], labels: Sequence[str]) -> tuple[int, ...]:
-        """Return the hashes of a history's words or items; see `HasPriors`."""
-        del labels
-        from promptgraft.objectives.priors import hashed
-
-        return hashed(name, fields)
-
-    def fit_prior(self, name: str, recency: float, rows: PriorRows) -> PriorTensors:
-        """Fit logistic regression on TF-IDF of words or items for each label; see `HasPriors`."""
-        del recency
-        from promptgraft.objectives.priors import fit_word_prior
-
-        return fit_word_prior(name, rows, self.labels)
-
-    def prior_logits(
-        self, name: str, recency: float, tensors: PriorTensors, features: Sequence[tuple[int, ...]]
-    ) -> Outputs:
-        """Score words or items; see `HasPriors`."""
-        del name, recency
-        from promptgraft.objectives.priors import word_logits
-
-        return word_logits(tensors, features)
-
-    def check_prior(self, name: str, tensors: PriorTensors, n_labels: int) -> None:
-        """Refuse tensors of another form; see `HasPriors`."""
-        del name
-        from promptgraft.objectives.priors import check_word_prior
-
-        check_word_prior(tensors, n_labels)
 
     def decided(self, outputs: Outputs, rows: Sequence[Row]) -> "UserProfile":
         """Choose how much rarer values are preferred, by F1 on rows that the model wasn't trained on; see `Task`.

@@ -1,13 +1,14 @@
-"""TF-IDF of the whole history, read by logistic regression for each label, as a prior of users' profiles.
+"""TF-IDF of words, of characters or of a history's items, read by logistic regression, as a prior of labels.
 
-A prompt has room for some tokens of a history; this reads all of it. Words with pairs of them, or whole items, are
-hashed (Weinberger et al. 2009, arXiv:0902.2206), so that a bundle needs no vocabulary.
+It knows what the pretrained model may not: the names, terms and language of these very rows. And it reads all of a long
+history. Features are hashed (Weinberger et al. 2009, arXiv:0902.2206), so that a bundle needs no vocabulary.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,24 +16,40 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import murmurhash3_32
 
-from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, check_tensors, seen
+from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, Row, check_tensors, seen
 
 WEIGHTS, BIAS, IDF = "prior.weights", "prior.bias", "prior.idf"
-# Hashes of words and pairs, or of items: 3.4 MB for 26 labels.
+# Hashes of words and pairs, of runs of characters, or of items: 3.4 MB for 26 labels.
 BUCKETS = 2**15
 # The baseline's words: see `TextTask.fit_by_words`, and its inverse strength of the penalty.
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 C = 10.0
+# Lengths of the runs of characters that are read.
+_RUNS = range(2, 6)
+# Rows, what their labels are called, and how much each counts.
+_Part: TypeAlias = tuple[Sequence[Row], Sequence[str], float]
 # With no more rows than this, logistic regression has as many weights as rows, not as buckets: much faster.
 MOST_COMPACT = 2000
 
 
-def fit_word_prior(name: str, rows: PriorRows, target_labels: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Fit logistic regression for each label on the rows of the tasks that have it; see `HasPriors.fit_prior`."""
+def fit_word_prior(
+    name: str, rows: PriorRows, target_labels: Sequence[str], *, one_label: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """Fit logistic regression on the rows of the tasks; see `HasPriors.fit_prior`.
+
+    Args:
+        name: `words`, `characters` or `items`.
+        rows: What it is fitted on.
+        target_labels: Labels of the target.
+        one_label: Whether a row has exactly one label. There is one model of all labels then, fitted on the target's
+            rows and on those of the source whose label is the target's, too; otherwise one for each label.
+    """
     parts = [(rows.target, target_labels, 0.0 if rows.alpha == 1 else 1.0)]
     if rows.source:
         parts.append((rows.source, rows.source_labels, 1.0 if rows.alpha == 1 else rows.alpha / (1 - rows.alpha)))
     parts = [part for part in parts if part[2]]
+    if one_label:
+        return _fit_one_label(name, parts, rows.labels, target_labels)
     features, answers, judged, weights = list[tuple[int, ...]](), list[set[str]](), list[set[str]](), list[float]()
     for own, names, weight in parts:
         features += [hashed(name, row.fields) for row in own]
@@ -56,6 +73,36 @@ def fit_word_prior(name: str, rows: PriorRows, target_labels: Sequence[str]) -> 
     return found | {IDF: idf}
 
 
+def _fit_one_label(
+    name: str, parts: Sequence[_Part], labels: Sequence[str], target_labels: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    places = {label: place for place, label in enumerate(labels)}
+    known = [
+        (hashed(name, row.fields), places[names[row.label]], weight)
+        for own, names, weight in parts
+        for row in own
+        if names[row.label] in target_labels
+    ]
+    total = sum(weight for _, _, weight in known)
+    # A label that no row has is as likely as half a row.
+    bias = np.full(len(labels), np.log(0.5 / (total + 0.5)), np.float32)
+    found = {WEIGHTS: np.zeros((BUCKETS, len(labels)), np.float32), BIAS: bias}
+    answers = [place for _, place, _ in known]
+    occurring = sorted(set(answers))
+    features = [own for own, _, _ in known]
+    idf = inverse_frequencies(features)
+    if len(occurring) < 2:
+        bias[occurring] = 0
+        return found | {IDF: idf}
+    read, back = _compact(tf_idf(features, idf))
+    model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, answers, [weight for _, _, weight in known])
+    two = len(occurring) == 2  # Then scikit-learn has one row of weights, for the second label.
+    weights = np.concatenate([-model.coef_, model.coef_]) / 2 if two else model.coef_
+    found[WEIGHTS][:, occurring] = weights.T if back is None else back @ weights.T
+    bias[occurring] = np.array([-0.5, 0.5]) * model.intercept_ if two else model.intercept_
+    return found | {IDF: idf}
+
+
 def _compact(known: sparse.csr_matrix) -> tuple[Any, npt.NDArray[np.float64] | None]:
     """Turn few rows of many features into as many features as rows, on which a ridge penalty has the same optimum.
 
@@ -75,25 +122,46 @@ def _compact(known: sparse.csr_matrix) -> tuple[Any, npt.NDArray[np.float64] | N
 
 
 def hashed(name: str, fields: Mapping[str, str]) -> tuple[int, ...]:
-    """Return the numbers of a history's words and pairs of words, or of its items, ascending, each as often as it is.
+    """Return the numbers of a row's words and pairs of words, runs of characters, or items of its history.
 
     Args:
-        name: `words` or `items`.
+        name: `words`, `characters` or `items`.
         fields: Template field -> value.
+
+    Returns:
+        Ascending, each as often as it occurs.
     """
-    tokens = seen(fields)
+    if name == "items":
+        return tuple(sorted(map(_bucket, seen(fields))))
+    text = SEPARATOR.join(fields[field] for field in sorted(fields)).lower()
     if name == "words":
-        words = _WORD.findall(SEPARATOR.join(fields[field] for field in sorted(fields)).lower())
-        tokens = [*words, *(f"{one} {two}" for one, two in pairwise(words))]
-    return tuple(sorted(murmurhash3_32(token, positive=True) % BUCKETS for token in tokens))
+        words = _WORD.findall(text)
+        return tuple(sorted(_bucket(token) for token in (*words, *(f"{one} {two}" for one, two in pairwise(words)))))
+    return tuple(sorted(number for word in text.split() for number in _runs(word)))
+
+
+def _bucket(token: str) -> int:
+    return int(murmurhash3_32(token, positive=True)) % BUCKETS
+
+
+@lru_cache(maxsize=2**16)
+def _runs(word: str) -> tuple[int, ...]:
+    """Return the numbers of a word's runs of characters; the space on both sides tells its start and end."""
+    spaced = f" {word} "
+    return tuple(
+        _bucket(spaced[start : start + length]) for length in _RUNS for start in range(len(spaced) - length + 1)
+    )
 
 
 def inverse_frequencies(features: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-    """Return how rare each number is among rows, smoothed as scikit-learn's, shape (buckets,)."""
+    """Return how rare each number is among rows, smoothed as scikit-learn's, shape (buckets,).
+
+    What no row has gets 0, so that it isn't read: it would only make what is known of a text count less.
+    """
     found = np.zeros(BUCKETS)
     for own in features:
         found[np.unique(own)] += 1
-    return (np.log((1 + len(features)) / (1 + found)) + 1).astype(np.float32)
+    return np.where(found > 0, np.log((1 + len(features)) / (1 + found)) + 1, 0).astype(np.float32)
 
 
 def tf_idf(features: Sequence[Sequence[int]], idf: npt.NDArray[np.float32]) -> sparse.csr_matrix:

@@ -26,8 +26,8 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     """Return the baselines that a study asks for and its backbones and tasks allow, cheap ones first, then strong ones.
 
     They need not be points of the study's own space: it may leave out what is simplest. Where there are several
-    backbones, each baseline is tried on all of them, the smallest first; all together take at most half of the trials,
-    or as many as those of one backbone.
+    backbones, each baseline is tried on all of them, the smallest first, but for those that don't use it; all together
+    take at most half of the trials, or as many as those of one backbone.
 
     Args:
         study: The checked study.
@@ -42,7 +42,7 @@ def baseline_candidates(study: Study) -> dict[str, Candidate]:
     found = {
         f"{name}@{backbone}": replace(own[name], backbone=backbone)
         for name in BASELINE_NAMES
-        for backbone, own in on_each.items()
+        for backbone, own in islice(on_each.items(), 1 if name in PRIOR_BASELINES else None)
         if name in own
     }
     return dict(islice(_allowed(study, found).items(), most))

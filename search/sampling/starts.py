@@ -29,6 +29,7 @@ from promptgraft.spaces import (
 SHARE = 4
 # Places among a parameter's choices in ascending order, of which the first is no update or no frozen layer.
 _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
+_CHARACTERS: Mapping[str, int | str] = {"prior": "characters", "text_weight": _MOST}
 # Parameter -> place, or value; others have their first choice. Strong and cheap points come first; see
 # `search.study.default_space` for what was measured.
 _POINTS: Mapping[str, Mapping[str, int | str]] = {
@@ -39,9 +40,12 @@ _POINTS: Mapping[str, Mapping[str, int | str]] = {
     "words and text": {"prior": "words", "text_weight": _FEW, "steps": _FEW},
     "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, "frozen_layers": _FEW},
     "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
+    "source stage and characters": {**_CHARACTERS, "source_steps": _MOST, "steps": _NONE},
     "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _MOST, "steps": _NONE},
     "source stage only": {"source_steps": _MOST, "steps": _NONE},
     "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF},
+    "probe and characters": {**_CHARACTERS, "steps": _NONE},
+    "contrastive and characters": {**_CHARACTERS, "contrastive_steps": _MOST, "steps": _NONE},
     "upper layers": {"steps": _FEW, "frozen_layers": _FEW},
     "contrastive": {"contrastive_steps": _MOST, "steps": _NONE},
     "adapters": {"adapter.method": "lora", "steps": _MOST},

@@ -10,7 +10,8 @@ of 6 splits, on Amazon -> tweets, tweets -> NYT and movie -> Amazon, and CPU-sec
 frozen, learning rate 2e-4: 0.857, 0.840, 0.809, 49 to 63; 80 of 16, two thirds frozen, 4e-4: 0.871, 0.834, 0.799, 19 to
 26; 40 of 32, 2e-4: 0.865, 0.837, 0.788, 27 to 35; 20 of 32, 4e-4: 0.851, 0.830, 0.765, 20 to 22.
 
-Kinds that read histories have priors beside the text; docs/task-kinds.md has what these were measured to be worth.
+Kinds that read histories have priors beside the text, texts with labels TF-IDF of characters; docs/task-kinds.md has
+what these were measured to be worth.
 """
 
 import math
@@ -42,6 +43,8 @@ NEXT_ITEM: Mapping[str, str] = {"last": "[0]", "three": "[:3] | join('; ')", "si
 PROFILE: Mapping[str, str] = {"newest": "[:20] | join('; ')", "oldest": "[-20:] | join('; ')"}
 # Rows of users and items are many, and contrast all items: batches that serve that, on the source and the target.
 HISTORY_BATCH = 64
+# Factors of the text's logits beside TF-IDF of characters.
+TEXT_WEIGHTS = [0.3, 1.0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,12 @@ def default_space(facts: SpaceFacts, effort: Effort) -> SpaceSection:
         content["alpha"] = [0.0, 0.2, 0.5] if facts.shares_labels else 0.0
     dimensions = _encoder_dimensions if family.has_head else _language_model_dimensions
     own = (_image_text_dimensions if family.texts_of_labels else dimensions)(facts, effort)
-    return SpaceSection.model_validate(content | own | _history_dimensions(facts))
+    return SpaceSection.model_validate(content | own | _prior_dimensions(facts) | _history_dimensions(facts))
+
+
+def _prior_dimensions(facts: SpaceFacts) -> dict[str, Any]:
+    """Return what is searched where characters may join what the backbone makes of a text."""
+    return {"prior": ["none", "characters"], "text_weight": TEXT_WEIGHTS} if "characters" in facts.priors else {}
 
 
 def _history_dimensions(facts: SpaceFacts) -> dict[str, Any]:

@@ -37,6 +37,8 @@ _CHEAP: tuple[Baseline, ...] = (
     "contrastive",
     "linear_probe_with_source",
     "linear_probe",
+    "words",
+    "characters",
     "zero_shot",
 )
 _FEW: tuple[Control, ...] = ("target_only", "tfidf")
@@ -67,7 +69,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     if "metric" not in file.model_fields_set:
         changes["metric"] = kind.default_metric
     if "baselines" not in file.model_fields_set:
-        usual = [*effort.baselines, *PRIOR_BASELINES]
+        usual = dict.fromkeys([*effort.baselines, *PRIOR_BASELINES])
         changes["baselines"] = tuple(name for name in usual if not refuses_baseline(file, name))
     target = file.target
     if (

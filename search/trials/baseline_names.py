@@ -5,6 +5,7 @@ BASELINE_NAMES = {
     "neighbours": "item-kNN alone",
     "ease": "EASE alone",
     "words": "TF-IDF of words alone",
+    "characters": "TF-IDF of characters alone",
     "items": "TF-IDF of items alone",
     "zero_shot": "zero-shot, first template",
     "linear_probe_with_source": "linear probe on target and source",

@@ -192,7 +192,7 @@ def test_models_that_read_no_texts_of_items_take_none(
 def test_other_formats_hold_it_or_say_why_not(shop: Shop, tmp_path: Path, tiny_models: TinyModels) -> None:
     """MLflow's is the bundle itself; a graph has the embeddings of items in it, but no counts."""
     assert convert(shop.bundle, tmp_path / "mlflow", "mlflow") == 0.0
-    with pytest.raises(InvalidInputError, match=r"adds counts \(prior 'ease'\)"):
+    with pytest.raises(InvalidInputError, match=r"adds a prior \('ease'\)"):
         convert(shop.bundle, tmp_path / "counts", "onnx")
     (tmp_path / "texts").mkdir()
     texts = exported(tmp_path / "texts", tiny_models)

@@ -25,6 +25,7 @@ class ImageClassification(ImageTask, TextClassification):
     """One label an image, two or more labels."""
 
     baseline_names: ClassVar[dict[str, str]] = {"tfidf": "logistic regression on raw pixels"}
+    priors: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":

@@ -267,8 +267,8 @@ class SpaceSection(Section):
     )
     prior: Searched = Field(
         None,
-        description="Counts that join the text's scores, in kinds that read histories: none, popularity, neighbours, "
-        "ease, words or items.",
+        description="Counts that join the text's scores: none; words or characters where rows have labels; items, "
+        "popularity, neighbours or ease where they are histories.",
     )
     prior_recency: Searched = Field(
         None, description="How much more the newest items count for the prior: the k-th newest k ** -prior_recency."

@@ -48,9 +48,16 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int |
 AnyControl = Literal["target_only", "source_only", "full_fine_tuning", "linear_probe", "tfidf", "zero_shot", "majority"]
 Control = Literal[AnyControl, "popular_lately", "svd", "sasrec", "gru4rec"]
 TextBaseline = Literal[
-    "contrastive_source", "linear_probe_with_source", "linear_probe", "zero_shot", "contrastive", "full_fine_tuning"
+    "contrastive_source",
+    "linear_probe_with_source",
+    "linear_probe",
+    "words",
+    "characters",
+    "zero_shot",
+    "contrastive",
+    "full_fine_tuning",
 ]
-Baseline = TextBaseline | Literal["neighbours", "ease", "words", "items"]
+Baseline = TextBaseline | Literal["neighbours", "ease", "items"]
 AUTO = "auto"
 EffortName = Literal["quick", "balanced", "best"]
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]

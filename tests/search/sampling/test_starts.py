@@ -39,14 +39,20 @@ def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: 
     assert list(found) == [
         "source stage, upper layers",
         "source stage, fine-tuning",
+        "source stage and characters",
         "source stage, contrastive",
         "source stage only",
         "contrastive, fine-tuning",
+        "probe and characters",
+        "contrastive and characters",
         "upper layers",
         "contrastive",
     ]
-    told = [(c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values()]
+    told = [
+        (c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values() if c.prior == "none"
+    ]
     assert told[:5] == [(80, 0, 32, 1), (80, 0, 32, 0), (80, 100, 0, 0), (80, 0, 0, 3), (0, 40, 16, 0)]
+    assert [(c.prior, c.text_weight) for c in found.values()][2:4] == [("characters", 1.0), ("none", 1.0)]
     assert {own.learning_rate for own in found.values() if own.is_trained} == {5e-5}
     assert {own.head for own in found.values()} == {"probe"}
 
@@ -75,7 +81,7 @@ def test_each_family_has_some_all_different(
         ({"budget": {"trials": 12}}, 3),
         ({"budget": {"trials": 3}}, 0),
         ({"space": {"head": "probe"}}, 0),
-        ({"constraints": {"trainable_parameters": 5000}}, 1),
+        ({"constraints": {"trainable_parameters": 5000}}, 3),
     ],
     ids=["a quarter", "a short study", "a space of one's own", "within the constraints"],
 )
@@ -91,7 +97,7 @@ def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: Wr
     assert list(strongest) == ["source stage, upper layers"]
     assert list(baselines) == [*short, *long]
     assert next(iter(points)) == "source stage, upper layers"
-    assert len(points) == 7
+    assert len(points) == 10
 
 
 def test_they_follow_the_baselines_once_and_teach_the_sampler(write_study: WriteStudy, tmp_path: Path) -> None:

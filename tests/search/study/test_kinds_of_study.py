@@ -52,7 +52,10 @@ def test_a_default_space_holds_what_applies(
     assert ("alpha" in names) == (source is not None)
     assert "zero_shot" not in study.file.judging.controls
     tried = baseline_candidates(study)
-    assert set(tried) == {"linear_probe", "full_fine_tuning", *(["linear_probe_with_source"] if source == {} else [])}
+    priors = TASK_KINDS[kind].priors
+    assert ("prior" in names) == ("characters" in priors)
+    sourced = ["linear_probe_with_source"] if source == {} else []
+    assert set(tried) == {"linear_probe", "full_fine_tuning", *sourced, *priors}
     assert all(candidate.verbalizer == "" for candidate in tried.values())
 
 
