@@ -5,6 +5,7 @@ What a call computes is stored as a study, like that of a command: `promptgraft 
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from promptgraft.search.sampling import study_as_run
 from promptgraft.search.storage import StudyReference, own_folder
 from promptgraft.search.study import EffortName, Study, check_study_name, load_study, parse_seconds
 from promptgraft.spaces import InvalidInputError, PromptgraftError
+
+logger = logging.getLogger(__name__)
 
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
 Columns = str | Sequence[str]
@@ -165,6 +168,8 @@ def fit(
     if not is_new and file.read_text(encoding="utf-8") != draft.text:
         raise InvalidInputError(f"{file} is another study; give this one another `name`, or run that one by `run`")
     if is_new:
+        for caution in draft.cautions:
+            logger.warning("%s", caution)
         write_draft(draft, file)
     try:
         loaded = load_study(file, rehearsed=True)

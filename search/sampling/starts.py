@@ -71,7 +71,7 @@ def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
     for name, point in _points(study):
         if point is None or len(found) >= study.file.budget.trials // SHARE:
             continue
-        candidate = space.suggest(cast("SuggestingTrial", FixedTrial(point)))
+        candidate = _candidate(space, point)
         broken = study.constraints is not None and study.constraints.broken_by(candidate)
         if not broken and candidate.key not in known:
             known.add(candidate.key)
@@ -82,7 +82,7 @@ def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
 def first_trials(study: Study) -> list[tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]]:
     """Return a study's first trials in the order in which they are queued; those of a later round include the earlier.
 
-    Baselines that train nothing on the target come first, then the strongest start point on each backbone, then the
+    Baselines and start points that train nothing come first, then the strongest start point on each backbone, then the
     baselines that take long, then the other start points: a short budget ends among the last of them.
 
     Args:
@@ -93,8 +93,15 @@ def first_trials(study: Study) -> list[tuple[dict[str, Candidate], dict[str, dic
     """
     baselines, points = baseline_candidates(study), start_points(study)
     cheap = {name: own for name, own in baselines.items() if not own.is_trained}
-    strongest = dict(islice(points.items(), max(1, len(study.objective.space.backbones))))
-    return [(cheap, strongest), (baselines, points)]
+    space = study.objective.space
+    drawn = {name: _candidate(space, point) for name, point in points.items()}
+    untrained = {name: points[name] for name, own in drawn.items() if not (own.is_trained or own.source_steps)}
+    strongest = dict(islice(points.items(), max(1, len(space.backbones))))
+    return [(cheap, untrained), (cheap, untrained | strongest), (baselines, points)]
+
+
+def _candidate(space: SearchSpace, point: Mapping[str, Scalar]) -> Candidate:
+    return space.suggest(cast("SuggestingTrial", FixedTrial(dict(point))))
 
 
 def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:

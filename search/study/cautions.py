@@ -12,6 +12,7 @@ from promptgraft.objectives.data import (
     joined_labels,
     wanted_folds,
 )
+from promptgraft.search.study.effort import families_of
 from promptgraft.search.study.schema.study_file import StudyFile
 from promptgraft.search.study.space_loading import SELF_TRAINING
 from promptgraft.search.wording import one_line
@@ -45,6 +46,7 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
         unknown = ", ".join(repr(label) for label in words if label not in labels)
         if unknown:
             found.append(f"verbalizer {name!r} has words for {unknown}, but no row has that label")
+    found += _words_that_begin_others(file, space)
     cleaning = target.cleaning
     if cleaning.near_duplicate_of_other_label > MANY_OF_OTHER_LABEL * cleaning.near_duplicate:
         found.append(f"target: {cleaning}; numbers, symbols or single words may decide the label")
@@ -60,6 +62,24 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
     if file.judging.ensemble > 1 and target.folds < 2:
         found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
     return tuple(found)
+
+
+def _words_that_begin_others(file: StudyFile, space: SearchSpace) -> list[str]:
+    """Name label words that a model which writes from left to right can't prefer to another label's."""
+    if not any(family.label_last or family.encoder_decoder for family in families_of(file)):
+        return []
+    found = []
+    for verbalizer in space.verbalizers:
+        owners = {word: label for label, words in verbalizer.words.items() for word in words}
+        for word, label in owners.items():
+            starts = [own for own in owners if word.startswith(own) and not word[len(own) : len(own) + 1].isalnum()]
+            first = next((own for own in starts if owners[own] != label), None)
+            if first is not None:
+                found.append(
+                    f"verbalizer {verbalizer.name!r}: {word!r} begins with {first!r}, the word of another label, and "
+                    "can never be likelier than that; choose words of which none begins another"
+                )
+    return found
 
 
 def _unreadable(file: StudyFile, target: Task) -> int:

@@ -56,15 +56,13 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             threads: Threads of one cycle.
         """
         with uncollected():
-            import torch
-
             from promptgraft.objectives.measures import CostMeter, PromptMeter
-            from promptgraft.objectives.runtime import quiet_transformers
+            from promptgraft.objectives.runtime import limit_threads, quiet_transformers
             from promptgraft.objectives.trial import Objective
 
             mask_logs()
             quiet_transformers()
-            torch.set_num_threads(threads)
+            limit_threads(threads)
             self._objective: Objective = Objective(spec, tasks=tasks)
         assert spec.files is not None
         self._files = FileStore(spec.files)
@@ -208,14 +206,12 @@ class RepeatRunner(Repeats):
 
     def __init__(self, spec: ObjectiveSpec, tasks: "LoadedTasks | None", threads: int, seed: int) -> None:
         with uncollected():
-            import torch
-
-            from promptgraft.objectives.runtime import quiet_transformers
+            from promptgraft.objectives.runtime import limit_threads, quiet_transformers
             from promptgraft.objectives.trial import Objective
 
         mask_logs()
         quiet_transformers()
-        torch.set_num_threads(threads)
+        limit_threads(threads)
         assert spec.files is not None
         super().__init__(Objective(spec, tasks=tasks), FileStore(spec.files), seed)
 
@@ -227,12 +223,10 @@ def score_finalists(
     trials: list[tuple[int, dict[str, Any], str | None]],
 ) -> dict[int, Float32Score]:
     """Score trials again in float32; see `search.judging.float32_rescoring`."""
-    import torch
-
-    from promptgraft.objectives.runtime import quiet_transformers
+    from promptgraft.objectives.runtime import limit_threads, quiet_transformers
     from promptgraft.search.judging import score_in_float32
 
     mask_logs()
     quiet_transformers()
-    torch.set_num_threads(threads)
+    limit_threads(threads)
     return score_in_float32(spec, trials, tasks)

@@ -83,6 +83,15 @@ def test_several_backbones_that_are_not_clear(
         fit(frame, backbone=backbone, family=family, folder=tmp_path)
 
 
+def test_what_init_would_caution_of_is_logged(
+    frame: pd.DataFrame, tiny_models: TinyModels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = pd.concat([frame.assign(comment=frame.text + " really"), frame.head(1).assign(label="odd", text="quite odd")])
+    fit(odd, text="text", backbone=tiny_models["encoder"], effort="quick", trials=1, folder=tmp_path, label="label")
+    said = [record.getMessage() for record in caplog.records]
+    assert any("labels with fewer than 5 different texts are left out of `labels`: odd (1)" in line for line in said)
+
+
 def test_another_table_under_the_same_name_is_refused(
     fitted: Fitted, frame: pd.DataFrame, tiny_models: TinyModels
 ) -> None:

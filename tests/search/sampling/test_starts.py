@@ -92,9 +92,11 @@ def test_no_more_than_the_study_allows(write_study: WriteStudy, sections: dict[s
 def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: WriteStudy) -> None:
     short = ["linear_probe", "zero_shot", "linear_probe_with_source", "contrastive_source"]
     long = ["contrastive", "full_fine_tuning"]
-    (cheap, strongest), (baselines, points) = first_trials(loaded(write_study, baselines=[*long, *short]))
+    study = loaded(write_study, baselines=[*long, *short])
+    (cheap, untrained), (_, strongest), (baselines, points) = first_trials(study)
     assert list(cheap) == short
-    assert list(strongest) == ["source stage, upper layers"]
+    assert list(untrained) == ["probe and characters"]
+    assert list(strongest) == ["probe and characters", "source stage, upper layers"]
     assert list(baselines) == [*short, *long]
     assert next(iter(points)) == "source stage, upper layers"
     assert len(points) == 10

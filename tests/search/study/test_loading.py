@@ -10,6 +10,7 @@ import pytest
 from promptgraft.search.study import load_study, parse_seconds
 from promptgraft.search.study.yaml_lines import StudyFileError
 from promptgraft.spaces import InvalidInputError
+from tests.support.models import TinyModels
 from tests.support.paths import STUDIES
 
 WriteStudy = Callable[..., Path]
@@ -258,3 +259,19 @@ def test_an_ensemble_without_folds_is_said_to_have_no_effect(write_study: WriteS
     assert any("judging.ensemble has no effect" in caution for caution in held_out.cautions)
     alone = load_study(write_study(judging={"finalists": 0}))
     assert not any("ensemble" in caution for caution in alone.cautions)
+
+
+def test_a_label_word_that_begins_with_another_is_doubtful_where_words_are_written(
+    write_study: WriteStudy, tiny_models: TinyModels
+) -> None:
+    words = {"verbalizers": {"v": {"negative": ["good grief"], "positive": ["good"]}}}
+    backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm", "max_tokens": 48}
+    templates = {"templates": {"t": "{{ text }} It was {{ label }}"}}
+    written = load_study(write_study(backbone=backbone, **space(**words, **templates)))
+    (caution,) = [own for own in written.cautions if "begins with" in own]
+    assert caution.startswith("verbalizer 'v': 'good grief' begins with 'good', the word of another label")
+    assert not any("begins with" in own for own in load_study(write_study(**space(**words))).cautions)
+    words["verbalizers"]["v"]["positive"].append("goo")
+    words["verbalizers"]["v"]["negative"] = ["gruesome", "goods"]
+    other = load_study(write_study(backbone=backbone, **space(**words, **templates)))
+    assert not any("begins with" in own for own in other.cautions)
