@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils import murmurhash3_32
 
 from promptgraft.objectives.data import SEPARATOR, Outputs, PriorRows, PriorTensors, Row, check_tensors, seen
@@ -44,6 +43,8 @@ def fit_word_prior(
         one_label: Whether a row has exactly one label. There is one model of all labels then, fitted on the target's
             rows and on those of the source whose label is the target's, too; otherwise one for each label.
     """
+    from sklearn.linear_model import LogisticRegression  # Predicting needs none of it.
+
     parts = [(rows.target, target_labels, 0.0 if rows.alpha == 1 else 1.0)]
     if rows.source:
         parts.append((rows.source, rows.source_labels, 1.0 if rows.alpha == 1 else rows.alpha / (1 - rows.alpha)))
@@ -76,6 +77,8 @@ def fit_word_prior(
 def _fit_one_label(
     name: str, parts: Sequence[_Part], labels: Sequence[str], target_labels: Sequence[str]
 ) -> dict[str, npt.NDArray[Any]]:
+    from sklearn.linear_model import LogisticRegression
+
     places = {label: place for place, label in enumerate(labels)}
     known = [
         (hashed(name, row.fields), places[names[row.label]], weight)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import cast
+from operator import itemgetter
+from typing import TypeAlias, cast
 
 import optuna
 from optuna.storages import RDBStorage
@@ -25,6 +26,8 @@ from promptgraft.spaces import (
     extremes,
 )
 
+# Baselines and start points, by name.
+Round: TypeAlias = tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]
 # One trial in so many is a start point at most.
 SHARE = 4
 # Places among a parameter's choices in ascending order, of which the first is no update or no frozen layer.
@@ -79,25 +82,35 @@ def start_points(study: Study) -> dict[str, dict[str, Scalar]]:
     return found
 
 
-def first_trials(study: Study) -> list[tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]]:
-    """Return a study's first trials in the order in which they are queued; those of a later round include the earlier.
+def first_trials(study: Study) -> list[Round]:
+    """Return a study's first trials in the order in which they are queued.
 
-    Baselines and start points that train nothing come first, then the strongest start point on each backbone, then the
-    baselines that take long, then the other start points: a short budget ends among the last of them.
+    What trains nothing on the target comes first, then the strongest start point on each backbone, then the others,
+    those with few updates first: a short budget ends among the last of them.
 
     Args:
         study: The checked study.
 
     Returns:
-        In each round baselines and start points, by name.
+        Rounds, one after the other.
     """
-    baselines, points = baseline_candidates(study), start_points(study)
-    cheap = {name: own for name, own in baselines.items() if not own.is_trained}
-    space = study.objective.space
+    baselines, points, space = baseline_candidates(study), start_points(study), study.objective.space
     drawn = {name: _candidate(space, point) for name, point in points.items()}
+    cheap = {name: own for name, own in baselines.items() if not own.is_trained}
     untrained = {name: points[name] for name, own in drawn.items() if not (own.is_trained or own.source_steps)}
     strongest = dict(islice(points.items(), max(1, len(space.backbones))))
-    return [(cheap, untrained), (cheap, untrained | strongest), (baselines, points)]
+    others: list[tuple[int, Round]]
+    others = [(_updates(own), ({name: own}, {})) for name, own in baselines.items() if name not in cheap]
+    others += [
+        (_updates(own), ({}, {name: points[name]}))
+        for name, own in drawn.items()
+        if name not in untrained and name not in strongest
+    ]
+    return [(cheap, untrained), ({}, strongest), *(found for _, found in sorted(others, key=itemgetter(0)))]
+
+
+def _updates(candidate: Candidate) -> int:
+    return candidate.steps + candidate.contrastive_steps
 
 
 def _candidate(space: SearchSpace, point: Mapping[str, Scalar]) -> Candidate:

@@ -93,13 +93,19 @@ def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: Wr
     short = ["linear_probe", "zero_shot", "linear_probe_with_source", "contrastive_source"]
     long = ["contrastive", "full_fine_tuning"]
     study = loaded(write_study, baselines=[*long, *short])
-    (cheap, untrained), (_, strongest), (baselines, points) = first_trials(study)
+    (cheap, untrained), (none, strongest), *others = first_trials(study)
     assert list(cheap) == short
     assert list(untrained) == ["probe and characters"]
-    assert list(strongest) == ["probe and characters", "source stage, upper layers"]
-    assert list(baselines) == [*short, *long]
-    assert next(iter(points)) == "source stage, upper layers"
-    assert len(points) == 10
+    assert list(strongest) == ["source stage, upper layers"]
+    assert not none
+    assert {name for baselines, _ in others for name in baselines} == set(long)
+    points = {name for _, points in others for name in points}
+    assert points == start_points(study).keys() - untrained.keys() - strongest.keys()
+    drawn = candidates(study)
+    tried = [*(own for baselines, _ in others for own in baselines.values())]
+    assert [own.steps + own.contrastive_steps for own in tried] == [32, 60]
+    updates = [drawn[name].steps + drawn[name].contrastive_steps for _, points in others for name in points]
+    assert updates == sorted(updates)
 
 
 def test_they_follow_the_baselines_once_and_teach_the_sampler(write_study: WriteStudy, tmp_path: Path) -> None:
