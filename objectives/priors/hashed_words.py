@@ -6,6 +6,7 @@ history. Features are hashed (Weinberger et al. 2009, arXiv:0902.2206), so that 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -25,10 +26,26 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 C = 10.0
 # Lengths of the runs of characters that are read.
 _RUNS = range(2, 6)
-# Rows, what their labels are called, and how much each counts.
-_Part: TypeAlias = tuple[Sequence[Row], Sequence[str], float]
+_Floats: TypeAlias = npt.NDArray[np.float64]
 # With no more rows than this, logistic regression has as many weights as rows, not as buckets: much faster.
 MOST_COMPACT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A row that is learnt from.
+
+    Attributes:
+        features: From `hashed`.
+        labels: Names of its labels.
+        judged: Names of the labels that it could have had: those of its task.
+        weight: How much it counts.
+    """
+
+    features: tuple[int, ...]
+    labels: frozenset[str]
+    judged: frozenset[str]
+    weight: float
 
 
 def fit_word_prior(
@@ -43,70 +60,74 @@ def fit_word_prior(
         one_label: Whether a row has exactly one label. There is one model of all labels then, fitted on the target's
             rows and on those of the source whose label is the target's, too; otherwise one for each label.
     """
+    known = _known_rows(name, rows.target, target_labels, float(rows.alpha < 1))
+    known += _known_rows(
+        name, rows.source, rows.source_labels, 1.0 if rows.alpha == 1 else rows.alpha / (1 - rows.alpha)
+    )
+    if one_label:
+        known = [own for own in known if own.labels <= set(target_labels)]
+    features = [own.features for own in known]
+    idf = inverse_frequencies(features)
+    if not known:
+        shape = BUCKETS, len(rows.labels)
+        return {WEIGHTS: np.zeros(shape, np.float32), BIAS: np.zeros(shape[1], np.float32), IDF: idf}
+    read, back = _compact(tf_idf(features, idf))
+    weights, bias = (_fit_together if one_label else _fit_each)(read, known, rows.labels)
+    if back is not None:
+        weights = back @ weights
+    return {WEIGHTS: weights.astype(np.float32), BIAS: bias.astype(np.float32), IDF: idf}
+
+
+def _known_rows(name: str, rows: Sequence[Row], labels: Sequence[str], weight: float) -> list[_Known]:
+    """Return the rows of a task; none where they count nothing."""
+    judged = frozenset(labels)
+    return [
+        _Known(hashed(name, row.fields), frozenset(labels[place] for place in answer), judged, weight)
+        for row in rows
+        if weight
+        for answer in [row.answer if isinstance(row.answer, tuple) else (row.label,)]
+    ]
+
+
+def _fit_each(read: Any, known: Sequence[_Known], labels: Sequence[str]) -> tuple[_Floats, _Floats]:
+    """Fit for each label whether a row has it; return weights, shape (features, labels), and bias, shape (labels,)."""
     from sklearn.linear_model import LogisticRegression  # Predicting needs none of it.
 
-    parts = [(rows.target, target_labels, 0.0 if rows.alpha == 1 else 1.0)]
-    if rows.source:
-        parts.append((rows.source, rows.source_labels, 1.0 if rows.alpha == 1 else rows.alpha / (1 - rows.alpha)))
-    parts = [part for part in parts if part[2]]
-    if one_label:
-        return _fit_one_label(name, parts, rows.labels, target_labels)
-    features, answers, judged, weights = list[tuple[int, ...]](), list[set[str]](), list[set[str]](), list[float]()
-    for own, names, weight in parts:
-        features += [hashed(name, row.fields) for row in own]
-        answers += [{names[place] for place in row.answer} for row in own if isinstance(row.answer, tuple)]
-        judged += [set(names)] * len(own)
-        weights += [weight] * len(own)
-    idf = inverse_frequencies(features)
-    known = tf_idf(features, idf)
-    found = {WEIGHTS: np.zeros((BUCKETS, len(rows.labels)), np.float32), BIAS: np.zeros(len(rows.labels), np.float32)}
-    read, back = _compact(known)
-    for place, label in enumerate(rows.labels):
-        own_weights = np.array([weight * (label in names) for names, weight in zip(judged, weights, strict=True)])
-        true = np.array([label in own for own in answers])
-        with_label = own_weights @ true
-        if not 0 < with_label < own_weights.sum():
-            found[BIAS][place] = np.log((with_label + 0.5) / (own_weights.sum() - with_label + 0.5))
+    weights, bias = np.zeros((read.shape[1], len(labels))), np.zeros(len(labels))
+    for place, label in enumerate(labels):
+        counts = np.array([own.weight * (label in own.judged) for own in known])
+        true = np.array([label in own.labels for own in known])
+        with_label = counts @ true
+        if not 0 < with_label < counts.sum():
+            bias[place] = np.log((with_label + 0.5) / (counts.sum() - with_label + 0.5))
             continue
-        model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, true, own_weights)
-        found[WEIGHTS][:, place] = model.coef_[0] if back is None else back @ model.coef_[0]
-        found[BIAS][place] = model.intercept_[0]
-    return found | {IDF: idf}
+        model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, true, counts)
+        weights[:, place], bias[place] = model.coef_[0], model.intercept_[0]
+    return weights, bias
 
 
-def _fit_one_label(
-    name: str, parts: Sequence[_Part], labels: Sequence[str], target_labels: Sequence[str]
-) -> dict[str, npt.NDArray[Any]]:
+def _fit_together(read: Any, known: Sequence[_Known], labels: Sequence[str]) -> tuple[_Floats, _Floats]:
+    """Fit which label a row has; see `_fit_each`. A label that no row has is as likely as half a row."""
     from sklearn.linear_model import LogisticRegression
 
-    places = {label: place for place, label in enumerate(labels)}
-    known = [
-        (hashed(name, row.fields), places[names[row.label]], weight)
-        for own, names, weight in parts
-        for row in own
-        if names[row.label] in target_labels
-    ]
-    total = sum(weight for _, _, weight in known)
-    # A label that no row has is as likely as half a row.
-    bias = np.full(len(labels), np.log(0.5 / (total + 0.5)), np.float32)
-    found = {WEIGHTS: np.zeros((BUCKETS, len(labels)), np.float32), BIAS: bias}
-    answers = [place for _, place, _ in known]
+    counts = [own.weight for own in known]
+    weights = np.zeros((read.shape[1], len(labels)))
+    bias = np.full(len(labels), np.log(0.5 / (sum(counts) + 0.5)))
+    answers = [labels.index(label) for own in known for label in own.labels]
     occurring = sorted(set(answers))
-    features = [own for own, _, _ in known]
-    idf = inverse_frequencies(features)
-    if len(occurring) < 2:
+    if len(occurring) == 1:
         bias[occurring] = 0
-        return found | {IDF: idf}
-    read, back = _compact(tf_idf(features, idf))
-    model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, answers, [weight for _, _, weight in known])
-    two = len(occurring) == 2  # Then scikit-learn has one row of weights, for the second label.
-    weights = np.concatenate([-model.coef_, model.coef_]) / 2 if two else model.coef_
-    found[WEIGHTS][:, occurring] = weights.T if back is None else back @ weights.T
-    bias[occurring] = np.array([-0.5, 0.5]) * model.intercept_ if two else model.intercept_
-    return found | {IDF: idf}
+        return weights, bias
+    model = LogisticRegression(C=C, max_iter=1000, tol=1e-6).fit(read, answers, counts)
+    if len(occurring) == 2:  # Then scikit-learn has one row of weights, for the second label.
+        weights[:, occurring] = model.coef_.T * [-0.5, 0.5]
+        bias[occurring] = model.intercept_ * [-0.5, 0.5]
+    else:
+        weights[:, occurring], bias[occurring] = model.coef_.T, model.intercept_
+    return weights, bias
 
 
-def _compact(known: sparse.csr_matrix) -> tuple[Any, npt.NDArray[np.float64] | None]:
+def _compact(known: sparse.csr_matrix) -> tuple[Any, _Floats | None]:
     """Turn few rows of many features into as many features as rows, on which a ridge penalty has the same optimum.
 
     Args:
