@@ -11,7 +11,15 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS, Finalist, compare_finalists, plan_race
+from promptgraft.search.judging.race import (
+    CHOOSING,
+    MIN_REPEATS,
+    TESTED_FROM,
+    Finalist,
+    Race,
+    compare_finalists,
+    plan_race,
+)
 from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
@@ -140,7 +148,8 @@ def reach_verdict(study: optuna.Study) -> Verdict:
     racing = frozenset((*raced.waiting, *raced.finalists, *raced.dropped))
     costs = {number: float(TrialRecord.of(trials[number]).figure(section.cost) or 0.0) for number in racing}
     compared = {number: repeats[number] for number in raced.finalists if len(repeats[number]) >= MIN_REPEATS}
-    judged = compare_finalists(compared, costs, maximize=maximize, level=section.level)
+    settled = _is_settled(raced, compared, next(iter(in_search), None))
+    judged = compare_finalists(compared if settled else {}, costs, maximize=maximize, level=section.level)
     dropped = [
         Finalist(number, tuple(repeats[number]), costs[number], p_value, tied=False)
         for number, p_value in sorted(raced.dropped.items(), key=lambda entry: -entry[1])
@@ -152,6 +161,21 @@ def reach_verdict(study: optuna.Study) -> Verdict:
         if repeat not in found[number]
     ]
     return Verdict(section.cost, list(trials.values()), [*judged, *dropped], failed, missing, racing)
+
+
+def _is_settled(race: Race, compared: Mapping[int, Sequence[float]], best: int | None) -> bool:
+    """Whether repeats say more than the search: those of tests, or two of the leader, which the best has met.
+
+    Where time ends early, trials that were repeated while better ones still ran would win for want of others.
+
+    Args:
+        race: The race.
+        compared: Repeats of the finalists that have had two.
+        best: The best trial of the search.
+    """
+    if any(len(own) >= TESTED_FROM for own in compared.values()):
+        return True
+    return bool(race.finalists) and race.finalists[0] in compared and best not in race.waiting
 
 
 def last_repeat(section: JudgingSection) -> int:

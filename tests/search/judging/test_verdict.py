@@ -193,6 +193,24 @@ def test_meanwhile_those_are_compared_that_have_had_two() -> None:
     ]
 
 
+@pytest.mark.parametrize("outcomes", [{1: [0.8, 0.81]}, {0: [0.85], 1: [0.8, 0.81]}])
+def test_one_that_was_repeated_early_does_not_win_for_want_of_others(outcomes: dict[int, list[float | str]]) -> None:
+    """As where the time is up before the best of the search, which ended late, has had its repeats."""
+    found = winning_trial(stored(outcomes))
+    assert found is not None
+    assert found.number == 0
+    again = winning_trial(stored({0: [0.7], 1: [0.8, 0.81]}))
+    assert again is not None
+    assert again.number == 1, "it has met the best, and leads with what the search found"
+
+
+def test_a_verdict_by_tests_holds_until_better_trials_have_repeats() -> None:
+    study = stored({1: [0.8, 0.81, 0.79], 2: [0.7, 0.71, 0.7]})
+    found = winning_trial(study)
+    assert found is not None
+    assert found.number == 1
+
+
 def test_a_failed_repeat_is_told_and_its_trial_can_t_win() -> None:
     study = stored({0: [0.8, 0.7], 1: [0.9, "the loss is nan"], 2: [0.79, 0.71]})
     assert [entry.number for entry in reach_verdict(study).finalists] == [2, 0]
