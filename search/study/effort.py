@@ -21,6 +21,7 @@ class Effort:
         most_updates: Largest number of updates on the target in the default space.
         all_layers: Whether the default space includes training all layers; the lower half is frozen otherwise.
         rich: Whether the default space includes dimensions that matter less.
+        ensemble: `judging.ensemble` where the space is the default one, whose trials are known to serve together.
     """
 
     trials: int
@@ -30,6 +31,7 @@ class Effort:
     most_updates: int
     all_layers: bool = True
     rich: bool = False
+    ensemble: int = 1
 
 
 _CHEAP: tuple[Baseline, ...] = (
@@ -48,9 +50,15 @@ EFFORTS: Mapping[EffortName, Effort] = {
     "quick": Effort(
         12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
     ),
-    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256),
+    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256, ensemble=3),
     "best": Effort(
-        64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(TextBaseline), most_updates=512, rich=True
+        64,
+        5,
+        {"finalists": 4, "repeats": 8, "ensemble": 5},
+        get_args(TextBaseline),
+        most_updates=512,
+        rich=True,
+        ensemble=5,
     ),
 }
 
@@ -62,6 +70,8 @@ def with_effort(file: StudyFile) -> StudyFile:
     usable: dict[str, Any] = {"controls": tuple(name for name in controls if not refuses_baseline(file, name))}
     if not (kind.ensembles and kind.has_folds):
         usable["ensemble"] = 1
+    elif file.space is None and not (file.target.validation or file.target.validation_rows):
+        usable["ensemble"] = effort.ensemble
     changes: dict[str, Any] = {
         "budget": _filled(file.budget, {"trials": effort.trials}),
         "judging": _filled(file.judging, {**effort.judging, **usable}),

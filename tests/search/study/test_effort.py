@@ -16,7 +16,7 @@ def parsed(**sections: Any) -> StudyFile:
 
 
 def test_balanced_is_what_the_schema_says() -> None:
-    file = parsed()
+    file = parsed(space={"templates": {"t": "{{ text }} {{ label }}"}})
     assert file.effort == "balanced"
     assert with_effort(file).model_dump() == file.model_dump()
 
@@ -46,6 +46,22 @@ def test_what_is_stated_stays() -> None:
     file = with_effort(parsed(effort="best", **stated))
     assert (file.budget.trials, file.target.folds, file.judging.finalists, file.baselines) == (24, 2, 0, ())
     assert file.judging.repeats == EFFORTS["best"].judging["repeats"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "models"),
+    [
+        ({}, 3),
+        ({"effort": "quick"}, 1),
+        ({"effort": "best"}, 5),
+        ({"judging": {"ensemble": 1}}, 1),
+        ({"space": {"templates": {"t": "{{ text }} {{ label }}"}}}, 1),
+        ({"target": TABLE | {"validation_rows": 8}}, 1),
+        ({"target": TABLE | {"kind": "translation"}}, 1),
+    ],
+)
+def test_models_ship_together_where_the_space_is_the_default_one(sections: dict[str, Any], models: int) -> None:
+    assert with_effort(parsed(**sections)).judging.ensemble == models
 
 
 def test_rows_to_choose_by_need_no_folds() -> None:
