@@ -53,7 +53,7 @@ def test_it_is_scikit_learn_s_tf_idf(
     table: Path, monkeypatch: pytest.MonkeyPatch, name: str, labels: tuple[str, ...] | None, most_compact: int
 ) -> None:
     monkeypatch.setattr(hashed_words, "MOST_COMPACT", most_compact)
-    monkeypatch.setattr(hashed_words, "BUCKETS", 2**22)  # No two features share a number.
+    monkeypatch.setattr(hashed_words, "BUCKETS", 2**19)  # No two features share a number.
     monkeypatch.setattr(hashed_words, "_runs", hashed_words._runs.__wrapped__)  # Which remembers the usual ones.
     task = task_of(table, "text_classification", train_rows=40, labels=labels)
     vectorizer = TfidfVectorizer(sublinear_tf=True, **VECTORIZERS[name])
