@@ -48,7 +48,7 @@ _FEW: tuple[Control, ...] = ("target_only", "tfidf")
 # The one place where effort sets a default. `balanced` is what the schema says; a test compares the two.
 EFFORTS: Mapping[EffortName, Effort] = {
     "quick": Effort(
-        12, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
+        14, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
     ),
     "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256, ensemble=3),
     "best": Effort(

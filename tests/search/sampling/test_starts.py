@@ -39,8 +39,8 @@ def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: 
     assert list(found) == [
         "source stage, upper layers",
         "source stage, fine-tuning",
-        "source stage and characters",
         "source stage, contrastive",
+        "source stage and characters",
         "source stage only",
         "contrastive, fine-tuning",
         "probe and characters",
@@ -52,7 +52,7 @@ def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: 
         (c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values() if c.prior == "none"
     ]
     assert told[:5] == [(80, 0, 32, 1), (80, 0, 32, 0), (80, 100, 0, 0), (80, 0, 0, 3), (0, 40, 16, 0)]
-    assert [(c.prior, c.text_weight) for c in found.values()][2:4] == [("characters", 1.0), ("none", 1.0)]
+    assert [(c.prior, c.text_weight) for c in found.values()][2:4] == [("none", 1.0), ("characters", 1.0)]
     assert {own.learning_rate for own in found.values() if own.is_trained} == {5e-5}
     assert {own.head for own in found.values()} == {"probe"}
 
