@@ -31,7 +31,7 @@ def test_what_it_writes_is_a_study_that_runs(tmp_path: Path, data: Path, tiny_mo
     assert study.drafted == "space"
     assert study.file.backbone.family == "encoder"
     assert set(study.target.labels) == {"negative", "positive"}
-    assert study.file.budget.trials == 12
+    assert study.file.budget.trials == 14
 
 
 def write_large(path: Path, words: int) -> None:
