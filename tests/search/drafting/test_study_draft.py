@@ -104,7 +104,7 @@ def test_it_says_what_the_search_will_cost(tmp_path: Path, data: Path, tiny_mode
     code, output = init(*arguments, "--effort", "quick")
     assert code == 0, output
     # One finalist thrice, and twice the baseline that isn't a trial; without a source there is none to leave out.
-    assert "cost: 12 trials of 4 folds, then up to 5 reruns to judge the winner, " in output
+    assert "cost: 14 trials of 4 folds, then up to 5 reruns to judge the winner, " in output
     assert "at most 8h 00m" in output
     assert load_study(file).file.budget.timeout == 8 * 3600
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -134,14 +134,14 @@ SCALARS = st.one_of(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(SCALARS, SCALARS, min_size=1, max_size=5))
 def test_labels_and_words_are_read_as_they_are_written(tmp_path: Path, words: dict[Any, Any]) -> None:
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    assume(len({text(name) for name in words}) == len(words))  # 0.0 and '0.0' are one label, which is refused.
     path = tmp_path / "words.yaml"
     YAML().dump({"space": {"verbalizers": words}}, path)
     lined = LinedYaml(path)
     found = lined.as_written(("space", "verbalizers"), lined.plain()["space"]["verbalizers"])
-
-    def text(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
     assert {name: str(word) for name, word in found.items()} == {text(name): text(word) for name, word in words.items()}
 
 
