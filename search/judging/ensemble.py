@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from promptgraft.objectives.data import Expected, Task
 from promptgraft.objectives.file_store import FileStore
 from promptgraft.objectives.kinds import scores
-from promptgraft.objectives.measures import best_temperature, choose_members
-from promptgraft.search.judging.intervals import RowMetric, interval_on_rows
+from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
@@ -26,8 +25,6 @@ from promptgraft.spaces import BACKBONE
 
 logger = logging.getLogger(__name__)
 
-# How often a difference may be shown where there is none.
-LEVEL = 0.05
 # Members are chosen among so many of the best trials.
 _CANDIDATES = 30
 
@@ -35,8 +32,8 @@ _CANDIDATES = 30
 def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ensemble | None:
     """Choose an ensemble around the winner.
 
-    It ships only if it is better by the rows out of their folds: their log-likelihood is higher, each at the
-    temperature that it would ship with, and the metric isn't shown to be worse by a paired test over rows.
+    It ships only if it is better by the rows out of their folds: their log-likelihood is higher, and the metric isn't
+    shown to be worse, which it is where it falls by more than a standard error over the folds.
 
     Args:
         study: The checked study.
@@ -66,7 +63,7 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     ours, alone = (_by_fold(task, found, folds, metric) for found in (together, chances[winner.number]))
     differences = [sign * (a - b) for a, b in zip(ours, alone, strict=True)]
     error = stdev(differences) / len(differences) ** 0.5
-    losses = [_loss(task, found) for found in (together, chances[winner.number])]
+    losses = [float(task.row_losses(found, rows).mean()) for found in (together, chances[winner.number])]
     return Ensemble(
         members=tuple(members),
         weights=(1 / len(members),) * len(members),
@@ -75,33 +72,8 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
         error=error,
         loss=losses[0],
         loss_alone=losses[1],
-        chosen=len(members) > 1
-        and losses[0] < losses[1]
-        and not _is_worse(task, together, chances[winner.number], metric, sign),
+        chosen=len(members) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
     )
-
-
-def _loss(task: Task, chances: Expected) -> float:
-    """Return the mean loss of the scored rows, of probabilities at their best temperature."""
-    rows = task.scored()
-    if task.one_label:
-        logits = task.outputs_of(chances)
-        chances = task.expected(logits / best_temperature(logits, np.array([row.label for row in rows])))
-    return float(task.row_losses(chances, rows).mean())
-
-
-def _is_worse(task: Task, ours: Expected, alone: Expected, metric: str, sign: int) -> bool:
-    """Whether a model is shown to be worse than another on the scored rows; sign is -1 where less is better."""
-    rows = task.scored()
-    measure = RowMetric(task, metric, rows)
-    one, other = (measure.of(task.outputs_of(own)) for own in (ours, alone))
-    found = interval_on_rows(
-        lambda kept: sign * (measure.measure(one[kept], kept) - measure.measure(other[kept], kept)),
-        len(rows),
-        LEVEL,
-        bootstrap=task.bootstrap,
-    )
-    return found.high < 0
 
 
 def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, backbone: object) -> dict[int, Expected]:

@@ -57,7 +57,7 @@ class Ensemble:
         value: The study's metric over the folds, each scored by the members that the others chose.
         alone: That of the winner.
         error: Standard error of their difference over the folds.
-        loss: Mean log loss of the rows out of their fold, in nats, at the temperature that suits them best.
+        loss: Mean log loss of the rows out of their fold, in nats.
         loss_alone: That of the winner.
         chosen: Whether it ships.
     """
