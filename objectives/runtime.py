@@ -18,10 +18,13 @@ def choose_device() -> torch.device:
 
 
 def limit_threads(threads: int) -> None:
-    """Let torch, and the BLAS of NumPy and SciPy, use so many threads in this process.
+    """Limit the threads of torch, and of BLAS and OpenMP under NumPy, SciPy and scikit-learn, in this process.
 
-    BLAS starts one for each core, whatever torch and Ray are told: with a trial on each core, what is fitted by
-    scikit-learn took eight times as long.
+    `torch.set_num_threads` doesn't limit BLAS, which by default starts a thread for every core. With a trial on each
+    core these threads compete, and scikit-learn's fits took eight times as much CPU time.
+
+    Args:
+        threads: The most that each library may use.
     """
     import sklearn.metrics  # noqa: F401  It and SciPy bring libraries of their own, which must be loaded to be limited.
     from threadpoolctl import threadpool_limits

@@ -1,4 +1,4 @@
-"""Priors: what kinds of task that read histories count on training rows, beside the texts."""
+"""Priors: what is counted on training rows and joins a model's logits: items of histories, TF-IDF of texts."""
 
 from typing import TYPE_CHECKING
 

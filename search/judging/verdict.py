@@ -164,9 +164,10 @@ def reach_verdict(study: optuna.Study) -> Verdict:
 
 
 def _is_settled(race: Race, compared: Mapping[int, Sequence[float]], best: int | None) -> bool:
-    """Whether repeats say more than the search: those of tests, or two of the leader, which the best has met.
+    """Whether there are repeats enough to overrule the search.
 
-    Where time ends early, trials that were repeated while better ones still ran would win for want of others.
+    There are if a finalist has had enough for a test, or if the leader has had two and the best trial of the search at
+    least one. Otherwise a trial that was repeated early would win a run that ends before better trials are repeated.
 
     Args:
         race: The race.

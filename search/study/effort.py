@@ -21,7 +21,7 @@ class Effort:
         most_updates: Largest number of updates on the target in the default space.
         all_layers: Whether the default space includes training all layers; the lower half is frozen otherwise.
         rich: Whether the default space includes dimensions that matter less.
-        ensemble: `judging.ensemble` where the space is the default one, whose trials are known to serve together.
+        ensemble: `judging.ensemble` with the default space, unless `judging` sets it for all spaces.
     """
 
     trials: int
@@ -52,13 +52,7 @@ EFFORTS: Mapping[EffortName, Effort] = {
     ),
     "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256, ensemble=3),
     "best": Effort(
-        64,
-        5,
-        {"finalists": 4, "repeats": 8, "ensemble": 5},
-        get_args(TextBaseline),
-        most_updates=512,
-        rich=True,
-        ensemble=5,
+        64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(TextBaseline), most_updates=512, rich=True
     ),
 }
 
@@ -71,7 +65,7 @@ def with_effort(file: StudyFile) -> StudyFile:
     if not (kind.ensembles and kind.has_folds):
         usable["ensemble"] = 1
     elif file.space is None and not (file.target.validation or file.target.validation_rows):
-        usable["ensemble"] = effort.ensemble
+        usable["ensemble"] = effort.judging.get("ensemble", effort.ensemble)
     changes: dict[str, Any] = {
         "budget": _filled(file.budget, {"trials": effort.trials}),
         "judging": _filled(file.judging, {**effort.judging, **usable}),

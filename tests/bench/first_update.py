@@ -48,7 +48,8 @@ def _changed(study: Path, folder: Path) -> Path:
         if found.is_dir():
             (folder / found.name).symlink_to(found.resolve())
     yaml, path = YAML(), folder / "study.yaml"
-    yaml.dump(yaml.load(study) | {"baselines": ["full_fine_tuning"]}, path)
+    # Of three trials none is a start point, which might come first.
+    yaml.dump(yaml.load(study) | {"baselines": ["full_fine_tuning"], "budget": {"trials": 3}}, path)
     return path
 
 
