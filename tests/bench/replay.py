@@ -85,7 +85,7 @@ class Bench:
         out = self.folder / f"report-{self.name}.json"
         if system in (*PEERS, REFERENCE, "untrained"):
             command = [self.peer_python, "-P", "-m", "peers", str(self.job), str(out), "--system", system]
-            measured = _run(command, dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parent)})
+            measured = run_command(command, dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parent)})
         else:
             mode = system if system in ("off", "cold") else "shared"
             options = ["--mode", mode, "--files", str(files), *(["--reverse"] if system == "reversed" else [])]
@@ -95,10 +95,10 @@ class Bench:
         return report
 
     def _ours(self, *arguments: str) -> dict[str, float]:
-        return _run([sys.executable, "-m", "tests.bench.replay_ours", *arguments], dict(os.environ))
+        return run_command([sys.executable, "-m", "tests.bench.replay_ours", *arguments], dict(os.environ))
 
 
-def _run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+def run_command(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Run a command with one thread; return its processor and wall time."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment | ONE_THREAD | QUIET, capture_output=True, text=True)
