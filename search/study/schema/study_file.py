@@ -225,7 +225,7 @@ class StudyFile(Section):
     evaluation: EvaluationSection = Field(EvaluationSection(), description="Evaluation on the target.")
     sampler: Engine = Field(EngineSection(name="tpe"), description="Sampler of Optuna, with its own options.")
     pruner: Engine = Field(
-        EngineSection.model_validate({"name": "median", "n_min_trials": 4}),
+        EngineSection.model_validate({"name": "median", "n_min_trials": 4, "n_warmup_steps": 1}),
         description="Pruner of Optuna, with its own options.",
     )
     constraints: ConstraintsSection = Field(ConstraintsSection(), description="Bounds on candidates.")
