@@ -370,8 +370,9 @@ class Task(Refusals, Reported, ABC):
         return self
 
 
-_KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
-_KINDS += "user_profile images.image_classification images.semantic_segmentation images.object_detection"
+_KINDS = "text_classification multi_label regression token_classification text_generation translation "
+_KINDS += "histories.recommendation histories.user_profile "
+_KINDS += "images.image_classification images.semantic_segmentation images.object_detection"
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
 )

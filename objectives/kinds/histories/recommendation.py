@@ -30,7 +30,8 @@ from promptgraft.objectives.data import (
     Texts,
     seen,
 )
-from promptgraft.objectives.kinds.histories import divide, held_out_from, read_histories
+from promptgraft.objectives.kinds.histories.interactions import divide, held_out_from, read_histories
+from promptgraft.objectives.kinds.histories.ranking import best_of, incidence, ranks_of
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
@@ -152,7 +153,7 @@ class Recommendation(TextClassification):
         of all items that are among the first of some user; popularity: the mean, over the items that are recommended,
         of the share of these users who have had them.
         """
-        best = np.concatenate([_best(scores, max(CUTS)) for scores, _ in self._parts_of(outputs, rows)])
+        best = np.concatenate([best_of(scores, max(CUTS)) for scores, _ in self._parts_of(outputs, rows)])
         shares = np.zeros(len(self.labels))
         for row in rows:
             shares[list(self._had(row.fields))] += 1 / len(rows)
@@ -208,7 +209,7 @@ class Recommendation(TextClassification):
 
     def described(self, expected: Expected, texts: Texts) -> list[str]:
         """Return the first items; see `Task`."""
-        best = _best(self._unseen(expected, texts), SAID)
+        best = best_of(self._unseen(expected, texts), SAID)
         return ["; ".join(self.labels[place] for place in own) for own in best]
 
     def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
@@ -229,7 +230,7 @@ class Recommendation(TextClassification):
         chances = self._unseen(expected, texts)
         shown = [
             [[self.labels[place], float(own[place])] for place in order if np.isfinite(own[place])]
-            for own, order in zip(chances, _best(chances, SHOWN), strict=True)
+            for own, order in zip(chances, best_of(chances, SHOWN), strict=True)
         ]
         return {
             "item": self.predict(expected, texts),
@@ -246,7 +247,7 @@ class Recommendation(TextClassification):
         users = self._matrix(train)
         sizes = np.asarray(users.sum(axis=0), dtype=np.float64).ravel()
         alike = users.multiply(1 / (np.sqrt(sizes) + _TINY)).tocsr()
-        had = _incidence([self._had(row.fields) for row in rows], len(self.labels))
+        had = incidence([self._had(row.fields) for row in rows], len(self.labels))
         # An item's own cosine is in it, which matters to no item that may be recommended.
         scores = ((had @ alike.T) @ alike).toarray() + _TINY * (sizes + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
@@ -340,45 +341,12 @@ class Recommendation(TextClassification):
         found: dict[str, set[int]] = {}
         for row in rows:
             found.setdefault(row.group, set()).update([row.label, *self._had(row.fields)])
-        return _incidence(list(found.values()), len(self.labels))
+        return incidence(list(found.values()), len(self.labels))
 
 
 @lru_cache(maxsize=8)
 def _places_of(labels: tuple[str, ...]) -> Mapping[str, int]:
     return {name: place for place, name in enumerate(labels)}
-
-
-def ranks_of(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rank of each row's item, from 1 on; of items with the same score the first is better.
-
-    Args:
-        scores: Shape (rows, items).
-        labels: Shape (rows,).
-    """
-    own = scores[np.arange(len(labels)), labels][:, None]
-    is_first = np.arange(scores.shape[1]) < labels[:, None]
-    return np.asarray(1 + ((scores > own) | ((scores == own) & is_first)).sum(axis=1))
-
-
-def _best(scores: npt.NDArray[Any], cut: int) -> npt.NDArray[np.int64]:
-    """Return the items with the best scores, shape (rows, cut); of items with the same score the first is better."""
-    if scores.shape[1] <= cut:
-        return np.asarray(np.argsort(-scores, axis=1, kind="stable"))
-    least = np.partition(scores, -cut, axis=1)[:, -cut, None]
-    above, equal = scores > least, scores == least
-    equal &= equal.cumsum(axis=1) <= cut - above.sum(axis=1, keepdims=True)
-    places = np.nonzero(above | equal)[1].reshape(len(scores), cut)
-    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
-    return np.asarray(np.take_along_axis(places, order, axis=1))
-
-
-def _incidence(users: Sequence[set[int]], n_items: int) -> "sparse.csr_matrix":
-    """Return 1 where a user has an item, shape (users, items)."""
-    from scipy import sparse
-
-    columns = [item for items in users for item in sorted(items)]
-    ends = np.cumsum([0, *map(len, users)])
-    return sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(users), n_items))
 
 
 def _sample(rows: Sequence[Row], most: int | None, drawn: random.Random) -> list[Row]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from promptgraft.objectives.data import Row, Split, TaskSpec
-from promptgraft.objectives.kinds.histories import read_histories
-from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of, seen
+from promptgraft.objectives.data import Row, Split, TaskSpec, seen
+from promptgraft.objectives.kinds.histories.interactions import read_histories
+from promptgraft.objectives.kinds.histories.ranking import ranks_of
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.measures.controls import FITTED
 from promptgraft.objectives.measures.kind_checks import check_task_kind
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
@@ -190,7 +191,7 @@ def test_coverage_and_popularity_are_those_of_what_is_recommended(
     found = task.measure(outputs, task.test)
     assert found["popularity_at_5"] == pytest.approx(expected)
     assert found["coverage_at_5"] == len(set(np.concatenate(first).tolist())) / len(task.labels)
-    monkeypatch.setattr("promptgraft.objectives.kinds.recommendation.MOST_SCORES", 60)
+    monkeypatch.setattr("promptgraft.objectives.kinds.histories.recommendation.MOST_SCORES", 60)
     assert task.measure(outputs, task.test) == pytest.approx(found), "some rows at a time"
     popular = task.measure(task.constant(task.test), task.test)
     assert popular["popularity_at_5"] > found["popularity_at_5"], "the most popular items are popular"
