@@ -1,6 +1,7 @@
 """Ranks of items by their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,19 @@ def ranks_of(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDA
     own = scores[np.arange(len(labels)), labels][:, None]
     is_first = np.arange(scores.shape[1]) < labels[:, None]
     return np.asarray(1 + ((scores > own) | ((scores == own) & is_first)).sum(axis=1))
+
+
+def drawn_items(seed: str, n_items: int, out: Collection[int], count: int) -> list[int]:
+    """Draw items at random, each as likely as any other; all where there are no more.
+
+    Args:
+        seed: What decides which.
+        n_items: Number of all items.
+        out: Items that are never drawn.
+        count: How many are drawn.
+    """
+    found = Random(seed).sample(range(n_items), min(n_items, count + len(out)))
+    return [place for place in found if place not in out][:count]
 
 
 def best_of(scores: npt.NDArray[Any], cut: int) -> npt.NDArray[np.int64]:

@@ -31,7 +31,7 @@ from promptgraft.objectives.data import (
     seen,
 )
 from promptgraft.objectives.kinds.histories.interactions import divide, held_out_from, read_histories
-from promptgraft.objectives.kinds.histories.ranking import best_of, incidence, ranks_of
+from promptgraft.objectives.kinds.histories.ranking import best_of, drawn_items, incidence, ranks_of
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 CUTS = (5, 10, 20)
+# Begins the names of metrics of ranks among items that are drawn.
+SAMPLED = "sampled_"
 # Items in a table of predictions, and of an example in a report.
 SHOWN, SAID = 10, 3
 # Users with fewer items so far are scored apart.
@@ -57,6 +59,10 @@ class Recommendation(TextClassification):
         **{f"popularity_at_{cut}": "minimize" for cut in CUTS},
         "mrr": "maximize",
         "loss": "minimize",
+    }
+    on_request: ClassVar[Mapping[str, Direction]] = {
+        **{f"{SAMPLED}{name}_at_{cut}": "maximize" for name in ("ndcg", "recall") for cut in CUTS},
+        f"{SAMPLED}mrr": "maximize",
     }
     default_metric = "ndcg_at_10"
     heads = ("label_words", "linear")
@@ -147,7 +153,7 @@ class Recommendation(TextClassification):
         return ()
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
-        """Rank all items that a user hasn't had; see `Task`.
+        """Rank all items that a user hasn't had; and some that are drawn, where a study asks for that; see `Task`.
 
         NDCG, recall (the share of users whose item is among the first), the mean reciprocal rank; coverage: the share
         of all items that are among the first of some user; popularity: the mean, over the items that are recommended,
@@ -158,9 +164,10 @@ class Recommendation(TextClassification):
         for row in rows:
             shares[list(self._had(row.fields))] += 1 / len(rows)
         found: dict[str, float] = {}
-        ranks = self._ranks(outputs, rows)
-        for name in self.metrics:
-            if (values := self._by_row(name, ranks)) is not None:
+        ranks, asked = self._ranks(outputs, rows), self.on_request if self._negatives else ()
+        sampled = self._sampled_ranks(outputs, rows) if asked else ranks
+        for name in (*self.metrics, *asked):
+            if (values := _by_row(name, sampled if name in asked else ranks)) is not None:
                 found[name] = float(values.mean())
             elif name == "loss":
                 found[name] = float(self._losses(outputs, rows).mean())
@@ -174,15 +181,8 @@ class Recommendation(TextClassification):
         """Return each user's figure, where the metric is their mean; see `Reported`."""
         if metric == "loss":
             return self._losses(outputs, rows)
-        return self._by_row(metric, self._ranks(outputs, rows))
-
-    @staticmethod
-    def _by_row(metric: str, ranks: npt.NDArray[np.int64]) -> Expected | None:
-        name, _, cut = metric.partition("_at_")
-        if name not in ("mrr", "ndcg", "recall"):
-            return None
-        values = {"mrr": 1 / ranks, "ndcg": 1 / np.log2(ranks + 1), "recall": np.ones(len(ranks))}[name]
-        return np.where(ranks <= int(cut or len(ranks) + ranks.max()), values, 0.0)
+        ranks = self._sampled_ranks if metric in self.on_request else self._ranks
+        return _by_row(metric, ranks(outputs, rows))
 
     def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
         """Return users with few items, and those whose next item no user had before; see `Reported`."""
@@ -296,6 +296,14 @@ class Recommendation(TextClassification):
         return name in needs_probe or cls.lacks_prior(name)
 
     @property
+    def signatures(self) -> Mapping[str, str]:
+        """Say among how many items the sampled metrics rank; see `Task`."""
+        drawn = (
+            f"rank among the item and {self._negatives} drawn ones of those that a user hasn't had, seed {self.seed}"
+        )
+        return dict.fromkeys(self.on_request, drawn) if self._negatives else {}
+
+    @property
     def purpose(self) -> str:
         """Say that it recommends; see `Task`."""
         return "Recommends the next item to users, by the texts of what they had: one of"
@@ -325,6 +333,22 @@ class Recommendation(TextClassification):
     def _ranks(self, outputs: Outputs, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
         parts = self._parts_of(outputs, rows)
         return np.concatenate([ranks_of(scores, np.array([row.label for row in own])) for scores, own in parts])
+
+    @property
+    def _negatives(self) -> int:
+        """How many items are drawn for each user beside the one that came; 0 for none."""
+        histories = self.spec.histories if self.spec else None
+        return (histories.negatives or 0) if histories else 0
+
+    def _sampled_ranks(self, outputs: Outputs, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+        """Return each row's rank among items drawn for it, which it neither had nor chose; the same in every trial."""
+        ranks = np.ones(len(rows), dtype=np.int64)
+        for number, (scores, row) in enumerate(zip(outputs, rows, strict=True)):
+            out = self._had(row.fields) | {row.label}
+            seed = f"{self.seed} {row.group} {self.labels[row.label]}"
+            places = sorted([row.label, *drawn_items(seed, len(self.labels), out, self._negatives)])
+            ranks[number] = ranks_of(scores[None, places], np.array([places.index(row.label)]))[0]
+        return ranks
 
     def _losses(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
         """Return each row's negative log-likelihood in nats; items that the user had count."""
@@ -365,3 +389,11 @@ def _refuse_splits(spec: TaskSpec) -> None:
             f"{', '.join(given)} can't be given for recommendation, where the last items of each user are the test and "
             "validation rows; leave it out"
         )
+
+
+def _by_row(metric: str, ranks: npt.NDArray[np.int64]) -> Expected | None:
+    name, _, cut = metric.removeprefix(SAMPLED).partition("_at_")
+    if name not in ("mrr", "ndcg", "recall"):
+        return None
+    values = {"mrr": 1 / ranks, "ndcg": 1 / np.log2(ranks + 1), "recall": np.ones(len(ranks))}[name]
+    return np.where(ranks <= int(cut or len(ranks) + ranks.max()), values, 0.0)

@@ -64,6 +64,12 @@ class HistoriesSection(Section):
         validate_default=True,
         description="Time from which on they are the test, in place of each user's last one; give both, or neither.",
     )
+    negatives: int | None = Field(
+        None,
+        ge=1,
+        description="Number of items drawn for each user, none that they had, among which metrics called `sampled_...` "
+        "rank the one that came; these are computed beside those over all items, for recommendation.",
+    )
 
     @field_validator("least_rating", "test_from")
     @classmethod

@@ -104,6 +104,24 @@ def test_what_cannot_be_read_is_refused_with_its_place(
         load_study(write_study_file(tmp_path / "study.yaml", backbone, **own), rehearsed=True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "negatives", "message"),
+    [
+        ("recommendation", None, "metric: sampled_ndcg_at_10 needs target.histories.negatives"),
+        ("user_profile", 20, "histories.negatives: does not apply to tasks of kind 'user_profile'"),
+    ],
+)
+def test_sampled_metrics_and_how_many_are_drawn_go_together(
+    tmp_path: Path, tiny_models: TinyModels, kind: str, negatives: int | None, message: str
+) -> None:
+    own = sections(tmp_path, kind, source=False)
+    own["target"]["histories"] |= {"negatives": negatives} if negatives else {}
+    own |= {} if negatives else {"metric": "sampled_ndcg_at_10"}
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 64}
+    with pytest.raises(StudyFileError, match=message):
+        load_study(write_study_file(tmp_path / "study.yaml", backbone, **own), rehearsed=True)
+
+
 def test_controls_of_items_are_refused_where_there_are_none(tmp_path: Path, tiny_models: TinyModels) -> None:
     own = sections(tmp_path, "user_profile", source=False)
     backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 64}
