@@ -275,7 +275,9 @@ class StudyLoader(ProblemCollector):
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():
             for baseline in filter(partial(refuses_baseline, file), names):
-                whose = f"tasks of kind {name!r}" if kind.refuses_baseline(baseline) else "models that read no texts"
+                whose = (
+                    f"tasks of kind {name!r}" if kind.refuses_baseline(baseline) else "models that read no label words"
+                )
                 self.add(location, f"{baseline} does not apply to {whose}; leave it out")
 
         if file.source is not None and file.sources:

@@ -65,7 +65,7 @@ class Recommendation(TextClassification):
         f"{SAMPLED}mrr": "maximize",
     }
     default_metric = "ndcg_at_10"
-    heads = ("label_words", "linear")
+    heads = ("label_words", "linear", "titles")
     reads_histories = True
     has_folds = False
     priors = ("popularity", "neighbours", "ease")

@@ -237,7 +237,10 @@ class SpaceSection(Section):
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
     grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
-    head: Searched = Field(None, description="Output head of an encoder: label_words, linear or probe.")
+    head: Searched = Field(
+        None,
+        description="Output head of an encoder: label_words, linear or probe; titles, of a causal model for items.",
+    )
     pooling: Searched = Field(None, description="Text embedding of an encoder: mean, first or last token.")
     demonstrations: DemonstrationsSection = Field(
         DemonstrationsSection(), description="In-context examples before the prompt."
