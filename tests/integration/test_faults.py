@@ -132,27 +132,41 @@ def test_killed_drivers_of_other_kinds(
     _kill_five_times(kind, study, tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "prior"), [("recommendation", "neighbours"), ("user_profile", "words")])
+@pytest.mark.parametrize(
+    ("kind", "family", "head", "priors"),
+    [
+        ("recommendation", "encoder", "linear", ["none", "neighbours"]),
+        ("recommendation", "causal_lm", "titles", ["popularity", "neighbours"]),
+        ("user_profile", "encoder", "linear", ["none", "words"]),
+    ],
+    ids=["recommendation", "titles", "user_profile"],
+)
 def test_killed_drivers_of_histories(
-    kind: str, prior: str, study_file: Callable[..., Path], tmp_path: Path, tiny_models: TinyModels
+    kind: str,
+    family: str,
+    head: str,
+    priors: list[str],
+    study_file: Callable[..., Path],
+    tmp_path: Path,
+    tiny_models: TinyModels,
 ) -> None:
     """Among what is shared between trials are counts and the embeddings of items."""
-    history = {"templates": {"plain": "{{ history }} {{ label }}"}, "prior": ["none", prior], "text_weight": [0.3, 1.0]}
+    history = {"templates": {"plain": "{{ history }} {{ label }}"}, "prior": priors, "text_weight": [0.3, 1.0]}
     study = study_file(
         30,
-        backbone={"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48},
+        backbone={"path": tiny_models[family], "family": family, "max_tokens": 48},
         source={**section_of_histories(tmp_path / "source", kind, users=60, seed=1), "train_rows": 32},
         target={**section_of_histories(tmp_path / "target", kind, users=60), **FEW},
-        space=SMALL | history | {"head": "linear"},
+        space=SMALL | history | {"head": head},
         judging=JUDGED,
     )
-    _kill_five_times(kind, study, tmp_path)
+    _kill_five_times(head if head == "titles" else kind, study, tmp_path)
 
 
 def _kill_five_times(name: str, study: Path, tmp_path: Path) -> None:
-    """Kill the driver of a study of 30 trials, which then equals the calm one."""
+    """Kill the driver of a study of 30 trials while it runs some, after which the study equals the calm one."""
     driver = _driver(study, tmp_path, 1)
-    faults.kill_drivers(driver, 5)
+    faults.kill_drivers(driver, 5, at_work=True)
     driver.finish()
     found = faults.faults_found(driver)
     _report(name, driver, found)
