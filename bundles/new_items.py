@@ -69,6 +69,11 @@ def _why_none(manifest: Manifest) -> str | None:
                 f"trial {member.trial} counts who had what, without texts, and nobody had new ones; export a trial "
                 "with text_weight above 0, as with --trial N"
             )
+        if head == "titles":
+            return (
+                f"trial {member.trial} ranks those that a prior lists, and nobody had new ones; export a trial of an "
+                "encoder with head 'label_words'"
+            )
         if head != "label_words":
             return (
                 f"head {head!r} of trial {member.trial} has learnt the items that there were; export a trial with head "

@@ -28,7 +28,8 @@ class Candidate:
             words (`label_words`); a `linear` layer, which starts at random; or a `probe`: a linear layer on normalised
             embeddings that is fitted to its optimum by logistic regression on alpha * L_s + (1 - alpha) * L_t, and
             then trained on with all else if `steps` says so (LP-FT; Kumar et al. 2022, arXiv:2202.10054). Language
-            models have `label_words`, or `answer` where answers are texts, which they write.
+            models have `label_words`, or `answer` where answers are texts, which they write; causal ones `titles` where
+            labels are items: the log-probability of each title, of those that the prior ranks first.
         demonstrations: In-context examples before the prompt.
         soft_prompt: The soft prompt; with the place `prefix`, it comes before the demonstrations.
         frozen_layers: Number of frozen layers: 0 trains everything; k freezes the embeddings and layers 0..k-1.
@@ -128,8 +129,10 @@ class Candidate:
         elif self.demonstrations.count == 1:
             changes["demonstrations"] = replace(self.demonstrations, order=Demonstrations().order)
         changes["soft_prompt"] = soft = self._canonical_prompt(facts)
-        if self.head in ("linear", "probe", "answer") and soft.init != "label_words":
+        if self.head in ("linear", "probe", "answer", "titles") and soft.init != "label_words":
             changes["verbalizer"] = ""
+        if self.head == "titles":  # Its loss is that of tokens, not of labels.
+            changes |= _defaults("label_smoothing")
         if self.head != "answer":
             changes["decoding"] = Decoding()
         elif self.decoding.beams == 1:

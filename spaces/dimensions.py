@@ -105,7 +105,7 @@ _HAS_SOFT_PROMPT = Condition("soft_prompt.length", above=0)
 DIMENSIONS: Mapping[str, Dimension] = {
     dimension.name: dimension
     for dimension in (
-        Dimension("head", str, options=("label_words", "linear", "probe", "answer")),
+        Dimension("head", str, options=("label_words", "linear", "probe", "answer", "titles")),
         Dimension("demonstrations.count", int, low=0, high=1000),
         Dimension("demonstrations.choice", str, options=("random", "balanced", "nearest"), when=_HAS_DEMONSTRATIONS),
         Dimension("demonstrations.order", str, options=("random", "alternating", "nearest_last"), when=_HAS_AN_ORDER),

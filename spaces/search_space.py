@@ -64,6 +64,7 @@ class SearchSpace:
                     f"{did_you_mean(parameter.when.parameter, seen)}"
                 )
             seen.append(parameter.name)
+        _check_titles({parameter.name: extremes(parameter) for parameter in self.parameters})
         _check_soft_prompts({parameter.name: parameter for parameter in self.parameters})
 
     @classmethod
@@ -191,6 +192,14 @@ def check_parameter(parameter: Parameter, facts: StudyFacts) -> None:
             raise InvalidInputError(f"source {value!r} is not among the study's sources; {hint}")
         if needs_source and not facts.has_source:
             raise InvalidInputError(f"{parameter.name} is {value} but the study names no source task")
+
+
+def _check_titles(values: Mapping[str, Sequence[Scalar]]) -> None:
+    if "titles" in values.get("head", ()) and "none" in values.get("prior", ["none"]):
+        raise InvalidInputError(
+            "head 'titles' scores the items that a prior ranks first, and prior may be 'none'; give priors alone, "
+            "such as prior: [popularity, neighbours, ease]"
+        )
 
 
 def _check_soft_prompts(parameters: Mapping[str, Parameter]) -> None:

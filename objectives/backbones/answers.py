@@ -129,6 +129,30 @@ class AnswerScorer(LabelScorer):
         return texts
 
 
+def logits_behind(output: Any, stack: PromptedStack, batch: Batch, behind: Tensor, lengths: Tensor) -> Tensor:
+    """Compute the logits of what follows a prompt, and each token behind it.
+
+    Args:
+        output: The output embeddings.
+        stack: The backbone with its soft prompt.
+        batch: Encoded prompts.
+        behind: Tokens behind each prompt, padded with any, shape (rows, behind).
+        lengths: How many of them are its own, shape (rows,).
+
+    Returns:
+        Shape (rows, behind + 1, vocabulary).
+    """
+    input_ids, rows, count = batch.input_ids, len(batch.input_ids), behind.shape[1]
+    steps = torch.arange(count + 1, device=input_ids.device)
+    if count:
+        padded = torch.cat([input_ids, input_ids.new_zeros(rows, count)], dim=1)
+        input_ids = padded.scatter(1, batch.lengths[:, None] + steps[:-1], behind)
+    read_at = (batch.lengths + stack.length - 1)[:, None] + steps
+    hidden: Tensor = stack(input_ids, batch.lengths + lengths, batch.lengths, batch.known, read_at)
+    found: Tensor = output(hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1])))
+    return found.to(hidden)
+
+
 class CausalAnswers(AnswerScorer):
     """Answers behind the prompt, in the place of the template's label.
 
@@ -164,18 +188,7 @@ class CausalAnswers(AnswerScorer):
         return self._logits(stack, batch, answers[:, :-1].clamp(min=0), (answers != IGNORED).sum(1) - 1)
 
     def _logits(self, stack: PromptedStack, batch: Batch, behind: Tensor, lengths: Tensor) -> Tensor:
-        """Return the logits of what follows the prompt and each token behind it; (rows, behind + 1, vocabulary)."""
-        input_ids, rows, count = batch.input_ids, len(batch.input_ids), behind.shape[1]
-        steps = torch.arange(count + 1, device=input_ids.device)
-        if count:
-            padded = torch.cat([input_ids, input_ids.new_zeros(rows, count)], dim=1)
-            input_ids = padded.scatter(1, batch.lengths[:, None] + steps[:-1], behind)
-        read_at = (batch.lengths + stack.length - 1)[:, None] + steps
-        hidden: Tensor = stack(input_ids, batch.lengths + lengths, batch.lengths, batch.known, read_at)
-        found: Tensor = self.model.get_output_embeddings()(
-            hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
-        )
-        return found.to(hidden)
+        return logits_behind(self.model.get_output_embeddings(), stack, batch, behind, lengths)
 
     def write(self, stack: PromptedStack, batch: Batch) -> list[str]:
         """Write answers behind the prompts; with keys and values kept where the prompt stands among the embeddings."""

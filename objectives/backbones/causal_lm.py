@@ -1,19 +1,26 @@
 """Causal language models: log-probabilities of the label words at the end of the prompt."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from promptgraft.objectives.backbones.answers import CausalAnswers, Limits
+from promptgraft.objectives.backbones.answers import CausalAnswers, Limits, logits_behind
 from promptgraft.objectives.backbones.base import BACKBONES, Backbone
+from promptgraft.objectives.backbones.families import NOT_DEEP
 from promptgraft.objectives.backbones.label_scorers import Batch, LabelScorer, VocabularyScorer, mean_over_words
 from promptgraft.objectives.backbones.text_tokens import PromptTokens
-from promptgraft.objectives.layers import PromptedStack
+from promptgraft.objectives.data import IGNORED
+from promptgraft.objectives.layers import Known, PromptedStack
 from promptgraft.spaces import Candidate, InvalidInputError, RenderedPrompt, Template, Verbalizer
+
+# Items of a row whose titles are scored.
+SHORT_LIST = 50
 
 
 class CausalScorer(VocabularyScorer):
@@ -94,6 +101,71 @@ class CausalScorer(VocabularyScorer):
         return hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
+class TitleScorer(CausalScorer):
+    """Scores items by their titles: the mean log-probability of a title's tokens behind the prompt.
+
+    Args:
+        tokens: Makes token ids of prompts.
+        eos: The token with which a text ends; None if there is none.
+        output: The output embeddings: hidden states -> logits over the vocabulary.
+        title: Makes token ids of a title.
+        shares: Whether titles can be run behind the keys and values of a prompt, which are computed once then.
+    """
+
+    listed = SHORT_LIST
+
+    def __init__(
+        self,
+        tokens: PromptTokens,
+        eos: int | None,
+        output: nn.Module,
+        title: Callable[[str], list[int]],
+        *,
+        shares: bool,
+    ) -> None:
+        super().__init__(tokens, eos, output, {})
+        self.continues = True
+        self._title, self._shares = title, shares
+
+    def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
+        """Score the labels that the batch lists, or all; see `LabelScorer`."""
+        rows, device = len(batch.input_ids), batch.input_ids.device
+        listed = batch.listed
+        if listed is None:
+            listed = torch.arange(len(labels), device=device).expand(rows, -1)
+        if self._shares and not (torch.is_grad_enabled() or stack.before_text):
+            batch = _with_keys(stack, batch)
+        known = {
+            place: torch.tensor(self._title(labels[place]), device=device) for place in set(listed.ravel().tolist())
+        }
+        pairs = [(row, known[place]) for row, places in enumerate(listed.tolist()) for place in places]
+        size = max(listed.shape)
+        parts = [self._score(stack, batch, pairs[first : first + size]) for first in range(0, len(pairs), size)]
+        return torch.cat(parts).view_as(listed)
+
+    def _score(self, stack: PromptedStack, batch: Batch, pairs: Sequence[tuple[int, Tensor]]) -> Tensor:
+        """Score pairs of a row and a title; shape (pairs,)."""
+        titles = pad_sequence([title for _, title in pairs], batch_first=True, padding_value=IGNORED)
+        counts = (titles != IGNORED).sum(1)
+        part = batch.of([row for row, _ in pairs])
+        logits = logits_behind(self._output[0], stack, part, titles[:, :-1].clamp(min=0), counts - 1)
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), titles.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return -losses.view_as(titles).sum(1) / counts
+
+
+def _with_keys(stack: PromptedStack, batch: Batch) -> Batch:
+    """Return a batch of which all layers' keys and values are known, so that only what stands behind it is run."""
+    known, layers = batch.known, stack.layers
+    depth = known.depth if known else 0
+    if depth == len(layers):
+        return batch
+    begin = {"hidden": known.hidden} if known else {"input_ids": batch.input_ids}
+    hidden, past = layers.run_with_keys(depth, len(layers), **begin)
+    return replace(batch, known=Known(len(layers), hidden, {**(known.past if known else {}), **past}))
+
+
 def score_words(
     words: Sequence[tuple[int, ...]], next_tokens: Callable[[tuple[int, ...]], Tensor]
 ) -> dict[tuple[int, ...], Tensor]:
@@ -143,10 +215,30 @@ class CausalLM(Backbone):
         template.check_label_last()
         if candidate.head == "answer":
             return CausalAnswers(self.special_names, template, self.model, candidate.decoding, self._limits(candidate))
+        tokens, eos = PromptTokens(self.special_names, template), self.tokenizer.eos_token_id
+        if candidate.head == "titles":
+            return self._title_scorer(candidate, template, tokens)
         verbalizer = self._label_words(candidate, verbalizer)
         words = self.words_behind(template, verbalizer, labels)
-        tokens, eos = PromptTokens(self.special_names, template), self.tokenizer.eos_token_id
         return CausalScorer(tokens, eos, self.model.get_output_embeddings(), words)
+
+    def _title_scorer(self, candidate: Candidate, template: Template, tokens: PromptTokens) -> TitleScorer:
+        """Return what scores titles, of which as much is read as there are positions for behind the prompt."""
+        most, soft = self.spec.max_tokens, candidate.soft_prompt.length
+        room = most if self.max_positions is None else min(most, self.max_positions - most - soft)
+        if room < 1:
+            raise InvalidInputError(
+                f"backbone.max_tokens {most} and soft_prompt.length {soft} leave none of the backbone's "
+                f"{self.max_positions} positions for titles; lower one of them"
+            )
+        space = " " if template.render(dict.fromkeys(template.fields, "x")).before.endswith(" ") else ""
+        return TitleScorer(
+            tokens,
+            self.tokenizer.eos_token_id,
+            self.model.get_output_embeddings(),
+            lambda title: self.special_names.as_text(f"{space}{title}")[:room],
+            shares=self.spec.takes_masks and self.architecture.model_type not in NOT_DEEP,
+        )
 
     def _limits(self, candidate: Candidate) -> Limits:
         """Return how long answers may be: they share the model's positions with the prompt."""

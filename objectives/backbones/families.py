@@ -119,7 +119,9 @@ class Family:
 
     def heads(self, of_kind: Sequence[str]) -> tuple[str, ...]:
         """Return which of the heads of a kind of task it has, the default first."""
-        return tuple(head for head in of_kind if self.has_words or head != "label_words")
+        if "titles" in of_kind and self.label_last:
+            return ("titles",)  # There are too many items to score all.
+        return tuple(head for head in of_kind if head != "titles" and (self.has_words or head != "label_words"))
 
 
 # The class of each family is registered by the same name in `objectives.backbones.base`, which imports torch.
@@ -204,16 +206,7 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
             raise InvalidInputError(
                 f"frozen_layers must be in [0, {model.n_layers}], the backbone's number of layers, got {value}"
             )
-        if name == "head" and value == "answer":
-            if not known.writes:
-                writers = " or ".join(sorted(own for own in FAMILIES if FAMILIES[own].writes))
-                raise InvalidInputError(
-                    f"head 'answer' writes texts, which backbone family {model.family!r} can't; use {writers}"
-                )
-        elif name in ENCODERS_ONLY and not known.has_head and value != DEFAULTS[name]:
-            raise InvalidInputError(
-                f"{name} {value!r} is supported only by encoders, got a language model; use {DEFAULTS[name]!r}"
-            )
+        _check_head(name, value, known, model.family)
         _check_reading(name, value, known, model.family)
         if name == "soft_prompt.place" and has_prompt:
             _check_place(str(value), model)
@@ -227,6 +220,26 @@ def check_candidate(values: Mapping[str, object], model: Architecture) -> None:
                 f"{name} is {value}, but only causal LMs take demonstrations and backbone.family is {model.family!r}; "
                 "leave it out, or use a backbone of family 'causal_lm'"
             )
+
+
+def _check_head(name: str, value: object, known: Family, family: str) -> None:
+    """Refuse heads that a family doesn't have, and what goes with those of encoders."""
+    if name == "head" and value == "answer":
+        if not known.writes:
+            writers = " or ".join(sorted(own for own in FAMILIES if FAMILIES[own].writes))
+            raise InvalidInputError(
+                f"head 'answer' writes texts, which backbone family {family!r} can't; use {writers}"
+            )
+    elif name == "head" and value == "titles":
+        if not known.label_last:
+            raise InvalidInputError(
+                f"head 'titles' continues a prompt by titles, which backbone family {family!r} can't; use causal_lm, "
+                f"or head {'label_words, which scores all items at once' if known.has_words else 'linear'}"
+            )
+    elif name in ENCODERS_ONLY and not known.has_head and value != DEFAULTS[name]:
+        raise InvalidInputError(
+            f"{name} {value!r} is supported only by encoders, got a language model; use {DEFAULTS[name]!r}"
+        )
 
 
 def _check_reading(name: str, value: object, known: Family, family: str) -> None:

@@ -23,6 +23,7 @@ class Batch:
         known: What the frozen layers make of the prompts, if that was computed before.
         words: Place of the first token of each word that is scored, -1 for none, shape (rows, words); None where rows
             are scored as a whole.
+        listed: Places of the labels that are scored of each row, shape (rows, listed); None where all are.
         answers: Token ids of answers that are texts, padded with `IGNORED`; shape (rows, answer tokens). None where
             answers aren't texts, or aren't known.
     """
@@ -32,6 +33,7 @@ class Batch:
     known: Known | None = None
     words: Tensor | None = None
     answers: Tensor | None = None
+    listed: Tensor | None = None
 
     @property
     def known_answers(self) -> Tensor:
@@ -58,6 +60,7 @@ class LabelScorer(nn.Module, ABC):
         answer_tokens: Most tokens of an answer, where answers are texts; 0 otherwise.
         cells: How many cells, or boxes, of each row are scored, where rows are images that have such; 0 otherwise.
         more: How many numbers of each beside one for each label.
+        listed: How many labels of each row are scored, those that a prior ranks first; 0 where all are.
     """
 
     continues = False
@@ -65,6 +68,7 @@ class LabelScorer(nn.Module, ABC):
     answer_tokens = 0
     cells = 0
     more = 0
+    listed = 0
 
     @abstractmethod
     def encode(self, prompt: RenderedPrompt) -> list[int]:
@@ -80,8 +84,9 @@ class LabelScorer(nn.Module, ABC):
             labels: The labels to score.
 
         Returns:
-            Logits, shape (rows, len(labels)), or (rows, words, len(labels)), or (rows, cells, len(labels)); of answers
-            that are texts, those of their tokens, shape (rows, answer tokens, vocabulary).
+            Logits, shape (rows, len(labels)), or those of the labels that a batch lists, shape (rows, listed), or
+            (rows, words, len(labels)), or (rows, cells, len(labels)); of answers that are texts, those of their tokens,
+            shape (rows, answer tokens, vocabulary).
         """
 
     def encode_answer(self, answer: Any) -> Any:

@@ -30,6 +30,8 @@ class Refusals(PriorNames):
         """
         if "answer" not in cls.heads and (name.startswith("decoding.") or (name == "head" and value == "answer")):
             return f"{name} is {value!r}, but answers of this kind of task are not texts that are written; leave it out"
+        if name == "head" and value == "titles" and value not in cls.heads:
+            return "head 'titles' scores the titles of items, which answers of this kind of task aren't; leave it out"
         if name == "augmentation" and value not in cls.augmentations:
             return cls._refused_augmentation(value)
         allowed = WITHOUT_ONE_LABEL.get(name)

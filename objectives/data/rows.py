@@ -62,6 +62,7 @@ class HistorySpec:
         least_rating: Interactions with lower ratings are dropped.
         validation_from: Time from which on interactions are chosen by, in place of each user's last but one.
         test_from: Time from which on they are the test, in place of each user's last one.
+        negatives: Items drawn for each user, which the one that came is ranked among in metrics called `sampled_...`.
     """
 
     user: str
@@ -76,6 +77,7 @@ class HistorySpec:
     least_rating: float | None = None
     validation_from: str | None = None
     test_from: str | None = None
+    negatives: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

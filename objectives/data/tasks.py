@@ -46,6 +46,7 @@ class Task(Refusals, Reported, ABC):
         in_places: Whether outputs are of several places of a row, such as its words or the cells of its image.
         loss: Name of the loss that models are trained with; see `objectives.trial.losses`.
         metrics: Metric -> the direction in which it is better, `loss` among them.
+        on_request: Metrics of tasks whose study asks for them; `metrics` are those of all.
         default_metric: The metric that is optimised if a study names none.
         has_labels: Whether answers are labels, which outputs then are logits of.
         has_numbers: Whether answers are numbers, which models are trained on standardised.
@@ -76,6 +77,7 @@ class Task(Refusals, Reported, ABC):
     in_places: ClassVar[bool] = False
     loss: ClassVar[LossName] = "cross_entropy"
     metrics: ClassVar[Mapping[str, Direction]]
+    on_request: ClassVar[Mapping[str, Direction]] = {}
     default_metric: ClassVar[str]
     has_labels: ClassVar[bool] = True
     has_numbers: ClassVar[bool] = False
@@ -370,8 +372,9 @@ class Task(Refusals, Reported, ABC):
         return self
 
 
-_KINDS = "text_classification multi_label regression token_classification text_generation translation recommendation "
-_KINDS += "user_profile images.image_classification images.semantic_segmentation images.object_detection"
+_KINDS = "text_classification multi_label regression token_classification text_generation translation "
+_KINDS += "histories.recommendation histories.user_profile "
+_KINDS += "images.image_classification images.semantic_segmentation images.object_detection"
 TASK_KINDS: Registry[type[Task]] = Registry(
     "task kind", [f"promptgraft.objectives.kinds.{own}" for own in _KINDS.split()]
 )

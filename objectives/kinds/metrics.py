@@ -38,7 +38,7 @@ def metric(kind: type[Task], direction: Direction) -> Callable[[F], F]:
 
     def register(compute: F) -> F:
         name = compute.__name__
-        if name in kind.metrics:
+        if name in (*kind.metrics, *kind.on_request):
             raise InvalidInputError(f"metric {name!r} is one of {kind.__name__} already; choose another name")
         METRICS.register(name)(Metric(compute, kind, direction))
         return compute
@@ -48,7 +48,7 @@ def metric(kind: type[Task], direction: Direction) -> Callable[[F], F]:
 
 def directions(kind: type[Task]) -> Mapping[str, Direction]:
     """Return all metrics of a kind of task, with the direction in which each is better."""
-    return {**{name: METRICS[name].direction for name in _added(kind)}, **kind.metrics}
+    return {**{name: METRICS[name].direction for name in _added(kind)}, **kind.metrics, **kind.on_request}
 
 
 def scores(task: Task, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:

@@ -296,7 +296,25 @@ class PromptedModel:
         counts = self.prior.logits(rows, labels)
         if self.candidate.ignores_text:
             return counts
-        return self.candidate.text_weight * self.logits(self.batch(rows), labels).float().cpu() + counts
+        text = (
+            self._of_short_list(rows, labels, counts) if self.scorer.listed else self.logits(self.batch(rows), labels)
+        )
+        return self.candidate.text_weight * text.float().cpu() + counts
+
+    def _of_short_list(self, rows: Sequence[EncodedPrompt], labels: Sequence[str], counts: Tensor) -> Tensor:
+        """Score by their text the labels that the prior ranks first; the others have the lowest of these scores.
+
+        So they come behind these in the order of the prior, however much the text counts.
+        """
+        first = counts.sort(dim=1, descending=True, stable=True).indices[:, : self.scorer.listed]
+        listed = replace(self.batch(rows), listed=first.to(self.backbone.device))
+        found = self.logits(listed, labels).float().cpu()
+        return found.min(dim=1, keepdim=True).values.repeat(1, len(labels)).scatter(1, first, found)
+
+    def title_loss(self, rows: Sequence[EncodedRow], labels: Sequence[str]) -> Tensor:
+        """Return the mean over rows of the loss of a token of the right item's title, in nats; shape ()."""
+        right = replace(self.batch(rows), listed=self.targets(rows)[:, None])
+        return -self.logits(right, labels).mean()
 
     def nll(self, rows: Sequence[EncodedRow], labels: Sequence[str], loss: Loss = functional.cross_entropy) -> Tensor:
         """Mean negative log-likelihood of the rows' labels, in nats, or another loss in its place; shape ()."""

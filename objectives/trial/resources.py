@@ -94,9 +94,17 @@ class Resources:
         """Fit a model's prior on the training rows, or take it from the store; nothing without one.
 
         The source takes part with the weight alpha, as in the loss.
+
+        Raises:
+            InvalidInputError: If there is none, but the candidate needs one.
         """
         prior, alpha, tasks = model.prior, model.candidate.alpha, self.tasks
         if prior is None:
+            if model.scorer.listed:
+                raise InvalidInputError(
+                    f"head {model.candidate.head!r} scores the items that a prior ranks first, and prior is 'none'; "
+                    f"use {' or '.join(self.tasks.target.priors)}"
+                )
             return
         source = tasks.source(model.candidate) if alpha else None
         source_rows, source_labels = (source.train, source.labels) if source else ((), ())

@@ -251,6 +251,8 @@ class Trainer:
         """Return the mean loss of some rows, shape ()."""
         if self.settings.contrastive:
             return contrastive_loss(self.model.embed(self.model.batch(rows)), self.model.targets(rows))
+        if self.model.scorer.listed:
+            return self.model.title_loss(rows, data.labels)
         loss, targets = self.settings.loss, data.targets(rows).to(self.model.backbone.device)
         if self.settings.class_weights:
             loss = partial(loss, weight=data.label_weights().to(self.model.backbone.device))

@@ -68,6 +68,8 @@ def _on(study: Study, spec: ObjectiveSpec) -> dict[str, Candidate]:
     source_name = next(iter(study.sources), "")
     source = study.sources.get(source_name)
     mixed = 0.5 if source is not None and set(target.labels) <= set(source.labels) else 0.0
+    if head == "titles":
+        first = replace(first, prior="neighbours")  # Whose first items are scored.
     found = {
         **({"zero_shot": replace(first, steps=0)} if family.has_words else {}),
         "full_fine_tuning": replace(

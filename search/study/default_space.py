@@ -93,7 +93,7 @@ class SpaceFacts:
     @property
     def worded(self) -> bool:
         """Whether label words apply."""
-        return self.one_label and FAMILIES[self.family].has_words
+        return self.one_label and "label_words" in self.heads and FAMILIES[self.family].has_words
 
     @property
     def next_item(self) -> bool:
@@ -208,6 +208,8 @@ def _history_dimensions(facts: SpaceFacts) -> dict[str, Any]:
     found["prompt_learning_rate"] = _log_range(3e-3, 3e-2)
     if not facts.next_item:
         return found
+    if "titles" in facts.heads:
+        found["prior"] = counts
     found |= {"prior_recency": [0.0, 0.5, 1.0], "batch_size": HISTORY_BATCH}
     if facts.has_source and facts.overlaps:
         found["alpha"] = [0.0, 0.3, 0.5]
@@ -307,6 +309,9 @@ def draft_templates(facts: SpaceFacts) -> dict[str, str]:
     if facts.histories:
         (field,), shown = facts.fields, NEXT_ITEM if facts.next_item else PROFILE
         split = f"{field}.split('\\n')"
+        if "titles" in facts.heads:  # What comes next stands behind the newest one.
+            shown = {name: part.replace(" | join", " | reverse | join") for name, part in shown.items()}
+            return {name: f"{{{{ {split}{part} }}}}; {{{{ {LABEL_FIELD} }}}}" for name, part in shown.items()}
         return {name: f"{{{{ {split}{part} }}}} {{{{ {LABEL_FIELD} }}}}" for name, part in shown.items()}
     joined = " ".join(f"{{{{ {field} }}}}" for field in facts.fields)
     family, label = FAMILIES[facts.family], f"{{{{ {LABEL_FIELD} }}}}"

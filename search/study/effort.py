@@ -90,7 +90,10 @@ def refuses_baseline(file: StudyFile, name: str) -> bool:
     """Whether a baseline doesn't apply to a study: to its kind of task, or to one of its backbones."""
     if TASK_KINDS[file.target.kind].refuses_baseline(name):
         return True
-    return name == "zero_shot" and not all(family.has_words for family in families_of(file))
+    heads = TASK_KINDS[file.target.kind].heads
+    return name == "zero_shot" and any(
+        not family.has_words or "titles" in family.heads(heads) for family in families_of(file)
+    )
 
 
 def families_of(file: StudyFile) -> list[Family]:

@@ -262,6 +262,7 @@ class StudyLoader(ProblemCollector):
         kind = TASK_KINDS[name]
         if not kind.one_label and file.target.unlabelled:
             self.add(("target", "unlabelled"), f"needs rows with one label each, unlike kind {name!r}; leave it out")
+        self._check_sampled(file)
         if kind.reads == "images":
             self._check_images(file)
         if file.judging.ensemble > 1 and not kind.ensembles:
@@ -274,11 +275,22 @@ class StudyLoader(ProblemCollector):
         named = {("baselines",): file.baselines, ("judging", "controls"): file.judging.controls}
         for location, names in named.items():
             for baseline in filter(partial(refuses_baseline, file), names):
-                whose = f"tasks of kind {name!r}" if kind.refuses_baseline(baseline) else "models that read no texts"
+                whose = (
+                    f"tasks of kind {name!r}" if kind.refuses_baseline(baseline) else "models that read no label words"
+                )
                 self.add(location, f"{baseline} does not apply to {whose}; leave it out")
 
         if file.source is not None and file.sources:
             self.add(("sources",), "can't be given beside `source`; give that one a name among them")
+
+    def _check_sampled(self, file: StudyFile) -> None:
+        """Want both or neither: metrics of ranks among items that are drawn, and how many are drawn."""
+        name, on_request = file.target.kind, TASK_KINDS[file.target.kind].on_request
+        negatives = file.target.histories and file.target.histories.negatives
+        if file.metric in on_request and not negatives:
+            self.add(("metric",), f"{file.metric} needs target.histories.negatives: how many items are drawn")
+        if negatives and not on_request:
+            self.add(("target", "histories", "negatives"), f"does not apply to tasks of kind {name!r}; leave it out")
 
     def _check_images(self, file: StudyFile) -> None:
         """Refuse what needs texts, where rows are images; models may read those of labels beside them."""

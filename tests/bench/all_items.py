@@ -20,7 +20,7 @@ import torch
 
 from promptgraft.objectives.backbones import BACKBONES
 from promptgraft.objectives.data import PriorRows, Row
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import Candidate, Template, Verbalizer

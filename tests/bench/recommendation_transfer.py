@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from promptgraft.objectives.data import HistorySpec, TaskSpec, all_labels
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec, SourceTraining
 from promptgraft.objectives.trial import Objective
 from promptgraft.search.judging import RowMetric

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from promptgraft.objectives.data import HistorySpec, PriorRows, TaskSpec
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.measures.sequence_models import SequenceSettings, score, sequences_of, train
 from promptgraft.search.judging import RowMetric, score_interval
 

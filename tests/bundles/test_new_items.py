@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from optuna.trial import create_trial
 
-from promptgraft.bundles import Predictor, read_manifest
+from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
 from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.backbones import Encoder
@@ -32,6 +32,12 @@ from tests.support.studies import write_study_file
 HISTORY = "\n".join(list(ITEMS.values())[3:6])
 NEW = {"n1": "wooden ball", "n2": "sweet bread", "bread0": "red bread", "n3": ""}
 
+HEADS: dict[str, dict[str, list[str]]] = {
+    "encoder": {"head": ["label_words", "linear"], "prior": ["none", "ease"]},
+    "causal_lm": {"head": ["titles"], "prior": ["ease", "neighbours"]},
+}
+TITLES: dict[str, Any] = {"family": "causal_lm", "head": "titles", "prior": "ease"}
+
 
 @dataclass(frozen=True)
 class Shop:
@@ -43,13 +49,13 @@ class Shop:
     bundle: Path
 
 
-def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Shop:
+def exported(folder: Path, tiny_models: TinyModels, family: str = "encoder", **own: Any) -> Shop:
     """Export a trial of a small shop."""
     interactions, items = write_histories(folder)
     histories = {"user": "user", "time": "when", "items": str(items), "text": "title"}
     file = write_study_file(
         folder / "study.yaml",
-        {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32},
+        {"path": tiny_models[family], "family": family, "max_tokens": 32},
         source=None,
         target={
             **{"kind": "recommendation", "train": str(interactions), "text": {"history": "history"}, "label": "item"},
@@ -57,8 +63,7 @@ def exported(folder: Path, tiny_models: TinyModels, **own: Any) -> Shop:
         },
         space={
             "templates": {"last": "{{ history.split('\n')[0] }} {{ label }}"},
-            "head": ["label_words", "linear"],
-            "prior": ["none", "ease"],
+            **HEADS[family],
             "text_weight": [0.0, 0.3],
             "steps": [4],
         },
@@ -176,8 +181,12 @@ def test_tables_without_new_items_are_refused(
 
 @pytest.mark.parametrize(
     ("own", "message"),
-    [({"head": "linear"}, "head 'linear' of trial 0 has learnt"), ({"prior": "ease", "text_weight": 0.0}, "counts")],
-    ids=["a head that learns items", "counts alone"],
+    [
+        ({"head": "linear"}, "head 'linear' of trial 0 has learnt"),
+        ({"prior": "ease", "text_weight": 0.0}, "counts"),
+        (TITLES, "trial 0 ranks those that a prior lists"),
+    ],
+    ids=["a head that learns items", "counts alone", "a short list"],
 )
 def test_models_that_read_no_texts_of_items_take_none(
     tmp_path: Path, tiny_models: TinyModels, items: Path, own: dict[str, Any], message: str
@@ -186,6 +195,7 @@ def test_models_that_read_no_texts_of_items_take_none(
     found = exported(tmp_path / "shop", tiny_models, **own)
     with pytest.raises(InvalidInputError, match=message):
         Predictor(found.bundle, items=str(items))
+    assert verify(found.bundle).passed
 
 
 @pytest.mark.slow

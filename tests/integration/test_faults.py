@@ -15,6 +15,7 @@ from promptgraft.search.trials import FINISHED, best_trial
 from tests.support import faults
 from tests.support.answers import write_pairs
 from tests.support.faults import SEED, Driver, Figures
+from tests.support.histories import section_of_histories
 from tests.support.kinds import COLUMNS, write_kinds
 from tests.support.models import TinyModels
 from tests.support.studies import CHEAP
@@ -26,6 +27,15 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 # Divides the number of kills, to try the suite itself.
 SHORTER = int(os.environ.get("PROMPTGRAFT_FEWER_FAULTS", "1"))
 JUDGED: dict[str, Any] = {"finalists": 2, "repeats": 3, "controls": []}
+FEW = {"train_rows": 24, "validation_rows": 12, "test_rows": 12}
+SMALL: dict[str, Any] = {
+    "templates": {"plain": "{{ text }} {{ label }}"},
+    "source_steps": [0, 6],
+    "alpha": [0.0, 0.5],
+    "steps": [4, 8],
+    "batch_size": 4,
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+}
 NONE = {"lost": 0, "duplicated": 0, "left RUNNING": 0, "left WAITING": 0, "wrong state": 0}
 
 
@@ -106,35 +116,60 @@ def test_killed_drivers(
 def test_killed_drivers_of_other_kinds(
     kind: str, study_file: Callable[..., Path], tmp_path: Path, tiny_models: TinyModels
 ) -> None:
-    """A study of 30 trials whose driver is killed five times equals the calm one, whatever its rows are."""
     writes = kind == "translation"
     family = "seq2seq" if writes else "encoder"
     write, text, label = (write_pairs, "en", "es") if writes else (write_kinds, "text", COLUMNS[kind])
     rows: dict[str, Any] = {"kind": kind, "text": text, "label": label}
     languages = {"source_language": "English", "target_language": "Spanish"} if writes else {}
-    source = {"train": str(write(tmp_path / "source.csv", seed=1)), "train_rows": 32, **rows}
-    target = {"train": str(write(tmp_path / "target.csv")), "train_rows": 24, "validation_rows": 12, "test_rows": 12}
-    space = {
-        "templates": {"plain": "{{ text }} {{ label }}"},
-        "source_steps": [0, 6],
-        "alpha": [0.0, 0.5],
-        "steps": [4, 8],
-        "batch_size": 4,
-        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    }
     study = study_file(
         30,
         backbone={"path": tiny_models[family], "family": family, "max_tokens": 48},
-        source=source,
-        target=target | rows | languages,
-        space=space | ({"decoding": {"max_new_tokens": 8}} if writes else {}),
+        source={"train": str(write(tmp_path / "source.csv", seed=1)), "train_rows": 32, **rows},
+        target={"train": str(write(tmp_path / "target.csv")), **FEW, **rows, **languages},
+        space=SMALL | ({"decoding": {"max_new_tokens": 8}} if writes else {}),
         judging=JUDGED,
     )
+    _kill_five_times(kind, study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "head", "priors"),
+    [
+        ("recommendation", "encoder", "linear", ["none", "neighbours"]),
+        ("recommendation", "causal_lm", "titles", ["popularity", "neighbours"]),
+        ("user_profile", "encoder", "linear", ["none", "words"]),
+    ],
+    ids=["recommendation", "titles", "user_profile"],
+)
+def test_killed_drivers_of_histories(
+    kind: str,
+    family: str,
+    head: str,
+    priors: list[str],
+    study_file: Callable[..., Path],
+    tmp_path: Path,
+    tiny_models: TinyModels,
+) -> None:
+    """Among what is shared between trials are counts and the embeddings of items."""
+    history = {"templates": {"plain": "{{ history }} {{ label }}"}, "prior": priors, "text_weight": [0.3, 1.0]}
+    study = study_file(
+        30,
+        backbone={"path": tiny_models[family], "family": family, "max_tokens": 48},
+        source={**section_of_histories(tmp_path / "source", kind, users=60, seed=1), "train_rows": 32},
+        target={**section_of_histories(tmp_path / "target", kind, users=60), **FEW},
+        space=SMALL | history | {"head": head},
+        judging=JUDGED,
+    )
+    _kill_five_times(head if head == "titles" else kind, study, tmp_path)
+
+
+def _kill_five_times(name: str, study: Path, tmp_path: Path) -> None:
+    """Kill the driver of a study of 30 trials while it runs some, after which the study equals the calm one."""
     driver = _driver(study, tmp_path, 1)
-    faults.kill_drivers(driver, 5)
+    faults.kill_drivers(driver, 5, at_work=True)
     driver.finish()
     found = faults.faults_found(driver)
-    _report(kind, driver, found)
+    _report(name, driver, found)
     assert found == NONE
     _same_as_uninterrupted(driver, tmp_path)
 

@@ -106,13 +106,21 @@ def is_worker(name: str, title: str) -> bool:
     return title.startswith("ray::") and "Trainable" in title
 
 
-def kill_drivers(driver: Driver, kills: int) -> None:
-    """Kill the driver at a random moment of its first 15 seconds: start, first trials, reports, writes."""
+def kill_drivers(driver: Driver, kills: int, *, at_work: bool = False) -> None:
+    """Kill the driver at a random moment of its first 15 seconds: start, first trials, reports, writes.
+
+    Args:
+        driver: The driver.
+        kills: How often.
+        at_work: Whether it is killed while trials are run: in the first seconds after there is a worker.
+    """
     chance = random.Random(SEED)
     signals = [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT]
     while driver.figures.kills.total() < kills:
         process = driver.start()
-        sleep_until(time.monotonic() + chance.uniform(0.0, 14.0), process)
+        while at_work and process.poll() is None and not any(processes_of(process, is_worker)):
+            time.sleep(0.05)
+        sleep_until(time.monotonic() + chance.uniform(0.0, 5.0 if at_work else 14.0), process)
         driver.note_finished()
         if process.poll() is None:
             sign = chance.choice(signals)

@@ -32,6 +32,29 @@ def write_histories(folder: Path, users: int = 30, seed: int = 0) -> tuple[Path,
     return interactions, items
 
 
+def write_users(folder: Path, users: int = 30) -> Path:
+    """Write what is to be predicted of such users."""
+    path = folder / "users.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["user", "age", "job"])
+        table.writerows(
+            [f"u{user}", "old" if user % 2 else "young", ("cook", "clerk", "nurse")[user % 3]] for user in range(users)
+        )
+    return path
+
+
+def section_of_histories(folder: Path, kind: str, users: int = 30, seed: int = 0) -> dict[str, Any]:
+    """Write such tables into a new folder, and describe a task over them as a study file does."""
+    folder.mkdir()
+    interactions, items = write_histories(folder, users, seed)
+    histories: dict[str, Any] = {"user": "user", "time": "when", "items": str(items), "text": ["title"]}
+    if kind == "user_profile":
+        histories |= {"users": str(write_users(folder, users)), "attributes": ["age", "job"]}
+    rows = {"train": str(interactions), "text": {"history": "history"}, "label": "item"}
+    return {"kind": kind, **rows, "histories": histories}
+
+
 def spec_of_histories(interactions: Path, items: Path, **changes: Any) -> TaskSpec:
     """Describe the target task over such tables."""
     own = {name: changes.pop(name) for name in ("positions", "least") if name in changes}

@@ -64,6 +64,12 @@ class HistoriesSection(Section):
         validate_default=True,
         description="Time from which on they are the test, in place of each user's last one; give both, or neither.",
     )
+    negatives: int | None = Field(
+        None,
+        ge=1,
+        description="Number of items drawn for each user, none that they had, among which metrics called `sampled_...` "
+        "rank the one that came; these are computed beside those over all items, for recommendation.",
+    )
 
     @field_validator("least_rating", "test_from")
     @classmethod
@@ -231,7 +237,10 @@ class SpaceSection(Section):
     promptsource: Words = Field((), description="Files of templates in PromptSource's format.")
     grow: GrowSection | None = Field(None, description="Growth of the template pool while the study runs.")
     verbalizers: dict[str, dict[str, Words]] = Field({}, description="Label words by verbalizer name and label.")
-    head: Searched = Field(None, description="Output head of an encoder: label_words, linear or probe.")
+    head: Searched = Field(
+        None,
+        description="Output head of an encoder: label_words, linear or probe; titles, of a causal model for items.",
+    )
     pooling: Searched = Field(None, description="Text embedding of an encoder: mean, first or last token.")
     demonstrations: DemonstrationsSection = Field(
         DemonstrationsSection(), description="In-context examples before the prompt."

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptgraft.objectives.data import TaskSpec
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.objectives.measures import FITTED
 from promptgraft.objectives.measures.sequence_models import SequenceModel, SequenceSettings, score, sequences_of, train

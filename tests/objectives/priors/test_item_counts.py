@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from promptgraft.objectives.data import PriorRows, Row, Split, TaskSpec, all_labels
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.priors import item_counts
 from promptgraft.objectives.priors.item_counts import HAD, PLACES, POPULARITY, WEIGHTS, fit_item_prior, item_logits
 from promptgraft.spaces import InvalidInputError

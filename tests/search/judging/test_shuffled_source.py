@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from promptgraft.objectives.data import Outputs, PriorRows, all_labels
-from promptgraft.objectives.kinds.recommendation import Recommendation
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.search.judging import RowMetric
 from promptgraft.search.judging.intervals import Interval, gain_on_rows
 from tests.support.histories import spec_of_histories

@@ -71,6 +71,36 @@ def test_a_recommendation_gets_a_space_with_counts(
         assert {"svd", "sasrec", "gru4rec", "popular_lately"} <= set(study.file.judging.controls)
 
 
+def test_titles_are_scored_by_a_causal_model(tmp_path: Path, tiny_models: TinyModels) -> None:
+    """Of the items that counts rank first; nothing of the space needs words of labels, or scores all items by them."""
+    own = sections(tmp_path, "recommendation", source=True)
+    backbone = {"path": tiny_models["causal_lm"], "family": "causal_lm", "max_tokens": 64}
+    study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **own, budget={"trials": 24}))
+    space = study.objective.space
+    assert (choices(study, "head"), choices(study, "prior")) == (("titles",), ("neighbours", "ease"))
+    assert not space.verbalizers
+    rendered = space.templates[1].render({"history": "third\nsecond\nfirst\nzeroth"})
+    assert rendered.before == "first; second; third; "
+    assert "zero_shot" not in {*study.file.baselines, *study.file.judging.controls}
+    found = [*(space.suggest(FixedTrial(own)) for own in start_points(study).values())]  # type: ignore[arg-type]
+    found += baseline_candidates(study).values()
+    assert {"neighbours", "full_fine_tuning"} <= baseline_candidates(study).keys()
+    assert all(candidate.head == "titles" and candidate.prior != "none" for candidate in found)
+
+
+def test_heads_of_a_causal_model_are_checked(tmp_path: Path, tiny_models: TinyModels) -> None:
+    own = sections(tmp_path, "recommendation", source=False)
+    template = {"templates": {"last": "{{ history }} {{ label }}"}}
+    backbones = {family: {"path": tiny_models[family], "family": family} for family in ("causal_lm", "encoder")}
+    for family, space, message in (
+        ("causal_lm", {"prior": ["none", "ease"]}, "prior may be 'none'; give priors alone"),
+        ("encoder", {"head": ["titles"], "prior": "ease"}, "head 'titles' continues a prompt by titles"),
+    ):
+        file = write_study_file(tmp_path / "study.yaml", backbones[family], **{**own, "space": {**template, **space}})
+        with pytest.raises(StudyFileError, match=message):
+            load_study(file, rehearsed=True)
+
+
 def test_a_profile_gets_a_space_with_words_of_the_whole_history(tmp_path: Path, tiny_models: TinyModels) -> None:
     own = sections(tmp_path, "user_profile", source=False)
     backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 64}
@@ -100,6 +130,24 @@ def test_what_cannot_be_read_is_refused_with_its_place(
     own = sections(tmp_path, "recommendation", source=False)
     own["target"]["histories"] |= changes
     backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32}
+    with pytest.raises(StudyFileError, match=message):
+        load_study(write_study_file(tmp_path / "study.yaml", backbone, **own), rehearsed=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "negatives", "message"),
+    [
+        ("recommendation", None, "metric: sampled_ndcg_at_10 needs target.histories.negatives"),
+        ("user_profile", 20, "histories.negatives: does not apply to tasks of kind 'user_profile'"),
+    ],
+)
+def test_sampled_metrics_and_how_many_are_drawn_go_together(
+    tmp_path: Path, tiny_models: TinyModels, kind: str, negatives: int | None, message: str
+) -> None:
+    own = sections(tmp_path, kind, source=False)
+    own["target"]["histories"] |= {"negatives": negatives} if negatives else {}
+    own |= {} if negatives else {"metric": "sampled_ndcg_at_10"}
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 64}
     with pytest.raises(StudyFileError, match=message):
         load_study(write_study_file(tmp_path / "study.yaml", backbone, **own), rehearsed=True)
 

@@ -81,7 +81,7 @@ def test_what_is_searched_of_texts_is_refused(
         assert "needs words" in found[f"space.{name}"]
     assert "needs texts" in found["space.demonstrations.count"]
     assert "use prefix or layer K" in found["space.soft_prompt.place"]
-    assert "zero_shot does not apply to models that read no texts" in found["judging.controls"]
+    assert "zero_shot does not apply to models that read no label words" in found["judging.controls"]
 
 
 @pytest.mark.parametrize("effort", ["quick", "best"])

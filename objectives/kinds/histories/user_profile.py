@@ -19,7 +19,7 @@ from promptgraft.objectives.data import (
     has_text,
     read_table,
 )
-from promptgraft.objectives.kinds.histories import newest_first, read_histories, read_ids
+from promptgraft.objectives.kinds.histories.interactions import newest_first, read_histories, read_ids
 from promptgraft.objectives.kinds.multi_label import MultiLabel
 from promptgraft.spaces import InvalidInputError
 

@@ -30,7 +30,8 @@ from promptgraft.objectives.data import (
     Texts,
     seen,
 )
-from promptgraft.objectives.kinds.histories import divide, held_out_from, read_histories
+from promptgraft.objectives.kinds.histories.interactions import divide, held_out_from, read_histories
+from promptgraft.objectives.kinds.histories.ranking import best_of, drawn_items, incidence, ranks_of
 from promptgraft.objectives.kinds.text_classification import TextClassification
 from promptgraft.spaces import InvalidInputError
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 CUTS = (5, 10, 20)
+# Begins the names of metrics of ranks among items that are drawn.
+SAMPLED = "sampled_"
 # Items in a table of predictions, and of an example in a report.
 SHOWN, SAID = 10, 3
 # Users with fewer items so far are scored apart.
@@ -57,8 +60,12 @@ class Recommendation(TextClassification):
         "mrr": "maximize",
         "loss": "minimize",
     }
+    on_request: ClassVar[Mapping[str, Direction]] = {
+        **{f"{SAMPLED}{name}_at_{cut}": "maximize" for name in ("ndcg", "recall") for cut in CUTS},
+        f"{SAMPLED}mrr": "maximize",
+    }
     default_metric = "ndcg_at_10"
-    heads = ("label_words", "linear")
+    heads = ("label_words", "linear", "titles")
     reads_histories = True
     has_folds = False
     priors = ("popularity", "neighbours", "ease")
@@ -146,20 +153,21 @@ class Recommendation(TextClassification):
         return ()
 
     def measure(self, outputs: Outputs, rows: Sequence[Row]) -> dict[str, float]:
-        """Rank all items that a user hasn't had; see `Task`.
+        """Rank all items that a user hasn't had; and some that are drawn, where a study asks for that; see `Task`.
 
         NDCG, recall (the share of users whose item is among the first), the mean reciprocal rank; coverage: the share
         of all items that are among the first of some user; popularity: the mean, over the items that are recommended,
         of the share of these users who have had them.
         """
-        best = np.concatenate([_best(scores, max(CUTS)) for scores, _ in self._parts_of(outputs, rows)])
+        best = np.concatenate([best_of(scores, max(CUTS)) for scores, _ in self._parts_of(outputs, rows)])
         shares = np.zeros(len(self.labels))
         for row in rows:
             shares[list(self._had(row.fields))] += 1 / len(rows)
         found: dict[str, float] = {}
-        ranks = self._ranks(outputs, rows)
-        for name in self.metrics:
-            if (values := self._by_row(name, ranks)) is not None:
+        ranks, asked = self._ranks(outputs, rows), self.on_request if self._negatives else ()
+        sampled = self._sampled_ranks(outputs, rows) if asked else ranks
+        for name in (*self.metrics, *asked):
+            if (values := _by_row(name, sampled if name in asked else ranks)) is not None:
                 found[name] = float(values.mean())
             elif name == "loss":
                 found[name] = float(self._losses(outputs, rows).mean())
@@ -173,15 +181,8 @@ class Recommendation(TextClassification):
         """Return each user's figure, where the metric is their mean; see `Reported`."""
         if metric == "loss":
             return self._losses(outputs, rows)
-        return self._by_row(metric, self._ranks(outputs, rows))
-
-    @staticmethod
-    def _by_row(metric: str, ranks: npt.NDArray[np.int64]) -> Expected | None:
-        name, _, cut = metric.partition("_at_")
-        if name not in ("mrr", "ndcg", "recall"):
-            return None
-        values = {"mrr": 1 / ranks, "ndcg": 1 / np.log2(ranks + 1), "recall": np.ones(len(ranks))}[name]
-        return np.where(ranks <= int(cut or len(ranks) + ranks.max()), values, 0.0)
+        ranks = self._sampled_ranks if metric in self.on_request else self._ranks
+        return _by_row(metric, ranks(outputs, rows))
 
     def parts(self, rows: Sequence[Row]) -> Mapping[str, Sequence[int]]:
         """Return users with few items, and those whose next item no user had before; see `Reported`."""
@@ -208,7 +209,7 @@ class Recommendation(TextClassification):
 
     def described(self, expected: Expected, texts: Texts) -> list[str]:
         """Return the first items; see `Task`."""
-        best = _best(self._unseen(expected, texts), SAID)
+        best = best_of(self._unseen(expected, texts), SAID)
         return ["; ".join(self.labels[place] for place in own) for own in best]
 
     def confusion(self, outputs: Outputs, rows: Sequence[Row]) -> list[list[int]]:
@@ -229,7 +230,7 @@ class Recommendation(TextClassification):
         chances = self._unseen(expected, texts)
         shown = [
             [[self.labels[place], float(own[place])] for place in order if np.isfinite(own[place])]
-            for own, order in zip(chances, _best(chances, SHOWN), strict=True)
+            for own, order in zip(chances, best_of(chances, SHOWN), strict=True)
         ]
         return {
             "item": self.predict(expected, texts),
@@ -246,7 +247,7 @@ class Recommendation(TextClassification):
         users = self._matrix(train)
         sizes = np.asarray(users.sum(axis=0), dtype=np.float64).ravel()
         alike = users.multiply(1 / (np.sqrt(sizes) + _TINY)).tocsr()
-        had = _incidence([self._had(row.fields) for row in rows], len(self.labels))
+        had = incidence([self._had(row.fields) for row in rows], len(self.labels))
         # An item's own cosine is in it, which matters to no item that may be recommended.
         scores = ((had @ alike.T) @ alike).toarray() + _TINY * (sizes + 1)
         return np.asarray(np.log(scores / scores.sum(axis=1, keepdims=True)), dtype=np.float32)
@@ -295,6 +296,14 @@ class Recommendation(TextClassification):
         return name in needs_probe or cls.lacks_prior(name)
 
     @property
+    def signatures(self) -> Mapping[str, str]:
+        """Say among how many items the sampled metrics rank; see `Task`."""
+        drawn = (
+            f"rank among the item and {self._negatives} drawn ones of those that a user hasn't had, seed {self.seed}"
+        )
+        return dict.fromkeys(self.on_request, drawn) if self._negatives else {}
+
+    @property
     def purpose(self) -> str:
         """Say that it recommends; see `Task`."""
         return "Recommends the next item to users, by the texts of what they had: one of"
@@ -325,6 +334,22 @@ class Recommendation(TextClassification):
         parts = self._parts_of(outputs, rows)
         return np.concatenate([ranks_of(scores, np.array([row.label for row in own])) for scores, own in parts])
 
+    @property
+    def _negatives(self) -> int:
+        """How many items are drawn for each user beside the one that came; 0 for none."""
+        histories = self.spec.histories if self.spec else None
+        return (histories.negatives or 0) if histories else 0
+
+    def _sampled_ranks(self, outputs: Outputs, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+        """Return each row's rank among items drawn for it, which it neither had nor chose; the same in every trial."""
+        ranks = np.ones(len(rows), dtype=np.int64)
+        for number, (scores, row) in enumerate(zip(outputs, rows, strict=True)):
+            out = self._had(row.fields) | {row.label}
+            seed = f"{self.seed} {row.group} {self.labels[row.label]}"
+            places = sorted([row.label, *drawn_items(seed, len(self.labels), out, self._negatives)])
+            ranks[number] = ranks_of(scores[None, places], np.array([places.index(row.label)]))[0]
+        return ranks
+
     def _losses(self, outputs: Outputs, rows: Sequence[Row]) -> Expected:
         """Return each row's negative log-likelihood in nats; items that the user had count."""
         size = max(1, MOST_SCORES // len(self.labels))
@@ -340,45 +365,12 @@ class Recommendation(TextClassification):
         found: dict[str, set[int]] = {}
         for row in rows:
             found.setdefault(row.group, set()).update([row.label, *self._had(row.fields)])
-        return _incidence(list(found.values()), len(self.labels))
+        return incidence(list(found.values()), len(self.labels))
 
 
 @lru_cache(maxsize=8)
 def _places_of(labels: tuple[str, ...]) -> Mapping[str, int]:
     return {name: place for place, name in enumerate(labels)}
-
-
-def ranks_of(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rank of each row's item, from 1 on; of items with the same score the first is better.
-
-    Args:
-        scores: Shape (rows, items).
-        labels: Shape (rows,).
-    """
-    own = scores[np.arange(len(labels)), labels][:, None]
-    is_first = np.arange(scores.shape[1]) < labels[:, None]
-    return np.asarray(1 + ((scores > own) | ((scores == own) & is_first)).sum(axis=1))
-
-
-def _best(scores: npt.NDArray[Any], cut: int) -> npt.NDArray[np.int64]:
-    """Return the items with the best scores, shape (rows, cut); of items with the same score the first is better."""
-    if scores.shape[1] <= cut:
-        return np.asarray(np.argsort(-scores, axis=1, kind="stable"))
-    least = np.partition(scores, -cut, axis=1)[:, -cut, None]
-    above, equal = scores > least, scores == least
-    equal &= equal.cumsum(axis=1) <= cut - above.sum(axis=1, keepdims=True)
-    places = np.nonzero(above | equal)[1].reshape(len(scores), cut)
-    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
-    return np.asarray(np.take_along_axis(places, order, axis=1))
-
-
-def _incidence(users: Sequence[set[int]], n_items: int) -> "sparse.csr_matrix":
-    """Return 1 where a user has an item, shape (users, items)."""
-    from scipy import sparse
-
-    columns = [item for items in users for item in sorted(items)]
-    ends = np.cumsum([0, *map(len, users)])
-    return sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(users), n_items))
 
 
 def _sample(rows: Sequence[Row], most: int | None, drawn: random.Random) -> list[Row]:
@@ -397,3 +389,11 @@ def _refuse_splits(spec: TaskSpec) -> None:
             f"{', '.join(given)} can't be given for recommendation, where the last items of each user are the test and "
             "validation rows; leave it out"
         )
+
+
+def _by_row(metric: str, ranks: npt.NDArray[np.int64]) -> Expected | None:
+    name, _, cut = metric.removeprefix(SAMPLED).partition("_at_")
+    if name not in ("mrr", "ndcg", "recall"):
+        return None
+    values = {"mrr": 1 / ranks, "ndcg": 1 / np.log2(ranks + 1), "recall": np.ones(len(ranks))}[name]
+    return np.where(ranks <= int(cut or len(ranks) + ranks.max()), values, 0.0)

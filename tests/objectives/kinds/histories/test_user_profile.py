@@ -1,6 +1,5 @@
 """User profiles: one value of each attribute, by what a user had."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,26 +7,20 @@ import numpy as np
 import pytest
 
 from promptgraft.objectives.data import SEPARATOR, PriorRows, Split, TaskSpec
-from promptgraft.objectives.kinds.user_profile import UserProfile
+from promptgraft.objectives.kinds.histories.user_profile import UserProfile
 from promptgraft.objectives.measures.kind_checks import check_task_kind
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, Constant, InvalidInputError, SearchSpace, StudyFacts, Template
-from tests.support.histories import spec_of_histories, write_histories
+from tests.support.histories import spec_of_histories, write_histories, write_users
 from tests.support.models import TinyModels
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> TaskSpec:
     usual = spec_of_histories(*write_histories(tmp_path, users=80), train_rows=48, test_rows=20)
-    with (tmp_path / "users.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["user", "age", "job"])
-        table.writerows(
-            [f"u{user}", "old" if user % 2 else "young", ("cook", "clerk", "nurse")[user % 3]] for user in range(80)
-        )
     assert usual.histories is not None
-    users = replace(usual.histories, users=str(tmp_path / "users.csv"), attributes=("age", "job"))
+    users = replace(usual.histories, users=str(write_users(tmp_path, 80)), attributes=("age", "job"))
     return replace(usual, kind="user_profile", histories=users)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from promptgraft.objectives.data import Row, Split, TaskSpec
-from promptgraft.objectives.kinds.histories import read_histories
-from promptgraft.objectives.kinds.recommendation import Recommendation, ranks_of, seen
+from promptgraft.objectives.data import Row, Split, TaskSpec, seen
+from promptgraft.objectives.kinds.histories.interactions import read_histories
+from promptgraft.objectives.kinds.histories.ranking import drawn_items, ranks_of
+from promptgraft.objectives.kinds.histories.recommendation import Recommendation
 from promptgraft.objectives.measures.controls import FITTED
 from promptgraft.objectives.measures.kind_checks import check_task_kind
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
@@ -162,6 +163,49 @@ def test_ndcg_equals_that_of_scikit_learn(spec: TaskSpec) -> None:
     assert found["recall_at_10"] == pytest.approx((ranks <= 10).mean())
 
 
+def test_ranks_among_drawn_items_have_metrics_of_their_own(spec: TaskSpec) -> None:
+    """Beside those over all items, on request; the same items are drawn for a user whoever else is scored."""
+    assert spec.histories is not None
+    asked, everything = (replace(spec, histories=replace(spec.histories, negatives=own)) for own in (7, 99))
+    task = Recommendation.load_target(asked, 0)
+    outputs = np.random.default_rng(0).normal(size=(len(task.test), len(task.labels))).astype(np.float32)
+    found = task.measure(outputs, task.test)
+    full = Recommendation.load_target(spec, 0).measure(outputs, task.test)
+    assert {name: found[name] for name in full} == full
+    assert found.keys() - full.keys() == set(task.on_request)
+    places = {name: place for place, name in enumerate(task.labels)}
+    relevant, masked = np.zeros_like(outputs), np.full_like(outputs, -100)
+    for own, right, scores, row in zip(masked, relevant, outputs, task.test, strict=True):
+        out = {row.label, *(places[name] for name in seen(row.fields))}
+        drawn = drawn_items(f"0 {row.group} {task.labels[row.label]}", len(places), out, 7)
+        assert len(set(drawn)) == 7
+        assert not out & set(drawn)
+        own[[row.label, *drawn]] = scores[[row.label, *drawn]]
+        right[row.label] = 1
+    ranks = 1 + (masked > masked[relevant == 1][:, None]).sum(axis=1)
+    assert found["sampled_mrr"] == pytest.approx((1 / ranks).mean())
+    for cut in (5, 10, 20):
+        assert found[f"sampled_ndcg_at_{cut}"] == pytest.approx(ndcg_score(relevant, masked, k=cut))
+        assert found[f"sampled_recall_at_{cut}"] == pytest.approx((ranks <= cut).mean())
+    each = task.by_row("sampled_ndcg_at_5", outputs, task.test)
+    few = task.by_row("sampled_ndcg_at_5", outputs[5:9], task.test[5:9])
+    assert each is not None
+    assert each.mean() == pytest.approx(found["sampled_ndcg_at_5"])
+    assert np.array_equal(each[5:9], few)
+    assert found["sampled_recall_at_5"] > full["recall_at_5"] + 0.2, "it flatters"
+    assert "7 drawn ones" in task.signatures["sampled_mrr"]
+    all_drawn = Recommendation.load_target(everything, 0).measure(outputs, task.test)
+    assert all_drawn["sampled_mrr"] == full["mrr"], "no more than there are"
+
+
+def test_any_item_may_be_drawn() -> None:
+    counts = np.bincount(
+        [place for seed in range(2000) for place in drawn_items(f"{seed}", 10, {0, 4}, 3)], minlength=10
+    )
+    assert counts[[0, 4]].tolist() == [0, 0]
+    assert np.delete(counts, [0, 4]) == pytest.approx(750, abs=80), "each as likely as any other"
+
+
 def test_what_each_user_has_adds_up_to_the_metrics(spec: TaskSpec) -> None:
     """Intervals resample these figures; where a metric is no mean over users, there are none."""
     task = Recommendation.load_target(spec, 0)
@@ -190,7 +234,7 @@ def test_coverage_and_popularity_are_those_of_what_is_recommended(
     found = task.measure(outputs, task.test)
     assert found["popularity_at_5"] == pytest.approx(expected)
     assert found["coverage_at_5"] == len(set(np.concatenate(first).tolist())) / len(task.labels)
-    monkeypatch.setattr("promptgraft.objectives.kinds.recommendation.MOST_SCORES", 60)
+    monkeypatch.setattr("promptgraft.objectives.kinds.histories.recommendation.MOST_SCORES", 60)
     assert task.measure(outputs, task.test) == pytest.approx(found), "some rows at a time"
     popular = task.measure(task.constant(task.test), task.test)
     assert popular["popularity_at_5"] > found["popularity_at_5"], "the most popular items are popular"
