@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, Batch, EncoderScorer, LabelScorer, Pool
+from promptgraft.objectives.backbones import BACKBONES, NANODET, Batch, EncoderScorer, LabelScorer, Pool
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.objectives.vision.image_encoder import ImageEncoder
 from promptgraft.objectives.vision.image_stack import Parts
-from promptgraft.objectives.vision.nanodet import NANODET, NanoDetForObjectDetection
+from promptgraft.objectives.vision.nanodet import NanoDetForObjectDetection
 from promptgraft.spaces import InvalidInputError, Template
 
 # Numbers of a box: centre, width and height.

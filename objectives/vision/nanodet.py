@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConfig, PreTrainedModel
 from transformers.models.yolos.modeling_yolos import YolosObjectDetectionOutput
 
-from promptgraft.objectives.backbones.families import NANODET
+from promptgraft.objectives.backbones import NANODET
 
 # Of the first map that has cells; each further one has half as many each way.
 FIRST_STRIDE = 8

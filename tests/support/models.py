@@ -193,7 +193,8 @@ def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMA
     from transformers import AutoConfig, AutoModelForObjectDetection
     from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
-    from promptgraft.objectives.vision.nanodet import NANODET  # It makes itself known to transformers.
+    import promptgraft.objectives.vision.nanodet  # noqa: F401, it makes itself known to transformers
+    from promptgraft.objectives.backbones import NANODET
 
     torch.manual_seed(0)
     sizes = {name: value for name, value in _SMALL.items() if name != "intermediate_size"}

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
-from promptgraft.objectives.backbones.families import DETECTION, NANODET
+from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
+from promptgraft.objectives.backbones.families import DETECTION
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
-from promptgraft.objectives.backbones.families import NANODET
+from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
 from promptgraft.objectives.kinds.images.average_precision import overlaps
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
