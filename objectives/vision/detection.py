@@ -160,7 +160,7 @@ class CellScorer(BoxScorer):
         super().__init__(labels, weight, pool, queries)
         self.cells = min(queries, HANDED_ON)
         with torch.no_grad():
-            self.nothing_bias += NOTHING
+            self.nothing_bias.add_(NOTHING)
 
     def forward(self, stack: PromptedStack, batch: Batch, labels: Sequence[str]) -> Tensor:
         """Return logits and box of cells in their order, shape (rows, `cells`, len(labels) + 5); see `BoxScorer`."""
@@ -221,7 +221,7 @@ class _Onward(nn.Module):
         self.stage, self.shape, self.keeps = stage, shape, keeps
 
     def forward(self, state: Tensor) -> Tensor:
-        made: Tensor = self.stage(state[:, -math.prod(self.shape) :].unflatten(1, self.shape)).flatten(1)
+        made: Tensor = self.stage(state[:, -math.prod(self.shape) :].reshape(-1, *self.shape)).flatten(1)
         return torch.cat([state, made], dim=1) if self.keeps else made
 
 
@@ -238,8 +238,8 @@ class _FoundByCells(nn.Module):
         self.neck, self.boxes, self.shapes = model.neck, model.bbox_predictor, list(shapes)
 
     def forward(self, state: Tensor) -> Tensor:
-        parts = state.split([math.prod(shape) for shape in self.shapes], dim=1)
-        maps = self.neck([own.unflatten(1, shape) for own, shape in zip(parts, self.shapes, strict=True)])
+        parts = torch.split(state, [math.prod(shape) for shape in self.shapes], dim=1)
+        maps = self.neck([own.reshape(-1, *shape) for own, shape in zip(parts, self.shapes, strict=True)])
         features = torch.cat([own.flatten(2).transpose(1, 2) for own in maps], dim=1)
         return torch.cat([features, self.boxes(maps)], dim=-1)
 

@@ -169,7 +169,7 @@ class Boxes(nn.Module):
     def _of(self, place: int, scores: Tensor) -> Tensor:
         stride, (high, wide) = FIRST_STRIDE * 2**place, scores.shape[2:]
         bins = torch.arange(self.bins, device=scores.device, dtype=scores.dtype)
-        chances = scores.unflatten(1, (4, self.bins)).softmax(dim=2)
+        chances = scores.reshape(-1, 4, self.bins, high, wide).softmax(dim=2)
         left, top, right, bottom = (torch.einsum("rsbhw,b->rshw", chances, bins) * stride).unbind(dim=1)
         x = (torch.arange(wide, device=scores.device, dtype=scores.dtype) + 0.5) * stride
         y = (torch.arange(high, device=scores.device, dtype=scores.dtype)[:, None] + 0.5) * stride

@@ -112,7 +112,8 @@ def load_graph(model: "NanoDetForObjectDetection", graph: Mapping[str, Any], wei
 def _convolutions(model: "NanoDetForObjectDetection") -> Iterator["nn.Module"]:
     """Yield the convolutions of stem and stages in the order in which they are run."""
     yield model.stem.enter.convolution
-    for stage in model.stages:
+    stages: Any = model.stages
+    for stage in stages:
         yield stage.enter.convolution
         for pair in stage.pairs:
             yield from (pair.first.convolution, pair.second.convolution)
