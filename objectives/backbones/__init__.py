@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.encoder import Pool as Pool
     from promptgraft.objectives.backbones.encoder import at_words as at_words
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
+    from promptgraft.objectives.backbones.families import NANODET as NANODET
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
     from promptgraft.objectives.backbones.families import Architecture as Architecture
     from promptgraft.objectives.backbones.families import Family as Family

@@ -53,7 +53,8 @@ CONVOLUTIONAL: Mapping[str, str | int] = {
 SEGMENTATION: Mapping[str, str | int] = {"segformer": "depths", "mobilevit": 5}
 
 # Models that find boxes and were tested, by `model_type`. What makes boxes of the last layer counts as one more.
-DETECTION = ("detr", "yolos")
+NANODET = "promptgraft_nanodet"
+DETECTION = ("detr", NANODET, "yolos")
 
 # Models that compare images with texts and were tested, by `model_type`.
 CLIP = ("chinese_clip", "clip", "metaclip_2", "siglip")

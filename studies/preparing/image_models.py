@@ -43,11 +43,6 @@ SMALL_SEGFORMER_CARD = """# A small SegFormer with random weights
 4 stages of one block each, with 16, 32, 64 and 128 units, for images of 128 x 128 pixels. Nothing has been trained: it
 is what a search starts from where no pretrained model can be had, and what the source stage then trains.
 """
-SMALL_YOLOS_CARD = """# A small YOLOS with random weights
-
-4 layers of 96 units and 20 queries, for images of 96 x 96 pixels in patches of 8 x 8. Nothing has been trained: it is
-what a search starts from where no pretrained model can be had, and what the source stage then trains.
-"""
 
 
 def prepare_efficientnet() -> None:
@@ -145,36 +140,4 @@ def prepare_small_segformer() -> None:
     SegformerForSemanticSegmentation(config).save_pretrained(partial)
     SegformerImageProcessorPil(size={"height": 128, "width": 128}).save_pretrained(partial)
     (partial / "README.md").write_text(SMALL_SEGFORMER_CARD, encoding="utf-8")
-    partial.rename(folder)
-
-
-def prepare_small_yolos() -> None:
-    """Write a small YOLOS with random weights."""
-    folder = MODELS / "small-yolos"
-    if folder.exists():
-        return
-    logger.info("model: a small random YOLOS")
-    import torch
-    from transformers import YolosConfig, YolosForObjectDetection
-    from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
-
-    config = YolosConfig(
-        image_size=[96, 96],
-        patch_size=8,
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_detection_tokens=20,
-        num_labels=1,
-        use_mid_position_embeddings=False,
-    )
-    torch.manual_seed(0)
-    model = YolosForObjectDetection(config)
-    for name in ("detection_tokens", "position_embeddings", "cls_token"):  # Zeros are what transformers has here.
-        torch.nn.init.normal_(getattr(model.vit.embeddings, name), std=0.2)
-    partial = MODELS / "small-yolos.partial"
-    model.save_pretrained(partial)
-    YolosImageProcessorPil(size={"height": 96, "width": 96}, do_pad=False).save_pretrained(partial)
-    (partial / "README.md").write_text(SMALL_YOLOS_CARD, encoding="utf-8")
     partial.rename(folder)

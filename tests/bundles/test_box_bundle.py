@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from promptgraft.bundles import Predictor, verify
 from promptgraft.bundles.serving import ServingLimits, create_app
+from promptgraft.objectives.backbones import NANODET
 from promptgraft.objectives.data import Box, as_data
 from promptgraft.search.judging import compare_by_metric
 from promptgraft.spaces import Candidate
@@ -21,7 +22,7 @@ from tests.support.models import write_tiny_detector
 ABOUT = {"study": "test", "trial": 0, "digest": "0"}
 
 
-@pytest.mark.parametrize(("labels", "model_type"), [(1, "yolos"), (2, "detr")])
+@pytest.mark.parametrize(("labels", "model_type"), [(1, "yolos"), (2, "detr"), (2, NANODET)])
 def test_a_bundle_finds_what_its_trial_did(labels: int, model_type: str, tmp_path: Path) -> None:
     model, bundle = write_tiny_detector(tmp_path / "model", model_type), tmp_path / "bundle"
     table = write_boxed(tmp_path / "data", count=24, labels=labels)

@@ -193,6 +193,9 @@ def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMA
     from transformers import AutoConfig, AutoModelForObjectDetection
     from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
+    import promptgraft.objectives.vision.nanodet  # noqa: F401, it makes itself known to transformers
+    from promptgraft.objectives.backbones import NANODET
+
     torch.manual_seed(0)
     sizes = {name: value for name, value in _SMALL.items() if name != "intermediate_size"}
     resnet = {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
@@ -215,6 +218,7 @@ def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMA
             "num_queries": 6,
             "backbone_config": resnet,
         },
+        NANODET: {"image_size": [side, side], "widths": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "hidden_size": 32},
     }
     config = AutoConfig.for_model(model_type, num_labels=2, **own[model_type])
     model = AutoModelForObjectDetection.from_config(config)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, count_layers, guess_family
+from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
 from promptgraft.objectives.backbones.families import DETECTION
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
@@ -47,6 +47,7 @@ def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Ob
     return objective_over_images(model, "detection", target, source, metric="map", evaluate_every=2, files=store)
 
 
+@pytest.mark.parametrize("model", sorted({*DETECTION} - {NANODET}), indirect=True)
 def test_outputs_are_those_of_transformers_in_whatever_parts(model: str, tmp_path: Path) -> None:
     path = model
     backbone = BACKBONES["detection"](BackboneSpec(path, "detection"), CPU)
@@ -108,7 +109,8 @@ def test_frozen_weights_stay_and_boxes_are_learnt(model: str, tmp_path: Path) ->
     long = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=40, learning_rate=2e-3), seed=0)
     after = backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in backbone.names_below(1))
-    assert not torch.equal(before["bbox_predictor.layers.2.weight"], after["bbox_predictor.layers.2.weight"])
+    boxes = [name for name in before if name.startswith("bbox_predictor.")]
+    assert not all(torch.equal(before[name], after[name]) for name in boxes)
     assert long.metrics["loss"] < 0.9 * short.metrics["loss"]
 
 
