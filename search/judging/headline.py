@@ -111,13 +111,16 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
         return f"None of {len(searched)} searched candidates is better." if searched else ""
     if not baselines:
         return ""
-    # One that was pruned counts by what it had when it was.
+    # One that was pruned counts by what it had then, on fewer folds; the winner's error says what that shows.
     best = max(baselines, key=lambda trial: sign * float(metric_of(trial) or 0.0))
     label = baseline_label(TrialRecord.of(best).baseline or "")
     gain, error = _gain(winner, best, sign)
     metric = (study.metric_names or ["value"])[0]
     ends = f" (standard error {difference(error, metric).lstrip('+')})" if error else ""
     said = f"{difference(abs(gain), metric)} {unit(metric)}{ends}"
+    if best.state == TrialState.PRUNED and gain <= NOISE * (TrialRecord.of(winner).standard_error or 0.0):
+        score = f"{metric} {metric_of(best) or 0.0:.3f} on the folds that it ran"
+        return f"The best baseline, {label}, was behind when it was pruned, with {score}, and is as good within noise."
     if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
         return f"It is better than the best baseline, {label}, by {said}: the search was worth it."
     if best.state == TrialState.COMPLETE and gain < 0:

@@ -59,6 +59,23 @@ def test_a_baseline_that_is_as_good_and_cheaper(study: optuna.Study) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [0.815, 0.90])
+def test_a_baseline_that_was_pruned_close_to_the_winner(value: float, study: optuna.Study) -> None:
+    """It ran on other folds than the winner, so that its score may be the higher one."""
+    add(study, [value, value], "contrastive", state=TrialState.PRUNED)
+    add(study, [0.82, 0.83, 0.81, 0.82])
+    assert said(study).endswith(
+        "The best baseline, contrastive training on the target, then a linear probe (SetFit), was behind when it was "
+        f"pruned, with accuracy {value:.3f} on the folds that it ran, and is as good within noise."
+    )
+
+
+def test_a_baseline_that_was_pruned_far_from_the_winner(study: optuna.Study) -> None:
+    add(study, [0.6, 0.6], "contrastive", state=TrialState.PRUNED)
+    add(study, [0.82, 0.83, 0.81, 0.82])
+    assert said(study).endswith("(SetFit), by +22.0 points: the search was worth it.")
+
+
 def test_a_baseline_that_was_ahead_in_the_search(study: optuna.Study) -> None:
     """Though a race on further seeds chose another trial."""
     add(study, [0.8, 0.84, 0.8, 0.8], "full_fine_tuning", params={}, distributions={})
