@@ -98,11 +98,11 @@ class Peer:
         width = int(model.config.hidden_dim)
         source = self.spec.source_training
         if candidate.source_steps:
-            model.classifier, model.num_labels = nn.Linear(width, self.labels["source"]), self.labels["source"]
+            model.classifier, model.config.num_labels = nn.Linear(width, self.labels["source"]), self.labels["source"]
             self._train(model, "source", source.frozen_layers, candidate.source_steps, source.batch_size, (
                 source.learning_rate, source.head_learning_rate
             ))  # fmt: skip
-        model.classifier, model.num_labels = nn.Linear(width, self.labels["target"]), self.labels["target"]
+        model.classifier, model.config.num_labels = nn.Linear(width, self.labels["target"]), self.labels["target"]
         rates = candidate.learning_rate, candidate.prompt_learning_rate
         trainer = self._train(model, "train", candidate.frozen_layers, candidate.steps, candidate.batch_size, rates)
         scores = [own["eval_accuracy"] for own in trainer.state.log_history if "eval_accuracy" in own]
