@@ -37,14 +37,14 @@ class Rival:
 def rival_of(study: optuna.Study, winner: FrozenTrial) -> FrozenTrial | None:
     """Return the best trial that uses the source if the winner doesn't, or the other way round; None without any."""
     ran = (trial for trial in ranked_trials(study) if TrialRecord.of(trial).best_step is not None)
-    uses_source = TrialRecord.of(winner).candidate.uses_source
-    return next((trial for trial in ran if TrialRecord.of(trial).candidate.uses_source != uses_source), None)
+    uses_source = TrialRecord.of(winner).uses_source
+    return next((trial for trial in ran if TrialRecord.of(trial).uses_source != uses_source), None)
 
 
 def is_compared_on_folds(winner: FrozenTrial, rival: FrozenTrial) -> bool:
     """Whether a target-only rival needs no repeats: the winner uses the source, and both have run the same folds."""
     ours, theirs = TrialRecord.of(winner), TrialRecord.of(rival)
-    return ours.candidate.uses_source and len(ours.fold_values) == len(theirs.fold_values) > 1
+    return ours.uses_source and len(ours.fold_values) == len(theirs.fold_values) > 1
 
 
 def compare_on_folds(study: optuna.Study, winner: FrozenTrial, level: float) -> Rival | None:

@@ -254,6 +254,11 @@ class TrialRecord:
         return Candidate.from_values(self.attrs[CANDIDATE])
 
     @property
+    def uses_source(self) -> bool:
+        """Whether it is known to use the source, also where another version stored the candidate."""
+        return bool(self.values.get("source_steps") or self.values.get("alpha"))
+
+    @property
     def baseline(self) -> str | None:
         """Name of the baseline that it is; None if it was proposed by the sampler."""
         return self.attrs.get(BASELINE)

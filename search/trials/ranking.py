@@ -49,8 +49,7 @@ def _ranked(study: optuna.Study, scores: Mapping[int, Float32Score]) -> list[Fro
         score, record = scores.get(trial.number), TrialRecord.of(trial)
         value = score.value if score else metric_of(trial) or 0.0
         loss = score.metrics["loss"] if score else record.metrics.get("loss", 0.0)
-        blind = not (record.values.get("source_steps") or record.values.get("alpha"))
-        return score is None, -sign * float(value), trial.values[1:], blind, float(loss), trial.number
+        return score is None, -sign * float(value), trial.values[1:], not record.uses_source, float(loss), trial.number
 
     return sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=rank)
 

@@ -85,7 +85,7 @@ class Peer:
             "train": Images(objective.target.train, self.processor, tuned),
             "validation": Images(objective.target.validation, self.processor, tuned),
         }
-        self.labels = {"source": len(source.labels), "target": len(objective.target.labels)}
+        self.labels = {"source": len(source.labels), "train": len(objective.target.labels)}
         self.loaded = self._load() if tuned else None
 
     def _load(self) -> Any:
@@ -95,26 +95,26 @@ class Peer:
         """Train one candidate; return its best accuracy on the validation rows."""
         torch.manual_seed(seed)
         model = copy.deepcopy(self.loaded) if self.loaded is not None else self._load()
-        width = int(model.config.hidden_dim)
         source = self.spec.source_training
         if candidate.source_steps:
-            model.classifier, model.config.num_labels = nn.Linear(width, self.labels["source"]), self.labels["source"]
-            self._train(model, "source", source.frozen_layers, candidate.source_steps, source.batch_size, (
-                source.learning_rate, source.head_learning_rate
-            ))  # fmt: skip
-        model.classifier, model.config.num_labels = nn.Linear(width, self.labels["target"]), self.labels["target"]
+            rates = source.learning_rate, source.head_learning_rate
+            self._train(model, "source", source.frozen_layers, candidate.source_steps, source.batch_size, rates)
         rates = candidate.learning_rate, candidate.prompt_learning_rate
         trainer = self._train(model, "train", candidate.frozen_layers, candidate.steps, candidate.batch_size, rates)
         scores = [own["eval_accuracy"] for own in trainer.state.log_history if "eval_accuracy" in own]
         return {"value": max(scores), "evaluations": len(scores)}
 
     def _train(self, model: Any, part: str, frozen: int, steps: int, batch: int, rates: tuple[float, float]) -> Trainer:
-        """Train what isn't frozen; on target rows, score the validation rows as the study does."""
+        """Train a new head and what isn't frozen; on target rows, score the validation rows as the study does."""
+        model.config.num_labels = self.labels[part]
+        model.classifier = nn.Linear(model.config.hidden_dim, self.labels[part])
         model.requires_grad_(True)
         blocks = model.efficientnet.encoder.blocks
         stages = stage_ends(model.config)
         for own in (model.efficientnet.embeddings, *blocks[: stages[frozen - 1]]):
             own.requires_grad_(False)
+            # Their running statistics stay, too: `Trainer` puts the whole model into training.
+            own.eval().train = lambda mode=True, own=own: own
         head = {id(own) for own in model.classifier.parameters()}
         trained = [own for own in model.parameters() if own.requires_grad]
         optimizer = torch.optim.AdamW(

@@ -129,7 +129,9 @@ def test_killed_drivers_of_other_kinds(
         space=SMALL | ({"decoding": {"max_new_tokens": 8}} if writes else {}),
         judging=JUDGED,
     )
-    _kill_five_times(kind, study, tmp_path)
+    driver = _killed_five_times(kind, study, tmp_path)
+    assert faults.faults_found(driver) == NONE
+    _same_as_uninterrupted(driver, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -160,18 +162,18 @@ def test_killed_drivers_of_histories(
         space=SMALL | history | {"head": head},
         judging=JUDGED,
     )
-    _kill_five_times(head if head == "titles" else kind, study, tmp_path)
+    driver = _killed_five_times(head if head == "titles" else kind, study, tmp_path)
+    assert faults.faults_found(driver) == NONE
+    _same_as_uninterrupted(driver, tmp_path)
 
 
-def _kill_five_times(name: str, study: Path, tmp_path: Path) -> None:
-    """Kill the driver of a study of 30 trials while it runs some, after which the study equals the calm one."""
+def _killed_five_times(name: str, study: Path, tmp_path: Path) -> Driver:
+    """Kill the driver of a study of 30 trials while it runs some, then let it finish; return it."""
     driver = _driver(study, tmp_path, 1)
     faults.kill_drivers(driver, 5, at_work=True)
     driver.finish()
-    found = faults.faults_found(driver)
-    _report(name, driver, found)
-    assert found == NONE
-    _same_as_uninterrupted(driver, tmp_path)
+    _report(name, driver, faults.faults_found(driver))
+    return driver
 
 
 def test_killed_workers(study_file: Callable[..., Path], tmp_path: Path) -> None:

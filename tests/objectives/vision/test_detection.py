@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoModelForObjectDetection
 
 from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
 from promptgraft.objectives.backbones.families import DETECTION
@@ -15,12 +14,11 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
-from tests.support.image_objectives import TEMPLATE, objective_over_images
-from tests.support.images import draw, spec_of_boxes, write_boxed
+from tests.support.image_objectives import LABELS_OF_BOXES, TEMPLATE, found_beside, objective_over_images
+from tests.support.images import spec_of_boxes, write_boxed
 from tests.support.models import TinyModels, write_tiny_detector
 
 CPU = torch.device("cpu")
-LABELS = ("blue", "red")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear", steps=3, batch_size=8, learning_rate=1e-3)
 FORMS = [
     LINEAR,
@@ -53,26 +51,13 @@ def test_outputs_are_those_of_transformers_in_whatever_parts(model: str, tmp_pat
     backbone = BACKBONES["detection"](BackboneSpec(path, "detection"), CPU)
     assert guess_family(path) == "detection"
     assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) >= 3
-    prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS, seed=0)
+    prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS_OF_BOXES, seed=0)
     reference = AutoModelForObjectDetection.from_pretrained(path).eval()
     own_head = reference.class_labels_classifier
     last = own_head.layers[-1] if hasattr(own_head, "layers") else own_head
     own = {"weight": last.weight[:2], "bias": last.bias[:2], "nothing": last.weight[2:], "nothing_bias": last.bias[2:]}
     prompted.load({f"reader.{name}": value.detach() for name, value in own.items()})
-    images = [draw(number) for number in range(3)]
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{number}.png")
-    fields = [{"image": str(tmp_path / f"{number}.png")} for number in range(3)]
-    inputs = AutoImageProcessor.from_pretrained(path, backend="pil")(images, return_tensors="pt")
-    with torch.no_grad():
-        backbone.model.eval()
-        expected = reference(pixel_values=inputs["pixel_values"])
-        outputs = prompted.logits(prompted.batch(prompted.encode_fields(fields)), LABELS)
-        ids = torch.tensor([backbone.image_ids(fields[0]["image"])])
-        hidden = backbone.layers.run(input_ids=ids)
-        for depth in range(1, backbone.n_layers):
-            below = backbone.layers.run(0, depth, input_ids=ids)
-            assert torch.equal(backbone.layers.run(depth, None, below), hidden)
+    expected, outputs = found_beside(reference, prompted, tmp_path)
     both = torch.cat([expected.logits, expected.pred_boxes], dim=-1)
     torch.testing.assert_close(outputs, both, atol=1e-5, rtol=1e-5)
     frozen = [sum(own.requires_grad for own in backbone.pretrained.values())]
@@ -117,7 +102,7 @@ def test_frozen_weights_stay_and_boxes_are_learnt(model: str, tmp_path: Path) ->
 def test_models_that_cannot_serve_are_refused(tmp_path: Path, tiny_models: TinyModels) -> None:
     backbone = BACKBONES["detection"](BackboneSpec(tiny_models["detection"], "detection"), CPU)
     with pytest.raises(InvalidInputError, match="head 'probe' doesn't score boxes"):
-        PromptedModel(backbone, replace(LINEAR, head="probe"), TEMPLATE, None, LABELS, seed=0)
+        PromptedModel(backbone, replace(LINEAR, head="probe"), TEMPLATE, None, LABELS_OF_BOXES, seed=0)
     model = AutoModelForObjectDetection.from_pretrained(tiny_models["detection"])
     model.config.use_mid_position_embeddings = True
     type(model)(model.config).save_pretrained(tmp_path)

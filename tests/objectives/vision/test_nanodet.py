@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoModelForObjectDetection
 
 from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
 from promptgraft.objectives.kinds.images.average_precision import overlaps
@@ -14,13 +13,11 @@ from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.vision.nanodet import NanoDetForObjectDetection
 from promptgraft.spaces import Candidate
-from tests.support.image_objectives import TEMPLATE
-from tests.support.images import draw
+from tests.support.image_objectives import LABELS_OF_BOXES, TEMPLATE, found_beside
 from tests.support.models import write_tiny_detector
 from tests.support.paths import MODELS
 
 CPU = torch.device("cpu")
-LABELS = ("blue", "red")
 LINEAR = Candidate(TEMPLATE.id, "", head="linear")
 SIDE = 64
 # Cell, likeliest label, its score, and the box as shares.
@@ -44,7 +41,7 @@ def test_cells_are_those_of_the_whole_model_and_the_surest_of_those_that_overlap
     backbone = BACKBONES["detection"](BackboneSpec(path, "detection"), CPU)
     assert guess_family(path) == "detection"
     assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) == 5
-    prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS, seed=0)
+    prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS_OF_BOXES, seed=0)
     reference = AutoModelForObjectDetection.from_pretrained(path).eval()
     head = reference.class_labels_classifier[0]
     for other in reference.class_labels_classifier:
@@ -54,20 +51,7 @@ def test_cells_are_those_of_the_whole_model_and_the_surest_of_those_that_overlap
         {f"reader.{name}": value.detach() for name, value in own.items()}
         | {"reader.nothing_bias": torch.full((1,), 0.5)}
     )
-    images = [draw(number) for number in range(3)]
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{number}.png")
-    fields = [{"image": str(tmp_path / f"{number}.png")} for number in range(3)]
-    inputs = AutoImageProcessor.from_pretrained(path, backend="pil")(images, return_tensors="pt")
-    with torch.no_grad():
-        backbone.model.eval()
-        expected = reference(pixel_values=inputs["pixel_values"])
-        outputs = prompted.logits(prompted.batch(prompted.encode_fields(fields)), LABELS)
-        ids = torch.tensor([backbone.image_ids(fields[0]["image"])])
-        hidden = backbone.layers.run(input_ids=ids)
-        for depth in range(1, backbone.n_layers):
-            below = backbone.layers.run(0, depth, input_ids=ids)
-            assert torch.equal(backbone.layers.run(depth, None, below), hidden)
+    expected, outputs = found_beside(reference, prompted, tmp_path)
     assert expected.logits.shape == (3, 84, 2)
     nothing = torch.full((3, 84, 1), 0.5)
     whole = torch.cat([expected.logits, nothing, expected.pred_boxes], dim=-1)
