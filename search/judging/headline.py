@@ -120,7 +120,7 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     said = f"{difference(abs(gain), metric)} {unit(metric)}{ends}"
     if best.state == TrialState.PRUNED and gain <= NOISE * (TrialRecord.of(winner).standard_error or 0.0):
         score = f"{metric} {metric_of(best) or 0.0:.3f} on the folds that it ran"
-        return f"The best baseline, {label}, was behind when it was pruned, with {score}, and is as good within noise."
+        return f"The best baseline, {label}, was behind when it was pruned, with {score}; by how much isn't known."
     if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
         return f"It is better than the best baseline, {label}, by {said}: the search was worth it."
     if best.state == TrialState.COMPLETE and gain < 0:
