@@ -141,21 +141,19 @@ class Confirmation:
         """Return repeats of the race; those that are compared with controls, too, predict the test rows."""
         has_controls = bool(self.study.file.judging.controls)
 
-        def job(candidate: dict[str, Any], number: int, step: int, repeat: int) -> Job:
-            place = number, repeat
-            is_compared = has_controls and repeat in fresh_repeats(self.stored, number)
-            file = control_logits_file(number, WINNER, repeat) if is_compared else None
+        def job(trial: FrozenTrial, repeat: int) -> Job:
+            record, place = TrialRecord.of(trial), (trial.number, repeat)
+            candidate, step = record.values, record.best_step or 0
+            is_compared = has_controls and repeat in fresh_repeats(self.stored, trial.number)
+            file = control_logits_file(trial.number, WINNER, repeat) if is_compared else None
             return Job(
                 repeat_attr(*place),
                 repeat_name(*place),
                 lambda runner: runner.train.remote(candidate, step, repeat, file),
+                expected_s=compute_seconds([trial], time.time()),
             )
 
-        return [
-            job(record.values, trial.number, record.best_step or 0, repeat)
-            for trial, repeat in missing
-            for record in [TrialRecord.of(trial)]
-        ]
+        return [job(trial, repeat) for trial, repeat in missing]
 
     def _controls(self, winner: FrozenTrial, repeats: range) -> list[Job]:
         """Return what the comparison misses: what was a trial as a baseline is not run again."""
@@ -315,7 +313,7 @@ class Confirmation:
         while True:
             self.show(done, self.count_left())
             left = [job for job in self.jobs() if not workers.has(job)]
-            while left and workers.running < room and not self._is_spent():
+            while left and workers.running < room and not self._is_spent(left[0]):
                 workers.begin(left.pop(0))
             # Where nothing else can be tried, nothing else will show whether it was the machine's fault.
             is_idle = not workers.running
@@ -354,17 +352,22 @@ class Confirmation:
         self.say(outcome_line(job.name, outcome, self.study.file.metric))
 
     @wait_for_storage
-    def _is_spent(self) -> bool:
-        """Whether another repeat of the usual length would end too late, or exceed the compute budget."""
+    def _is_spent(self, job: Job) -> bool:
+        """Whether a repeat would end too late, or exceed the compute budget.
+
+        That of a trial is expected to take what the trial took, anything else what repeats usually take.
+        """
         now = time.time()
         seconds = StudyRecord.of(self.stored).seconds(REPEAT, CONTROL, CURVE)
-        usual = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
-        if self.limits.ends_at is not None and now + usual > self.limits.ends_at:
+        expected = job.expected_s
+        if expected is None:
+            expected = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
+        if self.limits.ends_at is not None and now + expected > self.limits.ends_at:
             return True
         if self.limits.total_compute_s is None:
             return False
         used = compute_seconds(self.stored.get_trials(deepcopy=False), now) + sum(seconds)
-        return used + usual > self.limits.total_compute_s
+        return used + expected > self.limits.total_compute_s
 
 
 def _unseen(_done: int, _left: int) -> None:

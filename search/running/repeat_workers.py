@@ -41,12 +41,14 @@ class Job:
         name: What it is, for people.
         start: Begins it.
         about: What is recorded with its outcome: the `trial`, where further trials may bring a better one in its place.
+        expected_s: Seconds that it will take; None if it is like other repeats.
     """
 
     attr: str
     name: str
     start: Start
     about: Mapping[str, int] = field(default_factory=dict)
+    expected_s: float | None = None
 
     def is_done(self, record: StudyRecord) -> bool:
         """Whether its outcome is recorded in a study."""

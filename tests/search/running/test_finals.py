@@ -1,5 +1,7 @@
 """What is run to judge a study, and what is said where nothing could be; with real workers in tests/integration."""
 
+import datetime
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,30 @@ def test_where_time_may_end_a_single_finalist_has_two_fresh_repeats_before_its_c
     assert attrs_of(confirmation) == [repeat_attr(0, 3)]
     stored.set_user_attr(repeat_attr(0, 3), {"value": 0.8})
     assert attrs_of(confirmation) == [control_attr(SHARED, "majority", repeat) for repeat in (2, 3)]
+
+
+def test_a_rerun_that_would_end_too_late_is_not_begun(write_study: Callable[..., Path]) -> None:
+    """It is expected to take what the trial took, though the only repeat so far was a short one."""
+    study = load_study(write_study(judging={"finalists": 1, "repeats": 2}))
+    stored = optuna.create_study(direction="maximize")
+    record_study(stored, study, 1)
+    began = datetime.datetime.now() - datetime.timedelta(hours=1)
+    attrs = {"candidate": {"steps": 4}, "best_step": 4, "prompt_tokens": 3}
+    ended = began + datetime.timedelta(seconds=100)
+    trial = create_trial(value=0.9, user_attrs=attrs)
+    trial.datetime_start, trial.datetime_complete = began, ended
+    stored.add_trial(trial)
+    stored.set_user_attr(repeat_attr(0, 1), {"value": 0.9, "seconds": 2.0})
+
+    def is_spent(left_s: float, job: Job | None = None) -> bool:
+        limits = Limits(1, time.time() + left_s, left_s)
+        confirmation = Confirmation(study, stored, "", limits, None, lambda line: None)
+        return confirmation._is_spent(job or confirmation.jobs()[0])
+
+    assert is_spent(90)
+    assert not is_spent(110)
+    assert not is_spent(90, Job("control", "a control", lambda runner: None)), "like other repeats, it takes 2 s"
+    assert is_spent(1, Job("control", "a control", lambda runner: None))
 
 
 def test_the_winner_of_a_race_is_repeated_afresh(write_study: Callable[..., Path]) -> None:
