@@ -2,10 +2,10 @@
 
 python -m tests.bench.quality.pool --pairs amazon-tweets --shots 8 --splits 0-49 --out runs/quality
 
-The search tries what a study queues, baselines and start points, until its CPU-seconds are spent; candidates race over
-the folds as they do in a study. Those that run on every fold, and with `--all-baselines` all of these, are then fitted
-again to all labelled rows for the updates that their folds chose, as the model that ships is, and score 500 test rows.
-All of it is left in OUT/pool/SETTING.npz.
+What a study queues, baselines and start points, runs on every fold until its CPU-seconds are spent, and is then fitted
+again to all labelled rows for the updates that its folds chose, as the model that ships is, and scores 500 test rows;
+with `--all-baselines`, so do baselines that weren't begun. All of it is left in OUT/pool/SETTING.npz, with what each
+candidate had after each fold: which of them a race between folds would have ended is for `replays` to say.
 
 All splits of a pair have the seed and the source rows of the first, without those that are nearly the same as a row of
 the target, and so one source stage: what that took is counted in each of them. Labelled and test rows are their own.
@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,9 +30,8 @@ from ruamel.yaml import YAML
 from promptgraft.objectives.data import WHOLE, Row, find_near_duplicates
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial import Objective, Result
-from promptgraft.search.sampling import FoldRace, first_trials
+from promptgraft.search.sampling import first_trials
 from promptgraft.search.study import Study, load_study
-from promptgraft.search.trials import FoldScores
 from promptgraft.spaces import Candidate, SuggestingTrial
 from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
@@ -100,11 +99,11 @@ def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
 
 @dataclass
 class Measured:
-    """A candidate that was tried; without a result if it was pruned, or the time was over."""
+    """A candidate that was tried; without results if the time was over. One result for each fold, of all up to it."""
 
     name: str
     candidate: Candidate
-    result: Result | None = None
+    results: Sequence[Result] = ()
     seconds: float = 0.0
 
 
@@ -121,7 +120,6 @@ class Search:
     def __init__(self, study: Study, files: Path, budget_s: float, source_s: float) -> None:
         self.study, self.budget_s, self.source_s = study, budget_s, source_s
         self.objective = Objective(replace(study.objective, files=str(files)))
-        self.race = FoldRace(maximize=True)
 
     def run(self) -> list[Measured]:
         """Try what fits."""
@@ -131,30 +129,20 @@ class Search:
             own = Measured(name, candidate)
             if spent < self.budget_s:
                 started = time.process_time()
-                own.result = self._evaluate(candidate)
+                own.results = self._evaluate(candidate)
                 own.seconds = time.process_time() - started
                 if candidate.source_steps and not any(other.candidate.source_steps for other in tried):
                     own.seconds = self.source_s = max(self.source_s, own.seconds)
                 spent += own.seconds
             tried.append(own)
-            outcome = "not finished" if own.result is None else f"{own.result.value:.3f}"
+            outcome = f"{own.results[-1].value:.3f}" if own.results else "not begun"
             print(f"  {name}: {outcome}, {own.seconds:.1f} CPU-s", file=sys.stderr)
         return tried
 
-    def _evaluate(self, candidate: Candidate) -> Result | None:
-        """Run a candidate on its folds; None if it is behind after one of them."""
-        rows = self.study.target.scored()
-        for report in self.objective.run(candidate, SEED):
-            if isinstance(report, StageProgress) or report.so_far is None:
-                continue
-            found = self.study.target.row_scores(report.so_far.logits, rows[: len(report.so_far.logits)])
-            scores = FoldScores(report.so_far.value, tuple(found.tolist()))
-            if report.result is not None:
-                self.race.finished(scores)
-                return report.result
-            if self.race.is_behind(scores):
-                return None
-        raise AssertionError("a cycle ends with a result")
+    def _evaluate(self, candidate: Candidate) -> list[Result]:
+        """Run a candidate on its folds."""
+        reports = self.objective.run(candidate, SEED)
+        return [own.so_far for own in reports if not isinstance(own, StageProgress) and own.so_far is not None]
 
     def measure(self, tried: Iterable[Measured], *, all_baselines: bool) -> dict[str, Any]:
         """Return the logits of each candidate out of folds and on the test rows, shape (rows, labels)."""
@@ -167,15 +155,21 @@ class Search:
         kept: list[dict[str, object]] = []
         self.objective.use_split(WHOLE)
         for own in tried:
-            if own.result is None and not (all_baselines and own.name.startswith("baseline")):
+            if not own.results and not (all_baselines and own.name.startswith("baseline")):
                 continue
-            step = own.candidate.steps if own.result is None else own.result.step
+            step = own.results[-1].step if own.results else own.candidate.steps
             fitted = self.objective.evaluate(own.candidate, SEED, at=step)
             found[f"test_{len(kept)}"] = self.objective.score(own.candidate, fitted.delta, target.test, SEED)
-            if own.result is not None:
-                found[f"oof_{len(kept)}"] = own.result.logits
-            ran = own.result is not None
-            kept.append({"name": own.name, "candidate": own.candidate.to_dict(), "cpu_s": own.seconds, "ran": ran})
+            for fold, result in enumerate(own.results):
+                found[f"oof_{len(kept)}_{fold}"] = result.logits
+            kept.append(
+                {
+                    "name": own.name,
+                    "candidate": own.candidate.to_dict(),
+                    "cpu_s": own.seconds,
+                    "fold_values": [result.fold_values for result in own.results],
+                }
+            )
         return found | {"candidates": np.array(json.dumps(kept)), "source_s": np.array(self.source_s)}
 
 
