@@ -1,6 +1,5 @@
 """Models that find boxes: transformers with queries, frozen from below, and a linear head."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from promptgraft.objectives.layers import PromptedStack
 from promptgraft.objectives.vision.image_encoder import ImageEncoder
 from promptgraft.objectives.vision.image_stack import Parts
 from promptgraft.objectives.vision.nanodet import NanoDetForObjectDetection
+from promptgraft.objectives.vision.rt_detr import RT_DETR, Onward, maps_of, parts_of_rt_detr, take_labels_out
 from promptgraft.spaces import InvalidInputError, Template
 
 # Numbers of a box: centre, width and height.
@@ -25,10 +25,11 @@ NOTHING, SUPPRESSED = 3.0, 30.0
 
 @BACKBONES.register("detection")
 class Detection(ImageEncoder):
-    """A model of object detection: YOLOS, DETR or NanoDet, without the matrix that scores its own labels.
+    """A model of object detection: YOLOS, DETR, RT-DETR or NanoDet, without the matrix that scores its own labels.
 
-    Its blocks are the layers of the transformer, DETR's encoder, or NanoDet's stages, and what makes a box and features
-    of each query, or cell: of DETR the decoder, too, and of NanoDet the neck. A head scores the features.
+    Its blocks are the layers of the transformer, DETR's encoder, or the stages of RT-DETR and NanoDet, and what makes a
+    box and features of each query, or cell: of both DETRs the decoder, too, and of NanoDet the neck. RT-DETR's encoder
+    is a block by itself. A head scores the features.
     """
 
     auto_class = AutoModelForObjectDetection
@@ -44,11 +45,13 @@ class Detection(ImageEncoder):
         config = self.model.config
         if config.model_type == NANODET:
             return self.layers.width // (self.hidden_size + BOX)
-        return int(config.num_queries if config.model_type == "detr" else config.num_detection_tokens)
+        return int(config.num_detection_tokens if config.model_type == "yolos" else config.num_queries)
 
     def _find_stack(self) -> Any:
         if self.model.config.model_type in ("detr", NANODET):
             self.model.class_labels_classifier = nn.Identity()  # Its labels are others.
+        elif self.model.config.model_type in RT_DETR:
+            take_labels_out(self.model)
         else:
             self.model.class_labels_classifier.layers[-1] = nn.Identity()
         return self.model
@@ -58,6 +61,8 @@ class Detection(ImageEncoder):
             return self._parts_of_detr()
         if self.model.config.model_type == NANODET:
             return self._parts_of_nanodet()
+        if self.model.config.model_type in RT_DETR:
+            return parts_of_rt_detr(self.model, self.spec.path, self.pixels.shape)
         config, vit = self.model.config, self.model.vit
         if config.use_mid_position_embeddings:
             raise InvalidInputError(
@@ -92,7 +97,7 @@ class Detection(ImageEncoder):
         with torch.no_grad():
             made = self.model.stem(torch.zeros(1, *self.pixels.shape, device=self.device))
             for place, stage in enumerate(self.model.stages):
-                blocks.append(_Onward(stage, tuple(made.shape[1:]), keeps=place > 1))
+                blocks.append(Onward(stage, tuple(made.shape[1:]), keeps=place > 1))
                 made = stage(made)
                 shapes.append(tuple(made.shape[1:]))
         blocks.append(_FoundByCells(self.model, shapes[1:]))
@@ -207,24 +212,6 @@ class _FoundByDecoder(nn.Module):
         return torch.cat([found, self.boxes(found).sigmoid()], dim=-1)
 
 
-class _Onward(nn.Module):
-    """Runs a stage on the last of the maps that come, all of them flat beside each other.
-
-    Args:
-        stage: The stage.
-        shape: Shape of the last map.
-        keeps: Whether the maps that came go on, too, before what the stage makes.
-    """
-
-    def __init__(self, stage: nn.Module, shape: tuple[int, ...], *, keeps: bool) -> None:
-        super().__init__()
-        self.stage, self.shape, self.keeps = stage, shape, keeps
-
-    def forward(self, state: Tensor) -> Tensor:
-        made: Tensor = self.stage(state[:, -math.prod(self.shape) :].reshape(-1, *self.shape)).flatten(1)
-        return torch.cat([state, made], dim=1) if self.keeps else made
-
-
 class _FoundByCells(nn.Module):
     """Makes features and a box of each cell of NanoDet's maps, shape (rows, cells, hidden + 4).
 
@@ -238,8 +225,7 @@ class _FoundByCells(nn.Module):
         self.neck, self.boxes, self.shapes = model.neck, model.bbox_predictor, list(shapes)
 
     def forward(self, state: Tensor) -> Tensor:
-        parts = torch.split(state, [math.prod(shape) for shape in self.shapes], dim=1)
-        maps = self.neck([own.reshape(-1, *shape) for own, shape in zip(parts, self.shapes, strict=True)])
+        maps = self.neck(maps_of(state, self.shapes))
         features = torch.cat([own.flatten(2).transpose(1, 2) for own in maps], dim=1)
         return torch.cat([features, self.boxes(maps)], dim=-1)
 

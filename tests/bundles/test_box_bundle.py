@@ -22,7 +22,7 @@ from tests.support.models import write_tiny_detector
 ABOUT = {"study": "test", "trial": 0, "digest": "0"}
 
 
-@pytest.mark.parametrize(("labels", "model_type"), [(1, "yolos"), (2, "detr"), (2, NANODET)])
+@pytest.mark.parametrize(("labels", "model_type"), [(1, "yolos"), (2, "detr"), (2, "rt_detr"), (2, NANODET)])
 def test_a_bundle_finds_what_its_trial_did(labels: int, model_type: str, tmp_path: Path) -> None:
     model, bundle = write_tiny_detector(tmp_path / "model", model_type), tmp_path / "bundle"
     table = write_boxed(tmp_path / "data", count=24, labels=labels)

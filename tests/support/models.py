@@ -201,6 +201,24 @@ def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMA
     resnet = {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
     resnet |= {"layer_type": "basic", "out_features": ["stage2"]}
     halves = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    small_rt_detr = {
+        **halves,
+        **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+        "encoder_layers": 1,
+        "d_model": 32,
+        "encoder_hidden_dim": 32,
+        "encoder_in_channels": [8, 8, 16],
+        "decoder_in_channels": [32, 32, 32],
+        "num_queries": 6,
+        "num_denoising": 4,
+        "backbone_config": resnet
+        | {
+            "model_type": "rt_detr_resnet",
+            "hidden_sizes": [8, 8, 8, 16],
+            "depths": [1, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+    }
     own: dict[str, dict[str, Any]] = {
         "yolos": {
             **sizes,
@@ -218,6 +236,8 @@ def write_tiny_detector(folder: Path, model_type: str = "yolos", side: int = IMA
             "num_queries": 6,
             "backbone_config": resnet,
         },
+        "rt_detr": small_rt_detr,
+        "rt_detr_v2": small_rt_detr,
         NANODET: {"image_size": [side, side], "widths": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "hidden_size": 32},
     }
     config = AutoConfig.for_model(model_type, num_labels=2, **own[model_type])

@@ -106,6 +106,8 @@ def count_layers(path: str, family: str = "encoder") -> int:
 
     if kind in CLIP:
         return int((content.get("vision_config") or {}).get("num_hidden_layers", _TOWER_LAYERS))
+    if isinstance(stages := (content.get("backbone_config") or {}).get("depths"), list) and kind.startswith("rt_detr"):
+        return len(stages) + 2
     if kind in DETECTION:
         return first((*_LAYER_KEYS, "encoder_layers")) + 1
     return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForObjectDetection
+from torch import nn
+from transformers import AutoConfig, AutoModelForObjectDetection
 
 from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
 from promptgraft.objectives.backbones.families import DETECTION
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
+from promptgraft.objectives.vision.rt_detr import RT_DETR
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.image_objectives import LABELS_OF_BOXES, TEMPLATE, found_beside, objective_over_images
 from tests.support.images import spec_of_boxes, write_boxed
@@ -45,6 +48,14 @@ def objective_over(model: str, folder: Path, *, files: Path | None = None) -> Ob
     return objective_over_images(model, "detection", target, source, metric="map", evaluate_every=2, files=store)
 
 
+def last_layer_of(model: Any) -> nn.Linear:
+    """Return what scores a model's labels and, unless it scores each label alone, that there is no object."""
+    if model.config.model_type in RT_DETR:
+        return cast("nn.Linear", model.model.decoder.class_embed[-1])
+    head = model.class_labels_classifier
+    return cast("nn.Linear", head.layers[-1] if hasattr(head, "layers") else head)
+
+
 @pytest.mark.parametrize("model", sorted({*DETECTION} - {NANODET}), indirect=True)
 def test_outputs_are_those_of_transformers_in_whatever_parts(model: str, tmp_path: Path) -> None:
     path = model
@@ -53,12 +64,14 @@ def test_outputs_are_those_of_transformers_in_whatever_parts(model: str, tmp_pat
     assert count_layers(path, "detection") == backbone.n_layers == len(backbone.layers) >= 3
     prompted = PromptedModel(backbone, LINEAR, TEMPLATE, None, LABELS_OF_BOXES, seed=0)
     reference = AutoModelForObjectDetection.from_pretrained(path).eval()
-    own_head = reference.class_labels_classifier
-    last = own_head.layers[-1] if hasattr(own_head, "layers") else own_head
-    own = {"weight": last.weight[:2], "bias": last.bias[:2], "nothing": last.weight[2:], "nothing_bias": last.bias[2:]}
+    last = last_layer_of(reference)
+    weight = nn.functional.pad(last.weight, (0, 0, 0, 3 - len(last.weight)))
+    bias = nn.functional.pad(last.bias, (0, 3 - len(last.bias)))
+    own = {"weight": weight[:2], "bias": bias[:2], "nothing": weight[2:], "nothing_bias": bias[2:]}
     prompted.load({f"reader.{name}": value.detach() for name, value in own.items()})
     expected, outputs = found_beside(reference, prompted, tmp_path)
-    both = torch.cat([expected.logits, expected.pred_boxes], dim=-1)
+    logits = nn.functional.pad(expected.logits, (0, 3 - expected.logits.shape[-1]))
+    both = torch.cat([logits, expected.pred_boxes], dim=-1)
     torch.testing.assert_close(outputs, both, atol=1e-5, rtol=1e-5)
     frozen = [sum(own.requires_grad for own in backbone.pretrained.values())]
     for depth in range(1, backbone.n_layers + 1):
@@ -91,10 +104,10 @@ def test_frozen_weights_stay_and_boxes_are_learnt(model: str, tmp_path: Path) ->
     backbone = objective.backbone
     before = {name: own.clone() for name, own in backbone.model.state_dict().items()}
     short = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=0), seed=0)
-    long = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=40, learning_rate=2e-3), seed=0)
+    long = objective.evaluate(replace(LINEAR, frozen_layers=1, steps=80, learning_rate=2e-3), seed=0)
     after = backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in backbone.names_below(1))
-    boxes = [name for name in before if name.startswith("bbox_predictor.")]
+    boxes = [name for name in before if name.startswith("bbox_predictor.") or ".bbox_embed." in name]
     assert not all(torch.equal(before[name], after[name]) for name in boxes)
     assert long.metrics["loss"] < 0.9 * short.metrics["loss"]
 
@@ -110,3 +123,15 @@ def test_models_that_cannot_serve_are_refused(tmp_path: Path, tiny_models: TinyM
     (tmp_path / "preprocessor_config.json").write_text(processor.read_text())
     with pytest.raises(InvalidInputError, match="adds positions in every layer"):
         BACKBONES["detection"](BackboneSpec(str(tmp_path), "detection"), CPU)
+
+
+def test_an_rt_detr_with_other_convolutions_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_detector(tmp_path / "right", "rt_detr")
+    config = AutoConfig.from_pretrained(path)
+    own = {name: getattr(config.backbone_config, name) for name in ("hidden_sizes", "depths", "out_features")}
+    config.backbone_config = AutoConfig.for_model("convnext", **own)
+    AutoModelForObjectDetection.from_config(config).save_pretrained(tmp_path / "other")
+    processor = Path(path) / "preprocessor_config.json"
+    (tmp_path / "other" / "preprocessor_config.json").write_text(processor.read_text())
+    with pytest.raises(InvalidInputError, match=r"the convolutions are a ConvNextBackbone.*rt_detr_resnet"):
+        BACKBONES["detection"](BackboneSpec(str(tmp_path / "other"), "detection"), CPU)
