@@ -21,7 +21,7 @@ def headline_of(study: optuna.Study) -> str | None:
     """Say what to ship.
 
     The winner is compared with the best of the baselines that were tried as trials, on the same folds where there are
-    folds: one that was pruned, with the folds that it has run.
+    folds: with one that was pruned, on the folds that it has run.
 
     Returns:
         One or two sentences; None before there is a COMPLETE trial.
@@ -111,17 +111,21 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
         return f"None of {len(searched)} searched candidates is better." if searched else ""
     if not baselines:
         return ""
-    # One that was pruned counts by what it had then, on fewer folds; the winner's error says what that shows.
-    best = max(baselines, key=lambda trial: sign * float(metric_of(trial) or 0.0))
+    # Those that were pruned within their first fold have nothing to be compared by.
+    compared = [own for own in baselines if TrialRecord.of(own).fold_values or own.state == TrialState.COMPLETE]
+    gains = [(*_gain(winner, trial, sign), trial) for trial in compared or baselines]
+    gain, error, best = min(gains, key=lambda found: (found[0], found[2].number))
     label = baseline_label(TrialRecord.of(best).baseline or "")
-    gain, error = _gain(winner, best, sign)
     metric = (study.metric_names or ["value"])[0]
     ends = f" (standard error {difference(error, metric).lstrip('+')})" if error else ""
     said = f"{difference(abs(gain), metric)} {unit(metric)}{ends}"
-    if best.state == TrialState.PRUNED and gain <= NOISE * (TrialRecord.of(winner).standard_error or 0.0):
-        score = f"{metric} {metric_of(best) or 0.0:.3f} on the folds that it ran"
-        return f"The best baseline, {label}, was behind when it was pruned, with {score}; by how much isn't known."
-    if best.state == TrialState.PRUNED or (error is not None and gain > NOISE * error):
+    if best.state == TrialState.PRUNED:
+        # Of one that ran on a single fold, or not to its end, the winner's error says what that shows.
+        shown = gain > NOISE * (error or TrialRecord.of(winner).standard_error or 0.0)
+        behind = f"was pruned {said.lstrip('+')} behind" if gain > 0 else "was pruned within its first fold"
+        better = f"It is better than the best baseline, {label}, which {behind}: the search was worth it."
+        return better if shown else f"The best baseline, {label}, {behind}; by how much it is worse isn't known."
+    if error is not None and gain > NOISE * error:
         return f"It is better than the best baseline, {label}, by {said}: the search was worth it."
     if best.state == TrialState.COMPLETE and gain < 0:
         noise = ", within noise" if error is None or -gain <= NOISE * error else ""
@@ -134,11 +138,12 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
 
 
 def _gain(winner: FrozenTrial, other: FrozenTrial, sign: int) -> tuple[float, float | None]:
-    """Return how much better the winner is, and the standard error over folds that both have run."""
-    ours, theirs = TrialRecord.of(winner).fold_values, TrialRecord.of(other).fold_values
-    if len(ours) == len(theirs) > 1:
-        differences = [sign * (a - b) for a, b in zip(ours, theirs, strict=True)]
-        return mean(differences), stdev(differences) / len(differences) ** 0.5
+    """Return how much better the winner is on the folds that both have run, and the standard error over them."""
+    both = zip(TrialRecord.of(winner).fold_values, TrialRecord.of(other).fold_values, strict=False)
+    differences = [sign * (ours - theirs) for ours, theirs in both]
+    if differences:
+        error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
+        return mean(differences), error
     return sign * (float(metric_of(winner) or 0.0) - float(metric_of(other) or 0.0)), None
 
 

@@ -30,14 +30,17 @@ class FoldRace:
             self._best = scores
 
     def is_behind(self, scores: FoldScores) -> bool:
-        """Whether a trial is behind the best one: by its metric, and by a paired one-sided t-test over rows.
+        """Whether a trial is behind the best one, on the folds that both have run.
 
-        Both, since a model may be unsure of labels that it gets right more often than others.
+        Both by a standard error of the metric, which the best one's folds tell, and by a paired one-sided t-test over
+        rows: a model may be unsure of labels that it gets right as often, and near equals may be averaged in the end.
         """
         best = self._best
-        if best is None or len(scores.row_scores) >= len(best.row_scores):
+        if best is None or len(scores.fold_values) >= len(best.fold_values):
             return False
-        if self._sign * scores.value >= self._sign * best.value:
+        folds = len(scores.fold_values)
+        gap = self._sign * (mean(best.fold_values[:folds]) - scores.value)
+        if gap <= stdev(best.fold_values) / math.sqrt(folds):
             return False
         differences = [theirs - own for own, theirs in zip(scores.row_scores, best.row_scores, strict=False)]
         spread = stdev(differences) if len(differences) > 1 else 0.0

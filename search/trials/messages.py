@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import mean
 from typing import Any, TypeAlias
 
 from promptgraft.objectives.growth import Growth, GrowthPlan
@@ -134,13 +135,18 @@ class FoldScores:
     """How a trial did on the folds that it has run.
 
     Attributes:
-        value: The study's metric, the mean over these folds at its best step.
+        fold_values: The study's metric on each of these folds, at the best step.
         row_scores: How good the outputs of each of their rows are, fold after fold: the probability of the true label,
             or what the task kind has in its place.
     """
 
-    value: float
+    fold_values: tuple[float, ...]
     row_scores: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The mean over the folds."""
+        return mean(self.fold_values)
 
 
 @dataclass(frozen=True, slots=True)

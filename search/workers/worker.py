@@ -161,7 +161,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def _scores(self, result: "Result") -> FoldScores:
         """Say how good the outputs of each row are, as far as folds have been run."""
         found = self._objective.target.row_scores(result.logits, self._scored[: len(result.logits)])
-        return FoldScores(result.value, tuple(found.tolist()))
+        return FoldScores(result.fold_values, tuple(found.tolist()))
 
     def _summary(self, candidate: Candidate, result: "Result", weights_hash: str | None) -> TrialSummary:
         return TrialSummary(

@@ -2,9 +2,10 @@
 
 python -m tests.bench.quality.replays --out runs/quality
 
-A replay takes the candidates of one search that ran on all folds, or some of them; chooses the winner and an ensemble
-by rows out of their folds alone; and looks up what would have shipped on the test rows. The splits of a pair have test
-rows of one domain, so that standard errors are over splits, pair by pair, and say nothing of other pairs.
+A replay takes the candidates of one search, or some of them, in their order; lets them race between folds; chooses the
+winner and an ensemble by rows out of their folds alone; and looks up what would have shipped on the test rows. The
+splits of a pair have test rows of one domain, so that standard errors are over splits, pair by pair, and say nothing of
+other pairs.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from scipy.special import softmax
 from promptgraft.objectives.kinds import log_loss
 from promptgraft.objectives.measures import choose_members
 from promptgraft.search.judging.intervals import score_interval
+from promptgraft.search.sampling import FoldRace
+from promptgraft.search.trials import FoldScores
 
 MEMBERS = 5
 
@@ -31,12 +34,24 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate: what it made of the rows out of their folds, if it ran on all, and of the test rows."""
+    """A candidate: what it had after each fold, if it ran; what it made of the test rows; and what its folds took.
+
+    Attributes:
+        found: After each fold, its values so far and its probabilities of the rows so far, shape (rows, labels).
+        test: Probabilities of the test rows.
+        cpu_s: CPU-seconds of all folds.
+    """
 
     name: str
     candidate: dict[str, object]
-    chances: Floats | None
+    found: Sequence[tuple[tuple[float, ...], Floats]]
     test: Floats
+    cpu_s: float
+
+    @property
+    def chances(self) -> Floats | None:
+        """Probabilities of all rows, each by a model that hadn't seen it."""
+        return self.found[-1][1] if self.found else None
 
     @property
     def is_baseline(self) -> bool:
@@ -68,8 +83,12 @@ class Pool:
                 Measured(
                     entry["name"],
                     entry["candidate"],
-                    softmax(file[f"oof_{n}"].astype(np.float64), axis=1) if entry["ran"] else None,
+                    [
+                        (tuple(values), softmax(file[f"oof_{n}_{fold}"].astype(np.float64), axis=1))
+                        for fold, values in enumerate(entry["fold_values"])
+                    ],
                     softmax(file[f"test_{n}"].astype(np.float64), axis=1),
+                    entry["cpu_s"],
                 )
                 for n, entry in enumerate(json.loads(str(file["candidates"])))
             ]
@@ -97,6 +116,23 @@ class Pool:
     def accuracy(self, test: Floats) -> float:
         """Return the accuracy on the test rows."""
         return float((test.argmax(1) == self.test_labels).mean())
+
+
+def raced(pool: Pool, candidates: Sequence[Measured], *, prunes: bool) -> tuple[list[Measured], float]:
+    """Return who runs on every fold, and the CPU-seconds of all; nobody is pruned unless told so."""
+    race, ended, spent = FoldRace(maximize=True), list[Measured](), 0.0
+    for own in candidates:
+        for fold, (values, chances) in enumerate(own.found):
+            rows = np.arange(len(chances))
+            scores = FoldScores(values, tuple(chances[rows, pool.labels[: len(rows)]].tolist()))
+            if fold + 1 == len(own.found):
+                race.finished(scores)
+                ended.append(own)
+            elif not (prunes and race.is_behind(scores)):
+                continue
+            spent += own.cpu_s * len(rows) / len(pool.labels)
+            break
+    return ended, spent
 
 
 Chances = dict[str, Floats]  # Name -> probabilities out of folds.
@@ -132,11 +168,13 @@ class Variant:
         keeps: Which candidates the space has.
         rank: What the winner is best in.
         members: Most picks of an ensemble; 1 for none.
+        prunes: Whether candidates race between folds.
     """
 
     keeps: Callable[[Measured], bool] = field(default=lambda own: True)
     rank: Rank = by_metric
     members: int = MEMBERS
+    prunes: bool = True
 
 
 def uses_source(own: Measured) -> bool:
@@ -150,6 +188,7 @@ def is_contrastive(own: Measured) -> bool:
 
 VARIANTS = {
     "default": Variant(),
+    "no race between folds": Variant(prunes=False),
     "no ensemble": Variant(members=1),
     "no ensemble, winner by log loss": Variant(rank=by_likelihood, members=1),
     "no ensemble, winner by one held-out part": Variant(rank=by_first_fold, members=1),
@@ -171,6 +210,7 @@ class Replay:
         winner: What the winner alone scores on the test rows.
         covered: Whether the 95 % interval of the estimate holds that.
         control: The best baseline on the test rows.
+        cpu_s: CPU-seconds of the search.
     """
 
     accuracy: float
@@ -178,11 +218,12 @@ class Replay:
     winner: float
     covered: bool
     control: float
+    cpu_s: float
 
 
 def replay(pool: Pool, variant: Variant) -> Replay | None:
     """Search once; None if the search has no candidate."""
-    kept = [own for own in pool.candidates if variant.keeps(own)]
+    kept, cpu_s = raced(pool, [own for own in pool.candidates if variant.keeps(own)], prunes=variant.prunes)
     chances: Chances = {own.name: own.chances for own in kept if own.chances is not None}
     tests = {own.name: own.test for own in kept}
     if not chances:
@@ -201,6 +242,7 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
         winner=alone,
         covered=interval.low <= alone <= interval.high,
         control=max(pool.accuracy(own.test) for own in pool.candidates if own.is_baseline),
+        cpu_s=cpu_s,
     )
 
 
@@ -249,7 +291,9 @@ def table(pools: Sequence[Pool]) -> str:
             gains = [replayed.accuracy - default[setting].accuracy for setting, replayed in runs.items()]
             left_out = f" ({len(own) - len(runs)} without a candidate)" if len(runs) < len(own) else ""
             score = mean(replayed.accuracy for replayed in runs.values()) if runs else math.nan
-            cells.append(f"{score:.4f}" + (f"; {points(gains)}{left_out}" if name != "default" and gains else left_out))
+            seconds = mean(replayed.cpu_s for replayed in runs.values()) if runs else 0.0
+            compared = f"; {points(gains)}" if name != "default" and gains else ""
+            cells.append(f"{score:.4f}, {seconds:.0f} CPU-s{compared}{left_out}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     every = list(default.values())
     worse = mean(own.accuracy < own.control - 0.01 for own in every)

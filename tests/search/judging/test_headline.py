@@ -27,7 +27,8 @@ def add(study: optuna.Study, folds: list[float], baseline: str | None = None, **
     if baseline:
         attrs["baseline"] = baseline
     state = changes.pop("state", TrialState.COMPLETE)
-    study.add_trial(create_trial(state=state, value=sum(folds) / len(folds), user_attrs=attrs, **changes))
+    value = changes.pop("value", None) or sum(folds) / len(folds)
+    study.add_trial(create_trial(state=state, value=value, user_attrs=attrs, **changes))
 
 
 def said(study: optuna.Study) -> str:
@@ -59,21 +60,42 @@ def test_a_baseline_that_is_as_good_and_cheaper(study: optuna.Study) -> None:
     )
 
 
-@pytest.mark.parametrize("value", [0.815, 0.90])
-def test_a_baseline_that_was_pruned_close_to_the_winner(value: float, study: optuna.Study) -> None:
-    """It ran on other folds than the winner, so that its score may be the higher one."""
-    add(study, [value, value], "contrastive", state=TrialState.PRUNED)
-    add(study, [0.82, 0.83, 0.81, 0.82])
+def test_a_baseline_that_was_pruned_close_to_the_winner(study: optuna.Study) -> None:
+    """They are compared on the folds that both have run."""
+    add(study, [0.82, 0.81], "contrastive", state=TrialState.PRUNED)
+    add(study, [0.83, 0.81, 0.72, 0.72])
     assert said(study).endswith(
-        "The best baseline, contrastive training on the target, then a linear probe (SetFit), was behind when it was "
-        f"pruned, with accuracy {value:.3f} on the folds that it ran; by how much isn't known."
+        "The best baseline, contrastive training on the target, then a linear probe (SetFit), was pruned 0.5 points "
+        "(standard error 0.5) behind; by how much it is worse isn't known."
     )
 
 
-def test_a_baseline_that_was_pruned_far_from_the_winner(study: optuna.Study) -> None:
-    add(study, [0.6, 0.6], "contrastive", state=TrialState.PRUNED)
+def test_a_baseline_that_was_pruned_after_one_fold(study: optuna.Study) -> None:
+    """The winner's own error says what that shows."""
+    add(study, [0.80], "contrastive", state=TrialState.PRUNED)
+    add(study, [0.82, 0.80, 0.86, 0.80])
+    assert said(study).endswith("(SetFit), was pruned 2.0 points behind; by how much it is worse isn't known.")
+
+
+def test_a_baseline_that_was_pruned_within_its_first_fold(study: optuna.Study) -> None:
+    """It has nothing to be compared by, and where others do, they are named."""
+    add(study, [], "full_fine_tuning", state=TrialState.PRUNED, value=0.9)
     add(study, [0.82, 0.83, 0.81, 0.82])
-    assert said(study).endswith("(SetFit), by +22.0 points: the search was worth it.")
+    assert said(study).endswith(
+        "The best baseline, full fine-tuning on the target, was pruned within its first fold; by how much it is worse "
+        "isn't known."
+    )
+    add(study, [0.5, 0.51, 0.5, 0.49], "linear_probe")
+    assert "better than the best baseline, linear probe on the target, by +32.0 points" in said(study)
+
+
+def test_a_baseline_that_was_pruned_far_from_the_winner(study: optuna.Study) -> None:
+    add(study, [0.6, 0.62], "contrastive", state=TrialState.PRUNED)
+    add(study, [0.82, 0.83, 0.81, 0.82])
+    assert said(study).endswith(
+        "It is better than the best baseline, contrastive training on the target, then a linear probe (SetFit), which "
+        "was pruned 21.5 points (standard error 0.5) behind: the search was worth it."
+    )
 
 
 def test_a_baseline_that_was_ahead_in_the_search(study: optuna.Study) -> None:
