@@ -17,15 +17,19 @@ _LOG_TEMPERATURE = 3.4
 _POINTS = 10
 
 
-def choose_members(scores: Mapping[int, Probabilities], first: int, picks: int) -> list[int]:
+def choose_members(
+    scores: Mapping[int, Probabilities], values: Mapping[int, Probabilities], first: int, picks: int
+) -> list[int]:
     """Choose an ensemble: a model, and the best of those that aren't shown to be worse than it.
 
-    Near equals are averaged rather than told apart by what few rows say: a model joins if the mean of its row scores is
-    at most a standard error of the differences, row by row, below the first model's.
+    Near equals are averaged rather than told apart by what few rows say: a model joins if the mean of its row scores,
+    or that of the metric, is at most a standard error of the differences below the first model's. One of the two is
+    enough, since some models are less sure of rows that they get right as often.
 
     Args:
         scores: Number of a model -> how good it is on each row that it wasn't trained on, shape (rows,); see
             `Task.row_scores`.
+        values: The metric of each fold, larger ones being better, shape (folds,).
         first: The model that it starts with.
         picks: Most members, the first among them.
 
@@ -37,12 +41,18 @@ def choose_members(scores: Mapping[int, Probabilities], first: int, picks: int) 
     """
     chosen = [first]
     for number in sorted(scores.keys() - {first}, key=lambda own: (-float(scores[own].mean()), own)):
-        behind = scores[first] - scores[number]
-        error = float(behind.std(ddof=1)) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
+        near = any(_is_near(own[number], own[first]) for own in (scores, values))
         known = any(np.array_equal(scores[number], scores[own]) for own in chosen)
-        if len(chosen) < picks and float(behind.mean()) <= error and not known:
+        if len(chosen) < picks and near and not known:
             chosen.append(number)
     return chosen
+
+
+def _is_near(theirs: Probabilities, best: Probabilities) -> bool:
+    """Whether one is at most a standard error of the differences below the other."""
+    behind = best - theirs
+    error = float(behind.std(ddof=1)) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
+    return float(behind.mean()) <= error
 
 
 def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:

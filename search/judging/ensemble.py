@@ -5,7 +5,6 @@ an ensemble costs no training before it ships. To be fair, each fold is scored b
 """
 
 import logging
-from statistics import mean, stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -51,28 +50,31 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     if winner.number not in chances:
         return None
     folds, rows = np.array(task.scored_folds()), task.scored()
+    metric, sign = study.file.metric, 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
     picks = study.file.judging.ensemble
     good = {number: task.row_scores(task.outputs_of(own), rows) for number, own in chances.items()}
+    values = {number: sign * _by_fold(task, own, folds, metric) for number, own in chances.items()}
     together = np.empty_like(chances[winner.number])
     for fold in range(task.folds):
         inside = folds == fold
-        chosen = choose_members({number: own[~inside] for number, own in good.items()}, winner.number, picks)
+        others = [{number: own[~inside] for number, own in good.items()}]
+        others.append({number: np.delete(own, fold) for number, own in values.items()})
+        chosen = choose_members(*others, winner.number, picks)
         together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
-    members = choose_members(good, winner.number, picks)
-    metric, sign = study.file.metric, 1 if stored.directions[0] == StudyDirection.MAXIMIZE else -1
-    ours, alone = (_by_fold(task, found, folds, metric) for found in (together, chances[winner.number]))
-    differences = [sign * (a - b) for a, b in zip(ours, alone, strict=True)]
-    error = stdev(differences) / len(differences) ** 0.5
+    members = choose_members(good, values, winner.number, picks)
+    ours, alone = _by_fold(task, together, folds, metric), sign * values[winner.number]
+    differences = sign * (ours - alone)
+    error = float(differences.std(ddof=1)) / len(differences) ** 0.5
     losses = [float(task.row_losses(found, rows).mean()) for found in (together, chances[winner.number])]
     return Ensemble(
         members=tuple(members),
         weights=(1 / len(members),) * len(members),
-        value=mean(ours),
-        alone=mean(alone),
+        value=float(ours.mean()),
+        alone=float(alone.mean()),
         error=error,
         loss=losses[0],
         loss_alone=losses[1],
-        chosen=len(members) > 1 and losses[0] < losses[1] and mean(differences) >= -error,
+        chosen=len(members) > 1 and losses[0] < losses[1] and float(differences.mean()) >= -error,
     )
 
 
@@ -97,11 +99,11 @@ def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, backbone: o
     return found
 
 
-def _by_fold(task: Task, chances: Expected, folds: npt.NDArray[np.int64], metric: str) -> list[float]:
-    """Return the metric of each fold."""
+def _by_fold(task: Task, chances: Expected, folds: npt.NDArray[np.int64], metric: str) -> Expected:
+    """Return the metric of each fold, shape (folds,)."""
     logits, rows = task.outputs_of(chances), task.scored()
     parts = [np.flatnonzero(folds == fold) for fold in range(task.folds)]
-    return [scores(task, logits[own], [rows[place] for place in own])[metric] for own in parts]
+    return np.array([scores(task, logits[own], [rows[place] for place in own])[metric] for own in parts])
 
 
 def ensemble_line(found: Ensemble, metric: str) -> str:

@@ -104,10 +104,14 @@ class Pool:
         """Number of folds."""
         return int(self.folds.max()) + 1
 
+    def values(self, chances: Floats) -> Floats:
+        """Return the accuracy of each fold, shape (folds,)."""
+        right = chances.argmax(1) == self.labels
+        return np.array([right[self.folds == fold].mean() for fold in range(self.n_folds)])
+
     def value(self, chances: Floats, folds: int | None = None) -> float:
         """Return the accuracy out of folds, the mean over the first folds or all."""
-        right = chances.argmax(1) == self.labels
-        return mean(float(right[self.folds == fold].mean()) for fold in range(folds or self.n_folds))
+        return float(self.values(chances)[:folds].mean())
 
     def loss(self, chances: Floats) -> float:
         """Return the mean log loss out of folds, in nats."""
@@ -252,18 +256,18 @@ def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[
     first = names.index(winner)
     rows = np.arange(len(pool.labels))
     good = {number: own[rows, pool.labels] for number, own in enumerate(chances.values())}
+    values = {number: pool.values(own) for number, own in enumerate(chances.values())}
     together = np.empty_like(chances[winner])
     for fold in range(pool.n_folds):
         inside = pool.folds == fold
-        chosen = choose_members({number: own[~inside] for number, own in good.items()}, first, picks)
+        others = [{number: own[~inside] for number, own in good.items()}]
+        others.append({number: np.delete(own, fold) for number, own in values.items()})
+        chosen = choose_members(*others, first, picks)
         together[inside] = np.mean([chances[names[number]][inside] for number in chosen], axis=0)
-    right = [(found.argmax(1) == pool.labels) for found in (together, chances[winner])]
-    gains = [
-        float(right[0][pool.folds == fold].mean() - right[1][pool.folds == fold].mean()) for fold in range(pool.n_folds)
-    ]
+    gains = (pool.values(together) - values[first]).tolist()
     if pool.loss(together) >= pool.loss(chances[winner]) or mean(gains) < -standard_error(gains):
         return [winner]
-    return [names[number] for number in choose_members(good, first, picks)]
+    return [names[number] for number in choose_members(good, values, first, picks)]
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -36,15 +36,24 @@ def test_an_ensemble_takes_near_equals_the_best_first_and_leaves_a_poor_one() ->
     noise = draw.normal(0, 0.1, (2, 40))
     noise -= noise.mean(axis=1, keepdims=True)
     scores = {0: right, 1: right - 0.2, 2: right + noise[0] - 0.01, 3: right + noise[1] - 0.005, 4: right.copy()}
-    assert choose_members(scores, 0, 5) == [0, 3, 2]
-    assert choose_members(scores, 0, 2) == [0, 3]
-    assert choose_members(scores, 0, 1) == [0]
+    values = {number: np.array([0.9 - number / 10] * 3) for number in scores}
+    assert choose_members(scores, values, 0, 5) == [0, 3, 2]
+    assert choose_members(scores, values, 0, 2) == [0, 3]
+    assert choose_members(scores, values, 0, 1) == [0]
+
+
+def test_who_is_less_sure_joins_if_its_metric_is_near() -> None:
+    scores = {0: np.full(30, 0.9), 1: np.full(30, 0.6), 2: np.full(30, 0.7)}
+    values = {0: np.array([0.8, 0.9, 0.85]), 1: np.array([0.82, 0.87, 0.85]), 2: np.array([0.7, 0.8, 0.75])}
+    assert choose_members(scores, values, 0, 5) == [0, 1]
 
 
 def test_nothing_joins_that_is_shown_to_be_worse() -> None:
     scores = {4: np.full(30, 0.8), 5: np.full(30, 0.79)}
-    assert choose_members(scores, 4, 5) == [4]
-    assert choose_members({4: np.array([0.8]), 5: np.array([0.7])}, 4, 5) == [4]
+    values = {4: np.full(3, 0.8), 5: np.full(3, 0.79)}
+    assert choose_members(scores, values, 4, 5) == [4]
+    one = {4: np.array([0.8]), 5: np.array([0.7])}
+    assert choose_members(one, one, 4, 5) == [4]
 
 
 @pytest.mark.parametrize("planted_at", [0.5, 1.0, 3.0])
