@@ -57,9 +57,9 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     together = np.empty_like(chances[winner.number])
     for fold in range(task.folds):
         inside = folds == fold
-        others = [{number: own[~inside] for number, own in good.items()}]
-        others.append({number: np.delete(own, fold) for number, own in values.items()})
-        chosen = choose_members(*others, winner.number, picks)
+        rest = {number: own[~inside] for number, own in good.items()}
+        other_folds = {number: np.delete(own, fold) for number, own in values.items()}
+        chosen = choose_members(rest, other_folds, winner.number, picks)
         together[inside] = np.mean([chances[number][inside] for number in chosen], axis=0)
     members = choose_members(good, values, winner.number, picks)
     ours, alone = _by_fold(task, together, folds, metric), sign * values[winner.number]

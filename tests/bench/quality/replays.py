@@ -260,9 +260,9 @@ def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[
     together = np.empty_like(chances[winner])
     for fold in range(pool.n_folds):
         inside = pool.folds == fold
-        others = [{number: own[~inside] for number, own in good.items()}]
-        others.append({number: np.delete(own, fold) for number, own in values.items()})
-        chosen = choose_members(*others, first, picks)
+        rest = {number: own[~inside] for number, own in good.items()}
+        other_folds = {number: np.delete(own, fold) for number, own in values.items()}
+        chosen = choose_members(rest, other_folds, first, picks)
         together[inside] = np.mean([chances[names[number]][inside] for number in chosen], axis=0)
     gains = (pool.values(together) - values[first]).tolist()
     if pool.loss(together) >= pool.loss(chances[winner]) or mean(gains) < -standard_error(gains):
