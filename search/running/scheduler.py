@@ -216,7 +216,7 @@ def trial_attributes(messages: list[Evaluated]) -> dict[str, Any]:
     attrs |= last.cost
     attrs |= last.summary.attributes() if last.summary else {}
     if last.summary is None and last.scores is not None:  # Pruned between folds.
-        attrs["fold_values"] = last.scores.fold_values
+        attrs["fold_values"] = list(last.scores.fold_values)
     attrs |= {CONFUSION: last.confusion} if last.confusion else {}
     losses = [{"step": entry.step, "L_s": entry.source_loss, "L_t": entry.target_loss} for entry in messages[1:]]
     attrs[LOSSES] = json.dumps(losses)

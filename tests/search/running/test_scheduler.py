@@ -10,7 +10,8 @@ from promptgraft.search.reporting import status_lines, summarize
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.scheduler import MESSAGE, StudyScheduler
 from promptgraft.search.running.searcher import JOB
-from promptgraft.search.trials import Evaluated, Message, TrialJob
+from promptgraft.search.storage import TrialRecord
+from promptgraft.search.trials import Evaluated, FoldScores, Message, TrialJob, TrialSummary
 from tests.support.studies import WIDE, open_ledger
 
 
@@ -62,3 +63,24 @@ def test_a_trial_in_its_source_stage_is_seen_and_not_judged(tmp_path: Path) -> N
         "0: 0.5",
         "0: contrastive stage, update 1 of 2",
     ]
+
+
+def test_a_trial_that_is_pruned_between_folds_keeps_what_its_folds_had(tmp_path: Path) -> None:
+    """So that the verdict can compare it with the winner on the same folds."""
+    book, callback = open_ledger(tmp_path, WIDE), Seen()
+    scheduler = StudyScheduler(book, RunState(), callback)
+    best = FoldScores((0.9, 0.92, 0.88), tuple(0.9 + row % 2 / 100 for row in range(60)))
+    behind = FoldScores((0.5, 0.6), tuple(0.5 + row % 2 / 100 for row in range(40)))
+    says = []
+    for _ in range(2):
+        asked = book.ask()
+        assert asked is not None
+        ray_trial = SimpleNamespace(config={JOB: TrialJob(asked.number, asked.candidate, seed=0)})
+        summary = TrialSummary(0.9, 8, fold_values=best.fold_values) if asked.number == 0 else None
+        message = Evaluated(8, 0.9 if summary else 0.6, fold=1, scores=best if summary else behind, summary=summary)
+        says.append(scheduler.on_trial_result(None, ray_trial, {MESSAGE: message}))  # type: ignore[arg-type]
+    assert says == ["STOP", "STOP"]
+    stored = book.study.get_trials()
+    assert [trial.state for trial in stored] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert [TrialRecord.of(trial).fold_values for trial in stored] == [[0.9, 0.92, 0.88], [0.5, 0.6]]
+    assert callback.calls[-1] == "1: PRUNED 0.55 behind the best after fold 2"
