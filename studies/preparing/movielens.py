@@ -14,12 +14,13 @@ ML_100K = "recbole/dataset_example/ml-100k/ml-100k"
 FILMS = f"{ML_100K}.item"
 GENDERS = {"F": "woman", "M": "man"}
 OLDER = "35 and older"
+NEWER_FROM = 1995
 
 
 def prepare_films() -> None:
-    """Write the titles of MovieLens 100K with their genres, which have `|` between them."""
-    path = DATA / "films.csv"
-    if path.exists():
+    """Write titles of MovieLens 100K with their genres, which have `|` between them: older films, and newer ones."""
+    paths = DATA / "films_older.csv", DATA / "films_newer.csv"
+    if all(path.exists() for path in paths):
         return
     logger.info("data: titles and genres of MovieLens 100K")
     DATA.mkdir(parents=True, exist_ok=True)
@@ -27,7 +28,9 @@ def prepare_films() -> None:
         lines = archive.read(FILMS).decode("utf-8").splitlines()[1:]
     films = [line.split("\t") for line in lines]
     rows = [(title, year, "|".join(genres.split(" "))) for _, title, year, genres in films if genres != "unknown"]
-    write_table(path, [("title", "year", "genres"), *rows])
+    newer = [row for row in rows if row[1].isdigit() and int(row[1]) >= NEWER_FROM]  # One has the year V.
+    for path, part in zip(paths, ([row for row in rows if row not in newer], newer), strict=True):
+        write_table(path, [("title", "year", "genres"), *part])
 
 
 def prepare_histories() -> None:
