@@ -16,6 +16,9 @@ from promptgraft.search.judging.intervals import Interval, gain_over_folds
 from promptgraft.search.storage import TrialRecord
 from promptgraft.search.trials import ranked_trials
 
+# Folds that an interval of differences needs.
+MIN_FOLDS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Rival:
@@ -42,9 +45,12 @@ def rival_of(study: optuna.Study, winner: FrozenTrial) -> FrozenTrial | None:
 
 
 def is_compared_on_folds(winner: FrozenTrial, rival: FrozenTrial) -> bool:
-    """Whether a target-only rival needs no repeats: the winner uses the source, and both have run the same folds."""
+    """Whether a target-only rival needs no repeats: the winner uses the source, and both have run the same folds.
+
+    Two folds aren't enough: an interval with one degree of freedom says nothing.
+    """
     ours, theirs = TrialRecord.of(winner), TrialRecord.of(rival)
-    return ours.uses_source and len(ours.fold_values) == len(theirs.fold_values) > 1
+    return ours.uses_source and len(ours.fold_values) == len(theirs.fold_values) >= MIN_FOLDS
 
 
 def compare_on_folds(study: optuna.Study, winner: FrozenTrial, level: float) -> Rival | None:

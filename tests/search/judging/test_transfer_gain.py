@@ -18,6 +18,7 @@ from promptgraft.search.judging import (
     NAMES,
     control_logits_file,
     control_outcomes,
+    is_compared_on_folds,
     reach_verdict,
     score_interval,
     transfer,
@@ -183,6 +184,17 @@ def test_the_best_target_only_trial_is_compared_over_the_folds_of_the_search() -
     without = transfer(study, study.get_trials()[1])
     assert without is not None
     assert without.verdict == "not tried", "folds that chose the winner show nothing by themselves"
+
+
+def test_two_folds_compare_nothing() -> None:
+    """An interval with one degree of freedom says nothing: the rival is run again."""
+    controls: dict[str, list[float | str]] = {"winner": WINNER, "target_only": [0.70, 0.73, 0.72]}
+    for count, compared in ((1, False), (2, False), (3, True)):
+        study = searched([0.81, 0.79, 0.82][:count], CLOSE[:count], controls)
+        assert is_compared_on_folds(*study.get_trials()[1:]) == compared
+        found = transfer(study, study.get_trials()[1])
+        assert found is not None
+        assert ("folds of the search" in found.sentence) == compared
 
 
 def test_repeats_of_the_best_target_only_trial_of_an_older_version_count() -> None:
