@@ -31,7 +31,10 @@ FORMS = [
 ]
 
 
-@pytest.fixture(scope="module", params=DETECTION)
+IN_THE_GATE = [pytest.param(own, marks=() if own != "rt_detr_v2" else pytest.mark.slow) for own in DETECTION]
+
+
+@pytest.fixture(scope="module", params=IN_THE_GATE)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small random model of each architecture; returns its folder."""
     return write_tiny_detector(tmp_path_factory.mktemp("model"), request.param)
