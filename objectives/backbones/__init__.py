@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.families import FAMILIES as FAMILIES
     from promptgraft.objectives.backbones.families import NANODET as NANODET
     from promptgraft.objectives.backbones.families import NUMERICS as NUMERICS
+    from promptgraft.objectives.backbones.families import RT_DETR as RT_DETR
     from promptgraft.objectives.backbones.families import Architecture as Architecture
     from promptgraft.objectives.backbones.families import Family as Family
     from promptgraft.objectives.backbones.families import check_candidate as check_candidate

@@ -54,7 +54,8 @@ SEGMENTATION: Mapping[str, str | int] = {"segformer": "depths", "mobilevit": 5}
 
 # Models that find boxes and were tested, by `model_type`. What makes boxes of the last layer counts as one more.
 NANODET = "promptgraft_nanodet"
-DETECTION = ("detr", NANODET, "rt_detr", "rt_detr_v2", "yolos")
+RT_DETR = ("rt_detr", "rt_detr_v2")
+DETECTION = ("detr", NANODET, *RT_DETR, "yolos")
 
 # Models that compare images with texts and were tested, by `model_type`.
 CLIP = ("chinese_clip", "clip", "metaclip_2", "siglip")

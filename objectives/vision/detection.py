@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, NANODET, Batch, EncoderScorer, LabelScorer, Pool
+from promptgraft.objectives.backbones import BACKBONES, NANODET, RT_DETR, Batch, EncoderScorer, LabelScorer, Pool
 from promptgraft.objectives.layers import PromptedStack
 from promptgraft.objectives.vision.image_encoder import ImageEncoder
-from promptgraft.objectives.vision.image_stack import Parts
+from promptgraft.objectives.vision.image_stack import Onward, Parts, maps_of
 from promptgraft.objectives.vision.nanodet import NanoDetForObjectDetection
-from promptgraft.objectives.vision.rt_detr import RT_DETR, Onward, maps_of, parts_of_rt_detr, take_labels_out
+from promptgraft.objectives.vision.rt_detr import parts_of_rt_detr, take_labels_out
 from promptgraft.spaces import InvalidInputError, Template
 
 # Numbers of a box: centre, width and height.

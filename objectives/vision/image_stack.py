@@ -1,5 +1,6 @@
 """A model of images that can be run in part: from one block to another, on what is known before it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,3 +102,29 @@ class ImageStack(LayerStack):
 
     def _folded(self, state: Tensor) -> Tensor:
         return state.flatten(1)[:, None] if self.tokens == 1 else state
+
+
+class Onward(nn.Module):
+    """Runs a stage on the last of the maps that come, all of them flat beside each other.
+
+    Args:
+        stage: The stage.
+        shape: Shape of the last map.
+        keeps: Whether that map goes on, too, as those before it do, in front of what the stage makes.
+    """
+
+    def __init__(self, stage: nn.Module, shape: tuple[int, ...], *, keeps: bool) -> None:
+        super().__init__()
+        self.stage, self.shape, self.keeps = stage, shape, keeps
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Return the maps that go on, shape (rows, numbers)."""
+        before, last = state.tensor_split([state.shape[1] - math.prod(self.shape)], dim=1)
+        made: Tensor = self.stage(last.reshape(-1, *self.shape)).flatten(1)
+        return torch.cat([state if self.keeps else before, made], dim=1)
+
+
+def maps_of(state: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Return the maps that lie flat beside each other, each of shape (rows, channels, height, width)."""
+    parts = torch.split(state, [math.prod(shape) for shape in shapes], dim=1)
+    return [own.reshape(-1, *shape) for own, shape in zip(parts, shapes, strict=True)]

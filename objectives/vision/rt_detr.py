@@ -1,17 +1,13 @@
 """RT-DETR in parts: stages of convolutions, the encoder of their maps, and the decoder that finds boxes."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from promptgraft.objectives.vision.image_stack import Parts
+from promptgraft.objectives.vision.image_stack import Onward, Parts, maps_of
 from promptgraft.spaces import InvalidInputError
-
-# Types of transformers' models that are built so.
-RT_DETR = ("rt_detr", "rt_detr_v2")
 
 
 def take_labels_out(model: Any) -> None:
@@ -62,32 +58,6 @@ def parts_of_rt_detr(model: Any, path: str, shape: tuple[int, ...]) -> Parts:
         return flat
 
     return Parts(embed, blocks, lambda state: state.flatten(1)[:, None])
-
-
-class Onward(nn.Module):
-    """Runs a stage on the last of the maps that come, all of them flat beside each other.
-
-    Args:
-        stage: The stage.
-        shape: Shape of the last map.
-        keeps: Whether that map goes on, too, as those before it do, in front of what the stage makes.
-    """
-
-    def __init__(self, stage: nn.Module, shape: tuple[int, ...], *, keeps: bool) -> None:
-        super().__init__()
-        self.stage, self.shape, self.keeps = stage, shape, keeps
-
-    def forward(self, state: Tensor) -> Tensor:
-        """Return the maps that go on, shape (rows, numbers)."""
-        before, last = state.tensor_split([state.shape[1] - math.prod(self.shape)], dim=1)
-        made: Tensor = self.stage(last.reshape(-1, *self.shape)).flatten(1)
-        return torch.cat([state if self.keeps else before, made], dim=1)
-
-
-def maps_of(state: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Return the maps that lie flat beside each other, each of shape (rows, channels, height, width)."""
-    parts = torch.split(state, [math.prod(shape) for shape in shapes], dim=1)
-    return [own.reshape(-1, *shape) for own, shape in zip(parts, shapes, strict=True)]
 
 
 class _MapsJoined(nn.Module):

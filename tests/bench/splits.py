@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from ruamel.yaml import YAML
 
+from promptgraft.search.storage import StudyRecord
 from tests.bench.quality.__main__ import numbers
 
 DONE = "split.json"
@@ -44,13 +45,13 @@ def run_split(study_file: Path, seed: int, concurrent: int, folder: Path) -> dic
     subprocess.run([command, "run", *where, "--concurrent", str(concurrent)], check=True)
     said = subprocess.run([command, "export", *where], check=True, text=True, capture_output=True).stdout
     stored = optuna.load_study(study_name=content["study"], storage=f"sqlite:///{folder / 'run' / 'study.db'}")
-    opened = [value for name, value in stored.user_attrs.items() if name.startswith("held_out_trial_")]
+    opening = StudyRecord.of(stored).openings[-1]
     metric = stored.metric_names[0] if stored.metric_names else "value"
-    transfer = re.search(r"Transfer.*|The source.*", said)
+    transfer = re.search(r"Transfer.*", said)
     found = {
         "seed": seed,
         "metric": metric,
-        "test": {name: scores.get(metric) for name, scores in opened[-1]["table"]},
+        "test": {name: scores.get(metric) for name, scores in opening.table or ()},
         "transfer": transfer.group(0) if transfer else "",
         "verdict": next((line for line in said.splitlines() if line.startswith("Ship")), ""),
         "wall_s": time.time() - started,

@@ -4,7 +4,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from promptgraft.objectives.backbones.families import CLIP, CONVOLUTIONAL, DETECTION, FAMILIES, RECURRENT, SEGMENTATION
+from promptgraft.objectives.backbones.families import (
+    CLIP,
+    CONVOLUTIONAL,
+    DETECTION,
+    FAMILIES,
+    RECURRENT,
+    RT_DETR,
+    SEGMENTATION,
+)
 from promptgraft.objectives.backbones.files.checkpoint_files import read_object, refuse_adapter
 from promptgraft.objectives.progress import report_progress
 from promptgraft.spaces import InvalidInputError
@@ -14,6 +22,8 @@ _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _ENCODER_DECODER_KEYS = (("encoder_layers", "num_layers"), ("decoder_layers", "num_decoder_layers"))
 # Layers of a vision tower whose configuration doesn't state them: transformers' default for all of `CLIP`.
 _TOWER_LAYERS = 12
+# Stages of an RT-DETR's ResNet whose configuration doesn't state their depths, since they are transformers' default.
+_RESNET_STAGES = 4
 
 # Files of a model on the hub that are fetched: all but weights in other formats than safetensors.
 _FETCHED = [f"*.{kind}" for kind in ("json", "txt", "model", "safetensors", "jinja", "spm", "tiktoken", "bpe", "py")]
@@ -106,8 +116,9 @@ def count_layers(path: str, family: str = "encoder") -> int:
 
     if kind in CLIP:
         return int((content.get("vision_config") or {}).get("num_hidden_layers", _TOWER_LAYERS))
-    if isinstance(stages := (content.get("backbone_config") or {}).get("depths"), list) and kind.startswith("rt_detr"):
-        return len(stages) + 2
+    if kind in RT_DETR:
+        depths = (content.get("backbone_config") or {}).get("depths")
+        return (len(depths) if depths else _RESNET_STAGES) + 2
     if kind in DETECTION:
         return first((*_LAYER_KEYS, "encoder_layers")) + 1
     return sum(map(first, _ENCODER_DECODER_KEYS)) if FAMILIES[family].encoder_decoder else first(_LAYER_KEYS)

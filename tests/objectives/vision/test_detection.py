@@ -1,5 +1,6 @@
 """Models of boxes run in part and frozen from below: outputs of transformers, and the same trial in any order."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection
 
-from promptgraft.objectives.backbones import BACKBONES, NANODET, count_layers, guess_family
+from promptgraft.objectives.backbones import BACKBONES, NANODET, RT_DETR, count_layers, guess_family
 from promptgraft.objectives.backbones.families import DETECTION
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.objectives.trial import Objective
-from promptgraft.objectives.vision.rt_detr import RT_DETR
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.image_objectives import LABELS_OF_BOXES, TEMPLATE, found_beside, objective_over_images
 from tests.support.images import spec_of_boxes, write_boxed
@@ -126,6 +126,17 @@ def test_models_that_cannot_serve_are_refused(tmp_path: Path, tiny_models: TinyM
     (tmp_path / "preprocessor_config.json").write_text(processor.read_text())
     with pytest.raises(InvalidInputError, match="adds positions in every layer"):
         BACKBONES["detection"](BackboneSpec(str(tmp_path), "detection"), CPU)
+
+
+def test_an_rt_detr_with_transformers_default_resnet_has_six_blocks(tmp_path: Path) -> None:
+    """Whose configuration needn't state how many stages it has."""
+    AutoConfig.for_model("rt_detr").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["backbone_config"].pop("depths", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert (
+        count_layers(str(tmp_path), "detection") == len(AutoConfig.from_pretrained(tmp_path).backbone_config.depths) + 2
+    )
 
 
 def test_an_rt_detr_with_other_convolutions_is_refused(tmp_path: Path) -> None:
