@@ -48,6 +48,8 @@ class BackboneReference(_Part):
         trust_remote_code: Whether the model needs Python code that lies beside its weights.
         dtype: Type in which it is loaded and computes.
         attn_implementation: How transformers computes attention; its own choice if None.
+        layers: How many of its lowest layers are used; all if None.
+        image_size: Height and width of the images that it reads; what its image processor says if None.
     """
 
     path: str
@@ -58,6 +60,8 @@ class BackboneReference(_Part):
     trust_remote_code: bool = False
     dtype: Literal["float32"] = "float32"
     attn_implementation: str | None = None
+    layers: int | None = None
+    image_size: int | None = None
 
 
 class DemonstrationRow(_Part):

@@ -142,6 +142,8 @@ class Predictor:
             dtype=reference.dtype,
             attn_implementation=reference.attn_implementation,
             languages=self.manifest.languages,
+            layers=reference.layers,
+            image_size=reference.image_size,
         )
         self.task = replace(self.manifest.task, labels=(*self.manifest.labels, *self.new_items.names))
         self._lock = Lock()

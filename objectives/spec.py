@@ -30,6 +30,8 @@ class BackboneSpec:
         gradient_checkpointing: Whether layers are run again in the backward pass rather than remembered.
         languages: Names or codes of the language that is read and of the one that is written; None where a task has
             none.
+        layers: How many of the lowest layers or stages are used; those above are left out. All if None.
+        image_size: Height and width of the images that the model reads; what its image processor says if None.
         device_map: Where transformers puts the parts of the model; all on one device if None.
     """
 
@@ -44,6 +46,8 @@ class BackboneSpec:
     gradient_checkpointing: bool = False
     device_map: str | Mapping[str, int | str] | None = None
     languages: tuple[str, str] | None = None
+    layers: int | None = None
+    image_size: int | None = None
 
     @property
     def numerics(self) -> dict[str, object]:
@@ -56,6 +60,8 @@ class BackboneSpec:
             "micro_batch_size": self.micro_batch_size,
             "device_map": dict(self.device_map) if isinstance(self.device_map, Mapping) else self.device_map,
             **({"languages": list(self.languages)} if self.languages else {}),
+            **({"layers": self.layers} if self.layers else {}),
+            **({"image_size": self.image_size} if self.image_size else {}),
         }
 
     @property

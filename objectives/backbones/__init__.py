@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from promptgraft.objectives.backbones.families import Architecture as Architecture
     from promptgraft.objectives.backbones.families import Family as Family
     from promptgraft.objectives.backbones.families import check_candidate as check_candidate
+    from promptgraft.objectives.backbones.families import check_image_size as check_image_size
     from promptgraft.objectives.backbones.families import check_numerics as check_numerics
+    from promptgraft.objectives.backbones.families import used_layers as used_layers
     from promptgraft.objectives.backbones.files.loading import explained_errors as explained_errors
     from promptgraft.objectives.backbones.files.model_files import check_family as check_family
     from promptgraft.objectives.backbones.files.model_files import count_layers as count_layers

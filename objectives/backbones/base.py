@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics
+from promptgraft.objectives.backbones.families import FAMILIES, NUMERICS, Architecture, check_numerics, used_layers
 from promptgraft.objectives.backbones.files.checkpoint_files import check_checkpoint
 from promptgraft.objectives.backbones.files.loading import (
     check_direction,
@@ -18,7 +18,7 @@ from promptgraft.objectives.backbones.files.loading import (
     explained_errors,
     read_model,
 )
-from promptgraft.objectives.backbones.files.model_files import check_family, model_folder, weights_hash
+from promptgraft.objectives.backbones.files.model_files import check_family, count_layers, model_folder, weights_hash
 from promptgraft.objectives.backbones.label_scorers import LabelScorer
 from promptgraft.objectives.backbones.text_tokens import SpecialNames, WordTokens
 from promptgraft.objectives.layers import (
@@ -71,6 +71,8 @@ class Backbone(WordTokens, ABC):
         self.stack = self._find_stack()
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
+        if spec.layers is not None:
+            self._shorten(used_layers(self.family, spec.layers, count_layers(spec.path, self.family)))
         self.device = device if spec.device_map is None else self.model.get_input_embeddings().weight.device
         self.weights = PretrainedWeights(self.model, getattr(torch, spec.dtype), self.device)
         if spec.device_map is None:
@@ -170,6 +172,11 @@ class Backbone(WordTokens, ABC):
     def _depth(self) -> int:
         """Number of the stack's layers."""
         return int(self.model.config.num_hidden_layers)
+
+    def _shorten(self, layers: int) -> None:
+        """Leave out all but the lowest layers; what stands behind the last one stays."""
+        del self.stack.get_submodule(_layers_prefix(self.stack, self._depth()))[layers:]
+        self.model.config.num_hidden_layers = layers
 
     def _find_blocks(self) -> dict[str, nn.Module]:
         return named_blocks(self.model, self.layers.layers)

@@ -90,6 +90,7 @@ class Family:
         encoder_decoder: Whether it has an encoder and a decoder, rather than one stack of layers.
         writes: Whether it can write answers that are texts.
         recurrent: Whether its models are those that `promptgraft new-recurrent` writes.
+        shortens: Whether its upper layers can be left out, since what is read of the lower ones is pooled all the same.
         reads: What rows hold for it to read.
         texts_of_labels: Whether it reads texts of labels beside rows that hold images: those of templates and label
             words.
@@ -107,6 +108,7 @@ class Family:
     encoder_decoder: bool = False
     writes: bool = False
     recurrent: bool = False
+    shortens: bool = False
     reads: Reads = "text"
     texts_of_labels: bool = False
     answers: AnswerForm = "labels"
@@ -128,7 +130,7 @@ class Family:
 
 # The class of each family is registered by the same name in `objectives.backbones.base`, which imports torch.
 FAMILIES: Registry[Family] = Registry("backbone family")
-FAMILIES.register("encoder")(Family(has_head=True))
+FAMILIES.register("encoder")(Family(has_head=True, shortens=True))
 FAMILIES.register("recurrent")(Family(has_head=True, adapters=False, numerics=False, recurrent=True))
 FAMILIES.register("masked_lm")(Family())
 FAMILIES.register("causal_lm")(Family(label_last=True, writes=True))
@@ -137,6 +139,7 @@ FAMILIES.register("vit")(
     Family(
         has_head=True,
         numerics=False,
+        shortens=True,
         reads="images",
         prompt_places=("prefix", "layer K", "frame"),
         poolings=("mean", "first"),
@@ -146,7 +149,7 @@ FAMILIES.register("vit")(
 _FRAMED = Family(
     has_head=True, adapters=False, numerics=False, reads="images", prompt_places=("frame",), poolings=("mean",)
 )
-FAMILIES.register("convolutional")(replace(_FRAMED, model_types=tuple(CONVOLUTIONAL)))
+FAMILIES.register("convolutional")(replace(_FRAMED, shortens=True, model_types=tuple(CONVOLUTIONAL)))
 FAMILIES.register("segmentation")(replace(_FRAMED, answers="masks", model_types=tuple(SEGMENTATION)))
 FAMILIES.register("detection")(replace(_FRAMED, answers="boxes", model_types=DETECTION))
 FAMILIES.register("clip")(
@@ -350,4 +353,44 @@ def check_numerics(family: str, option: str, value: str | None) -> None:
         raise InvalidInputError(
             f"backbone.{option} {value!r} is not supported by the backbone family {family!r}, whose models are "
             "run as transformers has them, and computes in float32; leave it out"
+        )
+
+
+def used_layers(family: str, layers: int | None, whole: int) -> int:
+    """Return how many layers are used.
+
+    Args:
+        family: The family.
+        layers: The study's `backbone.layers`.
+        whole: How many the model has.
+
+    Raises:
+        InvalidInputError: If the model has fewer, or all of a family's models need all.
+    """
+    if layers is None:
+        return whole
+    if not FAMILIES[family].shortens:
+        those = ", ".join(name for name in FAMILIES if FAMILIES[name].shortens)
+        raise InvalidInputError(
+            f"backbone.layers is {layers}, but models of the family {family!r} are read behind their last layer; leave "
+            f"it out (families of which upper layers can be left out: {those})"
+        )
+    if not 1 <= layers <= whole:
+        raise InvalidInputError(f"backbone.layers must be in [1, {whole}], the model's number of layers, got {layers}")
+    return layers
+
+
+def check_image_size(family: str, image_size: int | None) -> None:
+    """Refuse a size of images for a model that reads none.
+
+    Args:
+        family: The family.
+        image_size: The study's `backbone.image_size`.
+
+    Raises:
+        InvalidInputError: If it reads texts.
+    """
+    if image_size is not None and FAMILIES[family].reads != "images":
+        raise InvalidInputError(
+            f"backbone.image_size is {image_size}, but models of the family {family!r} read texts; leave it out"
         )

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from promptgraft.objectives.backbones import FAMILIES, count_layers
+from promptgraft.objectives.backbones import FAMILIES, count_layers, used_layers
 from promptgraft.objectives.data import TASK_KINDS, Outputs, Split, Task, TaskSpec, rows_hash
 from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.objectives.trial import Objective
@@ -117,9 +117,8 @@ def _check_trials(spec: TaskSpec, backbone: BackboneSpec) -> Outputs:
     kind = TASK_KINDS[spec.kind]
     fields = " ".join(f"{{{{ {field} }}}}" for field in spec.fields)
     template = Template("plain", f"{fields} {{{{ label }}}}")
-    facts = StudyFacts(
-        count_layers(backbone.path, backbone.family), FAMILIES[backbone.family].has_head, has_source=False
-    )
+    layers = used_layers(backbone.family, backbone.layers, count_layers(backbone.path, backbone.family))
+    facts = StudyFacts(layers, FAMILIES[backbone.family].has_head, has_source=False)
     tried = WRITING if _writes(kind) else READING if "probe" in kind.heads else LINEAR
     one, two = (Candidate(template.id, "", **own) for own in tried)  # type: ignore[arg-type]
     one = replace(one, augmentation=kind.augmentations[-1])

@@ -1,6 +1,6 @@
 """Convolutional models: stages that are frozen from below, and features that are means over the last map."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,21 @@ class Convolutional(ImageEncoder):
     """A convolutional model, such as ResNet, ConvNeXt, EfficientNet, MobileNetV2 or MobileViT."""
 
     def _parts(self) -> Parts:
-        return _PARTS[self.model.config.model_type](self.stack)
+        parts = _PARTS[self.model.config.model_type](self.stack)
+        layers = self.spec.layers
+        if layers is None or layers == len(parts.blocks):
+            return parts
+        return Parts(parts.embed, parts.blocks[:layers], mean_of_map)
+
+    def _depth(self) -> int:
+        return len(_PARTS[self.model.config.model_type](self.stack).blocks)
+
+    def _shorten(self, layers: int) -> None:
+        """Leave out all but the lowest stages, and if that leaves any out, what stands behind the last one."""
+        if layers < self._depth():
+            parts = self._parts()
+            used = (own.parameters() for own in (parts.embed, *parts.blocks) if isinstance(own, nn.Module))
+            _leave_out(self.stack, {id(weight) for weights in used for weight in weights})
 
 
 def _resnet(stack: Any) -> Parts:
@@ -56,6 +70,16 @@ def _mobilenet_v2(stack: Any) -> Parts:
 
 def _mobilevit(stack: Any) -> Parts:
     return Parts(stack.conv_stem, list(stack.encoder.layer), lambda state: mean_of_map(stack.conv_1x1_exp(state)))
+
+
+def _leave_out(module: nn.Module, used: Collection[int]) -> None:
+    """Put nothing in the place of parts none of whose weights is used, by their ids."""
+    for name, part in module.named_children():
+        weights = {id(own) for own in part.parameters()}
+        if weights and weights.isdisjoint(used):
+            setattr(module, name, nn.Identity())
+        else:
+            _leave_out(part, used)
 
 
 def _grouped(blocks: Sequence[nn.Module], sizes: Sequence[int]) -> Iterator[nn.Module]:

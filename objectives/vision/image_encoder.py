@@ -101,6 +101,11 @@ class ImageEncoder(Encoder):
         """
         wanted = tuple(size) if isinstance(size, list | tuple) else (size, size)
         if wanted != self.pixels.shape[1:]:
+            if self.spec.image_size is not None:
+                raise InvalidInputError(
+                    f"backbone.image_size is {self.spec.image_size}, but the model in {self.spec.path} reads images of "
+                    f"{wanted[0]} x {wanted[1]} pixels only; leave it out"
+                )
             raise InvalidInputError(
                 f"{self.spec.path}: its image processor makes images of {self.pixels.shape[1]} x "
                 f"{self.pixels.shape[2]} pixels, but the model in config.json reads {wanted[0]} x {wanted[1]}; put "

@@ -49,12 +49,14 @@ class Pixels:
 
     def __init__(self, spec: BackboneSpec, weights_hash: str) -> None:
         with explained_errors(spec):
-            self.processor = AutoImageProcessor.from_pretrained(
-                model_folder(spec.path), backend="pil", trust_remote_code=spec.trust_remote_code
-            )
+            self.processor = self._read(spec)
+            if spec.image_size is not None:
+                self.processor = self._read(spec, **_resized_to(spec.image_size, self.processor))
         self._bare = {name: False for name in _NUMBERS if getattr(self.processor, name, None) is not None}
         self.shape, self.scale, self.offset = self._tried(spec.path)
         self._key: dict[str, object] = {"stage": "pixels", "processor": weights_hash, "pillow": _pillow_version()}
+        if spec.image_size is not None:
+            self._key["size"] = spec.image_size
         if "include_top" in self._bare:
             self._key["include_top"] = False  # In what earlier versions stored, values were scaled by it.
         self._keep: Keep | None = None
@@ -63,6 +65,11 @@ class Pixels:
         self._windows: dict[int, tuple[tuple[int, ...], int]] = {}
         self._masks: dict[str, str] = {}
         self._views: dict[int, View] = {}
+
+    @staticmethod
+    def _read(spec: BackboneSpec, **options: Any) -> Any:
+        folder, custom = model_folder(spec.path), spec.trust_remote_code
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=custom, **options)
 
     def keep(self, keep: Keep) -> None:
         """Let what is resized be kept in a store."""
@@ -199,6 +206,16 @@ class Pixels:
                 "supported; set do_rescale and do_normalize alone in preprocessor_config.json"
             )
         return shapes.pop(), scale, offset
+
+
+def _resized_to(side: int, processor: Any) -> dict[str, dict[str, int]]:
+    """Return the sizes by which a processor makes images of another height and width; what it crops keeps its share."""
+    size: dict[str, int | None] = dict(processor.size)
+    if not getattr(processor, "do_center_crop", False):
+        return {"size": {name: side for name, own in size.items() if own}}
+    before = int(processor.crop_size["height"])
+    larger = {name: round(own * side / before) for name, own in size.items() if own}
+    return {"size": larger, "crop_size": {"height": side, "width": side}}
 
 
 def _pillow_version() -> str:

@@ -103,6 +103,8 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
             files=file_hashes(backbone.path),
             trust_remote_code=backbone.trust_remote_code,
             attn_implementation=backbone.in_float32().attn_implementation,
+            layers=backbone.layers,
+            image_size=backbone.image_size,
         ),
         evaluation_batch_size=study.objective.evaluation_batch_size,
         metrics={"validation": dict(winner.score.metrics) if winner.score else TrialRecord.of(trial).metrics},

@@ -6,7 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from promptgraft.objectives.backbones import FAMILIES, NUMERICS, check_family, check_numerics, count_layers, model_type
+from promptgraft.objectives.backbones import (
+    FAMILIES,
+    NUMERICS,
+    check_family,
+    check_image_size,
+    check_numerics,
+    count_layers,
+    model_type,
+    used_layers,
+)
 from promptgraft.objectives.data import TASK_KINDS, Comparison, Task, TaskSpec, all_labels
 from promptgraft.objectives.spec import SAMPLE, BackboneSpec, ObjectiveSpec, SourceSpec, SourceTraining
 from promptgraft.search.study.constraints import Fixed
@@ -98,9 +107,11 @@ class BackboneLoader(ProblemCollector):
         if self.problems:
             return False
         self.n_layers = self.attempt((*self.at, "path"), lambda: count_layers(path, family))
-        if self.n_layers is not None:
+        if (whole := self.n_layers) is not None:
             self._model_type = model_type(path)
             self.attempt((*self.at, "family"), lambda: check_family(path, family))
+            self.n_layers = self.attempt((*self.at, "layers"), lambda: used_layers(family, backbone.layers, whole))
+        self.attempt((*self.at, "image_size"), lambda: check_image_size(family, backbone.image_size))
         for option in NUMERICS:
             with self.collecting((*self.at, option)):
                 check_numerics(family, option, getattr(backbone, option))

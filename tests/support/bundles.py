@@ -65,6 +65,8 @@ def write_result(folder: Path, spec: ObjectiveSpec, objective: Objective, candid
             family=spec.backbone.family,
             max_tokens=spec.backbone.max_tokens,
             files=file_hashes(spec.backbone.path),
+            layers=spec.backbone.layers,
+            image_size=spec.backbone.image_size,
         ),
         evaluation_batch_size=spec.evaluation_batch_size,
         metrics={"validation": dict(result.metrics)},

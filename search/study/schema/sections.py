@@ -159,6 +159,12 @@ class BackboneSection(Section):
     )
     family: str = Field(description="Name of the backbone family, such as encoder.")
     max_tokens: int = Field(128, ge=8, description="Longest prompt, in tokens; longer texts are truncated.")
+    layers: int | None = Field(
+        None, ge=1, description="Number of the lowest layers or stages that are used; those above are left out."
+    )
+    image_size: int | None = Field(
+        None, ge=8, description="Height and width that images are resized to, instead of the image processor's."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
     micro_batch_size: int | None = Field(
         None, ge=1, description="Rows per forward pass in training; gradients of larger batches are accumulated."

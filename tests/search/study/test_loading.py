@@ -152,6 +152,14 @@ def test_what_a_family_lacks_is_refused_before_any_trial(write_study: WriteStudy
     found = problems(write_study(backbone=seq2seq, **space(soft_prompt=prompt, frozen_layers=4)))
     assert set(found) == {"space.soft_prompt.place", "space.frozen_layers"}
     assert "runs only as a whole; use prefix or suffix" in found["space.soft_prompt.place"]
+    found = problems(write_study(backbone=seq2seq | {"layers": 1, "image_size": 64}))
+    assert set(found) == {"backbone.layers", "backbone.image_size"}
+    assert "families of which upper layers can be left out: encoder, vit, convolutional" in found["backbone.layers"]
+    encoder = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 48, "layers": 1}
+    assert load_study(write_study(backbone=encoder, **space(frozen_layers=[0, 1])))
+    assert set(problems(write_study(backbone=encoder, **space(frozen_layers=[0, 2])))) == {"space.frozen_layers"}
+    found = problems(write_study(backbone=encoder | {"layers": 99}))
+    assert "must be in [1, 3]" in found["backbone.layers"]
     found = problems(write_study(backbone=seq2seq | {"path": tiny_models["encoder"]}))
     assert "states no number of layers" in found["backbone.path"]
     for family, path in (("recurrent", tiny_models["encoder"]), ("encoder", tiny_models["recurrent"])):
