@@ -98,6 +98,8 @@ class Family:
         prompt_places: Kinds of places that a soft prompt may have; none where it takes none.
         poolings: How hidden states may be pooled; any way if None.
         model_types: The `model_type` of its models; any if empty.
+        probe_c: Usual inverse strength of a probe's penalty. Pooled maps and patches of any two images are nearly
+            parallel, and what tells them apart needs large weights.
     """
 
     has_head: bool = False
@@ -115,6 +117,7 @@ class Family:
     prompt_places: tuple[str, ...] = ("prefix", "suffix", "layer K", "deep")
     poolings: tuple[str, ...] | None = None
     model_types: tuple[str, ...] = ()
+    probe_c: float = 1.0
 
     @property
     def has_words(self) -> bool:
@@ -144,12 +147,13 @@ FAMILIES.register("vit")(
         prompt_places=("prefix", "layer K", "frame"),
         poolings=("mean", "first"),
         model_types=VISION_TRANSFORMERS,
+        probe_c=100.0,
     )
 )
 _FRAMED = Family(
     has_head=True, adapters=False, numerics=False, reads="images", prompt_places=("frame",), poolings=("mean",)
 )
-FAMILIES.register("convolutional")(replace(_FRAMED, shortens=True, model_types=tuple(CONVOLUTIONAL)))
+FAMILIES.register("convolutional")(replace(_FRAMED, shortens=True, model_types=tuple(CONVOLUTIONAL), probe_c=100.0))
 FAMILIES.register("segmentation")(replace(_FRAMED, answers="masks", model_types=tuple(SEGMENTATION)))
 FAMILIES.register("detection")(replace(_FRAMED, answers="boxes", model_types=DETECTION))
 FAMILIES.register("clip")(

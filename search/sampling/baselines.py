@@ -77,7 +77,7 @@ def _on(study: Study, spec: ObjectiveSpec) -> dict[str, Candidate]:
         ),
     }
     if facts.has_head:
-        probe = replace(first, head="probe", steps=0)
+        probe = replace(first, head="probe", steps=0, probe_c=family.probe_c)
         found["linear_probe"] = probe
         found["contrastive"] = replace(probe, contrastive_steps=CONTRASTIVE_UPDATES)
         if source is not None:

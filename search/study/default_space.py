@@ -221,14 +221,15 @@ def _history_dimensions(facts: SpaceFacts) -> dict[str, Any]:
 
 def _encoder_dimensions(facts: SpaceFacts, effort: Effort) -> dict[str, Any]:
     """Return what is searched of encoders: a probe, contrastive updates, and training from the probe on."""
-    recurrent, poolings = FAMILIES[facts.family].recurrent, FAMILIES[facts.family].poolings or ()
+    family = FAMILIES[facts.family]
+    recurrent, poolings = family.recurrent, family.poolings or ()
     found: dict[str, Any] = {
         "head": [head for head in ("probe", "linear") if head in facts.heads],
         "steps": update_numbers(facts.rows, effort.most_updates),
         "learning_rate": _log_range(2e-4, 5e-3) if recurrent else _log_range(2e-5, 2e-4),
     }
     if "probe" in facts.heads:
-        found["probe_c"] = _log_range(0.1, 30.0)
+        found["probe_c"] = _log_range(family.probe_c / 10, family.probe_c * 30)
     if facts.one_label and "probe" in facts.heads:
         found["head"] = "probe"
         found["contrastive_steps"] = [0, *CONTRASTIVE_UPDATES]

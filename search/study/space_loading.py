@@ -14,6 +14,7 @@ from promptgraft.search.study.schema.study_file import StudyFile
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector
 from promptgraft.spaces import (
     BACKBONE,
+    DEFAULTS,
     DIMENSIONS,
     LABEL_FIELD,
     Condition,
@@ -208,6 +209,9 @@ class SpaceLoader(ProblemCollector):
         heads = self.family.heads(self.kind.heads)
         if "label_words" not in heads:
             described.setdefault("head", (("head",), ParameterSection(choices=heads[:1])))
+        own = described.get("head")
+        if own and "probe" in (own[1].choices or ()) and self.family.probe_c != DEFAULTS["probe_c"]:
+            described.setdefault("probe_c", (("probe_c",), ParameterSection(choices=(self.family.probe_c,))))
         parameters: list[Parameter] = []
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name in described:
