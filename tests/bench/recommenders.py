@@ -11,6 +11,7 @@ by, and full ranking.
 """
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from promptgraft.objectives.measures.sequence_models import SequenceSettings, sc
 from promptgraft.search.judging import RowMetric, score_interval
 
 DATA = Path(__file__).resolve().parents[2] / "studies/data"
+RATINGS = DATA / "movielens_ratings.csv"
 SHOWN = ("ndcg_at_10", "recall_at_10", "mrr", "coverage_at_10", "popularity_at_10")
 Scores = npt.NDArray[np.float32]
 
@@ -35,8 +37,7 @@ Scores = npt.NDArray[np.float32]
 def load() -> Recommendation:
     """Read the ratings; the newest older row of each user holds all that the user had before."""
     histories = HistorySpec("user", "time", str(DATA / "movielens_films.csv"), ("title",), positions=1, least=1)
-    ratings = str(DATA / "movielens_ratings.csv")
-    spec = TaskSpec(ratings, {"history": "history"}, "film", kind="recommendation", histories=histories)
+    spec = TaskSpec(str(RATINGS), {"history": "history"}, "film", kind="recommendation", histories=histories)
     return Recommendation.load_target(spec, 0)
 
 
@@ -121,6 +122,40 @@ def recbole(folder: str, models: Sequence[str], epochs: int) -> None:
         trainer.fit(parts[0], parts[1], saved=True, show_progress=False)
         found = trainer.evaluate(parts[2], load_best_model=True, show_progress=False)
         print(name, dict(found), f"{time.process_time() - start:.0f} CPU-seconds", flush=True)
+        if "Rec" in name:  # Of sequential models RecBole ranks the films that a user has seen, too.
+            print(name, "without seen films", without_seen(model, data, parts[2].dataset), flush=True)
+
+
+def without_seen(model: Any, data: Any, test: Any) -> dict[str, float]:
+    """Measure a sequential model of RecBole's as all others are: among the films that a user hasn't seen.
+
+    Args:
+        model: The model.
+        data: The data set, before it is split.
+        test: The users' last films, each with what came before.
+    """
+    import torch
+
+    rows = test.inter_feat
+    users, films = (rows[name].numpy() for name in ("user_id", "item_id"))
+    scores = np.full((len(rows), data.item_num), -np.inf)
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), 256):
+            places = list(range(start, min(start + 256, len(rows))))
+            scores[places] = model.full_sort_predict(rows[places]).reshape(len(places), -1).numpy()
+    with RATINGS.open(newline="") as file:
+        pairs = [(row["user"], row["film"]) for row in csv.DictReader(file)]
+    seen = np.zeros((data.user_num, data.item_num), dtype=bool)
+    seen[data.token2id("user_id", [own[0] for own in pairs]), data.token2id("item_id", [own[1] for own in pairs])] = (
+        True
+    )
+    own = scores[np.arange(len(rows)), films]
+    scores[seen[users]] = -np.inf
+    scores[:, 0] = -np.inf  # Padding.
+    ranks = (scores > own[:, None]).sum(axis=1)
+    gains = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
+    return {"recall@10": float((ranks < 10).mean()), "ndcg@10": float(gains.mean())}
 
 
 def agreement(task: Recommendation, folder: str) -> None:
