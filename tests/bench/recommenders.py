@@ -146,6 +146,10 @@ def without_seen(model: Any, data: Any, test: Any) -> dict[str, float]:
             scores[places] = model.full_sort_predict(rows[places]).reshape(len(places), -1).numpy()
     with RATINGS.open(newline="") as file:
         pairs = [(row["user"], row["film"]) for row in csv.DictReader(file)]
+    known = [
+        data.token2id(name, list(own))
+        for name, own in zip(("user_id", "item_id"), zip(*pairs, strict=True), strict=True)
+    ]
     seen = np.zeros((data.user_num, data.item_num), dtype=bool)
     seen[data.token2id("user_id", [own[0] for own in pairs]), data.token2id("item_id", [own[1] for own in pairs])] = (
         True
