@@ -30,6 +30,7 @@ from promptgraft.search.judging import RowMetric, score_interval
 
 DATA = Path(__file__).resolve().parents[2] / "studies/data"
 RATINGS = DATA / "movielens_ratings.csv"
+COLUMNS = ("user_id", "item_id")  # As RecBole calls them.
 SHOWN = ("ndcg_at_10", "recall_at_10", "mrr", "coverage_at_10", "popularity_at_10")
 Scores = npt.NDArray[np.float32]
 
@@ -137,7 +138,7 @@ def without_seen(model: Any, data: Any, test: Any) -> dict[str, float]:
     import torch
 
     rows = test.inter_feat
-    users, films = (rows[name].numpy() for name in ("user_id", "item_id"))
+    users, films = (rows[name].numpy() for name in COLUMNS)
     scores = np.full((len(rows), data.item_num), -np.inf)
     model.eval()
     with torch.no_grad():
@@ -146,14 +147,9 @@ def without_seen(model: Any, data: Any, test: Any) -> dict[str, float]:
             scores[places] = model.full_sort_predict(rows[places]).reshape(len(places), -1).numpy()
     with RATINGS.open(newline="") as file:
         pairs = [(row["user"], row["film"]) for row in csv.DictReader(file)]
-    known = [
-        data.token2id(name, list(own))
-        for name, own in zip(("user_id", "item_id"), zip(*pairs, strict=True), strict=True)
-    ]
+    names = [data.token2id(name, list(own)) for name, own in zip(COLUMNS, zip(*pairs, strict=True), strict=True)]
     seen = np.zeros((data.user_num, data.item_num), dtype=bool)
-    seen[data.token2id("user_id", [own[0] for own in pairs]), data.token2id("item_id", [own[1] for own in pairs])] = (
-        True
-    )
+    seen[tuple(names)] = True
     own = scores[np.arange(len(rows)), films]
     scores[seen[users]] = -np.inf
     scores[:, 0] = -np.inf  # Padding.
