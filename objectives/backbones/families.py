@@ -147,13 +147,13 @@ FAMILIES.register("vit")(
         prompt_places=("prefix", "layer K", "frame"),
         poolings=("mean", "first"),
         model_types=VISION_TRANSFORMERS,
-        probe_c=100.0,
+        probe_c=30.0,
     )
 )
 _FRAMED = Family(
     has_head=True, adapters=False, numerics=False, reads="images", prompt_places=("frame",), poolings=("mean",)
 )
-FAMILIES.register("convolutional")(replace(_FRAMED, shortens=True, model_types=tuple(CONVOLUTIONAL), probe_c=100.0))
+FAMILIES.register("convolutional")(replace(_FRAMED, shortens=True, model_types=tuple(CONVOLUTIONAL), probe_c=30.0))
 FAMILIES.register("segmentation")(replace(_FRAMED, answers="masks", model_types=tuple(SEGMENTATION)))
 FAMILIES.register("detection")(replace(_FRAMED, answers="boxes", model_types=DETECTION))
 FAMILIES.register("clip")(

@@ -70,12 +70,12 @@ def test_a_probe_of_images_has_a_weak_penalty_unless_a_study_says_otherwise(
 
     def found(space: Any) -> dict[str, Any]:
         study = load_study(write(tmp_path, tables, tiny_models[family], family, space=space))
-        assert baseline_candidates(study)["linear_probe"].probe_c == FAMILIES[family].probe_c == 100
+        assert baseline_candidates(study)["linear_probe"].probe_c == FAMILIES[family].probe_c == 30
         return {own.name: extremes(own) for own in study.objective.space.all_parameters()}
 
     low, high = found("auto")["probe_c"]
-    assert low <= 10 < 1000 <= high
-    assert found({"head": ["probe", "linear"]})["probe_c"] == (100.0,)
+    assert low <= 10 < 900 <= high
+    assert found({"head": ["probe", "linear"]})["probe_c"] == (30.0,)
     assert found({"head": "probe", "probe_c": 1.0})["probe_c"] == (1.0,)
     assert "probe_c" not in found({"head": "linear"})
 
