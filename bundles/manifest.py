@@ -174,6 +174,7 @@ _LATER: Mapping[str, object] = {
     "coverage": (),
     "item_columns": (),
 }
+_LATER_OF_BACKBONE = ("layers", "image_size")
 
 
 class CoveragePoint(_Part):
@@ -301,7 +302,8 @@ class Manifest(_Part):
 
     def to_json(self) -> str:
         """Write it as it stands in a bundle, with its digest."""
-        silent = {name for name, default in _LATER.items() if getattr(self, name) == default}
+        silent: dict[str, Any] = {name: True for name, default in _LATER.items() if getattr(self, name) == default}
+        silent["backbone"] = {name for name in _LATER_OF_BACKBONE if getattr(self.backbone, name) is None}
         bare = self.model_copy(update={"digest": ""}).model_dump_json(indent=2, exclude=silent)
         digest = hashlib.sha256(bare.encode()).hexdigest()
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=silent) + "\n"

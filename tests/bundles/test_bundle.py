@@ -208,6 +208,16 @@ def test_a_changed_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_what_came_later_and_says_nothing_is_left_out(bundle: Path) -> None:
+    """A manifest is compared with what its content is written as, so that a new key refuses all older bundles."""
+    content = json.loads((bundle / "manifest.json").read_text())
+    first = "schema_version study trial seed candidate template verbalizer labels head_labels columns backbone"
+    second = "evaluation_batch_size metrics intervals data demonstrations files versions digest"
+    assert list(content) == [*first.split(), *second.split()]
+    backbone = "path bundled family max_tokens files trust_remote_code dtype attn_implementation"
+    assert list(content["backbone"]) == backbone.split()
+
+
 def test_another_backbone_is_refused(bundle: Path) -> None:
     from promptgraft.bundles import Predictor
 
