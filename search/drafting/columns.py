@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
 import pandas as pd
 
-from promptgraft.objectives.data import read_rows
+from promptgraft.objectives.data import is_image_file, read_rows
 from promptgraft.search.drafting.languages import language_of
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
@@ -27,7 +28,10 @@ FEWEST_TEXTS = 5
 # Numbers of more values than this, or with decimals, are predicted as such; fewer are classes, such as stars.
 MOST_CLASSES_OF_NUMBERS = 20
 CLASSES, NUMBERS = KINDS = ("text_classification", "regression")
+# From such a share of its values on, a column names images.
+IMAGES = 0.8
 _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
+_IMAGE = re.compile(r"\S.*\.(jpe?g|png|bmp|gif|tiff?|webp|p[bgp]m)", re.IGNORECASE)
 _DATE_WORDS, _DATES_SEEN = 6, 100
 
 
@@ -85,6 +89,11 @@ class Column:
     def numbers(self) -> tuple[float, ...]:
         """The numbers among its values, in order, each once."""
         return tuple(sorted({float(value) for value in self.values if _is_finite(value)}))
+
+    @property
+    def names_images(self) -> bool:
+        """Whether nearly all values are names of image files."""
+        return sum(map(bool, map(_IMAGE.fullmatch, self.values))) >= IMAGES * max(1, len(self.values))
 
     @property
     def may_be_number(self) -> bool:
@@ -209,12 +218,16 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
             "docs/task-kinds.md"
         )
     given = [*text, *([label] if label else [])]
+    if Path(path).is_dir() and any(map(is_image_file, Path(path).rglob("*"))):
+        raise _only_texts(path, "holds images", "image_classification", "image", "label")
     _, whole = read_rows(path, given)
     columns = tuple(Column.of(str(name), whole.iloc[:, place].tolist()) for place, name in enumerate(whole.columns))
     names = [column.name for column in columns]
     for name in given:
         if name not in names:
             raise InvalidInputError(f"{path}: no column {name!r}; {did_you_mean(name, names)}")
+    if not text:
+        _refuse_images(path, columns, label)
     doubts: list[str] = []
     is_named = label is not None
     label = label or _choose_label(path, columns, text, doubts)
@@ -235,6 +248,32 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
     kind = _choose_kind(path, answers, kind, doubts)
     rare = _rare_labels(keys, whole[label].tolist()) if kind == CLASSES else {}
     return TableView(path, len(whole), columns, chosen, label, kind, tuple(doubts), len(keys) - len(set(keys)), rare)
+
+
+def _refuse_images(path: str, columns: Sequence[Column], label: str | None) -> None:
+    """Refuse a table of images without texts, and say which kind it seems to be."""
+    images = [column for column in columns if column.names_images]
+    listed = [column for column in columns if column.values and all(own[:1] in "[{" for own in column.values)]
+    if not images or any(own.may_be_text and own.name != label for own in columns if own not in (*images, *listed)):
+        return
+    others = [column.name for column in columns if column is not images[0]]
+    kind = "image_classification"
+    if len(images) > 1:
+        kind, others = "semantic_segmentation", [images[1].name]
+    elif listed:
+        kind, others = "object_detection", [listed[0].name]
+    raise _only_texts(
+        path, f"column {images[0].name!r} names images", kind, images[0].name, label or next(iter(others), "LABEL")
+    )
+
+
+def _only_texts(path: str, why: str, kind: str, image: str, label: str) -> InvalidInputError:
+    """Say that a table of images needs a study file that is written by hand, and what its target is."""
+    target = f"{{kind: {kind}, train: {path}, text: {{image: {image}}}, label: {label}}}"
+    return InvalidInputError(
+        f"{path}: {why}, and studies are drafted of texts alone; write a study file with `target: {target}` and a "
+        "backbone that reads images: docs/task-kinds.md#images"
+    )
 
 
 def _choose_kind(path: str, label: Column, kind: str | None, doubts: list[str]) -> str:

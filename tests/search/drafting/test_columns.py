@@ -183,3 +183,23 @@ def test_short_texts_beside_a_longer_one_are_a_doubt(tmp_path: Path) -> None:
     seen = view_table(write(tmp_path, table))
     assert seen.text == ("text",)
     assert seen.doubts == ("the text is text; name may belong to it: --text NAME, once for each column",)
+
+
+def test_tables_of_images_are_refused_with_the_target_to_write(tmp_path: Path) -> None:
+    def images(**more: object) -> list[dict[str, object]]:
+        return [{"photo": f"shots/{own['id']}.JPG", **own} for own in rows(**more)]
+
+    def without_text(found: list[dict[str, object]], *names: str) -> str:
+        return write(tmp_path, [{name: own[name] for name in ("photo", *names)} for own in found])
+
+    with pytest.raises(InvalidInputError, match=r"'photo' names images.*kind: image_classification.*label: label\}"):
+        view_table(without_text(images(), "label"))
+    with pytest.raises(InvalidInputError, match=r"kind: semantic_segmentation.*label: mask\}"):
+        view_table(without_text(images(mask=[f"masks/{n}.png" for n in range(12)]), "mask", "label"))
+    with pytest.raises(InvalidInputError, match=r"kind: object_detection.*label: boxes\}"):
+        view_table(without_text(images(boxes=['[{"box": [1, 2, 3, 4]}]', "[]"]), "boxes"))
+    assert view_table(write(tmp_path, images())).text == ("text",)
+    (tmp_path / "folder" / "cat").mkdir(parents=True)
+    (tmp_path / "folder" / "cat" / "1.png").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"holds images.*text: \{image: image\}, label: label\}"):
+        view_table(str(tmp_path / "folder"))
