@@ -68,7 +68,8 @@ def check_same(study: optuna.Study, rows: Sequence[Row]) -> None:
     if expected not in (None, rows_hash(rows)):
         raise InvalidInputError(
             f"the test rows of study {study.study_name!r} have changed since it was started (hash {expected} -> "
-            f"{rows_hash(rows)}), so a score on them would be another test's; restore the table"
+            f"{rows_hash(rows)}), so a score on them would be another test's; restore the table "
+            "and the files that it names"
         )
 
 
