@@ -10,7 +10,7 @@ from statistics import mean
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.judging.intervals import Interval, gain_over_folds
 from promptgraft.search.storage import TrialRecord
@@ -38,10 +38,21 @@ class Rival:
 
 
 def rival_of(study: optuna.Study, winner: FrozenTrial) -> FrozenTrial | None:
-    """Return the best trial that uses the source if the winner doesn't, or the other way round; None without any."""
-    ran = (trial for trial in ranked_trials(study) if TrialRecord.of(trial).best_step is not None)
+    """Return the best trial that uses the source if the winner doesn't, or the other way round; None without any.
+
+    Where all of those were pruned, it is the one that ran the most folds, and of several the best on them.
+    """
+    ran = [trial for trial in ranked_trials(study) if TrialRecord.of(trial).best_step is not None]
+    sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+
+    def progress(trial: FrozenTrial) -> tuple[int, float]:
+        values = TrialRecord.of(trial).fold_values
+        return len(values), sign * mean(values or [0.0])
+
+    begun = sorted((trial for trial in pruned if TrialRecord.of(trial).fold_values), key=progress, reverse=True)
     uses_source = TrialRecord.of(winner).uses_source
-    return next((trial for trial in ran if TrialRecord.of(trial).uses_source != uses_source), None)
+    return next((trial for trial in (*ran, *begun) if TrialRecord.of(trial).uses_source != uses_source), None)
 
 
 def is_compared_on_folds(winner: FrozenTrial, rival: FrozenTrial) -> bool:

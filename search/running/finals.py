@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from promptgraft.search.judging import (
     BEST_TARGET_ONLY,
@@ -378,7 +378,8 @@ def _arm(trial: FrozenTrial) -> "TrainedControl":
     from promptgraft.objectives.measures import TrainedControl
 
     record = TrialRecord.of(trial)
-    return TrainedControl(record.candidate, record.best_step or 0)
+    step = record.candidate.steps if trial.state == TrialState.PRUNED else record.best_step
+    return TrainedControl(record.candidate, step or 0)
 
 
 def _name_of_other(winner: FrozenTrial) -> str:

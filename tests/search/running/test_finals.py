@@ -170,3 +170,24 @@ def test_with_a_winner_that_does_not_use_the_source_the_best_that_does_is_repeat
     for repeat in (2, 3):
         stored.set_user_attr(repeat_attr(1, repeat), {"value": 0.8})
     assert attrs_of(confirmation) == [control_attr(1, WITH_SOURCE, repeat) for repeat in (2, 3)]
+
+
+def test_the_best_of_pruned_ones_is_repeated_where_all_that_use_the_source_were(
+    write_study: Callable[..., Path],
+) -> None:
+    confirmation, stored = judged_study(write_study, controls=["target_only"])
+    again = optuna.create_study(direction="maximize")
+    record_study(again, confirmation.study, 5)
+    (_, alone, other) = stored.get_trials(deepcopy=False)
+    again.add_trial(alone)
+    for values in ([0.7], [0.6, 0.5], [0.6, 0.6], []):
+        attrs = {name: own for name, own in other.user_attrs.items() if name != "best_step"} | {"fold_values": values}
+        again.add_trial(create_trial(state=optuna.trial.TrialState.PRUNED, user_attrs=attrs))
+    again.set_user_attr(repeat_attr(0, 1), {"value": 0.8})
+    judged = Confirmation(confirmation.study, again, "", Limits(5, None, None), None, lambda line: None)
+    for repeat in (2, 3):
+        again.set_user_attr(repeat_attr(0, repeat), {"value": 0.8})
+    first, second = judged.jobs()
+    assert [first.attr, second.attr] == [control_attr(0, WITH_SOURCE, repeat) for repeat in (2, 3)]
+    assert first.about == {"trial": 3}
+    assert file_of(first) == control_logits_file(0, WITH_SOURCE, 2)
