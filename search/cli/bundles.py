@@ -11,7 +11,7 @@ import typer
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
-from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, write_csv, write_pictures
+from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, check_pictures, write_csv, write_pictures
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, loading, reported
 from promptgraft.search.wording import one_line, size
 
@@ -84,11 +84,14 @@ def predict(
 
             quiet_transformers()
             predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items)
+        has_pictures = predictor.task.answers == "masks" and output != STANDARD_OUTPUT
+        if has_pictures:
+            check_pictures(output, table)
         predictions = predictor.predict_table(table, abstain_below)
     if items:
         typer.echo(f"{items}: {predictor.new_items}", err=True)
     first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
-    if predictor.task.answers == "masks" and output != STANDARD_OUTPUT:
+    if has_pictures:
         predictions[first] = write_pictures(predictions[first].tolist(), output)
     write_csv(predictions, output, escape_formulas=escape_formulas)
     without = predictions[others[0] if others else first].isna()

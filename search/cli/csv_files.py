@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STANDARD_OUTPUT = "-"
+_PICTURE = re.compile(r"\d{5,}\.png")
 # What spreadsheets take for a formula (OWASP, CSV injection), unless it is a number.
 _FORMULA = re.compile(r"(?![+-]?\d+([.,]\d+)*$)[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
@@ -28,12 +29,16 @@ def check_output(output: str, *inputs: str) -> None:
         inputs: The files that are read.
 
     Raises:
-        InvalidInputError: If it is a folder, its folder can't be made, or it is one of the inputs.
+        InvalidInputError: If it is a folder or an image, its folder can't be made, or it is one of the inputs.
     """
     if output == STANDARD_OUTPUT:
         return
+    from promptgraft.objectives.data import is_image_file
+
     path = Path(output)
     check_file(path, "--output")
+    if is_image_file(path):
+        raise InvalidInputError(f"--output {output} is an image, and would be lost; name a CSV file")
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise InvalidInputError(f"--output {output} is the file that is read; name another one")
@@ -77,6 +82,33 @@ def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = Fal
         partial.unlink(missing_ok=True)
 
 
+def check_pictures(output: str, table: str) -> None:
+    """Refuse a CSV file beside which pictures would be written over what they aren't.
+
+    Args:
+        output: The CSV file; `-` for standard output, beside which there are none.
+        table: What is read: a table, an image or a folder of images.
+
+    Raises:
+        InvalidInputError: If their folder is read, or holds anything but pictures of an earlier prediction.
+    """
+    folder = _folder_of_pictures(output)
+    if output == STANDARD_OUTPUT or not folder.is_dir():
+        return
+    is_read = Path(table).exists() and Path(table).resolve().is_relative_to(folder.resolve())
+    earlier = Path(output).exists() and all(_PICTURE.fullmatch(own.name) for own in folder.iterdir())
+    if is_read or not (earlier or next(folder.iterdir(), None) is None):
+        raise InvalidInputError(
+            f"--output {output}: its pictures would be written into {folder}, which holds other files; name another "
+            "CSV file"
+        )
+
+
+def _folder_of_pictures(output: str) -> Path:
+    path = Path(output)
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}_files")
+
+
 def write_pictures(cells: "Sequence[object]", output: str) -> list[str | None]:
     """Write pictures to a folder beside a CSV file, which has the file's name without its suffix.
 
@@ -90,9 +122,7 @@ def write_pictures(cells: "Sequence[object]", output: str) -> list[str | None]:
     Raises:
         InvalidInputError: If the folder can't be made, or is a file.
     """
-    folder, found = Path(output).with_suffix(""), list[str | None]()
-    if folder == Path(output):
-        folder = folder.with_name(f"{folder.name}_files")
+    folder, found = _folder_of_pictures(output), list[str | None]()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

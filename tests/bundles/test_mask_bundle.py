@@ -1,5 +1,6 @@
 """A bundle that finds the classes of pixels: masks as files, within answers, and the same as in the trial."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,30 @@ def test_masks_are_written_beside_the_table_of_predictions(exported: Exported, t
     refused = CliRunner().invoke(app, [*command, str(tmp_path / "taken.csv")])
     assert refused.exit_code == 2
     assert "the folder of its pictures, can't be made" in refused.output
+    assert CliRunner().invoke(app, [*command, str(output)]).exit_code == 0
+
+
+def test_masks_are_never_written_over_what_is_read(exported: Exported, tmp_path: Path) -> None:
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    for number in range(2):
+        shutil.copyfile(exported.images / "pictures" / f"{number}.png", shots / f"{number:05d}.png")
+    before = {own.name: own.read_bytes() for own in shots.iterdir()}
+
+    def refused(output: str, read: Path = shots) -> str:
+        command = ["predict", str(exported.bundle), "--input", str(read), "--output", str(tmp_path / output)]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert {own.name: own.read_bytes() for own in shots.iterdir()} == before
+        return " ".join(done.output.split())
+
+    assert "which holds other files; name another CSV file" in refused("shots.csv")
+    (tmp_path / "shots.csv").write_text("image\nshots/00000.png\n")
+    assert "which holds other files" in refused("shots.csv")
+    assert "is an image, and would be lost" in refused("shots/00000.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "own.txt").write_text("")
+    assert "which holds other files" in refused("notes.csv")
 
 
 def test_masks_are_served_within_answers(exported: Exported) -> None:
