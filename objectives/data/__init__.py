@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.boxes import boxes_in as boxes_in
     from promptgraft.objectives.data.images.boxes import boxes_of as boxes_of
     from promptgraft.objectives.data.images.boxes import coco_rows as coco_rows
+    from promptgraft.objectives.data.images.boxes import is_coco as is_coco
     from promptgraft.objectives.data.images.boxes import is_outside as is_outside
     from promptgraft.objectives.data.images.boxes import labels_in as labels_in
     from promptgraft.objectives.data.images.boxes import mirrored_boxes as mirrored_boxes

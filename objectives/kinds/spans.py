@@ -40,6 +40,8 @@ def spans_in(cell: str, text: str) -> list[Span] | None:
     try:
         for entry in json.loads(cell):
             start, end, label = (entry[name] for name in _PARTS) if isinstance(entry, dict) else entry
+            if type(label) is int:
+                label = str(label)
             if type(start) is not int or type(end) is not int or not has_text(label):
                 return None
             said = entry.get("text") if isinstance(entry, dict) else None

@@ -77,9 +77,8 @@ class TokenClassification(TextTask):
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
         """Want one span; see `TextTask`."""
-        return (
-            None if any(cls.labels_of(row.answer) for row in rows) else "at least one span after cleaning, found none"
-        )
+        wanted = 'at least one span after cleaning, as in [{"start": 0, "end": 5, "label": "name"}], found none'
+        return None if any(cls.labels_of(row.answer) for row in rows) else wanted
 
     @classmethod
     def _without_unused(cls, rows: list[Row], names: tuple[str, ...]) -> tuple[list[Row], tuple[str, ...]]:

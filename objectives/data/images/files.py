@@ -177,11 +177,18 @@ def image_folder_rows(folder: Path) -> list[dict[str, str]]:
         Rows `{"image": path relative to the folder, "label": name of the sub-folder}`, sorted by label and path.
 
     Raises:
-        InvalidInputError: If there is no such folder, or if no sub-folder has an image.
+        InvalidInputError: If there is no such folder, if no sub-folder has an image, or if all sub-folders have the
+            same sub-folders, as parts of a data set have.
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: there is no such folder")
-    labels = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    labels = sorted(own.name for own in folder.iterdir() if own.is_dir() and not _is_hidden(own.relative_to(folder)))
+    inner = [{own.name for own in (folder / label).iterdir() if own.is_dir()} for label in labels]
+    if len(inner) > 1 and len(inner[0]) > 1 and all(own == inner[0] for own in inner):
+        raise InvalidInputError(
+            f"{folder}: each of {', '.join(labels)} holds the folders {', '.join(sorted(inner[0]))}, which seem to be "
+            f"the labels; name one of them, such as {folder / labels[0]}"
+        )
     rows = [
         {"image": path.relative_to(folder).as_posix(), "label": label}
         for label in labels
@@ -210,7 +217,7 @@ def images_in(folder: Path) -> list[str]:
 
 
 def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _upright(image: "Image") -> "Image":
@@ -270,7 +277,7 @@ def located(reference: str, folder: Path) -> str:
 
 def is_folder_of_images(path: Path) -> bool:
     """Whether a path is a folder of images in folders, rather than a table that `datasets` has saved."""
-    return path.is_dir() and not any(path.glob("*.json"))
+    return path.is_dir() and not any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def is_image_file(path: Path) -> bool:

@@ -32,6 +32,7 @@ from promptgraft.objectives.data import (
     boxes_of,
     coco_rows,
     image_size,
+    is_coco,
     is_outside,
     labels_in,
     mirrored_boxes,
@@ -82,7 +83,7 @@ class ObjectDetection(PlacesTask):
     @classmethod
     def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
         """Read a table, or a COCO file, which has the columns `image` and `boxes`; see `TextTask`."""
-        if not path.endswith(".json"):
+        if not is_coco(Path(path)):
             return read_table(path, columns, lists)
         import pandas as pd
 
@@ -108,6 +109,12 @@ class ObjectDetection(PlacesTask):
         """Read boxes, a JSON list a row; those of labels that aren't kept don't count. See `TextTask`."""
         del spec, texts
         found = [boxes_in(cell) for cell in cells]
+        boxes = [box for own in found for box in own or ()]
+        if boxes and all(max(box[2:4]) <= 1 for box in boxes):
+            raise InvalidInputError(
+                f"no box is larger than a pixel, such as {list(boxes[0][:4])}; write left, top, width and height in "
+                "pixels, not as shares of the image"
+            )
         index, names = read_labels(sorted({box[4] for own in found for box in own or ()}), labels, choosing=choosing)
         answers: list[Answer | None] = [
             None if own is None else boxes_as_answer([(*box[:4], index[box[4]]) for box in own if box[4] in index])
@@ -136,7 +143,8 @@ class ObjectDetection(PlacesTask):
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
         """Want one box; see `TextTask`."""
-        return None if any(cls.labels_of(row.answer) for row in rows) else "at least one box after cleaning, found none"
+        wanted = 'at least one box after cleaning, as in [{"box": [5, 10, 40, 20], "label": "cat"}], found none'
+        return None if any(cls.labels_of(row.answer) for row in rows) else wanted
 
     @classmethod
     def _without_unused(cls, rows: list[Row], names: tuple[str, ...]) -> tuple[list[Row], tuple[str, ...]]:

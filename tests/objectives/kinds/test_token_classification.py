@@ -91,6 +91,14 @@ def test_rows_that_make_no_sense_are_counted(text: str, spans: Any, reason: str,
     assert getattr(report, reason) == 1
 
 
+def test_numbers_may_be_labels_and_the_form_of_spans_is_said(tmp_path: Path) -> None:
+    spec = write(tmp_path / "rows.jsonl", [("Ann", [[0, 3, 1]]), ("Bob", [{"start": 0, "end": 3, "label": 2}])])
+    assert TokenClassification.clean(spec.train, spec, None)[1] == ("O", "B-1", "I-1", "B-2", "I-2")
+    spec = write(tmp_path / "odd.jsonl", [("Ann", [{"start": 0, "end": 3, "entity": "PER"}])])
+    with pytest.raises(InvalidInputError, match=r'as in \[\{"start": 0, "end": 5, "label": "name"\}\], found none'):
+        TokenClassification.clean(spec.train, spec, None)
+
+
 def test_spans_of_other_labels_do_not_count(tmp_path: Path) -> None:
     spec = write(tmp_path / "rows.jsonl", [(TEXT, SPANS)])
     (row,), names, _ = TokenClassification.clean(spec.train, spec, ("LOC",))

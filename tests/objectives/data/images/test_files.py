@@ -19,6 +19,7 @@ from promptgraft.objectives.data import (
     image_folder_rows,
     image_hash,
     image_size,
+    is_folder_of_images,
     load_image,
     located,
     open_image,
@@ -280,6 +281,25 @@ def test_a_folder_without_labels_or_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(InvalidInputError, match="1 sub-folders, but none of them has an image"):
         image_folder_rows(tmp_path)
+
+
+def test_parts_of_a_data_set_are_no_labels(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            (tmp_path / "set" / part / label).mkdir(parents=True)
+            (tmp_path / "set" / part / label / "a.png").touch()
+    with pytest.raises(InvalidInputError, match=r"each of train, val holds the folders cat, dog, .*set/train"):
+        image_folder_rows(tmp_path / "set")
+    (tmp_path / "set" / "__MACOSX" / "cat").mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match="each of train, val holds"):
+        image_folder_rows(tmp_path / "set")
+    (tmp_path / "set" / "train" / "__MACOSX").mkdir()
+    (tmp_path / "set" / "train" / "__MACOSX" / "b.png").touch()
+    assert {row["label"] for row in image_folder_rows(tmp_path / "set" / "train")} == {"cat", "dog"}
+    (tmp_path / "set" / "train" / "classes.json").write_text("{}")
+    assert is_folder_of_images(tmp_path / "set" / "train")
+    (tmp_path / "set" / "train" / "dataset_info.json").write_text("{}")
+    assert not is_folder_of_images(tmp_path / "set" / "train")
 
 
 def test_a_thumbnail_is_small_whatever_the_image(tmp_path: Path) -> None:
