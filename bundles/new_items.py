@@ -9,7 +9,7 @@ from torch import Tensor
 
 from promptgraft.bundles.manifest import Manifest, MemberPart, VerbalizerPart
 from promptgraft.objectives.data import HistorySpec, read_table
-from promptgraft.objectives.kinds import read_items
+from promptgraft.objectives.kinds import read_texts, with_id
 from promptgraft.objectives.prompting import HEAD_WEIGHT, PromptedModel
 from promptgraft.spaces import InvalidInputError, words_of_name
 
@@ -49,13 +49,29 @@ def read_new_items(path: str, manifest: Manifest) -> NewItems:
     if (reason := _why_none(manifest)) is not None:
         raise InvalidInputError(f"{path}: no items can be added, since {reason}")
     item, *text = manifest.item_columns
-    texts = read_items(HistorySpec("", "", path, tuple(text)), item)
-    known = set(manifest.labels)
-    names = tuple(name for name in texts.values() if name not in known)
+    texts = read_texts(HistorySpec("", "", path, tuple(text)), item)
+    names = _new_names(texts, set(manifest.labels))
     found = NewItems(names, len(texts) - len(names), len(read_table(path, [item])) - len(texts))
     if not names:
         raise InvalidInputError(f"{path}: no row is a new item ({found}); leave it out")
     return found
+
+
+def _new_names(texts: Mapping[str, str], known: set[str]) -> tuple[str, ...]:
+    """Name the items that a bundle doesn't have, which knows its own by their texts, or by texts with ids.
+
+    Of several with the text of a known one the first is taken for it: what is recommended by texts tells them apart no
+    more than that.
+    """
+    left, new = set(known), list[tuple[str, str]]()
+    for item, text in texts.items():
+        name = next((own for own in (with_id(text, item), text) if own in left), None)
+        if name is None:
+            new.append((item, text))
+        else:
+            left.remove(name)
+    counts = Counter(text for _, text in new)
+    return tuple(with_id(text, item) if text in known or counts[text] > 1 else text for item, text in new)
 
 
 def _why_none(manifest: Manifest) -> str | None:

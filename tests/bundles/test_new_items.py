@@ -15,6 +15,7 @@ from optuna.trial import create_trial
 
 from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.new_items import _new_names
 from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.backbones import Encoder
 from promptgraft.objectives.trial import Objective
@@ -177,6 +178,21 @@ def test_tables_without_new_items_are_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
         Predictor(bundle, items=str(write_items(tmp_path / "odd.csv", rows, columns)))
+
+
+def test_items_with_the_text_of_others_are_told_apart_as_far_as_the_bundle_does(bundle: Path, tmp_path: Path) -> None:
+    """A bundle knows its items by their texts, with ids behind them where two had the same."""
+
+    def added(rows: dict[str, str]) -> tuple[tuple[str, ...], int]:
+        columns = tuple(read_manifest(bundle).item_columns)
+        found = Predictor(bundle, items=str(write_items(tmp_path / "more.csv", rows, columns))).new_items  # type: ignore[arg-type]
+        return found.names, found.known
+
+    item, text = next(iter(ITEMS.items()))
+    assert added({item: text, "n9": text}) == ((f"{text} (n9)",), 1)
+    assert added({item: text, "n7": "blue hat", "n8": "blue hat"}) == (("blue hat (n7)", "blue hat (n8)"), 1)
+    known = {"red hat (1)", "red hat (3)", "coat"}
+    assert _new_names({"1": "red hat", "2": "red hat", "4": "coat", "5": "scarf"}, known) == ("red hat", "scarf")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,21 @@ def _of(spec: TaskSpec) -> HistorySpec:
 def read_items(spec: HistorySpec, column: str) -> dict[str, str]:
     """Return the name of each item that has a text: its text; with the item's id behind it where two have the same.
 
+    See `read_texts`.
+    """
+    texts = read_texts(spec, column)
+    counts = Counter(texts.values())
+    return {item: with_id(text, item) if counts[text] > 1 else text for item, text in texts.items()}
+
+
+def with_id(text: str, item: str) -> str:
+    """Return the name of an item that has its text in common with another."""
+    return f"{text} ({item})"
+
+
+def read_texts(spec: HistorySpec, column: str) -> dict[str, str]:
+    """Return the text of each item that has one.
+
     Args:
         spec: Where they are.
         column: Column of the item's id.
@@ -191,9 +206,7 @@ def read_items(spec: HistorySpec, column: str) -> dict[str, str]:
     ids = read_ids(frame[column], f"{spec.items}: item")
     columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in spec.text]
     texts = [BETWEEN.join(filter(has_text, cells)) for cells in zip(*columns, strict=True)]
-    shared = {text for text, count in Counter(texts).items() if count > 1}
-    pairs = zip(ids, texts, strict=True)
-    return {item: f"{text} ({item})" if text in shared else text for item, text in pairs if item and has_text(text)}
+    return {item: text for item, text in zip(ids, texts, strict=True) if item and has_text(text)}
 
 
 def read_ids(cells: Iterable[str | None], name: str) -> list[str]:

@@ -120,6 +120,11 @@ def _read_profiles(spec: TaskSpec) -> dict[str, tuple[str, ...] | None]:
             f"{spec.train}: kind {spec.kind!r} needs `histories.users`, a table of users, and `histories.attributes`, "
             "its columns that are predicted"
         )
+    if (odd := next((name for name in histories.attributes if IS in name), None)) is not None:
+        raise InvalidInputError(
+            f"{histories.users}: attribute {odd!r} holds {IS!r}, which stands between an attribute and its value; "
+            "rename the column"
+        )
     frame = read_table(histories.users, [histories.user, *histories.attributes])
     users = read_ids(frame[histories.user], f"{histories.users}: user")
     columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in histories.attributes]

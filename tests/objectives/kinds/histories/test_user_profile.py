@@ -104,6 +104,7 @@ def test_users_without_a_whole_profile_are_dropped(spec: TaskSpec, tmp_path: Pat
     [
         ({"users": None}, "needs `histories.users`"),
         ({"attributes": ("age", "wage")}, "no column 'wage'"),
+        ({"attributes": ("age: now",)}, "attribute .age: now. holds .: ., which stands between"),
         ({"user": "who"}, "no column 'who'"),
     ],
 )
