@@ -9,6 +9,9 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 UNITS = {"loss": "nats", "rmse": "units", "mae": "units"}
 
 
+# What is smaller is an error of rounding; what is larger needs no decimals.
+_ROUNDING, _LARGE = 1e-12, 1e7
+
 # Metrics that are in points already, from 0 to 100.
 IN_POINTS = ("bleu", "chrf")
 
@@ -21,6 +24,20 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def figure(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """Write a metric with so many decimals; with so many significant digits where decimals would say nothing.
+
+    Args:
+        value: The metric; nothing is written of None.
+        digits: How many.
+        sign: `+` for a sign in front of positive ones, too.
+    """
+    if value is None:
+        return ""
+    is_plain = abs(value) < _ROUNDING or 10.0**-digits <= abs(value) < _LARGE
+    return format(value, f"{sign}.{digits}{'f' if is_plain else 'g'}")
 
 
 def size(n_bytes: float) -> str:
@@ -40,7 +57,7 @@ def unit(metric: str) -> str:
 def difference(value: float, metric: str) -> str:
     """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
     if metric in UNITS:
-        return f"{value:+.3f}"
+        return figure(value, 3, "+")
     return f"{value if metric in IN_POINTS else 100 * value:+.1f}"
 
 
