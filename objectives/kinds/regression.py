@@ -20,6 +20,8 @@ from promptgraft.objectives.data import (
 )
 from promptgraft.spaces import InvalidInputError
 
+# Outputs have 24 bits: with a larger mean, in standard deviations, rounding would be felt.
+MOST_OFFSET = 1e5
 # Parts of the scale that splits have in the same shares: as many as have so many rows, at most.
 STRATA, ROWS_PER_STRATUM = 5, 8
 # Numbers are below it: as float32, outputs can't be much larger.
@@ -65,9 +67,17 @@ class Regression(TextTask):
 
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
-        """Want two numbers; see `TextTask`."""
+        """Want two numbers, and no more than 32 bits tell apart; see `TextTask`."""
         found = len({row.answer for row in rows})
-        return None if found > 1 else f"at least two different numbers after cleaning, found {found or 'none'}"
+        if found < 2:
+            return f"at least two different numbers after cleaning, found {found or 'none'}"
+        mean, spread = float(abs(_numbers(rows).mean())), float(_numbers(rows).std())
+        if mean <= MOST_OFFSET * spread:
+            return None
+        return (
+            f"numbers that differ by more than a hundred-thousandth of their size, found a mean of {mean:.3g} and a "
+            f"standard deviation of {spread:.3g}; subtract a constant from all of them"
+        )
 
     @classmethod
     def strata(cls, rows: Sequence[Row]) -> list[int]:

@@ -32,6 +32,15 @@ def test_words_and_one_number_are_refused(tmp_path: Path) -> None:
             Regression.load_target(spec_of_kind(table, "regression"), 0)
 
 
+def test_numbers_that_32_bits_do_not_tell_apart_are_refused() -> None:
+    """As milliseconds since 1970 are: every prediction would be the same number."""
+    times, years = ([Row({"text": str(n)}, start + n) for n in range(60)] for start in (1.7e12, 1960.0))
+    said = Regression.shortage(times, ())
+    assert said is not None
+    assert "found a mean of 1.7e+12 and a standard deviation of 17.3; subtract a constant" in said
+    assert Regression.shortage(years, ()) is None
+
+
 def test_labels_and_shots_are_refused(tmp_path: Path) -> None:
     table = write_kinds(tmp_path / "rows.csv")
     with pytest.raises(InvalidInputError, match="leave it out"):
