@@ -54,6 +54,11 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
         found.append(
             f"target: {cleaning}; answers that can't be read are left out: are they written as this kind of task needs?"
         )
+    if target.reads_histories and cleaning.missing_text > MANY_UNREADABLE * cleaning.read:
+        found.append(
+            f"target: {cleaning}; what isn't in the table of items, or has no text there, is left out: are the ids of "
+            "both tables written alike?"
+        )
     wanted = wanted_folds(len(target.labelled), file.target.folds)
     if 1 < target.folds < wanted:
         found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")

@@ -77,7 +77,15 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
     """
     histories = _of(spec)
     texts = read_items(histories, spec.label)
+    if not texts:
+        raise InvalidInputError(
+            f"{histories.items}: no item has a text in {', '.join(map(repr, histories.text))}; name columns with texts"
+        )
     found, counts = _interactions(spec, histories, texts)
+    if not found and counts["missing_time"]:
+        raise InvalidInputError(
+            f"{spec.train}: no interaction has a time in column {histories.time!r}; name the column of times"
+        )
     if not found and counts["missing_text"]:
         item = next(filter(None, read_table(spec.train, [spec.label])[spec.label]))
         raise InvalidInputError(

@@ -158,3 +158,17 @@ def test_controls_of_items_are_refused_where_there_are_none(tmp_path: Path, tiny
     file = write_study_file(tmp_path / "study.yaml", backbone, **{**own, "judging": {"controls": ["sasrec"]}})
     with pytest.raises(StudyFileError, match="sasrec does not apply to tasks of kind 'user_profile'"):
         load_study(file, rehearsed=True)
+
+
+def test_items_that_the_table_lacks_are_a_caution(tmp_path: Path, tiny_models: TinyModels) -> None:
+    own = sections(tmp_path, "recommendation", source=False)
+    table = Path(own["target"]["train"])
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32}
+    study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **own))
+    assert not any("table of items" in caution for caution in study.cautions)
+    first, *lines = table.read_text().splitlines()
+    lost = [line.replace(",", ",00", 1) if number % 10 == 0 else line for number, line in enumerate(lines)]
+    table.write_text("\n".join([first, *lost]) + "\n")
+    study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **own))
+    (said,) = [caution for caution in study.cautions if "table of items" in caution]
+    assert "are the ids of both tables written alike?" in said
