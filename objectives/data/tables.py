@@ -46,6 +46,9 @@ _REMEDIES: dict[type, str] = {
     dict: "an object; write its text in a column of its own",
     bytes: "bytes; decode them to text",
 }
+# Of images within a table, as `datasets` writes them; some of the first bytes of JPEG, PNG, GIF, WebP, BMP and TIFF.
+_IMAGE = "an image; write images to files, and their names in the column"
+_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
 def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
@@ -230,8 +233,11 @@ _READERS: Mapping[str, Callable[[bytes, Sequence[str]], Columns]] = {
 
 
 def _kind_of(value: object) -> type | None:
-    """Return the type of a list, an object or bytes; None if a value is a text, a number or the like."""
-    return next((kind for kind in _REMEDIES if isinstance(value, kind)), None)
+    """Return the type of a list or the like, an object or bytes; None if a value is a text, a number or the like."""
+    if isinstance(value, str):
+        return None
+    others = list if hasattr(value, "__iter__") else None  # Arrays, tuples and sets.
+    return next((kind for kind in _REMEDIES if isinstance(value, kind)), others)
 
 
 def _text(value: object) -> str | None:
@@ -244,7 +250,9 @@ def _text(value: object) -> str | None:
         return value
     kind = _kind_of(value)
     if kind is not None:
-        raise TypeError(_REMEDIES[kind])
+        inside = value.get("bytes") if isinstance(value, dict) else value
+        is_image = isinstance(inside, bytes) and inside.startswith(_IMAGE_BYTES)
+        raise TypeError(_IMAGE if is_image else _REMEDIES[kind])
     import pandas as pd
 
     return None if pd.isna(value) else str(value)  # type: ignore[call-overload]

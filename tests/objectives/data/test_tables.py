@@ -7,17 +7,21 @@ import json
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptgraft.objectives.data import has_text, read_rows, read_table
+from promptgraft.objectives.data import has_text, read_frame, read_rows, read_table
 from promptgraft.spaces import InvalidInputError
 
 COLUMNS = ["text", "label"]
@@ -269,3 +273,27 @@ def test_rows_to_predict_come_through_a_pipe_or_standard_input(
 )
 def test_a_text_is_one_of_which_something_shows(value: Any, expected: bool) -> None:
     assert has_text(value) is expected
+
+
+@pytest.mark.parametrize("cell", [np.array(["a", "b"]), ("a", "b"), {"a"}, pd.Series(["a"])], ids=repr)
+def test_cells_with_several_values_are_refused_in_frames(cell: object) -> None:
+    """As pandas reads lists of a Parquet file."""
+    frame = pd.DataFrame({"text": pd.Series([cell, "x"], dtype=object)})
+    with pytest.raises(InvalidInputError, match="column 'text' holds, in row 1, a list; write one text"):
+        read_frame(frame, ["text"])
+    odd = uuid.UUID(int=1)
+    assert read_frame(pd.DataFrame({"text": pd.Series([odd, Decimal(2)], dtype=object)}), ["text"])[
+        "text"
+    ].tolist() == [
+        str(odd),
+        "2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell", [{"bytes": b"\x89PNG\r\n", "path": "a.png"}, b"\xff\xd8\xff\xe0"], ids=["object", "bytes"]
+)
+def test_images_within_a_table_are_to_be_files(cell: object, tmp_path: Path) -> None:
+    pd.DataFrame({"image": [cell], "label": ["cat"]}).to_parquet(tmp_path / "images.parquet")
+    with pytest.raises(InvalidInputError, match="holds, in row 1, an image; write images to files, and their names"):
+        read_table(str(tmp_path / "images.parquet"), ["image", "label"])
