@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from promptgraft.objectives.backbones import FAMILIES
 from promptgraft.objectives.data import TASK_KINDS, Row, Task
 from promptgraft.objectives.prompting import DemonstrationPool
+from promptgraft.objectives.spec import MOST_PIXELS_A_SIDE
 from promptgraft.spaces import DIMENSIONS, Candidate, InvalidInputError, Template, Verbalizer
 
 SCHEMA_VERSION = 2
@@ -60,8 +61,8 @@ class BackboneReference(_Part):
     trust_remote_code: bool = False
     dtype: Literal["float32"] = "float32"
     attn_implementation: str | None = None
-    layers: int | None = None
-    image_size: int | None = None
+    layers: int | None = Field(None, ge=1)
+    image_size: int | None = Field(None, ge=8, le=MOST_PIXELS_A_SIDE)
 
 
 class DemonstrationRow(_Part):

@@ -9,6 +9,8 @@ from promptgraft.spaces import SearchSpace
 
 # Rows whose answers are written in an evaluation, where answers are texts, unless a study says otherwise.
 SAMPLE = 64
+# Height and width of images at most; a bundle's manifest may say anything.
+MOST_PIXELS_A_SIDE = 4096
 # Attention of transformers that takes any mask; the others know only causality and padding.
 MASKED_ATTENTION = ("eager", "sdpa")
 

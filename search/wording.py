@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def figure(value: float | None, digits: int = 4, sign: str = "") -> str:
+def rounded(value: float | None, digits: int = 4, sign: str = "") -> str:
     """Write a metric with so many decimals; with so many significant digits where decimals would say nothing.
 
     Args:
@@ -57,7 +57,7 @@ def unit(metric: str) -> str:
 def difference(value: float, metric: str) -> str:
     """Write a difference of a metric with its sign, in its unit: `+1.2`, or `-0.034` for the loss."""
     if metric in UNITS:
-        return figure(value, 3, "+")
+        return rounded(value, 3, "+")
     return f"{value if metric in IN_POINTS else 100 * value:+.1f}"
 
 

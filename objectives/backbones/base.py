@@ -72,7 +72,9 @@ class Backbone(WordTokens, ABC):
         if getattr(self.stack, "pooler", None) is not None:
             self.stack.pooler = None  # Nothing reads it, and unused weights must not count as trainable.
         if spec.layers is not None:
-            self._shorten(used_layers(self.family, spec.layers, count_layers(spec.path, self.family)))
+            whole = count_layers(spec.path, self.family)
+            if used_layers(self.family, spec.layers, whole) < whole:
+                self._shorten(spec.layers)
         self.device = device if spec.device_map is None else self.model.get_input_embeddings().weight.device
         self.weights = PretrainedWeights(self.model, getattr(torch, spec.dtype), self.device)
         if spec.device_map is None:

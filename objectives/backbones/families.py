@@ -369,7 +369,7 @@ def used_layers(family: str, layers: int | None, whole: int) -> int:
         whole: How many the model has.
 
     Raises:
-        InvalidInputError: If the model has fewer, or all of a family's models need all.
+        InvalidInputError: If the model has fewer, or models of this family need all of them.
     """
     if layers is None:
         return whole

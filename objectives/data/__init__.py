@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.boxes import boxes_in as boxes_in
     from promptgraft.objectives.data.images.boxes import boxes_of as boxes_of
     from promptgraft.objectives.data.images.boxes import coco_rows as coco_rows
-    from promptgraft.objectives.data.images.boxes import is_coco as is_coco
     from promptgraft.objectives.data.images.boxes import is_outside as is_outside
     from promptgraft.objectives.data.images.boxes import labels_in as labels_in
     from promptgraft.objectives.data.images.boxes import mirrored_boxes as mirrored_boxes
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.files import is_data as is_data
     from promptgraft.objectives.data.images.files import is_folder_of_images as is_folder_of_images
     from promptgraft.objectives.data.images.files import is_image_file as is_image_file
+    from promptgraft.objectives.data.images.files import is_image_name as is_image_name
     from promptgraft.objectives.data.images.files import load_image as load_image
     from promptgraft.objectives.data.images.files import located as located
     from promptgraft.objectives.data.images.files import open_image as open_image

@@ -46,9 +46,9 @@ _REMEDIES: dict[type, str] = {
     dict: "an object; write its text in a column of its own",
     bytes: "bytes; decode them to text",
 }
-# Of images within a table, as `datasets` writes them; some of the first bytes of JPEG, PNG, GIF, WebP, BMP and TIFF.
+# Of images within a table, as `datasets` writes them, and the first bytes of JPEG, PNG, GIF and WebP.
 _IMAGE = "an image; write images to files, and their names in the column"
-_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 
 def read_table(path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":

@@ -26,15 +26,11 @@ class Convolutional(ImageEncoder):
             return parts
         return Parts(parts.embed, parts.blocks[:layers], mean_of_map)
 
-    def _depth(self) -> int:
-        return len(_PARTS[self.model.config.model_type](self.stack).blocks)
-
-    def _shorten(self, layers: int) -> None:
-        """Leave out all but the lowest stages, and if that leaves any out, what stands behind the last one."""
-        if layers < self._depth():
-            parts = self._parts()
-            used = (own.parameters() for own in (parts.embed, *parts.blocks) if isinstance(own, nn.Module))
-            _leave_out(self.stack, {id(weight) for weights in used for weight in weights})
+    def _shorten(self, layers: int) -> None:  # noqa: ARG002
+        """Leave out all but the lowest stages, and what stands behind the last one."""
+        parts = self._parts()
+        used = (own.parameters() for own in (parts.embed, *parts.blocks) if isinstance(own, nn.Module))
+        _leave_out(self.stack, {id(weight) for weights in used for weight in weights})
 
 
 def _resnet(stack: Any) -> Parts:

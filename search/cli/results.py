@@ -19,7 +19,7 @@ from promptgraft.search.cli.options import (
     console,
     reported,
 )
-from promptgraft.search.wording import figure
+from promptgraft.search.wording import rounded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,9 +52,9 @@ def best(
         typer.echo(json.dumps(to_json(found)))
         return
     typer.echo(summary.headline)
-    typer.echo(f"trial {found.number}: validation {summary.metric} {figure(found.value)}")
+    typer.echo(f"trial {found.number}: validation {summary.metric} {rounded(found.value)}")
     if found.float32 is not None:
-        typer.echo(f"  scored again in float32: {figure(found.float32.value)}")
+        typer.echo(f"  scored again in float32: {rounded(found.float32.value)}")
     searched, names = stored.get_trials(deepcopy=False)[found.number].params, names_of(stored)
     settings = dict(found.candidate or {})
     for name, value in settings.items():
@@ -132,7 +132,7 @@ def export(
     if exported.interval:
         low, high = exported.interval
         named = "ensemble's" if exported.members else "winner's"
-        typer.echo(f"interval of the {named} {metric}: {figure(low, 3)} to {figure(high, 3)}")
+        typer.echo(f"interval of the {named} {metric}: {rounded(low, 3)} to {rounded(high, 3)}")
     for line in transfer_lines(exported.transfer, metric):
         typer.echo(line)
     reading = StudyRecord.of(optuna_study).reading(exported.trial)
@@ -142,11 +142,11 @@ def export(
         typer.echo(
             f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"
         )
-    validation = figure(exported.validation, 3)
+    validation = rounded(exported.validation, 3)
     typer.echo(f"validation {metric} was {validation}, the best of a search and therefore optimistic")
     if exported.repeats:
         found = exported.repeats
-        shown = f"{figure(found.mean, 3)} (standard error {figure(found.standard_error, 3)})"
+        shown = f"{rounded(found.mean, 3)} (standard error {rounded(found.standard_error, 3)})"
         typer.echo(f"its {len(found.values)} reruns on other seeds and splits: {metric} {shown}")
     for line in confidence_lines(exported.confidence) if exported.confidence else ():
         typer.echo(line)
@@ -165,7 +165,7 @@ def _test_set_table(exported: "Export", metric: str) -> "Table":
     for name in names:
         table.add_column(name, justify="right")
     for row in exported.held_out:
-        table.add_row(row.name, *[f"{figure(row.metrics[name], 3)}" for name in names])
+        table.add_row(row.name, *[rounded(row.metrics[name], 3) for name in names])
     return table
 
 

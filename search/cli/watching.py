@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptgraft.search.cli.options import StorageOption, StudyArgument, WorkdirOption, console, reported
-from promptgraft.search.wording import figure
+from promptgraft.search.wording import rounded
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
@@ -77,6 +77,6 @@ def _line(progress: "Progress", view: "RunView") -> str:
     progress.best, progress.forecast = view.best, view.forecast
     progress.set_curves(view.curves)
     states = ", ".join(f"{count} {state}" for state, count in sorted(view.states.items()))
-    best = f"; best {progress.metric} {figure(view.best[1])} (trial {view.best[0]})" if view.best else ""
+    best = f"; best {progress.metric} {rounded(view.best[1])} (trial {view.best[0]})" if view.best else ""
     reruns = f"; {view.repeats} reruns judged" if view.repeats else ""
     return f"{progress.name}: {view.finished}/{view.wanted} finished; {states or 'no trial yet'}{best}{reruns}"

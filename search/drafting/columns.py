@@ -11,7 +11,7 @@ from statistics import median
 
 import pandas as pd
 
-from promptgraft.objectives.data import is_image_file, read_rows
+from promptgraft.objectives.data import is_image_file, is_image_name, read_rows
 from promptgraft.search.drafting.languages import language_of
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
@@ -31,7 +31,6 @@ CLASSES, NUMBERS = KINDS = ("text_classification", "regression")
 # From such a share of its values on, a column names images.
 IMAGES = 0.8
 _NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
-_IMAGE = re.compile(r"\S.*\.(jpe?g|png|bmp|gif|tiff?|webp|p[bgp]m)", re.IGNORECASE)
 _DATE_WORDS, _DATES_SEEN = 6, 100
 
 
@@ -93,7 +92,7 @@ class Column:
     @property
     def names_images(self) -> bool:
         """Whether nearly all values are names of image files."""
-        return sum(map(bool, map(_IMAGE.fullmatch, self.values))) >= IMAGES * max(1, len(self.values))
+        return sum(map(is_image_name, self.values)) >= IMAGES * max(1, len(self.values))
 
     @property
     def may_be_number(self) -> bool:

@@ -8,7 +8,7 @@ from promptgraft.bundles import Manifest
 from promptgraft.search.exporting.confidence import Confidence, confidence_lines
 from promptgraft.search.storage import Opening
 from promptgraft.search.study import Study
-from promptgraft.search.wording import fenced, figure, in_markdown
+from promptgraft.search.wording import fenced, in_markdown, rounded
 
 _TASKS = {
     ("text", "labels"): "text-classification",
@@ -36,6 +36,7 @@ def render_model_card(
     chosen_by = f"on {len(target.validation)} validation rows"
     if target.folds > 1:
         chosen_by = f"over {target.folds} folds of them"
+    validation = rounded(manifest.metrics["validation"][metric])
     lines = [
         "---",
         _metadata(study, manifest).to_yaml(),
@@ -68,14 +69,14 @@ def render_model_card(
         "",
         "## Evaluation",
         "",
-        f"Validation {metric}: {figure(manifest.metrics['validation'][metric])} (the best of a search, so optimistic).",
+        f"Validation {metric}: {validation} (the best of a search, so optimistic).",
         "",
     ]
     if opened is not None and opened.table:
         lines += [f"| on {len(study.target.test)} held-out rows | {metric} |", "| --- | ---: |"]
-        lines += [f"| {name} | {figure(metrics[metric])} |" for name, metrics in opened.table or ()]
+        lines += [f"| {name} | {rounded(metrics[metric])} |" for name, metrics in opened.table or ()]
     for name, (low, high) in manifest.intervals.get("test", {}).items():
-        lines += ["", f"Interval of the winner's {name} on rows like these: {figure(low)} to {figure(high)}."]
+        lines += ["", f"Interval of the winner's {name} on rows like these: {rounded(low)} to {rounded(high)}."]
     if opened and opened.transfer:
         lines += ["", opened.transfer["sentence"]]
     if confidence:

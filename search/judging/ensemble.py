@@ -20,7 +20,7 @@ from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import LOGITS_FILE, Ensemble, TrialRecord, trial_file
 from promptgraft.search.study import Study
 from promptgraft.search.trials import ranked_trials
-from promptgraft.search.wording import figure
+from promptgraft.search.wording import rounded
 from promptgraft.spaces import BACKBONE
 
 logger = logging.getLogger(__name__)
@@ -110,8 +110,8 @@ def _by_fold(task: Task, chances: Expected, folds: npt.NDArray[np.int64], metric
 def ensemble_line(found: Ensemble, metric: str) -> str:
     """Say what an ensemble is worth, and what it costs."""
     names = ", ".join(map(str, found.members))
-    scores = f"{metric} {figure(found.value)} against {figure(found.alone)} of trial {found.members[0]} alone"
-    figures = f"{scores} over the folds, log loss {figure(found.loss, 3)} against {figure(found.loss_alone, 3)}"
+    scores = f"{metric} {rounded(found.value)} against {rounded(found.alone)} of trial {found.members[0]} alone"
+    figures = f"{scores} over the folds, log loss {rounded(found.loss, 3)} against {rounded(found.loss_alone, 3)}"
     if len(found.members) < 2:
         return f"ensemble: no other trial improves trial {found.members[0]}"
     price = f"{len(found.members)} models, so {len(found.members)} times the work of one"

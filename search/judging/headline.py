@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from promptgraft.search.judging.verdict import winning_trial
 from promptgraft.search.storage import Ensemble, Opening, StudyRecord, TrialRecord
 from promptgraft.search.trials import baseline_label, metric_of
-from promptgraft.search.wording import difference, figure, unit
+from promptgraft.search.wording import difference, rounded, unit
 
 # A gain of less than so many standard errors is within noise.
 NOISE = 2.0
@@ -54,23 +54,23 @@ def _score(study: optuna.Study, winner: FrozenTrial, ensemble: Ensemble | None) 
         return _tested(opening, metric, StudyRecord.of(study).judging.level)
     if ensemble is not None:
         return (
-            f"{metric} {figure(ensemble.value, 3)} over {len(record.fold_values)} folds, "
-            f"{figure(ensemble.alone, 3)} with one model"
+            f"{metric} {rounded(ensemble.value, 3)} over {len(record.fold_values)} folds, "
+            f"{rounded(ensemble.alone, 3)} with one model"
         )
     folds = len(record.fold_values)
-    error = f", standard error {figure(record.standard_error, 3)}" if record.standard_error is not None else ""
+    error = f", standard error {rounded(record.standard_error, 3)}" if record.standard_error is not None else ""
     over = f"over {folds} folds{error}" if folds else "on validation rows"
-    return f"{metric} {figure(metric_of(winner) or 0.0, 3)} {over}, the best of a search"
+    return f"{metric} {rounded(metric_of(winner) or 0.0, 3)} {over}, the best of a search"
 
 
 def _tested(opening: Opening, metric: str, level: float) -> str:
     assert opening.table is not None
     value = dict(opening.table[0][1])[metric]
     if not opening.interval:
-        return f"{metric} {figure(value, 3)} on the test rows"
+        return f"{metric} {rounded(value, 3)} on the test rows"
     low, high = opening.interval
-    interval = f"{100 * (1 - level):.3g}% interval {figure(low, 3)} to {figure(high, 3)}"
-    return f"{metric} {figure(value, 3)} on the test rows, {interval}"
+    interval = f"{100 * (1 - level):.3g}% interval {rounded(low, 3)} to {rounded(high, 3)}"
+    return f"{metric} {rounded(value, 3)} on the test rows, {interval}"
 
 
 def _ahead_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool] | None:
@@ -88,7 +88,7 @@ def _ahead_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool]
     name, value = max(others, key=lambda entry: sign * entry[1], default=("", dict(own)[metric]))
     if sign * (value - dict(own)[metric]) <= 0:
         return None
-    return f"{name} has {metric} {figure(value, 3)}", all(sign * (value - end) > 0 for end in opening.interval)
+    return f"{name} has {metric} {rounded(value, 3)}", all(sign * (value - end) > 0 for end in opening.interval)
 
 
 def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:
@@ -97,7 +97,7 @@ def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
     gain = difference(sign * (ensemble.value - ensemble.alone), metric)
     error = difference(ensemble.error, metric).lstrip("+")
-    losses = f"log loss {figure(ensemble.loss, 3)} against {figure(ensemble.loss_alone, 3)}"
+    losses = f"log loss {rounded(ensemble.loss, 3)} against {rounded(ensemble.loss_alone, 3)}"
     return (
         f"Against trial {ensemble.members[0]} alone, on the folds: {gain} {unit(metric)} (standard error {error}), "
         f"{losses}; {models} times the work."

@@ -18,7 +18,7 @@ from promptgraft.search.judging.race import MIN_REPEATS
 from promptgraft.search.judging.transfer_gain import winner_outcomes
 from promptgraft.search.storage import Outcome, StudyRecord
 from promptgraft.search.trials import metric_of
-from promptgraft.search.wording import difference, figure, unit
+from promptgraft.search.wording import difference, rounded, unit
 
 SHARES = (4, 2)
 # Trials below which nothing is said of more of them.
@@ -161,6 +161,6 @@ def curve_lines(table: LearningCurves | None, metric: str) -> list[str]:
         return []
     lines = [table.sentence]
     for part, points in table.curves.items():
-        shown = [f"{point.rows or 'all'} {part} rows {figure(point.mean)}" for point in points]
+        shown = [f"{point.rows or 'all'} {part} rows {rounded(point.mean)}" for point in points]
         lines.append(f"  {metric}: {', '.join(shown)}")
     return lines

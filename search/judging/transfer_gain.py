@@ -22,7 +22,7 @@ from promptgraft.search.judging.race import CHOOSING, MIN_REPEATS
 from promptgraft.search.judging.rival import Rival, compare_on_folds
 from promptgraft.search.judging.verdict import last_repeat
 from promptgraft.search.storage import SHARED, Outcome, StudyRecord
-from promptgraft.search.wording import difference, figure, unit
+from promptgraft.search.wording import difference, rounded, unit
 
 # Fresh repeats are numbered from here on where finalists raced: the best mean of a race is lucky too.
 FRESH = 1001
@@ -372,8 +372,8 @@ def transfer_lines(table: TransferGain | None, metric: str) -> list[str]:
     lines = [table.sentence, *([table.warning] if table.warning else [])]
     width = max(len(entry.name) for entry in table.controls)
     for entry in table.controls:
-        error = "" if entry.standard_error is None else f" (standard error {figure(entry.standard_error)})"
-        value = "-" if entry.mean is None else f"{figure(entry.mean)}{error}"
+        error = "" if entry.standard_error is None else f" (standard error {rounded(entry.standard_error)})"
+        value = "-" if entry.mean is None else f"{rounded(entry.mean)}{error}"
         failed = f"; {entry.failed} reruns failed" if entry.failed else ""
         lines.append(f"  {entry.name.ljust(width)}  {metric} {value}{failed}")
     return lines

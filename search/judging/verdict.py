@@ -23,7 +23,7 @@ from promptgraft.search.judging.race import (
 from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
 from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
-from promptgraft.search.wording import figure
+from promptgraft.search.wording import rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +205,24 @@ def repeat_name(trial: int, repeat: int) -> str:
 
 def outcome_line(name: str, outcome: Outcome, metric: str) -> str:
     """Say what a repeat found."""
-    result = f"{metric} {figure(outcome.value)}" if outcome.value is not None else f"failed: {outcome.failure}"
+    result = f"{metric} {rounded(outcome.value)}" if outcome.value is not None else f"failed: {outcome.failure}"
     return f"{name}  {result}"
 
 
 def against_best(entry: FinalistRow) -> str:
     """Say how a finalist of a verdict's table compares with the best."""
-    return "ties with the best" if entry.tied else f"worse than the best, p {figure(entry.p_value, 3)}"
+    return "ties with the best" if entry.tied else f"worse than the best, p {rounded(entry.p_value, 3)}"
 
 
 def verdict_lines(table: VerdictTable, metric: str) -> list[str]:
     """Write a verdict for people; nothing where there is none."""
     lines, cost = [], table.cost.replace("_", " ")
     for place, entry in enumerate(table.finalists):
-        figures = f"{figure(entry.mean)} (standard error {figure(entry.standard_error)})"
+        figures = f"{rounded(entry.mean)} (standard error {rounded(entry.standard_error)})"
         if place == 0:
             lines.append(
                 f"winner: trial {entry.number}, {metric} {figures} over {len(entry.values)} reruns on other "
-                f"seeds and splits, which chose it among finalists; {figure(entry.in_search)} in the search"
+                f"seeds and splits, which chose it among finalists; {rounded(entry.in_search)} in the search"
             )
         lines.append(f"  trial {entry.number}  {figures}, {cost} {entry.cost:g}; {against_best(entry)}")
     for lost in table.failed:

@@ -14,7 +14,7 @@ from promptgraft.search.sampling import with_pool
 from promptgraft.search.storage import StudyRecord, trial_for_note
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Evaluated, float32_scores, front_table, metric_of
-from promptgraft.search.wording import fenced, figure, in_markdown
+from promptgraft.search.wording import fenced, in_markdown, rounded
 from promptgraft.spaces import Candidate, Categorical, Constant, Parameter, Scalar, Template
 
 
@@ -106,7 +106,7 @@ def _untrained_note(study: Study, untrained: Sequence[UntrainedScore]) -> str:
     ]
     for e in untrained:
         if e.template in names and e.verbalizer in names:
-            scores = f"{figure(e.score, 3)} | {figure(e.accuracy, 3)} | {e.rows}"
+            scores = f"{rounded(e.score, 3)} | {rounded(e.accuracy, 3)} | {e.rows}"
             lines.append(f"| {names[e.template]} | {names[e.verbalizer]} | {scores} |")
     return "\n".join(lines)
 
@@ -122,10 +122,10 @@ def _verdict_note(optuna_study: optuna.Study, study: Study) -> str:
         "| ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for place, entry in enumerate(table.finalists):
-        values = ", ".join(f"{figure(value, 3)}" for value in entry.values)
+        values = ", ".join(rounded(value, 3) for value in entry.values)
         name = f"**{entry.number}, the winner**" if place == 0 else entry.number
-        mean = f"{figure(entry.mean)} ({values}) | {figure(entry.standard_error)}"
-        lines.append(f"| {name} | {figure(entry.in_search)} | {mean} | {entry.cost:g} | {against_best(entry)} |")
+        mean = f"{rounded(entry.mean)} ({values}) | {rounded(entry.standard_error)}"
+        lines.append(f"| {name} | {rounded(entry.in_search)} | {mean} | {entry.cost:g} | {against_best(entry)} |")
     for lost in table.failed:
         lines.append(f"| {lost.number} | | rerun {lost.repeat} failed: {lost.failure} | | | out |")
     return "\n".join(lines)
@@ -158,7 +158,7 @@ def _finalists_note(optuna_study: optuna.Study) -> str:
     for number, score in sorted(scores.items()):
         known = score.max_probability_difference
         difference = "" if known is None else f"{known:.1e}"
-        lines.append(f"| {number} | {_number(values.get(number))} | {figure(score.value)} | {difference} |")
+        lines.append(f"| {number} | {rounded(values.get(number))} | {rounded(score.value)} | {difference} |")
     return "\n".join(lines)
 
 
@@ -194,14 +194,14 @@ def trial_note(candidate: Candidate, reports: list[Evaluated], study: Study) -> 
         "",
         "| metric | value |",
         "| --- | ---: |",
-        *[f"| {name} | {figure(value)} |" for name, value in last.metrics.items()],
+        *[f"| {name} | {rounded(value)} |" for name, value in last.metrics.items()],
         "",
         *_confusion(labels, last.confusion),
         "### Curve",
         "",
         f"| step | {study.file.metric} | L_s | L_t |",
         "| ---: | ---: | ---: | ---: |",
-        *[f"| {r.step} | {figure(r.value)} | {_number(r.source_loss)} | {_number(r.target_loss)} |" for r in reports],
+        *[f"| {r.step} | {rounded(r.value)} | {rounded(r.source_loss)} | {rounded(r.target_loss)} |" for r in reports],
     ]
     if last.summary:
         lines += ["", f"Migration: {last.summary.load_report}."]
@@ -260,7 +260,3 @@ def _wrapped(text: str) -> str:
 
 def _short(value: Scalar) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{figure(value)}"

@@ -38,7 +38,7 @@ from promptgraft.search.trials import (
     front_table,
     metric_of,
 )
-from promptgraft.search.wording import duration, figure, size
+from promptgraft.search.wording import duration, rounded, size
 from promptgraft.spaces import MASK, InvalidInputError
 
 
@@ -246,7 +246,7 @@ def status_lines(summary: Summary) -> list[str]:
     """Write a summary for people."""
     best = summary.best
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary.states.items()))
-    shown = f"best {summary.metric} {figure(best.value)} (trial {best.number})" if best else "no best yet"
+    shown = f"best {summary.metric} {rounded(best.value)} (trial {best.number})" if best else "no best yet"
     lines = [f"{summary.study}: {summary.finished}/{summary.wanted} finished; {states}; {shown}"]
     if summary.headline:
         lines.append(f"  {summary.headline}")
@@ -262,7 +262,7 @@ def status_lines(summary: Summary) -> list[str]:
         joined = f"{len(pool.templates)} templates and {len(pool.verbalizers)} verbalizers joined"
         lines.append(f"  pool      {joined} in {pool.rounds} rounds")
     if summary.finalists:
-        scored = ", ".join(f"trial {number} {figure(value)}" for number, value in summary.finalists.items())
+        scored = ", ".join(f"trial {number} {rounded(value)}" for number, value in summary.finalists.items())
         lines.append(f"  float32   finalists scored again: {scored}")
     lines += [f"  {line}" for line in verdict_lines(summary.verdict, summary.metric)]
     lines += [f"  {line}" for line in transfer_lines(summary.transfer, summary.metric)]
@@ -302,8 +302,8 @@ def reading_line(reading: PromptAsTokens, metric: str) -> str:
     tokens = " ".join(f"{token.strip()!r}" for token in reading.tokens)
     return (
         f"soft prompt: nearest tokens {tokens}, cosine {min(reading.similarities):.2f} to "
-        f"{max(reading.similarities):.2f}; validation {metric} {figure(reading.value)} as trained, "
-        f"{figure(reading.as_tokens)} with these in its place, {figure(reading.as_random)} with random ones"
+        f"{max(reading.similarities):.2f}; validation {metric} {rounded(reading.value)} as trained, "
+        f"{rounded(reading.as_tokens)} with these in its place, {rounded(reading.as_random)} with random ones"
     )
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.search.trials import Evaluated, Forecast
-from promptgraft.search.wording import duration, figure
+from promptgraft.search.wording import duration, rounded
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BAR = 24  # Columns.
@@ -98,8 +98,8 @@ class Progress:
             self.curves.pop(number, None)
             self.stages.pop(number, None)
         if not self.is_live:
-            shown = "" if value is None else f"{self.metric} {figure(value)}"
-            best = "" if self.best is None else f"best {figure(self.best[1])} (trial {self.best[0]})"
+            shown = "" if value is None else f"{self.metric} {rounded(value)}"
+            best = "" if self.best is None else f"best {rounded(self.best[1])} (trial {self.best[0]})"
             counts = f"{self.finished}/{self.wanted} finished"
             left = f"left {self.left()}" if self.forecast else ""
             parts = [f"trial {number}", state, shown, note, counts, best, left]
@@ -128,14 +128,14 @@ class Progress:
         head = Table(title=f"study {self.name}", title_justify="left", expand=False)
         for column in ("finished", "COMPLETE", "PRUNED", "FAIL", "RUNNING", "best", "elapsed", "left"):
             head.add_column(column, justify="right")
-        best = "-" if self.best is None else f"{figure(self.best[1])} (trial {self.best[0]})"
+        best = "-" if self.best is None else f"{rounded(self.best[1])} (trial {self.best[0]})"
         counts = [str(self.states.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
         elapsed = duration(time.monotonic() - self._started)
         left = "judging" if self._judging else self.left()
         head.add_row(f"{self.finished}/{self.wanted}", *counts, best, elapsed, left)
         with self._lock:
             curves = [
-                Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {figure(values[-1])}")
+                Text(f"  trial {number:>4}  {sparkline(values)}  {self.metric} {rounded(values[-1])}")
                 for number, values in sorted(self.curves.items())
             ]
             stages = [Text(f"  trial {number:>4}  {message}") for number, message in sorted(self.stages.items())]

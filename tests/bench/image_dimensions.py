@@ -70,8 +70,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     study = load_study(asked.study)
+    fixed = study.objective.on(next(iter(study.objective.backbones), ""))  # The first of several backbones.
     candidate = Candidate(
-        study.objective.space.templates[0].id,
+        fixed.space.templates[0].id,
         "",
         asked.head,
         frozen_layers=asked.frozen_layers,
@@ -81,7 +82,7 @@ def main() -> None:
         probe_c=10.0,
     )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    spec = replace(study.objective, evaluate_every=asked.steps, files=str(asked.out.with_suffix("")))
+    spec = replace(fixed, evaluate_every=asked.steps, files=str(asked.out.with_suffix("")))
     objective, known = Objective(spec), {(own["value"], own["seed"]) for own in entries(asked.out)}
     if asked.frames:
         framed = {f"frame {width}": SoftPrompt(width, place="frame") for width in asked.frames}

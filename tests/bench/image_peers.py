@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="Epochs of fine-tuning; 0: none.")
     arguments = parser.parse_args()
     study = load_study(arguments.study)
-    path = study.objective.backbone.path
+    path = study.objective.on(next(iter(study.objective.backbones), "")).backbone.path  # The first of several.
     train, test = study.target.labelled, study.target.test
     labels, truth = [row.label for row in train], np.array([row.label for row in test])
     print(f"{len(train)} labelled rows, {len(test)} test rows, {len(study.target.labels)} labels")

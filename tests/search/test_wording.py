@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptgraft.search.wording import difference, fenced, figure, in_markdown, one_line
+from promptgraft.search.wording import difference, fenced, in_markdown, one_line, rounded
 
 TEXTS = st.text(st.characters(), max_size=20)
 
@@ -30,17 +30,17 @@ def test_a_block_cannot_end_itself(text: str) -> None:
 
 
 def test_figures_have_decimals_where_these_say_something() -> None:
-    assert [figure(own) for own in (0.81234567, 0.0, 12.3, -0.5, 1e-17)] == [
+    assert [rounded(own) for own in (0.81234567, 0.0, 12.3, -0.5, 1e-17)] == [
         "0.8123",
         "0.0000",
         "12.3000",
         "-0.5000",
         "0.0000",
     ]
-    assert [figure(own, 3) for own in (1.234e-6, -4.5e-7, 3.14159e36, 0.0012)] == [
+    assert [rounded(own, 3) for own in (1.234e-6, -4.5e-7, 3.14159e36, 0.0012)] == [
         "1.23e-06",
         "-4.5e-07",
         "3.14e+36",
         "0.001",
     ]
-    assert (figure(None), figure(2.5, 3, "+"), difference(2e-6, "rmse")) == ("", "+2.500", "+2e-06")
+    assert (rounded(None), rounded(2.5, 3, "+"), difference(2e-6, "rmse")) == ("", "+2.500", "+2e-06")

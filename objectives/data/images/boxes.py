@@ -67,23 +67,23 @@ def _box_in(entry: Any) -> LabelledBox | None:
     return (left, top, width, height, label.strip()) if width > 0 and height > 0 and label.strip() else None
 
 
-def is_coco(path: Path) -> bool:
-    """Whether a file is COCO's by its name, `.json` or `.json.gz`, and holds an object rather than a list of rows."""
-    if not path.name.lower().endswith((".json", ".json.gz")) or not path.is_file():
-        return False
-    return not _content(path).lstrip().startswith(b"[")
-
-
-def coco_rows(path: Path) -> list[dict[str, str]]:
-    """Read a COCO file of boxes as rows with the columns `image` and `boxes`.
+def coco_rows(path: Path) -> list[dict[str, str]] | None:
+    """Read a COCO file of boxes, `.json` or `.json.gz`, as rows with the columns `image` and `boxes`.
 
     Groups (`iscrowd`) are left out, and what belongs to images that the file doesn't list.
+
+    Returns:
+        None if it has another suffix, or holds a list of rows: it is a table then.
 
     Raises:
         InvalidInputError: If it isn't one, two images have the same id, or a box has no numbers or an unknown category.
     """
+    if not path.name.lower().endswith((".json", ".json.gz")) or not path.is_file():
+        return None
     try:
         content = json.loads(_content(path))
+        if isinstance(content, list):
+            return None
         names = {str(own["id"]): str(own["name"]) for own in content["categories"]}
         images = [(str(own["id"]), str(own["file_name"])) for own in content["images"]]
         annotations = [own for own in content["annotations"] if not own.get("iscrowd")]

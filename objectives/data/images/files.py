@@ -10,7 +10,7 @@ import zlib
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -193,7 +193,7 @@ def image_folder_rows(folder: Path) -> list[dict[str, str]]:
         {"image": path.relative_to(folder).as_posix(), "label": label}
         for label in labels
         for path in sorted((folder / label).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder)) and path.is_file()
+        if is_image_file(path) and not _is_hidden(path.relative_to(folder))
     ]
     if not rows:
         found = f"{len(labels)} sub-folders, but none of them has an image" if labels else "no sub-folder"
@@ -209,7 +209,7 @@ def images_in(folder: Path) -> list[str]:
     Raises:
         InvalidInputError: If there is none.
     """
-    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if is_image_name(path.name)]
     names = [path.as_posix() for path in found if not _is_hidden(path) and (folder / path).is_file()]
     if not names:
         raise InvalidInputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
@@ -282,7 +282,12 @@ def is_folder_of_images(path: Path) -> bool:
 
 def is_image_file(path: Path) -> bool:
     """Whether a path is a file with a suffix of images."""
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return is_image_name(path.name) and path.is_file()
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name has a suffix of images."""
+    return PurePath(name).suffix.lower() in SUFFIXES
 
 
 def image_hash(reference: str) -> str:

@@ -32,7 +32,6 @@ from promptgraft.objectives.data import (
     boxes_of,
     coco_rows,
     image_size,
-    is_coco,
     is_outside,
     labels_in,
     mirrored_boxes,
@@ -83,11 +82,12 @@ class ObjectDetection(PlacesTask):
     @classmethod
     def read(cls, path: str, columns: Sequence[str], lists: Sequence[str] = ()) -> "pd.DataFrame":
         """Read a table, or a COCO file, which has the columns `image` and `boxes`; see `TextTask`."""
-        if not is_coco(Path(path)):
+        found = coco_rows(Path(path))
+        if found is None:
             return read_table(path, columns, lists)
         import pandas as pd
 
-        rows = pd.DataFrame(coco_rows(Path(path)), columns=["image", "boxes"], dtype=object)
+        rows = pd.DataFrame(found, columns=["image", "boxes"], dtype=object)
         for name in columns:
             if name not in rows.columns:
                 raise InvalidInputError(

@@ -117,12 +117,11 @@ class SemanticSegmentation(PlacesTask):
         """Want two classes; see `TextTask`."""
         found = sorted({own for row in rows for own in cls.labels_of(row.answer)})
         said = ", ".join(repr(names[own]) for own in found) or "none"
-        return (
-            None
-            if len(found) > 1
-            else f"masks of at least two classes after cleaning, found {said}; a mask is an image of grey levels or a "
+        wanted = (
+            f"masks of at least two classes after cleaning, found {said}; a mask is an image of grey levels or a "
             "palette, in which 0, 1, ... are the classes as `labels` lists them, and 255 is ignored"
         )
+        return None if len(found) > 1 else wanted
 
     @classmethod
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:

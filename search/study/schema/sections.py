@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from promptgraft.objectives.spec import MOST_PIXELS_A_SIDE
+
 
 class Section(BaseModel):
     """A mapping in a study file; immutable, and unknown keys are refused."""
@@ -163,7 +165,10 @@ class BackboneSection(Section):
         None, ge=1, description="Number of the lowest layers or stages that are used; those above are left out."
     )
     image_size: int | None = Field(
-        None, ge=8, description="Height and width that images are resized to, instead of the image processor's."
+        None,
+        ge=8,
+        le=MOST_PIXELS_A_SIDE,
+        description="Height and width that images are resized to, instead of the image processor's.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that is stored with the weights.")
     micro_batch_size: int | None = Field(

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from transformers import AutoModel
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
@@ -17,6 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from promptgraft.bundles import Predictor, verify
 from promptgraft.bundles.formats import convert
+from promptgraft.bundles.manifest import BackboneReference
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, check_image_size
 from promptgraft.objectives.data import Split
 from promptgraft.objectives.spec import BackboneSpec
@@ -156,3 +158,6 @@ def test_what_cannot_be_left_out_is_refused(tiny_models: TinyModels) -> None:
         BACKBONES["vit"](BackboneSpec(tiny_models["vit"], "vit", image_size=48), CPU)
     with pytest.raises(InvalidInputError, match=r"backbone\.image_size is 48.*read texts"):
         check_image_size("encoder", 48)
+    for odd in ({"image_size": 10**6}, {"image_size": 0}, {"layers": 0}):
+        with pytest.raises(ValidationError, match=next(iter(odd))):
+            BackboneReference(path="model", family="vit", max_tokens=8, files={}, **odd)  # type: ignore[arg-type]
