@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.boxes import boxes_as_answer as boxes_as_answer
     from promptgraft.objectives.data.images.boxes import boxes_in as boxes_in
     from promptgraft.objectives.data.images.boxes import boxes_of as boxes_of
-    from promptgraft.objectives.data.images.boxes import coco_rows as coco_rows
     from promptgraft.objectives.data.images.boxes import is_outside as is_outside
     from promptgraft.objectives.data.images.boxes import labels_in as labels_in
     from promptgraft.objectives.data.images.boxes import mirrored_boxes as mirrored_boxes
     from promptgraft.objectives.data.images.boxes import sized as sized
+    from promptgraft.objectives.data.images.coco import coco_rows as coco_rows
     from promptgraft.objectives.data.images.files import IMAGE_FORMATS as IMAGE_FORMATS
     from promptgraft.objectives.data.images.files import TooManyPixelsError as TooManyPixelsError
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError

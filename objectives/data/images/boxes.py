@@ -1,19 +1,14 @@
-"""Boxes around what images show: how they are written in tables and in COCO's files, and kept as text."""
+"""Boxes around what images show: how they are written in tables, and kept as text."""
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-from promptgraft.spaces import InvalidInputError
 
 # Left, top, width and height in pixels, and what is in the box.
 LabelledBox: TypeAlias = tuple[float, float, float, float, str]
@@ -65,60 +60,6 @@ def _box_in(entry: Any) -> LabelledBox | None:
         return None
     left, top, width, height = map(float, numbers)
     return (left, top, width, height, label.strip()) if width > 0 and height > 0 and label.strip() else None
-
-
-def coco_rows(path: Path) -> list[dict[str, str]] | None:
-    """Read a COCO file of boxes, `.json` or `.json.gz`, as rows with the columns `image` and `boxes`.
-
-    Groups (`iscrowd`) are left out, and what belongs to images that the file doesn't list.
-
-    Returns:
-        None if it has another suffix, or holds a list of rows: it is a table then.
-
-    Raises:
-        InvalidInputError: If it isn't one, two images have the same id, or a box has no numbers or an unknown category.
-    """
-    if not path.name.lower().endswith((".json", ".json.gz")) or not path.is_file():
-        return None
-    try:
-        content = json.loads(_content(path))
-        if isinstance(content, list):
-            return None
-        names = {str(own["id"]): str(own["name"]) for own in content["categories"]}
-        images = [(str(own["id"]), str(own["file_name"])) for own in content["images"]]
-        annotations = [own for own in content["annotations"] if not own.get("iscrowd")]
-        parents = [str(own["image_id"]) for own in annotations]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidInputError(
-            f"{path}: is no COCO file of boxes, with images, annotations and categories ({type(error).__name__}: "
-            f"{error}); write one, or a table with a column of images and one of boxes"
-        ) from error
-    boxes: dict[str, list[dict[str, object]]] = {}
-    for number, name in images:
-        if number in boxes:
-            raise InvalidInputError(f"{path}: two images have the id {number}, such as {name}; give each its own")
-        boxes[number] = []
-    if annotations and boxes.keys().isdisjoint(parents):
-        raise InvalidInputError(
-            f"{path}: no annotation is of an image that the file lists: the first one's image_id is {parents[0]}, the "
-            f"first image's id {next(iter(boxes), 'missing')}; put the ids right"
-        )
-    for own, parent in zip(annotations, parents, strict=True):
-        where, category = f"{path}: annotation {own.get('id', '?')} of image {parent}", str(own.get("category_id"))
-        if category not in names:
-            raise InvalidInputError(f"{where} has the category_id {category}, which `categories` doesn't list; add it")
-        if not isinstance(own.get("bbox"), list):
-            raise InvalidInputError(f"{where} has no bbox, of left, top, width and height in pixels; add or delete it")
-        boxes.get(parent, []).append({"box": own["bbox"], "label": names[category]})
-    return [{"image": name, "boxes": json.dumps(boxes[number])} for number, name in images]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def boxes_as_answer(

@@ -1,6 +1,5 @@
 """Boxes in images: which rows can be used, what is measured, and what is said of an image."""
 
-import gzip
 import io
 import json
 from contextlib import redirect_stdout
@@ -16,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from transformers import AutoModelForObjectDetection
 
-from promptgraft.objectives.data import Box, Row, TaskSpec, boxes_as_answer, boxes_of, coco_rows, rows_hash
+from promptgraft.objectives.data import Box, Row, TaskSpec, boxes_as_answer, boxes_of, rows_hash
 from promptgraft.objectives.kinds import detection_loss, detection_targets
 from promptgraft.objectives.kinds.images.average_precision import overlaps
 from promptgraft.objectives.kinds.images.object_detection import ObjectDetection
@@ -77,51 +76,14 @@ def test_a_coco_file_is_a_table(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     first, second = (ObjectDetection.load_target(spec_of_boxes(own), 0) for own in (table, path))
     assert rows_hash(first.labelled) == rows_hash(second.labelled)
+    listed = tmp_path / "list.json"
+    listed.write_text(f"[{','.join(table.read_text().splitlines())}]")
+    assert rows_hash(ObjectDetection.load_target(spec_of_boxes(listed), 0).labelled) == rows_hash(first.labelled)
     with pytest.raises(InvalidInputError, match="has the columns image and boxes, and no column 'trees'"):
         ObjectDetection.load_target(replace(spec_of_boxes(path), label="trees"), 0)
     path.write_text('{"images": []}')
     with pytest.raises(InvalidInputError, match="is no COCO file of boxes"):
         ObjectDetection.load_target(spec_of_boxes(path), 0)
-
-
-def coco(**changes: Any) -> dict[str, Any]:
-    images = [{"id": number, "file_name": f"{number}.png"} for number in (1, 2)]
-    box = {"id": 5, "image_id": 1, "bbox": [0, 0, 9, 9], "category_id": 7}
-    return {"images": images, "annotations": [box], "categories": [{"id": 7, "name": "blue"}]} | changes
-
-
-def test_coco_files_as_programs_write_them(tmp_path: Path) -> None:
-    """Numbers as names, ids as texts, images that were taken out, upper case, compressed."""
-    path = tmp_path / "boxes.JSON"
-    annotations = [*coco()["annotations"], {"id": 6, "image_id": 99, "bbox": [0, 0, 1, 1], "category_id": 7}]
-    images = [{"id": "1", "file_name": 12}, {"id": "2", "file_name": "2.png"}]
-    path.write_text(json.dumps(coco(images=images, annotations=annotations, categories=[{"id": "7", "name": 3}])))
-    rows = [{"image": "12", "boxes": '[{"box": [0, 0, 9, 9], "label": "3"}]'}, {"image": "2.png", "boxes": "[]"}]
-    assert coco_rows(path) == rows
-    packed = tmp_path / "boxes.json.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert coco_rows(packed) == rows
-    path.write_text('[{"image": "a.png", "boxes": []}]')
-    assert coco_rows(path) is None
-    packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(InvalidInputError, match=r"boxes\.json\.gz: can't be read"):
-        coco_rows(packed)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, "two images have the id 1, such as a.png"),
-        ({"categories": [{"id": 8, "name": "red"}]}, "annotation 5 of image 1 has the category_id 7, which"),
-        ({"annotations": [{"id": 5, "image_id": 1, "category_id": 7}]}, "annotation 5 of image 1 has no bbox"),
-        ({"images": [{"id": 3, "file_name": "a.png"}]}, "the first one's image_id is 1, the first image's id 3"),
-    ],
-)
-def test_what_is_wrong_with_a_coco_file_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    path = tmp_path / "boxes.json"
-    path.write_text(json.dumps(coco(**changes)))
-    with pytest.raises(InvalidInputError, match=said):
-        coco_rows(path)
 
 
 def test_shares_of_an_image_are_no_boxes_and_numbers_may_be_labels() -> None:
