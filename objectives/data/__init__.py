@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.files import TooManyPixelsError as TooManyPixelsError
     from promptgraft.objectives.data.images.files import UnreadableImageError as UnreadableImageError
     from promptgraft.objectives.data.images.files import as_data as as_data
-    from promptgraft.objectives.data.images.files import image_folder_rows as image_folder_rows
     from promptgraft.objectives.data.images.files import image_hash as image_hash
     from promptgraft.objectives.data.images.files import image_size as image_size
-    from promptgraft.objectives.data.images.files import images_in as images_in
     from promptgraft.objectives.data.images.files import is_data as is_data
-    from promptgraft.objectives.data.images.files import is_folder_of_images as is_folder_of_images
     from promptgraft.objectives.data.images.files import is_image_file as is_image_file
     from promptgraft.objectives.data.images.files import is_image_name as is_image_name
     from promptgraft.objectives.data.images.files import load_image as load_image
     from promptgraft.objectives.data.images.files import located as located
     from promptgraft.objectives.data.images.files import open_image as open_image
     from promptgraft.objectives.data.images.files import shown_image as shown_image
+    from promptgraft.objectives.data.images.folders import image_folder_rows as image_folder_rows
+    from promptgraft.objectives.data.images.folders import images_in as images_in
+    from promptgraft.objectives.data.images.folders import is_folder_of_images as is_folder_of_images
     from promptgraft.objectives.data.images.masks import IGNORED_PIXEL as IGNORED_PIXEL
     from promptgraft.objectives.data.images.masks import classes_in as classes_in
     from promptgraft.objectives.data.images.masks import mask_as_data as mask_as_data

@@ -157,6 +157,11 @@ def _described_columns(table: "pa.Table") -> Columns:
     return _columns(table, features)
 
 
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` has saved a table, or several, as a folder."""
+    return any((folder / name).is_file() for name in (_DATASET_FILE, _SPLITS_FILE))
+
+
 def read_folder(path: str) -> Columns | None:
     """Read a folder that is a table: `datasets` saved it there, or each of its folders holds the texts of a class.
 
@@ -177,7 +182,7 @@ def read_folder(path: str) -> Columns | None:
         )
     if (folder / _DATASET_FILE).is_file():
         return _read_dataset(folder)
-    classes = [own for own in sorted(folder.iterdir()) if own.is_dir() and _is_the_users(own)]
+    classes = [own for own in sorted(folder.iterdir()) if own.is_dir() and is_the_users(own)]
     texts = {own: [file for file in sorted(own.iterdir()) if _is_text(file)] for own in classes}
     if not any(texts.values()):
         return None
@@ -197,11 +202,12 @@ def read_folder(path: str) -> Columns | None:
 
 
 def _is_text(file: Path, folder: Path | None = None) -> bool:
-    is_users = _is_the_users(file) and (folder is None or _is_the_users(file.parent))
+    is_users = is_the_users(file) and (folder is None or is_the_users(file.parent))
     return is_users and file.suffix.lower() == ".txt" and not file.is_dir()
 
 
-def _is_the_users(path: Path) -> bool:
+def is_the_users(path: Path) -> bool:
+    """Whether a file or folder isn't one that programs leave behind: hidden, or of macOS in an archive."""
     return not path.name.startswith(".") and path.name != _NOBODYS
 
 

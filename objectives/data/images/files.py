@@ -1,4 +1,4 @@
-"""Images as files or data URIs: opened as RGB, whatever their form, and found in folders named by their labels."""
+"""Images as files or data URIs: opened as RGB, whatever their form."""
 
 import base64
 import binascii
@@ -164,62 +164,6 @@ def opened_image(
         raise UnreadableImageError(path, f"truncated or damaged ({error})") from error
 
 
-def image_folder_rows(folder: Path) -> list[dict[str, str]]:
-    """List the images of a folder that has a sub-folder for each label, as torchvision's `ImageFolder` reads it.
-
-    Sub-folders may hold further folders. Hidden files and folders, and files with a suffix of no image are skipped, and
-    so are images that stand beside the sub-folders.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Rows `{"image": path relative to the folder, "label": name of the sub-folder}`, sorted by label and path.
-
-    Raises:
-        InvalidInputError: If there is no such folder, if no sub-folder has an image, or if all sub-folders have the
-            same sub-folders, as parts of a data set have.
-    """
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: there is no such folder")
-    labels = sorted(own.name for own in folder.iterdir() if own.is_dir() and not _is_hidden(own.relative_to(folder)))
-    inner = [{own.name for own in (folder / label).iterdir() if own.is_dir()} for label in labels]
-    if len(inner) > 1 and len(inner[0]) > 1 and all(own == inner[0] for own in inner):
-        raise InvalidInputError(
-            f"{folder}: each of {', '.join(labels)} holds the folders {', '.join(sorted(inner[0]))}, which seem to be "
-            f"the labels; name one of them, such as {folder / labels[0]}"
-        )
-    rows = [
-        {"image": path.relative_to(folder).as_posix(), "label": label}
-        for label in labels
-        for path in sorted((folder / label).rglob("*"))
-        if is_image_file(path) and not _is_hidden(path.relative_to(folder))
-    ]
-    if not rows:
-        found = f"{len(labels)} sub-folders, but none of them has an image" if labels else "no sub-folder"
-        raise InvalidInputError(
-            f"{folder}: {found}; expected a sub-folder for each label, with images in it: {', '.join(sorted(SUFFIXES))}"
-        )
-    return rows
-
-
-def images_in(folder: Path) -> list[str]:
-    """List the images of a folder and of those in it, as paths relative to it, sorted; see `image_folder_rows`.
-
-    Raises:
-        InvalidInputError: If there is none.
-    """
-    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if is_image_name(path.name)]
-    names = [path.as_posix() for path in found if not _is_hidden(path) and (folder / path).is_file()]
-    if not names:
-        raise InvalidInputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
-    return names
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
 def _upright(image: "Image") -> "Image":
     """Apply the rotation of the EXIF data; an image whose EXIF data is damaged stays as it is."""
     from PIL import ImageOps
@@ -273,11 +217,6 @@ def located(reference: str, folder: Path) -> str:
         return str(folder / Path(reference).expanduser())
     except RuntimeError:  # There is no such user: it is the name of a file.
         return str(folder / reference)
-
-
-def is_folder_of_images(path: Path) -> bool:
-    """Whether a path is a folder of images in folders, rather than a table that `datasets` has saved."""
-    return path.is_dir() and not any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def is_image_file(path: Path) -> bool:

@@ -16,16 +16,13 @@ from promptgraft.objectives.data import (
     UnreadableImageError,
     as_data,
     contact_sheet,
-    image_folder_rows,
     image_hash,
     image_size,
-    is_folder_of_images,
     load_image,
     located,
     open_image,
     thumbnail,
 )
-from promptgraft.spaces import InvalidInputError
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
 
@@ -250,56 +247,6 @@ def test_random_damage_is_an_unreadable_image_or_none_at_all(tmp_path: Path) -> 
                 assert open_image(path, max_pixels=10**6).mode == "RGB"
             except UnreadableImageError:
                 continue
-
-
-def test_a_folder_of_labels_becomes_rows(tmp_path: Path) -> None:
-    for name in (
-        "dog/b.PNG",
-        "dog/a.jpg",
-        "cat/deep/c.tif",
-        "cat/.hidden.png",
-        ".git/d.png",
-        "empty/notes.txt",
-        "e.png",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert image_folder_rows(tmp_path) == [
-        {"image": "cat/deep/c.tif", "label": "cat"},
-        {"image": "dog/a.jpg", "label": "dog"},
-        {"image": "dog/b.PNG", "label": "dog"},
-    ]
-
-
-def test_a_folder_without_labels_or_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no such folder"):
-        image_folder_rows(tmp_path / "absent")
-    (tmp_path / "a.png").touch()
-    with pytest.raises(InvalidInputError, match="no sub-folder; expected a sub-folder for each label"):
-        image_folder_rows(tmp_path)
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(InvalidInputError, match="1 sub-folders, but none of them has an image"):
-        image_folder_rows(tmp_path)
-
-
-def test_parts_of_a_data_set_are_no_labels(tmp_path: Path) -> None:
-    for part in ("train", "val"):
-        for label in ("cat", "dog"):
-            (tmp_path / "set" / part / label).mkdir(parents=True)
-            (tmp_path / "set" / part / label / "a.png").touch()
-    with pytest.raises(InvalidInputError, match=r"each of train, val holds the folders cat, dog, .*set/train"):
-        image_folder_rows(tmp_path / "set")
-    (tmp_path / "set" / "__MACOSX" / "cat").mkdir(parents=True)
-    with pytest.raises(InvalidInputError, match="each of train, val holds"):
-        image_folder_rows(tmp_path / "set")
-    (tmp_path / "set" / "train" / "__MACOSX").mkdir()
-    (tmp_path / "set" / "train" / "__MACOSX" / "b.png").touch()
-    assert {row["label"] for row in image_folder_rows(tmp_path / "set" / "train")} == {"cat", "dog"}
-    (tmp_path / "set" / "train" / "classes.json").write_text("{}")
-    assert is_folder_of_images(tmp_path / "set" / "train")
-    (tmp_path / "set" / "train" / "dataset_info.json").write_text("{}")
-    assert not is_folder_of_images(tmp_path / "set" / "train")
 
 
 def test_a_thumbnail_is_small_whatever_the_image(tmp_path: Path) -> None:
