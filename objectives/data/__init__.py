@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.folds import load_tasks as load_tasks
     from promptgraft.objectives.data.folds import wanted_folds as wanted_folds
     from promptgraft.objectives.data.images.boxes import Boxes as Boxes
+    from promptgraft.objectives.data.images.boxes import LabelledBox as LabelledBox
     from promptgraft.objectives.data.images.boxes import boxes_as_answer as boxes_as_answer
     from promptgraft.objectives.data.images.boxes import boxes_in as boxes_in
     from promptgraft.objectives.data.images.boxes import boxes_of as boxes_of
@@ -54,11 +55,14 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import alike_labels as alike_labels
     from promptgraft.objectives.data.labels import all_labels as all_labels
     from promptgraft.objectives.data.labels import are_amounts as are_amounts
+    from promptgraft.objectives.data.labels import entries_in as entries_in
     from promptgraft.objectives.data.labels import joined_labels as joined_labels
     from promptgraft.objectives.data.labels import label_number as label_number
+    from promptgraft.objectives.data.labels import label_text as label_text
     from promptgraft.objectives.data.labels import match_labels as match_labels
     from promptgraft.objectives.data.labels import named_by as named_by
     from promptgraft.objectives.data.labels import read_labels as read_labels
+    from promptgraft.objectives.data.labels import shown_entry as shown_entry
     from promptgraft.objectives.data.near_duplicates import clusters as clusters
     from promptgraft.objectives.data.near_duplicates import drop_known as drop_known
     from promptgraft.objectives.data.near_duplicates import find_near_duplicates as find_near_duplicates

@@ -1,13 +1,15 @@
 """Names of labels: which ones of a study file, or of another table, are those of a table."""
 
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from promptgraft.objectives.data.tables import has_text
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ _BETWEEN_WORDS = re.compile(r"(?:[\s_]|-(?!\d)|(?<=\w)-)+")
 # What people write between the labels of a cell.
 _BETWEEN_LABELS = "|,;/+&"
 _LIST = re.compile(r"\[.*['\",].*\]")
+# Characters of a part of a cell in errors.
+_SHOWN = 80
 # A scale of so many grades, such as 1 to 10, may well be labels.
 MOST_GRADES = 11
 # Control characters, other separators of lines, and characters that turn the direction of writing.
@@ -187,3 +191,40 @@ def read_labels(
     names = tuple(occurring) if labels is None else chosen_labels(labels, occurring, complete=choosing)
     index = {name: position for position, name in enumerate(names)}
     return {label: index[name] for label, name in match_labels(occurring, names).items()}, names
+
+
+def entries_in(cell: str) -> list[Any]:
+    """Read a cell that holds a JSON list, such as one of spans or boxes with labels.
+
+    Raises:
+        ValueError: If it holds none, with the reason.
+    """
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is no JSON, in which texts stand in double quotation marks") from error
+    if not isinstance(found, list):
+        raise ValueError("it is no list")  # noqa: TRY004
+    return found
+
+
+def label_text(value: object) -> str:
+    """Return a label of a JSON list as text: a text, or a whole number, which becomes one.
+
+    Raises:
+        ValueError: If it is neither, or empty.
+    """
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not has_text(text):
+        raise ValueError(f"the label {shown_entry(value)} is no text and no whole number")
+    return text.strip()
+
+
+def shown_entry(value: object) -> str:
+    """Write a part of a JSON list for errors, without the end of what is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a list of lists of lists"
+    text = text if text.isprintable() else json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

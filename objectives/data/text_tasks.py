@@ -91,6 +91,11 @@ class TextTask(Task):
         return self.fit_linear(known, train, vectorizer.transform(texts(rows)), c=10.0)
 
     @classmethod
+    def why_invalid(cls, cell: str, text: Mapping[str, str]) -> str:  # noqa: ARG003
+        """Show a cell that can't be read as an answer, beside its row's fields, and say what is wrong with it."""
+        return f"; invalid is, for instance, {cell[:60]!r}"
+
+    @classmethod
     def why_unusable(cls, row: Row) -> str:  # noqa: ARG003
         """Say more of a row that can't be used, such as what is wrong with its file; empty if there is no more."""
         return ""
@@ -318,8 +323,8 @@ class TextTask(Task):
             whole = cls.completed(Row(row, 0 if answer is None else answer, group, time), path)
             reason = reason or cls.unusable(whole)
             if reason is not None:
-                odd = f"; invalid is, for instance, {cell[:60]!r}" if cell and answer is None else ""
-                unused = unused or odd or cls.why_unusable(whole)
+                is_odd = bool(cell) and answer is None
+                unused = unused or (cls.why_invalid(cell, text) if is_odd else cls.why_unusable(whole))
                 counts[reason] += 1
             else:
                 kept.append(whole)

@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data import Span, has_text
+from promptgraft.objectives.data import Span, entries_in, label_text, shown_entry
 
 # A word: letters and digits, or one character where no spaces are written between words, or any other sign.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -29,28 +30,37 @@ def word_places(text: str) -> list[tuple[int, int]]:
     return [found.span() for found in _WORD.finditer(text)]
 
 
-def spans_in(cell: str, text: str) -> list[Span] | None:
-    """Read a cell: a JSON list of objects with start, end and label, or of lists of these; None if it is no such.
+def spans_in(cell: str, text: str) -> list[Span]:
+    """Read a cell: a JSON list of objects with start, end and label, or of lists of these.
+
+    A label is a text, or a whole number, which becomes one.
 
     Args:
         cell: The cell.
         text: The text that its spans are places of; an object whose `text` isn't what stands there is no span.
+
+    Raises:
+        ValueError: If it is no such list, with the reason.
     """
-    found: list[Span] = []
-    try:
-        for entry in json.loads(cell):
-            start, end, label = (entry[name] for name in _PARTS) if isinstance(entry, dict) else entry
-            if type(label) is int:
-                label = str(label)
-            if type(start) is not int or type(end) is not int or not has_text(label):
-                return None
-            said = entry.get("text") if isinstance(entry, dict) else None
-            if isinstance(said, str) and said.strip() != text[max(0, start) : end].strip():
-                return None
-            found.append(Span(start, end, label.strip()))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return sorted(found, key=lambda span: (span.start, span.end))
+    return sorted((_span_in(entry, text) for entry in entries_in(cell)), key=lambda span: (span.start, span.end))
+
+
+def _span_in(entry: Any, text: str) -> Span:
+    said = None
+    if isinstance(entry, dict):
+        if lacking := [name for name in _PARTS if name not in entry]:
+            raise ValueError(f"{shown_entry(entry)} has no {lacking[0]!r}")
+        said, entry = entry.get("text"), [entry[name] for name in _PARTS]
+    if not isinstance(entry, list) or len(entry) != len(_PARTS):
+        hint = "; tags of words are read from .conll files" if isinstance(entry, str | int) else ""
+        raise ValueError(f"{shown_entry(entry)} is no span{hint}")
+    start, end, label = entry
+    if type(start) is not int or type(end) is not int:
+        raise ValueError(f"start and end are {shown_entry(start)} and {shown_entry(end)}, not whole numbers")
+    there = text[max(0, start) : end].strip()
+    if isinstance(said, str) and said.strip() != there:
+        raise ValueError(f"from {start} to {end} the text is {shown_entry(there)}, not {shown_entry(said)}")
+    return Span(start, end, label_text(label))
 
 
 def in_cell(spans: Iterable[object], text: str) -> str:

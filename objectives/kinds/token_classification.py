@@ -66,7 +66,7 @@ class TokenClassification(TextTask):
             raise InvalidInputError(
                 f"`text` names {len(spec.fields)} columns, but spans are places in one; name that one"
             )
-        found = [spans_in(cell, _only(text)) for cell, text in zip(cells, texts, strict=True)]
+        found = [_spans_or_none(cell, _only(text)) for cell, text in zip(cells, texts, strict=True)]
         occurring = sorted({span.label for own in found for span in own or ()})
         index, names = read_labels(occurring, labels, choosing=choosing)
         answers: list[Answer | None] = []
@@ -75,10 +75,24 @@ class TokenClassification(TextTask):
         return answers, (OUTSIDE, *(f"{part}-{name}" for name in names for part in "BI"))
 
     @classmethod
+    def why_invalid(cls, cell: str, text: Mapping[str, str]) -> str:
+        """Say why a cell holds no spans; see `TextTask`."""
+        reason = f"a span is outside the text of {len(_only(text))} characters, holds no word, or overlaps another"
+        try:
+            spans_in(cell, _only(text))
+        except ValueError as error:
+            reason = str(error)
+        return f"{super().why_invalid(cell, text)}: {reason}"
+
+    @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
         """Want one span; see `TextTask`."""
-        wanted = 'at least one span after cleaning, as in [{"start": 0, "end": 5, "label": "name"}], found none'
-        return None if any(cls.labels_of(row.answer) for row in rows) else wanted
+        if any(cls.labels_of(row.answer) for row in rows):
+            return None
+        return (
+            "at least one span after cleaning, of characters and with the end behind the last one, as in "
+            '[{"start": 0, "end": 5, "label": "name"}], found none'
+        )
 
     @classmethod
     def _without_unused(cls, rows: list[Row], names: tuple[str, ...]) -> tuple[list[Row], tuple[str, ...]]:
@@ -279,3 +293,10 @@ def _fit(values: Any, width: int, unread: float) -> Any:
     """Cut rows of words to a width, or pad them with what unread words have."""
     wanted = [(0, 0), (0, max(0, width - values.shape[1])), *[(0, 0)] * (values.ndim - 2)]
     return np.pad(values[:, :width], wanted, constant_values=unread)
+
+
+def _spans_or_none(cell: str, text: str) -> list[Span] | None:
+    try:
+        return spans_in(cell, text)
+    except ValueError:
+        return None

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from promptgraft.objectives.data.labels import entries_in, label_text, shown_entry
+
 # Left, top, width and height in pixels, and what is in the box.
 LabelledBox: TypeAlias = tuple[float, float, float, float, str]
 # Pixels by which a box may stand out of its image, as rounding makes it.
@@ -31,35 +33,33 @@ class Boxes:
     labels: npt.NDArray[np.int64]
 
 
-def boxes_in(cell: str) -> list[LabelledBox] | None:
-    """Read a cell of a table: a JSON list of objects with `box` and `label`, or of lists of both; None if it is none.
+def boxes_in(cell: str) -> list[LabelledBox]:
+    """Read a cell of a table: a JSON list of objects with `box` and `label`, or of lists of both.
 
-    A box is a list of left, top, width and height in pixels, of which the last two are above 0.
+    A box is a list of left, top, width and height in pixels, of which the last two are above 0; a label is a text, or a
+    whole number, which becomes one.
+
+    Raises:
+        ValueError: If it is no such list, with the reason.
     """
-    try:
-        entries = json.loads(cell)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entries, list):
-        return None
-    found = [_box_in(entry) for entry in entries]
-    known = [own for own in found if own is not None]
-    return known if len(known) == len(found) else None
+    return [_box_in(entry) for entry in entries_in(cell)]
 
 
-def _box_in(entry: Any) -> LabelledBox | None:
+def _box_in(entry: Any) -> LabelledBox:
     if isinstance(entry, Mapping):
-        entry = [entry.get("box"), entry.get("label")]
-    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], list) or len(entry[0]) != 4:
-        return None
-    numbers, label = entry
-    are_numbers = all(type(own) in (int, float) and math.isfinite(own) for own in numbers)
-    if type(label) is int:
-        label = str(label)
-    if not are_numbers or not isinstance(label, str):
-        return None
+        if lacking := [name for name in ("box", "label") if name not in entry]:
+            raise ValueError(f"{shown_entry(entry)} has no {lacking[0]!r}")
+        entry = [entry["box"], entry["label"]]
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise ValueError(f"{shown_entry(entry)} is no box with a label")
+    numbers, label = entry[0], label_text(entry[1])
+    are_numbers = isinstance(numbers, list) and all(type(own) in (int, float) and math.isfinite(own) for own in numbers)
+    if not are_numbers or len(numbers) != 4:
+        raise ValueError(f"the box {shown_entry(numbers)} is no list of four numbers")
     left, top, width, height = map(float, numbers)
-    return (left, top, width, height, label.strip()) if width > 0 and height > 0 and label.strip() else None
+    if not (width > 0 and height > 0):
+        raise ValueError(f"the box {shown_entry(numbers)} has no width or height")
+    return left, top, width, height, label
 
 
 def boxes_as_answer(

@@ -19,6 +19,7 @@ from promptgraft.objectives.data import (
     Box,
     Direction,
     Expected,
+    LabelledBox,
     LossName,
     Outputs,
     Prediction,
@@ -108,12 +109,12 @@ class ObjectDetection(PlacesTask):
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Read boxes, a JSON list a row; those of labels that aren't kept don't count. See `TextTask`."""
         del spec, texts
-        found = [boxes_in(cell) for cell in cells]
+        found = [_boxes_or_none(cell) for cell in cells]
         boxes = [box for own in found for box in own or ()]
         if boxes and all(max(box[2:4]) <= 1 for box in boxes):
             raise InvalidInputError(
                 f"no box is larger than a pixel, such as {list(boxes[0][:4])}; write left, top, width and height in "
-                "pixels, not as shares of the image"
+                "pixels, not as shares of the image, and no centre"
             )
         index, names = read_labels(sorted({box[4] for own in found for box in own or ()}), labels, choosing=choosing)
         answers: list[Answer | None] = [
@@ -121,6 +122,15 @@ class ObjectDetection(PlacesTask):
             for own in found
         ]
         return answers, names
+
+    @classmethod
+    def why_invalid(cls, cell: str, text: Mapping[str, str]) -> str:
+        """Say why a cell holds no boxes; see `TextTask`."""
+        try:
+            boxes_in(cell)
+        except ValueError as error:
+            return f"{super().why_invalid(cell, text)}: {error}"
+        return super().why_invalid(cell, text)
 
     @classmethod
     def completed(cls, row: Row, path: str) -> Row:
@@ -143,8 +153,12 @@ class ObjectDetection(PlacesTask):
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
         """Want one box; see `TextTask`."""
-        wanted = 'at least one box after cleaning, as in [{"box": [5, 10, 40, 20], "label": "cat"}], found none'
-        return None if any(cls.labels_of(row.answer) for row in rows) else wanted
+        if any(cls.labels_of(row.answer) for row in rows):
+            return None
+        return (
+            "at least one box after cleaning, of left, top, width and height in pixels, as in "
+            '[{"box": [5, 10, 40, 20], "label": "cat"}], found none'
+        )
 
     @classmethod
     def _without_unused(cls, rows: list[Row], names: tuple[str, ...]) -> tuple[list[Row], tuple[str, ...]]:
@@ -337,3 +351,10 @@ def _loss_of(outputs: bytes, queries: int, answer: str) -> float:
 
     own = torch.from_numpy(np.frombuffer(outputs, dtype=np.float32).reshape(1, queries, -1).copy())
     return float(detection_loss(own, detection_targets([answer])))
+
+
+def _boxes_or_none(cell: str) -> list[LabelledBox] | None:
+    try:
+        return boxes_in(cell)
+    except ValueError:
+        return None

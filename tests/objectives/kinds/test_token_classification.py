@@ -99,6 +99,37 @@ def test_numbers_may_be_labels_and_the_form_of_spans_is_said(tmp_path: Path) -> 
         TokenClassification.clean(spec.train, spec, None)
 
 
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("[{'start': 0, 'end': 3, 'label': 'PER'}]", "it is no JSON, in which texts stand in double quotation marks"),
+        ('[{"start": 0, "end": 3, "entity": "PER"}]', '"entity": "PER"} has no \'label\''),
+        ('[[0.0, 3.0, "PER"]]', "start and end are 0.0 and 3.0, not whole numbers"),
+        ('["B-PER", "O"]', '"B-PER" is no span; tags of words are read from .conll files'),
+        ("[1, 0]", "1 is no span; tags of words are read from .conll files"),
+        ("[[0, 3]]", "[0, 3] is no span"),
+        ("[[0, 3, null]]", "the label null is no text and no whole number"),
+        ('[{"start": 0, "end": 3, "label": "PER", "text": "\\ud800"}]', 'the text is "Ann", not "\\ud800"'),
+        ('[[0, 9, "PER"]]', "a span is outside the text of 3 characters, holds no word, or overlaps another"),
+        ('{"start": 0}', "it is no list"),
+    ],
+)
+def test_the_reason_is_said_where_no_cell_can_be_read(cell: str, reason: str, tmp_path: Path) -> None:
+    spec = write(tmp_path / "rows.jsonl", [("Ann", cell)])
+    with pytest.raises(InvalidInputError) as caught:
+        TokenClassification.clean(spec.train, spec, None)
+    assert f"{reason})" in str(caught.value)
+
+
+def test_labels_that_are_whole_numbers_are_texts(tmp_path: Path) -> None:
+    spec = write(tmp_path / "rows.jsonl", [("Ann Lee", [{"start": 0, "end": 3, "label": 1}, [4, 7, 2]])])
+    rows, names, _ = TokenClassification.clean(spec.train, spec, None)
+    assert names == ("O", "B-1", "I-1", "B-2", "I-2")
+    assert rows[0].answer == (1, 3)
+    spec = write(tmp_path / "rows.jsonl", [("Ann Lee", [[0, 3, True]]), ("Ann Lee", [[0, 3, "PER"]])])
+    assert TokenClassification.clean(spec.train, spec, None)[2].invalid_label == 1
+
+
 def test_spans_of_other_labels_do_not_count(tmp_path: Path) -> None:
     spec = write(tmp_path / "rows.jsonl", [(TEXT, SPANS)])
     (row,), names, _ = TokenClassification.clean(spec.train, spec, ("LOC",))

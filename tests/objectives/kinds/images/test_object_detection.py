@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,47 @@ def test_shares_of_an_image_are_no_boxes_and_numbers_may_be_labels() -> None:
     with pytest.raises(InvalidInputError, match=r"no box is larger than a pixel, such as \[0\.1, 0\.2, 0\.5, 0\.3\]"):
         read('[{"box": [0.1, 0.2, 0.5, 0.3], "label": "cat"}]', "[]")
     assert read('[{"box": [0, 0, 0.5, 3], "label": 4}, {"box": [0, 0, 1, 1], "label": "cat"}]') == ("4", "cat")
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("[{'box': [1, 2, 3, 4], 'label': 'red'}]", "it is no JSON, in which texts stand in double quotation marks"),
+        ('[{"bbox": [1, 2, 3, 4], "label": "red"}]', '{"bbox": [1, 2, 3, 4], "label": "red"} has no \'box\''),
+        ("[[1, 2, 3, 4]]", "[1, 2, 3, 4] is no box with a label"),
+        ('[[[1, 2, 3], "red"]]', "the box [1, 2, 3] is no list of four numbers"),
+        ('[[[1, 2, -3, 4], "red"]]', "the box [1, 2, -3, 4] has no width or height"),
+        ("[[[1, 2, 3, 4], 0.5]]", "the label 0.5 is no text and no whole number"),
+    ],
+)
+def test_the_reason_is_said_where_no_cell_can_be_read(cell: str, reason: str, tmp_path: Path) -> None:
+    table = write_boxed(tmp_path, 1)
+    table.write_text(json.dumps({"image": "pictures/0.png", "boxes": cell}) + "\n")
+    with pytest.raises(InvalidInputError) as caught:
+        ObjectDetection.load_target(spec_of_boxes(table), 0)
+    assert f": {reason})" in str(caught.value)
+
+
+def rewritten(table: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    for row in rows:
+        for box in row["boxes"]:
+            change(box)
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return table
+
+
+def test_labels_that_are_whole_numbers_are_texts(tmp_path: Path) -> None:
+    table = rewritten(write_boxed(tmp_path), lambda box: box.update(label=LABELS.index(box["label"])))
+    assert ObjectDetection.load_target(spec_of_boxes(table), 0).labels == ("0", "1")
+
+
+def test_boxes_that_are_shares_are_refused(tmp_path: Path) -> None:
+    table = rewritten(write_boxed(tmp_path), lambda box: box.update(box=[own / WIDTH for own in box["box"]]))
+    with pytest.raises(
+        InvalidInputError, match=r"no box is larger than a pixel, such as \[0\.\d+, .*not as shares of the"
+    ):
+        ObjectDetection.load_target(spec_of_boxes(table), 0)
 
 
 def rows_of(folder: Path, random: np.random.Generator, count: int = 6) -> list[Row]:
