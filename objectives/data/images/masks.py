@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from promptgraft.objectives.data.images.files import UnreadableImageError, opened_image
+from promptgraft.objectives.data.images.files import IMAGE_FORMATS, UnreadableImageError, opened_image
 
 # Class of each pixel, shape (height, width).
 Mask: TypeAlias = npt.NDArray[np.uint8]
@@ -19,6 +19,7 @@ IGNORED_PIXEL = 255
 _LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
 # One number a pixel: bits, bytes, bytes that a palette gives colours to, and wider integers.
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_WRITE = "write a PNG file with one number a pixel: 0 for the first of the labels, 1 for the second"
 _SCHEME = "data:image/png;base64,"
 
 
@@ -34,9 +35,14 @@ def read_mask(path: Path) -> npt.NDArray[np.int64]:
     Raises:
         UnreadableImageError: If there is no such file, or it holds no such image.
     """
-    with opened_image(path, path, formats=_LOSSLESS) as image:
+    with opened_image(path, path, formats=IMAGE_FORMATS) as image:
+        if image.format not in _LOSSLESS:
+            raise UnreadableImageError(path, f"{image.format} files don't keep numbers; {_WRITE}")
         if image.mode not in _NUMBERS:
-            raise UnreadableImageError(path, f"its pixels are of the mode {image.mode}, not one number each")
+            raise UnreadableImageError(
+                path,
+                f"its pixels are of the mode {image.mode}, not one number each; {_WRITE}",
+            )
         return np.asarray(image).astype(np.int64)
 
 

@@ -45,6 +45,8 @@ _TINY = 1e-30
 _FITTED_CELLS = 20_000
 # Pixels each way of a cell where a mask is described, whatever the image's size.
 _DESCRIBED = 4
+# Numbers of a mask in errors.
+_SHOWN = 8
 
 
 @TASK_KINDS.register("semantic_segmentation")
@@ -113,15 +115,47 @@ class SemanticSegmentation(PlacesTask):
         return None if mask_in(answer).shape == image_size(reference) else "mask_of_other_size"
 
     @classmethod
+    def why_invalid(cls, cell: str, text: Mapping[str, str]) -> str:
+        """Say which numbers a mask has; see `TextTask`."""
+        if is_data(cell):
+            return super().why_invalid(cell, text)
+        numbers = ", ".join(map(str, np.unique(read_mask(Path(cell)))[:_SHOWN].tolist()))
+        return (
+            f"; invalid is, for instance, {cell}, which holds the numbers {numbers}; write those of the classes, or "
+            "name more `labels`"
+        )
+
+    @classmethod
+    def why_unusable(cls, row: Row) -> str:
+        """Say why an image or its mask can't be read; see `TextTask`."""
+        reason = super().why_unusable(row)
+        if reason or not isinstance(row.answer, str) or is_data(row.answer):
+            return reason
+        try:
+            read_mask(Path(row.answer))
+        except UnreadableImageError as error:
+            return f"; the first that can't be read: {error}"
+        return ""
+
+    @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:
         """Want two classes; see `TextTask`."""
         found = sorted({own for row in rows for own in cls.labels_of(row.answer)})
+        if len(found) > 1:
+            return None
         said = ", ".join(repr(names[own]) for own in found) or "none"
         wanted = (
             f"masks of at least two classes after cleaning, found {said}; a mask is an image of grey levels or a "
-            "palette, in which 0, 1, ... are the classes as `labels` lists them, and 255 is ignored"
+            f"palette, in which 0, 1, ... are the classes as `labels` lists them, and {IGNORED_PIXEL} is ignored"
         )
-        return None if len(found) > 1 else wanted
+        blank = next((row for row in rows if (mask_in(_mask_of(row)) == IGNORED_PIXEL).any()), None)
+        if blank is None:
+            return wanted
+        (image,) = blank.fields.values()
+        return (
+            f"{wanted}: if pixels of {IGNORED_PIXEL}, such as in the mask of {image}, are {names[-1]!r}, write "
+            f"{len(names) - 1} in their place"
+        )
 
     @classmethod
     def labels_of(cls, answer: Answer) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Masks of images: which rows can be used, what is measured, and how maps become pixels."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -49,6 +50,44 @@ def test_rows_whose_mask_cannot_serve_are_dropped_and_counted(tmp_path: Path) ->
     assert "4 unreadable mask, 1 mask of other size" in str(found)
     assert task.labels == CLASSES
     assert len(task.labelled) + len(task.test) == 40
+
+
+@pytest.mark.parametrize(
+    ("changed", "suffix", "message"),
+    [
+        (
+            lambda mask: np.where(mask == 0, 0, 255),
+            ".png",
+            "such as in the mask of .*png, are 'red', write 2 in their place",
+        ),
+        (
+            lambda mask: np.where(mask == 255, 0, mask * 100),
+            ".png",
+            "which holds the numbers 0, 100; write those of the classes, or name",
+        ),
+        (
+            lambda mask: np.stack([mask] * 3, axis=-1),
+            ".png",
+            "its pixels are of the mode RGB, not one number each; write",
+        ),
+        (
+            lambda mask: mask,
+            ".jpg",
+            "JPEG files don't keep numbers; write a PNG file",
+        ),
+    ],
+)
+def test_the_reason_is_said_where_no_mask_can_serve(
+    changed: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]], suffix: str, message: str, tmp_path: Path
+) -> None:
+    table = write_masked(tmp_path, 6)
+    for number in range(6):
+        mask = changed(np.where(draw_masked(number)[1] == 0, 0, 1 + number % 2)).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}{suffix}")
+    table.write_text(table.read_text().replace(".png\n", f"{suffix}\n"))
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        SemanticSegmentation.load_target(spec_of_masks(table), 0)
+    assert str(tmp_path / "masks" / f"0{suffix}") in str(caught.value) or "pictures/0.png" in str(caught.value)
 
 
 def test_masks_are_what_their_files_hold(tmp_path: Path) -> None:
