@@ -354,5 +354,8 @@ def _plain(value: Any) -> Any:
         InvalidInputError: If a text would lose by it.
     """
     if isinstance(value, bytes):
-        raise InvalidInputError(f"the table holds bytes, such as {value[:20]!r}; decode them to text")
+        raise InvalidInputError(
+            f"the table holds bytes, such as {value[:20]!r}; decode them to text, or write images to files, and their "
+            "names in the column"
+        )
     return value.tolist() if hasattr(value, "tolist") else str(value)

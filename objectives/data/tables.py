@@ -44,10 +44,12 @@ _REMEDIES: dict[type, str] = {
     list: "a list; write one text or one label in each cell, for instance its words joined by spaces; several labels "
     "a row are of the task kind multi_label",
     dict: "an object; write its text in a column of its own",
-    bytes: "bytes; decode them to text",
+    bytes: "bytes; decode them to text, or write images to files, and their names in the column",
 }
-# Of images within a table, as `datasets` writes them, and the first bytes of JPEG, PNG, GIF and WebP.
+# Of images within a table: objects with these keys, as `datasets` writes them, or bytes that begin like JPEG, PNG, GIF
+# and WebP.
 _IMAGE = "an image; write images to files, and their names in the column"
+_IMAGE_KEYS = {"bytes", "path"}
 _IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 
@@ -250,8 +252,8 @@ def _text(value: object) -> str | None:
         return value
     kind = _kind_of(value)
     if kind is not None:
-        inside = value.get("bytes") if isinstance(value, dict) else value
-        is_image = isinstance(inside, bytes) and inside.startswith(_IMAGE_BYTES)
+        is_image = isinstance(value, bytes) and value.startswith(_IMAGE_BYTES)
+        is_image |= isinstance(value, dict) and set(value) == _IMAGE_KEYS
         raise TypeError(_IMAGE if is_image else _REMEDIES[kind])
     import pandas as pd
 
