@@ -84,15 +84,15 @@ def predict(
 
             quiet_transformers()
             predictor = Predictor(bundle, backbone, trust_remote_code=trust_remote_code, items=items)
+        first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
         has_pictures = predictor.task.answers == "masks" and output != STANDARD_OUTPUT
         if has_pictures:
-            check_pictures(output, table)
+            check_pictures(output, table, first)
         predictions = predictor.predict_table(table, abstain_below)
     if items:
         typer.echo(f"{items}: {predictor.new_items}", err=True)
-    first, *others = predictor.task.columns(np.zeros((0, predictor.task.width)), [])
     if has_pictures:
-        predictions[first] = write_pictures(predictions[first].tolist(), output)
+        predictions[first] = write_pictures(predictions[first].tolist(), output, first)
     write_csv(predictions, output, escape_formulas=escape_formulas)
     without = predictions[others[0] if others else first].isna()
     skipped, unsure = int(without.sum()), int((predictions[first].isna() & ~without).sum())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STANDARD_OUTPUT = "-"
+# What pictures are called: the number of their row.
 _PICTURE = re.compile(r"\d{5,}\.png")
 # What spreadsheets take for a formula (OWASP, CSV injection), unless it is a number.
 _FORMULA = re.compile(r"(?![+-]?\d+([.,]\d+)*$)[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -82,26 +83,39 @@ def write_csv(frame: "pd.DataFrame", output: str, *, escape_formulas: bool = Fal
         partial.unlink(missing_ok=True)
 
 
-def check_pictures(output: str, table: str) -> None:
-    """Refuse a CSV file beside which pictures would be written over what they aren't.
+def check_pictures(output: str, table: str, column: str) -> None:
+    """Refuse a CSV file beside which pictures would be written over what they aren't, or into what is read.
 
     Args:
-        output: The CSV file; `-` for standard output, beside which there are none.
+        output: The CSV file.
         table: What is read: a table, an image or a folder of images.
+        column: That of the pictures' paths.
 
     Raises:
-        InvalidInputError: If their folder is read, or holds anything but pictures of an earlier prediction.
+        InvalidInputError: If their folder holds anything but pictures that the CSV file names, or is read.
     """
+    folder, source = _folder_of_pictures(output), Path(table).resolve()
+    what = f"--output {output}: its pictures would be written into {folder}"
+    known = _earlier_pictures(output, column)
+    others = folder.iterdir() if folder.is_dir() else ()
+    if any(own not in known and not own.name.startswith(".") for own in others):
+        raise InvalidInputError(f"{what}, which holds other files; name another CSV file")
+    is_within = source.is_dir() and folder.resolve().is_relative_to(source)
+    if is_within or (source.exists() and source.is_relative_to(folder.resolve())):
+        raise InvalidInputError(f"{what}, from which {table} is read; name another CSV file")
+
+
+def _earlier_pictures(output: str, column: str) -> set[Path]:
+    """Return the pictures that an earlier prediction wrote, as far as its CSV file is still there."""
+    import pandas as pd
+
+    try:
+        names = pd.read_csv(output, dtype=str)[column].dropna()
+    except (OSError, ValueError, KeyError):
+        return set()
     folder = _folder_of_pictures(output)
-    if output == STANDARD_OUTPUT or not folder.is_dir():
-        return
-    is_read = Path(table).exists() and Path(table).resolve().is_relative_to(folder.resolve())
-    earlier = Path(output).exists() and all(_PICTURE.fullmatch(own.name) for own in folder.iterdir())
-    if is_read or not (earlier or next(folder.iterdir(), None) is None):
-        raise InvalidInputError(
-            f"--output {output}: its pictures would be written into {folder}, which holds other files; name another "
-            "CSV file"
-        )
+    paths = {folder.parent / name for name in names if name.startswith(f"{folder.name}/")}
+    return {path for path in paths if path.parent == folder and _PICTURE.fullmatch(path.name)}
 
 
 def _folder_of_pictures(output: str) -> Path:
@@ -109,12 +123,15 @@ def _folder_of_pictures(output: str) -> Path:
     return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}_files")
 
 
-def write_pictures(cells: "Sequence[object]", output: str) -> list[str | None]:
+def write_pictures(cells: "Sequence[object]", output: str, column: str) -> list[str | None]:
     """Write pictures to a folder beside a CSV file, which has the file's name without its suffix.
+
+    Those of an earlier prediction that no row has any longer are removed.
 
     Args:
         cells: Of each row a PNG file as a data URI; anything but a text where there is no picture.
-        output: The CSV file.
+        output: The CSV file, checked before by `check_pictures`.
+        column: That of the pictures' paths.
 
     Returns:
         Path of each picture, relative to the CSV file's folder.
@@ -134,6 +151,8 @@ def write_pictures(cells: "Sequence[object]", output: str) -> list[str | None]:
         if isinstance(cell, str):
             path.write_bytes(base64.b64decode(cell.partition(",")[2]))
         found.append(f"{folder.name}/{path.name}" if isinstance(cell, str) else None)
+    for path in _earlier_pictures(output, column) - {folder.parent / name for name in found if name}:
+        path.unlink(missing_ok=True)
     return found
 
 

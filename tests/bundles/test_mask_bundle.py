@@ -96,6 +96,42 @@ def test_masks_are_never_written_over_what_is_read(exported: Exported, tmp_path:
     assert "which holds other files" in refused("notes.csv")
 
 
+def test_masks_never_replace_what_no_prediction_wrote(exported: Exported, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for place in range(3):
+        shutil.copy(exported.images / "pictures" / f"{place}.png", photos / f"{place:05d}.png")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+
+    def said(table: Path, output: Path) -> str:
+        command = ["predict", str(exported.bundle), "--input", str(table), "--output", str(output)]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == (0 if output.name == "p.csv" else 2), done.output
+        assert {name: (photos / name).read_bytes() for name in before} == before
+        return " ".join(done.output.split())
+
+    assert "from which" in said(photos, photos / "found.csv")
+    table, others = tmp_path / "table.csv", exported.images / "pictures" / "0.png"
+    table.write_text(f"image\n{others}\n{others}\n")
+    assert "which holds other files" in said(table, tmp_path / "photos.csv")
+    (tmp_path / "photos.csv").write_text("image,label\nphotos/00000.png,red\n")
+    assert "which holds other files" in said(table, tmp_path / "photos.csv")
+    said(photos, tmp_path / "p.csv")
+    assert len(list((tmp_path / "p").iterdir())) == 3
+    (tmp_path / "p" / ".DS_Store").write_text("")
+    said(table, tmp_path / "p.csv")
+    assert sorted(path.name for path in (tmp_path / "p").glob("*.png")) == ["00000.png", "00001.png"]
+    (tmp_path / "p.csv").rename(tmp_path / "q.csv")
+    (tmp_path / "p").rename(tmp_path / "q")
+    assert "which holds other files" in said(table, tmp_path / "q.csv")
+    found = tmp_path / "r.csv"
+    found.write_text((tmp_path / "q.csv").read_text().replace("p/", "r/"))
+    (tmp_path / "q").rename(tmp_path / "r")
+    assert "from which" in said(tmp_path / "r", found)
+    (tmp_path / "r" / "mine.txt").write_text("")
+    assert "which holds other files" in said(table, found)
+
+
 def test_masks_are_served_within_answers(exported: Exported) -> None:
     predictor = Predictor(exported.bundle)
     path = exported.rows[0].fields["image"]
