@@ -174,6 +174,7 @@ _LATER: Mapping[str, object] = {
     "languages": None,
     "coverage": (),
     "item_columns": (),
+    "item_ids": (),
 }
 _LATER_OF_BACKBONE = ("layers", "image_size")
 
@@ -221,6 +222,7 @@ class Manifest(_Part):
         languages: From which language into which one it translates; None if it doesn't.
         coverage: What it is right about, by how sure it must be; on rows out of their fold.
         item_columns: Where it recommends items: the columns of their id and their text in the study's table.
+        item_ids: The id of each of these items, in the order of the labels; none where an older version wrote it.
         files: File of this bundle -> SHA-256 of its content.
         versions: Package -> version that wrote it; `requirements.txt` has all that these need.
         digest: SHA-256 of this manifest, written as it is with an empty digest.
@@ -250,6 +252,7 @@ class Manifest(_Part):
     languages: tuple[str, str] | None = None
     coverage: tuple[CoveragePoint, ...] = ()
     item_columns: tuple[str, ...] = ()
+    item_ids: tuple[str, ...] = ()
     files: FileHashes = {}
     versions: dict[str, str] = {}
     digest: str = ""
@@ -267,6 +270,8 @@ class Manifest(_Part):
             raise ValueError(f"labels must be {least} or more, each once")
         if len(self.thresholds) not in (0, len(self.labels)):
             raise ValueError("thresholds must be as many as labels")
+        if len(self.item_ids) not in (0, len(self.labels)):
+            raise ValueError("item_ids must be as many as labels")
         if not set(self.labels) <= set(self.head_labels):
             raise ValueError("labels must be among head_labels")
         rows = [*self.demonstrations, *(entry for member in self.members for entry in member.demonstrations)]

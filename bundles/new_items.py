@@ -1,7 +1,7 @@
 """Items that came after a bundle was made: they are recommended by their texts, without training."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ class NewItems:
     """What a table of items adds to a bundle.
 
     Attributes:
-        names: Texts of the new items, by which they are called.
+        names: Texts of the new items, by which they are called; with an id behind it where two have the same.
         known: Rows whose items the bundle has already.
         without_text: Rows without an id or a text.
     """
@@ -50,28 +50,38 @@ def read_new_items(path: str, manifest: Manifest) -> NewItems:
         raise InvalidInputError(f"{path}: no items can be added, since {reason}")
     item, *text = manifest.item_columns
     texts = read_texts(HistorySpec("", "", path, tuple(text)), item)
-    names = _new_names(texts, set(manifest.labels))
+    known = set(manifest.item_ids) or _known_by_texts(texts, manifest.labels)
+    names = _names({own: said for own, said in texts.items() if own not in known}, manifest.labels)
     found = NewItems(names, len(texts) - len(names), len(read_table(path, [item])) - len(texts))
     if not names:
         raise InvalidInputError(f"{path}: no row is a new item ({found}); leave it out")
     return found
 
 
-def _new_names(texts: Mapping[str, str], known: set[str]) -> tuple[str, ...]:
-    """Name the items that a bundle doesn't have, which knows its own by their texts, or by texts with ids.
+def _known_by_texts(texts: Mapping[str, str], labels: Sequence[str]) -> set[str]:
+    """Return the ids of items that a bundle of an older version has, which knows them by texts, or texts with ids.
 
     Of several with the text of a known one the first is taken for it: what is recommended by texts tells them apart no
     more than that.
     """
-    left, new = set(known), list[tuple[str, str]]()
+    left, known = set(labels), set[str]()
     for item, text in texts.items():
         name = next((own for own in (with_id(text, item), text) if own in left), None)
-        if name is None:
-            new.append((item, text))
-        else:
+        if name is not None:
             left.remove(name)
-    counts = Counter(text for _, text in new)
-    return tuple(with_id(text, item) if text in known or counts[text] > 1 else text for item, text in new)
+            known.add(item)
+    return known
+
+
+def _names(new: Mapping[str, str], known: Sequence[str]) -> tuple[str, ...]:
+    """Call new items by their texts; with the id behind it where another item has the same, known or new."""
+    counts, found = Counter(new.values()), dict.fromkeys(known)
+    for item, text in new.items():
+        name = with_id(text, item) if text in found or counts[text] > 1 else text
+        while name in found:
+            name = with_id(name, item)
+        found[name] = None
+    return tuple(found)[len(known) :]
 
 
 def _why_none(manifest: Manifest) -> str | None:

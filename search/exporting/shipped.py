@@ -19,6 +19,7 @@ from promptgraft.bundles import (
 )
 from promptgraft.objectives.backbones import file_hashes
 from promptgraft.objectives.data import TASK_KINDS, TaskSpec, all_labels
+from promptgraft.objectives.kinds import read_items
 from promptgraft.objectives.prompting import DemonstrationPools
 from promptgraft.search.exporting.confidence import Confidence
 from promptgraft.search.exporting.exported_trial import ExportedTrial, as_shipped
@@ -26,6 +27,8 @@ from promptgraft.search.storage import FLOAT32_LOGITS_FILE, LOGITS_FILE, REFIT_L
 from promptgraft.search.study import row_hashes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
@@ -117,6 +120,7 @@ def manifest_of(shipped: Shipped, confidence: Confidence | None) -> Manifest:
         languages=backbone.languages,
         coverage=tuple(CoveragePoint(**asdict(point)) for point in coverage),
         item_columns=_item_columns(study.objective.target),
+        item_ids=_item_ids(study.objective.target, study.target.labels),
     )
 
 
@@ -124,6 +128,14 @@ def _item_columns(spec: TaskSpec) -> tuple[str, ...]:
     """Return the columns of an item's id and its text, where items are recommended."""
     histories = spec.histories
     return (spec.label, *histories.text) if histories and TASK_KINDS[spec.kind].one_label else ()
+
+
+def _item_ids(spec: TaskSpec, labels: "Sequence[str]") -> tuple[str, ...]:
+    """Return the id of each item that is recommended; an empty one where the table of items has changed."""
+    if not spec.histories or not TASK_KINDS[spec.kind].one_label:
+        return ()
+    ids = {name: item for item, name in read_items(spec.histories, spec.label).items()}
+    return tuple(ids.get(name, "") for name in labels)
 
 
 def examples_of(shipped: Shipped, count: int) -> Examples | None:

@@ -15,7 +15,7 @@ from optuna.trial import create_trial
 
 from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.bundles.formats import convert
-from promptgraft.bundles.new_items import _new_names
+from promptgraft.bundles.new_items import read_new_items
 from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.backbones import Encoder
 from promptgraft.objectives.trial import Objective
@@ -191,8 +191,43 @@ def test_items_with_the_text_of_others_are_told_apart_as_far_as_the_bundle_does(
     item, text = next(iter(ITEMS.items()))
     assert added({item: text, "n9": text}) == ((f"{text} (n9)",), 1)
     assert added({item: text, "n7": "blue hat", "n8": "blue hat"}) == (("blue hat (n7)", "blue hat (n8)"), 1)
-    known = {"red hat (1)", "red hat (3)", "coat"}
-    assert _new_names({"1": "red hat", "2": "red hat", "4": "coat", "5": "scarf"}, known) == ("red hat", "scarf")
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "known"),
+    [
+        ({"bread0": "red bread", "n1": "red bread"}, ("red bread (n1)",), 1),
+        ({"n1": "red bread", "bread0": "red bread"}, ("red bread (n1)",), 1),
+        ({"n1": "red bread"}, ("red bread (n1)",), 0),
+        ({"bread0": "another text", "n1": "wooden ball"}, ("wooden ball",), 1),
+        ({"n1": "wooden ball", "n2": "wooden ball"}, ("wooden ball (n1)", "wooden ball (n2)"), 0),
+    ],
+    ids=[
+        "a remake beside its original",
+        "before it",
+        "a remake alone",
+        "a known item with another text",
+        "two new ones",
+    ],
+)
+def test_items_are_known_by_their_ids(
+    bundle: Path, tmp_path: Path, rows: dict[str, str], names: tuple[str, ...], known: int
+) -> None:
+    found = Predictor(bundle, items=str(write_items(tmp_path / "new.csv", rows)))
+    assert (found.new_items.names, found.new_items.known) == (names, known)
+    assert found.labels[-len(names) :] == names
+
+
+def test_items_are_known_by_their_texts_where_a_bundle_has_no_ids(bundle: Path, tmp_path: Path) -> None:
+    """As those of older versions; names of items that shared a text hold their ids."""
+    whole = read_manifest(bundle)
+    assert whole.labels == tuple(ITEMS[item] for item in whole.item_ids)
+    old = whole.model_copy(update={"labels": ("red hat (1)", "red hat (3)", "coat"), "item_ids": ()})
+    table = write_items(tmp_path / "new.csv", {"1": "red hat", "2": "red hat", "4": "coat", "5": "scarf"})
+    found = read_new_items(str(table), old)
+    assert (found.names, found.known) == (("red hat", "scarf"), 2)
+    found = read_new_items(str(table), old.model_copy(update={"item_ids": ("1", "3", "9")}))
+    assert (found.names, found.known) == (("red hat", "coat (4)", "scarf"), 1)
 
 
 @pytest.mark.parametrize(
