@@ -1,7 +1,7 @@
 """User profiles: a row is what a user had, its answer one value of each attribute, such as age group and occupation."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import ClassVar
 
@@ -43,7 +43,7 @@ class UserProfile(MultiLabel):
         cls, path: str, spec: TaskSpec, labels: tuple[str, ...] | None, *, choosing: bool = False
     ) -> tuple[list[Row], tuple[str, ...], CleaningReport]:
         """Read histories and profiles; users without a value of each attribute are dropped; see `TextTask`."""
-        del path, choosing
+        del path
         found = read_histories(spec)
         profiles = _read_profiles(spec)
         names = labels or tuple(sorted({label for own in profiles.values() for label in own or ()}))
@@ -66,6 +66,8 @@ class UserProfile(MultiLabel):
             )
         if (lacking := cls.shortage(rows, names)) is not None:
             raise InvalidInputError(f"{spec.train}: users with a profile must have {lacking} ({report})")
+        if choosing:
+            _check_values({names[place] for row in rows for place in cls.labels_of(row.answer)}, spec)
         return rows, names, report
 
     @classmethod
@@ -134,6 +136,17 @@ def _read_profiles(spec: TaskSpec) -> dict[str, tuple[str, ...] | None]:
         else None
         for user, cells in zip(users, zip(*columns, strict=True), strict=True)
     }
+
+
+def _check_values(used: Set[str], spec: TaskSpec) -> None:
+    """Refuse an attribute of which all users have the same value."""
+    values = Counter(label.partition(IS)[0] for label in used)
+    same = next((label for label in sorted(used) if values[label.partition(IS)[0]] == 1), None)
+    if same is not None and spec.histories is not None:
+        raise InvalidInputError(
+            f"{spec.histories.users}: all users who are kept have the value {same!r}, so there is nothing to predict; "
+            "leave that column out of `histories.attributes`"
+        )
 
 
 def _sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from promptgraft.objectives.data import SEPARATOR, PriorRows, Split, TaskSpec
@@ -36,6 +37,15 @@ def test_each_user_has_one_value_of_each_attribute(spec: TaskSpec) -> None:
     outputs = np.array([[-3, -5, -9, -1, -2], [2, 3, 9, 8, 7]], dtype=np.float32)
     texts = [row.fields for row in task.test[:2]]
     assert task.predict(task.expected(outputs), texts) == [("age: old", "job: cook"), ("age: young", "job: clerk")]
+
+
+def test_an_attribute_with_a_single_value_is_refused_but_for_a_source(spec: TaskSpec) -> None:
+    assert spec.histories is not None
+    path = str(spec.histories.users)
+    pd.read_csv(path).assign(age="same").to_csv(path, index=False)
+    with pytest.raises(InvalidInputError, match=r"users.csv: all users who are kept have the value 'age: same'"):
+        UserProfile.load_target(spec, 0)
+    assert "age: same" in UserProfile.clean(spec.train, spec, None)[1]
 
 
 def test_rare_values_are_preferred_as_far_as_f1_gains_by_it(spec: TaskSpec) -> None:
