@@ -88,7 +88,8 @@ def verify(
         return Verification((), unlisted)
     predictor = Predictor(folder, backbone, trust_remote_code=trust_remote_code)
     count = len(examples.rows)
-    both = joined([predictor.logits(examples.rows), np.array(examples.logits, dtype=np.float32)])
+    computed = predictor.logits(examples.rows)
+    both = joined([computed, np.array(examples.logits, dtype=computed.dtype)])
     logits, expected_logits = both[:count], both[count:]
     task = predictor.task
     apart = task.distances(logits, expected_logits)

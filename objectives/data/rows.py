@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ import numpy.typing as npt
 Direction = Literal["maximize", "minimize"]
 # What a model computes for rows, and what that stands for, such as probabilities; both of shape (rows, labels), or, in
 # kinds of task with an output for each word or cell, (rows, words, labels), with zeros behind a row's last word.
-Outputs: TypeAlias = npt.NDArray[np.float32]
+# Outputs are of 32 bits; where they are numbers of a task's scale, of 64, since such numbers may lie far from 0.
+Outputs: TypeAlias = npt.NDArray[np.floating[Any]]
 Expected: TypeAlias = npt.NDArray[np.float64]
 # Form of answers: labels, numbers, texts, or parts of texts; masks, which are images; or boxes in images.
 AnswerForm = Literal["labels", "masks", "boxes"]

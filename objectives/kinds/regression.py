@@ -20,11 +20,9 @@ from promptgraft.objectives.data import (
 )
 from promptgraft.spaces import InvalidInputError
 
-# Outputs have 24 bits: with a larger mean, in standard deviations, rounding would be felt.
-MOST_OFFSET = 1e5
 # Parts of the scale that splits have in the same shares: as many as have so many rows, at most.
 STRATA, ROWS_PER_STRATUM = 5, 8
-# Numbers are below it: as float32, outputs can't be much larger.
+# Numbers are below it; larger ones, such as the largest of 32 bits, stand for missing ones.
 MOST = 1e37
 
 
@@ -67,17 +65,9 @@ class Regression(TextTask):
 
     @classmethod
     def shortage(cls, rows: Sequence[Row], names: Sequence[str]) -> str | None:  # noqa: ARG003
-        """Want two numbers, and no more than 32 bits tell apart; see `TextTask`."""
+        """Want two numbers; see `TextTask`."""
         found = len({row.answer for row in rows})
-        if found < 2:
-            return f"at least two different numbers after cleaning, found {found or 'none'}"
-        mean, spread = float(abs(_numbers(rows).mean())), float(_numbers(rows).std())
-        if mean <= MOST_OFFSET * spread:
-            return None
-        return (
-            f"numbers that differ by more than a hundred-thousandth of their size, found a mean of {mean:.3g} and a "
-            f"standard deviation of {spread:.3g}; subtract a constant from all of them"
-        )
+        return None if found > 1 else f"at least two different numbers after cleaning, found {found or 'none'}"
 
     @classmethod
     def strata(cls, rows: Sequence[Row]) -> list[int]:
@@ -106,10 +96,11 @@ class Regression(TextTask):
         true, predicted = _numbers(rows), self.expected(outputs)[:, 0]
         varies = len(rows) > 1 and np.ptp(true) > 0
         correlates = varies and np.ptp(predicted) > 0
+        centre = true.mean()  # Far from 0, scipy takes numbers for equal that aren't.
         return {
             "rmse": float(root_mean_squared_error(true, predicted)),
             "mae": float(mean_absolute_error(true, predicted)),
-            "pearson": float(pearsonr(true, predicted).statistic) if correlates else 0.0,
+            "pearson": float(pearsonr(true - centre, predicted - centre).statistic) if correlates else 0.0,
             "spearman": float(spearmanr(true, predicted).statistic) if correlates else 0.0,
             "r2": float(r2_score(true, predicted)) if varies else 0.0,
             "loss": float(self.row_losses(self.expected(outputs), rows).mean()),
@@ -121,7 +112,7 @@ class Regression(TextTask):
 
     def outputs_of(self, expected: Expected) -> Outputs:
         """Return the numbers; see `Task`."""
-        return expected.astype(np.float32)
+        return expected
 
     def row_losses(self, expected: Expected, rows: Sequence[Row]) -> Expected:
         """Return half the squared error of each row, in units of the variance of all labelled rows; see `Task`."""
@@ -147,7 +138,7 @@ class Regression(TextTask):
 
     def constant(self, rows: Sequence[Row]) -> Outputs:
         """Predict the mean of the training rows; see `Task`."""
-        return np.full((len(rows), 1), _numbers(self.train).mean(), dtype=np.float32)
+        return np.full((len(rows), 1), _numbers(self.train).mean())
 
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:
         """Fit ridge regression; see `Task`."""
@@ -156,7 +147,7 @@ class Regression(TextTask):
         numbers = _numbers(train)
         centre, scale = numbers.mean(), numbers.std() or 1.0
         model = Ridge(alpha=1 / c).fit(known, (numbers - centre) / scale)
-        return np.asarray(model.predict(others)[:, None] * scale + centre, dtype=np.float32)
+        return np.asarray(model.predict(others)[:, None] * scale + centre, dtype=np.float64)
 
     @property
     def purpose(self) -> str:
@@ -165,12 +156,12 @@ class Regression(TextTask):
 
 
 def as_number(cell: str) -> float | None:
-    """Read a number that outputs can hold; None if a cell holds none."""
+    """Read a number; None if a cell holds none."""
     try:
         found = float(cell)
     except ValueError:
         return None
-    # Python takes 2024_01 for 202401. The largest numbers are some programs' sign for a missing one.
+    # Python takes 2024_01 for 202401.
     return found if abs(found) < MOST and "_" not in cell else None
 
 

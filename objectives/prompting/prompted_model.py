@@ -45,8 +45,8 @@ class PromptedModel:
     Attributes:
         activations: What is known of rows that were encoded; everything is computed if None.
         bias: What calibration takes off the scores, shape (labels,), on the CPU; see `calibration`.
-        scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), on the CPU; None where
-            they are logits.
+        scaling: Centre and scale that turn outputs into numbers of the task's scale, shape (2,), in float64 on the CPU;
+            None where they are logits.
         prior: What is counted and joins the scores, if the candidate has a prior.
 
     Raises:
@@ -382,7 +382,7 @@ class PromptedModel:
                 scored += len(chosen)
                 report_progress("scoring rows", scored, len(rows))
         result = result if self.bias is None else result - self.bias
-        return result if self.scaling is None else result * self.scaling[1] + self.scaling[0]
+        return result if self.scaling is None else result.to(self.scaling.dtype) * self.scaling[1] + self.scaling[0]
 
 
 def _without_prior(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

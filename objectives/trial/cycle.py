@@ -231,7 +231,7 @@ class Cycle(Evaluations):
         plan = TrainingSettings.of(self.candidate, micro_batch_size, self._resources.tasks.target.loss)
         trainer = Trainer(model, source, target, plan, self.seed, step)
         scaling = self._resources.tasks.target.scaling
-        model.scaling = None if scaling is None else torch.tensor(scaling)
+        model.scaling = None if scaling is None else torch.tensor(scaling, dtype=torch.float64)
         self._resources.fit_prior(model)
         return trainer
 

@@ -90,7 +90,7 @@ def scored_outputs(task: Task, files: FileStore, trials: Sequence[int], weights:
         weights: Share of each.
     """
     try:
-        found = [files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy() for number in trials]
+        found = [files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].numpy() for number in trials]
         logits = task.combine(found, weights)
     except (OSError, SafetensorError, KeyError):
         return None

@@ -194,7 +194,7 @@ def _left_by(study: Study, files: FileStore, trial: FrozenTrial) -> bool:
     """Tell by its logits whether files are those of a trial that was run before weights were hashed."""
     task, number = study.target, trial.number
     try:
-        logits = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].float().numpy()
+        logits = files.read_tensors(trial_file(number, LOGITS_FILE))["logits"].numpy()
     except FileNotFoundError:
         return True
     except (SafetensorError, KeyError):

@@ -151,7 +151,7 @@ def examples_of(shipped: Shipped, count: int) -> Examples | None:
             name = REFIT_LOGITS_FILE
         number = entry.trial.number
         try:
-            found.append(entry.files.read_tensors(trial_file(number, name))["logits"].float().numpy())
+            found.append(entry.files.read_tensors(trial_file(number, name))["logits"].numpy())
         except (FileNotFoundError, SafetensorError, KeyError):
             logger.warning(
                 "the logits of trial %d are gone or damaged, so the bundle holds no examples to verify it by", number

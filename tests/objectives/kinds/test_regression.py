@@ -32,15 +32,6 @@ def test_words_and_one_number_are_refused(tmp_path: Path) -> None:
             Regression.load_target(spec_of_kind(table, "regression"), 0)
 
 
-def test_numbers_that_32_bits_do_not_tell_apart_are_refused() -> None:
-    """As milliseconds since 1970 are: every prediction would be the same number."""
-    times, years = ([Row({"text": str(n)}, start + n) for n in range(60)] for start in (1.7e12, 1960.0))
-    said = Regression.shortage(times, ())
-    assert said is not None
-    assert "found a mean of 1.7e+12 and a standard deviation of 17.3; subtract a constant" in said
-    assert Regression.shortage(years, ()) is None
-
-
 def test_labels_and_shots_are_refused(tmp_path: Path) -> None:
     table = write_kinds(tmp_path / "rows.csv")
     with pytest.raises(InvalidInputError, match="leave it out"):
@@ -64,6 +55,15 @@ def test_the_scale_is_that_of_the_training_rows_alone(tmp_path: Path) -> None:
     numbers = [row.answer for row in part.train]
     assert part.scaling == (pytest.approx(np.mean(numbers)), pytest.approx(np.std(numbers)))
     assert part.scaling != task.on(Split(0, 2)).scaling
+
+
+@pytest.mark.filterwarnings("error")
+def test_correlations_far_from_0_are_exact() -> None:
+    near = np.random.default_rng(0).normal(size=(2, 50))
+    true, predicted = near + 2.0**48
+    rows = tuple(Row({"text": str(n)}, float(own)) for n, own in enumerate(true))
+    found = Regression(("score",), rows).measure(predicted[:, None], rows)
+    assert found["pearson"] == pytest.approx(pearsonr(true - 2.0**48, predicted - 2.0**48).statistic, abs=1e-9)
 
 
 def test_metrics_equal_those_of_scikit_learn_and_scipy() -> None:

@@ -41,8 +41,11 @@ KINDS = ["multi_label", "regression", "token_classification"]
 class Shipped:
     """A study of one kind whose two trials have run and whose winner is exported; no Ray is needed for that."""
 
-    def __init__(self, kind: str, folder: Path, encoder: str) -> None:
+    def __init__(self, kind: str, folder: Path, encoder: str, offset: float = 0.0) -> None:
         table = write_kinds(folder / "rows.csv")
+        if offset:
+            frame = pd.read_csv(table)
+            frame.assign(score=frame["score"] + offset).to_csv(table, index=False)
         target = {
             "kind": kind,
             "train": str(table),
@@ -103,6 +106,26 @@ def test_the_bundle_predicts_what_was_scored(shipped: Shipped) -> None:
     assert np.array_equal(outputs, again)
     (said,) = predictor.predict([{**rows[0].fields, "other": "column"}])
     assert said == predictor.predict([rows[0].fields["text"]])[0]
+
+
+def test_numbers_far_from_0_are_told_apart(tmp_path: Path, tiny_models: TinyModels) -> None:
+    """Times in milliseconds, of which float32 holds the first seven digits."""
+    shipped = Shipped("regression", tmp_path, tiny_models["encoder"], offset=1.7e12)
+    task = shipped.study.target
+    assert shipped.export.members == ()
+    assert verify(shipped.export.folder).passed
+    predictor = Predictor(shipped.export.folder)
+    outputs = predictor.logits([row.fields for row in task.test])
+    found, metrics = task.measure(outputs, task.test), read_manifest(shipped.export.folder).metrics
+    assert found == pytest.approx(metrics["test"], abs=1e-3)
+    assert min(found["r2"], metrics["validation"]["r2"]) > 0
+    assert len(np.unique(outputs)) > 20
+    halves = task.combine([outputs, outputs + 2], [0.5, 0.5])
+    assert halves == pytest.approx(outputs + 1, abs=1e-3, rel=0)
+    mean = np.mean([row.answer for row in task.train])
+    assert task.constant(task.test)[:, 0] == pytest.approx(mean, abs=1e-3, rel=0)
+    linear = task.fit_linear(np.eye(len(task.train)), task.train, np.eye(len(task.train)), 1e6)
+    assert linear[:, 0] == pytest.approx([row.answer for row in task.train], abs=1e-2, rel=0)
 
 
 def test_thresholds_are_chosen_on_rows_out_of_their_folds(shipped: Shipped) -> None:
