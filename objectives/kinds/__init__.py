@@ -7,6 +7,7 @@ from promptgraft.spaces.facade import lazy_exports
 if TYPE_CHECKING:
     from promptgraft.objectives.kinds.histories.interactions import read_items as read_items
     from promptgraft.objectives.kinds.histories.interactions import read_texts as read_texts
+    from promptgraft.objectives.kinds.histories.interactions import unlike_items as unlike_items
     from promptgraft.objectives.kinds.histories.interactions import with_id as with_id
     from promptgraft.objectives.kinds.images.detection_loss import detection_loss as detection_loss
     from promptgraft.objectives.kinds.images.detection_loss import detection_targets as detection_targets

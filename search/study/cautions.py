@@ -12,6 +12,7 @@ from promptgraft.objectives.data import (
     joined_labels,
     wanted_folds,
 )
+from promptgraft.objectives.kinds import unlike_items
 from promptgraft.search.study.effort import families_of
 from promptgraft.search.study.schema.study_file import StudyFile
 from promptgraft.search.study.space_loading import SELF_TRAINING
@@ -54,11 +55,7 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
         found.append(
             f"target: {cleaning}; answers that can't be read are left out: are they written as this kind of task needs?"
         )
-    if target.reads_histories and cleaning.missing_text > MANY_UNREADABLE * cleaning.read:
-        found.append(
-            f"target: {cleaning}; what isn't in the table of items, or has no text there, is left out: are the ids of "
-            "both tables written alike?"
-        )
+    found += [f"target: {doubt}" for doubt in _doubts_of_histories(target)]
     wanted = wanted_folds(len(target.labelled), file.target.folds)
     if 1 < target.folds < wanted:
         found.append(f"target: {target.folds} folds in place of {wanted}, since a label has no more rows")
@@ -92,6 +89,26 @@ def _unreadable(file: StudyFile, target: Task) -> int:
     if target.reads_histories:
         return target.cleaning.invalid_rating
     return target.cleaning.invalid_label if file.target.labels is None else 0
+
+
+def _doubts_of_histories(task: Task) -> list[str]:
+    """Say where many items have no text, and where histories have no order."""
+    if task.spec is None or task.spec.histories is None:
+        return []
+    histories, missing, found = task.spec.histories, task.cleaning.missing_text, []
+    if missing > MANY_UNREADABLE * task.cleaning.read:
+        lost, known = unlike_items(task.spec)
+        found.append(
+            f"{missing} of {task.cleaning.read} interactions are left out, since their items, such as {lost!r}, aren't "
+            f"in the table of items, {histories.items}, or have no text there, as {known!r} has: are the ids of both "
+            "tables written alike?"
+        )
+    if task.one_label and len({row.time for row in (*task.labelled, *task.test)}) == 1:
+        found.append(
+            f"all interactions have the same time in column {histories.time!r}, so histories are in the order of the "
+            "table"
+        )
+    return found
 
 
 def _doubts(task: Task) -> list[str]:

@@ -82,15 +82,15 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
             f"{histories.items}: no item has a text in {', '.join(map(repr, histories.text))}; name columns with texts"
         )
     found, counts = _interactions(spec, histories, texts)
-    if not found and counts["missing_time"]:
+    if not found and counts["missing_time"] > counts["missing_text"]:
         raise InvalidInputError(
             f"{spec.train}: no interaction has a time in column {histories.time!r}; name the column of times"
         )
     if not found and counts["missing_text"]:
-        item = next(filter(None, read_table(spec.train, [spec.label])[spec.label]))
+        lost, other = unlike_items(spec)
         raise InvalidInputError(
-            f"{spec.train}: no item of column {spec.label!r}, such as {item!r}, is in {histories.items} with a text, "
-            f"such as {next(iter(texts), '')!r}; write their ids alike"
+            f"{spec.train}: no item of column {spec.label!r}, such as {lost!r}, is in {histories.items} with a text, "
+            f"such as {other!r}; write their ids alike"
         )
     kept = _frequent(found, histories.least)
     counts["few_interactions"] += len(found) - len(kept)
@@ -215,6 +215,13 @@ def read_texts(spec: HistorySpec, column: str) -> dict[str, str]:
     columns = [[" ".join((cell or "").split()) for cell in frame[name]] for name in spec.text]
     texts = [BETWEEN.join(filter(has_text, cells)) for cells in zip(*columns, strict=True)]
     return {item: text for item, text in zip(ids, texts, strict=True) if item and has_text(text)}
+
+
+def unlike_items(spec: TaskSpec) -> tuple[str, str]:
+    """Return the id of an item that users had and that has no text, and of one that has; empty where there is none."""
+    texts = read_texts(_of(spec), spec.label)
+    had = ((cell or "").strip() for cell in read_table(spec.train, [spec.label])[spec.label])
+    return next((item for item in had if item and item not in texts), ""), next(iter(texts), "")
 
 
 def read_ids(cells: Iterable[str | None], name: str) -> list[str]:

@@ -160,8 +160,9 @@ def test_controls_of_items_are_refused_where_there_are_none(tmp_path: Path, tiny
         load_study(file, rehearsed=True)
 
 
-def test_items_that_the_table_lacks_are_a_caution(tmp_path: Path, tiny_models: TinyModels) -> None:
-    own = sections(tmp_path, "recommendation", source=False)
+@pytest.mark.parametrize("kind", ["recommendation", "user_profile"])
+def test_items_that_the_table_lacks_are_a_caution(tmp_path: Path, tiny_models: TinyModels, kind: str) -> None:
+    own = sections(tmp_path, kind, source=False)
     table = Path(own["target"]["train"])
     backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32}
     study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **own))
@@ -172,3 +173,18 @@ def test_items_that_the_table_lacks_are_a_caution(tmp_path: Path, tiny_models: T
     study = load_study(write_study_file(tmp_path / "study.yaml", backbone, **own))
     (said,) = [caution for caution in study.cautions if "table of items" in caution]
     assert "are the ids of both tables written alike?" in said
+    count, item = len(lines[::10]), lost[0].split(",")[1]
+    assert f"target: {count} of {len(lines)} interactions are left out, since their items, such as '{item}'" in said
+    assert "as 'bread0' has" in said
+
+
+def test_times_that_are_all_the_same_are_a_caution(tmp_path: Path, tiny_models: TinyModels) -> None:
+    own = sections(tmp_path, "recommendation", source=False)
+    table = Path(own["target"]["train"])
+    backbone = {"path": tiny_models["encoder"], "family": "encoder", "max_tokens": 32}
+    file = write_study_file(tmp_path / "study.yaml", backbone, **own)
+    assert not any("the same time" in caution for caution in load_study(file, rehearsed=True).cautions)
+    head, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([head, *(f"{line.rpartition(',')[0]},1" for line in lines)]) + "\n")
+    said = "target: all interactions have the same time in column 'when', so histories are in the order of the table"
+    assert said in load_study(file, rehearsed=True).cautions

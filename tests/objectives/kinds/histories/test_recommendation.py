@@ -131,6 +131,7 @@ def test_interactions_that_are_rated_too_low_do_not_count(tmp_path: Path) -> Non
         (["u,a,1"], {"a": "", "b": " "}, "no item has a text in 'title'; name columns with texts"),
         (["u,a,", "v,b,"], None, "no interaction has a time in column 'when'"),
         (["u,x,1", "v,y,2"], None, "no item of column 'item', such as 'x', is in"),
+        (["w,a,", "u,x,1", "v,y,2"], None, "no item of column 'item', such as 'x', is in .* such as 'a'; write their"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, lines: list[str], items: dict[str, str] | None, message: str) -> None:
