@@ -13,7 +13,7 @@ from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, check_pictures, write_csv, write_pictures
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, loading, reported
-from promptgraft.search.wording import one_line, size
+from promptgraft.search.wording import one_line, rounded, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -337,10 +337,11 @@ def _print_comparison(found: "BundleComparison") -> None:
 def _print_metric_comparison(found: "MetricComparison") -> None:
     _print_disagreements(found.disagreements)
     typer.echo(found.cleaning)
+    gain, low, high = (rounded(own, sign="+") for own in (found.challenger - found.champion, found.low, found.high))
     typer.echo(
-        f"{found.metric} ({found.direction}): champion {found.champion:.4f}, challenger {found.challenger:.4f} on "
-        f"{found.rows} rows; difference {found.challenger - found.champion:+.4f}, {100 * (1 - found.level):g} % "
-        f"interval {found.low:+.4f} to {found.high:+.4f}; they disagree on {len(found.disagreements)} rows"
+        f"{found.metric} ({found.direction}): champion {rounded(found.champion)}, challenger "
+        f"{rounded(found.challenger)} on {found.rows} rows; difference {gain}, {100 * (1 - found.level):g} % interval "
+        f"{low} to {high}; they disagree on {len(found.disagreements)} rows"
     )
     typer.echo(f"challenger: {found.outcome} (jackknife over groups of rows)")
 

@@ -11,6 +11,7 @@ from optuna_dashboard import save_plotly_graph_object
 
 from promptgraft.search.judging import transfer, winning_trial
 from promptgraft.search.reporting.history import TrialFacts, history_of, names_of
+from promptgraft.search.wording import rounded
 
 # How much more trials there must be than when it was last drawn: what drawing takes grows with their number.
 _GROWTH = 1.1
@@ -83,7 +84,7 @@ def _by_template(history: Sequence[TrialFacts], metric: str) -> go.Figure | None
         return None
     cells = [[found.get((row, column), []) for column in columns] for row in rows]
     means = [[mean(cell) if cell else None for cell in line] for line in cells]
-    counts = [[f"{mean(cell):.3f} ({len(cell)})" if cell else "" for cell in line] for line in cells]
+    counts = [[f"{rounded(mean(cell), 3)} ({len(cell)})" if cell else "" for cell in line] for line in cells]
     figure = go.Figure(layout={"title": f"mean {metric} by template"})
     figure.add_heatmap(
         x=list(map(str, columns)), y=rows, z=means, text=counts, texttemplate="%{text}", colorscale="Blues"

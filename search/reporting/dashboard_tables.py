@@ -18,6 +18,7 @@ from promptgraft.search.reporting.dashboard_notes import save_trial_note, trial_
 from promptgraft.search.storage import LOGITS_FILE, RunFolder, trial_file
 from promptgraft.search.study import Study
 from promptgraft.search.trials import Evaluated
+from promptgraft.search.wording import rounded
 from promptgraft.spaces import Candidate
 
 # So many trials have a note; those after them have it as a file among their artifacts. The dashboard keeps notes with
@@ -136,7 +137,7 @@ def _outputs(folder: RunFolder, number: int) -> npt.NDArray[np.float64] | None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return rounded(value) if isinstance(value, float) else str(value)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

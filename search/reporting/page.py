@@ -25,6 +25,8 @@ TEMPLATE = "report.html.j2"
 MAX_KNOBS = 16
 # Images in a contact sheet, of some 5 kB each.
 MAX_PICTURES = 36
+# Whole numbers that were computed are written in full below it.
+MOST_DIGITS = 1e9
 
 
 def write_page(path: Path, facts: Facts) -> None:
@@ -193,7 +195,7 @@ def figure(value: object) -> str:
     """Write a number as a reader wants it; other things as they are."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10):
+    if isinstance(value, int) or (float(value).is_integer() and 10 <= abs(value) < MOST_DIGITS):
         return f"{int(value):,}"
     if value == 0 or 0.1 <= abs(value) < 100:
         return f"{value:.3f}"

@@ -502,6 +502,8 @@ def test_mistakes_on_images_are_pictures(stored: optuna.Study, study: Study, fol
         (1.2e-5, "1.2e-05"),
         ("x", "x"),
         (30.0, "30"),
+        (-12e8, "-1.2e+09"),
+        (3.25e36, "3.25e+36"),
     ],
 )
 def test_numbers_are_written_for_people(value: object, shown: str) -> None:
