@@ -19,7 +19,7 @@ def coco_rows(path: Path) -> list[dict[str, str]] | None:
     Groups (`iscrowd`) are left out, and so are annotations of images that the file doesn't list, where others fit.
 
     Returns:
-        None if it is a table: of another kind than JSON, no such file, or a list of rows.
+        None if it is a table: of another kind than JSON, no such file, or a list of rows, or one in each line.
 
     Raises:
         InvalidInputError: If it isn't one, ids stand twice, no annotation is of an image in the file, or one has no box
@@ -32,9 +32,13 @@ def coco_rows(path: Path) -> list[dict[str, str]] | None:
         packed = decompressed(path.read_bytes(), compression)
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    text = ""
     try:
-        content = json.loads(decoded(packed))
+        text = decoded(packed)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if _is_object(text.strip().partition("\n")[0]):
+            return None
         raise _not_coco(path, str(error)) from error
     if isinstance(content, list):
         return None
@@ -68,6 +72,13 @@ def _not_coco(path: Path, reason: str) -> InvalidInputError:
         f"{path}: is no COCO file of boxes, with images, annotations and categories ({reason}); write one, or a table "
         "with a column of images and one of boxes"
     )
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _listed(path: Path, content: Any, part: str) -> list[dict[str, Any]]:

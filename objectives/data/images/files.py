@@ -35,6 +35,8 @@ _KEPT = 65_536
 # Formats that are read, by Pillow's names. Others, such as PostScript, would run programs.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"})
+# Those of images that can't be read: in folders they are listed, and then counted as unreadable.
+UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl"})
 # What decoders raise when a file isn't what its first bytes promise.
 _DAMAGE = (
     OSError,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from promptgraft.objectives.data.images.files import SUFFIXES, is_image_file
+from promptgraft.objectives.data.images.files import SUFFIXES, UNREAD_SUFFIXES, is_image_file
 from promptgraft.objectives.data.table_files import is_saved_dataset, is_the_users
 from promptgraft.spaces import InvalidInputError
 
@@ -22,7 +22,8 @@ def image_folder_rows(folder: Path) -> list[dict[str, str]]:
     """List the images of a folder that has a sub-folder for each label, as torchvision's `ImageFolder` reads it.
 
     Sub-folders may hold further folders. Hidden files and folders, those named __MACOSX, and files with a suffix of no
-    image are skipped, and so are images that stand beside the sub-folders.
+    image are skipped, and so are images that stand beside the sub-folders. Images of a form that isn't read, such as
+    HEIC, are listed, to be counted as unreadable.
 
     Args:
         folder: The folder.
@@ -61,9 +62,8 @@ def images_in(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [
-        path for path in sorted(folder.rglob("*")) if _is_the_users(path.relative_to(folder)) and is_image_file(path)
-    ]
+    found = (path for path in sorted(folder.rglob("*")) if _is_the_users(path.relative_to(folder)))
+    return [path for path in found if is_image_file(path) or path.suffix.lower() in UNREAD_SUFFIXES]
 
 
 def _is_the_users(path: Path) -> bool:

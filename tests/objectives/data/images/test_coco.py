@@ -56,6 +56,12 @@ def test_a_list_of_objects_is_a_table_and_no_coco_file(tmp_path: Path) -> None:
     assert coco_rows(tmp_path / "table.csv") is None
 
 
+def test_an_object_in_each_line_is_a_table_and_no_coco_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(map(json.dumps, ROWS)) + "\n")
+    assert coco_rows(path) is None
+
+
 def test_names_that_are_numbers_and_ids_that_are_texts_are_read(tmp_path: Path) -> None:
     rows = coco_rows(written(tmp_path, set_to("images", 0, file_name=1)))
     assert rows is not None

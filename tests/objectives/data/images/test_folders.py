@@ -45,6 +45,12 @@ def test_a_folder_without_labels_or_images_is_refused(tmp_path: Path) -> None:
         image_folder_rows(tmp_path)
 
 
+def test_images_in_forms_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.jpg", "cat/b.HEIC", "dog/c.avif", "dog/notes.txt")
+    assert [row["image"] for row in image_folder_rows(tmp_path)] == ["cat/a.jpg", "cat/b.HEIC", "dog/c.avif"]
+    assert images_in(tmp_path) == ["cat/a.jpg", "cat/b.HEIC", "dog/c.avif"]
+
+
 def test_folders_that_programs_leave_behind_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/b.png", "__MACOSX/cat/c.png", "dog/__MACOSX/d.png", "__MACOSX/.a.png")
     assert [row["image"] for row in image_folder_rows(tmp_path)] == ["cat/a.png", "dog/b.png"]
