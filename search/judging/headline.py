@@ -24,7 +24,7 @@ def headline_of(study: optuna.Study) -> str | None:
     folds: with one that was pruned, on the folds that it has run.
 
     Returns:
-        One or two sentences; None before there is a COMPLETE trial.
+        Up to three sentences; None before there is a COMPLETE trial.
     """
     winner = winning_trial(study)
     if winner is None:
@@ -34,12 +34,12 @@ def headline_of(study: optuna.Study) -> str | None:
     ensemble = StudyRecord.of(study).shipped_ensemble(winner.number)
     if ensemble is not None:
         what = f"the ensemble of trials {', '.join(map(str, ensemble.members))}"
-    ahead, shown = _ahead_on_test(study, winner) or ("", False)
-    if shown:
-        return f"T{what[1:]}: {_score(study, winner, ensemble)}. Don't ship it yet: on the same rows, {ahead}."
+    other, is_ahead, is_shown = _best_other_on_test(study, winner) or ("", False, False)
+    if is_shown:
+        return f"T{what[1:]}: {_score(study, winner, ensemble)}. Don't ship it yet: on the same rows, {other}."
     shipped = f"Ship {what}: {_score(study, winner, ensemble)}."
-    if ahead:
-        shipped += f" On the same rows, {ahead}, which isn't shown to be better."
+    if other:
+        shipped += f" On the same rows, {other}" + (", which isn't shown to be better." if is_ahead else ".")
     beaten = _against_baselines(study, winner, name) if ensemble is None else _against_one(study, ensemble)
     return f"{shipped} {beaten}".rstrip()
 
@@ -73,11 +73,12 @@ def _tested(opening: Opening, metric: str, level: float) -> str:
     return f"{metric} {rounded(value, 3)} on the test rows, {interval}"
 
 
-def _ahead_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool] | None:
-    """Say what the best other system has if it is ahead of what ships on the test rows.
+def _best_other_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool, bool] | None:
+    """Say what the best other system has on the test rows.
 
     Returns:
-        That, and whether it is ahead by more than the interval of what ships; None if nothing is ahead.
+        That, whether it is ahead of what ships, and whether by more than the interval of that; None before the test
+        rows are opened, or where nothing else was scored on them.
     """
     opening, metric = StudyRecord.of(study).opening(winner.number), (study.metric_names or ["value"])[0]
     if opening is None or not opening.table or not opening.interval:
@@ -85,10 +86,12 @@ def _ahead_on_test(study: optuna.Study, winner: FrozenTrial) -> tuple[str, bool]
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
     (_, own), *rest = opening.table
     others = [(name, dict(figures)[metric]) for name, figures in rest if metric in dict(figures)]
-    name, value = max(others, key=lambda entry: sign * entry[1], default=("", dict(own)[metric]))
-    if sign * (value - dict(own)[metric]) <= 0:
+    if not others:
         return None
-    return f"{name} has {metric} {rounded(value, 3)}", all(sign * (value - end) > 0 for end in opening.interval)
+    name, value = max(others, key=lambda entry: sign * entry[1])
+    is_ahead = sign * (value - dict(own)[metric]) > 0
+    is_shown = is_ahead and all(sign * (value - end) > 0 for end in opening.interval)
+    return f"{name} has {metric} {rounded(value, 3)}", is_ahead, is_shown
 
 
 def _against_one(study: optuna.Study, ensemble: Ensemble) -> str:

@@ -23,7 +23,7 @@ from promptgraft.search.study import load_study
 
 # CPU-seconds that driver, worker, export and the predictions of an ensemble take beside the trials; measured, see
 # "Start-up" in docs/benchmarks.md.
-OVERHEAD_S = 40.0
+OVERHEAD_S = 27.0
 TRIALS = 40
 # Models that may be shipped together.
 MEMBERS = 5
@@ -51,7 +51,7 @@ def study_of(job: Path, out: Path, content: dict[str, Any], budget_s: float) -> 
         "backbone": {"path": content["backbone"], "family": "encoder", "max_tokens": content["max_tokens"]},
         "source": {"train": str(job / "source.csv"), "text": columns, "label": "label"},
         "target": {"train": str(job / "train.csv"), "test": str(placeholder), "text": columns, "label": "label"},
-        "budget": {"trials": TRIALS, "compute": max(30.0, budget_s - OVERHEAD_S) * slowdown(), "reserve": 0},
+        "budget": {"trials": TRIALS, "compute": max(3.0, budget_s - OVERHEAD_S) * slowdown(), "reserve": 0},
         "judging": {"finalists": 0, "ensemble": MEMBERS},
     }
 

@@ -161,6 +161,14 @@ def test_a_baseline_that_is_ahead_within_the_interval_is_named(study: optuna.Stu
     )
 
 
+def test_the_best_baseline_on_the_test_rows_is_named_where_it_is_behind(study: optuna.Study) -> None:
+    add(study, [0.8, 0.83])
+    table = [["winner (trial 0)", {"accuracy": 0.79}], ["majority", {"accuracy": 0.5}], ["TF-IDF", {"accuracy": 0.7}]]
+    opening = {"opened": "2026-01-01", "rows": "abc", "table": table, "interval": [0.77, 0.81]}
+    study.set_user_attr("held_out_trial_0", opening)
+    assert said(study).endswith("0.770 to 0.810. On the same rows, TF-IDF has accuracy 0.700.")
+
+
 def test_what_a_baseline_beats_on_the_test_rows_is_not_to_be_shipped(study: optuna.Study) -> None:
     add(study, [0.8, 0.83])
     table = [["winner (trial 0)", {"accuracy": 0.79}], ["TF-IDF", {"accuracy": 0.82}], ["majority", {"accuracy": 0.5}]]
