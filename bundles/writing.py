@@ -231,11 +231,16 @@ def _manifest_in(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_folder(folder: Path, study: str, *, force: bool) -> None:
-    """Refuse to write where something else is than a bundle of this study.
+    """Refuse to write where something else is than a bundle of this study, and within another bundle.
 
     Raises:
         InvalidInputError: With what is there.
     """
+    around = next((parent for parent in folder.parents if _manifest_in(parent) is not None), None)
+    if around is not None:
+        raise InvalidInputError(
+            f"{folder} is in the bundle {around}, which holds only what was exported; name another folder"
+        )
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -47,6 +47,7 @@ from promptgraft.search.judging import (
     transfer_on_test,
 )
 from promptgraft.search.reporting import save_study_note
+from promptgraft.search.running import check_edits
 from promptgraft.search.storage import (
     DELTA_FILE,
     PROMPT_AS_TOKENS,
@@ -145,14 +146,15 @@ def export_winner(
         say: Shows a line before each step that takes long.
 
     Raises:
-        InvalidInputError: If the test rows aren't those that the study was started with, something else is in the
-            folder, or the weights aren't those that the trial recorded.
+        InvalidInputError: If the rows or the study file aren't those that the trials were run with, something else is
+            in the folder, or the weights aren't those that the trial recorded.
         NothingToExportError: If there is no such trial, or nothing of ours has run it and kept its weights.
         BundleNotWrittenError: If the bundle can't be written; an earlier one is whole then.
     """
     options = options or ExportOptions()
     folder = own_folder(optuna_study, folder)
     check_same(optuna_study, study.target.test)
+    check_edits(optuna_study, study)
     quiet_transformers()
     if options.trial is None and not options.anyway:
         _refuse_what_is_worse(optuna_study)

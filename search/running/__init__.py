@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from promptgraft.spaces.facade import lazy_exports
 
 if TYPE_CHECKING:
+    from promptgraft.search.running.compatibility import check_edits as check_edits
     from promptgraft.search.running.ledger import StudyLedger as StudyLedger
     from promptgraft.search.running.progress import Progress as Progress
     from promptgraft.search.running.ray_session import early_start as early_start

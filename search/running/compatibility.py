@@ -38,8 +38,7 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     Raises:
         InvalidInputError: If an edit would put results under one name that can't be compared.
     """
-    # Not where it is shown: that is no edit of what is searched, and a webhook's URL is a secret.
-    definition = study.file.model_dump(mode="json", exclude_none=True, exclude={"track", "notify"})
+    definition = _definition(study)
     identity = study_identity(study, definition)
     record = StudyRecord.of(optuna_study)
     attrs: dict[str, Any] = {WANTED: wanted, STUDY_FILE: str(study.path)}
@@ -47,7 +46,7 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
         save_study_note(optuna_study, study)
         optuna_study.set_metric_names([study.file.metric, *study.file.minimize])
     else:
-        _check(study, record.identity, identity)
+        _check(study, record.identity, identity, "go on")
         edits = _named(_differences(record.definition, definition))
         if edits:
             logger.warning("study %s goes on with edits: %s", study.name, "; ".join(edits))
@@ -59,6 +58,22 @@ def record_study(optuna_study: optuna.Study, study: Study, wanted: int) -> None:
     for name, value in attrs.items():
         if record.stored(name) != value:
             write_study(optuna_study, name, value)
+
+
+def check_edits(optuna_study: optuna.Study, study: Study) -> None:
+    """Refuse to export by a study file, or rows, that trials weren't run with.
+
+    Raises:
+        InvalidInputError: If an edit changes what a result means.
+    """
+    before = StudyRecord.of(optuna_study).identity
+    if before:
+        _check(study, before, study_identity(study, _definition(study)), "be exported")
+
+
+def _definition(study: Study) -> dict[str, Any]:
+    """Return a study file's content, but for where it is shown: that is no edit, and a webhook's URL is a secret."""
+    return study.file.model_dump(mode="json", exclude_none=True, exclude={"track", "notify"})
 
 
 def _with_edits(known: Sequence[dict[str, Any]], edits: list[str], fingerprint: str) -> list[dict[str, Any]]:
@@ -82,7 +97,7 @@ def record_end(optuna_study: optuna.Study, driver: Owner, reason: str) -> None:
         write_study(optuna_study, RUN, replace(run, ended=reason))
 
 
-def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any], what: str) -> None:
     """Refuse edits that change what a result means, or that take away what an old trial needs."""
     before, after = _weights(stored), _weights(present)
     apart = tuple(f"backbones.{name}." for name in before.keys() ^ after.keys())  # One more is no change of the others.
@@ -102,7 +117,7 @@ def _check(study: Study, stored: Mapping[str, Any], present: Mapping[str, Any]) 
     unsafe += _pool_edits(stored["space"], present["space"], before.keys() - after.keys())
     if unsafe:
         raise InvalidInputError(
-            f"study {study.name!r} can't go on with these edits, since results under one name must be comparable:\n"
+            f"study {study.name!r} can't {what} with these edits, since results under one name must be comparable:\n"
             + "".join(f"  {edit}\n" for edit in unsafe)
             + f"undo them, or run the file as another study: promptgraft run {study.path} --new-study NAME"
         )

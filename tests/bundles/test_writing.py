@@ -171,6 +171,7 @@ def test_only_empty_folders_and_bundles_of_the_same_study_are_written_to(bundle:
     (tmp_path / "file").write_text("mine")
     refused(tmp_path / "file", "file is a file; name a new folder")
     refused(tmp_path / "file" / "inner", "inner: the bundle can't be written to: ")
+    refused(bundle / "inner" / "other", f"other is in the bundle {bundle}, which holds only what was exported")
     (tmp_path / "loop").symlink_to("loop")
     refused(tmp_path / "loop", "loop: the bundle can't be written to: ")
     refused(tmp_path / ("n" * 300), "the bundle can't be written to: File name too long")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
 from optuna.trial import create_trial
+from ruamel.yaml import YAML
 
 from promptgraft.bundles import Predictor, read_manifest, verify
 from promptgraft.objectives.trial import Objective, Result
@@ -84,6 +86,45 @@ def test_damaged_weights_open_no_test_rows_and_leave_the_earlier_bundle(
     weights.unlink()  # What the message advises.
     assert verify(export_winner(study, stored, folder).folder).passed
     assert [record.trial for record in openings(stored)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        ("train rows", "target rows are others"),
+        ("source rows", "source rows are others"),
+        ("metric", "metric: 'accuracy' -> 'f1_macro'"),
+        ("tokens", "backbone.max_tokens: 48 -> 12"),
+        ("template", "template 'plain' was changed"),
+    ],
+)
+def test_what_trials_were_not_run_with_is_not_exported(
+    write_study: Callable[..., Path], tmp_path: Path, edit: str, why: str
+) -> None:
+    path = write_study()
+    study, folder = load_study(path), RunFolder(tmp_path / "run")
+    stored, _ = searched(study, folder)
+    content = YAML(typ="safe").load(path)
+    if edit == "metric":
+        content["metric"] = "f1_macro"
+    elif edit == "tokens":
+        content["backbone"]["max_tokens"] = 12
+    elif edit == "template":
+        name = next(iter(content["space"]["templates"]))
+        content["space"]["templates"][name] += " "
+        why = why.replace("plain", name)
+    elif edit == "train rows":
+        content["target"]["train_rows"] = 12
+    else:
+        table = pd.read_csv(content["source"]["train"])
+        content["source"]["train"] = str(tmp_path / "edited.csv")
+        table.iloc[1:].to_csv(tmp_path / "edited.csv", index=False)
+    with path.open("w") as stream:
+        YAML().dump(content, stream)
+    with pytest.raises(InvalidInputError, match=why):
+        export_winner(load_study(path), stored, folder)
+    assert openings(stored) == []
+    assert not folder.bundle.exists()
 
 
 def test_a_folder_that_holds_something_else_is_refused_before_anything_is_opened(
