@@ -159,7 +159,7 @@ class JudgingSection(Section):
         1,
         ge=1,
         le=20,
-        description="Largest ensemble that may ship, if it is better than the winner by the folds; 1 for none.",
+        description="Largest ensemble that may ship, unless the folds show it to be worse than the winner; 1 for none.",
     )
     curves: bool = Field(
         False, description="Whether to train the winner on a quarter and half of the target and source rows, too."

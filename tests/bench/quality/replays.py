@@ -251,7 +251,7 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
 
 
 def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[str]:
-    """Return what ships: the ensemble if it is better out of folds, as `choose_ensemble` says, or the winner."""
+    """Return what ships: the ensemble, unless the folds show it to be worse (see `choose_ensemble`), or the winner."""
     names = list(chances)
     first = names.index(winner)
     rows = np.arange(len(pool.labels))
@@ -265,7 +265,7 @@ def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[
         chosen = choose_members(rest, other_folds, first, picks)
         together[inside] = np.mean([chances[names[number]][inside] for number in chosen], axis=0)
     gains = (pool.values(together) - values[first]).tolist()
-    if pool.loss(together) >= pool.loss(chances[winner]) or mean(gains) < -standard_error(gains):
+    if mean(gains) < -standard_error(gains):
         return [winner]
     return [names[number] for number in choose_members(good, values, first, picks)]
 

@@ -114,17 +114,32 @@ def test_copies_of_the_winner_and_worse_trials_are_no_ensemble(
 def test_members_that_only_look_good_on_their_own_rows_are_not_chosen(
     study: Study, searched: tuple[optuna.Study, RunFolder]
 ) -> None:
-    """What a fold is scored by is chosen by the others: one that is right on one fold alone brings nothing there."""
+    """What a fold is scored by is chosen by the others: one that is right on one fold alone misleads them there."""
     stored, folder = searched
     labels, folds = np.array([row.label for row in study.target.scored()]), np.arange(24) // 8
     right = 2.0 * (2 * np.eye(2)[labels] - 1)
     flat = np.zeros_like(right)
-    plant(folder, {0: 0.05 * right, 1: flat, 2: np.where((folds == 0)[:, None], 3 * right, flat)})
+    plant(folder, {0: 0.05 * right, 1: flat, 2: np.where((folds == 0)[:, None], 3 * right, -0.2 * right)})
     found = choose_ensemble(study, stored, folder.files())
     assert found is not None
     assert 2 in found.members
     assert found.loss > found.loss_alone
+    assert found.value < found.alone - found.error
     assert not found.chosen
+
+
+def test_a_worse_log_loss_alone_does_not_refuse_an_ensemble(
+    study: Study, searched: tuple[optuna.Study, RunFolder]
+) -> None:
+    stored, folder = searched
+    right = 2.0 * (2 * np.eye(2)[np.array([row.label for row in study.target.scored()])] - 1)
+    plant(folder, {0: right, 1: -right, 2: 0.1 * right})
+    found = choose_ensemble(study, stored, folder.files())
+    assert found is not None
+    assert found.members == MEMBERS
+    assert found.value == found.alone
+    assert found.loss > found.loss_alone
+    assert found.chosen
 
 
 @pytest.fixture
