@@ -48,7 +48,7 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     winner, task = winning_trial(stored), study.target
     if study.file.judging.ensemble < 2 or task.folds < 2 or winner is None:
         return None
-    chances = _out_of_fold(stored, files, task, TrialRecord.of(winner).values.get(BACKBONE))
+    chances = _out_of_fold(stored, files, task, TrialRecord.of(winner))
     if winner.number not in chances:
         return None
     folds, rows = np.array(task.scored_folds()), task.scored()
@@ -80,14 +80,20 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     )
 
 
-def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, backbone: object) -> dict[int, Expected]:
+def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, winner: TrialRecord) -> dict[int, Expected]:
     """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels).
 
-    Only of those on the winner's backbone: production loads a single one.
+    Only of those on the winner's backbone: production loads a single one. Beside a winner that uses the source, only of
+    those that do, too: of near equals by few rows, the others have seen fewer, and are worse more often than not.
     """
     found: dict[int, Expected] = {}
     shape = len(task.scored()), task.width
-    alike = [trial for trial in ranked_trials(stored) if TrialRecord.of(trial).values.get(BACKBONE) == backbone]
+    records = [(trial, TrialRecord.of(trial)) for trial in ranked_trials(stored)]
+    alike = [
+        trial
+        for trial, own in records
+        if own.values.get(BACKBONE) == winner.values.get(BACKBONE) and own.uses_source >= winner.uses_source
+    ]
     for trial in alike[:_CANDIDATES]:
         if TrialRecord.of(trial).best_step is None:
             continue

@@ -239,7 +239,9 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
 
     interval = score_interval(chances[winner].astype(np.float32), measure, "accuracy", 0.05)
     alone = pool.accuracy(tests[winner])
-    members = _members(pool, chances, winner, variant.members)
+    using = {own.name for own in kept if uses_source(own)}
+    near = {name: own for name, own in chances.items() if winner not in using or name in using}
+    members = _members(pool, near, winner, variant.members)
     return Replay(
         accuracy=pool.accuracy(np.mean([tests[name] for name in members], axis=0)),
         estimate=pool.value(chances[winner]),

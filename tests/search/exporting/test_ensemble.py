@@ -128,6 +128,26 @@ def test_members_that_only_look_good_on_their_own_rows_are_not_chosen(
     assert not found.chosen
 
 
+@pytest.mark.parametrize(
+    ("using", "members"), [((), (0, 2)), ((0,), (0,)), ((0, 2), (0, 2)), ((2,), (0, 2)), ((1,), (0, 2))]
+)
+def test_only_who_uses_the_source_joins_a_winner_that_does(
+    study: Study, searched: tuple[optuna.Study, RunFolder], using: tuple[int, ...], members: tuple[int, ...]
+) -> None:
+    stored, folder = searched
+    other = optuna.create_study(direction="maximize")
+    other.set_metric_names(["accuracy"])
+    for trial in stored.trials:
+        candidate = trial.user_attrs["candidate"] | ({"alpha": 0.3} if trial.number in using else {})
+        other.add_trial(create_trial(value=trial.value, user_attrs={**trial.user_attrs, "candidate": candidate}))
+    record_study(other, study, 1)
+    right = 2.0 * (2 * np.eye(2)[np.array([row.label for row in study.target.scored()])] - 1)
+    plant(folder, {0: right, 1: -right, 2: 0.9 * right})
+    found = choose_ensemble(study, other, folder.files())
+    assert found is not None
+    assert found.members == members
+
+
 def test_a_worse_log_loss_alone_does_not_refuse_an_ensemble(
     study: Study, searched: tuple[optuna.Study, RunFolder]
 ) -> None:
