@@ -31,7 +31,7 @@ class Effort:
     most_updates: int
     all_layers: bool = True
     rich: bool = False
-    ensemble: int = 1
+    ensemble: int = 3
 
 
 _CHEAP: tuple[Baseline, ...] = (
@@ -50,7 +50,7 @@ EFFORTS: Mapping[EffortName, Effort] = {
     "quick": Effort(
         14, None, {"finalists": 1, "repeats": 2, "controls": _FEW}, _CHEAP, most_updates=128, all_layers=False
     ),
-    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256, ensemble=3),
+    "balanced": Effort(24, None, {"finalists": 3, "repeats": 5}, get_args(TextBaseline), most_updates=256),
     "best": Effort(
         64, 5, {"finalists": 4, "repeats": 8, "ensemble": 5}, get_args(TextBaseline), most_updates=512, rich=True
     ),

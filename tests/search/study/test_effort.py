@@ -52,7 +52,7 @@ def test_what_is_stated_stays() -> None:
     ("sections", "models"),
     [
         ({}, 3),
-        ({"effort": "quick"}, 1),
+        ({"effort": "quick"}, 3),
         ({"effort": "best"}, 5),
         ({"judging": {"ensemble": 1}}, 1),
         ({"space": {"templates": {"t": "{{ text }} {{ label }}"}}}, 1),
