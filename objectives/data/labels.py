@@ -21,6 +21,9 @@ _BETWEEN_WORDS = re.compile(r"(?:[\s_]|-(?!\d)|(?<=\w)-)+")
 # What people write between the labels of a cell.
 _BETWEEN_LABELS = "|,;/+&"
 _LIST = re.compile(r"\[.*['\",].*\]")
+# Between the parts of a vector, and around them; and parts that say only whether something is so.
+_IN_VECTORS, _AROUND_VECTORS = re.compile(r"[\s,;|]+"), "[](){} \t"
+_BIT = re.compile("""[01](\\.0*)?|(["']?)(0|1|true|false)\\2""", re.IGNORECASE)
 # Characters of a part of a cell in errors.
 _SHOWN = 80
 # A scale of so many grades, such as 1 to 10, may well be labels.
@@ -134,6 +137,28 @@ def joined_labels(labels: Sequence[str], kept: str = "") -> str | None:
             if len(parts) > 1 and all(parts) and sum(part in known for part in parts) > 1:
                 return label
     return None
+
+
+def multi_hot(cells: Iterable[str]) -> str | None:
+    """Find a cell of a column of multi-hot vectors, which say of each label whether it applies, but don't name it.
+
+    No label stands twice in a list of labels, and in lists of the labels 0 and 1 some are shorter than others: if all
+    held both, there would be nothing to learn.
+
+    Args:
+        cells: The column; empty cells don't count.
+
+    Returns:
+        The first vector; None unless all cells hold vectors of the same length, or most hold a 0 or a 1 twice.
+    """
+    filled = [cell for cell in cells if cell]
+    parts = {cell: _IN_VECTORS.split(cell.strip(_AROUND_VECTORS)) for cell in set(filled)}
+    vectors = {cell: own for cell, own in parts.items() if len(own) > 1 and all(map(_BIT.fullmatch, own))}
+    first = next((cell for cell in filled if cell in vectors), None)
+    is_one_width = len(vectors) == len(parts) and len(set(map(len, vectors.values()))) == 1
+    repeating = {cell for cell, own in vectors.items() if len(set(own)) < len(own)}
+    is_most = sum(cell in repeating for cell in filled) > len(filled) / 2
+    return first if is_one_width or is_most else None
 
 
 def are_amounts(labels: Sequence[str]) -> bool:

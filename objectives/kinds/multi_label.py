@@ -23,9 +23,11 @@ from promptgraft.objectives.data import (
     TextTask,
     by_rarest,
     has_text,
+    multi_hot,
     read_labels,
 )
 from promptgraft.objectives.kinds.word_priors import HasWordPriors
+from promptgraft.spaces import InvalidInputError
 
 # Stands between the labels of a cell.
 SEPARATOR = "|"
@@ -64,6 +66,13 @@ class MultiLabel(HasWordPriors, TextTask):
     ) -> tuple[list[Answer | None], tuple[str, ...]]:
         """Take each cell for several labels: a JSON list, or labels with `|` between them; see `TextTask`."""
         del spec, texts
+        vector = multi_hot(cells)
+        if vector is not None:
+            raise InvalidInputError(
+                f"{vector[:60]!r} looks like a multi-hot vector, with a 0 or 1 for each label, which doesn't name the "
+                'labels; write the names of those that apply, as a|b or as a JSON list such as ["a", "b"], and [] '
+                "where none applies"
+            )
         found = [labels_in(cell) for cell in cells]
         occurring = sorted({label for own in found for label in own or ()})
         index, names = read_labels(occurring, labels, choosing=choosing)

@@ -13,6 +13,7 @@ from promptgraft.objectives.data import (
     joined_labels,
     label_number,
     match_labels,
+    multi_hot,
     named_by,
 )
 from promptgraft.objectives.kinds.text_classification import TextClassification
@@ -90,6 +91,29 @@ def test_labels_that_are_probably_one() -> None:
 def test_labels_that_are_several(labels: list[str], found: str | None) -> None:
     assert joined_labels(labels) == found
     assert joined_labels(["a", "b", "a|b"], kept="|") is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        (["[1, 0, 1]", "", "[0, 1, 0]"], "[1, 0, 1]"),
+        (["[1.0, 0.0]", "[0.0, 1.0]"], "[1.0, 0.0]"),
+        (["[true, false]", "[False, True]"], "[true, false]"),
+        (["[1. 0. 1.]", "[0. 0. 0.]"], "[1. 0. 1.]"),  # As numpy writes them.
+        (["1,0,1", "0,0,1"], "1,0,1"),
+        (["1|0", "0|1"], "1|0"),
+        (['["0", "1", "1"]', '["1", "0", "0"]'], '["0", "1", "1"]'),
+        (["[1, 0, 1]", "[0, 1, 0]", "[0, 1]"], "[1, 0, 1]"),
+        (["[0]", "[0, 1]", "[1]", "[]"], None),
+        (["0|1", "1", "0"], None),
+        (["[0]", "[1]", "[1]"], None),
+        (["0", "1"], None),
+        (["[1, 2]", "[2, 1]"], None),
+        (["", ""], None),
+    ],
+)
+def test_multi_hot_vectors(cells: list[str], found: str | None) -> None:
+    assert multi_hot(cells) == found
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,22 @@ def test_lists_of_a_json_file_are_labels_and_those_of_classification_are_refused
         TextClassification.load_target(single, 0)
 
 
+@pytest.mark.parametrize("vector", [[1, 0, 1], [0.0, 1.0], [True, False]])
+def test_multi_hot_vectors_are_refused(tmp_path: Path, vector: list[object]) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"text {n}", "tags": vector if n % 2 else vector[::-1]} for n in range(120)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InvalidInputError, match=r"'tags': .* multi-hot vector, .* write the names of those that apply"):
+        MultiLabel.load_target(spec_of_kind(path, "multi_label"), 0)
+
+
+def test_lists_of_the_labels_0_and_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"text {n}", "tags": [[0], [1], [0, 1]][n % 3]} for n in range(120)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert MultiLabel.load_target(spec_of_kind(path, "multi_label"), 0).labels == ("0", "1")
+
+
 def test_folds_have_some_of_a_rare_label(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"text": f"text {n}", "tags": ["often", *(["rare"] if n < 8 else [])]} for n in range(120)]
