@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import label_number as label_number
     from promptgraft.objectives.data.labels import label_text as label_text
     from promptgraft.objectives.data.labels import match_labels as match_labels
+    from promptgraft.objectives.data.labels import missing_marks as missing_marks
     from promptgraft.objectives.data.labels import multi_hot as multi_hot
     from promptgraft.objectives.data.labels import named_by as named_by
     from promptgraft.objectives.data.labels import read_labels as read_labels

@@ -24,6 +24,8 @@ _LIST = re.compile(r"\[.*['\",].*\]")
 # Between the parts of a vector, and around them; and parts that say only whether something is so.
 _IN_VECTORS, _AROUND_VECTORS = re.compile(r"[\s,;|]+"), "[](){} \t"
 _BIT = re.compile("""[01](\\.0*)?|(["']?)(0|1|true|false)\\2""", re.IGNORECASE)
+# What programs write for a value that is missing; `none` in small letters is rather a label.
+_MISSING = frozenset({"NaN", "nan", "NAN", "NaT", "None", "NULL", "Null", "null", "N/A", "n/a", "NA", "<NA>", "#N/A"})
 # Characters of a part of a cell in errors.
 _SHOWN = 80
 # A scale of so many grades, such as 1 to 10, may well be labels.
@@ -122,21 +124,41 @@ def alike_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def joined_labels(labels: Sequence[str], kept: str = "") -> str | None:
-    """Find a label that is probably several in one cell: a list, or labels that stand alone as well; None if none is.
+    """Find a label that is probably several in one cell: a list, or labels that occur without each other as well.
+
+    Two of them stand alone; or, in most of the labels with the same separator, each stands alone or beside others.
+    Parts of which each has its own place, as in `red/large` and `blue/small`, are rather the words of one label.
 
     Args:
         labels: The labels.
         kept: A separator of labels that was heeded, and isn't looked for.
+
+    Returns:
+        The first such label; None if there is none.
     """
     known = set(labels)
+    separators = _BETWEEN_LABELS.replace(kept, "")
     for label in labels:
-        if _LIST.fullmatch(label):
+        alone = [sum(part in known for part in _parts_of(label, separator)) for separator in separators]
+        if _LIST.fullmatch(label) or max(alone, default=0) > 1:
             return label
-        for separator in _BETWEEN_LABELS.replace(kept, ""):
-            parts = [part.strip() for part in label.split(separator)]
-            if len(parts) > 1 and all(parts) and sum(part in known for part in parts) > 1:
-                return label
-    return None
+    return next(filter(None, (_recombined(labels, separator) for separator in separators)), None)
+
+
+def _parts_of(label: str, separator: str) -> list[str]:
+    """Divide a label; no parts if there are fewer than two, or one is empty."""
+    parts = [part.strip() for part in label.split(separator)]
+    return parts if len(parts) > 1 and all(parts) else []
+
+
+def _recombined(labels: Sequence[str], separator: str) -> str | None:
+    """Find a label whose parts all occur in others; None unless most labels with the separator are such."""
+    joined = {label: own for label in labels if (own := _parts_of(label, separator))}
+    counts = Counter(part for label in labels for part in set(joined.get(label, [label])))
+    again = [label for label, own in joined.items() if all(counts[part] > 1 for part in own)]
+    first = {own[0] for own in joined.values()} | (set(labels) - set(joined))
+    has_moved = any(part in first for own in joined.values() for part in own[1:])
+    return again[0] if has_moved and 2 * len(again) > len(joined) else None
 
 
 def multi_hot(cells: Iterable[str]) -> str | None:
@@ -159,6 +181,11 @@ def multi_hot(cells: Iterable[str]) -> str | None:
     repeating = {cell for cell, own in vectors.items() if len(set(own)) < len(own)}
     is_most = sum(cell in repeating for cell in filled) > len(filled) / 2
     return first if is_one_width or is_most else None
+
+
+def missing_marks(labels: Iterable[str]) -> list[str]:
+    """Return the labels that programs write for a value that is missing."""
+    return [label for label in labels if label in _MISSING]
 
 
 def are_amounts(labels: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """What makes the scores of a study doubtful, though it can be run: said by `validate`, `init`, `run` and the report."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from promptgraft.objectives.data import (
@@ -10,6 +11,7 @@ from promptgraft.objectives.data import (
     are_amounts,
     find_label_leaks,
     joined_labels,
+    missing_marks,
     wanted_folds,
 )
 from promptgraft.objectives.kinds import unlike_items
@@ -112,9 +114,23 @@ def _doubts_of_histories(task: Task) -> list[str]:
 
 
 def _doubts(task: Task) -> list[str]:
-    """Say where labels look like answers of another kind of task."""
-    if not task.has_labels or task.in_places or task.reads_histories or task.reads != "text":
+    """Say where labels look like missing values, or like answers of another kind of task."""
+    if not task.has_labels or task.in_places or task.reads_histories:
         return []
+    found = []
+    if marks := missing_marks(task.labels):
+        rows = (*(task.labelled or task.train), *task.test)
+        counts = Counter(task.labels[place] for row in rows for place in task.labels_of(row.answer))
+        shown = ", ".join(f"{mark!r} ({counts[mark]} rows)" for mark in marks)
+        found.append(
+            f"some labels look like missing values: {shown}; if they are, leave these cells empty, since only empty "
+            "cells are taken for missing labels"
+        )
+    return found if task.reads != "text" else found + _doubts_of_kind(task)
+
+
+def _doubts_of_kind(task: Task) -> list[str]:
+    """Say where labels of texts look like answers of another kind of task."""
     found = []
     if several := joined_labels(task.labels, kept="|" if not task.one_label else ""):
         remedy = "set kind: multi_label, and write | between them" if task.one_label else "write | between them"

@@ -13,6 +13,7 @@ from promptgraft.objectives.data import (
     joined_labels,
     label_number,
     match_labels,
+    missing_marks,
     multi_hot,
     named_by,
 )
@@ -86,11 +87,23 @@ def test_labels_that_are_probably_one() -> None:
         (["['a', 'b']", "['a']"], "['a', 'b']"),
         (["sports & games", "sports", "news"], None),  # Only one of both stands alone.
         (["[OTHER]", "a/b", "c"], None),
+        (["a", "a,b", "b,c", "c"], "a,b"),
+        (["a;b", "b;c", "a;c"], "a;b"),
+        (["a, b", "a, b, c", "d", "b, c"], "a, b"),
+        (["Science, technology", "Arts, music", "News"], None),  # No part recurs.
+        (["comp/graphics", "comp/windows", "rec/autos", "rec/bikes"], None),
+        (["red/large", "red/small", "blue/large", "blue/small"], None),  # Each part has its place.
+        (["toys & games", "games & fun", "toys", "books & films", "home & garden", "health & care"], None),
     ],
 )
 def test_labels_that_are_several(labels: list[str], found: str | None) -> None:
     assert joined_labels(labels) == found
     assert joined_labels(["a", "b", "a|b"], kept="|") is None
+
+
+def test_labels_that_stand_for_missing_values() -> None:
+    marks = ["NaN", "nan", "None", "null", "NULL", "N/A", "NA"]
+    assert missing_marks(["a", *marks, "none", "na", "Nancy", "no"]) == marks
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,12 @@ def test_baselines_metrics_families_and_kinds_that_do_not_fit_are_refused(
             ["a|b", "a", "b"],
             "'a|b' looks like several labels of one row; if it is, set kind: mu",
         ),
+        ("multi_label", ["a|b", "NaN", "c"], "target: some labels look like missing values: 'NaN' (10 rows); if"),
+        (
+            "text_classification",
+            ["a", "b", "NaN", "None"],
+            "look like missing values: 'NaN' (10 rows), 'None' (10 rows); if they are, leave these cells empty",
+        ),
         ("multi_label", ["a, b", "a", "b"], "'a, b' looks like several labels of one row; if it is, write | between"),
         (
             "text_classification",
