@@ -53,9 +53,72 @@ def default_test_rows(spec: TaskSpec, rows: Sequence[Row]) -> int:
     return max(1, len(rows) - spec.train_rows - (spec.validation_rows or 0) - len(rows) // 50)
 
 
-def elsewhere(spec: TaskSpec) -> str:
-    """Say which rows of a label are needed, where none can be trained on."""
-    return f", in other groups by {spec.group!r}" if spec.group else ", older ones" if spec.time else ""
+def check_left(
+    rows: Sequence[Row], path: str, part: str, table: str | None, dropped: CleaningReport, *, key: str | None = None
+) -> None:
+    """Refuse a part of the rows that held-out rows leave nothing of.
+
+    Args:
+        rows: What is left.
+        path: The table that they are of.
+        part: What the held-out rows are for: `validation` or `test`.
+        table: Their table; None if they are of the same one.
+        dropped: Which rows were dropped.
+        key: What the study file calls the table of `path`, which may be left out; None if it is needed.
+
+    Raises:
+        InvalidInputError: If no row is left.
+    """
+    if rows:
+        return
+    replaceable = key or (part if table is not None else None)
+    remedy = f"name another table as `{replaceable}`, or leave it out, so that rows of `train` are held out"
+    raise InvalidInputError(
+        f"{path}: no row is left to {'choose by' if key else 'train on'}, since all are among the {part} rows"
+        f"{f' of {table}' if table else ''}, nearly the same as these, or of their groups ({dropped}); "
+        f"{remedy if replaceable else 'add other rows'}"
+    )
+
+
+def require_labels(task: Task, rows: Sequence[Row], spec: TaskSpec, least: int = 1) -> None:
+    """Refuse rows to train on that lack a label, or have one too rarely.
+
+    Args:
+        task: The task, whose labels are known.
+        rows: The rows.
+        spec: What it is loaded from.
+        least: How many rows of each label are needed.
+
+    Raises:
+        InvalidInputError: If a label has fewer.
+    """
+    counts = Counter(label for row in rows for label in task.labels_of(row.answer))
+    missing = [task.labels[index] for index in task.needed_labels if not counts[index]]
+    if missing:
+        others = f", in other groups by {spec.group!r}" if spec.group else ", older ones" if spec.time else ""
+        raise InvalidInputError(
+            f"{spec.train}: no train row has the label {', '.join(map(repr, missing))}; raise train_rows, label "
+            f"more rows of it{others}, or leave the label out with `labels` ({task.cleaning})"
+        )
+    short = [task.labels[index] for index in task.needed_labels if counts[index] < least]
+    if short:
+        raise InvalidInputError(
+            f"{spec.train}: only one labelled row has the label {', '.join(map(repr, short))}: it can't be trained "
+            "on and scored by both. Label one more, raise train_rows, or leave the label out with `labels`"
+        )
+
+
+def take_labelled(rows: Sequence[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:
+    """Take the labelled rows that a study asks for; all of them if it doesn't say how many; see `take`.
+
+    Raises:
+        InvalidInputError: If there are too few rows.
+    """
+    if spec.shots is not None:
+        return take_shots(rows, spec.shots, seed, spec, "train")[1]
+    if spec.train_rows is None:
+        return list(rows)
+    return with_every_label(*take(rows, spec.train_rows, seed, spec, "train", dropped), spec)
 
 
 def take_shots(rows: Sequence[Row], shots: int, seed: int, spec: TaskSpec, name: str) -> Parts:
@@ -80,11 +143,20 @@ def _check(rows: Sequence[Row], size: int, spec: TaskSpec, name: str, dropped: C
     kind = TASK_KINDS[spec.kind]
     classes = len(set(kind.strata(rows))) if kind.one_label else 1
     if size < classes or (name != "train" and size > len(rows) - classes) or size > len(rows):
-        raise InvalidInputError(
-            f"{spec.train}: {name}_rows is {size}, but {len(rows)} rows are left for it after cleaning and the "
-            f"splits before it ({dropped}); it must be at least {classes}"
-            f"{' (one a label)' if kind.one_label else ''} and leave rows to train on"
-        )
+        least = f"at least {classes}{' (one a label)' if kind.one_label else ''}"
+        left = f"{len(rows)} rows are left"
+        asked = {"train": spec.train_rows, "validation": spec.validation_rows, "test": spec.test_rows}
+        if asked[name] is not None:
+            problem = f"{name}_rows is {size}, but {left} for it after cleaning and the splits before it ({dropped})"
+            remedy = f"it must be {least} and leave rows to train on"
+        elif name == "test" and spec.train_rows is not None:
+            more = f" and validation_rows {spec.validation_rows}" if spec.validation_rows else ""
+            problem = f"train_rows is {spec.train_rows}{more}, but {left} after cleaning ({dropped})"
+            remedy = f"lower it, since {least} must stay for the test"
+        else:
+            problem = f"{left} after cleaning ({dropped}), of which {size} would be the {name} rows"
+            remedy = f"these must be {least}: add rows, or set {name}_rows"
+        raise InvalidInputError(f"{spec.train}: {problem}; {remedy}")
 
 
 def _stratified(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str) -> Parts:

@@ -22,7 +22,7 @@ from promptgraft.objectives.data.rows import (
     drop_duplicates,
     row_key,
 )
-from promptgraft.objectives.data.splits import default_test_rows, elsewhere, take, take_shots, with_every_label
+from promptgraft.objectives.data.splits import check_left, default_test_rows, require_labels, take, take_labelled
 from promptgraft.objectives.data.tables import has_text, is_broken, read_table
 from promptgraft.objectives.data.tasks import Task
 from promptgraft.objectives.data.times import read_times
@@ -146,7 +146,7 @@ class TextTask(Task):
             task = whole._with_held_out_part(rest, spec)
         else:
             task = whole._with_folds(rest, spec)
-        task._require_labels(task.train, spec)
+        require_labels(task, task.train, spec)
         return task if spec.unlabelled is None else task._with_unlabelled(spec.unlabelled, spec)
 
     @classmethod
@@ -155,7 +155,7 @@ class TextTask(Task):
         rows, labels, report = cls.clean(spec.train, spec, spec.labels, choosing=True)
         if spec.test is None:
             if cls.one_label and cls.has_labels:
-                cls(labels, (), spec=spec)._require_labels(rows, spec, least=2)
+                require_labels(cls(labels, (), cleaning=report), rows, spec, least=2)
             rest, test = take(rows, spec.test_rows or default_test_rows(spec, rows), seed, spec, "test", report)
             report += CleaningReport(set_aside=len(rows) - len(rest) - len(test))
         else:
@@ -167,12 +167,13 @@ class TextTask(Task):
             rest = [row for row in rows if row.group not in groups]
             report += CleaningReport(set_aside=len(rows) - len(rest))
         rest, overlap = cls.without_known(rest, test, spec.comparison)
+        check_left(rest, spec.train, "test", spec.test, report + overlap)
         return rest, cls(labels, (), test=tuple(test), cleaning=report + overlap, spec=spec, seed=seed)
 
     def _with_folds(self: T, rest: list[Row], spec: TaskSpec) -> T:
         """Take the labelled rows; each is in a fold of its own repeat. Of many rows, a fifth is held out instead."""
-        labelled = _sample(rest, spec, self.seed, self.cleaning)
-        self._require_labels(labelled, spec, least=2)
+        labelled = take_labelled(rest, spec, self.seed, self.cleaning)
+        require_labels(self, labelled, spec, least=2)
         folds = count_folds(labelled, spec)
         if folds > 1:
             alike = self._clusters(labelled, spec)
@@ -201,16 +202,19 @@ class TextTask(Task):
         others, validation = take(rest, spec.validation_rows, self.seed, spec, "validation", self.cleaning)
         train, dropped = self.without_known(others, validation, spec.comparison)
         dropped += CleaningReport(set_aside=len(rest) - len(others) - len(validation))
-        return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
+        check_left(train, spec.train, "validation", None, self.cleaning + dropped)
+        return self._divided(take_labelled(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
 
     def _with_table(self: T, rest: list[Row], spec: TaskSpec) -> T:
         """Choose by the rows of another table."""
         assert spec.validation is not None
         validation, _, own = self.clean(spec.validation, spec, self.kept_labels(self.labels, spec))
         validation, of_test = self.without_known(validation, self.test, spec.comparison)
+        check_left(validation, spec.validation, "test", spec.test, own + of_test, key="validation")
         train, alike = self.without_known(rest, validation, spec.comparison)
         dropped = own + of_test + alike
-        return self._divided(_sample(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
+        check_left(train, spec.train, "validation", spec.validation, self.cleaning + dropped)
+        return self._divided(take_labelled(train, spec, self.seed, self.cleaning + dropped), validation, dropped)
 
     def _divided(
         self: T, train: list[Row], validation: list[Row], dropped: CleaningReport, labelled: list[Row] | None = None
@@ -259,7 +263,7 @@ class TextTask(Task):
         if self.folds > 1:
             numbers = fold_numbers(self.labelled, self.folds, seed, spec, self.clusters)
             train, validation = part_of(self.labelled, numbers, split.fold or 0, spec)
-            self._require_labels(train, spec)
+            require_labels(self, train, spec)
         elif split.repeat == 0 or spec.validation is not None or spec.time is not None:
             return self  # There is but one way to divide them.
         else:
@@ -354,22 +358,6 @@ class TextTask(Task):
         """Return the labels that a further table must keep to."""
         return names if cls.has_labels else spec.labels
 
-    def _require_labels(self, rows: Sequence[Row], spec: TaskSpec, least: int = 1) -> None:
-        """Refuse rows to train on that lack a label, or have one too rarely."""
-        counts = Counter(label for row in rows for label in self.labels_of(row.answer))
-        missing = [self.labels[index] for index in self.needed_labels if not counts[index]]
-        if missing:
-            raise InvalidInputError(
-                f"{spec.train}: no train row has the label {', '.join(map(repr, missing))}; raise train_rows, label "
-                f"more rows of it{elsewhere(spec)}, or leave the label out with `labels`"
-            )
-        short = [self.labels[index] for index in self.needed_labels if counts[index] < least]
-        if short:
-            raise InvalidInputError(
-                f"{spec.train}: only one labelled row has the label {', '.join(map(repr, short))}: it can't be trained "
-                "on and scored by both. Label one more, raise train_rows, or leave the label out with `labels`"
-            )
-
 
 def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | None:
     """Say why a row can't be used, as `CleaningReport` counts it; None if it can."""
@@ -380,12 +368,3 @@ def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | No
     if not has_text(label):
         return "missing_label"
     return None if known else "invalid_label"
-
-
-def _sample(rows: list[Row], spec: TaskSpec, seed: int, dropped: CleaningReport) -> list[Row]:
-    """Take the labelled rows that a study asks for; all of them if it doesn't say how many."""
-    if spec.shots is not None:
-        return take_shots(rows, spec.shots, seed, spec, "train")[1]
-    if spec.train_rows is None:
-        return rows
-    return with_every_label(*take(rows, spec.train_rows, seed, spec, "train", dropped), spec)

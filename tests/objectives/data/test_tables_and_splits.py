@@ -128,6 +128,51 @@ def test_data_that_cannot_serve_is_refused(
         TextClassification.load_target(spec(write(tmp_path / "a.csv", rows), **changes), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("count", "changes", "message"),
+    [
+        (
+            40,
+            {"train_rows": 1000},
+            r"train_rows is 1000, but 40 rows are left .*; lower it, since at least 2 \(one a la",
+        ),
+        (
+            40,
+            {"train_rows": 30, "validation_rows": 20},
+            "train_rows is 30 and validation_rows 20, but 40 rows are left",
+        ),
+        (6, {}, r"6 rows are left .*, of which 1 would be the test rows; .* add rows, or set test_rows"),
+    ],
+)
+def test_what_a_study_does_not_say_is_not_said_to_be_wrong(
+    tmp_path: Path, count: int, changes: dict[str, int], message: str
+) -> None:
+    path = write(tmp_path / "a.csv", [(f"own{i} words{i}", "yn"[i % 2]) for i in range(count)])
+    whole = {"train_rows": None, "validation_rows": None, "test_rows": None} | changes
+    with pytest.raises(InvalidInputError, match=message):
+        TextClassification.load_target(spec(path, **whole), seed=0)
+
+
+def test_a_part_of_which_all_rows_are_held_out_is_refused(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", [(f"own{i} words{i}", "yn"[i % 2]) for i in range(40)])
+    test = write(tmp_path / "test.csv", [(f"new{i} terms{i}", "yn"[i % 2]) for i in range(20)])
+
+    def message(**changes: object) -> str:
+        with pytest.raises(InvalidInputError) as caught:
+            TextClassification.load_target(spec(train, train_rows=None, validation_rows=None, **changes), seed=0)
+        return str(caught.value)
+
+    said = message(test=train)
+    assert said.startswith(f"{train}: no row is left to train on, since all are among the test rows of {train}")
+    assert "80 rows read; dropped: 40 overlap" in said
+    assert "name another table as `test`, or leave it out" in said
+    said = message(validation=train)
+    assert "no row is left to train on, since all are among the validation rows" in said
+    said = message(validation=test, test=test)
+    assert said.startswith(f"{test}: no row is left to choose by, since all are among the test rows of {test}")
+    assert "name another table as `validation`" in said
+
+
 LONG = "the screen of this phone went black after two days and the shop would not take it back number {}"
 
 
