@@ -81,10 +81,11 @@ class SpaceLoader(ProblemCollector):
             target: The target task; None if it couldn't be loaded.
             sources: The source tasks, by name.
         """
-        file = self.file
         before = len(self.problems)
         self._check_words()
-        fields = set(file.target.text).intersection(*(section.text for section in file.all_sources().values()))
+        fields = self.attempt(("target", "text"), self._shared_fields)
+        if fields is None:
+            return None
         templates = [
             self._usable(("space", "templates", name), partial(self._template, name, text, fields))
             for name, text in self.section.templates.items()
@@ -122,6 +123,19 @@ class SpaceLoader(ProblemCollector):
                 facts,
             ),
         )
+
+    def _shared_fields(self) -> set[str]:
+        """Return the fields that templates may show: those that target and sources have in common."""
+        fields = {"target": tuple(self.file.target.text)}
+        fields |= {name or "source": tuple(section.text) for name, section in self.file.all_sources().items()}
+        shared = set(fields["target"]).intersection(*fields.values())
+        if not shared and not self.family.texts_of_labels:
+            shown = "; ".join(f"{name}: {', '.join(own)}" for name, own in fields.items())
+            raise InvalidInputError(
+                f"target and sources have no field in common, which templates could show ({shown}); give fields the "
+                "same names, as in `text: {text: COLUMN}`"
+            )
+        return shared
 
     def _usable(self, location: Location, build: Callable[[], T], value: Any = None) -> T | None:
         """Build what may be left out where there are other backbones; None if it can't be built."""

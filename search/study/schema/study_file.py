@@ -57,7 +57,7 @@ TextBaseline = Literal[
     "contrastive",
     "full_fine_tuning",
 ]
-Baseline = TextBaseline | Literal["neighbours", "ease", "items"]
+Baseline = Literal[TextBaseline, "neighbours", "ease", "items"]
 AUTO = "auto"
 EffortName = Literal["quick", "balanced", "best"]
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]

@@ -46,6 +46,8 @@ def space(**changes: Any) -> dict[str, Any]:
             "pruner",
             "no option 'n_startup'; did you mean 'n_startup_trials'?",
         ),
+        ({"baselines": "none"}, "baselines", "write [] for none; else input should be 'contrastive_source'"),
+        ({"baselines": ["svm"]}, "baselines.0", "'ease' or 'items', got 'svm'"),
         ({"sampler": "tpee"}, "sampler", "unknown sampler 'tpee'; did you mean 'tpe'?"),
         ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
         ({"metric": "loss", "direction": "maximize"}, "direction", "write minimize"),
@@ -248,6 +250,14 @@ def test_several_sources_are_a_dimension(write_study: WriteStudy, data: Path, tm
     without = space(alpha=0.5, verbalizers={"v": {label: [label] for label in ("negative", "positive", "trade")}})
     found = problems(write_study(**several, **without))
     assert "no words for label 'sport'" in found["space.verbalizers.v"]
+
+
+def test_fields_that_source_and_target_do_not_share(write_study: WriteStudy, data: Path) -> None:
+    found = problems(write_study(source=movie(data, text={"review": "text"}), **space()))
+    assert found == {
+        "target.text": "target and sources have no field in common, which templates could show (target: text; source: "
+        "review); give fields the same names, as in `text: {text: COLUMN}`"
+    }
 
 
 def test_mistakes_in_sources_have_their_lines(write_study: WriteStudy, data: Path) -> None:
