@@ -46,6 +46,9 @@ _REMEDIES: dict[type, str] = {
     dict: "an object; write its text in a column of its own",
     bytes: "bytes; decode them to text, or write images to files, and their names in the column",
 }
+# Kind of a file, or its compression -> how it begins; and the kinds that are text.
+_MARKS = {".parquet": b"PAR1", ".arrow": b"ARROW1", ".xlsx": b"PK\x03\x04", **COMPRESSIONS}
+_TEXT_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".conll")
 # Of images within a table: objects with these keys, as `datasets` writes them, or bytes that begin like JPEG, PNG, GIF
 # and WebP.
 _IMAGE = "an image; write images to files, and their names in the column"
@@ -184,6 +187,11 @@ def _read(path: str, content: bytes, kind: str, columns: Sequence[str]) -> _Tabl
         raise InvalidInputError(f"{path}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
     compression = next((name for name in COMPRESSIONS if kind.endswith(name)), "")
     kind = kind.removesuffix(compression)
+    if not compression and kind in _TEXT_KINDS and (found := _marked_kind(content)):
+        what = f"compressed; name it {path}{found}" if found in COMPRESSIONS else f"a {found} file; name it so"
+        raise InvalidInputError(
+            f"{path}: can't be read as {kind[1:]}: by its first bytes it is {what}, or save it as text"
+        )
     try:
         content = decompressed(content, compression)
         table = _Table(*_READERS[kind or _looks_like(content)](content, columns))
@@ -213,11 +221,15 @@ def _check_columns(path: str, table: _Table, columns: Sequence[str]) -> None:
 
 def _looks_like(content: bytes) -> str:
     """Return the kind of a table that its first characters show; of a compressed one, the compression alone."""
-    for kind, mark in {".parquet": b"PAR1", ".arrow": b"ARROW1", ".xlsx": b"PK\x03\x04", **COMPRESSIONS}.items():
-        if content.startswith(mark):
-            return kind
+    if kind := _marked_kind(content):
+        return kind
     text = content.removeprefix(codecs.BOM_UTF8).lstrip()
     return ".json" if re.match(rb"\{|\[\s*\{", text) else ".csv"
+
+
+def _marked_kind(content: bytes) -> str | None:
+    """Return the kind of a table, or its compression, that the first bytes of a file name; None if it may be text."""
+    return next((kind for kind, mark in _MARKS.items() if content.startswith(mark)), None)
 
 
 _READERS: Mapping[str, Callable[[bytes, Sequence[str]], Columns]] = {

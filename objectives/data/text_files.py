@@ -132,8 +132,10 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def read_jsonl(content: bytes, _: Sequence[str]) -> Columns:
     """Read an object a line."""
     rows: list[dict[str, Any]] = []
+    text = decoded(content)
+    _check_is_no_nest(text)
     # Only a line feed ends a line: strings may hold other separators of lines, such as U+2028.
-    for number, line in enumerate(decoded(content).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -155,6 +157,28 @@ def read_json(content: bytes, columns: Sequence[str]) -> Columns:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError('expected a list of objects, such as [{"text": "...", "label": "..."}, ...]')
     return _of_objects(rows)
+
+
+def _check_is_no_nest(text: str) -> None:
+    """Refuse a file that is one object with all rows in it, as pandas writes tables by default.
+
+    Raises:
+        ValueError: If it is such.
+    """
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # Of several objects, or none: what is wrong with a line is said where it is read.
+    nested = [name for name, value in whole.items() if isinstance(value, dict | list)] if type(whole) is dict else []
+    if not nested or (len(nested) < len(whole) and "\n" not in text.strip()):
+        return
+    listed = [name for name in nested if isinstance(whole[name], list) and all(type(v) is dict for v in whole[name])]
+    names = ", ".join(map(repr, list(whole)[:3]))
+    how = f"write the list under {listed[0]!r} alone" if listed else "write an object for each row"
+    raise ValueError(
+        f"it is one object, with {names}, that holds the whole table; {how}, as pandas does with "
+        '`to_json(PATH, orient="records", lines=True)`'
+    )
 
 
 def _of_objects(rows: Sequence[Mapping[str, Any]]) -> Columns:

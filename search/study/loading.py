@@ -237,7 +237,7 @@ class StudyLoader(ProblemCollector):
         if location == ("backbones",) and entry["type"] == "value_error":
             return self.yaml.problem(location, message)  # It may be missing, or long.
         if entry["type"] == "literal_error" and entry["input"] == "none" and isinstance(location[-1], int):
-            return self.yaml.problem(location[:-1], f"write [] for none; else {message[0].lower()}{message[1:]}")
+            return self.yaml.problem(location[:-1], f"write [] for none; otherwise {message[0].lower()}{message[1:]}")
         return self.yaml.problem(location, f"{message[0].lower()}{message[1:]}, got {entry['input']!r}")
 
     def _check_engines(self, file: StudyFile) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import gzip
 import io
 import json
 import os
@@ -98,6 +99,15 @@ def test_valid_tables_are_read(tmp_path: Path, name: str, content: str | bytes, 
         ("texts.json", '["a", "b"]', "can't be read as json: expected a list of objects, such as"),
         ("cut.json", '[{"text": "a"', "can't be read as json: Expecting"),
         ("pretty.jsonl", '{\n "text": "a"}', "line 1: .*; write one JSON object in each line"),
+        ("columns.json", '{"text": {"0": "a"}, "label": {"0": "b"}}', "one object, with 'text', 'label', .* orient="),
+        ("columns.jsonl", '{"text": {"0": "a"}, "label": {"0": "b"}}', "one object, .*; write an object for each row"),
+        ("lists.json", '{"text": ["a", "b"], "label": ["x", "y"]}', "one object, with 'text', 'label', that holds"),
+        ("data.json", '{"data": [{"text": "a", "label": "b"}]}', "the whole table; write the list under 'data' alone"),
+        ("version.json", '{\n "version": "1",\n "data": [{"text": "a"}]\n}', "write the list under 'data'"),
+        ("gzip.csv", gzip.compress(b"text,label\na,b\n"), r"it is compressed; name it .*gzip\.csv\.gz, or save"),
+        ("zstd.jsonl", b"\x28\xb5\x2f\xfd", r"by its first bytes it is compressed; name it .*zstd.jsonl.zst"),
+        ("parquet.csv", b"PAR1", r"by its first bytes it is a .parquet file; name it so, or save it as text"),
+        ("excel.csv", b"PK\x03\x04", r"by its first bytes it is a .xlsx file; name it so, or save it as text"),
         ("headless.csv", "I loved it,y\nI hated it,n\n", "no column 'text'; expected one of: I loved it, y"),
         ("forged.csv", '"a\nerror: b",label\nx,y\n', r"expected one of: 'a\\nerror: b', label"),
         ("folder.csv", None, "is a folder"),

@@ -46,7 +46,7 @@ def space(**changes: Any) -> dict[str, Any]:
             "pruner",
             "no option 'n_startup'; did you mean 'n_startup_trials'?",
         ),
-        ({"baselines": "none"}, "baselines", "write [] for none; else input should be 'contrastive_source'"),
+        ({"baselines": "none"}, "baselines", "write [] for none; otherwise input should be 'contrastive_source'"),
         ({"baselines": ["svm"]}, "baselines.0", "'ease' or 'items', got 'svm'"),
         ({"sampler": "tpee"}, "sampler", "unknown sampler 'tpee'; did you mean 'tpe'?"),
         ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
