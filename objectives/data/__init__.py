@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.labels import joined_labels as joined_labels
     from promptgraft.objectives.data.labels import label_number as label_number
     from promptgraft.objectives.data.labels import label_text as label_text
+    from promptgraft.objectives.data.labels import labels_as_in as labels_as_in
     from promptgraft.objectives.data.labels import match_labels as match_labels
     from promptgraft.objectives.data.labels import missing_marks as missing_marks
     from promptgraft.objectives.data.labels import multi_hot as multi_hot

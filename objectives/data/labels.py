@@ -57,6 +57,21 @@ def match_labels(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def labels_as_in(labels: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return labels of a table as another one writes them, such as 1 as 1.0; see `match_labels`.
+
+    Args:
+        labels: The labels.
+        known: Those of the other table.
+
+    Returns:
+        The labels in their order; as they are if two of them would become one.
+    """
+    found = match_labels(labels, known)
+    renamed = tuple(found.get(label, label) for label in labels)
+    return renamed if len(set(renamed)) == len(labels) else tuple(labels)
+
+
 def chosen_labels(names: Sequence[str], known: Sequence[str], *, complete: bool) -> tuple[str, ...]:
     """Return the labels that a study file names, as its table writes them.
 

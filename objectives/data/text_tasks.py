@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptgraft.objectives.data.folds import Split, count_folds, fold_numbers, part_of
-from promptgraft.objectives.data.labels import check_label_names
+from promptgraft.objectives.data.labels import check_label_names, labels_as_in
 from promptgraft.objectives.data.rows import (
     UNLABELLED,
     Answer,
@@ -279,7 +279,7 @@ class TextTask(Task):
         report += replace(overlap, near_duplicate_of_other_label=0)  # Its labels are other ones.
         if spec.train_rows is not None:
             _, train = take(train, spec.train_rows, seed, spec, "train", report)
-        return cls(labels, tuple(train), cleaning=report)
+        return cls(labels_as_in(labels, target.labels) if cls.has_labels else labels, tuple(train), cleaning=report)
 
     @classmethod
     def clean(

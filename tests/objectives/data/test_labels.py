@@ -12,6 +12,7 @@ from promptgraft.objectives.data import (
     are_amounts,
     joined_labels,
     label_number,
+    labels_as_in,
     match_labels,
     missing_marks,
     multi_hot,
@@ -170,6 +171,16 @@ def test_numbers_and_truth_values_of_two_tables_are_the_same_labels(tmp_path: Pa
     assert (task.labels, [row.label for row in task.test]) == (("0.0", "1.0"), [1, 0, 1])
     task = load(tmp_path, ["True", "False"] * 10, ["true", "false"], labels=("true", "false"))
     assert (task.labels, [row.label for row in task.test]) == (("True", "False"), [0, 1])
+
+
+def test_a_source_has_the_labels_as_the_target_writes_them(tmp_path: Path) -> None:
+    target = load(tmp_path, ["0.0", "1.0"] * 10)
+    path = tmp_path / "source.csv"
+    path.write_text("\n".join(["text,label", *(f"film{i} seen{i},{i % 3}" for i in range(12))]))
+    source = TextClassification.load_source(TaskSpec(str(path), {"text": "text"}, "label"), 0, target)
+    assert source.labels == ("0.0", "1.0", "2")
+    assert [row.label for row in source.train] == [0, 1, 2] * 4
+    assert labels_as_in(["1", "1.0", "0"], ["1", "0.0"]) == ("1", "1.0", "0"), "two labels don't become one"
 
 
 @pytest.mark.parametrize(
