@@ -1,5 +1,6 @@
 """What the columns of a table seem to hold: which are texts, and which is the label."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -101,6 +102,11 @@ class Column:
         return self.holds_numbers and len(self.numbers) > 2 and not is_id
 
     @property
+    def holds_lists(self) -> bool:
+        """Whether all values are JSON lists of texts or numbers, such as several labels a row."""
+        return bool(self.values) and all(map(_is_list, self.values))
+
+    @property
     def kind(self) -> str:
         """The kind of task, if this is the label."""
         is_scale = len(self.numbers) > MOST_CLASSES_OF_NUMBERS or not all(map(float.is_integer, self.numbers))
@@ -148,6 +154,14 @@ def _is_finite(value: str) -> bool:
         return math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def _is_list(value: str) -> bool:
+    try:
+        found = json.loads(value) if value.startswith("[") else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(isinstance(entry, str | int | float) for entry in found)
 
 
 def count_words(text: str) -> int:
@@ -209,7 +223,8 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
 
     Raises:
         InvalidInputError: If the table can't be read, has no such column, or no column looks like a label or a text;
-            the message lists the columns. If the kind is another one, or the label of a regression isn't a number.
+            the message lists the columns. If the kind is another one, the label of a regression isn't a number, or
+            labels are lists.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInputError(
@@ -229,7 +244,8 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
         _refuse_images(path, columns, label)
     doubts: list[str] = []
     is_named = label is not None
-    label = label or _choose_label(path, columns, text, doubts)
+    label = label or _label_of_lists(columns) or _choose_label(path, columns, text, doubts)
+    _refuse_lists(path, columns, label)
     chosen = tuple(text) or _choose_text(path, columns, label, doubts)
     for name in (*chosen, label):
         if names.count(name) > 1:
@@ -273,6 +289,22 @@ def _only_texts(path: str, why: str, kind: str, image: str, label: str) -> Inval
         f"{path}: {why}, and studies are drafted of texts alone; write a study file with `target: {target}` and a "
         "backbone that reads images: docs/task-kinds.md#images"
     )
+
+
+def _label_of_lists(columns: Sequence[Column]) -> str | None:
+    """Return the column that is a label by its name, if it holds lists and no other has such a name."""
+    named = [column for column in columns if _label_name(column) is not None]
+    return named[0].name if len(named) == 1 and named[0].holds_lists else None
+
+
+def _refuse_lists(path: str, columns: Sequence[Column], label: str) -> None:
+    """Say that several labels a row need a study file that is written by hand, and what its target is."""
+    if any(column.holds_lists for column in columns if column.name == label):
+        target = f"{{kind: multi_label, train: {path}, text: COLUMN, label: {label}}}"
+        raise InvalidInputError(
+            f"{path}: column {label!r} holds lists, and studies are drafted for one label a row; write a study file "
+            f"with `target: {target}`: docs/task-kinds.md, or name another column with --label"
+        )
 
 
 def _choose_kind(path: str, label: Column, kind: str | None, doubts: list[str]) -> str:

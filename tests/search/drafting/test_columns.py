@@ -169,6 +169,16 @@ def test_a_label_that_is_no_number_and_a_kind_that_is_not_drafted(tmp_path: Path
         view_table(path, kind="translation")
 
 
+@pytest.mark.parametrize(("name", "label"), [("labels", None), ("tags", "tags"), ("tags", None)])
+def test_lists_of_labels_are_refused_with_the_target_to_write(tmp_path: Path, name: str, label: str | None) -> None:
+    path = tmp_path / "rows.jsonl"
+    lists = [["a", "b"], ["a"], []]
+    own = [{"text": f"some long words in row {n} here", name: lists[n % 3]} for n in range(30)]
+    path.write_text("\n".join(map(json.dumps, own)))
+    with pytest.raises(InvalidInputError, match=rf"holds lists.*kind: multi_label, .*, label: {name}\}}"):
+        view_table(str(path), label=label)
+
+
 def test_dates_beside_short_texts_are_no_doubt(tmp_path: Path) -> None:
     """As in a table of films: titles of a word or two, and when they came out."""
     table = [{"title": f"film {n}", "out": f"Jan {n % 28 + 1} 19{50 + n}", "label": "ab"[n % 2]} for n in range(40)]
