@@ -10,6 +10,7 @@ from typing import Any, get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from promptgraft.objectives.data import missing_marks
 from promptgraft.search.drafting.columns import CLASSES, FEWEST_TEXTS, NUMBERS, TableView
 from promptgraft.search.study import EffortName, parse_seconds
 from promptgraft.search.wording import one_line
@@ -254,6 +255,8 @@ def _cautions(target: TableView, source: TableView | None) -> list[str]:
     if target.rare:
         left_out = ", ".join(f"{one_line(label)} ({count})" for label, count in target.rare.items())
         found.append(f"labels with fewer than {FEWEST_TEXTS} different texts are left out of `labels`: {left_out}")
+        if marks := [mark for mark in missing_marks(target.labels) if mark not in target.rare]:
+            found.append(f"{', '.join(marks)} in `labels` looks like a missing value; if it is, delete it there")
     if target.kind == NUMBERS:
         if source is not None and source.label != target.label:
             names = f"{source.label}, {target.label}"

@@ -1,7 +1,7 @@
 """What makes the scores of a study doubtful, though it can be run: said by `validate`, `init`, `run` and the report."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from promptgraft.objectives.data import (
     Task,
@@ -41,7 +41,9 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
     target = tasks["target"]
     found = [f"{name}: {leak}" for name, task in tasks.items() for leak in find_label_leaks(task)]
     found += [f"target: {lacking}" for lacking in absent_labels(target, file.metric)]
-    found += [f"{name}: {doubt}" for name, task in tasks.items() for doubt in _doubts(task)]
+    sections = [file.target, *file.all_sources().values()]
+    for (name, task), section in zip(tasks.items(), sections, strict=True):
+        found += [f"{name}: {doubt}" for doubt in (*_missing_labels(task, section.labels or ()), *_doubts(task))]
     labels = all_labels(target, list(tasks.values())[1:])
     for names in alike_labels(labels):
         found.append(f"the labels {', '.join(map(repr, names))} are different; if they mean one, write them alike")
@@ -113,24 +115,22 @@ def _doubts_of_histories(task: Task) -> list[str]:
     return found
 
 
-def _doubts(task: Task) -> list[str]:
-    """Say where labels look like missing values, or like answers of another kind of task."""
+def _missing_labels(task: Task, named: Sequence[str]) -> list[str]:
+    """Say where labels look like missing values, unless the study file names them."""
     if not task.has_labels or task.in_places or task.reads_histories:
         return []
-    found = []
-    if marks := missing_marks(task.labels):
-        rows = (*(task.labelled or task.train), *task.test)
-        counts = Counter(task.labels[place] for row in rows for place in task.labels_of(row.answer))
-        shown = ", ".join(f"{mark!r} ({counts[mark]} rows)" for mark in marks)
-        found.append(
-            f"some labels look like missing values: {shown}; if they are, leave these cells empty, since only empty "
-            "cells are taken for missing labels"
-        )
-    return found if task.reads != "text" else found + _doubts_of_kind(task)
+    marks = [mark for mark in missing_marks(task.labels) if mark not in named]
+    rows = (*(task.labelled or task.train), *task.test)
+    counts = Counter(task.labels[place] for row in rows for place in task.labels_of(row.answer))
+    shown = ", ".join(f"{mark!r} ({counts[mark]} rows)" for mark in marks)
+    remedy = "if they are, leave these cells empty, since only empty cells are taken for missing labels"
+    return [f"some labels look like missing values: {shown}; {remedy}; else name all in `labels`"] if marks else []
 
 
-def _doubts_of_kind(task: Task) -> list[str]:
-    """Say where labels of texts look like answers of another kind of task."""
+def _doubts(task: Task) -> list[str]:
+    """Say where labels look like answers of another kind of task."""
+    if not task.has_labels or task.in_places or task.reads_histories or task.reads != "text":
+        return []
     found = []
     if several := joined_labels(task.labels, kept="|" if not task.one_label else ""):
         remedy = "set kind: multi_label, and write | between them" if task.one_label else "write | between them"

@@ -54,6 +54,17 @@ def test_a_quick_search_takes_a_part_of_a_large_table_and_leaves_out_labels_that
     assert (len(study.target.train), len(study.target.validation), len(study.target.test)) == (1000, 500, 800)
 
 
+@pytest.mark.parametrize("rare", ["", "odd,c\n"], ids=["all labels", "labels are listed"])
+def test_labels_that_look_like_missing_values_are_said(tmp_path: Path, tiny_models: TinyModels, rare: str) -> None:
+    table = tmp_path / "rows.csv"
+    lines = [f"own{n} words{n * 7} of row {n},{('a', 'b', 'NaN')[n % 3]}\n" for n in range(90)]
+    table.write_text(f"note,label\n{''.join(lines)}{rare}")
+    code, output = init(table, "--backbone", tiny_models["encoder"], "--output", tmp_path / "first.yaml")
+    assert code == 0, output
+    said = " ".join(output.split())
+    assert ("NaN in `labels` looks like a missing value" if rare else "like missing values: 'NaN' (30 rows)") in said
+
+
 def test_a_quick_search_cuts_long_texts_and_says_so(tmp_path: Path, tiny_models: TinyModels) -> None:
     table = tmp_path / "long.csv"
     table.write_text("note,label\n" + "".join(f"{n} {'word ' * 150},{'ab'[n % 2]}\n" for n in range(40)))
