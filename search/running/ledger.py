@@ -5,7 +5,6 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 """
 
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,9 +29,7 @@ from promptgraft.search.storage import (
     StorageLostError,
     StudyRecord,
     TrialRecord,
-    base_name,
     candidate_attrs,
-    enqueued_parameters,
     failure_attrs,
     is_alive,
     last_beats,
@@ -315,18 +312,10 @@ class StudyLedger:
         return None
 
     def _claim(self, waiting: FrozenTrial) -> Asked | None:
-        trial_id, expected = trial_id_of(waiting), candidate_key(waiting)
-        given = {base_name(name): value for name, value in waiting.params.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns of values that the space no longer holds.
-            if TrialRecord.of(waiting).baseline:
-                proposal = self._proposals.baseline(TrialRecord.of(waiting).candidate)
-            else:
-                proposal = self._proposals.fixed({**enqueued_parameters(waiting), **given})
+        trial_id = trial_id_of(waiting)
+        proposal, unlike = self._proposals.waiting(waiting)
         self.states[TrialState.WAITING] -= 1
-        refusal = self._proposals.ruled_out(proposal.candidate)
-        if expected not in (None, proposal.candidate.key):
-            refusal = "the edited space no longer holds this candidate"
+        refusal = unlike or self._proposals.ruled_out(proposal.candidate)
         if refusal:
             self._proposals.told(proposal, TrialState.FAIL, None)
             write_trial(self.storage, trial_id, failure_attrs(refusal, interrupted=True))

@@ -12,7 +12,15 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from promptgraft.search.storage import TrialRecord, distributions_of, present_parameters, share_search_space
+from promptgraft.search.storage import (
+    TrialRecord,
+    base_name,
+    distributions_of,
+    enqueued_parameters,
+    holds,
+    present_parameters,
+    share_search_space,
+)
 from promptgraft.search.study import Constraints, EngineSection, build_sampler
 from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 
@@ -124,10 +132,36 @@ class Proposals:
         return sampler
 
     def fixed(self, params: Mapping[str, Any]) -> Proposal:
-        """Propose given parameter values; those that are missing are drawn at random."""
+        """Propose given parameter values; those that are missing, or not in the space, are drawn at random."""
         self._copy.sampler = RandomSampler(seed=self.seed)
-        self._copy.enqueue_trial(dict(params))
+        self._copy.enqueue_trial({name: value for name, value in params.items() if self._holds(name, value)})
         return self._ask()
+
+    def waiting(self, trial: FrozenTrial) -> tuple[Proposal, str | None]:
+        """Propose what a queued trial is to run, whether a user queued it or it was cut off.
+
+        Args:
+            trial: The trial, WAITING.
+
+        Returns:
+            The proposal, and why it isn't what was queued, if so.
+        """
+        record, queued = TrialRecord.of(trial), enqueued_parameters(trial)
+        if record.baseline:
+            proposal = self.baseline(record.candidate)
+        else:
+            proposal = self.fixed(queued | present_parameters(trial.params, record.values, self.distributions))
+        given = queued | {base_name(name): value for name, value in trial.params.items()}
+        unheld = ", ".join(f"{name} {value!r}" for name, value in given.items() if not self._holds(name, value))
+        if record.has_candidate and record.candidate.key != proposal.candidate.key:
+            return proposal, "the edited space no longer holds this candidate" + (f": {unheld}" if unheld else "")
+        if unheld and not record.has_candidate:
+            return proposal, f"the space doesn't hold {unheld}; queue a value of its range or choices"
+        return proposal, None
+
+    def _holds(self, name: str, value: Any) -> bool:
+        """Whether the space holds a parameter's value; of what it doesn't search that is not asked."""
+        return name not in self.distributions or holds(self.distributions[name], value)
 
     def baseline(self, candidate: Candidate) -> Proposal:
         """Propose a baseline, with its parameters if it is a point of the space."""

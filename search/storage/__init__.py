@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from promptgraft.search.storage.optuna_private import trial_id_of as trial_id_of
     from promptgraft.search.storage.parameter_names import base_name as base_name
     from promptgraft.search.storage.parameter_names import distributions_of as distributions_of
+    from promptgraft.search.storage.parameter_names import holds as holds
     from promptgraft.search.storage.parameter_names import present_parameters as present_parameters
     from promptgraft.search.storage.parameter_names import stored_names as stored_names
     from promptgraft.search.storage.places import own_files as own_files

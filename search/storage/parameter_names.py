@@ -96,10 +96,11 @@ def present_parameters(
     values |= {name: own for name in ("template", "verbalizer", "source", BACKBONE) if (own := candidate.get(name))}
     backbone = values.get(BACKBONE, "")
     named = {name if name in present else f"{name}@{backbone}": value for name, value in values.items()}
-    return {name: value for name, value in named.items() if name in present and _holds(present[name], value)}
+    return {name: value for name, value in named.items() if name in present and holds(present[name], value)}
 
 
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution holds a value, of whatever type."""
     try:
         return contains(distribution, value)
     except ValueError:

@@ -17,7 +17,7 @@ from promptgraft.search.running.run_state import RunState
 from promptgraft.search.running.searcher import FINISHED, StudySearcher
 from promptgraft.search.storage import Pulses, heartbeats, open_storage
 from promptgraft.search.trials import Limits, best_trial, compute_seconds
-from promptgraft.spaces import Candidate, Categorical, SearchSpace
+from promptgraft.spaces import Candidate, Categorical, Float, SearchSpace
 from tests.support.studies import WIDE, four_templates, open_ledger, sqlite_url
 
 OpenLedger = Callable[..., StudyLedger]
@@ -151,6 +151,39 @@ def test_a_user_s_own_enqueued_trial_is_run_first(ledger: OpenLedger, tmp_path: 
     assert asked.candidate.alpha == 0.25
     assert book.frozen(asked.number).params["alpha"] == 0.25
     assert "learning_rate" in book.frozen(asked.number).params
+
+
+def steps_and_alpha(*choices: int, high: float = 1.0) -> SearchSpace:
+    return four_templates(Categorical("steps", choices), Float("alpha", 0, high))
+
+
+@pytest.mark.parametrize("edited", [steps_and_alpha(200, 300), steps_and_alpha(200, 300, 400, high=0.5)])
+def test_what_an_edited_space_no_longer_holds_is_not_run_again_and_the_search_goes_on(
+    ledger: OpenLedger, tmp_path: Path, edited: SearchSpace
+) -> None:
+    book = ledger(tmp_path, steps_and_alpha(200, 300, 400))
+    for alpha in (0.75, 0.25):
+        book.study.enqueue_trial({"steps": 400, "alpha": alpha})
+        assert book.ask() is not None
+    assert book.interrupt(Loss.STOPPED, "stopped") == 2
+    book.study.enqueue_trial({"steps": 400, "alpha": 0.75})  # Never started.
+    other = ledger(tmp_path, edited)
+    for _ in range(3):
+        asked = other.ask()
+        assert asked is not None
+        other.complete(asked.number, 0.5)
+    trials = other.study.get_trials()
+    causes = [str(trials[number].user_attrs.get("cause")) for number in (2, 3, 4)]
+    lost = "steps 400" if edited == steps_and_alpha(200, 300) else "alpha 0.75"
+    assert lost in causes[0]
+    assert "the edited space no longer holds" in causes[0]
+    assert f"the space doesn't hold {lost}" in causes[2]
+    goes_on = TrialState.FAIL if lost == "steps 400" else TrialState.COMPLETE
+    assert [trials[number].state for number in (2, 3, 4)] == [TrialState.FAIL, goes_on, TrialState.FAIL]
+    assert other.failure_rate == 0
+    if lost == "steps 400":
+        assert all(400 not in trial.params.values() for trial in trials[5:])
+    assert other.finished == 3
 
 
 def test_at_equal_values_the_lower_loss_wins(ledger: OpenLedger, tmp_path: Path) -> None:
