@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from promptgraft.spaces.parameters import Scalar as Scalar
     from promptgraft.spaces.parameters import StudyFacts as StudyFacts
     from promptgraft.spaces.parameters import SuggestingTrial as SuggestingTrial
+    from promptgraft.spaces.parameters import check_can_hold as check_can_hold
+    from promptgraft.spaces.parameters import extremes as extremes
     from promptgraft.spaces.plugins import Registry as Registry
     from promptgraft.spaces.plugins import plugin_versions as plugin_versions
     from promptgraft.spaces.search_space import BACKBONE as BACKBONE
     from promptgraft.spaces.search_space import SearchSpace as SearchSpace
     from promptgraft.spaces.search_space import check_parameter as check_parameter
-    from promptgraft.spaces.search_space import extremes as extremes
     from promptgraft.spaces.template_edits import Blocks as Blocks
     from promptgraft.spaces.template_edits import cross as cross
     from promptgraft.spaces.template_edits import join_blocks as join_blocks

@@ -1,5 +1,6 @@
 """Types and bounds of the searchable fields of a candidate."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,8 @@ class Dimension:
             return self._check_text(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidInputError(f"{self.name} must be a number, got {value!r}")
+        if not abs(value) <= sys.float_info.max:
+            raise InvalidInputError(f"{self.name} must be a finite number in {self.interval}, got {value}")
         if self.kind is int and value != int(value):
             raise InvalidInputError(f"{self.name} must be an integer, got {value!r}")
         too_low = self.low is not None and (value < self.low or (self.open_low and value == self.low))

@@ -1,5 +1,6 @@
 """Parameters of a search space, each with an optional condition on another one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -89,8 +90,8 @@ def _check_range(name: str, low: float, high: float, step: float | None, log: bo
         raise InvalidInputError(f"{name}: low ({low}) must not be greater than high ({high})")
     if log and low <= 0:
         raise InvalidInputError(f"{name}: low must be positive in a logarithmic range, got {low}")
-    if step is not None and step <= 0:
-        raise InvalidInputError(f"{name}: step must be positive, got {step}")
+    if step is not None and not 0 < step < math.inf:
+        raise InvalidInputError(f"{name}: step must be positive and finite, got {step}")
     if log and step is not None and step != 1:
         raise InvalidInputError(f"{name}: step is not supported in a logarithmic range; leave out one of the two")
 
@@ -134,6 +135,40 @@ class Float:
 
 
 Parameter: TypeAlias = Constant | Categorical | Integer | Float
+
+
+def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
+    """Return a parameter's choices, or the ends of its range."""
+    if isinstance(parameter, Constant):
+        return (parameter.value,)
+    if isinstance(parameter, Categorical):
+        return parameter.choices
+    return (parameter.low, parameter.high)
+
+
+def check_can_hold(condition: Condition, parameter: Parameter) -> None:
+    """Refuse a condition that holds for no value of the parameter that it is on.
+
+    Args:
+        condition: The condition.
+        parameter: The parameter.
+
+    Raises:
+        InvalidInputError: If it can never hold.
+    """
+    values = extremes(parameter)
+    if any(condition.holds({parameter.name: value}) for value in values):
+        return
+    shown = f"is {' or '.join(map(repr, values))}"
+    if isinstance(parameter, Integer | Float):
+        numbers = [choice for choice in condition.choices if isinstance(choice, int | float)]
+        if any(parameter.low <= number <= parameter.high for number in numbers):
+            return
+        shown = f"is between {parameter.low} and {parameter.high}"
+    wanted = f"above {condition.above:g}" if condition.choices == () else " or ".join(map(repr, condition.choices))
+    raise InvalidInputError(
+        f"`when` never holds: it asks for {parameter.name} {wanted}, which {shown}; change one of the two"
+    )
 
 
 @dataclass(frozen=True, slots=True)

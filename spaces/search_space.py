@@ -11,7 +11,15 @@ from promptgraft.spaces.candidate_parts import Decoding, SoftPrompt
 from promptgraft.spaces.candidates import Candidate
 from promptgraft.spaces.dimensions import describe, dimension_of
 from promptgraft.spaces.errors import InvalidInputError, did_you_mean
-from promptgraft.spaces.parameters import Categorical, Constant, Parameter, Scalar, StudyFacts, SuggestingTrial
+from promptgraft.spaces.parameters import (
+    Categorical,
+    Constant,
+    Parameter,
+    Scalar,
+    StudyFacts,
+    SuggestingTrial,
+    extremes,
+)
 from promptgraft.spaces.templates import Template, content_hash
 from promptgraft.spaces.verbalizers import Verbalizer
 
@@ -211,15 +219,6 @@ def _check_soft_prompts(parameters: Mapping[str, Parameter]) -> None:
         when = networks.when
         if when is None or when.parameter != places.name or when.holds({places.name: place}):
             SoftPrompt(1, place=str(place), parametrization=str(network)).check()
-
-
-def extremes(parameter: Parameter) -> tuple[Scalar, ...]:
-    """Return a parameter's choices, or the ends of its range."""
-    if isinstance(parameter, Constant):
-        return (parameter.value,)
-    if isinstance(parameter, Categorical):
-        return parameter.choices
-    return (parameter.low, parameter.high)
 
 
 def _content(facts: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from promptgraft.search.study.backbone_checks import (
 from promptgraft.search.study.cautions import cautions_of
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.effort import families_of, refuses_baseline, with_effort
-from promptgraft.search.study.engines import build_pruner, build_sampler, is_installed
+from promptgraft.search.study.engines import check_pruner, check_sampler, is_installed
 from promptgraft.search.study.schema.study_file import StudyFile, check_study_name, name_advice
 from promptgraft.search.study.schema.tasks import TaskSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
@@ -249,9 +249,9 @@ class StudyLoader(ProblemCollector):
             if file.direction not in (None, expected):
                 self.add(("direction",), f"{file.metric} is better the other way: write {expected}")
         with self.collecting(("sampler",)):
-            build_sampler(file.sampler.name, file.sampler.options, file.seed)
+            check_sampler(file.sampler.name, file.sampler.options, 1 + len(file.minimize))
         with self.collecting(("pruner",)):
-            build_pruner(file.pruner.name, file.pruner.options)
+            check_pruner(file.pruner.name, file.pruner.options)
         for name in file.track:
             if not is_installed(name):
                 self.add(("track",), f"{name} is not installed: pip install 'promptgraft[track]'")

@@ -24,6 +24,7 @@ from promptgraft.spaces import (
     StudyFacts,
     Template,
     Verbalizer,
+    check_can_hold,
     check_parameter,
     did_you_mean,
     dimension_of,
@@ -230,8 +231,9 @@ class SpaceLoader(ProblemCollector):
         for name in (*DIMENSIONS, *(name for name in described if name not in DIMENSIONS)):
             if name in described:
                 path, section = described[name]
-                build = partial(self._parameter, name, facts=facts, tasks=tasks)  # Of a section.
-                known = {"template", "verbalizer", *(parameter.name for parameter in parameters)}
+                earlier = {parameter.name: parameter for parameter in parameters}
+                build = partial(self._parameter, name, facts=facts, tasks=tasks, earlier=earlier)  # Of a section.
+                known = {"template", "verbalizer", *earlier}
                 parameter = self._served(("space", *path), section, build, facts, known)
                 parameters += [parameter] if parameter else []
         return parameters
@@ -277,15 +279,25 @@ class SpaceLoader(ProblemCollector):
             return None
         return parameter
 
-    def _parameter(self, name: str, section: ParameterSection, facts: StudyFacts, tasks: list[Task]) -> Parameter:
+    def _parameter(
+        self,
+        name: str,
+        section: ParameterSection,
+        facts: StudyFacts,
+        tasks: list[Task],
+        earlier: Mapping[str, Parameter],
+    ) -> Parameter:
         """Build a parameter.
 
         Raises:
-            InvalidInputError: If a value is not allowed, or the study or its backbone doesn't support it.
+            InvalidInputError: If a value is not allowed, the study or its backbone doesn't support it, or the condition
+                on one of the earlier parameters never holds.
         """
         when = None
         if section.when is not None:
             when = Condition(section.when.parameter, section.when.choices, section.when.above)
+            if when.parameter in earlier:
+                check_can_hold(when, earlier[when.parameter])
         built = dimension_of(name).parameter(
             section.choices, section.low, section.high, section.step, section.log, when
         )

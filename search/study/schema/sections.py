@@ -12,7 +12,9 @@ class Section(BaseModel):
     """A mapping in a study file; immutable, and unknown keys are refused."""
 
     # Built when it is first used: `status` needs one section of many.
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=False, defer_build=True, allow_inf_nan=False
+    )
 
 
 def _words(value: Any) -> Any:
@@ -94,6 +96,8 @@ class ConditionSection(Section):
 
 class ParameterSection(Section):
     """A fixed value, a list of choices, or a range."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # Its dimension refuses them, and says which numbers it takes.
 
     choices: tuple[Any, ...] | None = Field(None, description="List of choices; a bare value or list is short for it.")
     low: float | None = Field(None, description="Lower end of a range.")

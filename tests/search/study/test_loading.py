@@ -1,5 +1,6 @@
 """Every mistake in a study file gets one clear message with its line, and all come at once."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ def space(**changes: Any) -> dict[str, Any]:
     return {"space": content | changes}
 
 
+IA3 = {"parameter": "adapter.method", "choices": ["ia3"]}
+
+
 @pytest.mark.parametrize(
     ("sections", "where", "message"),
     [
@@ -49,6 +53,23 @@ def space(**changes: Any) -> dict[str, Any]:
         ({"baselines": "none"}, "baselines", "write [] for none; otherwise input should be 'contrastive_source'"),
         ({"baselines": ["svm"]}, "baselines.0", "'ease' or 'items', got 'svm'"),
         ({"sampler": "tpee"}, "sampler", "unknown sampler 'tpee'; did you mean 'tpe'?"),
+        (
+            {"sampler": {"name": "tpe", "n_startup_trials": "many", "multivariate": True}},
+            "sampler",
+            "sampler 'tpe' fails with n_startup_trials: 'many': '<' not supported",
+        ),
+        ({"sampler": {"name": "tpe", "n_ei_candidates": 0}}, "sampler", "fails with n_ei_candidates: 0: "),
+        ({"pruner": {"name": "median", "n_min_trials": "4"}}, "pruner", "fails with n_min_trials: '4': "),
+        (
+            {"pruner": {"name": "hyperband", "min_resource": 1, "max_resource": 0}},
+            "pruner",
+            "pruner 'hyperband' fails with max_resource: 0: math domain error",
+        ),
+        (
+            {"pruner": {"name": "hyperband", "min_resource": 10, "max_resource": 1}},
+            "pruner",
+            "max_resource is less than min_resource, 10, so that nothing would be pruned",
+        ),
         ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
         ({"metric": "loss", "direction": "maximize"}, "direction", "write minimize"),
         (space(templates={"a": "{{ texxt }} {{ label }}"}), "space.templates.a", "did you mean 'text'?"),
@@ -63,6 +84,21 @@ def space(**changes: Any) -> dict[str, Any]:
         (space(alpha={"low": 0, "high": 1.5}), "space.alpha", "must be in [0, 1], got 1.5"),
         (space(calibration=["none", "bach"]), "space.calibration", "did you mean 'batch'?"),
         (space(steps="many"), "space.steps", "must be a number, got 'many'"),
+        (space(learning_rate=[1e-3, math.nan]), "space.learning_rate", "must be a finite number in (0, ∞), got nan"),
+        (space(steps=math.inf), "space.steps", "must be a finite number in [0, ∞), got inf"),
+        (space(weight_decay={"low": 0, "high": math.inf}), "space.weight_decay", "finite number in [0, ∞), got inf"),
+        (space(alpha={"low": 0, "high": 1, "step": math.nan}), "space.alpha", "step must be positive and finite"),
+        ({"budget": {"reserve": math.nan}}, "budget.reserve", "finite number"),
+        (
+            space(adapter={"method": ["none", "lora"]}, steps={"choices": [8], "when": IA3}),
+            "space.steps",
+            "`when` never holds: it asks for adapter.method 'ia3', which is 'none' or 'lora'",
+        ),
+        (
+            space(steps={"low": 8, "high": 16}, warmup={"choices": [0.1], "when": {"parameter": "steps", "above": 16}}),
+            "space.warmup",
+            "`when` never holds: it asks for steps above 16, which is between 8 and 16",
+        ),
         ({"backbone": {"path": "./nowhere", "family": "encoder"}}, "backbone.path", "no such folder"),
         ({"backbone": {"path": "x", "family": "enc"}}, "backbone.family", "did you mean 'encoder'?"),
         (
