@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STANDARD_OUTPUT = "-"
+# Suffixes that promise another format, or a compressed file.
+_TABLES = (".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".conll")
+_OTHER_FORMATS = (*_TABLES, ".gz", ".zst", ".zip", ".bz2", ".xz")
 # What pictures are called: the number of their row.
 _PICTURE = re.compile(r"\d{5,}\.png")
 # What spreadsheets take for a formula (OWASP, CSV injection), unless it is a number.
@@ -30,7 +33,8 @@ def check_output(output: str, *inputs: str) -> None:
         inputs: The files that are read.
 
     Raises:
-        InvalidInputError: If it is a folder or an image, its folder can't be made, or it is one of the inputs.
+        InvalidInputError: If it is a folder or an image, its suffix is that of another format, its folder can't be
+            made, or it is one of the inputs.
     """
     if output == STANDARD_OUTPUT:
         return
@@ -40,6 +44,10 @@ def check_output(output: str, *inputs: str) -> None:
     check_file(path, "--output")
     if is_image_file(path):
         raise InvalidInputError(f"--output {output} is an image, and would be lost; name a CSV file")
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise InvalidInputError(
+            f"--output {output} ends with {path.suffix}, but only CSV is written; name a file that ends with .csv"
+        )
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise InvalidInputError(f"--output {output} is the file that is read; name another one")

@@ -4,9 +4,11 @@ import atexit
 import gc
 import json
 import shlex
+import sys
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +60,8 @@ def main(
     # and once more at the end, when the system frees it all anyway, a fifth of a short command that loads torch.
     gc.set_threshold(_COLLECTED_AFTER)
     atexit.register(gc.freeze)
+    if isinstance(sys.stdout, TextIOWrapper):  # Half a surrogate pair can't be encoded; files have it escaped, too.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @studies.command()

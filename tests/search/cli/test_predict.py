@@ -60,6 +60,22 @@ def test_standard_input_and_output(bundle: Path) -> None:
     assert "1 rows -> -" in said.stderr
 
 
+def test_half_a_surrogate_pair_is_escaped_on_standard_output(bundle: Path, tmp_path: Path) -> None:
+    table = lines(tmp_path / "t.jsonl", [{"text": "good \ud83d"}, {"text": "bad"}])
+    said = typed("predict", str(bundle), "--input", table, "--output", "-")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[1].startswith("good \\ud83d,")
+    assert len(said.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.parquet", "o.TSV", "o.csv.gz", "o.xlsx"])
+def test_no_other_format_than_csv_is_promised(bundle: Path, tmp_path: Path, name: str) -> None:
+    table = lines(tmp_path / "t.jsonl", [{"text": "good"}])
+    said = typed("predict", str(bundle), "--input", table, "--output", str(tmp_path / name))
+    assert (said.exit_code, "but only CSV is written; name a file that ends with .csv" in said.stderr) == (2, True)
+    assert not (tmp_path / name).exists()
+
+
 def test_an_input_is_never_written_over(bundle: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("text\ngood\n")
