@@ -5,6 +5,7 @@ import gc
 import json
 import shlex
 import sys
+import time
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -69,8 +70,10 @@ def main(
 def validate(study: Annotated[Path, typer.Argument(help="Study file.")]) -> None:
     """Check a study file, its data and its backbone, and report every error at once."""
     from promptgraft.search.study import load_study, space_text
+    from promptgraft.search.trials import Limits
 
     loaded = load_study(study, rehearsed=True)
+    Limits.of(loaded.file.budget, None, None, time.time())  # A deadline may pass; what is finished can be exported yet.
     task = loaded.target
     few = ", ".join(task.labels[:SHOWN_LABELS])
     others = f" and {len(task.labels) - SHOWN_LABELS} others" if len(task.labels) > SHOWN_LABELS else ""

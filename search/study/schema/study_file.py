@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from promptgraft.search.study.schema.sections import BackboneSection, GrowSection, OneOrMore, Section, SpaceSection
 from promptgraft.search.study.schema.tasks import SourceSection, TargetSection
@@ -15,6 +15,8 @@ from promptgraft.search.study.schema.units import next_moment, parse_bytes, pars
 from promptgraft.spaces import InvalidInputError
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+# Bytes of disk with which no trial would start.
+LEAST_DISK = 10**6
 BACKBONE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -40,6 +42,15 @@ def check_study_name(name: str) -> None:
 
 def _moment(value: Any) -> Any:
     next_moment(str(value), 0.0)
+    return value
+
+
+def _holds_a_study(value: int) -> int:
+    if value < LEAST_DISK:
+        raise ValueError(
+            "must be at least 1MB, since a study's database alone takes more than half of that; write the unit, as in "
+            "20GB"
+        )
     return value
 
 
@@ -115,7 +126,9 @@ class BudgetSection(Section):
     gpu_hours: float | None = Field(
         None, gt=0, description="Limit on the GPU-hours of all trials: their total time, times resources.gpu."
     )
-    disk: Bytes | None = Field(None, description="Limit on the size of all files of the study, such as 20GB.")
+    disk: Annotated[Bytes, AfterValidator(_holds_a_study)] | None = Field(
+        None, description="Limit on the size of all files of the study, such as 20GB."
+    )
     reserve: float = Field(
         0.1, ge=0, lt=1, description="Share of time and compute that is reserved for judging the winner."
     )

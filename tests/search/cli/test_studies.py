@@ -54,6 +54,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_models: 
     return folder
 
 
+def test_validate_refuses_a_deadline_that_has_passed_as_run_does(write_study: WriteStudy) -> None:
+    said = typed("validate", str(write_study(budget={"deadline": "2020-01-01T07:00"})))
+    assert (said.exit_code, "budget.deadline: expected a moment to come" in said.stderr) == (2, True)
+
+
 def test_help_imports_nothing_heavy() -> None:
     result = promptgraft("--help", absent="torch,ray,optuna,transformers,pandas,sklearn")
     assert result.returncode == 0

@@ -117,6 +117,7 @@ IA3 = {"parameter": "adapter.method", "choices": ["ia3"]}
             "does not support float32; add dtype: bfloat16",
         ),
         (space(soft_prompt={"length": 2, "place": "layer 7"}), "space.soft_prompt.place", "the backbone has 3 layers"),
+        ({"budget": {"disk": 5}}, "budget.disk", "must be at least 1MB"),
         ({"budget": {"trials": 0}}, "budget.trials", "greater than or equal to 1"),
         ({"target": None}, "target", "is required but missing"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
