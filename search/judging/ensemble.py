@@ -33,8 +33,8 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
     """Choose an ensemble around the winner.
 
     It ships unless the rows out of their folds show it to be worse than the winner alone: unless the metric falls by
-    more than a standard error over the folds. Few rows tell near equals apart by luck, and their mean errs less than
-    one of them; asking for a higher log-likelihood, too, refused ensembles that are better (docs/benchmarks.md).
+    more than a standard error over the folds. A higher log-likelihood isn't required: that condition refused
+    ensembles that were better (docs/benchmarks.md).
 
     Args:
         study: The checked study.
@@ -83,8 +83,8 @@ def choose_ensemble(study: Study, stored: optuna.Study, files: FileStore) -> Ens
 def _out_of_fold(stored: optuna.Study, files: FileStore, task: Task, winner: TrialRecord) -> dict[int, Expected]:
     """Read what the best trials made of the rows out of their folds: number -> probabilities, shape (rows, labels).
 
-    Only of those on the winner's backbone: production loads a single one. Beside a winner that uses the source, only of
-    those that do, too: of near equals by few rows, the others have seen fewer, and are worse more often than not.
+    Only trials on the winner's backbone count, since production loads a single one. If the winner uses the source, only
+    trials that use it count: near equals that were trained on fewer rows are usually worse (docs/benchmarks.md).
     """
     found: dict[int, Expected] = {}
     shape = len(task.scored()), task.width
