@@ -122,7 +122,9 @@ class Driver:
             return self._outcome(*self._judge(self.limits.all_finished(self.ledger.finished)))
         from promptgraft.search.running.searcher import StudySearcher
 
-        searcher = StudySearcher(self.ledger, self.limits, self.study.file.seed, self.state, self._tidy)
+        searcher = StudySearcher(
+            self.ledger, self.limits, self.study.objective, self.study.file.seed, self.state, self._tidy
+        )
         self.state.side_jobs = self._side_jobs()
         self._tidy()
         try:

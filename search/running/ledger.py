@@ -6,7 +6,7 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,7 @@ class StudyLedger:
         live: The trials of this driver, by number.
         states: Number of trials by state, those of other drivers as of the last look.
         exhausted: Whether the space holds no allowed candidate that was not tried.
+        nothing_fits: Whether all that was left when last asked would have ended too late.
         pool: Templates that have joined the space while the study ran.
         space: The search space, those templates included.
         lost: Set once the storage was given up; every later call raises it.
@@ -101,7 +102,7 @@ class StudyLedger:
         self.live: dict[int, _Live] = {}
         self.trials: list[FrozenTrial] = []
         self.states: Counter[TrialState] = Counter()
-        self.exhausted = False
+        self.exhausted = self.nothing_fits = False
         self.lost: StorageLostError | None = None
         self.owner, self._pulses = new_owner(), Pulses()
         self._study_id = storage.get_study_id_from_name(study.study_name)
@@ -187,20 +188,23 @@ class StudyLedger:
         return self.pool
 
     @wait_for_storage
-    def ask(self, wanted: int | None = None) -> Asked | None:
+    def ask(self, wanted: int | None = None, allows: Callable[[Candidate], bool] | None = None) -> Asked | None:
         """Start a trial: a waiting one if there is any, otherwise a candidate never tried.
 
         Args:
             wanted: Finished trials to reach; None for no limit. Trials that other drivers run count.
+            allows: Tells whether a candidate would end in time; those that would not stay queued, or aren't drawn. One
+                that was cut off goes on in any case.
 
         Returns:
-            The trial; None if the space is exhausted, or enough trials are finished or running.
+            The trial; None if the space is exhausted, nothing is allowed, or enough trials are finished or running.
         """
         with study_lock(self.storage, self.study.study_name):
             self.refresh()
             if wanted is not None and self.finished + self.states[TrialState.RUNNING] >= wanted:
                 return None
-            return self._claim_waiting() or self._start_new()
+            self.nothing_fits = False
+            return self._claim_waiting(allows) or self._start_new(allows)
 
     @wait_for_storage
     def report(self, number: int, step: int, value: float, *, compared: bool) -> bool:
@@ -302,20 +306,23 @@ class StudyLedger:
         again = not is_retry(self.trials, trial.number)
         return fail_and_queue(self.storage, self._study_id, trial, loss, cause, self.max_retries if again else None)
 
-    def _claim_waiting(self) -> Asked | None:
+    def _claim_waiting(self, allows: Callable[[Candidate], bool] | None) -> Asked | None:
         """Take a queued trial, whether queued by us or by the user's `study.enqueue_trial`."""
         for waiting in self.trials:
             if waiting.state == TrialState.WAITING:
-                asked = self._claim(waiting)
+                asked = self._claim(waiting, None if TrialRecord.of(waiting).retry_of is not None else allows)
                 if asked is not None:
                     return asked
         return None
 
-    def _claim(self, waiting: FrozenTrial) -> Asked | None:
+    def _claim(self, waiting: FrozenTrial, allows: Callable[[Candidate], bool] | None) -> Asked | None:
         trial_id = trial_id_of(waiting)
         proposal, unlike = self._proposals.waiting(waiting)
-        self.states[TrialState.WAITING] -= 1
         refusal = unlike or self._proposals.ruled_out(proposal.candidate)
+        if allows is not None and not refusal and not allows(proposal.candidate):
+            self._proposals.told(proposal, TrialState.FAIL, None)
+            return None
+        self.states[TrialState.WAITING] -= 1
         if refusal:
             self._proposals.told(proposal, TrialState.FAIL, None)
             write_trial(self.storage, trial_id, failure_attrs(refusal, interrupted=True))
@@ -331,11 +338,12 @@ class StudyLedger:
         self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self._started(trial_id, waiting.number, proposal)
 
-    def _start_new(self) -> Asked | None:
+    def _start_new(self, allows: Callable[[Candidate], bool] | None) -> Asked | None:
         originals = sum(TrialRecord.of(trial).retry_of is None for trial in self.trials)
-        proposal = self._proposals.draw(self._known, originals)
+        proposal = self._proposals.draw(self._known, originals, allows)
         if proposal is None:
-            self.exhausted = True
+            self.nothing_fits = self._proposals.nothing_fits or self.states[TrialState.WAITING] > 0
+            self.exhausted = not self.nothing_fits
             return None
         params, distributions = self._stored(proposal)
         template = create_trial(

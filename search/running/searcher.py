@@ -4,6 +4,7 @@ See docs/decisions/0002-optuna-ray-join.md.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.running.ledger import StudyLedger
 from promptgraft.search.running.run_state import RunState
 from promptgraft.search.sampling import wording_of
@@ -20,6 +22,8 @@ from promptgraft.spaces import PromptgraftError
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
+# Why a search ends before its limits are reached.
+WHAT_IS_LEFT = " (what is left to try takes longer than that)"
 # Where a trial of Ray's has its job in its configuration.
 JOB = "job"
 
@@ -30,21 +34,30 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     Args:
         ledger: The study.
         limits: What the run may use.
+        spec: The study's fixed part.
         seed: Seed of every trial.
         state: How the run stands.
         check_disk: Looks at the disk again, and says so in the state.
     """
 
     def __init__(
-        self, ledger: StudyLedger, limits: Limits, seed: int, state: RunState, check_disk: Callable[[], None]
+        self,
+        ledger: StudyLedger,
+        limits: Limits,
+        spec: ObjectiveSpec,
+        seed: int,
+        state: RunState,
+        check_disk: Callable[[], None],
     ) -> None:
         super().__init__()
         self.ledger = ledger
         self.limits = limits
+        self.spec = spec
         self.seed = seed
         self.state = state
         self.check_disk = check_disk
         self._look_again_at = 0.0
+        self._nothing_fits: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Ray's own snapshots nothing: the study is the state."""
@@ -56,8 +69,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if self.ledger.finished >= self.limits.trials:
             return self.limits.all_finished(self.ledger.finished)
         reached = self.limits.reached(self.ledger.trials, time.time())
-        if reached is not None:
-            return reached
+        if reached is not None or self._nothing_fits is not None:
+            return reached or self._nothing_fits
         if self._fails_too_often:
             rate, allowed = self.ledger.failure_rate, self.limits.max_failure_rate
             return f"{rate:.0%} of the trials failed (allowed: {allowed:.0%})"
@@ -103,8 +116,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             job = kind.next_job()
             if job is not None:
                 return job
-        asked = self.ledger.ask(self.limits.trials)
+        allows = self.limits.allows(self.ledger.trials, self.spec, time.time())
+        asked = self.ledger.ask(self.limits.trials, allows)
         if asked is None:
+            if self.ledger.nothing_fits and not self.ledger.live:
+                self._nothing_fits = self.limits.over(self.ledger.trials, time.time(), math.inf, WHAT_IS_LEFT)
             return None
         wording = wording_of(self.ledger.space, asked.candidate)
         return TrialJob(asked.number, asked.candidate, self.seed, **wording)

@@ -1,7 +1,7 @@
 """Drawing candidates that no trial of the study has had yet."""
 
 import random
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +28,8 @@ from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 # as exhausted.
 SAMPLER_ATTEMPTS = 20
 RANDOM_ATTEMPTS = 500
+# Draws that may take too long, before it is taken that nothing fits.
+TOO_LONG = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ class Proposals:
         seed: The study's seed.
         directions: Which way the values are better.
         constraints: What candidates must keep to, if anything.
+
+    Attributes:
+        nothing_fits: Whether the last draw found only candidates that would have ended too late.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Proposals:
             constraints.know(space)
         self.distributions = distributions_of(space)
         self._copy = optuna.create_study(directions=directions)
+        self.nothing_fits = False
         self._common = IntersectionSearchSpace(include_pruned=True)
 
     def learn(self, trial: FrozenTrial) -> None:
@@ -100,7 +106,9 @@ class Proposals:
             )
         )
 
-    def draw(self, known: Container[str], n_trials: int) -> Proposal | None:
+    def draw(
+        self, known: Container[str], n_trials: int, allows: Callable[[Candidate], bool] | None = None
+    ) -> Proposal | None:
         """Draw a candidate that is not known and breaks no constraint.
 
         The sampler is built anew for every attempt, with a seed made from the study's seed, the number of its
@@ -109,17 +117,24 @@ class Proposals:
         Args:
             known: Keys of the candidates that were tried.
             n_trials: Number of candidates tried; a trial that is run again is none.
+            allows: Tells whether a candidate would end in time.
 
         Returns:
-            The proposal; None if the space seems exhausted.
+            The proposal; None if the space seems exhausted, or if `nothing_fits`.
         """
+        too_long = 0
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
             seed = random.Random(f"{self.seed}/{n_trials}/{attempt}").getrandbits(32)
             self._copy.sampler = self._sampler(seed) if attempt < SAMPLER_ATTEMPTS else RandomSampler(seed=seed)
             proposal = self._ask()
             if proposal.candidate.key not in known and not self.ruled_out(proposal.candidate):
-                return proposal
+                if allows is None or allows(proposal.candidate):
+                    return proposal
+                too_long += 1
             self.told(proposal, TrialState.FAIL, None)
+            if too_long == TOO_LONG:
+                break
+        self.nothing_fits = too_long > 0
         return None
 
     def ruled_out(self, candidate: Candidate) -> str | None:

@@ -1,17 +1,20 @@
 """How long a search may go on, what it has used, and when it will end."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.search.storage import TrialRecord
 from promptgraft.search.study import BudgetSection, next_moment
+from promptgraft.search.trials.expected_time import ExpectedTimes
 from promptgraft.search.trials.ranking import FINISHED
 from promptgraft.search.wording import duration, size
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import Candidate, InvalidInputError
 
 # Trials that a forecast looks back on, and those it needs at least.
 _RECENT, _FEWEST = 50, 3
@@ -109,20 +112,45 @@ class Limits:
         finished = sum(trial.state in FINISHED for trial in trials)
         if finished >= self.trials:
             return self.all_finished(finished)
+        usual = _usual_s(trials, now)
+        return self.over(trials, now, usual, f" (a trial takes {duration(usual)})" if usual >= 1 else "")
+
+    def over(self, trials: Sequence[FrozenTrial], now: float, seconds: float, takes: str) -> str | None:
+        """Say which limit keeps a trial that takes so many seconds from starting, if one does.
+
+        Args:
+            trials: The study's trials.
+            now: Seconds since the epoch.
+            seconds: What the trial takes; infinity for more than there is.
+            takes: The same in words, appended.
+        """
         kept = f", of which {self.reserve:.0%} are kept for judging the winner" if self.reserve else ""
-        if self.ends_at is None and self.total_compute_s is None:
-            return None
-        usual = _median([_seconds(trial, now) for trial in trials if trial.state in FINISHED][-_RECENT:])
-        if self.search_ends_at is not None and self.time_s is not None and now + usual > self.search_ends_at:
-            takes = f" (a trial takes {duration(usual)})" if usual >= 1 else ""
+        time_s, compute_s = self._left_s(trials, now)
+        if self.time_s is not None and seconds > time_s:
             return f"the time is up: {duration(self.time_s)}{kept}{takes}"
-        if self.search_compute_s is not None:
-            used = compute_seconds(trials, now)
-            running = [_seconds(trial, now) for trial in trials if trial.state == TrialState.RUNNING]
-            to_come = usual + sum(max(0.0, usual - seconds) for seconds in running)
-            if used + to_come > self.search_compute_s:
-                return f"{self._compute_in_words(used)}{kept}"
+        if seconds > compute_s:
+            return f"{self._compute_in_words(compute_seconds(trials, now))}{kept}{takes}"
         return None
+
+    def allows(self, trials: Sequence[FrozenTrial], spec: ObjectiveSpec, now: float) -> Callable[[Candidate], bool]:
+        """Return what tells whether a candidate would end in time, by what it is expected to take."""
+        left_s = min(self._left_s(trials, now))
+        if left_s == math.inf:
+            return lambda _candidate: True
+        expected = ExpectedTimes(trials, spec, lambda trial: _seconds(trial, now))
+        return lambda candidate: expected.of(candidate) <= left_s
+
+    def _left_s(self, trials: Sequence[FrozenTrial], now: float) -> tuple[float, float]:
+        """Return the time and the compute that are left for another trial."""
+        time_s = compute_s = math.inf
+        if self.search_ends_at is not None:
+            time_s = self.search_ends_at - now
+        if self.search_compute_s is not None:
+            usual = _usual_s(trials, now)
+            running = [_seconds(trial, now) for trial in trials if trial.state == TrialState.RUNNING]
+            to_come = sum(max(0.0, usual - seconds) for seconds in running)
+            compute_s = self.search_compute_s - compute_seconds(trials, now) - to_come
+        return time_s, compute_s
 
     def all_finished(self, finished: int) -> str:
         """Say that no more trials are wanted."""
@@ -236,6 +264,10 @@ def _seconds(trial: FrozenTrial, now: float) -> float:
         # Optuna's times are local ones: where the clock is put back, an end may lie before its start.
         return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())
     return max(0.0, now - trial.datetime_start.timestamp()) if trial.state == TrialState.RUNNING else 0.0
+
+
+def _usual_s(trials: Sequence[FrozenTrial], now: float) -> float:
+    return _median([_seconds(trial, now) for trial in trials if trial.state in FINISHED][-_RECENT:])
 
 
 def _ended_at(trial: FrozenTrial) -> float:

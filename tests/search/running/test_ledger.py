@@ -11,6 +11,8 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from promptgraft.objectives.data import TaskSpec
+from promptgraft.objectives.spec import BackboneSpec, ObjectiveSpec
 from promptgraft.search.running import StudyLedger
 from promptgraft.search.running.retries import Loss
 from promptgraft.search.running.run_state import RunState
@@ -315,7 +317,9 @@ def test_an_orphan_found_a_day_later_ran_until_its_heart_stopped(ledger: OpenLed
 
 def test_searching_goes_on_when_the_last_trial_s_end_made_room(ledger: OpenLedger, tmp_path: Path) -> None:
     state = RunState(disk_full="the disk quota is used up")
-    searcher = StudySearcher(ledger(tmp_path), Limits(5), 0, state, lambda: None)
+    task = TaskSpec("unread.csv", {"text": "text"}, "label")
+    spec = ObjectiveSpec(BackboneSpec("unread", "encoder", 64), task, None, WIDE)
+    searcher = StudySearcher(ledger(tmp_path), Limits(5), spec, 0, state, lambda: None)
     assert searcher.suggest("a") == FINISHED
 
     def check_disk() -> None:

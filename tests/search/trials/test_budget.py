@@ -63,7 +63,7 @@ def test_gpu_hours_are_the_time_of_all_trials_times_their_gpus() -> None:
     enough, little = limits(gpu_hours=122.5 / 3600, gpus=0.5), limits(gpu_hours=121.5 / 3600, gpus=0.5)
     assert enough.reached(TEN, T0) is None
     assert little.reached(TEN, T0) == (
-        "the GPU-hours are used up: 0.0278 of 0.03375, of which 10% are kept for judging the winner"
+        "the GPU-hours are used up: 0.0278 of 0.03375, of which 10% are kept for judging the winner (a trial takes 20s)"
     )
     assert describe_use(TEN, little, None, T0)["gpu_hours"] == "0.0278 of 0.03375"
     assert describe_use(TEN, limits(gpus=2), None, T0)["gpu_hours"] == "0.111"
