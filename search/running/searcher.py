@@ -116,6 +116,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             job = kind.next_job()
             if job is not None:
                 return job
+        self.ledger.refresh()
         allows = self.limits.allows(self.ledger.trials, self.spec, time.time())
         asked = self.ledger.ask(self.limits.trials, allows)
         if asked is None:

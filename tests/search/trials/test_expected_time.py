@@ -120,6 +120,16 @@ def test_a_search_ends_when_all_that_is_left_takes_too_long(tmp_path: Path) -> N
     assert not searcher.needs_help
 
 
+def test_what_has_just_ended_tells_too(tmp_path: Path) -> None:
+    """The ledger of another driver hasn't seen them yet."""
+    book = open_ledger(tmp_path, four_templates(Categorical("steps", (500,))))
+    searcher = StudySearcher(book, Limits(9, time.time() + 100, 100), SPEC, 0, RunState(slots=1), lambda: None)
+    for candidate, seconds in ((Candidate("b", "v", steps=500), 400), (Candidate("a", "v", steps=0), 2)):
+        book.study.add_trial(_took(candidate, seconds))
+    book.study.add_trial(_took(Candidate("a", "v", steps=0), 2))
+    assert [searcher.suggest("x"), searcher.suggest("x")] == [None, FINISHED]
+
+
 def _took(candidate: Candidate, seconds: float) -> FrozenTrial:
     trial, _ = finished(candidate, seconds)
     assert trial.datetime_complete is not None
