@@ -211,7 +211,12 @@ def _plain(body: BaseModel) -> Any:
 
 def _message(entry: Mapping[str, Any]) -> str:
     """Return where a body is wrong and why, without repeating its content."""
+    if entry["type"] == "json_invalid":
+        return f"the body isn't JSON: {entry['ctx']['error']} at character {entry['loc'][-1]}"
     where = ".".join(str(part) for part in entry["loc"] if part != "body")
+    if entry["type"] == "string_pattern_mismatch":
+        image, empty = "an image as a data URI, data:image/jpeg;base64,...", "a text, got an empty one"
+        return f"{where}: expected {image if entry['ctx']['pattern'] == _IMAGE else empty}"
     return f"{where}: {entry['msg']}" if where else str(entry["msg"])
 
 

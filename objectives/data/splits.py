@@ -1,5 +1,6 @@
 """Taking a sample of rows apart from the rest: at random, by groups, or the newest."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -220,7 +221,10 @@ def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str
     folds = min(len(rows) // size, len(set(groups)))
     for count in range(folds, 1, -1):
         splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
-        for outside, inside in splitter.split(rows, labels, groups):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Of few rows of a label: what is looked for below.
+            parts = list(splitter.split(rows, labels, groups))
+        for outside, inside in parts:
             sample = [rows[index] for index in inside]
             if len(sample) >= size and len({labels[index] for index in inside}) == len(set(labels)):
                 _, kept = _stratified(sample, size, seed, spec, name) if len(sample) > size else ([], sample)

@@ -139,6 +139,20 @@ def test_what_is_malformed_is_refused_and_told(server: Server, body: bytes, stat
     assert server.post("/predict", {"text": "good"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"text": " "}', "text: expected a text, got an empty one"),
+        (b'{"rows": [{"text": "good"}, {"text": ""}]}', "rows.1.text: expected a text, got an empty one"),
+        (b'{"text": good}', "the body isn't JSON: Expecting value at character 9"),
+    ],
+)
+def test_an_error_says_where_the_body_is_wrong(server: Server, body: bytes, message: str) -> None:
+    path = "/predict/batch" if b"rows" in body else "/predict"
+    headers = {"content-type": "application/json"}
+    assert requests.post(server.url + path, data=body, headers=headers, timeout=60).json()["error"] == message
+
+
 def test_a_body_of_unknown_length_is_bounded_too(server: Server) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(40):

@@ -1,4 +1,5 @@
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -239,6 +240,17 @@ def test_a_group_is_on_one_side_of_each_split(tmp_path: Path) -> None:
     assert "a0" not in {row.group for row in (*task.train, *task.validation)}
     with pytest.raises(InvalidInputError, match=r"no groups by 'author' hold 350 test rows"):
         TextClassification.load_target(spec(path, train_rows=8, validation_rows=8, test_rows=350, group="author"), 0)
+
+
+def test_a_label_in_few_groups_is_split_without_a_warning(tmp_path: Path) -> None:
+    rows = [{"text": f"r{i} of {i % 23}", "label": "yn"[i % 2], "author": f"a{i % 23}"} for i in range(400)]
+    rows += [{"text": f"rare {i}", "label": "z", "author": f"z{i % 3}"} for i in range(9)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task = TextClassification.load_target(
+            spec(table(tmp_path, rows), train_rows=100, test_rows=40, group="author", folds=4), seed=0
+        )
+    assert all(any(task.labels[row.label] == "z" for row in part) for part in (task.labelled, task.test))
 
 
 @pytest.mark.parametrize("dates", [True, False])
