@@ -25,15 +25,17 @@ class _Trial:
     candidate: Candidate
     seconds: float
     folds: float
-    updates: float
+    on_target: float
+    on_source: float
 
 
 class ExpectedTimes:
     """Estimates the seconds of candidates that were not tried yet.
 
     A trial takes so long for each fold, and so long for each update, of which one on twice as many rows counts twice,
-    and one of half the layers half. Both are medians: the first over the trials that train nothing; the second over
-    those with as many frozen layers on the same backbone, or else over those on that backbone, or else over all.
+    and one of half the layers half. All are medians: of folds, over the trials that train nothing; of updates on target
+    rows, over those with as many frozen layers on the same backbone, or else over those on that backbone, or else over
+    all; of updates on source rows, likewise. The two differ: what frozen layers make of a few target rows is kept.
 
     Args:
         trials: The study's trials.
@@ -48,20 +50,36 @@ class ExpectedTimes:
         self._source_stages: set[tuple[object, ...]] = set()
         self._trials = list(self._read(trials, seconds))
         self._folds = max((own.folds for own in self._trials), default=1.0)
-        untrained = [own.seconds / own.folds for own in self._trials if not own.updates]
+        untrained = [own.seconds / own.folds for own in self._trials if not (own.on_target or own.on_source)]
         self._fold_s = median(untrained) if untrained else 0.0
 
     def of(self, candidate: Candidate) -> float:
         """Return the seconds that a candidate takes if it isn't pruned; 0 while no trial tells."""
-        updates = self._target_updates(candidate, self._folds) + self._source_updates(candidate)
-        return self._fold_s * self._folds + (self._update_s(candidate) * updates if updates else 0.0)
+        on_target, on_source = self._updates(candidate, self._folds)
+        on_source += self._stage_updates(candidate)
+        seconds = self._fold_s * self._folds
+        if not (on_target or on_source):
+            return seconds
+        target_s = self._target_s(candidate)
+        source_s = self._source_s(candidate, target_s)
+        return seconds + on_target * (target_s or source_s or 0.0) + on_source * (source_s or target_s or 0.0)
 
-    def _update_s(self, candidate: Candidate) -> float:
-        trained = [own for own in self._trials if own.updates]
-        same = [own for own in trained if own.candidate.backbone == candidate.backbone]
-        alike = [own for own in same if own.candidate.frozen_layers == candidate.frozen_layers]
-        rates = [max(0.0, own.seconds - self._fold_s * own.folds) / own.updates for own in alike or same or trained]
-        return median(rates) if rates else 0.0
+    def _target_s(self, candidate: Candidate) -> float | None:
+        """Return the seconds of an update on target rows; None if no trial has trained on these alone."""
+        alike = _alike(candidate, [own for own in self._trials if own.on_target and not own.on_source])
+        return median(self._spent(own) / own.on_target for own in alike) if alike else None
+
+    def _source_s(self, candidate: Candidate, target_s: float | None) -> float | None:
+        """Return the seconds of an update on source rows, given that of one on target rows; None if none was made."""
+        alike = _alike(candidate, [own for own in self._trials if own.on_source])
+        if target_s is None:
+            found = [self._spent(own) / (own.on_source + own.on_target) for own in alike]
+        else:
+            found = [max(0.0, self._spent(own) - target_s * own.on_target) / own.on_source for own in alike]
+        return median(found) if found else None
+
+    def _spent(self, trial: _Trial) -> float:
+        return max(0.0, trial.seconds - self._fold_s * trial.folds)
 
     def _read(self, trials: Sequence[FrozenTrial], seconds: Callable[[FrozenTrial], float]) -> Iterator[_Trial]:
         for trial in trials:
@@ -69,20 +87,21 @@ class ExpectedTimes:
             if not record.has_candidate or trial.state not in (*FINISHED, TrialState.RUNNING):
                 continue
             candidate = record.candidate
-            on_source = self._source_updates(candidate)
+            in_stage = self._stage_updates(candidate)
             self._source_stages.add(_source_stage(candidate))
             if trial.state in FINISHED and trial.intermediate_values:
                 folds = (max(trial.intermediate_values) + 1) / (candidate.steps + 1)
-                yield _Trial(candidate, seconds(trial), folds, self._target_updates(candidate, folds) + on_source)
+                on_target, on_source = self._updates(candidate, folds)
+                yield _Trial(candidate, seconds(trial), folds, on_target, on_source + in_stage)
 
-    def _target_updates(self, candidate: Candidate, folds: float) -> float:
-        """Return the updates on so many folds."""
+    def _updates(self, candidate: Candidate, folds: float) -> tuple[float, float]:
+        """Return those on so many folds, on target rows and on source rows beside them."""
         updates = (candidate.steps + candidate.contrastive_steps) * (2 if candidate.self_training else 1)
-        tasks = 2 if 0 < candidate.alpha < 1 else 1
         frozen = 0 if candidate.soft_prompt.length else candidate.frozen_layers
-        return folds * updates * tasks * candidate.batch_size * self._share(candidate, frozen)
+        each = folds * updates * candidate.batch_size * self._share(candidate, frozen)
+        return each * (candidate.alpha < 1), each * (candidate.alpha > 0)
 
-    def _source_updates(self, candidate: Candidate) -> float:
+    def _stage_updates(self, candidate: Candidate) -> float:
         """Return those of the source stage; 0 if a trial before has computed it."""
         if not candidate.source_steps or _source_stage(candidate) in self._source_stages:
             return 0.0
@@ -95,6 +114,11 @@ class ExpectedTimes:
         facts = self._spec.space.facts
         layers = facts.backbones.get(candidate.backbone, facts).n_layers
         return max(HEAD, 1 - frozen / max(1, layers))
+
+
+def _alike(candidate: Candidate, trials: Sequence[_Trial]) -> Sequence[_Trial]:
+    same = [own for own in trials if own.candidate.backbone == candidate.backbone]
+    return [own for own in same if own.candidate.frozen_layers == candidate.frozen_layers] or same or trials
 
 
 def _source_stage(candidate: Candidate) -> tuple[object, ...]:

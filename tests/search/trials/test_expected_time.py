@@ -61,6 +61,7 @@ def test_a_trial_takes_the_time_of_its_folds_and_of_its_updates() -> None:
     assert of(trained(200)) == pytest.approx(6 + 2 * 30)
     assert of(trained(100, batch_size=32)) == pytest.approx(6 + 2 * 30)
     assert of(trained(100, alpha=0.5)) == pytest.approx(6 + 2 * 30), "source rows beside those of the target"
+    assert of(trained(100, alpha=1.0)) == pytest.approx(6 + 30)
     assert of(trained(50, contrastive_steps=50)) == pytest.approx(6 + 30)
     assert of(trained(100, self_training=0.9)) == pytest.approx(6 + 2 * 30)
 
@@ -78,6 +79,18 @@ def test_a_source_stage_is_paid_for_once() -> None:
     assert of(trained(0, source_steps=60, source_objective="contrastive")) == pytest.approx(6)
     assert of(trained(0, source_steps=120, source_objective="contrastive")) == pytest.approx(6 + 2 * 30)
     assert of(trained(0, source_steps=60)) == pytest.approx(6 + 30), "another objective, so another stage"
+
+
+def test_source_rows_have_a_pace_of_their_own() -> None:
+    """An update on target rows takes 0.3 s, one on source rows in a stage or beside those 0.9 s."""
+    staged = finished(trained(0, source_steps=60, source_objective="contrastive"), 6 + 54)
+    of = expected(finished(PROBE, 6), finished(trained(100), 6 + 90), staged)
+    assert of(trained(50)) == pytest.approx(6 + 45)
+    assert of(trained(50, alpha=0.5)) == pytest.approx(6 + 45 + 3 * 45)
+    both = finished(trained(100, alpha=0.5), 6 + 90 + 270)
+    assert expected(finished(PROBE, 6), finished(trained(100), 6 + 90), both)(
+        trained(0, source_steps=60)
+    ) == pytest.approx(6 + 54)
 
 
 def test_a_ledger_leaves_queued_what_would_end_too_late(tmp_path: Path) -> None:
