@@ -1,6 +1,5 @@
 """Cross-validation: which labelled rows a candidate trains on, and which it is scored by, fold by fold."""
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +74,7 @@ def fold_numbers(rows: Sequence[Row], folds: int, seed: int, spec: TaskSpec, clu
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, labels)
     else:
         splitter = StratifiedGroupKFold(min(folds, len(set(clusters))), shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Of labels with fewer rows than folds: they are told of.
-            parts = iter(list(splitter.split(rows, labels, clusters)))
+        parts = splitter.split(rows, labels, clusters)
     found = [-1] * len(rows)
     for number, (_, inside) in enumerate(parts):
         for index in inside:

@@ -222,7 +222,7 @@ def _groups(rows: Sequence[Row], size: int, seed: int, spec: TaskSpec, name: str
     for count in range(folds, 1, -1):
         splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Of few rows of a label: what is looked for below.
+            warnings.simplefilter("ignore", UserWarning)  # Of rare labels, which the check below covers.
             parts = list(splitter.split(rows, labels, groups))
         for outside, inside in parts:
             sample = [rows[index] for index in inside]

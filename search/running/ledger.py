@@ -6,7 +6,7 @@ intermediate value, then COMPLETE, PRUNED or FAIL. See docs/decisions/0003-study
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -188,13 +188,17 @@ class StudyLedger:
         return self.pool
 
     @wait_for_storage
-    def ask(self, wanted: int | None = None, allows: Callable[[Candidate], bool] | None = None) -> Asked | None:
+    def ask(
+        self,
+        wanted: int | None = None,
+        allows: Callable[[Sequence[FrozenTrial]], Callable[[Candidate], bool]] | None = None,
+    ) -> Asked | None:
         """Start a trial: a waiting one if there is any, otherwise a candidate never tried.
 
         Args:
             wanted: Finished trials to reach; None for no limit. Trials that other drivers run count.
-            allows: Tells whether a candidate would end in time; those that would not stay queued, or aren't drawn. One
-                that was cut off goes on in any case.
+            allows: Takes the trials, and returns what tells whether a candidate would end in time. Those that would not
+                stay queued, or aren't drawn; one that was cut off goes on in any case.
 
         Returns:
             The trial; None if the space is exhausted, nothing is allowed, or enough trials are finished or running.
@@ -204,7 +208,8 @@ class StudyLedger:
             if wanted is not None and self.finished + self.states[TrialState.RUNNING] >= wanted:
                 return None
             self.nothing_fits = False
-            return self._claim_waiting(allows) or self._start_new(allows)
+            in_time = allows(self.trials) if allows else None
+            return self._claim_waiting(in_time) or self._start_new(in_time)
 
     @wait_for_storage
     def report(self, number: int, step: int, value: float, *, compared: bool) -> bool:

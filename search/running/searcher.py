@@ -4,9 +4,9 @@ See docs/decisions/0002-optuna-ray-join.md.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -22,8 +22,6 @@ from promptgraft.spaces import PromptgraftError
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
-# Why a search ends before its limits are reached.
-WHAT_IS_LEFT = " (what is left to try takes longer than that)"
 # Where a trial of Ray's has its job in its configuration.
 JOB = "job"
 
@@ -116,12 +114,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             job = kind.next_job()
             if job is not None:
                 return job
-        self.ledger.refresh()
-        allows = self.limits.allows(self.ledger.trials, self.spec, time.time())
-        asked = self.ledger.ask(self.limits.trials, allows)
+        asked = self.ledger.ask(self.limits.trials, partial(self.limits.allows, spec=self.spec, now=time.time()))
         if asked is None:
             if self.ledger.nothing_fits and not self.ledger.live:
-                self._nothing_fits = self.limits.over(self.ledger.trials, time.time(), math.inf, WHAT_IS_LEFT)
+                self._nothing_fits = self.limits.nothing_fits(self.ledger.trials, time.time())
             return None
         wording = wording_of(self.ledger.space, asked.candidate)
         return TrialJob(asked.number, asked.candidate, self.seed, **wording)

@@ -28,7 +28,7 @@ from promptgraft.spaces import Candidate, SearchSpace, SuggestingTrial
 # as exhausted.
 SAMPLER_ATTEMPTS = 20
 RANDOM_ATTEMPTS = 500
-# Draws that may take too long, before it is taken that nothing fits.
+# After so many draws that would end too late, the search assumes that none fits.
 TOO_LONG = 40
 
 

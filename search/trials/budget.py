@@ -113,15 +113,15 @@ class Limits:
         if finished >= self.trials:
             return self.all_finished(finished)
         usual = _usual_s(trials, now)
-        return self.over(trials, now, usual, f" (a trial takes {duration(usual)})" if usual >= 1 else "")
+        return self._over(trials, now, usual, f" (a trial takes {duration(usual)})" if usual >= 1 else "")
 
-    def over(self, trials: Sequence[FrozenTrial], now: float, seconds: float, takes: str) -> str | None:
+    def _over(self, trials: Sequence[FrozenTrial], now: float, seconds: float, takes: str) -> str | None:
         """Say which limit keeps a trial that takes so many seconds from starting, if one does.
 
         Args:
             trials: The study's trials.
             now: Seconds since the epoch.
-            seconds: What the trial takes; infinity for more than there is.
+            seconds: What the trial takes.
             takes: The same in words, appended.
         """
         kept = f", of which {self.reserve:.0%} are kept for judging the winner" if self.reserve else ""
@@ -131,6 +131,11 @@ class Limits:
         if seconds > compute_s:
             return f"{self._compute_in_words(compute_seconds(trials, now))}{kept}{takes}"
         return None
+
+    def nothing_fits(self, trials: Sequence[FrozenTrial], now: float) -> str | None:
+        """Say which limit keeps all that is left to try from starting."""
+        more = math.nextafter(min(self._left_s(trials, now)), math.inf)
+        return self._over(trials, now, more, " (what is left to try takes longer than that)")
 
     def allows(self, trials: Sequence[FrozenTrial], spec: ObjectiveSpec, now: float) -> Callable[[Candidate], bool]:
         """Return what tells whether a candidate would end in time, by what it is expected to take."""

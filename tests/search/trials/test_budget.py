@@ -81,6 +81,14 @@ def test_compute_leaves_room_for_what_runs_already() -> None:
     assert "the compute is used up" in str(limits(compute=379, reserve=0).reached(trials, T0))
 
 
+def test_the_limit_that_is_nearer_is_named_when_nothing_fits() -> None:
+    both = limits(timeout="1h", compute=250, reserve=0)
+    assert both.nothing_fits(TEN, T0) == (
+        "the compute is used up: 3m 20s of 4m 10s (what is left to try takes longer than that)"
+    )
+    assert str(both.nothing_fits(TEN, T0 + 3560)).startswith("the time is up: 1h 00m (what is left")
+
+
 def test_an_orphan_found_a_day_later_used_only_what_it_ran() -> None:
     orphan = trial(-86400, 86000, TrialState.FAIL, interrupted=True, ran_s=42.0)
     assert compute_seconds([orphan], T0) == 42

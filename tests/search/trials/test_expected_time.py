@@ -98,7 +98,7 @@ def test_a_ledger_leaves_queued_what_would_end_too_late(tmp_path: Path) -> None:
     book = open_ledger(tmp_path, space)
     for template, steps in zip(space.templates, (500, 10), strict=False):
         book.study.enqueue_trial({"template": template.id, "steps": steps})
-    asked = [book.ask(allows=lambda candidate: candidate.steps < 100) for _ in range(5)]
+    asked = [book.ask(allows=lambda _: lambda candidate: candidate.steps < 100) for _ in range(5)]
     assert [own and own.number for own in asked] == [1, 2, 3, 4, None]
     assert {own.candidate.steps for own in asked if own} == {10}
     assert (book.nothing_fits, book.exhausted) == (True, False)
@@ -113,10 +113,10 @@ def test_a_trial_that_was_cut_off_goes_on_whatever_it_takes(tmp_path: Path) -> N
     asked = book.ask()
     assert asked is not None
     book.lose(asked.number, Loss.STOPPED, "the run was stopped")
-    again = book.ask(allows=lambda _: False)
+    again = book.ask(allows=lambda _: lambda _: False)
     assert again is not None
     assert again.candidate == asked.candidate
-    assert book.ask(allows=lambda _: False) is None
+    assert book.ask(allows=lambda _: lambda _: False) is None
 
 
 def test_a_search_ends_when_all_that_is_left_takes_too_long(tmp_path: Path) -> None:
