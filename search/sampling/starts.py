@@ -30,27 +30,30 @@ from promptgraft.spaces import (
 Round: TypeAlias = tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]
 # One trial in so many is a start point at most.
 SHARE = 4
-# Places among a parameter's choices in ascending order, of which the first is no update or no frozen layer.
+# Places among a parameter's choices in ascending order, of which the first is no update.
 _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
-_CHARACTERS: Mapping[str, int | str] = {"prior": "characters", "text_weight": _MOST}
-# Parameter -> place, or value; others have their first choice. Strong and cheap points come first; see
-# `search.study.default_space` for what was measured.
-_POINTS: Mapping[str, Mapping[str, int | str]] = {
+# Which layers are frozen, and how fast the others are trained.
+_NEARLY_ALL: Mapping[str, int | float | str] = {"frozen_layers": -3, "learning_rate": 1e-4}
+_UPPER: Mapping[str, int | float | str] = {"frozen_layers": -2}
+_CHARACTERS: Mapping[str, int | float | str] = {"prior": "characters", "text_weight": _MOST}
+# Parameter -> place as a whole number, or value; others have their first choice. Strong and cheap points come first, as
+# measured: see `search.study.default_space`.
+_POINTS: Mapping[str, Mapping[str, int | float | str]] = {
     "counts, the source's too": {"prior": "ease", "prior_recency": _MOST, "alpha": _FEW, "steps": _NONE},
     "counts": {"prior": "ease", "prior_recency": _MOST, "steps": _NONE},
     "counts and text": {"prior": "ease", "prior_recency": _MOST, "text_weight": _FEW, "steps": _FEW},
     "neighbours": {"prior": "neighbours", "prior_recency": _MOST, "steps": _NONE},
     "words and text": {"prior": "words", "text_weight": _FEW, "steps": _FEW},
-    "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, "frozen_layers": _FEW},
+    "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _FEW, "steps": _NONE, **_NEARLY_ALL},
+    "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, **_UPPER},
+    "contrastive": {"contrastive_steps": _FEW, "steps": _NONE, **_NEARLY_ALL},
     "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
-    "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _MOST, "steps": _NONE},
     "source stage and characters": {**_CHARACTERS, "source_steps": _MOST, "steps": _NONE},
     "source stage only": {"source_steps": _MOST, "steps": _NONE},
     "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF},
     "probe and characters": {**_CHARACTERS, "steps": _NONE},
     "contrastive and characters": {**_CHARACTERS, "contrastive_steps": _MOST, "steps": _NONE},
-    "upper layers": {"steps": _FEW, "frozen_layers": _FEW},
-    "contrastive": {"contrastive_steps": _MOST, "steps": _NONE},
+    "upper layers": {"steps": _FEW, **_UPPER},
     "adapters": {"adapter.method": "lora", "steps": _MOST},
 }
 
@@ -132,7 +135,7 @@ def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:
             )
 
 
-def _point(space: SearchSpace, wanted: Mapping[str, int | str]) -> dict[str, Scalar] | None:
+def _point(space: SearchSpace, wanted: Mapping[str, int | float | str]) -> dict[str, Scalar] | None:
     """Return the value of each searched parameter; None if the space lacks one that is wanted, or its value."""
     parameters = {parameter.name: parameter for parameter in space.all_parameters()}
     if any(name not in parameters or not _has(parameters[name], value) for name, value in wanted.items()):
@@ -141,20 +144,21 @@ def _point(space: SearchSpace, wanted: Mapping[str, int | str]) -> dict[str, Sca
     return {name: value for name, value in values.items() if not isinstance(parameters[name], Constant)}
 
 
-def _has(parameter: Parameter, wanted: int | str) -> bool:
-    return isinstance(wanted, int) or wanted in extremes(parameter)
+def _has(parameter: Parameter, wanted: float | str) -> bool:
+    return not isinstance(wanted, str) or wanted in extremes(parameter)
 
 
-def _value(parameter: Parameter, wanted: int | str | None) -> Scalar:
+def _value(parameter: Parameter, wanted: float | str | None) -> Scalar:
+    """Return a value by its place; one that is outside the parameter's range gives way to its middle."""
     if isinstance(wanted, str):
         return wanted
-    if wanted is not None:
+    if isinstance(wanted, int):
         ascending = sorted(extremes(parameter), key=float)
-        return ascending[wanted] if len(ascending) > 1 else ascending[0]
+        return ascending[max(wanted, -len(ascending))] if len(ascending) > 1 else ascending[0]
     if isinstance(parameter, Constant | Categorical):
         return extremes(parameter)[0]
-    default = DEFAULTS[parameter.name]
-    return default if parameter.low < float(default) < parameter.high else math.sqrt(parameter.low * parameter.high)
+    value = DEFAULTS[parameter.name] if wanted is None else wanted
+    return value if parameter.low < float(value) < parameter.high else math.sqrt(parameter.low * parameter.high)
 
 
 def queue_start_points(stored: optuna.Study, storage: RDBStorage, points: Mapping[str, Mapping[str, Scalar]]) -> None:

@@ -19,7 +19,7 @@ class Effort:
         judging: Keys of `judging` and their values.
         baselines: Names of the baselines.
         most_updates: Largest number of updates on the target in the default space.
-        all_layers: Whether the default space includes training all layers; the lower half is frozen otherwise.
+        all_layers: Whether the default space includes training all layers; the lowest are frozen otherwise.
         rich: Whether the default space includes dimensions that matter less.
         ensemble: `judging.ensemble` with the default space, unless `judging` sets it for all spaces.
     """

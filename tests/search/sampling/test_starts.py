@@ -37,23 +37,25 @@ def candidates(study: Study) -> dict[str, Candidate]:
 def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: WriteStudy) -> None:
     found = candidates(loaded(write_study))
     assert list(found) == [
-        "source stage, upper layers",
-        "source stage, fine-tuning",
         "source stage, contrastive",
+        "source stage, upper layers",
+        "contrastive",
+        "source stage, fine-tuning",
         "source stage and characters",
         "source stage only",
         "contrastive, fine-tuning",
         "probe and characters",
         "contrastive and characters",
         "upper layers",
-        "contrastive",
     ]
     told = [
         (c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values() if c.prior == "none"
     ]
-    assert told[:5] == [(80, 0, 32, 1), (80, 0, 32, 0), (80, 100, 0, 0), (80, 0, 0, 3), (0, 40, 16, 0)]
-    assert [(c.prior, c.text_weight) for c in found.values()][2:4] == [("none", 1.0), ("characters", 1.0)]
-    assert {own.learning_rate for own in found.values() if own.is_trained} == {5e-5}
+    assert told[:5] == [(80, 40, 0, 0), (80, 0, 32, 1), (0, 40, 0, 0), (80, 0, 32, 0), (80, 0, 0, 3)]
+    assert [(c.prior, c.text_weight) for c in found.values()][3:5] == [("none", 1.0), ("characters", 1.0)]
+    rates = {name: own.learning_rate for name, own in found.items() if own.is_trained}
+    assert {name for name, rate in rates.items() if rate == 1e-4} == {"source stage, contrastive", "contrastive"}
+    assert set(rates.values()) == {1e-4, 5e-5}
     assert {own.head for own in found.values()} == {"probe"}
 
 
@@ -96,7 +98,7 @@ def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: Wr
     (cheap, untrained), (none, strongest), *others = first_trials(study)
     assert list(cheap) == short
     assert list(untrained) == ["probe and characters"]
-    assert list(strongest) == ["source stage, upper layers"]
+    assert list(strongest) == ["source stage, contrastive"]
     assert not none
     assert {name for baselines, _ in others for name in baselines} == set(long)
     points = {name for _, points in others for name in points}
@@ -140,5 +142,5 @@ def test_one_that_is_lost_is_queued_again_as_what_it_is(write_study: WriteStudy,
     second = book.ask()
     assert second is not None
     assert second.candidate == first.candidate
-    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage, upper layers"
+    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage, contrastive"
     assert len(book.study.get_trials()) == 2

@@ -84,7 +84,7 @@ def test_the_updates_grow_with_the_rows() -> None:
 def test_an_encoder_with_a_source_gets_the_measured_recipes() -> None:
     assert dimensions(FACTS) == {
         "head": ("probe",),
-        "frozen_layers": (0, 3, 4),
+        "frozen_layers": (0, 1, 3, 4),
         "source_steps": (0, 80),
         "source_objective": ("contrastive",),
         "alpha": (0.0, 0.2, 0.5),
