@@ -19,6 +19,7 @@ from promptgraft.search.study import Study, load_study
 from promptgraft.spaces import Candidate
 from tests.support.models import TEXT_FAMILIES, TinyModels
 from tests.support.studies import WriteStudy, open_ledger
+from tests.support.tables import small_tables
 
 WIDE_BUDGET = {"trials": 64}
 
@@ -35,7 +36,8 @@ def candidates(study: Study) -> dict[str, Candidate]:
 
 
 def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: WriteStudy) -> None:
-    found = candidates(loaded(write_study))
+    rows = {"text": "text", "label": "label", "train_rows": 48, "validation_rows": 16, "test_rows": 40}
+    found = candidates(loaded(write_study, target={"train": str(small_tables() / "amazon.csv"), **rows}))
     assert list(found) == [
         "source stage, contrastive",
         "source stage, upper layers",
@@ -51,12 +53,18 @@ def test_an_encoder_with_a_source_starts_from_the_measured_recipes(write_study: 
     told = [
         (c.source_steps, c.contrastive_steps, c.steps, c.frozen_layers) for c in found.values() if c.prior == "none"
     ]
-    assert told[:5] == [(80, 40, 0, 0), (80, 0, 32, 1), (0, 40, 0, 0), (80, 0, 32, 0), (80, 0, 0, 3)]
+    assert told[:5] == [(80, 40, 0, 0), (80, 0, 64, 1), (0, 40, 0, 0), (80, 0, 64, 0), (80, 0, 0, 3)]
     assert [(c.prior, c.text_weight) for c in found.values()][3:5] == [("none", 1.0), ("characters", 1.0)]
     rates = {name: own.learning_rate for name, own in found.items() if own.is_trained}
     assert {name for name, rate in rates.items() if rate == 1e-4} == {"source stage, contrastive", "contrastive"}
     assert set(rates.values()) == {1e-4, 5e-5}
     assert {own.head for own in found.values()} == {"probe"}
+
+
+def test_few_rows_are_not_contrasted_first(write_study: WriteStudy) -> None:
+    first, *_, before, last = start_points(loaded(write_study))
+    assert first == "source stage, upper layers"
+    assert {before, last} == {"source stage, contrastive", "contrastive"}
 
 
 @pytest.mark.parametrize("effort", ["quick", "best"])
@@ -98,7 +106,7 @@ def test_the_strongest_comes_before_the_baselines_that_take_long(write_study: Wr
     (cheap, untrained), (none, strongest), *others = first_trials(study)
     assert list(cheap) == short
     assert list(untrained) == ["probe and characters"]
-    assert list(strongest) == ["source stage, contrastive"]
+    assert list(strongest) == ["source stage, upper layers"]
     assert not none
     assert {name for baselines, _ in others for name in baselines} == set(long)
     points = {name for _, points in others for name in points}
@@ -142,5 +150,5 @@ def test_one_that_is_lost_is_queued_again_as_what_it_is(write_study: WriteStudy,
     second = book.ask()
     assert second is not None
     assert second.candidate == first.candidate
-    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage, contrastive"
+    assert TrialRecord.of(book.study.get_trials()[second.number]).start_point == "source stage, upper layers"
     assert len(book.study.get_trials()) == 2
