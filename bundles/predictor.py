@@ -24,7 +24,7 @@ from promptgraft.objectives.data import Prediction, has_text, joined, read_frame
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
-from promptgraft.spaces import InvalidInputError
+from promptgraft.spaces import InvalidInputError, checked_path
 
 # Rows whose hidden states the models of an ensemble share at a time, and room for these.
 SHARED_ROWS, SHARED_BYTES = 256, 2**30
@@ -113,7 +113,7 @@ class Predictor:
         trust_remote_code: bool = False,
         items: str | None = None,
     ) -> None:
-        self.folder = folder = Path(folder).expanduser()
+        self.folder = folder = checked_path(folder, "a bundle")
         self.manifest = read_manifest(folder)
         self.new_items = read_new_items(items, self.manifest) if items else NewItems()
         reference = self.manifest.backbone

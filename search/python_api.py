@@ -27,12 +27,13 @@ from promptgraft.search.running import Progress, RunOptions, RunOutcome, run_stu
 from promptgraft.search.sampling import study_as_run
 from promptgraft.search.storage import StudyReference, own_folder
 from promptgraft.search.study import EffortName, Study, check_study_name, load_study, parse_seconds
-from promptgraft.spaces import InvalidInputError, PromptgraftError
+from promptgraft.spaces import InvalidInputError, PromptgraftError, checked_path
 
 logger = logging.getLogger(__name__)
 
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
-Columns = str | Sequence[str]
+# Names of columns; those of a frame may be numbers, too.
+Columns = str | int | Sequence[str | int]
 KindName = Literal["text_classification", "regression"]
 
 
@@ -111,10 +112,10 @@ def fit(
     backbone: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     source: Table | None = None,
     text: Columns = (),
-    label: str | None = None,
+    label: str | int | None = None,
     kind: KindName | None = None,
     source_text: Columns = (),
-    source_label: str | None = None,
+    source_label: str | int | None = None,
     family: str | None = None,
     effort: EffortName = "balanced",
     trials: int | None = None,
@@ -155,15 +156,15 @@ def fit(
     """
     _check_options(trials, concurrent, time)
     check_study_name(name)
-    place = Path(folder).expanduser().resolve()
+    place = checked_path(folder, "a folder for the study").resolve()
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{name}.yaml"
     is_new = not file.exists()
-    target = view_table(as_file(table, place / f"{name}-target.jsonl", anew=is_new), _listed(text), label, kind)
+    target = view_table(as_file(table, place / f"{name}-target.jsonl", anew=is_new), _listed(text), _named(label), kind)
     other = None
     if source is not None:
         written = as_file(source, place / f"{name}-source.jsonl", anew=is_new)
-        other = view_table(written, _listed(source_text), source_label, target.kind)
+        other = view_table(written, _listed(source_text), _named(source_label), target.kind)
     draft = draft_study(target, other, _models(backbone, family), place, DraftOptions(effort, name))
     if not is_new and file.read_text(encoding="utf-8") != draft.text:
         raise InvalidInputError(f"{file} is another study; give this one another `name`, or run that one by `run`")
@@ -194,7 +195,11 @@ def _check_options(trials: object, concurrent: object, time: str | None) -> None
 
 
 def _listed(columns: Columns) -> tuple[str, ...]:
-    return (columns,) if isinstance(columns, str) else tuple(columns)
+    return (str(columns),) if isinstance(columns, str | int) else tuple(map(str, columns))
+
+
+def _named(column: str | int | None) -> str | None:
+    return None if column is None else str(column)
 
 
 def _models(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptgraft.spaces.errors import InvalidInputError as InvalidInputError
     from promptgraft.spaces.errors import PromptgraftError as PromptgraftError
     from promptgraft.spaces.errors import TrialError as TrialError
+    from promptgraft.spaces.errors import checked_path as checked_path
     from promptgraft.spaces.errors import did_you_mean as did_you_mean
     from promptgraft.spaces.facade import uncollected as uncollected
     from promptgraft.spaces.masking import MASK as MASK

@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -23,6 +25,21 @@ class InvalidInputError(PromptgraftError, ValueError):
 
 class TrialError(PromptgraftError, RuntimeError):
     """A trial cannot continue; it is recorded as FAIL with this message as its cause."""
+
+
+def checked_path(value: object, what: str) -> Path:
+    """Return a path that a caller from Python gave, with the home folder in place of `~`.
+
+    Args:
+        value: What was given.
+        what: What it is to be, for the message.
+
+    Raises:
+        InvalidInputError: If it is neither a text nor a path.
+    """
+    if not isinstance(value, str | PathLike):
+        raise InvalidInputError(f"expected the path of {what}, got {value!r}")
+    return Path(value).expanduser()
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -26,6 +26,9 @@ MANY_OF_OTHER_LABEL = 0.3
 # Share of the rows whose answers can't be read from which on that is no slip of the pen.
 MANY_UNREADABLE = 0.05
 
+# Numbers below it are rarely meant as a budget's seconds.
+FEW_SECONDS = 60
+
 
 def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) -> tuple[str, ...]:
     """Say what makes scores doubtful.
@@ -68,6 +71,21 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
     if file.judging.ensemble > 1 and target.folds < 2:
         found.append("judging.ensemble has no effect, since one part of the rows is held out: it needs folds")
     return tuple(found)
+
+
+def times_without_units(budget: object) -> list[str]:
+    """Say where a number of the study file's budget is probably not meant in seconds.
+
+    Args:
+        budget: The section as it is written.
+    """
+    written = budget if isinstance(budget, Mapping) else {}
+    times = {name: str(written.get(name)) for name in ("timeout", "trial_timeout", "compute")}
+    return [
+        f"budget.{name}: {value} means {value} seconds; for hours, write {value}h"
+        for name, value in times.items()
+        if value.replace(".", "", 1).isdecimal() and float(value) < FEW_SECONDS
+    ]
 
 
 def _words_that_begin_others(file: StudyFile, space: SearchSpace) -> list[str]:

@@ -29,14 +29,14 @@ from promptgraft.search.study.backbone_checks import (
     source_at,
     task_spec,
 )
-from promptgraft.search.study.cautions import cautions_of
+from promptgraft.search.study.cautions import cautions_of, times_without_units
 from promptgraft.search.study.constraints import Constraints, constraints_of
 from promptgraft.search.study.effort import families_of, refuses_baseline, with_effort
 from promptgraft.search.study.engines import check_pruner, check_sampler, is_installed
 from promptgraft.search.study.schema.study_file import StudyFile, check_study_name, name_advice
 from promptgraft.search.study.schema.tasks import TaskSection
 from promptgraft.search.study.yaml_lines import LinedYaml, Location, Problem, ProblemCollector, StudyFileError
-from promptgraft.spaces import InvalidInputError, SearchSpace, did_you_mean
+from promptgraft.spaces import InvalidInputError, SearchSpace, checked_path, did_you_mean
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def load_study(
         check_study_name(name)
     if rehearsed and rehearse is None:
         rehearse = rehearse_here
-    return StudyLoader(LinedYaml(Path(path).expanduser()), name, comparison).read(rehearse)
+    return StudyLoader(LinedYaml(checked_path(path, "a study file")), name, comparison).read(rehearse)
 
 
 class StudyLoader(ProblemCollector):
@@ -160,7 +160,8 @@ class StudyLoader(ProblemCollector):
         cautions = self.attempt(("target",), lambda: cautions_of(study.file, study.tasks, study.objective.space))
         if cautions is None:
             raise StudyFileError(self.yaml.path, self.problems)
-        return replace(study, cautions=cautions)
+        budget = self.yaml.plain().get("budget")
+        return replace(study, cautions=(*cautions, *times_without_units(budget)))
 
     def _backbones(self, file: StudyFile) -> list[BackboneLoader]:
         """Return what loads each backbone's part of the study."""

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 import promptgraft
+from promptgraft.bundles import Predictor
 from promptgraft.search.cli.studies import app
 from promptgraft.search.python_api import Winner, as_file, fit, winner_of
 from promptgraft.spaces import InvalidInputError
@@ -44,6 +45,18 @@ def test_it_says_what_to_ship_predicts_and_reports(fitted: Fitted, frame: pd.Dat
     assert predictor.folder == bundle
     texts = frame.text.head(3).tolist()
     assert winner.predict(texts) == winner.predict(frame.head(3)) == predictor.predict(texts)
+
+
+def test_predicting_prints_nothing(fitted: Fitted, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    try:
+        fitted[0].predict(["A film about nothing."])
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.disable_progress_bar()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_commands_know_the_same_study(fitted: Fitted) -> None:
@@ -107,6 +120,19 @@ def test_what_is_no_table_and_no_study(tmp_path: Path, tiny_models: TinyModels) 
         fit({"text": ["a"]}, backbone=tiny_models["encoder"], folder=tmp_path)
     with pytest.raises(InvalidInputError):
         winner_of("nothing", folder=tmp_path / "nothing")
+    with pytest.raises(InvalidInputError, match="expected the path of a folder for the study, got None"):
+        fit("table.csv", backbone=tiny_models["encoder"], folder=None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="expected the path of a bundle, got None"):
+        Predictor(None)  # type: ignore[arg-type]
+
+
+def test_columns_may_be_named_by_numbers(frame: pd.DataFrame, tiny_models: TinyModels, tmp_path: Path) -> None:
+    numbered = frame[["text", "label"]].set_axis([0, 1], axis=1)
+    with pytest.raises(InvalidInputError, match="no column '2'; expected one of: 0, 1"):
+        fit(numbered, text=0, label=2, backbone=tiny_models["encoder"], folder=tmp_path)
+    options = {"effort": "quick", "trials": 1, "folder": tmp_path}
+    winner = fit(numbered, text=0, label=1, backbone=tiny_models["encoder"], **options)
+    assert set(winner.predict(numbered.head(4))) <= set(frame.label)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +142,7 @@ def test_what_is_no_table_and_no_study(tmp_path: Path, tiny_models: TinyModels) 
         ({"concurrent": -1}, "concurrent must be a positive integer, got -1"),
         ({"time": "soon"}, "time: expected a time such as 90s"),
         ({"name": "a/b"}, "the study's name may hold letters"),
+        ({"name": None}, "the study's name must be a text, got None"),
         ({"effort": "turbo"}, "unknown effort 'turbo'; expected one of: quick, balanced, best"),
         ({"text": "txt"}, "no column 'txt'; did you mean 'text'"),
         ({"backbone": []}, "backbone must be a folder or a hub id, or several of them, got"),

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging
 
 from promptgraft.objectives.backbones.files.model_files import model_folder
+from promptgraft.objectives.runtime import without_progress_bars
 from promptgraft.objectives.spec import BackboneSpec
 from promptgraft.spaces import InvalidInputError
 
@@ -85,7 +86,7 @@ def read_model(spec: BackboneSpec, auto_class: Any, *, shapes_only: bool) -> Any
         options["device_map"] = "meta" if shapes_only else spec.device_map
     # Where a device map is needed, the model may be too large for more than the asked-for type.
     dtype = torch.float32 if shapes_only or spec.device_map is None else getattr(torch, spec.dtype)
-    with explained_errors(spec):
+    with explained_errors(spec), without_progress_bars():
         model, found = auto_class.from_pretrained(
             model_folder(spec.path),
             dtype=dtype,

@@ -30,12 +30,14 @@ def name_advice(name: object) -> str:
     )
 
 
-def check_study_name(name: str) -> None:
+def check_study_name(name: object) -> None:
     """Refuse a name that no study can have.
 
     Raises:
         InvalidInputError: If it is none.
     """
+    if not isinstance(name, str):
+        raise InvalidInputError(f"the study's name must be a text, got {name!r}")
     if not re.fullmatch(STUDY_NAME, name):
         raise InvalidInputError(f"the study's name {name_advice(name)}, got {name!r}")
 

@@ -330,3 +330,15 @@ def test_a_label_word_that_begins_with_another_is_doubtful_where_words_are_writt
     words["verbalizers"]["v"]["negative"] = ["gruesome", "goods"]
     other = load_study(write_study(backbone=backbone, **space(**words, **templates)))
     assert not any("begins with" in own for own in other.cautions)
+
+
+def test_a_budget_of_few_seconds_without_a_unit_is_doubted(write_study: WriteStudy) -> None:
+    bare = load_study(write_study(budget={"trials": 4, "timeout": 24, "trial_timeout": "20s", "compute": 3600}))
+    assert bare.cautions == ("budget.timeout: 24 means 24 seconds; for hours, write 24h",)
+    assert load_study(write_study(budget={"trials": 4, "timeout": "24h"})).cautions == ()
+
+
+def test_what_is_no_path_is_no_study() -> None:
+    for given in ({}, None, 3):
+        with pytest.raises(InvalidInputError, match="expected the path of a study file, got"):
+            load_study(given)  # type: ignore[arg-type]
