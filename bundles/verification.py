@@ -26,8 +26,8 @@ class Verification:
         unlisted: Files in the bundle's folder that its manifest doesn't list.
         rows: Number of example rows that were predicted.
         agreeing: How many of them got the label, or labels, that the trial gave them, or nearly the same number.
-        difference: Largest difference to the trial's logits, as a share of the largest of these; None if none was
-            computed.
+        difference: Largest difference to the trial's logits, as a share of the largest of these, or of numbers in
+            standard deviations of those trained on; None if none was computed.
     """
 
     problems: tuple[tuple[str, str], ...]
@@ -92,7 +92,8 @@ def verify(
     both = joined([computed, np.array(examples.logits, dtype=computed.dtype)])
     logits, expected_logits = both[:count], both[count:]
     task = predictor.task
-    apart = task.distances(logits, expected_logits)
+    scaling = predictor.members[0].model.scaling
+    apart = task.distances(logits, expected_logits, None if scaling is None else float(scaling[1]))
     difference = float(apart.max())
     if task.has_labels:
         ours, theirs = (task.predict(task.expected(own), examples.rows) for own in (logits, expected_logits))

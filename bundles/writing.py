@@ -184,7 +184,9 @@ def staged_bundle(folder: Path, study: str, *, force: bool = False) -> Iterator[
         _check_folder(folder, study, force=force)
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = not folder.exists() or os.access(folder.parent, os.W_OK | os.X_OK)
-        turn = FileLock(folder.with_name(f".{folder.name}.lock") if beside else folder / TURN_FILE)
+        place = folder.with_name(f".{folder.name}.lock") if beside else folder / TURN_FILE
+        place.touch()  # A lock would wait for ever where no file can be made.
+        turn = FileLock(place)
         try:
             turn.acquire(timeout=0)
         except Timeout:

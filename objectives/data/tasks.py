@@ -322,9 +322,10 @@ class Task(Refusals, Reported, ABC):
         """Return for which rows all was computed, shape (rows,)."""
         return np.ones(len(outputs), dtype=bool)
 
-    def distances(self, outputs: Outputs, others: Outputs) -> Expected:
-        """Return how far each row's outputs are from others, as a share of the largest of these; shape (rows,)."""
-        return np.asarray(np.abs(outputs - others).reshape(len(outputs), -1).max(axis=1) / np.abs(others).max())
+    def distances(self, outputs: Outputs, others: Outputs, unit: float | None = None) -> Expected:
+        """Return how far each row's outputs are from others, in a unit or as a share of the largest; shape (rows,)."""
+        apart = np.abs(outputs - others).reshape(len(outputs), -1).max(axis=1)
+        return np.asarray(apart / (np.abs(others).max() if unit is None else unit))
 
     @abstractmethod
     def fit_linear(self, known: Any, train: Sequence[Row], others: Any, c: float) -> Outputs:

@@ -169,7 +169,7 @@ class TextGeneration(TextTask):
         """Return which rows have a text; see `Task`."""
         return np.array([text is not None for text in unpack(outputs)])
 
-    def distances(self, outputs: Outputs, others: Outputs) -> Expected:
+    def distances(self, outputs: Outputs, others: Outputs, unit: float | None = None) -> Expected:  # noqa: ARG002
         """Return 0 for the same text and 1 for another; see `Task`."""
         pairs = zip(unpack(outputs), unpack(others), strict=True)
         return np.array([float(one != other) for one, other in pairs])

@@ -35,6 +35,9 @@ def write_page(path: Path, facts: Facts) -> None:
     Args:
         path: The HTML file.
         facts: From `collect_facts`.
+
+    Raises:
+        OSError: If it can't be written; it names the file.
     """
     page, path = render_page(facts), path.resolve()  # A link stays, and what it leads to is replaced.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,8 @@ def write_page(path: Path, facts: Facts) -> None:
     try:
         partial.write_text(page, encoding="utf-8")
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # The partial file is nobody's business.
     finally:
         partial.unlink(missing_ok=True)
 

@@ -175,6 +175,7 @@ def test_only_empty_folders_and_bundles_of_the_same_study_are_written_to(bundle:
     (tmp_path / "loop").symlink_to("loop")
     refused(tmp_path / "loop", "loop: the bundle can't be written to: ")
     refused(tmp_path / ("n" * 300), "the bundle can't be written to: File name too long")
+    refused(Path("/proc/inner"), "^/proc/inner: the bundle can't be written to: No such file")
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     for folder in (tmp_path / "link", tmp_path / "new" / "inner", bundle):

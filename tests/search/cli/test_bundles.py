@@ -198,7 +198,7 @@ def test_a_promotion_that_was_cut_short_is_done_again(
 def test_verify_exits_with_1_if_anything_was_changed(bundles: Bundles, tmp_path: Path) -> None:
     good = promptgraft("verify", str(bundles[1]), absent="optuna,ray")
     assert (good.returncode, good.stdout.strip().endswith(": verified")) == (0, True)
-    assert "16 of 16 example rows get the trial's label" in good.stdout
+    assert "16 of 16 example rows get the trial's answer" in good.stdout
     copy = Path(shutil.copytree(bundles[1], tmp_path / "copy"))
     (copy / "README.md").write_text("# another card\n")
     bad = typed("verify", str(copy))
@@ -223,6 +223,6 @@ def test_verify_names_what_the_manifest_does_not_list(bundles: Bundles, tmp_path
     assert found.stdout.splitlines()[:4] == [
         f"{name}: is no file of the bundle, its manifest doesn't list it" for name in names
     ]
-    assert "16 of 16 example rows get the trial's label" in found.stdout
+    assert "16 of 16 example rows get the trial's answer" in found.stdout
     told = printed("verify", typed("verify", str(copy), "--json").stdout)
     assert (told["passed"], told["problems"], told["unlisted"]) == (False, [], names)

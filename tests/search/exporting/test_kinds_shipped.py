@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from optuna.study import StudyDirection
 from optuna.trial import create_trial
 
-from promptgraft.bundles import TOLERANCE, Predictor, read_manifest, verify
+from promptgraft.bundles import TOLERANCE, Predictor, read_examples, read_manifest, verify
 from promptgraft.bundles.formats import convert
 from promptgraft.bundles.serving import ServingLimits, create_app
 from promptgraft.objectives.data import Row, Span, Task
@@ -115,6 +115,12 @@ def test_numbers_far_from_0_are_told_apart(tmp_path: Path, tiny_models: TinyMode
     task = shipped.study.target
     assert shipped.export.members == ()
     assert verify(shipped.export.folder).passed
+    examples, spread = read_examples(shipped.export.folder), np.std([row.answer for row in task.labelled])
+    assert examples is not None
+    moved = tuple((number + 0.01 * spread,) for (number,) in examples.logits)
+    other = verify(shipped.export.folder, examples=examples.model_copy(update={"logits": moved}))
+    assert not other.passed
+    assert other.difference == pytest.approx(0.01, rel=0.01)
     predictor = Predictor(shipped.export.folder)
     outputs = predictor.logits([row.fields for row in task.test])
     found, metrics = task.measure(outputs, task.test), read_manifest(shipped.export.folder).metrics

@@ -371,6 +371,8 @@ def test_every_number_is_in_the_json_and_the_same_facts_make_the_same_page(
     write_page(folder.path / "page.html", facts)
     with largest_file(1000), pytest.raises(OSError, match="File too large"):
         write_page(folder.path / "page.html", facts)
+    with pytest.raises(OSError, match=r"'/proc/page\.html'"):
+        write_page(Path("/proc/page.html"), facts)
     assert (folder.path / "page.html").read_text() == html, "an earlier page stays until the new one is whole"
     assert not list(folder.path.glob(".page*"))
     ids = re.findall(r'\bid="([^"]+)"', html)
