@@ -71,6 +71,7 @@ def save_bundle(bundle: Path, manifest: Manifest, folder: Path) -> None:
             loader_module=__name__,
             data_path=str(copy),
             signature=_signature(manifest),
+            input_example=pd.DataFrame([{name: f"a {name}" for name in manifest.columns}]),
             pip_requirements=locked,
             metadata=manifest.origin,
         )

@@ -32,7 +32,7 @@ Round: TypeAlias = tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]
 SHARE = 4
 # Places among a parameter's choices in ascending order, of which the first is no update.
 _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
-# Which layers are frozen, and how fast the others are trained.
+# Which layers are frozen, and how fast the others are trained. Points that share all of it share the contrastive stage.
 _NEARLY_ALL: Mapping[str, int | float | str] = {"frozen_layers": -3, "learning_rate": 1e-4}
 _UPPER: Mapping[str, int | float | str] = {"frozen_layers": -2}
 # Labelled rows from which contrastive updates on the target were the best that was measured: on 16 they overfit.
@@ -50,12 +50,12 @@ _POINTS: Mapping[str, Mapping[str, int | float | str]] = {
     "source stage, contrastive": {"source_steps": _MOST, "contrastive_steps": _FEW, "steps": _NONE, **_NEARLY_ALL},
     "source stage, upper layers": {"source_steps": _MOST, "steps": _MOST, **_UPPER},
     "contrastive": {"contrastive_steps": _FEW, "steps": _NONE, **_NEARLY_ALL},
-    "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST},
+    "source stage, fine-tuning": {"source_steps": _MOST, "steps": _MOST, "frozen_layers": -3},
     "source stage and characters": {**_CHARACTERS, "source_steps": _MOST, "steps": _NONE},
     "source stage only": {"source_steps": _MOST, "steps": _NONE},
-    "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF},
+    "contrastive, fine-tuning": {"contrastive_steps": _FEW, "steps": _HALF, **_NEARLY_ALL},
     "probe and characters": {**_CHARACTERS, "steps": _NONE},
-    "contrastive and characters": {**_CHARACTERS, "contrastive_steps": _MOST, "steps": _NONE},
+    "contrastive and characters": {**_CHARACTERS, "contrastive_steps": _FEW, "steps": _NONE, **_NEARLY_ALL},
     "upper layers": {"steps": _FEW, **_UPPER},
     "adapters": {"adapter.method": "lora", "steps": _MOST},
 }
