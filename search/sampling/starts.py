@@ -28,20 +28,22 @@ from promptgraft.spaces import (
 
 # Baselines and start points, by name.
 Round: TypeAlias = tuple[dict[str, Candidate], dict[str, dict[str, Scalar]]]
+# Parameter -> place among its choices in ascending order, as a whole number, or value.
+Point: TypeAlias = Mapping[str, int | float | str]
 # One trial in so many is a start point at most.
 SHARE = 4
-# Places among a parameter's choices in ascending order, of which the first is no update.
+# Places, of which the first is no update.
 _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
 # Which layers are frozen, and how fast the others are trained. Points that share all of it share the contrastive stage.
-_NEARLY_ALL: Mapping[str, int | float | str] = {"frozen_layers": -3, "learning_rate": 1e-4}
-_UPPER: Mapping[str, int | float | str] = {"frozen_layers": -2}
+_NEARLY_ALL: Point = {"frozen_layers": -3, "learning_rate": 1e-4}
+_UPPER: Point = {"frozen_layers": -2}
 # Labelled rows from which contrastive updates on the target were the best that was measured: on 16 they overfit.
 _MANY_ROWS = 48
 _FOR_MANY_ROWS = ("source stage, contrastive", "contrastive")
-_CHARACTERS: Mapping[str, int | float | str] = {"prior": "characters", "text_weight": _MOST}
-# Parameter -> place as a whole number, or value; others have their first choice. Strong and cheap points come first, as
-# measured: see `search.study.default_space`.
-_POINTS: Mapping[str, Mapping[str, int | float | str]] = {
+_CHARACTERS: Point = {"prior": "characters", "text_weight": _MOST}
+# Parameters that a point leaves out have their first choice. Strong and cheap points come first, as measured: see
+# `search.study.default_space`.
+_POINTS: Mapping[str, Point] = {
     "counts, the source's too": {"prior": "ease", "prior_recency": _MOST, "alpha": _FEW, "steps": _NONE},
     "counts": {"prior": "ease", "prior_recency": _MOST, "steps": _NONE},
     "counts and text": {"prior": "ease", "prior_recency": _MOST, "text_weight": _FEW, "steps": _FEW},
@@ -139,7 +141,7 @@ def _points(study: Study) -> Iterator[tuple[str, dict[str, Scalar] | None]]:
             )
 
 
-def _point(space: SearchSpace, wanted: Mapping[str, int | float | str]) -> dict[str, Scalar] | None:
+def _point(space: SearchSpace, wanted: Point) -> dict[str, Scalar] | None:
     """Return the value of each searched parameter; None if the space lacks one that is wanted, or its value."""
     parameters = {parameter.name: parameter for parameter in space.all_parameters()}
     if any(name not in parameters or not _has(parameters[name], value) for name, value in wanted.items()):
