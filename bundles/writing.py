@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +33,7 @@ from promptgraft.bundles.manifest import (
     Manifest,
     is_plain,
 )
-from promptgraft.objectives.file_store import share
+from promptgraft.objectives.file_store import file_lock, share
 from promptgraft.spaces import InvalidInputError, PromptgraftError, plugin_versions
 
 logger = logging.getLogger(__name__)
@@ -184,9 +184,7 @@ def staged_bundle(folder: Path, study: str, *, force: bool = False) -> Iterator[
         _check_folder(folder, study, force=force)
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = not folder.exists() or os.access(folder.parent, os.W_OK | os.X_OK)
-        place = folder.with_name(f".{folder.name}.lock") if beside else folder / TURN_FILE
-        place.touch()  # A lock would wait for ever where no file can be made.
-        turn = FileLock(place)
+        turn = file_lock(folder.with_name(f".{folder.name}.lock") if beside else folder / TURN_FILE)
         try:
             turn.acquire(timeout=0)
         except Timeout:

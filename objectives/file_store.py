@@ -103,7 +103,7 @@ class FileStore:
             return nullcontext()
         path = Path(self.path(f"{name}.lock"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+        return file_lock(path)
 
     def read_text(self, name: str) -> str | None:
         """Read a small file; None if it isn't there."""
@@ -248,6 +248,24 @@ def _create(path: Path, text: str) -> bool:
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def file_lock(path: Path, timeout_s: float = -1) -> FileLock:
+    """Return a lock on a file, which is created now.
+
+    Where the folder is there but takes no files, as /proc, filelock believes that another process removes the file
+    again and again, and never gives up.
+
+    Args:
+        path: The file; its folder exists.
+        timeout_s: How long to wait for whoever holds it, in seconds; without end if negative.
+
+    Raises:
+        OSError: If the file can't be created.
+    """
+    if not os.path.lexists(path):
+        path.touch()
+    return FileLock(path, timeout=timeout_s)
 
 
 def share(path: Path) -> None:

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from promptgraft.bundles.registry.base import CHAMPION, HISTORY, VERSIONS, BundleRegistry
+from promptgraft.objectives.file_store import file_lock
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:  # A history needs no torch.
@@ -112,7 +111,7 @@ class FolderRegistry(BundleRegistry):
                 raise InvalidInputError(
                     f"{self.champion} is not the link of a registry; name a folder that is none yet"
                 )
-            with FileLock(self.folder / _LOCK):
+            with file_lock(self.folder / _LOCK):
                 yield
         except OSError as error:
             raise InvalidInputError(

@@ -6,9 +6,10 @@ from hashlib import sha256
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.storages import RDBStorage
 
+from promptgraft.objectives.file_store import file_lock
 from promptgraft.search.storage.database import sqlite_file
 from promptgraft.search.storage.optuna_private import database_of
 from promptgraft.spaces import PromptgraftError
@@ -35,14 +36,15 @@ def study_lock(storage: RDBStorage, study_name: str) -> Iterator[None]:
     if storage.engine.dialect.name == "sqlite":
         path = sqlite_file(storage.url)
         assert path is not None
-        lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_TIMEOUT_S)
+        file = path.with_name(f"{path.name}.lock")
         try:
+            lock = file_lock(file, LOCK_TIMEOUT_S)
             lock.acquire()
         except Timeout as error:
             raise StudyLockedError(_message(study_name)) from error
         except OSError as error:
             if error.errno is not None:  # Of a disk that is read only, it doesn't say which.
-                error.filename = error.filename or lock.lock_file
+                error.filename = error.filename or str(file)
             raise
         try:
             yield

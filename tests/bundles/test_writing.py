@@ -221,3 +221,9 @@ def test_two_at_once_take_turns(bundle: Path, caplog: pytest.LogCaptureFixture) 
             assert read_manifest(bundle).trial == 1
         assert second.result().trial == 2
     assert read_manifest(bundle).trial == 2
+
+
+@pytest.mark.timeout(60)
+def test_a_folder_that_takes_no_files_is_no_export_to_wait_for() -> None:
+    with pytest.raises(InvalidInputError, match=r"/proc/x: the bundle can't be written to: .*/proc/\.x\.lock"):
+        staged_bundle(Path("/proc/x"), "test").__enter__()

@@ -122,3 +122,9 @@ def test_looking_at_a_registry_that_is_not_there_makes_none(tmp_path: Path) -> N
             refused = typed("registry", command, str(place))
             assert (refused.exit_code, f"{place}: no registry is there" in refused.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.timeout(60)
+def test_a_folder_that_takes_no_files_is_an_error_at_once(bundles: Bundles) -> None:
+    with pytest.raises(InvalidInputError, match=r"/proc: the registry can't be changed.*/proc/\.lock"):
+        FolderRegistry(Path("/proc")).promote(bundles[0])
