@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Table = str | Path | pd.DataFrame | Any  # Any: a `datasets.Dataset`, which is not a dependency.
 # Names of columns; those of a frame may be numbers, too.
 Columns = str | int | Sequence[str | int]
-KindName = Literal["text_classification", "regression"]
+KindName = Literal["text_classification", "regression", "multi_label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ def fit(
         source: A table of a task with more labels, to transfer from.
         text: The text column, or several; found by what columns hold if left out.
         label: The label column; likewise.
-        kind: `text_classification`, or `regression` to predict a number; by what the label column holds if None.
+        kind: `text_classification`, `regression` to predict a number, or `multi_label`, where cells hold several labels
+            as `a|b` or as a list; by what the label column holds if None.
         source_text: That or those of the source; likewise.
         source_label: The source's label column; likewise.
         family: Family of the backbone; by its config.json if None, as it always is of several.

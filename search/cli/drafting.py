@@ -36,7 +36,8 @@ def init(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="text_classification, or regression to predict a number.", show_default="what the labels look like"
+            help="text_classification, regression to predict a number, or multi_label where rows have several labels.",
+            show_default="what the labels look like",
         ),
     ] = None,
     source_text: Annotated[list[str] | None, typer.Option(help="Text column of the source.")] = None,

@@ -1,38 +1,30 @@
-"""What the columns of a table seem to hold: which are texts, and which is the label."""
+"""Which columns of a table are texts, and which is the label."""
 
-import json
-import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from statistics import median
 
-import pandas as pd
-
-from promptgraft.objectives.data import is_image_file, is_image_name, read_rows
+from promptgraft.objectives.data import is_image_file, read_rows
+from promptgraft.search.drafting.column_content import (
+    CLASSES,
+    KINDS,
+    MOST_LABELS,
+    NUMBERS,
+    SEVERAL,
+    TEXT_DISTINCT,
+    Column,
+    is_finite,
+)
 from promptgraft.search.drafting.languages import language_of
 from promptgraft.spaces import InvalidInputError, did_you_mean
 
 # Names that label columns have, likelier ones first; a column that ends in one is a candidate, too.
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "intent", "sentiment", "topic", "rating", "stars", "y")
-# A label has at most so many values, and so many rows of each on average.
-MOST_LABELS, ROWS_A_LABEL = 150, 2
-# A text column's values have so many words in the middle, and rarely repeat.
-TEXT_WORDS, TEXT_DISTINCT = 3, 0.3
 # A column in which one value has nearly all rows is a label only if no other column may be one.
 LOPSIDED = 0.95
 # A label with fewer different texts is left out: each fold and the test rows need some.
 FEWEST_TEXTS = 5
-# Numbers of more values than this, or with decimals, are predicted as such; fewer are classes, such as stars.
-MOST_CLASSES_OF_NUMBERS = 20
-CLASSES, NUMBERS = KINDS = ("text_classification", "regression")
-# From such a share of its values on, a column names images.
-IMAGES = 0.8
-_NUMBER = re.compile(r"[-+]?[\d.,:/ ]+%?")
-_DATE_WORDS, _DATES_SEEN = 6, 100
 
 
 class UnclearColumnError(InvalidInputError):
@@ -48,129 +40,6 @@ class UnclearColumnError(InvalidInputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """What a column holds.
-
-    Attributes:
-        name: Its name.
-        filled: Number of rows with a value.
-        values: Value -> number of rows.
-        words: Median number of words of a value; of scripts without spaces, a word for every two characters.
-    """
-
-    name: str
-    filled: int
-    values: Mapping[str, int]
-    words: float
-
-    @classmethod
-    def of(cls, name: str, cells: Sequence[str | None]) -> "Column":
-        """Look at a column's cells."""
-        found = [cell for cell in cells if cell is not None and cell.strip()]
-        return cls(name, len(found), Counter(found), median(map(count_words, found)) if found else 0.0)
-
-    @property
-    def distinct(self) -> float:
-        """Number of different values, as a share of the filled rows."""
-        return len(self.values) / self.filled if self.filled else 0.0
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether nearly all values are numbers or dates."""
-        numbers = sum(count for value, count in self.values.items() if _NUMBER.fullmatch(value.strip()))
-        return numbers > 0.9 * self.filled
-
-    @property
-    def holds_numbers(self) -> bool:
-        """Whether nearly all values are finite numbers."""
-        return sum(self.values[value] for value in self.values if _is_finite(value)) > 0.95 * self.filled
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """The numbers among its values, in order, each once."""
-        return tuple(sorted({float(value) for value in self.values if _is_finite(value)}))
-
-    @property
-    def names_images(self) -> bool:
-        """Whether nearly all values are names of image files."""
-        return sum(map(is_image_name, self.values)) >= IMAGES * max(1, len(self.values))
-
-    @property
-    def may_be_number(self) -> bool:
-        """Whether the values look like numbers that could be predicted: not like a row's own number."""
-        is_id = self.distinct == 1 and all(map(float.is_integer, self.numbers))
-        return self.holds_numbers and len(self.numbers) > 2 and not is_id
-
-    @property
-    def holds_lists(self) -> bool:
-        """Whether all values are JSON lists of texts or numbers, such as several labels a row."""
-        return bool(self.values) and all(map(_is_list, self.values))
-
-    @property
-    def kind(self) -> str:
-        """The kind of task, if this is the label."""
-        is_scale = len(self.numbers) > MOST_CLASSES_OF_NUMBERS or not all(map(float.is_integer, self.numbers))
-        return NUMBERS if self.holds_numbers and is_scale else CLASSES
-
-    @property
-    def may_be_text(self) -> bool:
-        """Whether the values look like texts."""
-        long = self.words >= TEXT_WORDS and self.distinct >= TEXT_DISTINCT
-        return self.filled > 0 and long and not self.is_numeric and not self.is_link and not self.is_date
-
-    @property
-    def may_be_label(self) -> bool:
-        """Whether the values look like labels: few, and each of several rows."""
-        return 2 <= len(self.values) <= min(MOST_LABELS, self.filled // ROWS_A_LABEL)
-
-    @property
-    def is_link(self) -> bool:
-        """Whether nearly all values are addresses."""
-        return sum(count for value, count in self.values.items() if "://" in value[:10]) > 0.9 * self.filled
-
-    @property
-    def is_date(self) -> bool:
-        """Whether nearly all values are dates, such as `May 30, 2011`; judged by the first of them."""
-        seen = list(islice(self.values, _DATES_SEEN))
-        if self.words > _DATE_WORDS or not any(map(str.isdigit, "".join(seen))):
-            return False
-        return bool(pd.to_datetime(pd.Series(seen), format="mixed", errors="coerce", utc=True).notna().mean() > 0.9)
-
-    @property
-    def is_code(self) -> bool:
-        """Whether nearly all values are codes, such as `aa-01`: one word each, of one length or with a digit."""
-        words = [value for value in self.values if len(value.split()) == 1]
-        lengths, numbered = Counter(map(len, words)), sum(any(map(str.isdigit, word)) for word in words)
-        return max(*lengths.values(), numbered, 0) > 0.9 * len(self.values)
-
-    @property
-    def largest_share(self) -> float:
-        """Rows of the most frequent value, as a share of the filled rows."""
-        return max(self.values.values(), default=0) / self.filled if self.filled else 0.0
-
-
-def _is_finite(value: str) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
-def _is_list(value: str) -> bool:
-    try:
-        found = json.loads(value) if value.startswith("[") else None
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, list) and all(isinstance(entry, str | int | float) for entry in found)
-
-
-def count_words(text: str) -> int:
-    """Count words; two characters of a script that is written without spaces are about one."""
-    dense = sum("\u3040" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0eff" for character in text)
-    return max(len(text.split()), dense // 2)
-
-
-@dataclass(frozen=True, slots=True)
 class TableView:
     """A table, and which of its columns are the text and the label.
 
@@ -180,7 +49,8 @@ class TableView:
         columns: Its columns, in their order.
         text: Names of the text columns.
         label: Name of the label column.
-        kind: Kind of task: `text_classification`, or `regression` where the label is a number.
+        kind: Kind of task: `text_classification`, `regression` where the label is a number, or `multi_label` where
+            cells hold several.
         doubts: Where other columns would do as well; for people.
         repeated: Number of rows whose texts occur in an earlier row.
         rare: Labels with fewer than `FEWEST_TEXTS` different texts, and how many they have; none if two or more labels
@@ -204,7 +74,9 @@ class TableView:
     @property
     def labels(self) -> Mapping[str, int]:
         """Label -> number of rows, the most frequent first."""
-        return dict(sorted(self.column(self.label).values.items(), key=lambda entry: (-entry[1], entry[0])))
+        column = self.column(self.label)
+        counts = column.labels if self.kind == SEVERAL else column.values
+        return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
     @property
     def language(self) -> str:
@@ -219,12 +91,12 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
         path: The table.
         text: Names of the text columns, if they are known.
         label: Name of the label column, if it is known.
-        kind: Kind of task, if it is known: `text_classification` or `regression`.
+        kind: Kind of task, if it is known: `text_classification`, `regression` or `multi_label`.
 
     Raises:
         InvalidInputError: If the table can't be read, has no such column, or no column looks like a label or a text;
             the message lists the columns. If the kind is another one, the label of a regression isn't a number, or
-            labels are lists.
+            labels are lists and the kind is another than `multi_label`.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInputError(
@@ -244,8 +116,8 @@ def view_table(path: str, text: Sequence[str] = (), label: str | None = None, ki
         _refuse_images(path, columns, label)
     doubts: list[str] = []
     is_named = label is not None
-    label = label or _label_of_lists(columns) or _choose_label(path, columns, text, doubts)
-    _refuse_lists(path, columns, label)
+    label = label or _label_of_several(columns, text) or _choose_label(path, columns, text, doubts)
+    _refuse_lists(path, columns, label, kind)
     chosen = tuple(text) or _choose_text(path, columns, label, doubts)
     for name in (*chosen, label):
         if names.count(name) > 1:
@@ -291,25 +163,39 @@ def _only_texts(path: str, why: str, kind: str, image: str, label: str) -> Inval
     )
 
 
-def _label_of_lists(columns: Sequence[Column]) -> str | None:
-    """Return the column that is a label by its name, if it holds lists and no other has such a name."""
-    named = [column for column in columns if _label_name(column) is not None]
-    return named[0].name if len(named) == 1 and named[0].holds_lists else None
+def _label_of_several(columns: Sequence[Column], text: Sequence[str]) -> str | None:
+    """Return the column that holds lists, or several labels a cell, if it is the only label by its name.
+
+    Without such a name it must be the only one, and no other may be a label.
+    """
+    columns = [column for column in columns if column.name not in text]
+    possible = [column for column in columns if _label_name(column) is not None]
+    if not possible:
+        possible = [own for own in columns if own.holds_several or own.may_be_label or own.may_be_number]
+    only = possible[0] if len(possible) == 1 else None
+    return only.name if only is not None and (only.holds_lists or only.holds_several) else None
 
 
-def _refuse_lists(path: str, columns: Sequence[Column], label: str) -> None:
-    """Say that several labels a row need a study file that is written by hand, and what its target is."""
-    if any(column.holds_lists for column in columns if column.name == label):
-        target = f"{{kind: multi_label, train: {path}, text: COLUMN, label: {label}}}"
-        raise InvalidInputError(
-            f"{path}: column {label!r} holds lists, and studies are drafted for one label a row; write a study file "
-            f"with `target: {target}`: docs/task-kinds.md, or name another column with --label"
-        )
+def _refuse_lists(path: str, columns: Sequence[Column], label: str, kind: str | None) -> None:
+    """Refuse lists as labels of another kind, and such as don't name what applies."""
+    for column in columns:
+        if column.name != label or not column.holds_lists:
+            continue
+        if not column.holds_several:
+            raise InvalidInputError(
+                f"{path}: column {label!r} holds multi-hot vectors, such as {next(iter(column.values)):.60}, which "
+                "don't name the labels; write the names of those that apply, as a|b or as a JSON list"
+            )
+        if kind not in (None, SEVERAL):
+            raise InvalidInputError(
+                f"{path}: column {label!r} holds lists, which only the kind {SEVERAL} reads; leave out --kind {kind}, "
+                "or name another column with --label"
+            )
 
 
 def _choose_kind(path: str, label: Column, kind: str | None, doubts: list[str]) -> str:
     if kind == NUMBERS and not label.holds_numbers:
-        odd = next((value for value in label.values if not _is_finite(value)), "")
+        odd = next((value for value in label.values if not is_finite(value)), "")
         raise UnclearColumnError(
             f"{path}: column {label.name!r} holds {odd!r}, which is no number; name another one with --label, or take "
             f"each value for a class with --kind {CLASSES}",

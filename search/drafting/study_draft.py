@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from promptgraft.objectives.data import missing_marks
-from promptgraft.search.drafting.columns import CLASSES, FEWEST_TEXTS, NUMBERS, TableView
+from promptgraft.search.drafting.column_content import CLASSES, NUMBERS, SEVERAL
+from promptgraft.search.drafting.columns import FEWEST_TEXTS, TableView
 from promptgraft.search.study import EffortName, parse_seconds
 from promptgraft.search.wording import one_line
 from promptgraft.spaces import InvalidInputError, did_you_mean
@@ -246,6 +247,9 @@ def _answers(table: TableView) -> str:
         return f"numbers: {numbers[0]:g} to {numbers[-1]:g}, {len(numbers)} different ones, to be predicted as such"
     shown = [f"{one_line(label)} ({count})" for label, count in list(table.labels.items())[:SHOWN_LABELS]]
     more = f" and {len(table.labels) - len(shown)} more" if len(table.labels) > len(shown) else ""
+    if table.kind == SEVERAL:
+        mean = sum(table.labels.values()) / max(1, column.filled)
+        return f"several labels a row, {mean:.1f} on average (kind: {SEVERAL}): {', '.join(shown)}{more}"
     return f"labels: {', '.join(shown)}{more}; the most frequent one has {100 * column.largest_share:.0f}% of the rows"
 
 
@@ -262,7 +266,7 @@ def _cautions(target: TableView, source: TableView | None) -> list[str]:
             names = f"{source.label}, {target.label}"
             found.append(f"the source's numbers have another name ({names}), so their losses aren't mixed: alpha is 0")
         return found
-    if target.column(target.label).largest_share > UNBALANCED:
+    if target.kind == CLASSES and target.column(target.label).largest_share > UNBALANCED:
         found.append("most rows have one label, so accuracy says little of the others: set metric: f1_macro")
     if source is not None and not set(target.labels) <= set(source.labels):
         found.append("the source lacks labels of the target, so their losses aren't mixed: alpha is 0")

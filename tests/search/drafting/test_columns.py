@@ -169,14 +169,40 @@ def test_a_label_that_is_no_number_and_a_kind_that_is_not_drafted(tmp_path: Path
         view_table(path, kind="translation")
 
 
-@pytest.mark.parametrize(("name", "label"), [("labels", None), ("tags", "tags"), ("tags", None)])
-def test_lists_of_labels_are_refused_with_the_target_to_write(tmp_path: Path, name: str, label: str | None) -> None:
-    path = tmp_path / "rows.jsonl"
-    lists = [["a", "b"], ["a"], []]
-    own = [{"text": f"some long words in row {n} here", name: lists[n % 3]} for n in range(30)]
+def several(path: Path, name: str, cells: list[object]) -> str:
+    """Write a table of JSON lines whose column `name` has these cells in turn."""
+    own = [{"text": f"some long words in row {n} here", name: cells[n % len(cells)]} for n in range(30)]
     path.write_text("\n".join(map(json.dumps, own)))
-    with pytest.raises(InvalidInputError, match=rf"holds lists.*kind: multi_label, .*, label: {name}\}}"):
-        view_table(str(path), label=label)
+    return str(path)
+
+
+@pytest.mark.parametrize("cells", [[["a", "b"], ["a"], []], ["a|b", "a", "b|c", "c"]], ids=["lists", "joined"])
+@pytest.mark.parametrize(("name", "label"), [("labels", None), ("tags", "tags"), ("tags", None)])
+def test_several_labels_a_row_are_seen(tmp_path: Path, cells: list[object], name: str, label: str | None) -> None:
+    seen = view_table(several(tmp_path / "rows.jsonl", name, cells), label=label)
+    assert (seen.label, seen.kind, seen.text, seen.doubts, seen.rare) == (name, "multi_label", ("text",), (), {})
+    counts = {"a": 20, "b": 10} if cells[-1] == [] else {"a": 16, "b": 15, "c": 14}
+    assert seen.labels == counts
+
+
+@pytest.mark.parametrize(
+    "cells", [["red|large", "blue|small"], ["a|b", "c|d"], ["a,b", "a", "b"], ["a", "b"]], ids=lambda own: own[0]
+)
+def test_other_labels_are_one_a_row(tmp_path: Path, cells: list[object]) -> None:
+    seen = view_table(several(tmp_path / "rows.jsonl", "label", cells))
+    assert (seen.kind, dict(seen.labels)) == ("text_classification", dict.fromkeys(map(str, cells), 30 // len(cells)))
+    assert view_table(several(tmp_path / "b.jsonl", "label", cells), kind="multi_label").kind == "multi_label"
+
+
+def test_lists_of_another_kind_and_multi_hot_vectors_are_refused(tmp_path: Path) -> None:
+    lists = several(tmp_path / "rows.jsonl", "labels", [["a", "b"], ["a"]])
+    for kind in ("text_classification", "regression"):
+        with pytest.raises(InvalidInputError, match=f"which only the kind multi_label reads; leave out --kind {kind}"):
+            view_table(lists, kind=kind)
+    joined = several(tmp_path / "joined.jsonl", "labels", ["a|b", "a", "b"])
+    assert view_table(joined, kind="text_classification").labels == dict.fromkeys(["a", "a|b", "b"], 10)
+    with pytest.raises(InvalidInputError, match=r"holds multi-hot vectors, such as \[1, 0, 0\], which don't"):
+        view_table(several(tmp_path / "hot.jsonl", "labels", [[1, 0, 0], [0, 1, 1]]))
 
 
 def test_dates_beside_short_texts_are_no_doubt(tmp_path: Path) -> None:

@@ -186,3 +186,29 @@ def test_numbers_make_a_regression(tmp_path: Path, tiny_models: TinyModels) -> N
     assert (study.file.target.kind, study.file.metric) == ("regression", "rmse")
     assert study.file.space is not None
     assert "probe" in str(study.file.space.head)
+
+
+def test_several_labels_a_row_are_drafted_and_said(tmp_path: Path, tiny_models: TinyModels) -> None:
+    table, file = tmp_path / "films.csv", tmp_path / "films.yaml"
+    genres = ("Action", "Drama", "Action|Drama", "Comedy|Drama", "Comedy")
+    table.write_text("title,genres\n" + "".join(f"a film of number {n} or so,{genres[n % 5]}\n" for n in range(60)))
+    code, output = init(table, "--label", "genres", "--backbone", tiny_models["encoder"], "--output", file)
+    assert code == 0, output
+    assert "several labels a row, 1.4 on average (kind: multi_label): Drama (36), Action (24), Comedy (24)" in output
+    assert "caution" not in output
+    study = load_study(file)
+    assert (study.file.target.kind, study.target.labels) == ("multi_label", ("Action", "Comedy", "Drama"))
+    file.unlink()
+    code, output = init(
+        table,
+        "--label",
+        "genres",
+        "--kind",
+        "text_classification",
+        "--backbone",
+        tiny_models["encoder"],
+        "--output",
+        file,
+    )
+    assert code == 0, output
+    assert "Action|Drama (12)" in output
