@@ -96,6 +96,11 @@ class Column:
         return not is_other and joined_labels(list(self.values), kept=_OTHERS) is not None
 
     @property
+    def otherwise_joined(self) -> str | None:
+        """A cell that seems to hold several labels, but not as they are read, such as `a;b`; None if there is none."""
+        return None if self.may_be_text or self.holds_lists else joined_labels(list(self.values), kept=BETWEEN)
+
+    @property
     def labels(self) -> Mapping[str, int]:
         """Label -> number of rows, where cells hold several."""
         found = Counter[str]()

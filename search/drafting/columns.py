@@ -228,9 +228,13 @@ def _choose_label(path: str, columns: Sequence[Column], text: Sequence[str], dou
     if len(plain) == 1:
         return plain[0].name
     if not plain:
+        joined = {own.name: cell for own in columns if own.name not in text and (cell := own.otherwise_joined)}
+        hint = "".join(
+            f"; if {cell!r} in column {name!r} is several labels, write | between them" for name, cell in joined.items()
+        )
         raise UnclearColumnError(
             f"{path}: no column looks like a label (2 to {MOST_LABELS} values, several rows of each, or numbers); name "
-            f"it with --label; the columns are {_described(columns)}",
+            f"it with --label; the columns are {_described(columns)}{hint}",
             "label",
         )
     fewest = min(plain, key=lambda column: len(column.values))

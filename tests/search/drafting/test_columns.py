@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,16 @@ def test_other_labels_are_one_a_row(tmp_path: Path, cells: list[object]) -> None
     seen = view_table(several(tmp_path / "rows.jsonl", "label", cells))
     assert (seen.kind, dict(seen.labels)) == ("text_classification", dict.fromkeys(map(str, cells), 30 // len(cells)))
     assert view_table(several(tmp_path / "b.jsonl", "label", cells), kind="multi_label").kind == "multi_label"
+
+
+@pytest.mark.parametrize("between", [";", ", "])
+def test_labels_that_are_joined_otherwise_are_said_where_there_is_no_label(tmp_path: Path, between: str) -> None:
+    cells: list[object] = [
+        between.join(f"{own}{n}" for own in ("a", "b", "a")[k:]) for n in range(10) for k in range(3)
+    ]
+    said = f"if 'a0{between}b0{between}a0' in column 'tags' is several labels, write | between them"
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        view_table(several(tmp_path / "rows.jsonl", "tags", cells))
 
 
 def test_lists_of_another_kind_and_multi_hot_vectors_are_refused(tmp_path: Path) -> None:
