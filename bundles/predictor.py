@@ -20,7 +20,7 @@ from promptgraft.bundles.manifest import BACKBONE_FOLDER, MemberPart, check_abst
 from promptgraft.bundles.new_items import NewItems, read_new_items, with_items, with_rows
 from promptgraft.objectives.backbones import BACKBONES, FAMILIES, file_hashes
 from promptgraft.objectives.caching import Activations, StageKey, StageStore
-from promptgraft.objectives.data import Prediction, has_text, joined, read_frame
+from promptgraft.objectives.data import Prediction, has_text, joined, read_frame, row_named
 from promptgraft.objectives.prompting import BACKBONE, DemonstrationPool, PromptedModel
 from promptgraft.objectives.runtime import choose_device
 from promptgraft.objectives.spec import BackboneSpec
@@ -256,7 +256,7 @@ class Predictor:
         """
         checked = [{name: value.strip() for name, value in row.items()} for row in self.texts(rows)]
         size = len(checked) if len(self.members) == 1 else SHARED_ROWS
-        with self._lock:
+        with self._lock, row_named(checked):
             parts = [self._score_all(checked[start : start + size]) for start in range(0, len(checked), size or 1)]
         scores = [joined(own) for own in zip(*parts, strict=True)] if parts else self._score_all([])
         return self.task.combine(scores, [member.weight for member in self.members])

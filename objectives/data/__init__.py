@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from promptgraft.objectives.data.images.files import load_image as load_image
     from promptgraft.objectives.data.images.files import located as located
     from promptgraft.objectives.data.images.files import open_image as open_image
+    from promptgraft.objectives.data.images.files import row_named as row_named
     from promptgraft.objectives.data.images.files import shown_image as shown_image
     from promptgraft.objectives.data.images.folders import image_folder_rows as image_folder_rows
     from promptgraft.objectives.data.images.folders import images_in as images_in

@@ -298,6 +298,7 @@ class CleaningReport:
         no_history: Interactions that are a user's first, or older than those that are trained on.
         set_aside: Rows that can't be used beside the held-out ones: of their group, or no older than they.
         beyond_limit: Unlabelled rows beyond the largest number that is used.
+        unread: Where the first file is that can't be read, and why; empty if all can.
     """
 
     read: int = 0
@@ -324,15 +325,27 @@ class CleaningReport:
     no_history: int = 0
     set_aside: int = 0
     beyond_limit: int = 0
+    unread: str = ""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], unread: str = "") -> "CleaningReport":
+        """Report rows that were counted by these names."""
+        return cls(**dict(counts), unread=unread)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of rows, by name."""
+        return {name: count for name, count in asdict(self).items() if name != "unread"}
 
     def __add__(self, other: "CleaningReport") -> "CleaningReport":
-        mine, theirs = asdict(self), asdict(other)
-        return CleaningReport(**{name: mine[name] + theirs[name] for name in mine})
+        theirs = other.counts
+        both = {name: count + theirs[name] for name, count in self.counts.items()}
+        return CleaningReport.of(both, self.unread or other.unread)
 
     def __str__(self) -> str:
         """Say how many rows were read, and how many were dropped for which reason."""
         apart = ("read", "near_duplicate_of_other_label")
-        reasons = {name: count for name, count in asdict(self).items() if count and name not in apart}
+        reasons = {name: count for name, count in self.counts.items() if count and name not in apart}
         words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in reasons.items())
         if self.near_duplicate_of_other_label:
             words += f" ({self.near_duplicate_of_other_label} near duplicates have another label than the held-out row)"

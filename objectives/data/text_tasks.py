@@ -35,6 +35,8 @@ T = TypeVar("T", bound="TextTask")
 
 # Of more unlabelled rows a sample is used: every fold of a trial that trains itself scores all of them.
 MOST_UNLABELLED = 2000
+# Reasons to drop a row whose file can't be read.
+_UNREAD = ("unreadable_image", "unreadable_mask")
 
 
 class TextTask(Task):
@@ -97,7 +99,7 @@ class TextTask(Task):
 
     @classmethod
     def why_unusable(cls, row: Row) -> str:  # noqa: ARG003
-        """Say more of a row that can't be used, such as what is wrong with its file; empty if there is no more."""
+        """Say what is wrong with the file of a row that can't be used; empty if it has none, or that can be read."""
         return ""
 
     @classmethod
@@ -244,7 +246,7 @@ class TextTask(Task):
         del counts["kept"]
         rows, dropped = self.without_known(list(unique.values()), (*self.labelled, *self.test), spec.comparison)
         kept = random.Random(self.seed).sample(rows, min(len(rows), MOST_UNLABELLED))
-        report = CleaningReport(**counts) + replace(dropped, near_duplicate_of_other_label=0)
+        report = CleaningReport.of(counts) + replace(dropped, near_duplicate_of_other_label=0)
         report += CleaningReport(beyond_limit=len(rows) - len(kept))
         if not kept:
             raise InvalidInputError(
@@ -315,30 +317,29 @@ class TextTask(Task):
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: column {spec.label!r}: {error}") from error
         counts: Counter[str] = Counter(read=len(records))
-        kept, unused = list[Row](), ""
-        for record, text, cell, answer, time in zip(records, texts, cells, answers, times, strict=True):
+        kept, unused, unread = list[Row](), "", ""
+        read = zip(records, texts, cells, answers, times, strict=True)
+        for number, (record, text, cell, answer, time) in enumerate(read, 1):
             row = {name: value.strip() for name, value in text.items()}
             group = (record[spec.group] or "").strip() if spec.group else ""
-            reason = _unusable(row, cell, known=answer is not None)
-            if reason is None and spec.group and not group:
-                reason = "missing_group"
-            elif reason is None and math.isnan(time):
-                reason = "missing_time"
+            reason = _unusable(row, cell, known=answer is not None) or _unplaced(spec, group, time)
             whole = cls.completed(Row(row, 0 if answer is None else answer, group, time), path)
             reason = reason or cls.unusable(whole)
             if reason is not None:
-                is_odd = bool(cell) and answer is None
-                unused = unused or (cls.why_invalid(cell, text) if is_odd else cls.why_unusable(whole))
+                unused = unused or (cls.why_invalid(cell, text) if cell and answer is None else "")
+                if not unread and reason in _UNREAD and (why := cls.why_unusable(whole)):
+                    unread = f"row {number}: {why}"
                 counts[reason] += 1
             else:
                 kept.append(whole)
         if labels is None and cls.has_labels:
             kept, names = cls._without_unused(kept, names)
         rows = drop_duplicates(kept, counts, one_answer=cls.one_answer)
-        report = CleaningReport(**counts)
+        report = CleaningReport.of(counts, unread and f"{path}: {unread}")
         lacking = cls.shortage(rows, names)
         if lacking is not None:
-            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{unused})")
+            why = unused or (f"; the first that can't be read is in {unread}" if unread else "")
+            raise InvalidInputError(f"{path}: column {spec.label!r} must hold {lacking} ({report}{why})")
         return rows, names, report
 
     @classmethod
@@ -357,6 +358,13 @@ class TextTask(Task):
     def kept_labels(cls, names: tuple[str, ...], spec: TaskSpec) -> tuple[str, ...] | None:
         """Return the labels that a further table must keep to."""
         return names if cls.has_labels else spec.labels
+
+
+def _unplaced(spec: TaskSpec, group: str, time: float) -> str | None:
+    """Say what a row lacks by which splits are made, as `CleaningReport` counts it; None if nothing."""
+    if spec.group and not group:
+        return "missing_group"
+    return "missing_time" if math.isnan(time) else None
 
 
 def _unusable(fields: Mapping[str, str], label: str, *, known: bool) -> str | None:

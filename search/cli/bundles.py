@@ -11,16 +11,15 @@ import typer
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
+from promptgraft.search.cli.comparisons import print_comparison, print_metric_comparison
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, check_pictures, write_csv, write_pictures
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, loading, reported
-from promptgraft.search.wording import one_line, rounded, size
+from promptgraft.search.wording import one_line, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
-    from promptgraft.bundles import BundleComparison, Disagreement, Predictor
+    from promptgraft.bundles import Predictor
     from promptgraft.search.judging import MetricComparison
 
 PANEL = "Bundles"
@@ -48,7 +47,6 @@ FormulasOption = Annotated[
     typer.Option("--escape-formulas", help="Put ' before cells that a spreadsheet would take for formulas."),
 ]
 CHANGED = 1
-DISAGREEMENTS = 10  # Rows shown on the terminal.
 # Exit codes of `compare`, for a pipeline.
 OUTCOMES = {"better": 0, "no difference shown": 4, "worse": 5}
 
@@ -101,11 +99,19 @@ def predict(
         if predictor.task.reads == "images"
         else "a text is missing or is no text"
     )
+    if skipped and predictor.task.reads == "images":
+        why += f", the first in {_first_image(predictor, predictions, without)}"
     note = f"; {skipped} rows have no prediction, since {why}" if skipped else ""
     note += f"; {unsure} rows have no label, since none has a probability of {abstain_below:g}" if unsure else ""
     if strange := _strange_histories(predictor, predictions):
         note += f"; no item of {strange} histories is known: write the texts of items, one a line, the newest first"
     typer.echo(f"{len(predictions)} rows -> {output}{note}", err=output == STANDARD_OUTPUT)
+
+
+def _first_image(predictor: "Predictor", table: "pd.DataFrame", among: "pd.Series[bool]") -> str:
+    """Name the first row of a table that is among some, counted from 1, with its image."""
+    place, column = int(among.to_numpy().argmax()), next(iter(predictor.manifest.columns.values()))
+    return one_line(f"row {place + 1}: {table[column].iloc[place] or 'no image'}")
 
 
 def _strange_histories(predictor: "Predictor", table: "pd.DataFrame") -> int:
@@ -308,48 +314,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     elif isinstance(found, BundleComparison):
-        _print_comparison(found)
+        print_comparison(found)
     else:
-        _print_metric_comparison(found)
+        print_metric_comparison(found)
     raise typer.Exit(OUTCOMES[found.outcome])
-
-
-def _print_comparison(found: "BundleComparison") -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("label", "rows", "only the challenger is right", "only the champion is right")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, counts in found.by_label.items():
-        table.add_row(escape(one_line(name)), str(counts["rows"]), str(counts["won"]), str(counts["lost"]))
-    console().print(table)
-    _print_disagreements(found.disagreements)
-    percent = f"{100 * (1 - found.level):g} %"
-    typer.echo(
-        f"right: champion {found.champion:.4f}, challenger {found.challenger:.4f} of {found.rows} rows; difference "
-        f"{found.challenger - found.champion:+.4f}, {percent} interval {found.low:+.4f} to {found.high:+.4f}; they "
-        f"disagree on {len(found.disagreements)} rows"
-    )
-    typer.echo(f"challenger: {found.outcome} (McNemar's exact test, p = {found.p_value:.3g})")
-
-
-def _print_metric_comparison(found: "MetricComparison") -> None:
-    _print_disagreements(found.disagreements)
-    typer.echo(found.cleaning)
-    gain, low, high = (rounded(own, sign="+") for own in (found.challenger - found.champion, found.low, found.high))
-    typer.echo(
-        f"{found.metric} ({found.direction}): champion {rounded(found.champion)}, challenger "
-        f"{rounded(found.challenger)} on {found.rows} rows; difference {gain}, {100 * (1 - found.level):g} % interval "
-        f"{low} to {high}; they disagree on {len(found.disagreements)} rows"
-    )
-    typer.echo(f"challenger: {found.outcome} (jackknife over groups of rows)")
-
-
-def _print_disagreements(found: "Sequence[Disagreement]") -> None:
-    for entry in found[:DISAGREEMENTS]:
-        predicted = f"champion {entry.champion}, challenger {entry.challenger}"
-        typer.echo(one_line(f"row {entry.row}: {entry.label}; {predicted}: {next(iter(entry.fields.values())):.60}"))
 
 
 @registry.command()

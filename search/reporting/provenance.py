@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def data_of(stored: optuna.Study, study: Study) -> dict[str, TableFacts]:
             labels=tuple(task.labels),
             rows={part: len(rows) for part, rows in parts.items()},
             hashes={part: rows_hash(rows) for part, rows in parts.items() if rows},
-            cleaning=asdict(task.cleaning),
+            cleaning=task.cleaning.counts,
             changed=changed[name],
         )
 

@@ -62,6 +62,12 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
         found.append(
             f"target: {cleaning}; answers that can't be read are left out: are they written as this kind of task needs?"
         )
+    found += [
+        f"{name}: {unread.unreadable_image + unread.unreadable_mask} rows are left out, whose file can't be read; the "
+        f"first is in {unread.unread}"
+        for name, task in tasks.items()
+        if (unread := task.cleaning).unread
+    ]
     found += [f"target: {doubt}" for doubt in _doubts_of_histories(target)]
     wanted = wanted_folds(len(target.labelled), file.target.folds)
     if 1 < target.folds < wanted:

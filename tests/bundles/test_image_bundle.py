@@ -25,6 +25,7 @@ from promptgraft.objectives.backbones import FAMILIES, guess_family
 from promptgraft.objectives.data import Row, UnreadableImageError, as_data, load_image
 from promptgraft.spaces import Candidate, InvalidInputError, SoftPrompt
 from tests.support.bundles import write_result
+from tests.support.commands import typed
 from tests.support.image_objectives import COLOURS, PHOTO, TEMPLATE, objective_over_images
 from tests.support.images import add_other_forms, draw, spec_of_images, write_images
 from tests.support.models import IMAGE_SIDE, TinyModels, write_tiny_image_model
@@ -76,8 +77,11 @@ def test_it_predicts_what_the_trial_did(exported: Exported) -> None:
     assert np.array_equal(predictor.logits(paths), exported.logits)
     assert np.array_equal(predictor.logits([{"image": as_data(path)} for path in paths]), exported.logits)
     assert predictor.manifest.task.reads == "images"
-    with pytest.raises(UnreadableImageError, match=r"none\.png"):
-        predictor.predict(["none.png"])
+    with pytest.raises(UnreadableImageError, match=r"none\.png: there is no such file \(row 2\)"):
+        predictor.predict([*paths[:2], "none.png", paths[2]])
+    cut = as_data(paths[0])[:-400]
+    with pytest.raises(UnreadableImageError, match=rf"image of {len(cut)} characters: .* \(row 1\)"):
+        predictor.predict([{"image": as_data(paths[0])}, {"image": cut}])
 
 
 def test_it_predicts_tables_and_folders(exported: Exported, tmp_path: Path) -> None:
@@ -95,6 +99,13 @@ def test_it_predicts_tables_and_folders(exported: Exported, tmp_path: Path) -> N
     few = predictor.predict_table(str(tmp_path / "few.csv"))
     assert few["label"].isna().tolist() == [False, True, True, True]
     assert few["label"][0] == by_name["0.png"]
+    said = typed(
+        "predict", str(exported.bundle), "--input", str(tmp_path / "few.csv"), "--output", str(tmp_path / "p.csv")
+    )
+    assert (
+        "3 rows have no prediction, since an image is missing or can't be read, the first in row 2: two.png"
+        in said.output
+    )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="holds no image"):
         predictor.predict_table(str(tmp_path / "empty"))

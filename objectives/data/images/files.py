@@ -19,7 +19,7 @@ import numpy.typing as npt
 from promptgraft.spaces import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -259,6 +259,33 @@ def load_image(reference: str, *, least_side: int | None = None) -> "Image":
     if not is_data(reference):
         return open_image(Path(reference), least_side=least_side)
     return _as_opened(_bytes_in(reference), Path(shown_image(reference)), MAX_PIXELS, least_side)
+
+
+@contextmanager
+def row_named(rows: "Sequence[Mapping[str, str]]") -> "Iterator[None]":
+    """Let the error over an image say in which row it is, counted from 0.
+
+    Args:
+        rows: Field -> path or data URI, a mapping a row.
+
+    Raises:
+        UnreadableImageError: What was raised within, with the row.
+    """
+    try:
+        yield
+    except UnreadableImageError as error:
+        for number, row in enumerate(rows):
+            if any(_is_unreadable(own) for own in row.values() if Path(shown_image(own)) == error.path):
+                raise type(error)(error.path, f"{error.reason} (row {number})") from error
+        raise
+
+
+def _is_unreadable(reference: str) -> bool:
+    try:
+        load_image(reference)
+    except UnreadableImageError:
+        return True
+    return False
 
 
 def as_data(reference: str) -> str:

@@ -102,7 +102,7 @@ def read_histories(spec: TaskSpec, names: Sequence[str] | None = None) -> Histor
             by_user[one.user].append((texts[one.item], one.time))
         else:
             counts["invalid_label"] += 1
-    report = CleaningReport(**counts)
+    report = CleaningReport.of(counts)
     if len(items) < 2 or len(by_user) < 2:
         raise InvalidInputError(
             f"{spec.train}: expected at least two users and two items with {histories.least} interactions each, found "

@@ -58,7 +58,7 @@ class UserProfile(MultiLabel):
             else:
                 answer = tuple(sorted(places[label] for label in profile))
                 rows.append(Row({field: newest_first(own)}, answer, user))
-        report = found.report + CleaningReport(**counts)
+        report = found.report + CleaningReport.of(counts)
         if not found.users.keys() & profiles.keys():
             raise InvalidInputError(
                 f"{spec.train}: no user, such as {next(iter(found.users))!r}, is in the table of users, such as "

@@ -75,7 +75,7 @@ class ImageTask(TextTask):
             for reference in row.fields.values():
                 load_image(reference, least_side=RAW_SIDE)
         except UnreadableImageError as error:
-            return f"; the first that can't be read: {error}"
+            return str(error)
         return ""
 
     @classmethod

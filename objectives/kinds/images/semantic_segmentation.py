@@ -134,7 +134,7 @@ class SemanticSegmentation(PlacesTask):
         try:
             read_mask(Path(row.answer))
         except UnreadableImageError as error:
-            return f"; the first that can't be read: {error}"
+            return str(error)
         return ""
 
     @classmethod

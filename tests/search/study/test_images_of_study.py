@@ -255,3 +255,18 @@ def test_what_no_candidate_can_have_is_said_once(
     found = problems(file, rehearsed=True)
     assert list(found) == [f"space.soft_prompt.{where}"]
     assert message in found[f"space.soft_prompt.{where}"]
+
+
+def test_images_that_cannot_be_read_are_a_caution_that_names_the_first(
+    tables: tuple[Path, Path], tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    table = write_images(tmp_path / "own")
+    lines = table.read_text().splitlines()
+    cut, none = tmp_path / "own" / "pictures" / "cut.png", tmp_path / "own" / "pictures" / "none.png"
+    cut.write_bytes((tmp_path / "own" / "pictures" / "0.png").read_bytes()[:60])
+    lines[3:3] = [f"pictures/{cut.name},red", f"pictures/{none.name},red"]
+    table.write_text("\n".join(lines))
+    (said,) = load_study(write(tmp_path, (table, tables[1]), tiny_models["vit"])).cautions
+    assert said.startswith(
+        f"target: 2 rows are left out, whose file can't be read; the first is in {table}: row 3: {cut}: truncated"
+    )

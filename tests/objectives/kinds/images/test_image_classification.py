@@ -26,6 +26,7 @@ def test_the_kind_keeps_to_the_contract(family: str, tmp_path: Path, tiny_models
 
 def test_rows_whose_image_cannot_be_read_are_dropped_and_counted(tmp_path: Path) -> None:
     table = write_images(tmp_path)
+    rows = len(table.read_text().splitlines()) - 1
     (tmp_path / "pictures" / "text.png").write_text("no image")
     whole = (tmp_path / "pictures" / "0.png").read_bytes()
     (tmp_path / "pictures" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -37,6 +38,7 @@ def test_rows_whose_image_cannot_be_read_are_dropped_and_counted(tmp_path: Path)
     cleaning = task.cleaning
     assert (cleaning.unreadable_image, cleaning.missing_text, cleaning.missing_label) == (4, 1, 1)
     assert "4 unreadable image" in str(cleaning)
+    assert cleaning.unread.startswith(f"{table}: row {rows + 1}: {tmp_path / 'pictures' / 'text.png'}: not an image")
     assert task.labels == LABELS
     assert all(Path(row.fields["image"]).is_absolute() for row in task.labelled)
 
@@ -45,7 +47,7 @@ def test_where_no_image_can_be_read_one_says_why(tmp_path: Path) -> None:
     for where, reason in (("pictures", "0.png: there is no such file"), ("https://example.com", "aren't fetched")):
         table = tmp_path / "table.csv"
         table.write_text("image,colour\n" + "".join(f"{where}/{i}.png,{LABELS[i % 3]}\n" for i in range(30)))
-        said = f"dropped: 30 unreadable image; the first that can't be read: .*{reason}"
+        said = f"dropped: 30 unreadable image; the first that can't be read is in row 1: .*{reason}"
         with pytest.raises(InvalidInputError, match=said):
             ImageClassification.load_target(spec_of_images(table), 0)
 
