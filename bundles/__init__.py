@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from promptgraft.bundles.comparison import Disagreement as Disagreement
     from promptgraft.bundles.comparison import Outcome as Outcome
     from promptgraft.bundles.comparison import compare_bundles as compare_bundles
+    from promptgraft.bundles.comparison import count_known as count_known
     from promptgraft.bundles.comparison import labelled_rows as labelled_rows
     from promptgraft.bundles.doors import bound_socket as bound_socket
     from promptgraft.bundles.doors import is_loopback as is_loopback

@@ -1,14 +1,24 @@
 """Champion and challenger: two bundles on the same labelled rows."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from promptgraft.bundles.predictor import Input
-from promptgraft.objectives.data import Prediction, has_text, match_labels, read_table
+from promptgraft.bundles.folder import read_examples
+from promptgraft.bundles.predictor import Input, Predictor
+from promptgraft.objectives.data import (
+    Prediction,
+    UnreadableImageError,
+    fields_key,
+    has_text,
+    image_hash,
+    match_labels,
+    read_table,
+)
 from promptgraft.spaces import InvalidInputError
 
 Outcome = Literal["better", "worse", "no difference shown"]
@@ -98,6 +108,30 @@ def labelled_rows(path: str, columns: Mapping[str, str], label: str) -> tuple[li
     records = frame.to_dict("records")
     rows = [{field: str(record[column]) for field, column in columns.items()} for record in records]
     return rows, [str(record[label]).strip() for record in records]
+
+
+def count_known(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> int:
+    """Count the rows that a bundle holds of its own study: its examples and demonstrations.
+
+    It was trained or chosen by them. It may have been by others, too, of which it holds no trace.
+
+    Args:
+        predictor: The bundle.
+        rows: Template field -> value, a mapping a row.
+    """
+    examples, names = read_examples(predictor.folder), predictor.manifest.columns
+    shown = [row.fields for row in predictor.manifest.demonstrations]
+
+    def key(row: Mapping[str, str]) -> str:
+        fields = {name: row[name] for name in names}
+        if predictor.task.reads != "images":
+            return fields_key(fields)
+        with suppress(UnreadableImageError):
+            return "-".join(map(image_hash, fields.values()))
+        return ""
+
+    own = {key(row) for row in (*(examples.rows if examples else ()), *shown)} - {""}
+    return sum(key(row) in own for row in rows) if own else 0
 
 
 def compare_bundles(

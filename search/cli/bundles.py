@@ -11,7 +11,7 @@ import typer
 
 from promptgraft.search.cli.bars import bar
 from promptgraft.search.cli.checks import check_folder
-from promptgraft.search.cli.comparisons import print_comparison, print_metric_comparison
+from promptgraft.search.cli.comparisons import known_line, print_comparison, print_metric_comparison
 from promptgraft.search.cli.csv_files import STANDARD_OUTPUT, check_output, check_pictures, write_csv, write_pictures
 from promptgraft.search.cli.options import JsonOption, QuietOption, console, loading, reported
 from promptgraft.search.wording import one_line, size
@@ -303,10 +303,14 @@ def compare(
         columns = old.manifest.columns | new.manifest.columns
         found: BundleComparison | MetricComparison
         if old.task.one_label and new.task.one_label:
-            found = compare_bundles(old, new, *labelled_rows(str(data), columns, label), level)
+            rows, labels = labelled_rows(str(data), columns, label)
+            found = compare_bundles(old, new, rows, labels, level)
         else:
             scored, cleaning = rows_of_kind(old.task, str(data), columns, label)
+            rows = [dict(row.fields) for row in scored]
             found = compare_by_metric(old, new, scored, level, cleaning)
+    if caution := known_line(old, new, rows):
+        typer.echo(f"caution: {caution}", err=True)
     if output is not None:
         records = [{**entry.fields, **asdict(entry)} for entry in found.disagreements]
         frame = pd.DataFrame(records).drop(columns="fields", errors="ignore")

@@ -8,13 +8,34 @@ from promptgraft.search.cli.options import console
 from promptgraft.search.wording import one_line, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from promptgraft.bundles import BundleComparison, Disagreement
+    from promptgraft.bundles import BundleComparison, Disagreement, Predictor
     from promptgraft.search.judging import MetricComparison
 
 # Rows shown on the terminal.
 DISAGREEMENTS = 10
+
+
+def known_line(champion: "Predictor", challenger: "Predictor", rows: "Sequence[Mapping[str, str]]") -> str | None:
+    """Say how many rows are those that the bundles were trained or chosen by; None if none is known to be.
+
+    Args:
+        champion: The bundle in production.
+        challenger: The other one.
+        rows: Template field -> value, a mapping a row.
+    """
+    from promptgraft.bundles import count_known
+
+    sides = {"champion": champion, "challenger": challenger}
+    known = {name: count for name, own in sides.items() if (count := count_known(own, rows))}
+    if not known:
+        return None
+    counts = ", ".join(f"{name}: {count}" for name, count in known.items())
+    return (
+        f"some of the {len(rows)} rows are those that a bundle was trained or chosen by ({counts}), perhaps more, "
+        "since bundles hold few of these; compare on new rows"
+    )
 
 
 def print_comparison(found: "BundleComparison") -> None:

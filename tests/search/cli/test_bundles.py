@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from promptgraft.bundles import Predictor, compare_bundles, labelled_rows, read_manifest
+from promptgraft.bundles import Predictor, compare_bundles, labelled_rows, read_examples, read_manifest
 from promptgraft.bundles.manifest import DELTA_FILE
 from promptgraft.bundles.predictor import Input
 from promptgraft.bundles.registry.folder import FolderRegistry
@@ -113,6 +113,23 @@ def test_compare_tells_a_pipeline(bundles: Bundles, data: Path, tmp_path: Path) 
     assert (same.exit_code, "no difference shown" in same.stdout) == (4, True)
     wrong = typed("compare", *both, "--label", "labell")
     assert (wrong.exit_code, "did you mean 'label'?" in wrong.stderr) == (2, True)
+
+
+def test_compare_warns_of_rows_that_a_bundle_was_trained_on(bundles: Bundles, data: Path, tmp_path: Path) -> None:
+    examples = read_examples(bundles[0])
+    assert examples is not None
+    known, frame = {row["text"] for row in examples.rows}, pd.read_csv(data / "amazon.csv")
+    own, table = [row["text"] for row in examples.rows[:5]], tmp_path / "rows.csv"
+    new = frame[~frame.text.str.strip().isin(known)][-50:]
+    both = (str(bundles[0]), str(bundles[1]), "--data", str(table))
+    new.to_csv(table, index=False)
+    assert typed("compare", *both).stderr == ""
+    pd.concat([new, pd.DataFrame({"text": [f" {text.upper()}" for text in own], "label": new.label[:5]})]).to_csv(
+        table, index=False
+    )
+    (said,) = typed("compare", *both, "--json").stderr.splitlines()
+    assert "caution: some of the 55 rows are those that a bundle was trained or chosen by" in said
+    assert "(champion: 5, challenger: 5)" in said
 
 
 def test_a_registry_promotes_and_goes_back(bundles: Bundles, tmp_path: Path) -> None:
