@@ -258,7 +258,7 @@ def file_lock(path: Path, timeout_s: float = -1) -> FileLock:
 
     Args:
         path: The file; its folder exists.
-        timeout_s: How long to wait for whoever holds it, in seconds; without end if negative.
+        timeout_s: Longest wait for the lock, in seconds; no limit if negative.
 
     Raises:
         OSError: If the file can't be created.

@@ -150,8 +150,10 @@ def verify(
         for name in found.unlisted:
             typer.echo(f"{name}: is no file of the bundle, its manifest doesn't list it")
         if found.difference is not None:
-            typer.echo(f"{found.agreeing} of {found.rows} example rows get the trial's answer; logits differ by up to")
-            typer.echo(f"{found.difference:.1e} of the largest, numbers of their spread (allowed: {TOLERANCE:.0e})")
+            typer.echo(f"{found.agreeing} of {found.rows} example rows get the trial's answer; outputs differ by up to")
+            typer.echo(
+                f"{found.difference:.1e} of the largest logit, or of the spread of numbers (allowed: {TOLERANCE:.0e})"
+            )
         elif not found.problems:
             typer.echo("the bundle holds no example rows, so only hashes were checked")
         typer.echo(f"{bundle}: {'verified' if found.passed else 'NOT what was exported'}")

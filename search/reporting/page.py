@@ -49,7 +49,7 @@ def write_page(path: Path, facts: Facts) -> None:
         partial.write_text(page, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # The partial file is nobody's business.
+        raise OSError(error.errno, error.strerror, str(path)) from error  # Users don't know the partial file.
     finally:
         partial.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ _NONE, _FEW, _HALF, _MOST = 0, 1, -2, -1
 # Which layers are frozen, and how fast the others are trained. Points that share all of it share the contrastive stage.
 _NEARLY_ALL: Point = {"frozen_layers": -3, "learning_rate": 1e-4}
 _UPPER: Point = {"frozen_layers": -2}
-# Labelled rows from which contrastive updates on the target were the best that was measured: on 16 they overfit.
+# With so many labelled rows contrastive updates on the target were the best recipe measured; with 16 they overfit.
 _MANY_ROWS = 48
 _FOR_MANY_ROWS = ("source stage, contrastive", "contrastive")
 _CHARACTERS: Point = {"prior": "characters", "text_weight": _MOST}
@@ -155,7 +155,7 @@ def _has(parameter: Parameter, wanted: float | str) -> bool:
 
 
 def _value(parameter: Parameter, wanted: float | str | None) -> Scalar:
-    """Return a value by its place; one that is outside the parameter's range gives way to its middle."""
+    """Return the value that a point gives a parameter, or the default; the middle of a range that doesn't hold it."""
     if isinstance(wanted, str):
         return wanted
     if isinstance(wanted, int):

@@ -25,8 +25,7 @@ from promptgraft.spaces import SearchSpace
 MANY_OF_OTHER_LABEL = 0.3
 # Share of the rows whose answers can't be read from which on that is no slip of the pen.
 MANY_UNREADABLE = 0.05
-
-# Numbers below it are rarely meant as a budget's seconds.
+# A budget below this, written without a unit, was probably not meant in seconds.
 FEW_SECONDS = 60
 
 
@@ -63,8 +62,8 @@ def cautions_of(file: StudyFile, tasks: Mapping[str, Task], space: SearchSpace) 
             f"target: {cleaning}; answers that can't be read are left out: are they written as this kind of task needs?"
         )
     found += [
-        f"{name}: {unread.unreadable_image + unread.unreadable_mask} rows are left out, whose file can't be read; the "
-        f"first is in {unread.unread}"
+        f"{name}: {unread.unreadable_image + unread.unreadable_mask} rows are left out since their file can't be read; "
+        f"the first is in {unread.unread}"
         for name, task in tasks.items()
         if (unread := task.cleaning).unread
     ]

@@ -4,8 +4,8 @@ The space becomes an ordinary section of the study file when that is loaded. For
 recipes that were best on movie -> Amazon reviews (128 labelled rows, MiniLM with 6 layers). Accuracy on 1,000 rows, the
 mean of 3 splits, and CPU-seconds of one fit: linear probe 0.776, 1; after 80 contrastive updates on the source 0.804,
 25; and then 40 contrastive ones on the target, embeddings and first layer frozen, learning rate 1e-4, 0.845, 24 more
-(60 of them 0.840, 36; 60 with two layers frozen 0.838, 30); without the source 60 of them 0.838, 35, which with nothing
-frozen are as good (0.833 and 0.832 on two of the splits) and take 46. Those of other families were not measured.
+(60 of them 0.840, 36; 60 with two layers frozen 0.838, 30); 60 of them without the source 0.838, 35. Freezing nothing
+takes 46 and is no better (0.833 against 0.832 on two of the splits). Other families were not measured.
 
 The source stage has the settings that were cheapest among equals. Accuracy of its probe with 8 labels a class, the mean
 of 6 splits, on Amazon -> tweets, tweets -> NYT and movie -> Amazon, and CPU-seconds: 80 updates of 32 rows, lower half

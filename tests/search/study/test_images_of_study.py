@@ -268,5 +268,5 @@ def test_images_that_cannot_be_read_are_a_caution_that_names_the_first(
     table.write_text("\n".join(lines))
     (said,) = load_study(write(tmp_path, (table, tables[1]), tiny_models["vit"])).cautions
     assert said.startswith(
-        f"target: 2 rows are left out, whose file can't be read; the first is in {table}: row 3: {cut}: truncated"
+        f"target: 2 rows are left out since their file can't be read; the first is in {table}: row 3: {cut}: truncated"
     )
