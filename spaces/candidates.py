@@ -42,7 +42,7 @@ class Candidate:
         source: Name of the source, if a study has several; empty if it has one, and if none is used.
         contrastive_steps: Number of contrastive updates after the migration, before there is a head; also on
             alpha * L_s + (1 - alpha) * L_t. Encoders only.
-        steps: Number of updates after the migration, or after those.
+        steps: Number of updates after the migration, or after those; training may end early.
         batch_size: Rows of each task per update.
         learning_rate: Learning rate of the migrated weights, or of the adapters in their place.
         prompt_learning_rate: Learning rate of what the migration attaches: soft prompt and head.

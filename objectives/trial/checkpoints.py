@@ -16,7 +16,7 @@ from promptgraft.spaces import Candidate
 logger = logging.getLogger(__name__)
 
 # Part of every identity: raise it when the code changes what a trial computes.
-VERSION = 5
+VERSION = 6
 FOLDER = "checkpoints"
 _HEADER = "checkpoint"
 # A checkpoint is written only after this many times what the last one took: at most 5 % of the time.

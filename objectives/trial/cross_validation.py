@@ -86,8 +86,9 @@ class FoldOutcome:
 class CrossValidation(Evaluations):
     """Runs one candidate's cycle on every fold: hands out each fold's evaluations, and with the last one the result.
 
-    All folds have one seed, and so share what doesn't depend on the target's rows, such as the source stage. The result
-    is that of one step for all folds; see `_choose`. A caller that stops asking has stopped the trial.
+    All folds have one seed, and so share what doesn't depend on the target's rows, such as the source stage. The first
+    decides how long the others train. The result is that of one step for all folds; see `_choose`. A caller that stops
+    asking has stopped the trial.
 
     Args:
         folds: What the cycles use, fold by fold.
@@ -125,7 +126,8 @@ class CrossValidation(Evaluations):
     def _run(self) -> Generator[Evaluation | StageProgress, None, None]:
         outcomes: list[FoldOutcome] = []
         for fold, resources in enumerate(self._folds):
-            for report, outcome in self._run_fold(fold, resources):
+            until = outcomes[0].evaluations[-1].step if outcomes else None
+            for report, outcome in self._run_fold(fold, resources, until):
                 if isinstance(report, StageProgress):
                     yield report
                     continue
@@ -138,11 +140,11 @@ class CrossValidation(Evaluations):
                 yield replace(shown, so_far=found, result=found if len(outcomes) == len(self._folds) else None)
 
     def _run_fold(
-        self, fold: int, resources: Resources
+        self, fold: int, resources: Resources, until: int | None
     ) -> Generator[tuple[Evaluation | StageProgress, FoldOutcome | None], None, None]:
         """Hand out a fold's evaluations, with the last one what it leaves; once more, if it was over before."""
         checkpoint = self._checkpoint.of_fold(fold) if self._checkpoint else None
-        cycle = Cycle(resources, self.candidate, self.seed, checkpoint, self._at)
+        cycle = Cycle(resources, self.candidate, self.seed, checkpoint, self._at, until)
         ended = FoldOutcome.load(checkpoint, cycle.identity())
         if ended is not None:
             self._cycle, self._example = None, ended.example

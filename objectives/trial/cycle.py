@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from promptgraft.objectives.caching import StageKey, source_prompt
+from promptgraft.objectives.caching import StageKey
 from promptgraft.objectives.data import IGNORED
 from promptgraft.objectives.kinds import scores
 from promptgraft.objectives.progress import StageProgress
@@ -27,7 +27,7 @@ from promptgraft.objectives.trial.row_encoder import RowEncoder
 from promptgraft.objectives.trial.stage_training import SharedStates, StageTraining
 from promptgraft.objectives.trial.training import Trainer, TrainingSettings, Update
 from promptgraft.objectives.trial.trial_data import TrainingData
-from promptgraft.spaces import Adapter, Candidate, Constant, Decoding, TrialError
+from promptgraft.spaces import Candidate, Constant, Decoding, TrialError
 
 # Seconds between two checkpoints of a stage, where the cycle itself is not saved.
 STAGE_CHECKPOINT_S = 300.0
@@ -47,6 +47,7 @@ class Cycle(Evaluations):
         checkpoint: Where to save the state every now and then. A cycle whose state is there hands out its evaluations
             once more and goes on behind them; the result is the same, bit for bit.
         at: Step whose state is the result, the only one that is evaluated; that of the best evaluation if None.
+        until: Step at which training ends; if None, once its curve is past the best.
 
     Raises:
         TrialError: While iterating, if the training fails, as with a loss that is not finite.
@@ -62,6 +63,7 @@ class Cycle(Evaluations):
         seed: int,
         checkpoint: Checkpoint | None = None,
         at: int | None = None,
+        until: int | None = None,
     ) -> None:
         self.candidate = candidate
         self.seed = seed
@@ -70,7 +72,7 @@ class Cycle(Evaluations):
         self._rows = RowEncoder(resources)
         self._checkpoint = checkpoint
         self._stages = StageTraining(resources.stages, checkpoint.every_s if checkpoint else STAGE_CHECKPOINT_S)
-        self._at = at
+        self._at, self._until = at, until
         self._started = time.perf_counter()
         self._state = CycleState()
         self._model: PromptedModel | None = None
@@ -87,7 +89,7 @@ class Cycle(Evaluations):
         trainer = self._target_trainer(model, saved)
         for evaluation, logits in self._train_on_target(model, trainer, resumed=saved is not None):
             self._note(evaluation, logits, model)
-            if evaluation.step == (self.candidate.steps if self._at is None else self._at):
+            if self._is_last(evaluation.step):
                 yield replace(evaluation, result=self._result(model, load_report, trainer))
                 return
             yield evaluation
@@ -123,7 +125,7 @@ class Cycle(Evaluations):
         """Return the weights after training on the source alone, from the store if another trial has computed them."""
         resources, candidate, seed = self._resources, self.candidate, self._resources.source_seed
         settings = resources.spec.training_on(candidate.source)
-        on_source = self._on_source()
+        on_source = resources.on_source(candidate)
 
         plan = TrainingSettings(
             steps=candidate.source_steps,
@@ -157,20 +159,6 @@ class Cycle(Evaluations):
         report = migrate(model, source_weights)
         self._rows.share_activations(model)
         return model, report
-
-    def _on_source(self) -> Candidate:
-        """Return what the source stage trains: nothing of the target's, and no head where it has no part."""
-        candidate = self.candidate
-        if candidate.source_objective == "contrastive":
-            candidate = replace(candidate, head="probe", verbalizer="")
-        return replace(
-            candidate,
-            soft_prompt=source_prompt(candidate),
-            adapter=Adapter(),
-            prior="none",
-            frozen_layers=self._resources.spec.training_on(candidate.source).frozen_layers,
-            alpha=1.0,
-        )
 
     def _train_embeddings(self, model: PromptedModel) -> Generator[StageProgress, None, dict[str, Tensor]]:
         """Return the weights after contrastive training on both tasks, from the store if another trial has them."""
@@ -317,6 +305,13 @@ class Cycle(Evaluations):
         is_ahead = best is None or evaluation.is_better(best.evaluation, self._resources.spec.direction)
         if best is None or evaluation.step == self._at or (self._at is None and is_ahead):
             self._state.best = BestState(evaluation, logits, model.snapshot(list(model.trainable())))
+
+    def _is_last(self, step: int) -> bool:
+        last = self._until if self._at is None else self._at
+        if last is not None:
+            return step == last
+        target, direction = self._resources.tasks.target, self._resources.spec.direction
+        return step == self.candidate.steps or self._state.is_past_best(target, direction)
 
     def _result(self, model: PromptedModel, load_report: LoadReport, trainer: Trainer) -> Result:
         """Go back to the best state, and describe it."""

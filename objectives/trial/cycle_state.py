@@ -8,11 +8,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from promptgraft.objectives.data import Direction, Task
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.runtime import random_state, set_random_state
 from promptgraft.objectives.trial.checkpoints import Saved
 from promptgraft.objectives.trial.results import Evaluation
 from promptgraft.objectives.trial.training import Trainer
+
+# Updates before which no training ends early: the first evaluations lie in the warm-up.
+LEAST_UPDATES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class CycleState:
     best: BestState | None = None
     resumed_at: int = 0
     seconds_before: float = 0.0
+    _row_scores: list[float] = field(default_factory=list, init=False)
 
     @classmethod
     def of(cls, saved: Saved) -> "CycleState":
@@ -55,6 +60,26 @@ class CycleState:
         logits, number = list(saved.tensors["logits"].numpy()), saved.content["best"]
         best = BestState(evaluations[number], logits[number], saved.part("best/"))
         return cls(evaluations, logits, best, saved.content["step"], saved.content["seconds"])
+
+    def is_past_best(self, task: Task, direction: Direction) -> bool:
+        """Whether training has gone on for as long again as up to its best evaluation, by metric and by row scores.
+
+        Prechelt (1998), Early Stopping - But When?
+
+        Args:
+            task: Whose validation rows were scored.
+            direction: Which way the metric is better.
+        """
+        step = self.evaluations[-1].step
+        if step < LEAST_UPDATES:
+            return False
+        for logits in self.logits[len(self._row_scores) :]:
+            self._row_scores.append(float(task.row_scores(logits, task.validation).mean()))
+        surest = self.evaluations[int(np.argmax(self._row_scores))]
+        best = self.evaluations[0]
+        for found in self.evaluations:
+            best = found if found.is_better(best, direction) else best
+        return step >= 2 * max(best.step, surest.step)
 
     def checkpoint(
         self, model: PromptedModel, trainer: Trainer, seconds: float

@@ -3,13 +3,20 @@
 from dataclasses import asdict, dataclass, replace
 
 from promptgraft.objectives.backbones import Backbone
-from promptgraft.objectives.caching import LoadedBackbones, StageKey, StageStore, backbone_key, source_key
+from promptgraft.objectives.caching import (
+    LoadedBackbones,
+    StageKey,
+    StageStore,
+    backbone_key,
+    source_key,
+    source_prompt,
+)
 from promptgraft.objectives.data import Outputs, PriorRows
 from promptgraft.objectives.prompting import DemonstrationPools, PromptedModel
 from promptgraft.objectives.spec import ObjectiveSpec
 from promptgraft.objectives.trial.training import TrainingSettings
 from promptgraft.objectives.trial.trial_data import StudyTasks, certain
-from promptgraft.spaces import Candidate, InvalidInputError
+from promptgraft.spaces import Adapter, Candidate, InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,19 @@ class Resources:
         other seeds start from it, too, so that they judge that model, and it is trained once.
         """
         return self.spec.split_seed
+
+    def on_source(self, candidate: Candidate) -> Candidate:
+        """Return what the source stage trains: nothing of the target's, and no head where it has no part."""
+        if candidate.source_objective == "contrastive":
+            candidate = replace(candidate, head="probe", verbalizer="")
+        return replace(
+            candidate,
+            soft_prompt=source_prompt(candidate),
+            adapter=Adapter(),
+            prior="none",
+            frozen_layers=self.spec.training_on(candidate.source).frozen_layers,
+            alpha=1.0,
+        )
 
     def build_model(self, candidate: Candidate, seed: int) -> PromptedModel:
         """Attach what a candidate asks for to the backbone, in the state that this is in.

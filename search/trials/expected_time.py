@@ -55,7 +55,7 @@ class ExpectedTimes:
 
     def of(self, candidate: Candidate) -> float:
         """Return the seconds that a candidate takes if it isn't pruned; 0 while no trial tells."""
-        on_target, on_source = self._updates(candidate, self._folds)
+        on_target, on_source = self._updates(candidate, self._folds, self._folds * candidate.steps)
         on_source += self._stage_updates(candidate)
         seconds = self._fold_s * self._folds
         if not (on_target or on_source):
@@ -90,15 +90,16 @@ class ExpectedTimes:
             in_stage = self._stage_updates(candidate)
             self._source_stages.add(_source_stage(candidate))
             if trial.state in FINISHED and trial.intermediate_values:
-                folds = (max(trial.intermediate_values) + 1) / (candidate.steps + 1)
-                on_target, on_source = self._updates(candidate, folds)
+                last = dict(divmod(step, candidate.steps + 1) for step in sorted(trial.intermediate_values))
+                folds = len(last)
+                on_target, on_source = self._updates(candidate, folds, sum(last.values()))
                 yield _Trial(candidate, seconds(trial), folds, on_target, on_source + in_stage)
 
-    def _updates(self, candidate: Candidate, folds: float) -> tuple[float, float]:
-        """Return those on so many folds, on target rows and on source rows beside them."""
-        updates = (candidate.steps + candidate.contrastive_steps) * (2 if candidate.self_training else 1)
+    def _updates(self, candidate: Candidate, folds: float, steps: float) -> tuple[float, float]:
+        """Return those on target rows, and on source rows beside them: so many steps, and contrastive ones per fold."""
+        updates = (steps + folds * candidate.contrastive_steps) * (2 if candidate.self_training else 1)
         frozen = 0 if candidate.soft_prompt.length else candidate.frozen_layers
-        each = folds * updates * candidate.batch_size * self._share(candidate, frozen)
+        each = updates * candidate.batch_size * self._share(candidate, frozen)
         return each * (candidate.alpha < 1), each * (candidate.alpha > 0)
 
     def _stage_updates(self, candidate: Candidate) -> float:

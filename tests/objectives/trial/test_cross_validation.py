@@ -131,6 +131,38 @@ def test_a_trial_goes_on_from_the_middle_of_a_fold(
     assert all("Sentiment: [" in example for example in examples)
 
 
+def test_training_ends_once_it_took_twice_as_long_as_up_to_its_best(
+    spec: ObjectiveSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first fold decides, by the metric and by the probability of the right label; so it does if it is resumed."""
+    monkeypatch.setattr(checkpoints, "_SPARING", 0)
+    spec, candidate = replace(spec, evaluate_every=8), replace(BASE, steps=160)
+    task = Objective(spec).target  # On the first fold.
+    cycle = Objective(spec).run(candidate, 0)
+    whole, surest = [], []
+    for evaluation in cycle:
+        whole.append(evaluation)
+        if evaluation.fold == 0:
+            assert cycle._cycle is not None  # type: ignore[union-attr]
+            logits = cycle._cycle.curve[-1][1]  # type: ignore[union-attr]
+            surest.append(float(task.row_scores(logits, task.validation).mean()))
+    steps = {fold: [entry.step % 161 for entry in whole if entry.fold == fold] for fold in range(FOLDS)}
+    first = [entry for entry in whole if entry.fold == 0]
+    best = max(range(len(first)), key=lambda place: (first[place].value, -first[place].metrics["loss"]))
+    last = max(32, 2 * steps[0][max(best, int(np.argmax(surest)))])
+    assert steps == {fold: list(range(0, last + 1, 8)) for fold in range(FOLDS)}
+    assert last < 160, "or nothing would be saved"
+    found = result(whole)
+    assert np.array_equal(found.logits, Objective(spec).evaluate(candidate, 0, at=found.step).logits)
+    checkpoint = Checkpoint(FileStore(str(tmp_path)), checkpoint_name(candidate.key, 0), every_s=0.0)
+    cut_off = Objective(spec).run(candidate, 0, checkpoint)
+    for _ in first[1:]:
+        next(cut_off)
+    again = list(Objective(spec).run(candidate, 0, checkpoint))
+    assert [(entry.step, entry.metrics) for entry in again] == [(entry.step, entry.metrics) for entry in whole]
+    assert np.array_equal(result(again).logits, found.logits)
+
+
 def test_what_ships_is_trained_on_every_row(spec: ObjectiveSpec) -> None:
     objective = Objective(spec)
     found = objective.evaluate(BASE, 0)

@@ -33,12 +33,15 @@ PROBE = Candidate("t", "", head="probe", steps=0, frozen_layers=6)
 FOLDS = 3
 
 
-def finished(candidate: Candidate, seconds: float, folds: int = FOLDS) -> tuple[FrozenTrial, float]:
-    """A trial with what it took; it was pruned after so many folds."""
+def finished(
+    candidate: Candidate, seconds: float, folds: int = FOLDS, until: int | None = None
+) -> tuple[FrozenTrial, float]:
+    """A trial with what it took; it was pruned after so many folds, each of which ended at a step."""
     state = TrialState.COMPLETE if folds == FOLDS else TrialState.PRUNED
-    last = folds * (candidate.steps + 1) - 1
+    last = candidate.steps if until is None else until
+    reports = {fold * (candidate.steps + 1) + step: 0.5 for fold in range(folds) for step in {0, last}}
     attrs = candidate_attrs(candidate, new_owner())
-    return create_trial(state=state, value=0.5, user_attrs=attrs, intermediate_values={last: 0.5}), seconds
+    return create_trial(state=state, value=0.5, user_attrs=attrs, intermediate_values=reports), seconds
 
 
 def expected(*trials: tuple[FrozenTrial, float]) -> Callable[[Candidate], float]:
@@ -64,6 +67,11 @@ def test_a_trial_takes_the_time_of_its_folds_and_of_its_updates() -> None:
     assert of(trained(100, alpha=1.0)) == pytest.approx(6 + 30)
     assert of(trained(50, contrastive_steps=50)) == pytest.approx(6 + 30)
     assert of(trained(100, self_training=0.9)) == pytest.approx(6 + 2 * 30)
+
+
+def test_a_trial_that_ended_early_counts_for_what_it_trained() -> None:
+    of = expected(finished(PROBE, 6), finished(trained(100), 6 + 30, until=40))
+    assert of(trained(100)) == pytest.approx(6 + 75)
 
 
 def test_the_share_of_layers_counts_where_none_had_as_many_frozen() -> None:
