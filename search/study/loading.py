@@ -234,6 +234,10 @@ class StudyLoader(ProblemCollector):
             return self.yaml.problem(location, "is required but missing")
         if location == ("study",):
             return self.yaml.problem(location, f"{name_advice(entry['input'])}, in quotes if it is a number or a date")
+        if entry["type"] in ("dict_type", "model_type"):
+            keys = _keys_at(StudyFile, location)
+            hint = f" (keys: {', '.join(keys)})" if keys and entry["type"] == "model_type" else ""
+            return self.yaml.problem(location, f"expected keys with values, got {entry['input']!r}{hint}")
         message = str(entry["msg"]).removeprefix("Value error, ")
         if location == ("backbones",) and entry["type"] == "value_error":
             return self.yaml.problem(location, message)  # It may be missing, or long.

@@ -71,6 +71,8 @@ IA3 = {"parameter": "adapter.method", "choices": ["ia3"]}
             "max_resource is less than min_resource, 10, so that nothing would be pruned",
         ),
         ({"metric": "f1"}, "metric", "unknown metric 'f1'"),
+        ({"constraints": 5}, "constraints", "expected keys with values, got 5 (keys: prompt_tokens, trainable_param"),
+        ({"sources": ["movie"]}, "sources", "expected keys with values, got ['movie']"),
         ({"metric": "loss", "direction": "maximize"}, "direction", "write minimize"),
         (space(templates={"a": "{{ texxt }} {{ label }}"}), "space.templates.a", "did you mean 'text'?"),
         (space(templates={"a": "{{ text }}"}), "space.templates.a", "exactly once"),
