@@ -24,7 +24,8 @@ def choose_members(
 
     Near equals are averaged rather than told apart by what few rows say: a model joins if the mean of its row scores,
     or that of the metric, is at most a standard error of the differences below the first model's. One of the two is
-    enough, since some models are less sure of rows that they get right as often.
+    enough, since some models are less sure of rows that they get right as often; but others are surer than they should
+    be, so that the metric must not be more than two standard errors below.
 
     Args:
         scores: Number of a model -> how good it is on each row that it wasn't trained on, shape (rows,); see
@@ -42,17 +43,18 @@ def choose_members(
     chosen = [first]
     for number in sorted(scores.keys() - {first}, key=lambda own: (-float(scores[own].mean()), own)):
         near = any(_is_near(own[number], own[first]) for own in (scores, values))
+        near = near and _is_near(values[number], values[first], errors=2)
         known = any(np.array_equal(scores[number], scores[own]) for own in chosen)
         if len(chosen) < picks and near and not known:
             chosen.append(number)
     return chosen
 
 
-def _is_near(theirs: Probabilities, best: Probabilities) -> bool:
-    """Whether one is at most a standard error of the differences below the other."""
+def _is_near(theirs: Probabilities, best: Probabilities, errors: float = 1) -> bool:
+    """Whether one is at most so many standard errors of the differences below the other."""
     behind = best - theirs
     error = float(behind.std(ddof=1)) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
-    return float(behind.mean()) <= error
+    return float(behind.mean()) <= errors * error
 
 
 def best_temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:

@@ -60,7 +60,14 @@ def _score(study: optuna.Study, winner: FrozenTrial, ensemble: Ensemble | None) 
     folds = len(record.fold_values)
     error = f", standard error {rounded(record.standard_error, 3)}" if record.standard_error is not None else ""
     over = f"over {folds} folds{error}" if folds else "on validation rows"
-    return f"{metric} {rounded(metric_of(winner) or 0.0, 3)} {over}, the best of a search"
+    own, best = metric_of(winner) or 0.0, _best_value(study)
+    chosen = "the best of a search" if own == best else f"near the best of a search, {rounded(best, 3)}"
+    return f"{metric} {rounded(own, 3)} {over}, {chosen}"
+
+
+def _best_value(study: optuna.Study) -> float:
+    values = [metric_of(own) or 0.0 for own in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    return max(values) if study.directions[0] == StudyDirection.MAXIMIZE else min(values)
 
 
 def _tested(opening: Opening, metric: str, level: float) -> str:
@@ -113,7 +120,8 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     baselines = [trial for trial in trials if TrialRecord.of(trial).baseline and trial.number != winner.number]
     searched = [trial for trial in trials if not TrialRecord.of(trial).baseline]
     if name is not None:
-        return f"None of {len(searched)} searched candidates is better." if searched else ""
+        shown = "" if metric_of(winner) == _best_value(study) else "shown to be "
+        return f"None of {len(searched)} searched candidates is {shown}better." if searched else ""
     if not baselines:
         return ""
     # Those that were pruned within their first fold have nothing to be compared by.

@@ -36,10 +36,18 @@ def test_an_ensemble_takes_near_equals_the_best_first_and_leaves_a_poor_one() ->
     noise = draw.normal(0, 0.1, (2, 40))
     noise -= noise.mean(axis=1, keepdims=True)
     scores = {0: right, 1: right - 0.2, 2: right + noise[0] - 0.01, 3: right + noise[1] - 0.005, 4: right.copy()}
-    values = {number: np.array([0.9 - number / 10] * 3) for number in scores}
+    values = dict.fromkeys(scores, np.array([0.8, 0.7, 0.9, 0.9])) | {0: np.full(4, 0.9), 1: np.full(4, 0.6)}
+    values |= {2: np.array([0.9, 0.8, 0.8, 0.9]), 3: np.array([0.8, 0.9, 0.9, 0.8])}
     assert choose_members(scores, values, 0, 5) == [0, 3, 2]
     assert choose_members(scores, values, 0, 2) == [0, 3]
     assert choose_members(scores, values, 0, 1) == [0]
+
+
+def test_who_is_surer_but_clearly_worse_by_the_metric_stays_out() -> None:
+    scores = {0: np.array([0.6, 0.6, 0.7, 0.4]), 1: np.array([0.9, 0.9, 0.9, 0.1])}
+    best, near, worse = np.full(4, 0.8), np.array([0.8, 0.7, 0.8, 0.7]), np.array([0.8, 0.7, 0.7, 0.7])
+    assert choose_members(scores, {0: best, 1: near}, 0, 5) == [0, 1], "1.7 standard errors below"
+    assert choose_members(scores, {0: best, 1: worse}, 0, 5) == [0], "3 standard errors"
 
 
 def test_who_is_less_sure_joins_if_its_metric_is_near() -> None:

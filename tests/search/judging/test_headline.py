@@ -23,6 +23,7 @@ def add(study: optuna.Study, folds: list[float], baseline: str | None = None, **
         "fold_values": folds,
         "standard_error": 0.01,
         "seconds": changes.pop("seconds", 10.0),
+        "validation_loss": changes.pop("loss", 0.5),
     }
     if baseline:
         attrs["baseline"] = baseline
@@ -53,7 +54,7 @@ def test_a_winner_that_is_clearly_better(study: optuna.Study) -> None:
 
 def test_a_baseline_that_is_as_good_and_cheaper(study: optuna.Study) -> None:
     add(study, [0.8, 0.7, 0.8, 0.7], "linear_probe", seconds=1.0)
-    add(study, [0.7, 0.81, 0.7, 0.81], seconds=40.0)
+    add(study, [0.7, 0.81, 0.7, 0.81], seconds=40.0, loss=0.4)
     assert said(study).endswith(
         "The best baseline, linear probe on the target, is as good within noise (+0.5 points (standard error 6.1)), "
         "and 40 times cheaper to train."
@@ -125,6 +126,15 @@ def test_a_baseline_that_wins(study: optuna.Study) -> None:
     assert said(study) == (
         "Ship trial 0, contrastive training on the source, then a linear probe: accuracy 0.900 over 2 folds, standard "
         "error 0.010, the best of a search. None of 2 searched candidates is better."
+    )
+
+
+def test_a_baseline_that_is_surer_than_a_candidate_with_a_better_value(study: optuna.Study) -> None:
+    add(study, [0.8, 0.7, 0.8, 0.7], "contrastive_source", loss=0.4)
+    add(study, [0.7, 0.81, 0.7, 0.81])
+    assert said(study) == (
+        "Ship trial 0, contrastive training on the source, then a linear probe: accuracy 0.750 over 4 folds, standard "
+        "error 0.010, near the best of a search, 0.755. None of 1 searched candidates is shown to be better."
     )
 
 

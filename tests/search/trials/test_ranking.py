@@ -21,3 +21,25 @@ def test_among_equals_a_trial_that_uses_the_source_comes_before_one_with_a_lower
         attrs = {} if candidate is None else baseline_attrs("full_fine_tuning", candidate)
         study.add_trial(create_trial(value=value, user_attrs={**attrs, "validation_loss": loss}))
     assert [trial.number for trial in ranked_trials(study)] == [3, 2, 1, 4, 0]
+
+
+def test_first_comes_the_surest_of_those_that_folds_do_not_tell_from_the_best() -> None:
+    """The others keep the order of their values, and of single validation rows the best value stays the best."""
+    study = optuna.create_study(direction="maximize")
+    folds = [
+        (0.9, 1.0, 0.9, 1.0),  # The best value, without the source.
+        (0.9, 0.9, 1.0, 0.9),  # Its mean is 0.025 behind, the standard error of the four differences 0.048.
+        (1.0, 0.8, 1.0, 0.9),  # As far behind, by 0.063.
+        (0.8, 0.9, 0.8, 0.9),  # Behind on each fold by the same.
+        (0.9, 0.9, 0.9, 0.9),  # Behind by 0.05, by 0.029.
+    ]
+    losses, source = (0.1, 0.5, 0.4, 0.2, 0.3), Candidate("plain", "", source_steps=8)
+    for values, loss, candidate in zip(folds, losses, [Candidate("plain", "", steps=8), *[source] * 4], strict=True):
+        attrs = {**baseline_attrs("full_fine_tuning", candidate), "validation_loss": loss, "fold_values": values}
+        study.add_trial(create_trial(value=sum(values) / 4, user_attrs=attrs))
+    assert [trial.number for trial in ranked_trials(study)] == [2, 0, 1, 4, 3]
+    alone = optuna.create_study(direction="maximize")
+    for trial in study.trials:
+        kept = {name: value for name, value in trial.user_attrs.items() if name != "fold_values"}
+        alone.add_trial(create_trial(value=trial.value, user_attrs=kept))
+    assert [trial.number for trial in ranked_trials(alone)] == [0, 2, 1, 4, 3]
