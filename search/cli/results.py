@@ -143,7 +143,7 @@ def export(
             f"the test set was opened {len(exported.openings)} times, so the best of these scores is optimistic, too"
         )
     validation = rounded(exported.validation, 3)
-    typer.echo(f"validation {metric} was {validation}, the best of a search and therefore optimistic")
+    typer.echo(f"validation {metric} was {validation}, chosen in a search and therefore optimistic")
     if exported.repeats:
         found = exported.repeats
         shown = f"{rounded(found.mean, 3)} (standard error {rounded(found.standard_error, 3)})"

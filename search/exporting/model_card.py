@@ -69,7 +69,7 @@ def render_model_card(
         "",
         "## Evaluation",
         "",
-        f"Validation {metric}: {validation} (the best of a search, so optimistic).",
+        f"Validation {metric}: {validation} (chosen in a search, so optimistic).",
         "",
     ]
     if opened is not None and opened.table:

@@ -22,7 +22,7 @@ from promptgraft.search.judging.race import (
 )
 from promptgraft.search.storage import Outcome, StudyRecord, TrialRecord
 from promptgraft.search.study import JudgingSection
-from promptgraft.search.trials import best_trial, float32_scores, ranked_trials
+from promptgraft.search.trials import float32_scores, leading_trial, ranked_trials
 from promptgraft.search.wording import rounded
 
 
@@ -195,7 +195,7 @@ def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:
 
 def winning_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the trial that won: by the verdict if there is one, otherwise the best of the search."""
-    return reach_verdict(study).winner or best_trial(study)
+    return reach_verdict(study).winner or leading_trial(study)
 
 
 def repeat_name(trial: int, repeat: int) -> str:

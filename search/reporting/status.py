@@ -36,6 +36,7 @@ from promptgraft.search.trials import (
     float32_scores,
     forecast,
     front_table,
+    leading_trial,
     metric_of,
 )
 from promptgraft.search.wording import duration, rounded, size
@@ -198,7 +199,8 @@ def summarize(study: optuna.Study) -> Summary:
     drivers = {(owner.host, owner.pid) for owner in live}
     # What a dead driver left RUNNING uses nothing, and waits for the next run to be queued again.
     trials = [trial for trial in trials if trial.number not in dead]
-    scores, best, judged = float32_scores(study), best_trial(study), reach_verdict(study)
+    scores, judged = float32_scores(study), reach_verdict(study)
+    winner = judged.winner or leading_trial(study)
     limits = Limits(**run.limits) if run else Limits(record.wanted or 0)
     if not drivers:
         limits = replace(limits, ends_at=None)  # That was the time of a run that is over.
@@ -212,9 +214,9 @@ def summarize(study: optuna.Study) -> Summary:
         states=dict(states),
         finished=sum(trial.state in FINISHED for trial in trials),
         wanted=record.wanted,
-        best=_shown(best, scores),
-        winner=_shown(judged.winner or best, scores),
-        reading=record.reading((judged.winner or best).number) if best else None,
+        best=_shown(best_trial(study), scores),
+        winner=_shown(winner, scores),
+        reading=record.reading(winner.number) if winner else None,
         verdict=judged.table(),
         transfer=_transfer(study, judged.winner),
         learning_curves=collect_learning_curves(study, judged.winner),

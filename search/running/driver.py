@@ -52,6 +52,7 @@ from promptgraft.search.tracking import Tracking
 from promptgraft.search.trials import (
     Evaluated,
     Limits,
+    best_trial,
     float32_scores,
     forecast,
     metric_of,
@@ -346,10 +347,10 @@ class Driver:
     @wait_for_storage
     def _rank(self) -> None:
         """Show the best trial."""
-        ranked = ranked_trials(self.ledger.study)
-        if ranked:
-            score = float32_scores(self.ledger.study).get(ranked[0].number)
-            self.progress.best = (ranked[0].number, float((score.value if score else metric_of(ranked[0])) or 0.0))
+        best = best_trial(self.ledger.study)
+        if best is not None:
+            score = float32_scores(self.ledger.study).get(best.number)
+            self.progress.best = (best.number, float((score.value if score else metric_of(best)) or 0.0))
 
     @wait_for_storage
     def _tidy(self) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from promptgraft.search.trials.ranking import best_trial as best_trial
     from promptgraft.search.trials.ranking import candidate_key as candidate_key
     from promptgraft.search.trials.ranking import float32_scores as float32_scores
+    from promptgraft.search.trials.ranking import leading_trial as leading_trial
     from promptgraft.search.trials.ranking import ranked_trials as ranked_trials
     from promptgraft.search.trials.ranking import top_trials as top_trials
 else:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from operator import itemgetter
 from statistics import mean, stdev
+from typing import TypeAlias
 
 import optuna
 from optuna.study import StudyDirection
@@ -33,34 +34,54 @@ def float32_scores(study: optuna.Study) -> dict[int, Float32Score]:
 
 
 def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the COMPLETE trials, best first; those scored in float32, by that score, before the others.
+    """Return the COMPLETE trials, the one that leads first and then the best; see `leading_trial`.
 
-    The metric decides, also where a study minimises costs beside it. At equal values the one that costs less comes
-    first, then one that uses the source, then the one with the lower loss.
-
-    Few rows tell near equals apart by luck. So the first one is the one with the lowest loss of those that are no more
-    than a standard error of the paired folds behind the best value (Breiman et al. 1984), among these of those that use
-    the source, if any do; with several objectives, the one with the best value. See "Who wins" in docs/benchmarks.md.
+    Those scored in float32 come before the others, by that score. The metric decides, also where a study minimises
+    costs beside it. At equal values the one that costs less comes first, then one that uses the source, then the one
+    with the lower loss.
     """
-    return _ranked(study, float32_scores(study))
+    return _led(study, float32_scores(study))
 
 
 def top_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """Return the trials that are best by what the search measured."""
-    return _ranked(study, {})[:count]
+    """Return the trials that are first by what the search measured."""
+    return _led(study, {})[:count]
 
 
-def _ranked(study: optuna.Study, scores: Mapping[int, Float32Score]) -> list[FrozenTrial]:
+def leading_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the trial that wins if nothing else decides, if there is one.
+
+    Few rows tell near equals apart by luck. So it is the one with the lowest loss of those that are no more than a
+    standard error of the paired folds behind the best value (Breiman et al. 1984), among these of those that use the
+    source, if any do; with several objectives, the one with the best value. See "Who wins" in docs/benchmarks.md.
+    """
+    return next(iter(ranked_trials(study)), None)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the trial with the best value, if there is one, by the order of `ranked_trials`."""
+    return next((trial for _, trial in _by_value(study, float32_scores(study))), None)
+
+
+# Not scored in float32, the value, the costs, not using the source, the loss, the number: all the lower, the better.
+Rank: TypeAlias = tuple[bool, float, list[float], bool, float, int]
+
+
+def _by_value(study: optuna.Study, scores: Mapping[int, Float32Score]) -> list[tuple[Rank, FrozenTrial]]:
     sign = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1
 
-    def rank(trial: FrozenTrial) -> tuple[bool, float, list[float], bool, float, int]:
+    def rank(trial: FrozenTrial) -> Rank:
         score, record = scores.get(trial.number), TrialRecord.of(trial)
         value = score.value if score else metric_of(trial) or 0.0
         loss = score.metrics["loss"] if score else record.metrics.get("loss", 0.0)
         return score is None, -sign * float(value), trial.values[1:], not record.uses_source, float(loss), trial.number
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    found = sorted(((rank(trial), trial) for trial in trials), key=itemgetter(0))
+    return sorted(((rank(trial), trial) for trial in trials), key=itemgetter(0))
+
+
+def _led(study: optuna.Study, scores: Mapping[int, Float32Score]) -> list[FrozenTrial]:
+    sign, found = 1 if study.directions[0] == StudyDirection.MAXIMIZE else -1, _by_value(study, scores)
     if found and len(study.directions) == 1:
         best = found[0]
         near = (own for own in found if own[0][0] == best[0][0] and _is_near(own[1], best[1], sign))
@@ -77,8 +98,3 @@ def _is_near(trial: FrozenTrial, best: FrozenTrial, sign: int) -> bool:
         return False
     behind = [sign * (other - mine) for mine, other in zip(own, others, strict=True)]
     return mean(behind) <= stdev(behind) / math.sqrt(len(behind)) + 1e-12
-
-
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the first of `ranked_trials`, if there is one."""
-    return next(iter(ranked_trials(study)), None)

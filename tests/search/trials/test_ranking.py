@@ -4,7 +4,7 @@ import optuna
 from optuna.trial import create_trial
 
 from promptgraft.search.storage import baseline_attrs
-from promptgraft.search.trials import ranked_trials
+from promptgraft.search.trials import best_trial, leading_trial, ranked_trials
 from promptgraft.spaces import Candidate
 
 
@@ -38,6 +38,10 @@ def test_first_comes_the_surest_of_those_that_folds_do_not_tell_from_the_best() 
         attrs = {**baseline_attrs("full_fine_tuning", candidate), "validation_loss": loss, "fold_values": values}
         study.add_trial(create_trial(value=sum(values) / 4, user_attrs=attrs))
     assert [trial.number for trial in ranked_trials(study)] == [2, 0, 1, 4, 3]
+    leading, best = leading_trial(study), best_trial(study)
+    assert leading is not None
+    assert best is not None
+    assert (leading.number, best.number) == (2, 0)
     alone = optuna.create_study(direction="maximize")
     for trial in study.trials:
         kept = {name: value for name, value in trial.user_attrs.items() if name != "fold_values"}
