@@ -103,16 +103,20 @@ def settings(pairs: Iterable[str], shots: Iterable[int], splits: Iterable[int]) 
     ]
 
 
-def divide(source: list[Row], target: list[Row], split: int, name: str) -> tuple[list[Row], list[Row], list[Row]]:
+def divide(
+    source: list[Row], target: list[Row], split: int, name: str, shots: int = MAX_SHOTS
+) -> tuple[list[Row], list[Row], list[Row]]:
     """Draw one split of a pair.
 
     Returns:
-        `MAX_SHOTS` labelled target rows of each class, class by class and in the order in which smaller settings take
-        them; the source rows; the test rows, with the target's own mix of classes.
+        `MAX_SHOTS` labelled target rows of each class, or `shots` if that is more, class by class and in the order in
+        which smaller settings take them; the source rows; the test rows, with the target's own mix of classes.
     """
     draw = random.Random(f"{name} {split}")
     target = draw.sample(target, len(target))
-    train = [row for label in classes(target) for row in [r for r in target if r.label == label][:MAX_SHOTS]]
+    train = [
+        row for label in classes(target) for row in [r for r in target if r.label == label][: max(shots, MAX_SHOTS)]
+    ]
     taken = set(train)
     test = [row for row in target if row not in taken][:TEST_ROWS]
     if len(test) < MIN_TEST_ROWS:
@@ -132,7 +136,7 @@ def write_job(setting: Setting, domains: Path, models: Path, folder: Path) -> Jo
     pair = setting.pair
     source, target = (read_rows(domains / f"{name}.csv") for name in (pair.source, pair.target))
     labels = classes(target)
-    train, source, test = divide(source, target, setting.split, pair.name)
+    train, source, test = divide(source, target, setting.split, pair.name, setting.shots)
     few = [row for label in labels for row in [r for r in train if r.label == label][: setting.shots]]
     job, answers = folder / setting.name, folder / "answers" / f"{setting.name}.csv"
     facts = {

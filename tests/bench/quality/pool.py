@@ -5,7 +5,9 @@ python -m tests.bench.quality.pool --pairs amazon-tweets --shots 8 --splits 0-49
 What a study queues, baselines and start points, runs on every fold until its CPU-seconds are spent, and is then fitted
 again to all labelled rows for the updates that its folds chose, as the model that ships is, and scores 500 test rows;
 with `--all-baselines`, so do baselines that weren't begun. All of it is left in OUT/pool/SETTING.npz, with what each
-candidate had after each fold: which of them a race between folds would have ended is for `replays` to say.
+candidate had after each fold: which of them a race between folds would have ended is for `replays` to say. With
+`--drawn N` the race is held here, as in a study, and up to N candidates are drawn by the study's sampler; `--without`
+leaves out those that would take too long, which a study doesn't begin.
 
 All splits of a pair have the seed and the source rows of the first, without those that are nearly the same as a row of
 the target, and so one source stage: what that took is counted in each of them. Labelled and test rows are their own.
@@ -17,25 +19,29 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from optuna.trial import FixedTrial
+from optuna.study import StudyDirection
+from optuna.trial import FixedTrial, TrialState
 from ruamel.yaml import YAML
 
 from promptgraft.objectives.data import WHOLE, Row, find_near_duplicates
 from promptgraft.objectives.progress import StageProgress
 from promptgraft.objectives.trial import Objective, Result
-from promptgraft.search.sampling import first_trials
+from promptgraft.search.sampling import FoldRace, Proposal, Proposals, first_trials
 from promptgraft.search.study import Study, load_study
+from promptgraft.search.trials import FoldScores
 from promptgraft.spaces import Candidate, SuggestingTrial
 from studies.preparing.downloads import MODELS
 from tests.bench.quality.__main__ import names, numbers
-from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, Setting, settings, write_job
+from tests.bench.quality.data import MIN_TEST_ROWS, PAIRS, Job, Setting, write_job
 from tests.bench.quality.domains import Row as Example
 from tests.bench.quality.domains import prepare_domains, read_rows, write_rows
 from tests.bench.quality.ours import OVERHEAD_S, study_of
@@ -43,9 +49,10 @@ from tests.bench.quality.running import Results
 from tests.bench.quality.systems import SYSTEMS
 
 SEED = 0
+MAXIMIZE = StudyDirection.MAXIMIZE
 
 
-def study_with_answers(job: Job, source: Path, out: Path) -> Study:
+def study_with_answers(job: Job, source: Path, out: Path, effort: str | None = None) -> Study:
     """Load the study that `ours` would run, with the benchmark's test rows as its own."""
     content = json.loads((job.folder / "job.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
@@ -61,6 +68,9 @@ def study_with_answers(job: Job, source: Path, out: Path) -> Study:
     description["target"]["test"] = str(out / "test.csv")
     description["source"]["train"] = str(source)
     description["seed"] = 0
+    if effort:
+        description["effort"] = effort
+        del description["budget"]["trials"]
     with (out / "study.yaml").open("w") as stream:
         YAML().dump(description, stream)
     return load_study(out / "study.yaml")
@@ -81,8 +91,8 @@ def row_of(own: Example) -> Row:
     return Row({"text": own.text} | ({"other": own.other} if own.other else {}), 0)
 
 
-def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
-    """List baselines and start points, each candidate once."""
+def candidates(study: Study, without: Collection[str] = ()) -> Iterator[tuple[str, Candidate]]:
+    """List baselines and start points but for some, each candidate once."""
     known: set[str] = set()
     space = study.objective.space
     found: dict[str, Candidate] = {}
@@ -92,7 +102,7 @@ def candidates(study: Study) -> Iterator[tuple[str, Candidate]]:
             f"start {name}": space.suggest(cast("SuggestingTrial", FixedTrial(own))) for name, own in points.items()
         }
     for name, candidate in found.items():
-        if candidate.key not in known:
+        if candidate.key not in known and name not in without:
             known.add(candidate.key)
             yield name, candidate
 
@@ -115,17 +125,29 @@ class Search:
         files: Folder of the store that the splits of a pair share.
         budget_s: CPU-seconds after which no candidate is begun.
         source_s: What the source stage took when it was computed: added to the first candidate that has one.
+        drawn: Most candidates that are drawn after what the study queues; if there are any, they all race.
+        without: Names of those that are left out.
     """
 
-    def __init__(self, study: Study, files: Path, budget_s: float, source_s: float) -> None:
+    def __init__(
+        self,
+        study: Study,
+        files: Path,
+        budget_s: float,
+        source_s: float,
+        drawn: int = 0,
+        without: Collection[str] = (),
+    ) -> None:
         self.study, self.budget_s, self.source_s = study, budget_s, source_s
+        self.drawn, self.without = drawn, without
         self.objective = Objective(replace(study.objective, files=str(files)))
+        self.race = FoldRace(maximize=True) if drawn else None
 
     def run(self) -> list[Measured]:
         """Try what fits."""
         tried: list[Measured] = []
         spent = 0.0
-        for name, candidate in candidates(self.study):
+        for name, candidate, tell in self._candidates():
             own = Measured(name, candidate)
             if spent < self.budget_s:
                 started = time.process_time()
@@ -134,15 +156,54 @@ class Search:
                 if candidate.source_steps and not any(other.candidate.source_steps for other in tried):
                     own.seconds = self.source_s = max(self.source_s, own.seconds)
                 spent += own.seconds
+            elif name.startswith("drawn"):
+                break
+            tell(own)
             tried.append(own)
             outcome = f"{own.results[-1].value:.3f}" if own.results else "not begun"
             print(f"  {name}: {outcome}, {own.seconds:.1f} CPU-s", file=sys.stderr)
         return tried
 
+    def _candidates(self) -> Iterator[tuple[str, Candidate, Callable[[Measured], None]]]:
+        """Yield a name, a candidate and whom to tell of its result: what is queued, then draws that learn from it."""
+        study, known = self.study, set[str]()
+        sampler = Proposals(study.objective.space, study.file.sampler, SEED, [MAXIMIZE], study.constraints)
+        for name, candidate in candidates(study, self.without):
+            known.add(candidate.key)
+            yield name, candidate, partial(self._tell, sampler, sampler.baseline(candidate))
+        for number in range(self.drawn):
+            drawn = sampler.draw(known, len(known))
+            if drawn is None:
+                return
+            known.add(drawn.candidate.key)
+            yield f"drawn {number}", drawn.candidate, partial(self._tell, sampler, drawn)
+
+    def _tell(self, sampler: Proposals, proposal: Proposal, own: Measured) -> None:
+        if not own.results:
+            sampler.told(proposal, TrialState.FAIL, None)
+            return
+        whole = len(own.results[-1].fold_values) == self.study.target.folds
+        state = TrialState.COMPLETE if whole else TrialState.PRUNED
+        sampler.told(proposal, state, [own.results[-1].value] if whole else None)
+
     def _evaluate(self, candidate: Candidate) -> list[Result]:
-        """Run a candidate on its folds."""
-        reports = self.objective.run(candidate, SEED)
-        return [own.so_far for own in reports if not isinstance(own, StageProgress) and own.so_far is not None]
+        """Run a candidate on its folds, or on those after which it is not clearly behind."""
+        found: list[Result] = []
+        for own in self.objective.run(candidate, SEED):
+            if isinstance(own, StageProgress) or own.so_far is None:
+                continue
+            found.append(own.so_far)
+            scores = self._scores(own.so_far)
+            if self.race is not None and self.race.is_behind(scores):
+                return found
+        if self.race is not None:
+            self.race.finished(scores)
+        return found
+
+    def _scores(self, result: Result) -> FoldScores:
+        target = self.study.target
+        rows = target.scored()[: len(result.logits)]
+        return FoldScores(tuple(result.fold_values), tuple(target.row_scores(result.logits, rows).tolist()))
 
     def measure(self, tried: Iterable[Measured], *, all_baselines: bool) -> dict[str, Any]:
         """Return the logits of each candidate out of folds and on the test rows, shape (rows, labels)."""
@@ -155,7 +216,8 @@ class Search:
         kept: list[dict[str, object]] = []
         self.objective.use_split(WHOLE)
         for own in tried:
-            if not own.results and not (all_baselines and own.name.startswith("baseline")):
+            ended = len(own.results) < self.study.target.folds
+            if ended and not (all_baselines and own.name.startswith("baseline")):
                 continue
             step = own.results[-1].step if own.results else own.candidate.steps
             fitted = self.objective.evaluate(own.candidate, SEED, at=step)
@@ -180,6 +242,9 @@ def main() -> None:
     parser.add_argument("--shots", type=numbers, default=[8])
     parser.add_argument("--splits", type=numbers, default=list(range(20)))
     parser.add_argument("--all-baselines", action="store_true", help="also fit those that were pruned or not begun")
+    parser.add_argument("--drawn", type=int, default=0, help="most candidates to draw after what is queued")
+    parser.add_argument("--without", action="append", default=[], help="a baseline or start point to leave out")
+    parser.add_argument("--effort", help="that of the study, with its own number of trials")
     parser.add_argument("--budget", type=float, help="CPU-seconds, instead of four times what SetFit's defaults took")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     chosen = parser.parse_args()
@@ -188,7 +253,8 @@ def main() -> None:
     out: Path = chosen.out.resolve()
     (out / "pool").mkdir(parents=True, exist_ok=True)
     source_s: dict[str, float] = {}
-    for setting in sorted(settings(chosen.pairs, chosen.shots, chosen.splits), key=lambda own: own.split):
+    for split, shots, pair in product(chosen.splits, chosen.shots, chosen.pairs):
+        setting = Setting(PAIRS[pair], shots, split)
         path = out / "pool" / f"{setting.name}.npz"
         group = f"{setting.pair.name}-{setting.shots}"
         if path.exists():
@@ -200,8 +266,15 @@ def main() -> None:
         assert budget_s is not None
         with tempfile.TemporaryDirectory() as folder:
             source = write_source(setting, out / "domains", first, out / "pool")
-            study = study_with_answers(job, source, Path(folder))
-            search = Search(study, out / "pool" / f"{group}-files", budget_s - OVERHEAD_S, source_s.get(group, 0.0))
+            study = study_with_answers(job, source, Path(folder), chosen.effort)
+            search = Search(
+                study,
+                out / "pool" / f"{group}-files",
+                budget_s - OVERHEAD_S,
+                source_s.get(group, 0.0),
+                chosen.drawn,
+                chosen.without,
+            )
             found = search.measure(search.run(), all_baselines=chosen.all_baselines)
         source_s[group] = search.source_s
         partial = path.with_suffix(".partial.npz")

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,7 +27,7 @@ from promptgraft.search.judging.intervals import score_interval
 from promptgraft.search.sampling import FoldRace
 from promptgraft.search.trials import FoldScores
 
-MEMBERS = 5
+MEMBERS = 3
 
 Floats = npt.NDArray[np.float64]
 
@@ -143,6 +143,15 @@ Chances = dict[str, Floats]  # Name -> probabilities out of folds.
 Rank = Callable[[Pool, Floats], tuple[float, ...]]
 
 
+def uses_source(own: Measured) -> bool:
+    return bool(own.candidate.get("source_steps") or own.candidate.get("alpha"))
+
+
+def is_contrastive(own: Measured) -> bool:
+    source = own.candidate.get("source_steps") and own.candidate.get("source_objective") == "contrastive"
+    return bool(source or own.candidate.get("contrastive_steps"))
+
+
 def by_metric(pool: Pool, chances: Floats) -> tuple[float, ...]:
     """Rank by accuracy, then by log loss."""
     return pool.value(chances), -pool.loss(chances)
@@ -170,30 +179,23 @@ class Variant:
 
     Attributes:
         keeps: Which candidates the space has.
-        rank: What the winner is best in.
+        rank: What the winner is best in; None for what ships, see `winner_of`.
         members: Most picks of an ensemble; 1 for none.
         prunes: Whether candidates race between folds.
     """
 
     keeps: Callable[[Measured], bool] = field(default=lambda own: True)
-    rank: Rank = by_metric
+    rank: Rank | None = None
     members: int = MEMBERS
     prunes: bool = True
-
-
-def uses_source(own: Measured) -> bool:
-    return bool(own.candidate.get("source_steps") or own.candidate.get("alpha"))
-
-
-def is_contrastive(own: Measured) -> bool:
-    source = own.candidate.get("source_steps") and own.candidate.get("source_objective") == "contrastive"
-    return bool(source or own.candidate.get("contrastive_steps"))
 
 
 VARIANTS = {
     "default": Variant(),
     "no race between folds": Variant(prunes=False),
     "no ensemble": Variant(members=1),
+    "no ensemble, winner by the best value": Variant(rank=by_metric, members=1),
+    "winner by the best value": Variant(rank=by_metric),
     "no ensemble, winner by log loss": Variant(rank=by_likelihood, members=1),
     "no ensemble, winner by one held-out part": Variant(rank=by_first_fold, members=1),
     "the first candidate, no search": Variant(rank=by_order, members=1),
@@ -232,14 +234,14 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
     tests = {own.name: own.test for own in kept}
     if not chances:
         return None
-    winner = max(chances, key=lambda name: variant.rank(pool, chances[name]))
+    using = {own.name for own in kept if uses_source(own)}
+    winner = winner_of(pool, chances, using, variant.rank)
 
     def measure(logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> float:
         return float((logits.argmax(1) == pool.labels[rows]).mean())
 
     interval = score_interval(chances[winner].astype(np.float32), measure, "accuracy", 0.05)
     alone = pool.accuracy(tests[winner])
-    using = {own.name for own in kept if uses_source(own)}
     near = {name: own for name, own in chances.items() if winner not in using or name in using}
     members = _members(pool, near, winner, variant.members)
     return Replay(
@@ -250,6 +252,26 @@ def replay(pool: Pool, variant: Variant) -> Replay | None:
         control=max(pool.accuracy(own.test) for own in pool.candidates if own.is_baseline),
         cpu_s=cpu_s,
     )
+
+
+def winner_of(pool: Pool, chances: Chances, using: Collection[str], rank: Rank | None) -> str:
+    """Return the best by a rank, or what `search.trials.ranked_trials` has first.
+
+    Args:
+        pool: The setting.
+        chances: Those that ran on every fold.
+        using: Which of them use the source.
+        rank: The rank.
+    """
+    if rank is not None:
+        return max(chances, key=lambda name: rank(pool, chances[name]))
+    best = max(chances, key=lambda name: (pool.value(chances[name]), name in using, -pool.loss(chances[name])))
+
+    def is_near(name: str) -> bool:
+        behind = (pool.values(chances[best]) - pool.values(chances[name])).tolist()
+        return bool(mean(behind) <= standard_error(behind) + 1e-12)
+
+    return max(filter(is_near, chances), key=lambda name: (name in using, -pool.loss(chances[name])))
 
 
 def _members(pool: Pool, chances: Chances, winner: str, picks: int) -> Sequence[str]:
