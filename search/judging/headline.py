@@ -120,8 +120,8 @@ def _against_baselines(study: optuna.Study, winner: FrozenTrial, name: str | Non
     baselines = [trial for trial in trials if TrialRecord.of(trial).baseline and trial.number != winner.number]
     searched = [trial for trial in trials if not TrialRecord.of(trial).baseline]
     if name is not None:
-        shown = "" if metric_of(winner) == _best_value(study) else "shown to be "
-        return f"None of {len(searched)} searched candidates is {shown}better." if searched else ""
+        better = "better" if metric_of(winner) == _best_value(study) else "shown to be better"
+        return f"None of {len(searched)} searched candidates is {better}." if searched else ""
     if not baselines:
         return ""
     # Those that were pruned within their first fold have nothing to be compared by.
