@@ -57,8 +57,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) 
         result = objective.evaluate(candidate, study.file.seed)
         keep_result(run.files(), number, result)
         attrs = {f"validation_{name}": value for name, value in result.metrics.items()}
-        attrs |= {"candidate": candidate.to_dict(), "best_step": result.step, "fold_values": list(result.fold_values)}
-        stored.add_trial(create_trial(value=1.0 - number / 10, user_attrs=attrs))
+        value = 1.0 - number / 10
+        attrs |= {"candidate": candidate.to_dict(), "best_step": result.step, "fold_values": [value] * 2}
+        stored.add_trial(create_trial(value=value, user_attrs=attrs))
     return study, stored, run
 
 
