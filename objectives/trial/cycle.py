@@ -310,8 +310,7 @@ class Cycle(Evaluations):
         last = self._until if self._at is None else self._at
         if last is not None:
             return step == last
-        target, direction = self._resources.tasks.target, self._resources.spec.direction
-        return step == self.candidate.steps or self._state.is_past_best(target, direction)
+        return step == self.candidate.steps or self._state.is_past_best(self._resources.tasks.target)
 
     def _result(self, model: PromptedModel, load_report: LoadReport, trainer: Trainer) -> Result:
         """Go back to the best state, and describe it."""

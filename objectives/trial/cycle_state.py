@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from promptgraft.objectives.data import Direction, Task
+from promptgraft.objectives.data import Task
 from promptgraft.objectives.prompting import PromptedModel
 from promptgraft.objectives.runtime import random_state, set_random_state
 from promptgraft.objectives.trial.checkpoints import Saved
@@ -61,14 +61,13 @@ class CycleState:
         best = BestState(evaluations[number], logits[number], saved.part("best/"))
         return cls(evaluations, logits, best, saved.content["step"], saved.content["seconds"])
 
-    def is_past_best(self, task: Task, direction: Direction) -> bool:
+    def is_past_best(self, task: Task) -> bool:
         """Whether training has gone on for as long again as up to its best evaluation, by metric and by row scores.
 
         Prechelt (1998), Early Stopping - But When?
 
         Args:
             task: Whose validation rows were scored.
-            direction: Which way the metric is better.
         """
         step = self.evaluations[-1].step
         if step < LEAST_UPDATES:
@@ -76,10 +75,8 @@ class CycleState:
         for logits in self.logits[len(self._row_scores) :]:
             self._row_scores.append(float(task.row_scores(logits, task.validation).mean()))
         surest = self.evaluations[int(np.argmax(self._row_scores))]
-        best = self.evaluations[0]
-        for found in self.evaluations:
-            best = found if found.is_better(best, direction) else best
-        return step >= 2 * max(best.step, surest.step)
+        assert self.best is not None, "it is noted with the first evaluation"
+        return step >= 2 * max(self.best.evaluation.step, surest.step)
 
     def checkpoint(
         self, model: PromptedModel, trainer: Trainer, seconds: float

@@ -194,7 +194,7 @@ def _in_order(outcomes: Mapping[int, Outcome]) -> list[float]:
 
 
 def winning_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the trial that won: by the verdict if there is one, otherwise the best of the search."""
+    """Return the trial that won: by the verdict if there is one, otherwise the one that leads the search."""
     return reach_verdict(study).winner or leading_trial(study)
 
 

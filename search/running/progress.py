@@ -50,7 +50,7 @@ class Progress:
     wanted: int
     console: Console = field(default_factory=Console)
     states: dict[str, int] = field(default_factory=dict)
-    best: tuple[int, float] | None = None  # Number and value, by the study's own ranking.
+    best: tuple[int, float] | None = None  # Number and value of the trial with the best value.
     curves: dict[int, list[float]] = field(default_factory=dict)
     stages: dict[int, StageProgress] = field(default_factory=dict)
     finished: int = 0

@@ -216,20 +216,20 @@ class Search:
         kept: list[dict[str, object]] = []
         self.objective.use_split(WHOLE)
         for own in tried:
-            ended = len(own.results) < self.study.target.folds
-            if ended and not (all_baselines and own.name.startswith("baseline")):
+            results = own.results if len(own.results) == self.study.target.folds else ()
+            if not results and not (all_baselines and own.name.startswith("baseline")):
                 continue
             step = own.results[-1].step if own.results else own.candidate.steps
             fitted = self.objective.evaluate(own.candidate, SEED, at=step)
             found[f"test_{len(kept)}"] = self.objective.score(own.candidate, fitted.delta, target.test, SEED)
-            for fold, result in enumerate(own.results):
+            for fold, result in enumerate(results):
                 found[f"oof_{len(kept)}_{fold}"] = result.logits
             kept.append(
                 {
                     "name": own.name,
                     "candidate": own.candidate.to_dict(),
                     "cpu_s": own.seconds,
-                    "fold_values": [result.fold_values for result in own.results],
+                    "fold_values": [result.fold_values for result in results],
                 }
             )
         return found | {"candidates": np.array(json.dumps(kept)), "source_s": np.array(self.source_s)}
